@@ -1,0 +1,192 @@
+"""Repairs of the installed Mesh TensorFlow 0.1.21 and T5 0.9.4: one function each.
+
+Nothing is edited on disk. `repair_on_import` hooks Python's import system, so that each
+repair runs when the module that it mends is imported, whoever imports it, and at once for
+a module that is loaded already. A plain `import mesh_tensorflow` before `mtf_switch` fails
+in Mesh TensorFlow itself on TensorFlow 2.13 and later; after `import mtf_switch` it works.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+import types
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+
+def restore_register_tensor_conversion_function() -> None:
+    """Puts back the symbol without which Mesh TensorFlow does not import.
+
+    TensorFlow 2.13 moved `ops.register_tensor_conversion_function` to a module of its own.
+    """
+    from tensorflow.python.framework import ops, tensor_conversion_registry
+
+    if not hasattr(ops, "register_tensor_conversion_function"):
+        ops.register_tensor_conversion_function = (
+            tensor_conversion_registry.register_tensor_conversion_function
+        )
+
+
+def stand_in_for_torch_model() -> None:
+    """Lets `t5.models` import without torch: its HfPyTorchModel becomes an explanation."""
+
+    class HfPyTorchModel:
+        """Stands where T5's torch model would be."""
+
+        def __init__(self, *_: Any, **__: Any):
+            raise ImportError(
+                "t5.models.HfPyTorchModel needs torch, which mtf_switch does not install."
+            )
+
+    module = types.ModuleType("t5.models.hf_model", HfPyTorchModel.__doc__)
+    module.HfPyTorchModel = HfPyTorchModel
+    sys.modules.setdefault("t5.models.hf_model", module)
+
+
+def make_random_reproducible(placement_mesh_impl: types.ModuleType) -> None:
+    """Makes the noise of PlacementMeshImpl a function of (seed, operation, global step).
+
+    Upstream seeds with Python's `random.random()` and salted `hash()`: two runs never
+    agree. Here a killed and resumed run sees the noise of an uninterrupted one. Inside a
+    microbatch loop the noise must differ between iterations of one step, so there the
+    generator keeps a state: equal from run to run, but not after a resume.
+    """
+    import tensorflow.compat.v1 as tf
+
+    stateless = {
+        tf.random.uniform: tf.random.stateless_uniform,
+        tf.random.normal: tf.random.stateless_normal,
+        tf.random.truncated_normal: tf.random.stateless_truncated_normal,
+    }
+
+    def random(self, shape, tf_fn, kwargs):
+        graph = tf.get_default_graph()
+        slice_shape = self.slice_shape(shape)
+        step = tf.train.get_global_step()
+        in_loop = graph._get_control_flow_context() is not None or graph.building_function
+
+        def slice_values(processor):
+            # Slices that hold the same part of the tensor must hold the same numbers.
+            place = f"{graph.seed},{graph.get_name_scope()},{self.slice_begin(shape, processor)}"
+            seed = zlib.crc32(place.encode()) & 0x7FFFFFFF
+            if in_loop or tf_fn not in stateless:
+                return tf_fn(slice_shape, seed=seed, **kwargs)
+            when = 0 if step is None else tf.cast(step, tf.int32)
+            return stateless[tf_fn](slice_shape, seed=tf.stack([seed, when]), **kwargs)
+
+        return self.slicewise(slice_values, self.laid_out_pnum())
+
+    placement_mesh_impl.PlacementMeshImpl.random = random
+
+
+def silence_step_print(utils: types.ModuleType) -> None:
+    """Takes the `step, tf_loss[...]` line that every CPU step prints off the screen."""
+    tensorflow = utils.tf
+
+    class QuietTensorFlow(types.ModuleType):
+        def __getattr__(self, name):
+            return getattr(tensorflow, name)
+
+        @staticmethod
+        def Print(input_, *_, **__):
+            return input_
+
+    utils.tf = QuietTensorFlow(tensorflow.__name__)
+
+
+def carry_metrics_out_of_microbatches(mesh_tensorflow: types.ModuleType) -> None:
+    """Brings the routers' metrics out of the microbatch loop.
+
+    What a layer reports inside upstream's loop is a tensor that no session can fetch.
+    """
+    from mtf_switch import router_metrics
+
+    mesh_tensorflow.serialize_training_step = router_metrics.serialize_training_step(
+        mesh_tensorflow.serialize_training_step
+    )
+
+
+class HostDecodedVocabulary:
+    """A vocabulary without `decode_tf`, so that Mesh TF returns ids and the host decodes.
+
+    With `decode_tf` Mesh TF detokenises inside the graph: scoring then fails on a CPU and
+    predictions are written as literal `b'...'`.
+    """
+
+    def __init__(self, vocabulary: Any):
+        self._vocabulary = vocabulary
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "decode_tf":
+            raise AttributeError(name)
+        return getattr(self._vocabulary, name)
+
+
+def quiet_logs() -> None:
+    """Shows errors only: upstream logs each line twice, and failures that are none.
+
+    Call it before TensorFlow is imported, or its C++ part has spoken already.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import logging
+    import warnings
+
+    import absl.logging
+    import tensorflow.compat.v1 as tf
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    # gin reports every place where it did not find a file that it found in the next one.
+    logging.getLogger().setLevel(logging.ERROR)
+    tf.get_logger().propagate = False
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+BEFORE_IMPORT: dict[str, Callable[[], None]] = {
+    "mesh_tensorflow": restore_register_tensor_conversion_function,
+    "t5.models": stand_in_for_torch_model,
+}
+AFTER_IMPORT: dict[str, Callable[[types.ModuleType], None]] = {
+    "mesh_tensorflow": carry_metrics_out_of_microbatches,
+    "mesh_tensorflow.placement_mesh_impl": make_random_reproducible,
+    "mesh_tensorflow.transformer.utils": silence_step_print,
+}
+
+
+class _RepairingFinder(importlib.abc.MetaPathFinder):
+    """Finds the modules of the two tables where they are, and repairs them as they load."""
+
+    def find_spec(self, name, path, target=None):
+        if name not in BEFORE_IMPORT and name not in AFTER_IMPORT:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None:
+            # The loader keeps its class: pkg_resources looks resources up by it.
+            spec.loader.exec_module = functools.partial(
+                _execute_and_repair, spec.loader.exec_module, name
+            )
+        return spec
+
+
+def _execute_and_repair(execute: Callable, name: str, module: types.ModuleType) -> None:
+    if name in BEFORE_IMPORT:
+        BEFORE_IMPORT[name]()
+    execute(module)
+    if name in AFTER_IMPORT:
+        AFTER_IMPORT[name](module)
+
+
+def repair_on_import() -> None:
+    """Arranges every repair of this module; a second call changes nothing."""
+    if any(isinstance(finder, _RepairingFinder) for finder in sys.meta_path):
+        return
+    sys.meta_path.insert(0, _RepairingFinder())
+    for name, repair in AFTER_IMPORT.items():
+        if name in sys.modules:
+            repair(sys.modules[name])
