@@ -98,7 +98,7 @@ class ExpertCapacity:
         name = f"capacity_factor_{mode}"
         factor = getattr(self, name)
         # Rounded down as in Mesh TF.
-        share = int(group_size * factor / num_experts)
+        share = int(min(group_size, group_size * factor / num_experts))
         slots = min(group_size, max(share, self.min_expert_capacity))
         if slots < 1:
             raise UserError(

@@ -15,7 +15,6 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 _COLLECTION = "mtf_switch_router_sums"
-_SCALARS = ("tokens", "dropped", "entropy", "gate", "aux_loss")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +43,13 @@ class RouterMetrics:
         tokens = float(sums[0])
         means = np.asarray(sums[1:], np.float64) / max(tokens, 1.0)
         return cls(tokens, *(float(mean) for mean in means[:4]), expert_load=means[4:])
+
+
+def means(sums: tf.Tensor) -> dict[str, tf.Tensor]:
+    """What TensorBoard shows of a layer's sums [5 + E]: four scalars and the load [E]."""
+    averages = sums[1:] / tf.maximum(sums[0], 1.0)
+    names = ("dropped_fraction", "entropy", "gate", "aux_loss")
+    return {**dict(zip(names, tf.unstack(averages[:4]))), "expert_load": averages[4:]}
 
 
 def router_sums(

@@ -69,10 +69,12 @@ def make_random_reproducible(placement_mesh_impl: types.ModuleType) -> None:
         slice_shape = self.slice_shape(shape)
         step = tf.train.get_global_step()
         in_loop = graph._get_control_flow_context() is not None or graph.building_function
+        # Read here: within slice_values the scope names the processor, too.
+        operation = graph.get_name_scope()
 
         def slice_values(processor):
             # Slices that hold the same part of the tensor must hold the same numbers.
-            place = f"{graph.seed},{graph.get_name_scope()},{self.slice_begin(shape, processor)}"
+            place = f"{graph.seed},{operation},{self.slice_begin(shape, processor)}"
             seed = zlib.crc32(place.encode()) & 0x7FFFFFFF
             if in_loop or tf_fn not in stateless:
                 return tf_fn(slice_shape, seed=seed, **kwargs)

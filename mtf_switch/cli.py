@@ -1,0 +1,165 @@
+"""Commands and flags. TensorFlow is imported only when a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Optional
+
+from mtf_switch.errors import UserError
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Runs one command.
+
+    Args:
+      arguments: of the command line; those of the process by default.
+
+    Returns:
+      The exit code: 0, or 1 after a message on stderr for a mistake that a user can mend.
+    """
+    options = parser().parse_args(arguments)
+    # Before TensorFlow is imported, or its C++ part has spoken already.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        from mtf_switch import commands
+
+        getattr(commands, options.command)(options)
+    except UserError as error:
+        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped. The same command continues from the last checkpoint.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    root = argparse.ArgumentParser(
+        description="Switch Transformers (arXiv 2101.03961) in Mesh TensorFlow.",
+        epilog="Each command has its own --help.",
+    )
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_eval(commands)
+    _add_predict(commands)
+    _add_score(commands)
+    return root
+
+
+def _add_train(commands) -> None:
+    command = commands.add_parser(
+        "train",
+        help="pre-train or fine-tune on a task; a second call continues",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=(
+            "example:\n  run_switch.py train --gin_file=models/switch_tiny.gin \\\n"
+            "    --gin_file=runs/embedded.gin --model_dir=runs/switch_tiny"
+        ),
+    )
+    _add_model_dir(command, "gets checkpoints and summaries; a second call continues from it")
+    _add_gin(command)
+    command.add_argument(
+        "--corpus", metavar="GLOB", help="train on your own text: 'path/*.txt', utf-8, quoted"
+    )
+    command.add_argument(
+        "--task", help="task or mixture of seqio's registry (default: what the gin files say)"
+    )
+    command.add_argument("--steps", type=_positive, help="train up to this step")
+    command.add_argument("--seed", type=int, help="of the data's order, the weights and noise")
+    _add_tpu(command)
+
+
+def _add_eval(commands) -> None:
+    command = commands.add_parser(
+        "eval", help="negative log perplexity of the latest checkpoint, and what routers did"
+    )
+    _add_model_dir(command, "of a training run; gets eval.json")
+    command.add_argument("--task", help="another task than the one it was trained on")
+    command.add_argument("--split", default="validation", help="default: %(default)s")
+    command.add_argument(
+        "--eval_batches", type=_positive, metavar="N", help="at most N batches (default: all)"
+    )
+    _add_gin_param(command)
+    _add_tpu(command)
+
+
+def _add_predict(commands) -> None:
+    command = commands.add_parser(
+        "predict", help="decode targets for a file of inputs, one a line"
+    )
+    _add_model_dir(command, "of a training run")
+    command.add_argument("--input_file", required=True, help="one input a line, utf-8")
+    command.add_argument("--output_file", required=True, help="gets one prediction a line")
+    command.add_argument("--beams", type=_positive, default=1, help="beam search with N > 1 beams")
+    command.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="0 decodes greedily; above it samples (default: %(default)s)",
+    )
+    command.add_argument(
+        "--top_k", type=_positive, metavar="K", help="sample from the K most likely tokens only"
+    )
+    command.add_argument(
+        "--max_length", type=_positive, metavar="N", help="tokens to decode at most"
+    )
+    _add_gin_param(command)
+    _add_tpu(command)
+
+
+def _add_score(commands) -> None:
+    command = commands.add_parser(
+        "score", help="log-likelihood of given targets, in nats, one a line"
+    )
+    _add_model_dir(command, "of a training run")
+    command.add_argument("--input_file", required=True, help="one input a line, utf-8")
+    command.add_argument("--target_file", required=True, help="its target, line by line")
+    command.add_argument("--output_file", required=True, help="gets one log-likelihood a line")
+    _add_gin_param(command)
+    _add_tpu(command)
+
+
+def _add_model_dir(command: argparse.ArgumentParser, meaning: str) -> None:
+    command.add_argument("--model_dir", required=True, metavar="D", help=meaning)
+
+
+def _add_gin(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--gin_file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="repeatable, later ones win; found from here, from gin/, or in T5's gin folder",
+    )
+    _add_gin_param(command)
+
+
+def _add_gin_param(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--gin_param",
+        action="append",
+        default=[],
+        metavar="'NAME = VALUE'",
+        help="repeatable; wins over files: --gin_param='num_experts = 16'",
+    )
+
+
+def _add_tpu(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("TPU, as in t5_mesh_transformer")
+    group.add_argument("--tpu", help="name or address of a Cloud TPU; without it: this machine")
+    group.add_argument("--gcp_project", help="project of the Cloud TPU")
+    group.add_argument("--tpu_zone", help="zone of the Cloud TPU")
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value

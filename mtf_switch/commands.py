@@ -1,0 +1,92 @@
+"""What each command of the command line does, from its options to its last line."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, Optional
+
+from mtf_switch import upstream
+
+upstream.quiet_logs()
+
+import gin  # noqa: E402
+
+from mtf_switch import evaluation, prediction, run_config, training  # noqa: E402
+from mtf_switch.errors import UserError  # noqa: E402
+
+
+def train(options: argparse.Namespace) -> None:
+    """`run_switch.py train`."""
+    if not options.gin_file:
+        raise UserError(
+            "No model is named: pass --gin_file, such as --gin_file=models/switch_tiny.gin "
+            "--gin_file=runs/embedded.gin."
+        )
+    params = list(options.gin_param)
+    if options.corpus is not None:
+        params += [f"text_files.files = {options.corpus!r}", "MIXTURE_NAME = 'text_files'"]
+    if options.task is not None:
+        params.append(f"MIXTURE_NAME = {options.task!r}")
+    if options.steps is not None:
+        params.append(f"utils.run.train_steps = {options.steps}")
+    if options.seed is not None:
+        params.append(f"run_config.seed.value = {options.seed}")
+    run_config.parse(options.gin_file, params)
+    step = training.train(options.model_dir, _cluster(options))
+    print(f"{options.model_dir} is at step {step}. Next: run_switch.py eval "
+          f"--model_dir={options.model_dir}")
+
+
+def eval(options: argparse.Namespace) -> None:
+    """`run_switch.py eval`."""
+    run_config.load(options.model_dir, _params(options))
+    result = evaluation.evaluate(
+        options.model_dir, options.split, options.eval_batches, _cluster(options)
+    )
+    evaluation.write(options.model_dir, result)
+    print(evaluation.table(result))
+
+
+def predict(options: argparse.Namespace) -> None:
+    """`run_switch.py predict`."""
+    params = _params(options)
+    params.append(f"Bitransformer.decode.beam_size = {options.beams}")
+    params.append(f"Bitransformer.decode.temperature = {options.temperature}")
+    if options.top_k is not None:
+        params.append(f"Bitransformer.decode.sampling_keep_top_k = {options.top_k}")
+    if options.max_length is not None:
+        params.append(f"Bitransformer.decode.max_decode_length = {options.max_length}")
+    if options.beams > 1 and options.temperature:
+        raise UserError("Beam search and sampling exclude each other: give --beams or --temperature.")
+    run_config.load(options.model_dir, params)
+    prediction.predict(
+        options.model_dir, options.input_file, options.output_file, _cluster(options)
+    )
+
+
+def score(options: argparse.Namespace) -> None:
+    """`run_switch.py score`."""
+    run_config.load(options.model_dir, _params(options))
+    prediction.score(
+        options.model_dir,
+        options.input_file,
+        options.target_file,
+        options.output_file,
+        _cluster(options),
+    )
+
+
+def _params(options: argparse.Namespace) -> list[str]:
+    task = getattr(options, "task", None)
+    return list(options.gin_param) + ([f"MIXTURE_NAME = {task!r}"] if task else [])
+
+
+def _cluster(options: argparse.Namespace) -> Optional[Any]:
+    """The TPU that the flags name, or None for this machine."""
+    if not options.tpu:
+        return None
+    import tensorflow as tf
+
+    return tf.distribute.cluster_resolver.TPUClusterResolver(
+        options.tpu, zone=options.tpu_zone, project=options.gcp_project
+    )

@@ -1,0 +1,127 @@
+"""The data of a run: T5's dataset functions on a task or mixture of seqio's registry."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Optional
+
+import seqio
+import tensorflow.compat.v1 as tf
+from mesh_tensorflow.transformer import dataset as transformer_dataset
+from mesh_tensorflow.transformer import utils
+from t5.models import mesh_transformer
+
+import tasks
+from mtf_switch.errors import UserError, nearest
+from mtf_switch.run_config import RunSettings
+
+MODEL_FEATURES = ("inputs", "targets")
+
+
+def prepare(task: str) -> Any:
+    """Makes a task ready: registers it, and builds what it reads if it is the project's.
+
+    Args:
+      task: name of a task or mixture.
+
+    Returns:
+      The task's vocabulary, or its (inputs, targets) vocabularies.
+
+    Raises:
+      UserError: if the name is unknown or the vocabulary cannot be read.
+    """
+    tasks.register()
+    known = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
+    if task not in known:
+        raise UserError(
+            f"There is no task or mixture {task!r}.{nearest(task, known)} The project's own "
+            "are in tasks/, T5's in its registry."
+        )
+    tasks.prepare(task)
+    vocabulary = mesh_transformer.get_vocabulary(task)
+    for part in vocabulary if isinstance(vocabulary, tuple) else (vocabulary,):
+        _check_vocabulary(task, part)
+    return vocabulary
+
+
+def _check_vocabulary(task: str, vocabulary: Any) -> None:
+    try:
+        _ = vocabulary.vocab_size
+    except (OSError, RuntimeError, tf.errors.OpError) as error:
+        file = getattr(vocabulary, "sentencepiece_model_file", "?")
+        raise UserError(
+            f"The vocabulary of task {task!r} cannot be read from {file}: "
+            f"{str(error).splitlines()[0]}. It needs a copy that this machine can reach: "
+            "T5's default one lives on Google Cloud Storage."
+        ) from error
+
+
+def train_input_fn(settings: RunSettings, first_step: int):
+    """The input function of training.
+
+    Args:
+      settings: of the run.
+      first_step: batches that earlier calls have seen, which are passed over if
+        `settings.skip_seen_data`.
+    """
+
+    def input_fn(params):
+        del params
+        dataset = mesh_transformer.mesh_train_dataset_fn(
+            settings.task, settings.sequence_length
+        )
+        dataset = dataset.repeat().batch(settings.batch_size, drop_remainder=True)
+        if settings.skip_seen_data and first_step:
+            dataset = dataset.skip(first_step)
+        return dataset.prefetch(tf.data.experimental.AUTOTUNE)
+
+    return input_fn
+
+
+def eval_input_fn(settings: RunSettings, split: str, batches: Optional[int]):
+    """The input function of evaluation: a split once, its last batch filled with padding.
+
+    Args:
+      settings: of the run.
+      split: such as "validation".
+      batches: at most so many; None is all.
+
+    Raises:
+      UserError: if the task has no such split, or it is empty.
+    """
+    datasets = mesh_transformer.mesh_eval_dataset_fn(
+        settings.task, settings.sequence_length, split
+    )
+    if not datasets:
+        splits = {
+            split
+            for task in seqio.get_subtasks(seqio.get_mixture_or_task(settings.task))
+            for split in task.splits
+        }
+        raise UserError(
+            f"Task {settings.task!r} has no split {split!r}; it has "
+            f"{', '.join(sorted(splits)) or 'none'}. Name one with --split."
+        )
+
+    def input_fn(params=None):
+        del params
+        combined = None
+        for dataset in datasets:
+            examples = dataset.dataset_fn(settings.sequence_length).map(_only_model_features)
+            combined = examples if combined is None else combined.concatenate(examples)
+        batched = combined.batch(settings.batch_size, drop_remainder=False)
+        if batches is not None:
+            batched = batched.take(batches)
+        padded = transformer_dataset.trim_and_pad_dataset(batched, length=settings.batch_size)
+        return padded.prefetch(tf.data.experimental.AUTOTUNE)
+
+    return input_fn
+
+
+def _only_model_features(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return utils._filter_features(example)  # noqa: SLF001
+
+
+def count_batches(examples: int, batch_size: int) -> int:
+    """Batches that hold so many examples."""
+    return math.ceil(examples / batch_size)

@@ -1,0 +1,185 @@
+"""Mesh TF's model function in a TPUEstimator, with this project's needs added to it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable, Optional
+
+import numpy as np
+import tensorflow as tf2
+import tensorflow.compat.v1 as tf
+from mesh_tensorflow.transformer import utils
+from tensorflow.python.tpu import tpu_config, tpu_estimator
+
+from mtf_switch import initialization, model, router_metrics
+from mtf_switch.run_config import RunSettings
+
+_EVAL_PREFIX = "router/"
+
+
+def build(
+    settings: RunSettings,
+    vocabulary: Any,
+    model_dir: str,
+    cluster: Optional[Any] = None,
+    score: bool = False,
+    make_hooks: Callable[[tf.Tensor], list] = lambda loss: [],
+) -> tpu_estimator.TPUEstimator:
+    """Makes the estimator of a run.
+
+    Args:
+      settings: of the run.
+      vocabulary: a vocabulary, or an (inputs, targets) pair.
+      model_dir: where checkpoints and summaries are.
+      cluster: a TPUClusterResolver; None runs on this machine.
+      score: whether `predict` scores targets instead of decoding.
+      make_hooks: from the loss, the hooks of a training run. They come before the
+        checkpoint saver's, so one that raises prevents the saving of a bad step.
+
+    Returns:
+      A TPUEstimator for train, evaluate and predict.
+
+    Raises:
+      UserError: if the model cannot be built.
+    """
+    use_tpu = cluster is not None
+    model_fn = utils.tpu_estimator_model_fn(
+        model_type=settings.model_type,
+        transformer_model=model.build(settings, vocabulary),
+        vocabulary=vocabulary,
+        model_dir=model_dir,
+        use_tpu=use_tpu,
+        mesh_shape=settings.mesh_shape,
+        layout_rules=settings.layout_rules,
+        batch_size=settings.batch_size,
+        sequence_length=settings.sequence_length,
+        autostack=settings.autostack,
+        learning_rate_schedule=settings.learning_rate_schedule,
+        keep_checkpoint_max=settings.keep_checkpoint_max,
+        save_checkpoints_steps=settings.save_checkpoints_steps,
+        optimizer=settings.optimizer,
+        init_checkpoint=settings.init_checkpoint,
+        variable_filter=settings.variable_filter,
+        score_in_predict_mode=score,
+    )
+    run_config = tpu_config.RunConfig(
+        cluster=cluster,
+        model_dir=model_dir,
+        tf_random_seed=settings.seed,
+        session_config=_session_config(use_tpu),
+        save_checkpoints_steps=settings.save_checkpoints_steps,
+        log_step_count_steps=None,
+        tpu_config=tpu_config.TPUConfig(
+            iterations_per_loop=settings.iterations_per_loop,
+            num_cores_per_replica=1,
+            per_host_input_for_training=tpu_config.InputPipelineConfig.BROADCAST,
+        ),
+    )
+    return tpu_estimator.TPUEstimator(
+        model_fn=functools.partial(_model_fn, model_fn, model_dir, make_hooks),
+        config=run_config,
+        train_batch_size=settings.batch_size,
+        eval_batch_size=settings.batch_size,
+        predict_batch_size=settings.batch_size,
+        use_tpu=use_tpu,
+        export_to_tpu=False,
+        params={},
+    )
+
+
+def _session_config(use_tpu: bool) -> tf.ConfigProto:
+    config = tf.ConfigProto(allow_soft_placement=True)
+    if use_tpu:
+        # The graph optimiser takes long on these graphs, and the TPU compiler redoes it.
+        config.graph_options.rewrite_options.disable_meta_optimizer = True
+    return config
+
+
+def _model_fn(
+    upstream_model_fn: Callable,
+    model_dir: str,
+    make_hooks: Callable[[tf.Tensor], list],
+    features: dict[str, tf.Tensor],
+    labels: Any,
+    mode: str,
+    params: dict[str, Any],
+) -> Any:
+    """Mesh TF's model function, plus the initial scale, the routers' metrics and hooks."""
+    getter = initialization.scaled_getter(initialization.init_scale())
+    with tf.variable_scope(tf.get_variable_scope(), custom_getter=getter):
+        spec = upstream_model_fn(features, labels, mode, params)
+    sums = router_metrics.recorded(tf.get_default_graph())
+    if mode == tf.estimator.ModeKeys.EVAL and sums:
+        return spec._replace(eval_metrics=_with_router_metrics(spec.eval_metrics, sums))
+    if mode == tf.estimator.ModeKeys.TRAIN:
+        if isinstance(spec, tpu_estimator.TPUEstimatorSpec):
+            return spec._replace(host_call=_summaries_host_call(model_dir, sums))
+        _summarise(sums)
+        hooks = (*make_hooks(spec.loss), *spec.training_chief_hooks)
+        return spec._replace(training_chief_hooks=hooks)
+    return spec
+
+
+def _with_router_metrics(eval_metrics: tuple, sums: dict[str, tf.Tensor]) -> tuple:
+    """Adds each layer's vector of sums, added up over the batches, to the metrics of Mesh TF."""
+    metric_fn, tensors = eval_metrics
+
+    def metrics(*args):
+        values = dict(metric_fn(*args[: len(tensors)]))
+        for layer, vector in zip(sums, args[len(tensors) :]):
+            values[_EVAL_PREFIX + layer] = _running_sum(layer, vector)
+        return values
+
+    return metrics, [*tensors, *sums.values()]
+
+
+def _running_sum(name: str, vector: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    total = tf.get_variable(
+        f"router_sums/{name}",
+        shape=vector.shape,
+        dtype=tf.float32,
+        trainable=False,
+        collections=[tf.GraphKeys.LOCAL_VARIABLES],
+        initializer=tf.zeros_initializer(),
+    )
+    return total, tf.assign_add(total, vector)
+
+
+def router_results(results: dict[str, Any]) -> dict[str, router_metrics.RouterMetrics]:
+    """The routers' part of what `evaluate` returns, by layer."""
+    return {
+        name[len(_EVAL_PREFIX) :]: router_metrics.RouterMetrics.from_sums(np.asarray(value))
+        for name, value in sorted(results.items())
+        if name.startswith(_EVAL_PREFIX)
+    }
+
+
+def _summarise(sums: dict[str, tf.Tensor]) -> None:
+    """Adds each layer's metrics to the TensorBoard summaries of a CPU or GPU run."""
+    for layer, vector in sums.items():
+        for name, value in router_metrics.means(vector).items():
+            summary = tf.summary.scalar if value.shape.rank == 0 else tf.summary.histogram
+            summary(f"{layer}/{name}", value)
+
+
+def _summaries_host_call(model_dir: str, sums: dict[str, tf.Tensor]) -> Optional[tuple]:
+    """The same on a TPU, where summaries are written by a call on the host.
+
+    Returns:
+      (function, tensors), or None without Switch layers: a host call without tensors hangs.
+    """
+    if not sums:
+        return None
+
+    def write(step, *vectors):
+        with tf2.summary.create_file_writer(model_dir).as_default():
+            for layer, vector in zip(sums, vectors):
+                # One row for each shard of the outfeed.
+                for name, value in router_metrics.means(tf.reduce_mean(vector, 0)).items():
+                    is_scalar = value.shape.rank == 0
+                    summary = tf2.summary.scalar if is_scalar else tf2.summary.histogram
+                    summary(f"{layer}/{name}", value, step=tf.cast(step[0], tf.int64))
+            return tf.summary.all_v2_summary_ops()
+
+    step = tf.reshape(tf.cast(tf.train.get_global_step(), tf.int32), [1])
+    return write, [step, *(tf.expand_dims(vector, 0) for vector in sums.values())]

@@ -1,0 +1,149 @@
+"""`run_switch.py predict` and `score`: files of text in, a file of lines out."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Optional
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+from mesh_tensorflow.transformer import utils
+
+from mtf_switch import checkpoints, data, estimator, run_config, upstream
+from mtf_switch.errors import UserError
+
+EOS_ID = 1
+
+
+def predict(
+    model_dir: str, input_file: str, output_file: str, cluster: Optional[Any] = None
+) -> None:
+    """Decodes a target for each line of a file, as gin's Bitransformer.decode says.
+
+    Args:
+      model_dir: of a training run, whose configuration is parsed.
+      input_file: one input a line, utf-8.
+      output_file: gets one prediction a line, in the order of the inputs.
+      cluster: a TPUClusterResolver; None decodes on this machine.
+
+    Raises:
+      UserError: for a file or a checkpoint that cannot be read or written.
+    """
+    settings = run_config.settings()
+    lines = read_lines(input_file)
+    _check_writable(output_file)
+    vocabulary = data.prepare(settings.task)
+    inputs, targets = utils.inputs_vocabulary(vocabulary), utils.targets_vocabulary(vocabulary)
+    checkpoint = checkpoints.find(model_dir)
+    # Ids come back, and are decoded here.
+    on_host = upstream.HostDecodedVocabulary
+    runner = estimator.build(settings, (on_host(inputs), on_host(targets)), model_dir, cluster)
+    features = {"inputs": _ids(lines, inputs, settings.sequence_length["inputs"])}
+    with checkpoints.explained(model_dir):
+        results = runner.predict(
+            _input_fn(features, settings.batch_size), checkpoint_path=checkpoint
+        )
+        decoded = [targets.decode([int(i) for i in result["outputs"]]) for result in results]
+    _write_lines(output_file, [text.replace("\n", " ") for text in decoded[: len(lines)]])
+
+
+def score(
+    model_dir: str,
+    input_file: str,
+    target_file: str,
+    output_file: str,
+    cluster: Optional[Any] = None,
+) -> None:
+    """Writes the log-likelihood of each target given its input, in nats (sum over tokens).
+
+    Args:
+      model_dir: of a training run, whose configuration is parsed.
+      input_file: one input a line, utf-8.
+      target_file: its target, line by line.
+      output_file: gets one number a line; the end-of-sequence token is counted.
+      cluster: a TPUClusterResolver; None scores on this machine.
+
+    Raises:
+      UserError: for files of different lengths, or one that cannot be read or written.
+    """
+    settings = run_config.settings()
+    lines, target_lines = read_lines(input_file), read_lines(target_file)
+    if len(lines) != len(target_lines):
+        raise UserError(
+            f"{input_file} has {len(lines)} lines and {target_file} {len(target_lines)}, but "
+            "each input needs one target."
+        )
+    _check_writable(output_file)
+    vocabulary = data.prepare(settings.task)
+    inputs, targets = utils.inputs_vocabulary(vocabulary), utils.targets_vocabulary(vocabulary)
+    checkpoint = checkpoints.find(model_dir)
+    on_host = upstream.HostDecodedVocabulary
+    runner = estimator.build(
+        settings, (on_host(inputs), on_host(targets)), model_dir, cluster, score=True
+    )
+    features = {
+        "inputs": _ids(lines, inputs, settings.sequence_length["inputs"]),
+        "targets": _ids(target_lines, targets, settings.sequence_length["targets"]),
+    }
+    with checkpoints.explained(model_dir):
+        results = runner.predict(
+            _input_fn(features, settings.batch_size), checkpoint_path=checkpoint
+        )
+        scores = [float(result["scores"]) for result in results]
+    _write_lines(output_file, [f"{value:.6f}" for value in scores[: len(lines)]])
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+      UserError: if it is missing, empty or not utf-8.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not utf-8 (byte {error.start}). Convert it: iconv -t utf-8 {path}"
+        ) from error
+    if not lines:
+        raise UserError(f"{path} has no lines, so there is nothing to do.")
+    return lines
+
+
+def _check_writable(path: str) -> None:
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise UserError(f"{path} cannot be written: there is no folder {folder}. Make it first.")
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK) or os.path.isdir(path):
+        raise UserError(f"{path} cannot be written. Choose another --output_file.")
+
+
+def _ids(lines: list[str], vocabulary: Any, length: int) -> np.ndarray:
+    """[lines, length] int32: each line's ids with the end token, cut or padded."""
+    ids = np.zeros([len(lines), length], np.int32)
+    for row, line in zip(ids, lines):
+        encoded = [*vocabulary.encode(line)[: length - 1], EOS_ID]
+        row[: len(encoded)] = encoded
+    return ids
+
+
+def _input_fn(features: dict[str, np.ndarray], batch_size: int):
+    """Full batches; the last is filled up with rows of padding."""
+    rows = len(features["inputs"])
+    missing = -rows % batch_size
+    padded = {k: np.pad(v, [(0, missing), (0, 0)]) for k, v in features.items()}
+
+    def input_fn(params):
+        del params
+        dataset = tf.data.Dataset.from_tensor_slices(padded)
+        return dataset.batch(batch_size, drop_remainder=True)
+
+    return input_fn
+
+
+def _write_lines(path: str, lines: list[str]) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in lines)

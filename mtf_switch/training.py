@@ -1,0 +1,69 @@
+"""`run_switch.py train`: pre-trains or fine-tunes on a task, and continues where it stopped."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Callable, Optional
+
+import tensorflow.compat.v1 as tf
+
+from mtf_switch import checkpoints, data, estimator, run_config
+from mtf_switch.errors import UserError
+from mtf_switch.progress import LossIsNotFinite, ProgressHook
+
+
+def train(
+    model_dir: str,
+    cluster: Optional[Any] = None,
+    on_step: Optional[Callable[[int, float], None]] = None,
+) -> int:
+    """Trains what the parsed gin configuration says, up to its number of steps.
+
+    Args:
+      model_dir: gets the checkpoints, TensorBoard summaries and configuration; training
+        continues from what it holds.
+      cluster: a TPUClusterResolver; None trains on this machine.
+      on_step: called with (step, loss) after each step.
+
+    Returns:
+      The step that the model_dir now is at.
+
+    Raises:
+      UserError: for a mistake in what was asked, a loss that is not finite, a disk that is
+        full, or a checkpoint that cannot be read.
+    """
+    settings = run_config.settings()
+    vocabulary = data.prepare(settings.task)
+    hooks: list[ProgressHook] = []
+
+    def make_hooks(loss):
+        hooks.append(
+            ProgressHook(
+                loss,
+                settings.train_steps,
+                settings.tokens_per_batch,
+                description=os.path.basename(os.path.normpath(model_dir)),
+                on_step=on_step,
+            )
+        )
+        return hooks[-1:]
+
+    # Checks the model before anything is written.
+    runner = estimator.build(settings, vocabulary, model_dir, cluster, make_hooks=make_hooks)
+    run_config.save_or_compare(model_dir)
+    start = checkpoints.latest_step(model_dir)
+    if start >= settings.train_steps:
+        return start
+    try:
+        with checkpoints.explained(model_dir):
+            runner.train(data.train_input_fn(settings, start), max_steps=settings.train_steps)
+    except LossIsNotFinite as error:
+        kept = checkpoints.drop_spoiled(model_dir, error.step)
+        raise UserError(
+            f"{error} Training stopped. {kept} Lower the learning rate, or train from that "
+            "checkpoint with another run_config.seed.value."
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.close()
+    return checkpoints.latest_step(model_dir)
