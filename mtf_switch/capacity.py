@@ -49,12 +49,15 @@ class ExpertCapacity:
                 "one token. None makes one group per core."
             )
 
-    def groups(self, tokens: int, cores: int = 1) -> tuple[int, int]:
+    def groups(self, tokens: int, cores: int = 1, strict: bool = True) -> tuple[int, int]:
         """Splits the tokens of a batch into groups.
 
         Args:
           tokens: all tokens of the batch (per copy of the experts).
           cores: over how many cores the batch is split.
+          strict: whether `group_size` must divide. Otherwise, as where a user's prompts
+            decide how many tokens there are, the largest size below it that divides is
+            taken.
 
         Returns:
           (G, S) with G * S == tokens and G a multiple of `cores`.
@@ -70,6 +73,8 @@ class ExpertCapacity:
             )
         per_core = tokens // cores
         size = per_core if self.group_size is None else min(self.group_size, per_core)
+        if not strict:
+            size = next(s for s in range(size, 0, -1) if per_core % s == 0)
         if per_core % size:
             raise UserError(
                 f"ExpertCapacity.group_size = {size} does not divide the {per_core} tokens "

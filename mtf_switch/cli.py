@@ -22,13 +22,15 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """
     options = parser().parse_args(arguments)
     # Before TensorFlow is imported, or its C++ part has spoken already.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         from mtf_switch import commands
 
         getattr(commands, options.command)(options)
     except UserError as error:
-        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
+        # Gin appends the chain of its calls to every message that passes through it.
+        message = str(error).split("\n  In call to configurable")[0]
+        print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Stopped. The same command continues from the last checkpoint.", file=sys.stderr)

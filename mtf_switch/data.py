@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Optional
 
 import seqio
@@ -107,7 +106,7 @@ def eval_input_fn(settings: RunSettings, split: str, batches: Optional[int]):
         del params
         combined = None
         for dataset in datasets:
-            examples = dataset.dataset_fn(settings.sequence_length).map(_only_model_features)
+            examples = dataset.dataset_fn(sequence_length=settings.sequence_length).map(_only_model_features)
             combined = examples if combined is None else combined.concatenate(examples)
         batched = combined.batch(settings.batch_size, drop_remainder=False)
         if batches is not None:
@@ -120,8 +119,3 @@ def eval_input_fn(settings: RunSettings, split: str, batches: Optional[int]):
 
 def _only_model_features(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     return utils._filter_features(example)  # noqa: SLF001
-
-
-def count_batches(examples: int, batch_size: int) -> int:
-    """Batches that hold so many examples."""
-    return math.ceil(examples / batch_size)

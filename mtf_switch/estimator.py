@@ -110,14 +110,19 @@ def _model_fn(
         spec = upstream_model_fn(features, labels, mode, params)
     sums = router_metrics.recorded(tf.get_default_graph())
     if mode == tf.estimator.ModeKeys.EVAL and sums:
-        return spec._replace(eval_metrics=_with_router_metrics(spec.eval_metrics, sums))
+        return _with(spec, eval_metrics=_with_router_metrics(spec.eval_metrics, sums))
     if mode == tf.estimator.ModeKeys.TRAIN:
         if isinstance(spec, tpu_estimator.TPUEstimatorSpec):
-            return spec._replace(host_call=_summaries_host_call(model_dir, sums))
+            return _with(spec, host_call=_summaries_host_call(model_dir, sums))
         _summarise(sums)
         hooks = (*make_hooks(spec.loss), *spec.training_chief_hooks)
-        return spec._replace(training_chief_hooks=hooks)
+        return _with(spec, training_chief_hooks=hooks)
     return spec
+
+
+def _with(spec: Any, **fields: Any) -> Any:
+    """A copy of a spec with other fields. (`_replace` would skip what its class sets up.)"""
+    return type(spec)(**{**spec._asdict(), **fields})
 
 
 def _with_router_metrics(eval_metrics: tuple, sums: dict[str, tf.Tensor]) -> tuple:

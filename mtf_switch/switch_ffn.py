@@ -133,7 +133,8 @@ class SwitchFFN(transformer.TransformerLayer):
         """(G, S). While decoding nothing is dropped, so all tokens of a core are one group."""
         if _capacity_mode(context) == capacity_lib.DECODE:
             return ExpertCapacity(group_size=None).groups(tokens, cores)
-        return self.capacity.groups(tokens, cores)
+        strict = context.mode in ("train", "eval")
+        return self.capacity.groups(tokens, cores, strict)
 
     def _nonpadding(
         self, context: transformer.Context, x: mtf.Tensor, inputs: mtf.Tensor

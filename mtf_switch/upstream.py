@@ -101,6 +101,17 @@ def silence_step_print(utils: types.ModuleType) -> None:
     utils.tf = QuietTensorFlow(tensorflow.__name__)
 
 
+def hush_gin_lookups(resource_reader: types.ModuleType) -> None:
+    """Stops gin from reporting as errors the places where it does not find a file.
+
+    It looks in one place after another, and finds the file in the next.
+    """
+    import logging
+
+    resource_reader.logging = logging.getLogger("gin.resource_reader")
+    resource_reader.logging.setLevel(logging.CRITICAL)
+
+
 def carry_metrics_out_of_microbatches(mesh_tensorflow: types.ModuleType) -> None:
     """Brings the routers' metrics out of the microbatch loop.
 
@@ -134,8 +145,7 @@ def quiet_logs() -> None:
 
     Call it before TensorFlow is imported, or its C++ part has spoken already.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import logging
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import warnings
 
     import absl.logging
@@ -143,8 +153,6 @@ def quiet_logs() -> None:
 
     absl.logging.set_verbosity(absl.logging.ERROR)
     tf.logging.set_verbosity(tf.logging.ERROR)
-    # gin reports every place where it did not find a file that it found in the next one.
-    logging.getLogger().setLevel(logging.ERROR)
     tf.get_logger().propagate = False
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -155,6 +163,7 @@ BEFORE_IMPORT: dict[str, Callable[[], None]] = {
     "t5.models": stand_in_for_torch_model,
 }
 AFTER_IMPORT: dict[str, Callable[[types.ModuleType], None]] = {
+    "gin.resource_reader": hush_gin_lookups,
     "mesh_tensorflow": carry_metrics_out_of_microbatches,
     "mesh_tensorflow.placement_mesh_impl": make_random_reproducible,
     "mesh_tensorflow.transformer.utils": silence_step_print,
