@@ -22,6 +22,12 @@ def step_of(path: str) -> int:
     return int(path.rsplit("-", 1)[1])
 
 
+def all_of(model_dir: str) -> list[str]:
+    """The paths of all checkpoints that a model_dir keeps, by step."""
+    state = tf.train.get_checkpoint_state(model_dir)
+    return list(state.all_model_checkpoint_paths) if state else []
+
+
 def find(model_dir: str) -> str:
     """The latest checkpoint of a model_dir.
 
@@ -50,8 +56,7 @@ def drop_spoiled(model_dir: str, bad_step: int) -> str:
     Returns:
       A sentence that names the last good checkpoint.
     """
-    state = tf.train.get_checkpoint_state(model_dir)
-    paths = list(state.all_model_checkpoint_paths) if state else []
+    paths = all_of(model_dir)
     if paths and step_of(paths[-1]) >= bad_step - 1:
         spoiled = paths.pop()
         for file in tf.io.gfile.glob(spoiled + ".*"):

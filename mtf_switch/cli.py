@@ -85,7 +85,7 @@ def _add_eval(commands) -> None:
     command.add_argument(
         "--eval_batches", type=_positive, metavar="N", help="at most N batches (default: all)"
     )
-    _add_gin_param(command)
+    _add_gin(command)
     _add_tpu(command)
 
 
@@ -109,7 +109,7 @@ def _add_predict(commands) -> None:
     command.add_argument(
         "--max_length", type=_positive, metavar="N", help="tokens to decode at most"
     )
-    _add_gin_param(command)
+    _add_gin(command)
     _add_tpu(command)
 
 
@@ -121,7 +121,7 @@ def _add_score(commands) -> None:
     command.add_argument("--input_file", required=True, help="one input a line, utf-8")
     command.add_argument("--target_file", required=True, help="its target, line by line")
     command.add_argument("--output_file", required=True, help="gets one log-likelihood a line")
-    _add_gin_param(command)
+    _add_gin(command)
     _add_tpu(command)
 
 
@@ -137,10 +137,6 @@ def _add_gin(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="repeatable, later ones win; found from here, from gin/, or in T5's gin folder",
     )
-    _add_gin_param(command)
-
-
-def _add_gin_param(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--gin_param",
         action="append",

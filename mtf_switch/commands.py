@@ -39,7 +39,7 @@ def train(options: argparse.Namespace) -> None:
 
 def eval(options: argparse.Namespace) -> None:
     """`run_switch.py eval`."""
-    run_config.load(options.model_dir, _params(options))
+    run_config.load(options.model_dir, options.gin_file, _params(options))
     result = evaluation.evaluate(
         options.model_dir, options.split, options.eval_batches, _cluster(options)
     )
@@ -58,7 +58,7 @@ def predict(options: argparse.Namespace) -> None:
         params.append(f"Bitransformer.decode.max_decode_length = {options.max_length}")
     if options.beams > 1 and options.temperature:
         raise UserError("Beam search and sampling exclude each other: give --beams or --temperature.")
-    run_config.load(options.model_dir, params)
+    run_config.load(options.model_dir, options.gin_file, params)
     prediction.predict(
         options.model_dir, options.input_file, options.output_file, _cluster(options)
     )
@@ -66,7 +66,7 @@ def predict(options: argparse.Namespace) -> None:
 
 def score(options: argparse.Namespace) -> None:
     """`run_switch.py score`."""
-    run_config.load(options.model_dir, _params(options))
+    run_config.load(options.model_dir, options.gin_file, _params(options))
     prediction.score(
         options.model_dir,
         options.input_file,

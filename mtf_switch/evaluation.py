@@ -42,14 +42,16 @@ def evaluate(
     split: str = "validation",
     batches: Optional[int] = None,
     cluster: Optional[Any] = None,
+    checkpoint: Optional[str] = None,
 ) -> Evaluation:
-    """Evaluates the latest checkpoint of a model_dir, whose configuration is parsed.
+    """Evaluates a checkpoint of a model_dir, whose configuration is parsed.
 
     Args:
       model_dir: of a training run.
       split: of the task.
       batches: at most so many; None is the whole split.
       cluster: a TPUClusterResolver; None evaluates on this machine.
+      checkpoint: path of one; the latest by default.
 
     Returns:
       The Evaluation.
@@ -59,7 +61,7 @@ def evaluate(
     """
     settings = run_config.settings()
     vocabulary = data.prepare(settings.task)
-    checkpoint = checkpoints.find(model_dir)
+    checkpoint = checkpoint or checkpoints.find(model_dir)
     runner = estimator.build(settings, vocabulary, model_dir, cluster)
     input_fn = data.eval_input_fn(settings, split, batches)
     with checkpoints.explained(model_dir):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -12,18 +12,17 @@ from tqdm import tqdm
 
 from mtf_switch import router_metrics
 from mtf_switch.errors import UserError
+from mtf_switch.train_log import TrainLog
 
 
 class ProgressHook(tf.estimator.SessionRunHook):
-    """Shows step, loss, tokens/s, dropped share and time left, and watches the loss."""
+    """Shows step, loss, tokens/s, dropped share and time left; logs; watches the loss.
+
+    It must come before the checkpoint saver: what it raises keeps a bad step unsaved.
+    """
 
     def __init__(
-        self,
-        loss: tf.Tensor,
-        total_steps: int,
-        tokens_per_batch: int,
-        description: str = "train",
-        on_step: Optional[Callable[[int, float], None]] = None,
+        self, loss: tf.Tensor, total_steps: int, tokens_per_batch: int, model_dir: str, name: str
     ):
         """Makes the hook.
 
@@ -32,67 +31,65 @@ class ProgressHook(tf.estimator.SessionRunHook):
             auxiliary losses.
           total_steps: where the run ends.
           tokens_per_batch: positions of a step.
-          description: at the start of the line.
-          on_step: called with (step, loss) after each step.
+          model_dir: gets the log.
+          name: at the start of the line.
         """
         self._loss = loss
         self._total_steps = total_steps
         self._tokens_per_batch = tokens_per_batch
-        self._description = description
-        self._on_step = on_step
+        self._model_dir = model_dir
+        self._name = name
         self._bar: Optional[tqdm] = None
 
     def begin(self) -> None:
         self._fetches = {
             "loss": self._loss,
-            "step": tf.train.get_global_step(),
             "sums": router_metrics.recorded(tf.get_default_graph()),
         }
+        self._global_step = tf.train.get_global_step()
 
     def after_create_session(self, session: tf.Session, coord: Any) -> None:
         del coord
-        self._start = int(session.run(self._fetches["step"]))
-        self._started: Optional[float] = None
+        start = int(session.run(self._global_step))
+        self._log = TrainLog(self._model_dir, start)
         self._bar = tqdm(
-            total=self._total_steps, initial=self._start, desc=self._description, unit="step",
-            dynamic_ncols=True, smoothing=0.1,
-        )  # fmt: skip
+            total=self._total_steps,
+            initial=start,
+            desc=self._name,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.5,
+        )
 
     def before_run(self, run_context: Any) -> tf.estimator.SessionRunArgs:
         del run_context
+        self._began = time.perf_counter()
         return tf.estimator.SessionRunArgs(self._fetches)
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
         del run_context
+        seconds = time.perf_counter() - self._began
         loss = float(run_values.results["loss"])
         step = self._bar.n + 1
         if not math.isfinite(loss):
             raise LossIsNotFinite(step, loss)
-        self._bar.set_postfix_str(self._postfix(step, loss, run_values.results["sums"]), False)
+        dropped = dropped_fraction(run_values.results["sums"])
+        self._log.append(step, seconds, loss, dropped)
+        text = f"loss {loss:.3f}, {self._tokens_per_batch / seconds:,.0f} tokens/s"
+        if dropped is not None:
+            text += f", dropped {dropped:.1%}"
+        self._bar.set_postfix_str(text, refresh=False)
         self._bar.update()
-        if self._on_step is not None:
-            self._on_step(step, loss)
-
-    def _postfix(self, step: int, loss: float, sums: dict[str, np.ndarray]) -> str:
-        now = time.perf_counter()
-        if self._started is None:
-            # The first step includes the allocation of everything.
-            self._started, self._first_step = now, step
-            speed = ""
-        else:
-            tokens = (step - self._first_step) * self._tokens_per_batch
-            speed = f", {tokens / (now - self._started):,.0f} tokens/s"
-        dropped = dropped_fraction(sums)
-        return f"loss {loss:.3f}{speed}" + ("" if dropped is None else f", dropped {dropped:.1%}")
 
     def end(self, session: tf.Session) -> None:
         del session
         self.close()
 
     def close(self) -> None:
-        """Leaves the line as it stands."""
+        """Leaves the line as it stands, and closes the log."""
         if self._bar is not None:
             self._bar.close()
+            self._log.close()
             self._bar = None
 
 
@@ -105,7 +102,11 @@ class LossIsNotFinite(UserError):
 
 
 def dropped_fraction(sums: dict[str, np.ndarray]) -> Optional[float]:
-    """Share of all layers' tokens that were dropped; None without Switch layers."""
+    """Share of all layers' tokens that were dropped; None without Switch layers.
+
+    Args:
+      sums: layer -> [5 + E], see `router_metrics`.
+    """
     if not sums:
         return None
     routed = sum(float(vector[0]) for vector in sums.values())

@@ -136,7 +136,7 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str]) -> None:
         gin.parse_config_files_and_bindings(
             ["defaults.gin", *gin_files], list(gin_params), finalize_config=False
         )
-    except (ValueError, TypeError, SyntaxError, OSError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, SyntaxError, OSError, AttributeError) as error:
         raise UserError(_explain(error)) from error
 
 
@@ -252,7 +252,8 @@ def _task() -> str:
 
 def text() -> str:
     """The whole parsed configuration as gin text that parses back to itself."""
-    return gin.config_str(max_line_length=10**6)
+    lines = gin.config_str(max_line_length=1000).splitlines()
+    return "".join(f"{line}\n" for line in lines if not line.startswith("#"))
 
 
 def save_or_compare(model_dir: str) -> None:
@@ -297,13 +298,16 @@ def save_or_compare(model_dir: str) -> None:
 
 def _comparable(config: str) -> list[str]:
     """The binding lines that must not change between two calls on one model_dir."""
-    lines = [line for line in config.splitlines() if line and line[0] not in "#"]
-    bound = [line for line in lines if not any(name in line.split("=")[0] for name in MAY_CHANGE)]
-    return sorted(line for line in bound if not line.startswith(("import ", "STEPS =")))
+    lines = [line for line in config.splitlines() if line and not line.startswith("import ")]
+    return sorted(
+        line for line in lines if not any(name in line.split("=")[0] for name in MAY_CHANGE)
+    )
 
 
-def load(model_dir: str, gin_params: Sequence[str] = ()) -> None:
-    """Parses the configuration that a model_dir was trained with.
+def load(
+    model_dir: str, gin_files: Sequence[str] = (), gin_params: Sequence[str] = ()
+) -> None:
+    """Parses the configuration that a model_dir was trained with, then what is put on top.
 
     Raises:
       UserError: if the folder holds none.
@@ -314,7 +318,7 @@ def load(model_dir: str, gin_params: Sequence[str] = ()) -> None:
             f"{model_dir} holds no config.gin, so it is not the model_dir of a training run. "
             "Give the folder that `run_switch.py train --model_dir` wrote."
         )
-    parse([os.path.abspath(path)], gin_params)
+    parse([os.path.abspath(path), *gin_files], gin_params)
 
 
 def _first_line(error: Exception) -> str:

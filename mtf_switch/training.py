@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Optional
-
-import tensorflow.compat.v1 as tf
+from typing import Any, Optional
 
 from mtf_switch import checkpoints, data, estimator, run_config
 from mtf_switch.errors import UserError
 from mtf_switch.progress import LossIsNotFinite, ProgressHook
 
 
-def train(
-    model_dir: str,
-    cluster: Optional[Any] = None,
-    on_step: Optional[Callable[[int, float], None]] = None,
-) -> int:
+def train(model_dir: str, cluster: Optional[Any] = None) -> int:
     """Trains what the parsed gin configuration says, up to its number of steps.
 
     Args:
-      model_dir: gets the checkpoints, TensorBoard summaries and configuration; training
-        continues from what it holds.
+      model_dir: gets the checkpoints, TensorBoard summaries, `train_log.csv` and the
+        configuration; training continues from what it holds.
       cluster: a TPUClusterResolver; None trains on this machine.
-      on_step: called with (step, loss) after each step.
 
     Returns:
       The step that the model_dir now is at.
@@ -42,8 +35,8 @@ def train(
                 loss,
                 settings.train_steps,
                 settings.tokens_per_batch,
-                description=os.path.basename(os.path.normpath(model_dir)),
-                on_step=on_step,
+                model_dir,
+                name=os.path.basename(os.path.normpath(model_dir)),
             )
         )
         return hooks[-1:]

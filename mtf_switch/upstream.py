@@ -135,7 +135,8 @@ class HostDecodedVocabulary:
         self._vocabulary = vocabulary
 
     def __getattr__(self, name: str) -> Any:
-        if name == "decode_tf":
+        # A copy asks before it has a vocabulary to ask.
+        if name in ("decode_tf", "_vocabulary"):
             raise AttributeError(name)
         return getattr(self._vocabulary, name)
 
