@@ -25,6 +25,8 @@ T5 user writes (`batch:batch,experts:batch`) apply.
 
 from __future__ import annotations
 
+from typing import Any
+
 import mesh_tensorflow as mtf
 
 OUTER_BATCH = "outer_batch"
@@ -63,3 +65,10 @@ def expert_capacity(size: int) -> mtf.Dimension:
 def expert_hidden(size: int) -> mtf.Dimension:
     """F: the hidden units of one expert."""
     return mtf.Dimension("expert_hidden", size)
+
+
+def cores(layout: Any, mesh_shape: Any, dim: mtf.Dimension) -> int:
+    """Over how many cores a layout splits a dimension; 1 without a layout."""
+    if layout is None or mesh_shape is None:
+        return 1
+    return mtf.tensor_dim_to_mesh_dim_size(layout, mesh_shape, dim)

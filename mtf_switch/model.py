@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any
 
 import gin
 import mesh_tensorflow as mtf
@@ -12,7 +12,7 @@ from mesh_tensorflow.transformer import transformer, utils
 from mtf_switch import capacity, dimensions
 from mtf_switch.errors import UserError
 from mtf_switch.run_config import RunSettings
-from mtf_switch.switch_ffn import SwitchFFN, cores_of
+from mtf_switch.switch_ffn import SwitchFFN
 
 
 def build(settings: RunSettings, vocabulary: Any) -> Any:
@@ -101,7 +101,9 @@ def _check_layer(
     stack: transformer.Unitransformer, layer: SwitchFFN, settings: RunSettings, length: int
 ) -> None:
     where = f"{stack.name}/{layer.name}"
-    ways = cores_of(stack, dimensions.experts(layer.num_experts))
+    ways = dimensions.cores(
+        settings.layout_rules, settings.mesh_shape, dimensions.experts(layer.num_experts)
+    )
     if layer.num_experts % ways:
         multiples = [m for m in (layer.num_experts // ways * ways, ways) if m]
         raise UserError(
@@ -110,7 +112,7 @@ def _check_layer(
             f"that do: {multiples[0]} and {(layer.num_experts // ways + 1) * ways}."
         )
     batch = mtf.Dimension("batch", settings.batch_size)
-    cores = cores_of(stack, batch)
+    cores = dimensions.cores(settings.layout_rules, settings.mesh_shape, batch)
     microbatches = utils.serialize_num_microbatches(
         batch, settings.sequence_length, settings.mesh_shape, settings.layout_rules
     )
@@ -126,25 +128,3 @@ def _check_layer(
                 f"{where}: {error} (In {mode}: batch {settings.batch_size} x length {length}"
                 f"{part if microbatches > 1 else ''}.)"
             ) from error
-
-
-def parameter_count(model: Any, settings: Optional[RunSettings] = None) -> int:
-    """Trainable parameters of a model, counted on its Mesh TF graph; nothing is lowered."""
-    del settings
-    graph, _ = training_graph(model)
-    return sum(variable.size for variable in graph.trainable_variables)
-
-
-def training_graph(model: Any, batch: int = 1, length: int = 8) -> tuple[mtf.Graph, Any]:
-    """A Mesh TF graph of a model's loss on a small batch: for counting, not for running."""
-    import tensorflow.compat.v1 as tf
-
-    with tf.Graph().as_default():
-        tf.train.get_or_create_global_step()
-        graph = mtf.Graph()
-        mesh = mtf.Mesh(graph, "mesh")
-        shape = mtf.Shape([mtf.Dimension("batch", batch), mtf.Dimension("length", length)])
-        ids = mtf.zeros(mesh, shape, dtype=tf.int32)
-        kwargs = {"variable_dtype": utils.get_variable_dtype(), "mode": "train"}
-        _, loss = model.call_simple(ids, ids, compute_loss=True, **kwargs)
-    return graph, loss

@@ -108,6 +108,7 @@ def _register_configurables() -> None:
         "mesh_tensorflow.optimize",
         "t5.models.mesh_transformer",
         "t5.data",
+        "mtf_switch.embedding",
         "mtf_switch.initialization",
         "mtf_switch.switch_ffn",
         "tasks.pretraining",

@@ -121,7 +121,7 @@ class SwitchFFN(transformer.TransformerLayer):
         else:
             outer = dimensions.outer_batch(1)
         batch = positions[0]
-        cores = cores_of(context.model, batch)
+        cores = dimensions.cores(context.model.layout, context.model.mesh_shape, batch)
         groups, size = self._sizes(context, mtf.Shape(positions).size, cores)
         return mtf.reshape(
             x, [outer, mtf.Dimension(batch.name, groups), dimensions.group(size), model]
@@ -182,13 +182,6 @@ class SwitchFFN(transformer.TransformerLayer):
             context.losses.append(mtf.cast(loss, context.activation_dtype))
         if context.mode in ("train", "eval"):
             router_metrics.record(_layer_name(context), routing.sums)
-
-
-def cores_of(model, dim: mtf.Dimension) -> int:
-    """Over how many cores a model's layout splits a dimension."""
-    if model.layout is None or model.mesh_shape is None:
-        return 1
-    return mtf.tensor_dim_to_mesh_dim_size(model.layout, model.mesh_shape, dim)
 
 
 def check_context(context: transformer.Context) -> None:

@@ -53,8 +53,9 @@ def make_random_reproducible(placement_mesh_impl: types.ModuleType) -> None:
 
     Upstream seeds with Python's `random.random()` and salted `hash()`: two runs never
     agree. Here a killed and resumed run sees the noise of an uninterrupted one. Inside a
-    microbatch loop the noise must differ between iterations of one step, so there the
-    generator keeps a state: equal from run to run, but not after a resume.
+    loop, of microbatches or of decoding, it is also a function of the iteration: a
+    generator with a state would serve iterations in whatever order they happen to run,
+    another one on each core.
     """
     import tensorflow.compat.v1 as tf
 
@@ -68,7 +69,7 @@ def make_random_reproducible(placement_mesh_impl: types.ModuleType) -> None:
         graph = tf.get_default_graph()
         slice_shape = self.slice_shape(shape)
         step = tf.train.get_global_step()
-        in_loop = graph._get_control_flow_context() is not None or graph.building_function
+        iteration = _loop_iteration(graph)
         # Read here: within slice_values the scope names the processor, too.
         operation = graph.get_name_scope()
 
@@ -76,14 +77,30 @@ def make_random_reproducible(placement_mesh_impl: types.ModuleType) -> None:
             # Slices that hold the same part of the tensor must hold the same numbers.
             place = f"{graph.seed},{operation},{self.slice_begin(shape, processor)}"
             seed = zlib.crc32(place.encode()) & 0x7FFFFFFF
-            if in_loop or tf_fn not in stateless:
+            if tf_fn not in stateless:
                 return tf_fn(slice_shape, seed=seed, **kwargs)
             when = 0 if step is None else tf.cast(step, tf.int32)
-            return stateless[tf_fn](slice_shape, seed=tf.stack([seed, when]), **kwargs)
+            seeds = tf.stack([seed, when])
+            if iteration is not None:
+                seeds = tf.random.experimental.stateless_fold_in(seeds, iteration)
+            return stateless[tf_fn](slice_shape, seed=seeds, **kwargs)
 
         return self.slicewise(slice_values, self.laid_out_pnum())
 
     placement_mesh_impl.PlacementMeshImpl.random = random
+
+
+def _loop_iteration(graph: Any) -> Any:
+    """A scalar that differs between iterations of the loop being built; None outside one."""
+    import tensorflow.compat.v1 as tf
+    from tensorflow.python.ops.control_flow_v2_func_graphs import WhileBodyFuncGraph
+
+    if isinstance(graph, WhileBodyFuncGraph):
+        return graph.inputs[0]  # its own counter
+    context = graph._get_control_flow_context()
+    loop = context and context.GetWhileContext()
+    # In TensorFlow 1's loops, the first variable: Mesh TF's loops count with it.
+    return tf.reduce_max(tf.cast(loop._pivot_for_body, tf.int32)) if loop else None
 
 
 def silence_step_print(utils: types.ModuleType) -> None:
