@@ -6,7 +6,6 @@ Equation 3 of the paper: expert capacity = (tokens per group / experts) x capaci
 from __future__ import annotations
 
 import dataclasses
-from typing import Optional
 
 import gin
 
@@ -34,7 +33,7 @@ class ExpertCapacity:
     capacity_factor_train: float = 1.25
     capacity_factor_eval: float = 2.0
     min_expert_capacity: int = 4
-    group_size: Optional[int] = None
+    group_size: int | None = None
 
     def __post_init__(self):
         for name in ("capacity_factor_train", "capacity_factor_eval"):

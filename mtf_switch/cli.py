@@ -6,12 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Optional
 
 from mtf_switch.errors import UserError
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
@@ -21,9 +20,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
       The exit code: 0, or 1 after a message on stderr for a mistake that a user can mend.
     """
     options = parser().parse_args(arguments)
-    # Before TensorFlow is imported, or its C++ part has spoken already.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
+        from mtf_switch import upstream
+
+        upstream.quiet_logs()
         from mtf_switch import commands
 
         getattr(commands, options.command)(options)
@@ -65,10 +65,13 @@ def _add_train(commands) -> None:
     _add_model_dir(command, "gets checkpoints and summaries; a second call continues from it")
     _add_gin(command)
     command.add_argument(
-        "--corpus", metavar="GLOB", help="train on your own text: 'path/*.txt', utf-8, quoted"
+        "--corpus",
+        metavar="GLOB",
+        help="train on your own text: 'path/*.txt', utf-8, quoted",
     )
     command.add_argument(
-        "--task", help="task or mixture of seqio's registry (default: what the gin files say)"
+        "--task",
+        help="task or mixture of seqio's registry (default: what the gin files say)",
     )
     command.add_argument("--steps", type=_positive, help="train up to this step")
     command.add_argument("--seed", type=int, help="of the data's order, the weights and noise")
@@ -77,13 +80,17 @@ def _add_train(commands) -> None:
 
 def _add_eval(commands) -> None:
     command = commands.add_parser(
-        "eval", help="negative log perplexity of the latest checkpoint, and what routers did"
+        "eval",
+        help="negative log perplexity of the latest checkpoint, and what routers did",
     )
     _add_model_dir(command, "of a training run; gets eval.json")
     command.add_argument("--task", help="another task than the one it was trained on")
     command.add_argument("--split", default="validation", help="default: %(default)s")
     command.add_argument(
-        "--eval_batches", type=_positive, metavar="N", help="at most N batches (default: all)"
+        "--eval_batches",
+        type=_positive,
+        metavar="N",
+        help="at most N batches (default: all)",
     )
     _add_gin(command)
     _add_tpu(command)
@@ -96,7 +103,9 @@ def _add_predict(commands) -> None:
     _add_model_dir(command, "of a training run")
     command.add_argument("--input_file", required=True, help="one input a line, utf-8")
     command.add_argument("--output_file", required=True, help="gets one prediction a line")
-    command.add_argument("--beams", type=_positive, default=1, help="beam search with N > 1 beams")
+    command.add_argument(
+        "--beams", type=_positive, default=1, help="beam search with N > 1 beams"
+    )
     command.add_argument(
         "--temperature",
         type=float,
@@ -104,7 +113,10 @@ def _add_predict(commands) -> None:
         help="0 decodes greedily; above it samples (default: %(default)s)",
     )
     command.add_argument(
-        "--top_k", type=_positive, metavar="K", help="sample from the K most likely tokens only"
+        "--top_k",
+        type=_positive,
+        metavar="K",
+        help="sample from the K most likely tokens only",
     )
     command.add_argument(
         "--max_length", type=_positive, metavar="N", help="tokens to decode at most"

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Optional
+from typing import Any
 
-from mtf_switch import upstream
-
-upstream.quiet_logs()
-
-import gin  # noqa: E402
-
-from mtf_switch import evaluation, prediction, run_config, training  # noqa: E402
-from mtf_switch.errors import UserError  # noqa: E402
+from mtf_switch import evaluation, prediction, run_config, training
+from mtf_switch.errors import UserError
 
 
 def train(options: argparse.Namespace) -> None:
@@ -33,8 +27,10 @@ def train(options: argparse.Namespace) -> None:
         params.append(f"run_config.seed.value = {options.seed}")
     run_config.parse(options.gin_file, params)
     step = training.train(options.model_dir, _cluster(options))
-    print(f"{options.model_dir} is at step {step}. Next: run_switch.py eval "
-          f"--model_dir={options.model_dir}")
+    print(
+        f"{options.model_dir} is at step {step}. Next: run_switch.py eval "
+        f"--model_dir={options.model_dir}"
+    )
 
 
 def eval(options: argparse.Namespace) -> None:
@@ -57,7 +53,9 @@ def predict(options: argparse.Namespace) -> None:
     if options.max_length is not None:
         params.append(f"Bitransformer.decode.max_decode_length = {options.max_length}")
     if options.beams > 1 and options.temperature:
-        raise UserError("Beam search and sampling exclude each other: give --beams or --temperature.")
+        raise UserError(
+            "Beam search and sampling exclude each other: give --beams or --temperature."
+        )
     run_config.load(options.model_dir, options.gin_file, params)
     prediction.predict(
         options.model_dir, options.input_file, options.output_file, _cluster(options)
@@ -81,7 +79,7 @@ def _params(options: argparse.Namespace) -> list[str]:
     return list(options.gin_param) + ([f"MIXTURE_NAME = {task!r}"] if task else [])
 
 
-def _cluster(options: argparse.Namespace) -> Optional[Any]:
+def _cluster(options: argparse.Namespace) -> Any | None:
     """The TPU that the flags name, or None for this machine."""
     if not options.tpu:
         return None

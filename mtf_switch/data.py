@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import seqio
 import tensorflow.compat.v1 as tf
@@ -77,7 +77,7 @@ def train_input_fn(settings: RunSettings, first_step: int):
     return input_fn
 
 
-def eval_input_fn(settings: RunSettings, split: str, batches: Optional[int]):
+def eval_input_fn(settings: RunSettings, split: str, batches: int | None):
     """The input function of evaluation: a split once, its last batch filled with padding.
 
     Args:
@@ -106,7 +106,9 @@ def eval_input_fn(settings: RunSettings, split: str, batches: Optional[int]):
         del params
         combined = None
         for dataset in datasets:
-            examples = dataset.dataset_fn(sequence_length=settings.sequence_length).map(_only_model_features)
+            examples = dataset.dataset_fn(sequence_length=settings.sequence_length).map(
+                _only_model_features
+            )
             combined = examples if combined is None else combined.concatenate(examples)
         batched = combined.batch(settings.batch_size, drop_remainder=False)
         if batches is not None:
@@ -118,4 +120,4 @@ def eval_input_fn(settings: RunSettings, split: str, batches: Optional[int]):
 
 
 def _only_model_features(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    return utils._filter_features(example)  # noqa: SLF001
+    return utils._filter_features(example)

@@ -15,7 +15,6 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from typing import Optional
 
 from mtf_switch.errors import UserError
 
@@ -72,10 +71,9 @@ class ModelResult:
         return self.points[-1]
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the demo; returns the exit code."""
     options = _parser().parse_args(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         run(options.output_dir, options.minutes, options.seed)
     except UserError as error:
@@ -132,7 +130,9 @@ def run(output_dir: str, minutes: float, seed: int) -> None:
     demo_report.write(output_dir, results, command, took)
     print(demo_report.table(*results))
     print(demo_report.speed_up_sentence(*results))
-    print(f"\nReport: {output_dir}/report.md, plot: {output_dir}/demo.png ({took:.0f} s in all).")
+    print(
+        f"\nReport: {output_dir}/report.md, plot: {output_dir}/demo.png ({took:.0f} s in all)."
+    )
 
 
 def _train_and_evaluate(name: str, model_dir: str, minutes: float, seed: int) -> ModelResult:
@@ -198,7 +198,9 @@ def machine() -> str:
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+            names = [
+                line.split(":")[1].strip() for line in file if line.startswith("model name")
+            ]
         return names[0]
     except (OSError, IndexError):
         return platform.machine()

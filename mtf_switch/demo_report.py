@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Optional
 
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
 
-from mtf_switch import demo  # noqa: E402
+from mtf_switch import demo
 
 _DENSE_COLOR, _SPARSE_COLOR = "tab:gray", "tab:blue"
 
@@ -36,7 +35,7 @@ def table(dense: demo.ModelResult, sparse: demo.ModelResult) -> str:
     return "\n".join(rows)
 
 
-def steps_to_reach(points: list[demo.Point], quality: float) -> Optional[float]:
+def steps_to_reach(points: list[demo.Point], quality: float) -> float | None:
     """The step at which a curve first reaches a quality, between evaluations by a line.
 
     Args:
@@ -63,21 +62,19 @@ def speed_up_sentence(dense: demo.ModelResult, sparse: demo.ModelResult) -> str:
     steps = steps_to_reach(sparse.points, quality)
     if steps is None:
         return (
-            f"{sparse.name} does not reach the final quality of {dense.name} ({quality:.4f}) in "
-            f"{sparse.final.step} steps: its best is "
+            f"{sparse.name} does not reach the final quality of {dense.name} ({quality:.4f}) "
+            f"in {sparse.final.step} steps: its best is "
             f"{max(point.neg_log_perplexity for point in sparse.points):.4f}. "
             "A longer run may show more: make demo MINUTES=30."
         )
     return (
         f"{sparse.name} reaches the final quality of {dense.name} ({quality:.4f} at step "
-        f"{dense.final.step}) at step {steps:.0f}: {dense.final.step / steps:.2f} times as fast "
-        "in steps."
+        f"{dense.final.step}) at step {steps:.0f}: {dense.final.step / steps:.2f} times as "
+        "fast in steps."
     )
 
 
-def write(
-    output_dir: str, results: list[demo.ModelResult], command: str, took: float
-) -> None:
+def write(output_dir: str, results: list[demo.ModelResult], command: str, took: float) -> None:
     """Writes `report.md` and `demo.png` into output_dir.
 
     Args:
@@ -150,7 +147,9 @@ def _plot_load(figure, axis, sparse: demo.ModelResult) -> None:
     load = np.array(list(sparse.expert_load.values()))
     experts = load.shape[1]
     image = axis.imshow(load * experts, aspect="auto", cmap="viridis", vmin=0)
-    axis.set_yticks(range(len(load)), [name.replace("/", "\n", 1) for name in sparse.expert_load])
+    axis.set_yticks(
+        range(len(load)), [name.replace("/", "\n", 1) for name in sparse.expert_load]
+    )
     axis.set_xticks(range(experts))
     axis.set_xlabel("expert")
     axis.set_title("Expert load, last evaluation")

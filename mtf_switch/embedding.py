@@ -40,9 +40,7 @@ def _cores(context: transformer.Context, dim: mtf.Dimension) -> int:
     return dimensions.cores(context.model.layout, context.model.mesh_shape, dim)
 
 
-def _look_up(
-    weights: mtf.Tensor, ids: mtf.Tensor, context: transformer.Context
-) -> mtf.Tensor:
+def _look_up(weights: mtf.Tensor, ids: mtf.Tensor, context: transformer.Context) -> mtf.Tensor:
     """weights [V, M] at ids [<dims>]: [<dims>, M]."""
     vocab, model = weights.shape.dims
     # Each core adds up the gradients of its own tokens; their sum is one all-reduce.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 import numpy as np
 import tensorflow as tf2
@@ -21,7 +21,7 @@ def build(
     settings: RunSettings,
     vocabulary: Any,
     model_dir: str,
-    cluster: Optional[Any] = None,
+    cluster: Any | None = None,
     score: bool = False,
     make_hooks: Callable[[tf.Tensor], list] = lambda loss: [],
 ) -> tpu_estimator.TPUEstimator:
@@ -126,7 +126,7 @@ def _with(spec: Any, **fields: Any) -> Any:
 
 
 def _with_router_metrics(eval_metrics: tuple, sums: dict[str, tf.Tensor]) -> tuple:
-    """Adds each layer's vector of sums, added up over the batches, to the metrics of Mesh TF."""
+    """Adds each layer's vector of sums, added up over batches, to Mesh TF's metrics."""
     metric_fn, tensors = eval_metrics
 
     def metrics(*args):
@@ -167,7 +167,7 @@ def _summarise(sums: dict[str, tf.Tensor]) -> None:
             summary(f"{layer}/{name}", value)
 
 
-def _summaries_host_call(model_dir: str, sums: dict[str, tf.Tensor]) -> Optional[tuple]:
+def _summaries_host_call(model_dir: str, sums: dict[str, tf.Tensor]) -> tuple | None:
     """The same on a TPU, where summaries are written by a call on the host.
 
     Returns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from typing import Any, Optional
+from typing import Any
 
 from mtf_switch import checkpoints, data, estimator, run_config
 
@@ -40,9 +40,9 @@ class Evaluation:
 def evaluate(
     model_dir: str,
     split: str = "validation",
-    batches: Optional[int] = None,
-    cluster: Optional[Any] = None,
-    checkpoint: Optional[str] = None,
+    batches: int | None = None,
+    cluster: Any | None = None,
+    checkpoint: str | None = None,
 ) -> Evaluation:
     """Evaluates a checkpoint of a model_dir, whose configuration is parsed.
 
@@ -65,7 +65,9 @@ def evaluate(
     runner = estimator.build(settings, vocabulary, model_dir, cluster)
     input_fn = data.eval_input_fn(settings, split, batches)
     with checkpoints.explained(model_dir):
-        results = runner.evaluate(input_fn, steps=batches, checkpoint_path=checkpoint, name=split)
+        results = runner.evaluate(
+            input_fn, steps=batches, checkpoint_path=checkpoint, name=split
+        )
     routers = estimator.router_results(results)
     tokens = sum(metrics.tokens for metrics in routers.values())
     dropped = sum(m.tokens * m.dropped_fraction for m in routers.values())

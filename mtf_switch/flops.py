@@ -60,7 +60,10 @@ def count(model: Any, settings: RunSettings) -> Cost:
             name: mtf.zeros(
                 mesh,
                 mtf.Shape(
-                    [mtf.Dimension("batch", settings.batch_size), mtf.Dimension("length", length)]
+                    [
+                        mtf.Dimension("batch", settings.batch_size),
+                        mtf.Dimension("length", length),
+                    ]
                 ),
                 dtype=tf.int32,
             )

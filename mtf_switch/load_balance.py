@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
 
@@ -17,7 +15,7 @@ def load_balance_loss(
     expert_mask: mtf.Tensor,
     group_dim: mtf.Dimension,
     experts_dim: mtf.Dimension,
-    nonpadding: Optional[mtf.Tensor] = None,
+    nonpadding: mtf.Tensor | None = None,
     padding: str = MASKED,
 ) -> mtf.Tensor:
     """E * sum_i f_i P_i for each group, averaged over the groups (equations 4 to 6).

@@ -77,9 +77,7 @@ def stacks(model: Any) -> Iterator[transformer.Unitransformer]:
         yield model
 
 
-def switch_layers(
-    stack: transformer.Unitransformer, kind: type = SwitchFFN
-) -> list[SwitchFFN]:
+def switch_layers(stack: transformer.Unitransformer, kind: type = SwitchFFN) -> list[SwitchFFN]:
     """The Switch layers of a stack, in order."""
     return [layer for layer in stack.layer_stack.layers if isinstance(layer, kind)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -16,7 +16,7 @@ EOS_ID = 1
 
 
 def predict(
-    model_dir: str, input_file: str, output_file: str, cluster: Optional[Any] = None
+    model_dir: str, input_file: str, output_file: str, cluster: Any | None = None
 ) -> None:
     """Decodes a target for each line of a file, as gin's Bitransformer.decode says.
 
@@ -33,7 +33,10 @@ def predict(
     lines = read_lines(input_file)
     _check_writable(output_file)
     vocabulary = data.prepare(settings.task)
-    inputs, targets = utils.inputs_vocabulary(vocabulary), utils.targets_vocabulary(vocabulary)
+    inputs, targets = (
+        utils.inputs_vocabulary(vocabulary),
+        utils.targets_vocabulary(vocabulary),
+    )
     checkpoint = checkpoints.find(model_dir)
     # Ids come back, and are decoded here.
     on_host = upstream.HostDecodedVocabulary
@@ -52,7 +55,7 @@ def score(
     input_file: str,
     target_file: str,
     output_file: str,
-    cluster: Optional[Any] = None,
+    cluster: Any | None = None,
 ) -> None:
     """Writes the log-likelihood of each target given its input, in nats (sum over tokens).
 
@@ -75,7 +78,10 @@ def score(
         )
     _check_writable(output_file)
     vocabulary = data.prepare(settings.task)
-    inputs, targets = utils.inputs_vocabulary(vocabulary), utils.targets_vocabulary(vocabulary)
+    inputs, targets = (
+        utils.inputs_vocabulary(vocabulary),
+        utils.targets_vocabulary(vocabulary),
+    )
     checkpoint = checkpoints.find(model_dir)
     on_host = upstream.HostDecodedVocabulary
     runner = estimator.build(
@@ -116,7 +122,9 @@ def read_lines(path: str) -> list[str]:
 def _check_writable(path: str) -> None:
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
-        raise UserError(f"{path} cannot be written: there is no folder {folder}. Make it first.")
+        raise UserError(
+            f"{path} cannot be written: there is no folder {folder}. Make it first."
+        )
     if not os.access(path if os.path.exists(path) else folder, os.W_OK) or os.path.isdir(path):
         raise UserError(f"{path} cannot be written. Choose another --output_file.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -22,7 +22,12 @@ class ProgressHook(tf.estimator.SessionRunHook):
     """
 
     def __init__(
-        self, loss: tf.Tensor, total_steps: int, tokens_per_batch: int, model_dir: str, name: str
+        self,
+        loss: tf.Tensor,
+        total_steps: int,
+        tokens_per_batch: int,
+        model_dir: str,
+        name: str,
     ):
         """Makes the hook.
 
@@ -39,7 +44,7 @@ class ProgressHook(tf.estimator.SessionRunHook):
         self._tokens_per_batch = tokens_per_batch
         self._model_dir = model_dir
         self._name = name
-        self._bar: Optional[tqdm] = None
+        self._bar: tqdm | None = None
 
     def begin(self) -> None:
         self._fetches = {
@@ -101,7 +106,7 @@ class LossIsNotFinite(UserError):
         self.step = step
 
 
-def dropped_fraction(sums: dict[str, np.ndarray]) -> Optional[float]:
+def dropped_fraction(sums: dict[str, np.ndarray]) -> float | None:
     """Share of all layers' tokens that were dropped; None without Switch layers.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Optional
 
 import gin
 import mesh_tensorflow as mtf
@@ -69,7 +68,7 @@ class SwitchRouter:
         expert_capacity: int,
         variable_dtype: mtf.VariableDType,
         train: bool,
-        nonpadding: Optional[mtf.Tensor] = None,
+        nonpadding: mtf.Tensor | None = None,
     ) -> Routing:
         """Chooses an expert and a slot for every token of every group.
 

@@ -138,7 +138,10 @@ def serialize_training_step(original: Any) -> Any:
             setattr(graph, _COLLECTION, {})
             outputs = model_fn(microbatch)
             layers = graph.__dict__.pop(_COLLECTION)
-            return {**outputs, **{(_COLLECTION, layer): sums for layer, sums in layers.items()}}
+            return {
+                **outputs,
+                **{(_COLLECTION, layer): sums for layer, sums in layers.items()},
+            }
 
         grads, outputs = original(features, model_fn_with_metrics, batch_dim, num_splits)
         for key in [key for key in outputs if isinstance(key, tuple)]:

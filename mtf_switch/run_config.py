@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable
 
 import gin
 
@@ -69,14 +69,14 @@ class RunSettings:
     train_steps: int
     mesh_shape: Any
     layout_rules: Any
-    learning_rate_schedule: Union[Callable, float]
+    learning_rate_schedule: Callable | float
     optimizer: type
     save_checkpoints_steps: int
-    keep_checkpoint_max: Optional[int]
+    keep_checkpoint_max: int | None
     iterations_per_loop: int
     autostack: bool
-    init_checkpoint: Optional[str]
-    variable_filter: Optional[str]
+    init_checkpoint: str | None
+    variable_filter: str | None
     skip_seen_data: bool
     seed: int
 
@@ -127,12 +127,12 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str]) -> None:
     Raises:
       UserError: for a file that is not there, a name that gin does not know, or bad syntax.
     """
+    for file in gin_files:
+        _check_exists(file)
     _register_configurables()
     gin.clear_config()
     for path in _search_paths():
         gin.add_config_file_search_path(str(path))
-    for file in gin_files:
-        _check_exists(file)
     try:
         gin.parse_config_files_and_bindings(
             ["defaults.gin", *gin_files], list(gin_params), finalize_config=False
@@ -157,9 +157,11 @@ def _explain(error: Exception) -> str:
     unknown = re.search(r"No configurable matching '([^']*)'", message)
     if unknown:
         name = unknown.group(1).split("/")[-1]
-        known = {n.split(".")[-1] for n in gin.config._REGISTRY}  # noqa: SLF001
+        known = {n.split(".")[-1] for n in gin.config._REGISTRY}
         return f"{message}{nearest(name.split('.')[-1], known)}"
-    parameter = re.search(r"Configurable '([^']*)' doesn't have a parameter named '([^']*)'", message)
+    parameter = re.search(
+        r"Configurable '([^']*)' doesn't have a parameter named '([^']*)'", message
+    )
     if parameter:
         selector, name = parameter.groups()
         return f"{message}{nearest(name, _parameters(selector))}"
@@ -167,7 +169,7 @@ def _explain(error: Exception) -> str:
 
 
 def _parameters(selector: str) -> Iterable[str]:
-    wrapped = gin.config._REGISTRY.get_match(selector).wrapped  # noqa: SLF001
+    wrapped = gin.config._REGISTRY.get_match(selector).wrapped
     return inspect.signature(wrapped).parameters
 
 
@@ -305,9 +307,7 @@ def _comparable(config: str) -> list[str]:
     )
 
 
-def load(
-    model_dir: str, gin_files: Sequence[str] = (), gin_params: Sequence[str] = ()
-) -> None:
+def load(model_dir: str, gin_files: Sequence[str] = (), gin_params: Sequence[str] = ()) -> None:
     """Parses the configuration that a model_dir was trained with, then what is put on top.
 
     Raises:

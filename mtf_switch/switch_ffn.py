@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional, Union
 
 import gin
 import mesh_tensorflow as mtf
@@ -38,10 +37,10 @@ class SwitchFFN(transformer.TransformerLayer):
         self,
         num_experts: int = 8,
         hidden_size: int = 2048,
-        activation: Union[str, Sequence[str]] = "relu",
+        activation: str | Sequence[str] = "relu",
         expert_dropout_rate: float = 0.0,
-        capacity: Optional[ExpertCapacity] = None,
-        router: Optional[SwitchRouter] = None,
+        capacity: ExpertCapacity | None = None,
+        router: SwitchRouter | None = None,
     ):
         """Records the hyperparameters.
 
@@ -127,9 +126,7 @@ class SwitchFFN(transformer.TransformerLayer):
             x, [outer, mtf.Dimension(batch.name, groups), dimensions.group(size), model]
         )
 
-    def _sizes(
-        self, context: transformer.Context, tokens: int, cores: int
-    ) -> tuple[int, int]:
+    def _sizes(self, context: transformer.Context, tokens: int, cores: int) -> tuple[int, int]:
         """(G, S). While decoding nothing is dropped, so all tokens of a core are one group."""
         if _capacity_mode(context) == capacity_lib.DECODE:
             return ExpertCapacity(group_size=None).groups(tokens, cores)
@@ -138,7 +135,7 @@ class SwitchFFN(transformer.TransformerLayer):
 
     def _nonpadding(
         self, context: transformer.Context, x: mtf.Tensor, inputs: mtf.Tensor
-    ) -> Optional[mtf.Tensor]:
+    ) -> mtf.Tensor | None:
         """[O, G, S], 1 for tokens and 0 for padding; None where nothing says."""
         nonpadding = context.nonpadding
         if not isinstance(nonpadding, mtf.Tensor):
@@ -148,7 +145,10 @@ class SwitchFFN(transformer.TransformerLayer):
         return mtf.reshape(nonpadding, inputs.shape.dims[:-1])
 
     def _experts(
-        self, context: transformer.Context, expert_inputs: mtf.Tensor, experts: mtf.Dimension
+        self,
+        context: transformer.Context,
+        expert_inputs: mtf.Tensor,
+        experts: mtf.Dimension,
     ) -> mtf.Tensor:
         """Each expert's own feed-forward network: [O, E, G, C, M] to the same."""
         model = expert_inputs.shape.dims[-1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
-from typing import Optional
 
 COLUMNS = ("step", "seconds", "loss", "dropped_fraction")
 
@@ -26,7 +25,7 @@ class LoggedStep:
     step: int
     seconds: float
     loss: float
-    dropped_fraction: Optional[float]
+    dropped_fraction: float | None
 
 
 def read(model_dir: str) -> list[LoggedStep]:
@@ -60,7 +59,7 @@ class TrainLog:
         for logged in kept:
             self._writer.writerow(dataclasses.astuple(logged))
 
-    def append(self, step: int, seconds: float, loss: float, dropped: Optional[float]) -> None:
+    def append(self, step: int, seconds: float, loss: float, dropped: float | None) -> None:
         """Adds a step that took so many seconds."""
         self.seconds += seconds
         share = "" if dropped is None else f"{dropped:.5f}"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Optional
+from typing import Any
 
 from mtf_switch import checkpoints, data, estimator, run_config
 from mtf_switch.errors import UserError
 from mtf_switch.progress import LossIsNotFinite, ProgressHook
 
 
-def train(model_dir: str, cluster: Optional[Any] = None) -> int:
+def train(model_dir: str, cluster: Any | None = None) -> int:
     """Trains what the parsed gin configuration says, up to its number of steps.
 
     Args:

@@ -149,8 +149,7 @@ def pinned_names(requirements: Path) -> set[str]:
 def _extract(paths: Sequence[str]) -> Iterator[str]:
     """Yields the docstrings of many files in order, read by one process for each core."""
     runs = [
-        paths[start : start + _FILES_PER_RUN]
-        for start in range(0, len(paths), _FILES_PER_RUN)
+        paths[start : start + _FILES_PER_RUN] for start in range(0, len(paths), _FILES_PER_RUN)
     ]
     executor = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     # disable=None: no bar where standard error is not a terminal.

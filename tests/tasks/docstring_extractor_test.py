@@ -67,9 +67,7 @@ def test_what_is_no_prose_is_dropped(text, reason):
     assert not docstring_extractor.is_prose(text), reason
 
 
-@pytest.mark.parametrize(
-    "source", [b"def f(:", b'"""\x00"""', b"\xff", b"print 'python 2'"]
-)
+@pytest.mark.parametrize("source", [b"def f(:", b'"""\x00"""', b"\xff", b"print 'python 2'"])
 def test_a_file_that_does_not_parse_has_no_docstrings(source):
     assert docstring_extractor.docstrings_of(source) == []
 

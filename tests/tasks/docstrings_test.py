@@ -23,9 +23,7 @@ def install(site: Path, name: str, version: str, files: dict[str, str]) -> None:
         record.append(f"{path},,")
     info = site / f"{name}-{version}.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    )
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     (info / "RECORD").write_text("\n".join(record))
 
 
@@ -60,9 +58,7 @@ def test_docstrings_come_by_package_and_file_without_importing_or_reading_tests(
     assert found == [PROSE.format(name) for name in ("latest", "b", "a")]
 
 
-def test_order_does_not_depend_on_how_the_files_are_shared_out(
-    site, requirements, monkeypatch
-):
+def test_order_does_not_depend_on_how_the_files_are_shared_out(site, requirements, monkeypatch):
     source = Docstrings(requirements, (str(site),))
     in_one_run = list(source.documents())
     monkeypatch.setattr(docstrings, "_FILES_PER_RUN", 1)

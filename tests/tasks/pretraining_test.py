@@ -115,9 +115,7 @@ def test_full_segments_fill_the_inputs_and_fit_the_targets(in_stored_order):
     assert last["inputs"].size <= 128
 
 
-@pytest.mark.parametrize(
-    ("inputs", "targets"), [(64, 14), (128, 29), (256, 58), (512, 114)]
-)
+@pytest.mark.parametrize(("inputs", "targets"), [(64, 14), (128, 29), (256, 58), (512, 114)])
 def test_length_of_targets(inputs, targets):
     """T5's own 512 and 114; by hand for 128: 141 tokens, 21 of them noise, 7 spans."""
     assert targets_length(inputs) == targets
@@ -220,9 +218,7 @@ def test_prepare_makes_what_a_task_or_a_mixture_needs(corpus, registry, cache):
 
 def test_an_unknown_task_is_a_user_error_with_near_names(registry):
     tasks.register()
-    with pytest.raises(
-        UserError, match=r"'embeded_text'.*nearest names are: embedded_text"
-    ):
+    with pytest.raises(UserError, match=r"'embeded_text'.*nearest names are: embedded_text"):
         tasks.prepare("embeded_text")
     with pytest.raises(UserError, match=r"text_files\.files = 'books/\*\.txt'"):
         tasks.prepare("text_files")

@@ -254,9 +254,7 @@ def test_several_at_once_all_get_the_corpus(corpus, cache):
 def test_too_little_text_is_a_user_error_with_what_was_found(cache, tmp_path, make_text):
     (tmp_path / "small.txt").write_text(make_text(1_500) + "\n\n" + make_text(1_500))
     corpus = TextCorpus("fake", (f"{tmp_path}/*.txt",))
-    message = (
-        r"at least 100,000 characters of distinct text; there are [\d,]+ in \d .*1 files"
-    )
+    message = r"at least 100,000 characters of distinct text; there are [\d,]+ in \d .*1 files"
     with pytest.raises(UserError, match=message):
         corpus.prepare()
     assert list(cache.iterdir()) == []
@@ -267,9 +265,7 @@ def test_packages_that_are_not_installed_are_a_user_error(cache, tmp_path, monke
     requirements.write_text("absent==1.0\n")
     nothing = functools.partial(Docstrings, requirements, (str(tmp_path),))
     monkeypatch.setattr(text_corpus, "Docstrings", nothing)
-    with pytest.raises(
-        UserError, match=r"there are 0 in 0 .*requirements.txt.*make install"
-    ):
+    with pytest.raises(UserError, match=r"there are 0 in 0 .*requirements.txt.*make install"):
         TextCorpus("embedded").prepare()
 
 

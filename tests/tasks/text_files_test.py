@@ -57,9 +57,7 @@ def test_identity_depends_on_the_contents_and_not_on_the_names(tmp_path):
 
 
 def test_a_pattern_without_files_is_a_user_error(tmp_path):
-    with pytest.raises(
-        UserError, match=r"No file matches '.*\*\.txt' \(looked from .*quotes"
-    ):
+    with pytest.raises(UserError, match=r"No file matches '.*\*\.txt' \(looked from .*quotes"):
         TextFiles((f"{tmp_path}/*.txt",)).paths()
 
 
@@ -75,9 +73,7 @@ def test_a_folder_is_a_user_error_that_shows_the_glob(tmp_path):
         ("text".encode("utf-16"), r"byte 0xff at offset 0 .*iconv -f UTF-16 -t UTF-8"),
     ],
 )
-def test_bytes_that_are_not_utf8_are_located_with_a_way_to_convert(
-    tmp_path, content, message
-):
+def test_bytes_that_are_not_utf8_are_located_with_a_way_to_convert(tmp_path, content, message):
     (tmp_path / "bad.txt").write_bytes(content)
     with pytest.raises(UserError, match=r"bad\.txt is not utf-8: " + message):
         list(TextFiles((f"{tmp_path}/bad.txt",)).documents())

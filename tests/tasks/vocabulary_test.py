@@ -50,9 +50,7 @@ def test_too_many_pieces_is_a_user_error_that_names_a_number_that_works():
 
 def test_an_alphabet_larger_than_the_vocabulary_is_a_user_error():
     lines = ["".join(chr(0x4E00 + 40 * row + i) for i in range(40)) for row in range(10)]
-    with pytest.raises(
-        UserError, match=r"vocab_size is 256\. Set vocab_size to at least 40\d"
-    ):
+    with pytest.raises(UserError, match=r"vocab_size is 256\. Set vocab_size to at least 40\d"):
         train_vocabulary(lines * 10, 4_000, vocab_size=256)
 
 
