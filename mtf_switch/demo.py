@@ -160,8 +160,9 @@ def _train_and_evaluate(name: str, model_dir: str, minutes: float, seed: int) ->
 
     log = train_log.read(model_dir)
     seconds = {logged.step: logged.seconds for logged in log}
+    batches = data.in_memory(data.eval_input_fn(settings, "validation", EVAL_BATCHES))
     evaluations = [
-        evaluation.evaluate(model_dir, batches=EVAL_BATCHES, checkpoint=path)
+        evaluation.evaluate(model_dir, checkpoint=path, input_fn=batches)
         for path in checkpoints.all_of(model_dir)
         if checkpoints.step_of(path) in seconds
     ]

@@ -112,12 +112,33 @@ def _model_fn(
     if mode == tf.estimator.ModeKeys.EVAL and sums:
         return _with(spec, eval_metrics=_with_router_metrics(spec.eval_metrics, sums))
     if mode == tf.estimator.ModeKeys.TRAIN:
+        _count_step_last(spec.train_op)
         if isinstance(spec, tpu_estimator.TPUEstimatorSpec):
             return _with(spec, host_call=_summaries_host_call(model_dir, sums))
         _summarise(sums)
         hooks = (*make_hooks(spec.loss), *spec.training_chief_hooks)
         return _with(spec, training_chief_hooks=hooks)
     return spec
+
+
+def _count_step_last(train_op: tf.Operation) -> None:
+    """Makes the global step wait for the other updates of a training step.
+
+    Upstream counts it up at any moment of the step, while the learning rate, Adafactor's
+    decay and all noise read it: whether they see n or n + 1 would be chance.
+    """
+    updates = _leaves(train_op)
+    step = tf.train.get_global_step().handle
+    counting = [op for op in updates if step in op.inputs]
+    for count in counting:
+        count._add_control_inputs([op for op in updates if op not in counting])
+
+
+def _leaves(group: tf.Operation) -> list[tf.Operation]:
+    """The operations of a `tf.group`, which groups them once more by device."""
+    if group.type != "NoOp":
+        return [group]
+    return [leaf for part in group.control_inputs for leaf in _leaves(part)]
 
 
 def _with(spec: Any, **fields: Any) -> Any:

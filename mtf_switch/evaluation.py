@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 from mtf_switch import checkpoints, data, estimator, run_config
@@ -43,6 +44,7 @@ def evaluate(
     batches: int | None = None,
     cluster: Any | None = None,
     checkpoint: str | None = None,
+    input_fn: Callable | None = None,
 ) -> Evaluation:
     """Evaluates a checkpoint of a model_dir, whose configuration is parsed.
 
@@ -52,6 +54,7 @@ def evaluate(
       batches: at most so many; None is the whole split.
       cluster: a TPUClusterResolver; None evaluates on this machine.
       checkpoint: path of one; the latest by default.
+      input_fn: gives the batches, in place of the task's own; see `data.in_memory`.
 
     Returns:
       The Evaluation.
@@ -63,7 +66,7 @@ def evaluate(
     vocabulary = data.prepare(settings.task)
     checkpoint = checkpoint or checkpoints.find(model_dir)
     runner = estimator.build(settings, vocabulary, model_dir, cluster)
-    input_fn = data.eval_input_fn(settings, split, batches)
+    input_fn = input_fn or data.eval_input_fn(settings, split, batches)
     with checkpoints.explained(model_dir):
         results = runner.evaluate(
             input_fn, steps=batches, checkpoint_path=checkpoint, name=split
