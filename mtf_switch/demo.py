@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run(options.output_dir, options.minutes, options.seed)
     except UserError as error:
-        print(f"demo: {error}", file=sys.stderr)
+        print(f"demo: {error} (--output_dir names another folder.)", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Stopped. The same command continues.", file=sys.stderr)

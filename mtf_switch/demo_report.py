@@ -111,7 +111,7 @@ def write(output_dir: str, results: list[demo.ModelResult], command: str, took: 
             f"| {d.step} | {d.seconds:.1f} | {d.neg_log_perplexity:.4f} | {s.seconds:.1f} | "
             f"{s.neg_log_perplexity:.4f} |"
         )
-    lines += ["", f"Made by `{command}` in {took:.0f} s on {demo.machine()}.", ""]
+    lines += ["", f"Made by `{command}`, which took {took:.0f} s, on {demo.machine()}.", ""]
     with open(os.path.join(output_dir, "report.md"), "w", encoding="utf-8") as file:
         file.write("\n".join(lines))
 
