@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -108,11 +108,12 @@ def eval_input_fn(settings: RunSettings, split: str, batches: int | None):
     def input_fn(params=None):
         del params
         combined = None
-        for dataset in datasets:
-            examples = dataset.dataset_fn(sequence_length=settings.sequence_length).map(
-                _only_model_features
-            )
-            combined = examples if combined is None else combined.concatenate(examples)
+        with _without_graph_seed():
+            for dataset in datasets:
+                examples = dataset.dataset_fn(sequence_length=settings.sequence_length).map(
+                    _only_model_features
+                )
+                combined = examples if combined is None else combined.concatenate(examples)
         batched = combined.batch(settings.batch_size, drop_remainder=False)
         if batches is not None:
             batched = batched.take(batches)
@@ -120,6 +121,21 @@ def eval_input_fn(settings: RunSettings, split: str, batches: int | None):
         return padded.prefetch(tf.data.experimental.AUTOTUNE)
 
     return input_fn
+
+
+@contextlib.contextmanager
+def _without_graph_seed() -> Iterator[None]:
+    """Lets a task's own seed decide alone what is in it.
+
+    tf.data mixes it with the graph's, which is the run's: runs of two seeds would be
+    evaluated on different examples.
+    """
+    graph = tf.get_default_graph()
+    seed, graph.seed = graph.seed, None
+    try:
+        yield
+    finally:
+        graph.seed = seed
 
 
 def in_memory(input_fn: Callable) -> Callable:

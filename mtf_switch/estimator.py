@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any, Callable
 
 import numpy as np
@@ -15,6 +17,8 @@ from mtf_switch import initialization, model, router_metrics
 from mtf_switch.run_config import RunSettings
 
 _EVAL_PREFIX = "router/"
+# A feature of prediction, [B] int32: which batch this is.
+BATCH_NUMBER = "batch_number"
 
 
 def build(
@@ -106,7 +110,8 @@ def _model_fn(
 ) -> Any:
     """Mesh TF's model function, plus the initial scale, the routers' metrics and hooks."""
     getter = initialization.scaled_getter(initialization.init_scale())
-    with tf.variable_scope(tf.get_variable_scope(), custom_getter=getter):
+    scope = tf.variable_scope(tf.get_variable_scope(), custom_getter=getter)
+    with scope, model.explained(), _noise_of_batch(features.pop(BATCH_NUMBER, None)):
         spec = upstream_model_fn(features, labels, mode, params)
     sums = router_metrics.recorded(tf.get_default_graph())
     if mode == tf.estimator.ModeKeys.EVAL and sums:
@@ -119,6 +124,19 @@ def _model_fn(
         hooks = (*make_hooks(spec.loss), *spec.training_chief_hooks)
         return _with(spec, training_chief_hooks=hooks)
     return spec
+
+
+@contextlib.contextmanager
+def _noise_of_batch(number: tf.Tensor | None) -> Iterator[None]:
+    """Gives each batch of a prediction noise of its own: to the noise it is a later step."""
+    steps = tf.get_collection_ref(tf.GraphKeys.GLOBAL_STEP)
+    before = list(steps)
+    if number is not None:
+        steps[:] = [tf.train.get_global_step() + tf.cast(number[0], tf.int64)]
+    try:
+        yield
+    finally:
+        steps[:] = before
 
 
 def _count_step_last(train_op: tf.Operation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,15 +30,26 @@ def build(settings: RunSettings, vocabulary: Any) -> Any:
       UserError: for what upstream would swallow, or would fail on long after.
     """
     check_layer_specifications()
-    model = utils.build_model(
-        model_type=settings.model_type,
-        input_vocab_size=utils.inputs_vocabulary(vocabulary).vocab_size,
-        output_vocab_size=utils.targets_vocabulary(vocabulary).vocab_size,
-        layout_rules=settings.layout_rules,
-        mesh_shape=settings.mesh_shape,
-    )
+    with explained():
+        model = utils.build_model(
+            model_type=settings.model_type,
+            input_vocab_size=utils.inputs_vocabulary(vocabulary).vocab_size,
+            output_vocab_size=utils.targets_vocabulary(vocabulary).vocab_size,
+            layout_rules=settings.layout_rules,
+            mesh_shape=settings.mesh_shape,
+        )
     check(model, settings)
     return model
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turns the ValueErrors with which Mesh TF refuses a configuration into UserErrors."""
+    try:
+        yield
+    except ValueError as error:
+        message = str(error).split("\n  In call to configurable")[0]
+        raise UserError(f"The model cannot be built as configured: {message}") from error
 
 
 def check_layer_specifications() -> None:

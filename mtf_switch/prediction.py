@@ -47,7 +47,7 @@ def predict(
             _input_fn(features, settings.batch_size), checkpoint_path=checkpoint
         )
         decoded = [targets.decode([int(i) for i in result["outputs"]]) for result in results]
-    _write_lines(output_file, [text.replace("\n", " ") for text in decoded[: len(lines)]])
+    _write_lines(output_file, [" ".join(text.splitlines()) for text in decoded[: len(lines)]])
 
 
 def score(
@@ -106,14 +106,17 @@ def read_lines(path: str) -> list[str]:
       UserError: if it is missing, empty or not utf-8.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().splitlines()
+        with open(path, encoding="utf-8-sig") as file:
+            # Not splitlines(), which also splits at form feeds and the like.
+            lines = file.read().split("\n")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not utf-8 (byte {error.start}). Convert it: iconv -t utf-8 {path}"
         ) from error
+    if lines[-1] == "":
+        lines.pop()
     if not lines:
         raise UserError(f"{path} has no lines, so there is nothing to do.")
     return lines
@@ -143,6 +146,7 @@ def _input_fn(features: dict[str, np.ndarray], batch_size: int):
     rows = len(features["inputs"])
     missing = -rows % batch_size
     padded = {k: np.pad(v, [(0, missing), (0, 0)]) for k, v in features.items()}
+    padded[estimator.BATCH_NUMBER] = np.arange(rows + missing, dtype=np.int32) // batch_size
 
     def input_fn(params):
         del params

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -9,8 +10,9 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Callable
 
 import gin
@@ -29,6 +31,18 @@ MAY_CHANGE = (
     "run.layout_rules",
     "Bitransformer.decode",
     "mesh_eval_dataset_fn",
+)
+
+
+# What gin raises for a mistake in its input.
+_GIN_ERRORS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    SyntaxError,
+    OSError,
+    AttributeError,
+    TokenError,
 )
 
 
@@ -133,12 +147,33 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str]) -> None:
     gin.clear_config()
     for path in _search_paths():
         gin.add_config_file_search_path(str(path))
-    try:
+    with _explained("The gin files cannot be read: "):
         gin.parse_config_files_and_bindings(
-            ["defaults.gin", *gin_files], list(gin_params), finalize_config=False
+            ["defaults.gin", *gin_files], [], finalize_config=False
         )
-    except (ValueError, TypeError, KeyError, SyntaxError, OSError, AttributeError) as error:
-        raise UserError(_explain(error)) from error
+    for param in gin_params:
+        with _explained(f"--gin_param={param!r}: "):
+            gin.parse_config(param)
+    _check_macros(gin_params)
+
+
+def _check_macros(gin_params: Sequence[str]) -> None:
+    """Refuses macros that are used and not bound, or bound by the user and not used.
+
+    To gin `num_expert = 16` is a macro of that name, which nothing has to use.
+    """
+    config = gin.config_str(max_line_length=1000)
+    used = set(re.findall(r"%(\w+)", config))
+    bound = set(re.findall(r"^(\w+) = ", config, re.MULTILINE))
+    for name in sorted(used - bound - {"MIXTURE_NAME"}):
+        raise UserError(f"%{name} is used, but nothing binds {name}.{nearest(name, bound)}")
+    for param in gin_params:
+        name = param.split("=")[0].strip()
+        if re.fullmatch(r"\w+", name) and name not in used:
+            raise UserError(
+                f"--gin_param={param!r} has no effect: nothing uses %{name}."
+                f"{nearest(name, used)} A parameter is bound as function.parameter = value."
+            )
 
 
 def _check_exists(file: str) -> None:
@@ -151,13 +186,24 @@ def _check_exists(file: str) -> None:
     )
 
 
+@contextlib.contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Turns gin's errors into UserErrors that start with `where`."""
+    try:
+        yield
+    except _GIN_ERRORS as error:
+        raise UserError(where + _explain(error)) from error
+
+
 def _explain(error: Exception) -> str:
     """Gin's message, with the nearest names where a name is unknown."""
-    message = " ".join(str(error).split())
-    unknown = re.search(r"No configurable matching '([^']*)'", message)
+    text = error.args[0] if isinstance(error, TokenError) else str(error)
+    # A KeyError's text is in quotes.
+    message = " ".join(text.split("In bindings string")[0].split()).strip('"')
+    unknown = re.search(r"No configurable matching (?:reference )?'@?([^'()]*)", message)
     if unknown:
         name = unknown.group(1).split("/")[-1]
-        known = {n.split(".")[-1] for n in gin.config._REGISTRY}
+        known = {n.split(".")[-1] for n, _ in gin.config._REGISTRY.items()}
         return f"{message}{nearest(name.split('.')[-1], known)}"
     parameter = re.search(
         r"Configurable '([^']*)' doesn't have a parameter named '([^']*)'", message
@@ -165,7 +211,9 @@ def _explain(error: Exception) -> str:
     if parameter:
         selector, name = parameter.groups()
         return f"{message}{nearest(name, _parameters(selector))}"
-    return f"The gin configuration cannot be read: {message}"
+    if message.startswith("Ambiguous selector"):
+        return f"{message} Write one of these names."
+    return message
 
 
 def _parameters(selector: str) -> Iterable[str]:
@@ -262,6 +310,8 @@ def text() -> str:
 def save_or_compare(model_dir: str) -> None:
     """Keeps the configuration of a model_dir, and refuses one that differs from it.
 
+    What a run left that ended before its first checkpoint is replaced.
+
     Args:
       model_dir: made if it is not there.
 
@@ -273,7 +323,7 @@ def save_or_compare(model_dir: str) -> None:
 
     path = os.path.join(model_dir, "config.gin")
     new = text()
-    if not tf.io.gfile.exists(path):
+    if not tf.io.gfile.exists(path) or tf.train.latest_checkpoint(model_dir) is None:
         try:
             tf.io.gfile.makedirs(model_dir)
             with tf.io.gfile.GFile(path, "w") as file:

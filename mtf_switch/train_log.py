@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import os
@@ -34,15 +35,17 @@ def read(model_dir: str) -> list[LoggedStep]:
     if not os.path.exists(path):
         return []
     with open(path, newline="", encoding="utf-8") as file:
-        return [
-            LoggedStep(
-                int(row["step"]),
-                float(row["seconds"]),
-                float(row["loss"]),
-                float(row["dropped_fraction"]) if row["dropped_fraction"] else None,
-            )
-            for row in csv.DictReader(file)
-        ]
+        # A full disk may have cut the last line off.
+        lines = [line for line in file if line.endswith("\n")]
+    return [
+        LoggedStep(
+            int(row["step"]),
+            float(row["seconds"]),
+            float(row["loss"]),
+            float(row["dropped_fraction"]) if row["dropped_fraction"] else None,
+        )
+        for row in csv.DictReader(lines)
+    ]
 
 
 class TrainLog:
@@ -53,20 +56,21 @@ class TrainLog:
         kept = [logged for logged in read(model_dir) if logged.step <= start]
         self.seconds = kept[-1].seconds if kept else 0.0
         path = os.path.join(model_dir, "train_log.csv")
-        self._file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115
+        # Whole or not at all: a run may be killed at any moment.
+        with open(path + ".part", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([COLUMNS, *map(dataclasses.astuple, kept)])
+        os.replace(path + ".part", path)
+        # Line by line on the disk.
+        self._file = open(path, "a", buffering=1, newline="", encoding="utf-8")  # noqa: SIM115
         self._writer = csv.writer(self._file)
-        self._writer.writerow(COLUMNS)
-        for logged in kept:
-            self._writer.writerow(dataclasses.astuple(logged))
 
     def append(self, step: int, seconds: float, loss: float, dropped: float | None) -> None:
         """Adds a step that took so many seconds."""
         self.seconds += seconds
         share = "" if dropped is None else f"{dropped:.5f}"
         self._writer.writerow((step, f"{self.seconds:.4f}", f"{loss:.5f}", share))
-        if step % 10 == 0:
-            self._file.flush()
 
     def close(self) -> None:
-        """Writes what is left."""
-        self._file.close()
+        """Closes the file; that its disk is full, the step that met it has said."""
+        with contextlib.suppress(OSError):
+            self._file.close()

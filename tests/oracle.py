@@ -1,0 +1,230 @@
+"""The Switch layer once more, as the paper tells it: NumPy, plain loops, float64.
+
+Letters as in `mtf_switch.dimensions`: G groups, S tokens per group, M model, E experts,
+C capacity, F hidden. Copies of the experts (O) are just more groups.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Routing:
+    """What becomes of each token: arrays [G, S], and the probabilities [G, S, E].
+
+    Padding has no expert: its expert_index and position_in_expert are -1, its gate is 0.
+    """
+
+    expert_index: np.ndarray
+    position_in_expert: np.ndarray
+    kept: np.ndarray
+    gate: np.ndarray
+    probs: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """What the layer gives: y [G, S, M], the loss times alpha, and the metrics' sums."""
+
+    y: np.ndarray
+    aux_loss: float
+    sums: np.ndarray
+    routing: Routing
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over one token's experts."""
+    exps = np.exp(logits - logits.max())
+    return exps / exps.sum()
+
+
+def route(
+    x: np.ndarray, w_r: np.ndarray, capacity: int, nonpadding: np.ndarray | None = None
+) -> Routing:
+    """Equations 1 and 3: x [G, S, M] through the router w_r [M, E], C slots an expert."""
+    groups, tokens, _ = x.shape
+    experts = w_r.shape[1]
+    expert_index = np.full((groups, tokens), -1)
+    position_in_expert = np.full((groups, tokens), -1)
+    kept = np.zeros((groups, tokens), bool)
+    gate = np.zeros((groups, tokens))
+    probs = np.zeros((groups, tokens, experts))
+    for g in range(groups):
+        chosen_so_far = [0] * experts
+        for s in range(tokens):
+            probs[g, s] = softmax(x[g, s] @ w_r)
+            if nonpadding is not None and not nonpadding[g, s]:
+                continue
+            expert = int(np.argmax(probs[g, s]))
+            expert_index[g, s] = expert
+            gate[g, s] = probs[g, s, expert]
+            position_in_expert[g, s] = chosen_so_far[expert]
+            kept[g, s] = chosen_so_far[expert] < capacity
+            chosen_so_far[expert] += 1
+    return Routing(expert_index, position_in_expert, kept, gate, probs)
+
+
+def load_balance_loss(
+    probs: np.ndarray, nonpadding: np.ndarray | None = None, padding: str = "masked"
+) -> float:
+    """Equations 4 to 6 without alpha: E * sum_i f_i P_i per group, then the mean.
+
+    "masked": f and P over the real tokens of a group; groups without any do not count.
+    "upstream" (Mesh TF's moe.py): f over all positions, padding too; P over all positions,
+    then times the share of real ones.
+    """
+    groups, tokens, experts = probs.shape
+    losses = []
+    for g in range(groups):
+        real = [s for s in range(tokens) if nonpadding is None or nonpadding[g, s]]
+        counted = real if padding == "masked" else range(tokens)
+        if not counted:
+            continue
+        f = np.zeros(experts)
+        p = np.zeros(experts)
+        for s in counted:
+            f[np.argmax(probs[g, s])] += 1 / len(counted)
+            p += probs[g, s] / len(counted)
+        share = len(real) / tokens if padding == "upstream" else 1.0
+        losses.append(experts * sum(f * p) * share)
+    return float(np.mean(losses)) if losses else 0.0
+
+
+def figure_14_loss(probs: np.ndarray) -> float:
+    """Appendix F's pseudo-code: mean over groups and experts of f * P, times E^2."""
+    experts = probs.shape[-1]
+    expert_mask = np.eye(experts)[probs.argmax(-1)]
+    density_1, density_1_proxy = expert_mask.mean(1), probs.mean(1)
+    return float(np.mean(density_1_proxy * density_1) * experts**2)
+
+
+def activate(name: str, h: np.ndarray) -> np.ndarray:
+    """Mesh TF's activations; its gelu is the one with tanh."""
+    if name == "linear":
+        return h
+    if name == "relu":
+        return np.maximum(h, 0.0)
+    if name == "gelu":
+        return h * 0.5 * (1.0 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
+    raise ValueError(name)
+
+
+def expert(
+    x: np.ndarray, wi: Sequence[np.ndarray], wo: np.ndarray, activations: Sequence[str]
+) -> np.ndarray:
+    """One expert on one token: x [M], each of wi [M, F], wo [F, M]."""
+    hidden = np.ones(wo.shape[0])
+    for name, kernel in zip(activations, wi):
+        hidden = hidden * activate(name, x @ kernel)
+    return hidden @ wo
+
+
+def switch_layer(
+    x: np.ndarray,
+    w_r: np.ndarray,
+    wi: Sequence[np.ndarray],
+    wo: np.ndarray,
+    *,
+    capacity: int,
+    activations: Sequence[str] = ("relu",),
+    nonpadding: np.ndarray | None = None,
+    padding: str = "masked",
+    alpha: float = 0.01,
+) -> Layer:
+    """Figure 16: x [G, S, M]; w_r [M, E]; each of wi [E, M, F]; wo [E, F, M].
+
+    A kept token's output is its gate times its expert's output (equation 2); that of a
+    dropped token, or of padding, is zero.
+    """
+    groups, tokens, _ = x.shape
+    routing = route(x, w_r, capacity, nonpadding)
+    y = np.zeros_like(x)
+    for g in range(groups):
+        for s in range(tokens):
+            if routing.kept[g, s]:
+                e = routing.expert_index[g, s]
+                own = [kernel[e] for kernel in wi]
+                y[g, s] = routing.gate[g, s] * expert(x[g, s], own, wo[e], activations)
+    aux_loss = alpha * load_balance_loss(routing.probs, nonpadding, padding)
+    return Layer(y, aux_loss, router_sums(routing, aux_loss), routing)
+
+
+def router_sums(routing: Routing, aux_loss: float) -> np.ndarray:
+    """[5 + E]: tokens, dropped, entropy in nats, gate, aux_loss * tokens, counts."""
+    experts = routing.probs.shape[-1]
+    sums = np.zeros(5 + experts)
+    for g, s in np.argwhere(routing.expert_index >= 0):
+        p = routing.probs[g, s]
+        sums[0] += 1
+        sums[1] += not routing.kept[g, s]
+        sums[2] -= sum(p[i] * np.log(p[i]) for i in range(experts) if p[i] > 0)
+        sums[3] += routing.gate[g, s]
+        sums[5 + routing.expert_index[g, s]] += 1
+    sums[4] = aux_loss * sums[0]
+    return sums
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Kernels in float64: w_r [M, E], each of wi [E, M, F], wo [E, F, M]."""
+
+    w_r: np.ndarray
+    wi: tuple[np.ndarray, ...]
+    wo: np.ndarray
+
+    @classmethod
+    def draw(cls, rng, model: int, experts: int, hidden: int, factors: int = 1) -> Weights:
+        """Normal, scaled so that logits, hidden units and outputs are of the order of 1.
+
+        They are rounded to float32, so that the layer gets the very same numbers.
+        """
+
+        def normal(*shape):
+            return rng.standard_normal(shape).astype(np.float32).astype(np.float64)
+
+        return cls(
+            2 * normal(model, experts) / 2 ** round(np.log2(model) / 2),
+            tuple(
+                normal(experts, model, hidden) / 2 ** round(np.log2(model) / 2)
+                for _ in range(factors)
+            ),
+            normal(experts, hidden, model) / 2 ** round(np.log2(hidden) / 2),
+        )
+
+    def variables(self) -> dict[str, np.ndarray]:
+        """By the names of the layer's variables."""
+        names = ["wi"] if len(self.wi) == 1 else [f"wi_{i}" for i in range(len(self.wi))]
+        kernels = dict(zip(names, self.wi), switch_gating=self.w_r, wo=self.wo)
+        return {f"{name}/kernel": kernel for name, kernel in kernels.items()}
+
+
+def tokens_with_clear_choices(
+    rng, shape: Sequence[int], w_r: np.ndarray, margin: float = 1e-3, skew: float = 0.0
+) -> np.ndarray:
+    """Normal x [..., M] whose two largest logits differ by more than `margin`.
+
+    The argmax is then the same in float32 and float64.
+
+    Args:
+      rng: np.random.Generator.
+      shape: of x.
+      w_r: [M, E], whose choice is to be clear.
+      margin: between the two largest logits, whose float32 errors are about 1e-6.
+      skew: from 0, each token for itself, to 1, all tokens alike: it makes experts overflow.
+    """
+    experts = w_r.shape[1]
+    common = rng.standard_normal(shape[-1])
+    x = np.empty(shape)
+    for index in np.ndindex(*shape[:-1]):
+        while True:
+            token = skew * common + (1 - skew) * rng.standard_normal(shape[-1])
+            token = token.astype(np.float32).astype(np.float64)
+            logits = np.sort(token @ w_r)
+            if experts == 1 or logits[-1] - logits[-2] > margin:
+                break
+        x[index] = token
+    return x

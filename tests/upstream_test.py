@@ -1,0 +1,366 @@
+"""Each repair of the upstream packages: the fault without it, and the cure with it.
+
+What depends on the order of imports runs in processes of its own; they take some seconds
+each, so one process checks several things.
+"""
+
+import copy
+import importlib.util
+import json
+import logging
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+import textwrap
+
+import gin
+import mesh_harness
+import mesh_tensorflow as mtf
+import numpy as np
+import pytest
+import seqio
+import tensorflow.compat.v1 as tf
+from mesh_harness import noise
+from mesh_tensorflow.transformer import utils
+
+from mtf_switch import upstream
+from mtf_switch.switch_ffn import SwitchFFN
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Speaks as upstream does. Only the last line is an error.
+SPEAK = """
+    import warnings
+    import absl.logging
+    import tensorflow.compat.v1 as tf
+    warnings.warn("old, says Python", DeprecationWarning)
+    absl.logging.info("much ado, says absl")
+    tf.logging.warning("soon to go, says TensorFlow")
+    tf.logging.error("a real error")
+"""
+
+# Prints the noise of a step and what is repaired.
+REPORT = """
+    import json
+    import mesh_harness
+    import mesh_tensorflow as mtf
+    import mesh_tensorflow.transformer.utils
+    print(json.dumps({
+        "noise": mesh_harness.noise(step=3).tolist(),
+        "Print": mesh_tensorflow.transformer.utils.tf.Print.__module__,
+        "random": mtf.placement_mesh_impl.PlacementMeshImpl.random.__module__,
+        "microbatches": mtf.serialize_training_step.__module__,
+    }))
+"""
+REPAIRED = {
+    "Print": "mtf_switch.upstream",
+    "random": "mtf_switch.upstream",
+    "microbatches": "mtf_switch.router_metrics",
+}
+
+
+def run_python(*code):
+    """Runs code in a new process; returns its standard output and its standard error."""
+    env = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    # Python salts its hashes anew in each process unless it is told not to.
+    env.pop("PYTHONHASHSEED", None)
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", "\n".join(map(textwrap.dedent, code))],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+# ---- how and when repairs are made
+
+
+def test_importing_the_package_is_cheap_and_arranges_the_repairs_once():
+    run_python("""
+        import sys
+        import mtf_switch
+        heavy = {"tensorflow", "mesh_tensorflow", "t5", "seqio", "gin", "numpy", "absl"}
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+        finders = len(sys.meta_path)
+        mtf_switch.upstream.repair_on_import()
+        assert len(sys.meta_path) == finders
+    """)
+
+
+def test_mesh_tensorflow_imports_after_the_package_even_where_it_failed_before():
+    out, err = run_python(
+        """
+        try:
+            import mesh_tensorflow
+        except AttributeError as error:
+            assert "register_tensor_conversion_function" in str(error)
+        else:
+            raise SystemExit("Mesh TensorFlow imports without the repair: drop the repair.")
+        import mtf_switch
+        import mesh_tensorflow
+        """,
+        REPORT,
+        SPEAK,
+    )
+    report = json.loads(out)
+    # Salted hashes and random seeds of this process and of that one.
+    np.testing.assert_array_equal(report.pop("noise"), noise(step=3))
+    assert report == REPAIRED
+    # The silence of the next test is not for lack of noise.
+    for line in ("old, says Python", "soon to go, says TensorFlow", "a real error", "oneDNN"):
+        assert line in err
+
+
+def test_packages_that_a_user_made_importable_and_imported_first_are_repaired_too():
+    out, _ = run_python(
+        """
+        from tensorflow.python.framework import ops, tensor_conversion_registry
+        ours = tensor_conversion_registry.register_tensor_conversion_function
+        ops.register_tensor_conversion_function = ours
+        import gin.resource_reader
+        import logging
+        import mesh_tensorflow.transformer.utils
+        assert gin.resource_reader.logging is logging
+        assert mesh_tensorflow.transformer.utils.tf.Print.__module__.startswith("tensorflow")
+        import mtf_switch
+        assert gin.resource_reader.logging is not logging
+        """,
+        REPORT,
+    )
+    report = json.loads(out)
+    np.testing.assert_array_equal(report.pop("noise"), noise(step=3))
+    assert report == REPAIRED
+
+
+def test_t5_models_import_without_torch_and_quiet_logs_shows_errors_alone():
+    out, err = run_python(
+        """
+        import sys
+        import mtf_switch
+        from mtf_switch import upstream
+        upstream.quiet_logs()
+
+        repair = upstream.BEFORE_IMPORT.pop("t5.models")
+        try:
+            import t5.models
+        except ImportError as error:
+            assert error.name == "torch", error
+        else:
+            raise SystemExit("t5.models imports without torch: drop the repair.")
+        upstream.BEFORE_IMPORT["t5.models"] = repair
+
+        import t5.models
+        assert "torch" not in sys.modules
+        assert t5.models.MtfModel
+        try:
+            t5.models.HfPyTorchModel("a name", "a directory", "a device")
+        except ImportError as error:
+            print(error)
+        """,
+        SPEAK,
+    )
+    assert out.strip() == (
+        "t5.models.HfPyTorchModel needs torch, which mtf_switch does not install."
+    )
+    (line,) = err.strip().splitlines()
+    assert line.endswith("a real error")
+
+
+def test_every_repair_is_one_that_this_file_takes_out():
+    # Add a test of the fault and the cure here before adding a repair there.
+    assert set(upstream.BEFORE_IMPORT.values()) == {
+        upstream.restore_register_tensor_conversion_function,
+        upstream.stand_in_for_torch_model,
+    }
+    assert set(upstream.AFTER_IMPORT.values()) == {
+        upstream.hush_gin_lookups,
+        upstream.carry_metrics_out_of_microbatches,
+        upstream.make_random_reproducible,
+        upstream.silence_step_print,
+    }
+
+
+# ---- gin's complaints, the step's print, decoding
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+def test_gin_reports_no_error_for_a_place_without_the_file(monkeypatch, caplog, repaired):
+    if not repaired:
+        monkeypatch.setattr(gin.resource_reader, "logging", logging)
+    assert not gin.resource_reader.system_path_file_exists("no/such/place.gin")
+    assert ("Path not found" in caplog.text) == (not repaired)
+
+
+def test_gin_still_fails_for_a_file_that_is_nowhere():
+    with pytest.raises(OSError, match=r"no/such/place\.gin"):
+        gin.parse_config_file("no/such/place.gin")
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+def test_a_step_prints_nothing(monkeypatch, capfd, repaired):
+    if not repaired:
+        monkeypatch.setattr(utils, "tf", tf)
+    with tf.Graph().as_default(), tf.Session() as session:
+        # As utils.py does with the loss of every step on a CPU.
+        loss = utils.tf.Print(tf.constant(1.5), [tf.constant(7)], "step, tf_loss")
+        assert session.run(loss) == 1.5
+    assert ("step, tf_loss[7]" in capfd.readouterr().err) == (not repaired)
+
+
+def test_the_rest_of_tensorflow_stays_as_it_is_for_utils():
+    assert utils.tf.constant is tf.constant
+    assert utils.tf.estimator is tf.estimator
+
+
+def test_a_host_decoded_vocabulary_hides_decode_tf_and_nothing_else():
+    vocabulary = seqio.ByteVocabulary()
+    # What Mesh TF asks before it decodes inside the graph.
+    assert hasattr(vocabulary, "decode_tf")
+    hidden = upstream.HostDecodedVocabulary(vocabulary)
+    for copied in (hidden, copy.deepcopy(hidden), pickle.loads(pickle.dumps(hidden))):
+        assert not hasattr(copied, "decode_tf")
+        assert copied.decode(copied.encode("Häuser")) == "Häuser"
+        assert copied.vocab_size == vocabulary.vocab_size
+        assert copied.eos_id == vocabulary.eos_id
+
+
+# ---- random numbers
+
+
+@pytest.fixture(scope="module")
+def upstream_random():
+    """PlacementMeshImpl.random as it is on disk."""
+    spec = importlib.util.spec_from_file_location(
+        "unrepaired_placement_mesh_impl", mtf.placement_mesh_impl.__file__
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.PlacementMeshImpl.random
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+def test_noise_of_a_step_is_the_same_in_every_run(monkeypatch, upstream_random, repaired):
+    if not repaired:
+        monkeypatch.setattr(
+            mtf.placement_mesh_impl.PlacementMeshImpl, "random", upstream_random
+        )
+    assert np.array_equal(noise(step=5), noise(step=5)) == repaired
+
+
+@pytest.mark.parametrize("fn", [mtf.random_uniform, mtf.random_normal])
+def test_noise_differs_between_steps_seeds_and_operations(fn):
+    first = noise(step=5, fn=fn)
+    numbers = np.concatenate([first, noise(step=6, fn=fn), noise(step=5, seed=1, fn=fn)])
+    assert len(np.unique(numbers)) == numbers.size
+
+
+def test_noise_has_the_distribution_that_was_asked_for():
+    # 3 * 2 * 12 numbers: the standard errors are 0.034 and 0.12.
+    uniform, normal = (
+        np.stack([noise(step=step, fn=fn) for step in range(3)])
+        for fn in (mtf.random_uniform, mtf.random_normal)
+    )
+    assert 0 <= uniform.min() < 0.1
+    assert 0.9 < uniform.max() < 1
+    np.testing.assert_allclose(uniform.mean(), 0.5, atol=0.14)
+    np.testing.assert_allclose(normal.mean(), 0.0, atol=0.5)
+    np.testing.assert_allclose(normal.std(), 1.0, atol=0.4)
+
+
+def seen_by_each_core(build_noise):
+    """[4 cores, 3]: noise [3] that is not split, as each of four cores has it."""
+
+    def build(mesh):
+        rows = mtf.ones(mesh, [mtf.Dimension("batch", 4)])
+        return mtf.einsum(
+            [rows, build_noise(mesh)], [mtf.Dimension("batch", 4), mtf.Dimension("rep", 3)]
+        )
+
+    return mesh_harness.evaluate(build, devices=4, layout="batch:all")["value"]
+
+
+def test_cores_that_hold_the_same_part_have_the_same_noise():
+    cores = seen_by_each_core(lambda mesh: mtf.random_uniform(mesh, [mtf.Dimension("rep", 3)]))
+    assert len(np.unique(cores[0])) == 3
+    np.testing.assert_array_equal(cores, np.tile(cores[0], (4, 1)))
+
+
+def test_cores_that_hold_different_parts_have_different_noise():
+    parts = noise(devices=4, layout="batch:all")
+    assert len(np.unique(parts)) == parts.size
+
+
+def looped_noise(**mesh):
+    """[batch 8, rep 3]: one noise [rep] of each of 4 microbatches, on each of its rows.
+
+    Mesh TF deals rows out: rows 0 and 4 are in the first microbatch.
+    """
+
+    def build(mesh):
+        kernel = mtf.get_variable(mesh, "kernel", [], initializer=tf.ones_initializer())
+
+        def model_fn(features):
+            x = features["x"]
+            rep = mtf.random_uniform(mesh, [mtf.Dimension("rep", 3)])
+            rows = mtf.einsum([x, rep], [*x.shape.dims, *rep.shape.dims])
+            return {"loss": mtf.reduce_sum(x) * kernel, "rows": rows}
+
+        x = mesh_harness.constant(mesh, np.ones(8), "batch")
+        _, outputs = mtf.serialize_training_step({"x": x}, model_fn, x.shape.dims[0], 4)
+        return outputs["rows"]
+
+    return mesh_harness.evaluate(build, layout="batch:all", **mesh)["value"]
+
+
+@pytest.fixture(params=["loops of TensorFlow 1", "loops of TensorFlow 2"])
+def either_loop(request):
+    """Mesh TF makes the one or the other: tf.disable_v2_behavior() decides."""
+    before = tf.control_flow_v2_enabled()
+    switch = tf.disable_control_flow_v2 if "1" in request.param else tf.enable_control_flow_v2
+    switch()
+    yield
+    (tf.enable_control_flow_v2 if before else tf.disable_control_flow_v2)()
+
+
+@pytest.mark.usefixtures("either_loop")
+@pytest.mark.parametrize("devices", [1, 2])
+def test_microbatches_differ_and_the_cores_and_runs_of_each_agree(devices):
+    rows = looped_noise(devices=devices)
+    # The two rows of a microbatch are on different cores, if there are two.
+    np.testing.assert_array_equal(rows[:4], rows[4:])
+    assert len(np.unique(rows[:4])) == 12
+    np.testing.assert_array_equal(looped_noise(devices=devices), rows)
+    later = looped_noise(devices=devices, global_step=1)
+    assert not np.isin(later, rows).any()
+
+
+# ---- metrics out of the microbatch loop
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+def test_metrics_can_be_fetched_from_a_step_in_microbatches(monkeypatch, repaired):
+    if not repaired:
+        monkeypatch.setattr(mtf, "serialize_training_step", mtf.ops.serialize_training_step)
+
+    def build(mesh):
+        def model_fn(features):
+            x = features["x"]
+            context = mesh_harness.make_context(mesh, x.shape.dims, num_microbatches=2)
+            return {"loss": mtf.reduce_sum(SwitchFFN(2, 3).call(context, x))}
+
+        x = mesh_harness.constant(mesh, np.ones((4, 3, 2)), "batch length d_model")
+        return mtf.serialize_training_step({"x": x}, model_fn, x.shape.dims[0], 2)[1]
+
+    if repaired:
+        (sums,) = mesh_harness.evaluate(build)["metrics"].values()
+        assert sums[0] == 12
+    else:
+        with pytest.raises(ValueError, match=r"not fetchable|not an element of this graph"):
+            mesh_harness.evaluate(build)
