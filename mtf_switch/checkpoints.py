@@ -42,7 +42,7 @@ def find(model_dir: str) -> str:
     return path
 
 
-def drop_spoiled(model_dir: str, bad_step: int) -> str:
+def drop_spoiled(model_dir: str, bad_step: int) -> str | None:
     """Removes the checkpoint whose weights gave a loss that is not finite.
 
     The loss of step n is computed with the weights after step n - 1, so a checkpoint of
@@ -54,7 +54,7 @@ def drop_spoiled(model_dir: str, bad_step: int) -> str:
       bad_step: n.
 
     Returns:
-      A sentence that names the last good checkpoint.
+      The path of the last good checkpoint, or None.
     """
     paths = all_of(model_dir)
     if paths and step_of(paths[-1]) >= bad_step - 1:
@@ -65,9 +65,7 @@ def drop_spoiled(model_dir: str, bad_step: int) -> str:
             tf.train.update_checkpoint_state(model_dir, paths[-1], paths)
         else:
             tf.io.gfile.remove(os.path.join(model_dir, "checkpoint"))
-    if not paths:
-        return "No good checkpoint was saved before it."
-    return f"The last good checkpoint is {paths[-1]}."
+    return paths[-1] if paths else None
 
 
 @contextlib.contextmanager

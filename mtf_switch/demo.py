@@ -23,7 +23,7 @@ RUN = "runs/demo.gin"
 # What `make demo` trains for on two cores; --minutes scales it.
 DEFAULT_MINUTES = 5.0
 EVALUATIONS = 5
-EVAL_BATCHES = 10
+EVAL_BATCHES = 40
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,11 +115,12 @@ def _check_layer(
         settings.layout_rules, settings.mesh_shape, dimensions.experts(layer.num_experts)
     )
     if layer.num_experts % ways:
-        multiples = [m for m in (layer.num_experts // ways * ways, ways) if m]
+        below = layer.num_experts // ways * ways
+        valid = [str(number) for number in (below, below + ways) if number]
         raise UserError(
             f"{where}: SwitchFFN.num_experts = {layer.num_experts} does not divide over the "
-            f"{ways} cores that layout rule 'experts' splits them over. The nearest numbers "
-            f"that do: {multiples[0]} and {(layer.num_experts // ways + 1) * ways}."
+            f"{ways} cores that layout rule 'experts' splits them over. The nearest that "
+            f"do: {' and '.join(valid)}."
         )
     batch = mtf.Dimension("batch", settings.batch_size)
     cores = dimensions.cores(settings.layout_rules, settings.mesh_shape, batch)

@@ -52,9 +52,13 @@ def train(model_dir: str, cluster: Any | None = None) -> int:
             runner.train(data.train_input_fn(settings, start), max_steps=settings.train_steps)
     except LossIsNotFinite as error:
         kept = checkpoints.drop_spoiled(model_dir, error.step)
+        start_from = (
+            f" The last good checkpoint is {kept}; there, --gin_param=\"utils.run."
+            f"init_checkpoint = '{kept}'\" starts from it."
+        )
         raise UserError(
-            f"{error} Training stopped. {kept} Lower the learning rate, or train from that "
-            "checkpoint with another run_config.seed.value."
+            f"{error} Training stopped. Train in another --model_dir, with a lower learning "
+            f"rate or another --seed.{start_from if kept else ''}"
         ) from error
     finally:
         for hook in hooks:
