@@ -26,6 +26,7 @@ EOS_ID = 1
 # One block a stack, its first feed-forward layer dense, its second one sparse.
 SWITCH_LAYERS = ("decoder/block_000/layer_005", "encoder/block_000/layer_003")
 
+GIN_FILES = ("models/switch_tiny.gin", "models/every_other_switch.gin")
 # In gin's syntax. All noise is on: dropout, expert dropout, input jitter.
 PARAMS = {
     "d_model": "16",
@@ -88,7 +89,7 @@ class TinyRun:
             stack.enter_context(mock.patch("sys.argv", ["run_switch.py"]))
             stack.enter_context(contextlib.redirect_stdout(out))
             stack.enter_context(contextlib.redirect_stderr(err))
-            stack.enter_context(_faster())
+            stack.enter_context(faster())
             try:
                 code = cli.main([str(argument) for argument in arguments])
             except SystemExit as exit_:  # argparse
@@ -101,7 +102,7 @@ class TinyRun:
         """The arguments of a training run; `params` win over PARAMS."""
         return [
             "train",
-            "--gin_file=models/switch_tiny.gin",
+            *(f"--gin_file={file}" for file in GIN_FILES),
             f"--corpus={self.corpus}",
             f"--model_dir={model_dir}",
             *(f"--gin_param={name} = {value}" for name, value in {**PARAMS, **params}.items()),
@@ -124,7 +125,7 @@ class TinyRun:
 
         bindings = {"text_files.files": repr(str(self.corpus)), **PARAMS, **params}
         run_config.parse(
-            ["models/switch_tiny.gin"],
+            GIN_FILES,
             [f"{name} = {value}" for name, value in bindings.items()]
             + [f"MIXTURE_NAME = {task!r}", "utils.run.train_steps = 6"],
         )
@@ -147,7 +148,7 @@ class TinyRun:
 
 
 @contextlib.contextmanager
-def _faster():
+def faster():
     """Without the graph optimiser and graph.pbtxt a tiny training run takes half the time.
 
     Whether a run does what it should with them is left to one test of the command line.
