@@ -12,9 +12,17 @@ from mtf_switch.errors import UserError
 
 
 def latest_step(model_dir: str) -> int:
-    """The step of the latest checkpoint, 0 if there is none."""
-    path = tf.train.latest_checkpoint(model_dir)
-    return 0 if path is None else step_of(path)
+    """The step of the latest checkpoint, 0 if there is none.
+
+    Raises:
+      UserError: as `find` does, but not for a folder that has no checkpoint yet.
+    """
+    return step_of(find(model_dir)) if tf.io.gfile.exists(_list_of(model_dir)) else 0
+
+
+def _list_of(model_dir: str) -> str:
+    """The file in which TensorFlow lists the checkpoints of a model_dir."""
+    return os.path.join(model_dir, "checkpoint")
 
 
 def step_of(path: str) -> int:
@@ -32,14 +40,53 @@ def find(model_dir: str) -> str:
     """The latest checkpoint of a model_dir.
 
     Raises:
-      UserError: if there is none.
+      UserError: if there is none, or their list is damaged or names one that is not there.
+        (Without it, training would begin at 0 and write over those that are.)
     """
-    path = tf.train.latest_checkpoint(model_dir)
-    if path is None:
+    path = None
+    with contextlib.suppress(ValueError):  # an empty list
+        path = tf.train.latest_checkpoint(model_dir)
+    if path is not None:
+        return path
+    if not tf.io.gfile.exists(_list_of(model_dir)):
         raise UserError(
             f"{model_dir} holds no checkpoint yet: train it first with run_switch.py train."
         )
-    return path
+    raise UserError(
+        f"{_list_of(model_dir)} names no checkpoint that is there. Write one that is into its "
+        "first line (model_checkpoint_path), or remove the file to train from step 0."
+    )
+
+
+class FitsModel(tf.estimator.SessionRunHook):
+    """Compares a checkpoint with the variables of the graph before it is restored.
+
+    TensorFlow would restore another shape, and fail in some operation that uses it.
+    """
+
+    def __init__(self, checkpoint: str):
+        """Remembers the path of the checkpoint."""
+        self._checkpoint = checkpoint
+
+    def begin(self) -> None:
+        """Raises UserError, with up to three variables that differ."""
+        try:
+            shapes = tf.train.load_checkpoint(self._checkpoint).get_variable_to_shape_map()
+        except tf.errors.OpError as error:
+            raise UserError(_unreadable(self._checkpoint, _reason(error))) from error
+        different = [
+            f"{variable.op.name} is {shapes.get(variable.op.name, 'missing')} there and "
+            f"{variable.shape.as_list()} as configured"
+            for variable in tf.global_variables()
+            if shapes.get(variable.op.name) != variable.shape.as_list()
+        ]
+        if different:
+            more = f", and {len(different) - 3} more" if len(different) > 3 else ""
+            raise UserError(
+                f"The checkpoint {self._checkpoint} is of another model: "
+                f"{'; '.join(different[:3])}{more}. Take away the --gin_param that its "
+                "config.gin does not have."
+            )
 
 
 def drop_spoiled(model_dir: str, bad_step: int) -> str | None:
@@ -64,7 +111,7 @@ def drop_spoiled(model_dir: str, bad_step: int) -> str | None:
         if paths:
             tf.train.update_checkpoint_state(model_dir, paths[-1], paths)
         else:
-            tf.io.gfile.remove(os.path.join(model_dir, "checkpoint"))
+            tf.io.gfile.remove(_list_of(model_dir))
     return paths[-1] if paths else None
 
 
@@ -82,19 +129,35 @@ def explained(model_dir: str) -> Iterator[None]:
 
 def _explain(error: Exception, model_dir: str) -> str | None:
     operation = getattr(getattr(error, "op", None), "type", "")
-    text = str(error)
-    first_line = text.strip().splitlines()[0][:300]
-    if operation in ("SaveV2", "MergeV2Checkpoints") or "No space left on device" in text:
+    reason = _reason(error)
+    if operation in ("SaveV2", "MergeV2Checkpoints") or "No space left on device" in reason:
+        _remove_partial(model_dir)
         kept = tf.train.latest_checkpoint(model_dir)
         return (
-            f"The checkpoint could not be saved in {model_dir}: {first_line}. "
+            f"The checkpoint could not be saved in {model_dir}: {reason}. "
             + (f"The earlier one, {kept}, is as it was. " if kept else "")
             + "Free some space, or choose another --model_dir; the same command continues."
         )
-    if operation == "RestoreV2" or isinstance(error, (tf.errors.DataLossError,)):
-        return (
-            f"The checkpoint {tf.train.latest_checkpoint(model_dir)} cannot be read: "
-            f"{first_line}. It is damaged, or of another model. To go back, edit the file "
-            f"{os.path.join(model_dir, 'checkpoint')} so that it names an earlier one."
-        )
+    if operation == "RestoreV2" or isinstance(error, tf.errors.DataLossError):
+        return _unreadable(find(model_dir), reason)
     return None
+
+
+def _unreadable(checkpoint: str, reason: str) -> str:
+    return (
+        f"The checkpoint {checkpoint} cannot be read: {reason}. It is damaged. To go back to an "
+        f"earlier one, name that in the first line of {_list_of(os.path.dirname(checkpoint))}."
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The line that says what went wrong, in what may be a page of graph and stack."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    after_node = [after for line, after in zip(lines, lines[1:]) if line.startswith("Node:")]
+    return (after_node or lines)[0][:300]
+
+
+def _remove_partial(model_dir: str) -> None:
+    """Removes what there is of a checkpoint that could not be finished."""
+    for folder in tf.io.gfile.glob(os.path.join(model_dir, "model.ckpt-*_temp")):
+        tf.io.gfile.rmtree(folder)

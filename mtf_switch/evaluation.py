@@ -69,7 +69,11 @@ def evaluate(
     input_fn = input_fn or data.eval_input_fn(settings, split, batches)
     with checkpoints.explained(model_dir):
         results = runner.evaluate(
-            input_fn, steps=batches, checkpoint_path=checkpoint, name=split
+            input_fn,
+            steps=batches,
+            hooks=[checkpoints.FitsModel(checkpoint)],
+            checkpoint_path=checkpoint,
+            name=split,
         )
     routers = estimator.router_results(results)
     tokens = sum(metrics.tokens for metrics in routers.values())

@@ -44,7 +44,9 @@ def predict(
     features = {"inputs": _ids(lines, inputs, settings.sequence_length["inputs"])}
     with checkpoints.explained(model_dir):
         results = runner.predict(
-            _input_fn(features, settings.batch_size), checkpoint_path=checkpoint
+            _input_fn(features, settings.batch_size),
+            hooks=[checkpoints.FitsModel(checkpoint)],
+            checkpoint_path=checkpoint,
         )
         decoded = [targets.decode([int(i) for i in result["outputs"]]) for result in results]
     _write_lines(output_file, [" ".join(text.splitlines()) for text in decoded[: len(lines)]])
@@ -93,7 +95,9 @@ def score(
     }
     with checkpoints.explained(model_dir):
         results = runner.predict(
-            _input_fn(features, settings.batch_size), checkpoint_path=checkpoint
+            _input_fn(features, settings.batch_size),
+            hooks=[checkpoints.FitsModel(checkpoint)],
+            checkpoint_path=checkpoint,
         )
         scores = [float(result["scores"]) for result in results]
     _write_lines(output_file, [f"{value:.6f}" for value in scores[: len(lines)]])

@@ -323,7 +323,8 @@ def save_or_compare(model_dir: str) -> None:
 
     path = os.path.join(model_dir, "config.gin")
     new = text()
-    if not tf.io.gfile.exists(path) or tf.train.latest_checkpoint(model_dir) is None:
+    has_checkpoints = tf.io.gfile.exists(os.path.join(model_dir, "checkpoint"))
+    if not (tf.io.gfile.exists(path) and has_checkpoints):
         try:
             tf.io.gfile.makedirs(model_dir)
             with tf.io.gfile.GFile(path, "w") as file:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import tensorflow.compat.v1 as tf
+
 from mtf_switch import checkpoints, data, estimator, run_config
 from mtf_switch.errors import UserError
 from mtf_switch.progress import LossIsNotFinite, ProgressHook
@@ -26,6 +28,11 @@ def train(model_dir: str, cluster: Any | None = None) -> int:
         full, or a checkpoint that cannot be read.
     """
     settings = run_config.settings()
+    if settings.init_checkpoint and not tf.train.checkpoint_exists(settings.init_checkpoint):
+        raise UserError(
+            f"utils.run.init_checkpoint = {settings.init_checkpoint!r} is not there. Give a "
+            "path as in a file named checkpoint: runs/base/model.ckpt-1000."
+        )
     vocabulary = data.prepare(settings.task)
     hooks: list[ProgressHook] = []
 
@@ -47,13 +54,18 @@ def train(model_dir: str, cluster: Any | None = None) -> int:
     start = checkpoints.latest_step(model_dir)
     if start >= settings.train_steps:
         return start
+    fits = [checkpoints.FitsModel(checkpoints.find(model_dir))] if start else []
     try:
         with checkpoints.explained(model_dir):
-            runner.train(data.train_input_fn(settings, start), max_steps=settings.train_steps)
+            runner.train(
+                data.train_input_fn(settings, start),
+                hooks=fits,
+                max_steps=settings.train_steps,
+            )
     except LossIsNotFinite as error:
         kept = checkpoints.drop_spoiled(model_dir, error.step)
         start_from = (
-            f" The last good checkpoint is {kept}; there, --gin_param=\"utils.run."
+            f' The last good checkpoint is {kept}; there, --gin_param="utils.run.'
             f"init_checkpoint = '{kept}'\" starts from it."
         )
         raise UserError(

@@ -118,6 +118,23 @@ def silence_step_print(utils: types.ModuleType) -> None:
     utils.tf = QuietTensorFlow(tensorflow.__name__)
 
 
+def see_no_package_in_a_plain_folder(resource_reader: types.ModuleType) -> None:
+    """Lets gin go on where a folder has the name of a gin file's folder.
+
+    It takes `runs/demo.gin` for a file of a package `runs`, among other things, and fails if
+    there is a folder `runs` without Python in it: any run's output is one.
+    """
+    path_in_package = resource_reader._parse_config_path
+
+    def path_or_value_error(config_path: str) -> str:
+        try:
+            return path_in_package(config_path)
+        except TypeError as error:  # such a folder has no origin
+            raise ValueError(f"no package holds {config_path}") from error
+
+    resource_reader._parse_config_path = path_or_value_error
+
+
 def hush_gin_lookups(resource_reader: types.ModuleType) -> None:
     """Stops gin from reporting as errors the places where it does not find a file.
 
@@ -180,11 +197,11 @@ BEFORE_IMPORT: dict[str, Callable[[], None]] = {
     "mesh_tensorflow": restore_register_tensor_conversion_function,
     "t5.models": stand_in_for_torch_model,
 }
-AFTER_IMPORT: dict[str, Callable[[types.ModuleType], None]] = {
-    "gin.resource_reader": hush_gin_lookups,
-    "mesh_tensorflow": carry_metrics_out_of_microbatches,
-    "mesh_tensorflow.placement_mesh_impl": make_random_reproducible,
-    "mesh_tensorflow.transformer.utils": silence_step_print,
+AFTER_IMPORT: dict[str, tuple[Callable[[types.ModuleType], None], ...]] = {
+    "gin.resource_reader": (hush_gin_lookups, see_no_package_in_a_plain_folder),
+    "mesh_tensorflow": (carry_metrics_out_of_microbatches,),
+    "mesh_tensorflow.placement_mesh_impl": (make_random_reproducible,),
+    "mesh_tensorflow.transformer.utils": (silence_step_print,),
 }
 
 
@@ -207,8 +224,8 @@ def _execute_and_repair(execute: Callable, name: str, module: types.ModuleType) 
     if name in BEFORE_IMPORT:
         BEFORE_IMPORT[name]()
     execute(module)
-    if name in AFTER_IMPORT:
-        AFTER_IMPORT[name](module)
+    for repair in AFTER_IMPORT.get(name, ()):
+        repair(module)
 
 
 def repair_on_import() -> None:
@@ -216,6 +233,7 @@ def repair_on_import() -> None:
     if any(isinstance(finder, _RepairingFinder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, _RepairingFinder())
-    for name, repair in AFTER_IMPORT.items():
+    for name, repairs in AFTER_IMPORT.items():
         if name in sys.modules:
-            repair(sys.modules[name])
+            for repair in repairs:
+                repair(sys.modules[name])

@@ -26,15 +26,38 @@ EOS_ID = 1
 # One block a stack, its first feed-forward layer dense, its second one sparse.
 SWITCH_LAYERS = ("decoder/block_000/layer_005", "encoder/block_000/layer_003")
 
-GIN_FILES = ("models/switch_tiny.gin", "models/every_other_switch.gin")
-# In gin's syntax. All noise is on: dropout, expert dropout, input jitter.
+# Of its own, as the models in gin/ may change. All noise is on: dropout, expert dropout, input
+# jitter.
+MODEL = """
+include 'models/bi_v1.gin'
+import mtf_switch.capacity
+import mtf_switch.router
+import mtf_switch.switch_ffn
+
+d_model = 16
+d_ff = 32
+num_heads = 2
+d_kv = 8
+num_layers = 1
+SwitchFFN.num_experts = %num_experts
+encoder/transformer.make_layer_stack.layers = [
+    @transformer_layers.SelfAttention,
+    @transformer_layers.DenseReluDense,
+    @transformer_layers.SelfAttention,
+    @SwitchFFN,
+]
+decoder/transformer.make_layer_stack.layers = [
+    @transformer_layers.SelfAttention,
+    @transformer_layers.EncDecAttention,
+    @transformer_layers.DenseReluDense,
+    @transformer_layers.SelfAttention,
+    @transformer_layers.EncDecAttention,
+    @SwitchFFN,
+]
+"""
+# In gin's syntax.
 PARAMS = {
-    "d_model": "16",
-    "d_ff": "32",
-    "num_heads": "2",
-    "d_kv": "8",
     "num_experts": str(EXPERTS),
-    "transformer.make_layer_stack.num_layers": "1",
     "dropout_rate": "0.1",
     "SwitchFFN.expert_dropout_rate": "0.4",
     "SwitchRouter.input_jitter": "0.1",
@@ -75,6 +98,14 @@ class TinyRun:
         return path
 
     @property
+    def gin_file(self) -> Path:
+        """The model."""
+        path = self.folder / "tiny.gin"
+        if not path.exists():
+            path.write_text(MODEL, encoding="utf-8")
+        return path
+
+    @property
     def environment(self) -> dict[str, str]:
         """What the commands need in os.environ."""
         return {"MTF_SWITCH_CACHE": str(self.folder / "cache")}
@@ -102,7 +133,7 @@ class TinyRun:
         """The arguments of a training run; `params` win over PARAMS."""
         return [
             "train",
-            *(f"--gin_file={file}" for file in GIN_FILES),
+            f"--gin_file={self.gin_file}",
             f"--corpus={self.corpus}",
             f"--model_dir={model_dir}",
             *(f"--gin_param={name} = {value}" for name, value in {**PARAMS, **params}.items()),
@@ -125,7 +156,7 @@ class TinyRun:
 
         bindings = {"text_files.files": repr(str(self.corpus)), **PARAMS, **params}
         run_config.parse(
-            GIN_FILES,
+            [str(self.gin_file)],
             [f"{name} = {value}" for name, value in bindings.items()]
             + [f"MIXTURE_NAME = {task!r}", "utils.run.train_steps = 6"],
         )

@@ -179,8 +179,9 @@ def test_every_repair_is_one_that_this_file_takes_out():
         upstream.restore_register_tensor_conversion_function,
         upstream.stand_in_for_torch_model,
     }
-    assert set(upstream.AFTER_IMPORT.values()) == {
+    assert {repair for repairs in upstream.AFTER_IMPORT.values() for repair in repairs} == {
         upstream.hush_gin_lookups,
+        upstream.see_no_package_in_a_plain_folder,
         upstream.carry_metrics_out_of_microbatches,
         upstream.make_random_reproducible,
         upstream.silence_step_print,
@@ -196,6 +197,20 @@ def test_gin_reports_no_error_for_a_place_without_the_file(monkeypatch, caplog, 
         monkeypatch.setattr(gin.resource_reader, "logging", logging)
     assert not gin.resource_reader.system_path_file_exists("no/such/place.gin")
     assert ("Path not found" in caplog.text) == (not repaired)
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+def test_gin_sees_no_package_in_a_folder_of_that_name(monkeypatch, tmp_path, repaired):
+    (tmp_path / "outputs_of_runs").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    readers = gin.resource_reader
+    if repaired:
+        assert not readers.system_path_file_exists("outputs_of_runs/demo.gin")
+    else:
+        unrepaired = readers._parse_config_path.__closure__[0].cell_contents
+        monkeypatch.setattr(readers, "_parse_config_path", unrepaired)
+        with pytest.raises(TypeError):
+            readers.system_path_file_exists("outputs_of_runs/demo.gin")
 
 
 def test_gin_still_fails_for_a_file_that_is_nowhere():
