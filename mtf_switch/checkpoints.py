@@ -145,8 +145,9 @@ def _explain(error: Exception, model_dir: str) -> str | None:
 
 def _unreadable(checkpoint: str, reason: str) -> str:
     return (
-        f"The checkpoint {checkpoint} cannot be read: {reason}. It is damaged. To go back to an "
-        f"earlier one, name that in the first line of {_list_of(os.path.dirname(checkpoint))}."
+        f"The checkpoint {checkpoint} cannot be read: {reason}. It is damaged. To go back to "
+        "an earlier one, name that in the first line of "
+        f"{_list_of(os.path.dirname(checkpoint))}."
     )
 
 

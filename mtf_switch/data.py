@@ -17,8 +17,6 @@ import tasks
 from mtf_switch.errors import UserError, nearest
 from mtf_switch.run_config import RunSettings
 
-MODEL_FEATURES = ("inputs", "targets")
-
 
 def prepare(task: str) -> Any:
     """Makes a task ready: registers it, and builds what it reads if it is the project's.

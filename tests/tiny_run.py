@@ -184,8 +184,10 @@ def faster():
 
     Whether a run does what it should with them is left to one test of the command line.
     """
-    from mtf_switch import commands  # noqa: F401  quiets the logs before TensorFlow
-    from mtf_switch import estimator
+    from mtf_switch import (
+        commands,  # noqa: F401  quiets the logs before TensorFlow
+        estimator,
+    )
 
     original = estimator._session_config
 
