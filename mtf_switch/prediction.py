@@ -29,27 +29,11 @@ def predict(
     Raises:
       UserError: for a file or a checkpoint that cannot be read or written.
     """
-    settings = run_config.settings()
     lines = read_lines(input_file)
     _check_writable(output_file)
-    vocabulary = data.prepare(settings.task)
-    inputs, targets = (
-        utils.inputs_vocabulary(vocabulary),
-        utils.targets_vocabulary(vocabulary),
-    )
-    checkpoint = checkpoints.find(model_dir)
-    # Ids come back, and are decoded here.
-    on_host = upstream.HostDecodedVocabulary
-    runner = estimator.build(settings, (on_host(inputs), on_host(targets)), model_dir, cluster)
-    features = {"inputs": _ids(lines, inputs, settings.sequence_length["inputs"])}
-    with checkpoints.explained(model_dir):
-        results = runner.predict(
-            _input_fn(features, settings.batch_size),
-            hooks=[checkpoints.FitsModel(checkpoint)],
-            checkpoint_path=checkpoint,
-        )
-        decoded = [targets.decode([int(i) for i in result["outputs"]]) for result in results]
-    _write_lines(output_file, [" ".join(text.splitlines()) for text in decoded[: len(lines)]])
+    results, vocabulary = _run(model_dir, {"inputs": lines}, cluster, score=False)
+    decoded = [vocabulary.decode([int(i) for i in result["outputs"]]) for result in results]
+    _write_lines(output_file, [" ".join(text.splitlines()) for text in decoded])
 
 
 def score(
@@ -71,7 +55,6 @@ def score(
     Raises:
       UserError: for files of different lengths, or one that cannot be read or written.
     """
-    settings = run_config.settings()
     lines, target_lines = read_lines(input_file), read_lines(target_file)
     if len(lines) != len(target_lines):
         raise UserError(
@@ -79,19 +62,28 @@ def score(
             "each input needs one target."
         )
     _check_writable(output_file)
+    texts = {"inputs": lines, "targets": target_lines}
+    results, _ = _run(model_dir, texts, cluster, score=True)
+    _write_lines(output_file, [f"{float(result['scores']):.6f}" for result in results])
+
+
+def _run(
+    model_dir: str, texts: dict[str, list[str]], cluster: Any | None, score: bool
+) -> tuple[list[dict[str, np.ndarray]], Any]:
+    """What the latest checkpoint gives for each line, and the vocabulary of targets."""
+    settings = run_config.settings()
     vocabulary = data.prepare(settings.task)
-    inputs, targets = (
-        utils.inputs_vocabulary(vocabulary),
-        utils.targets_vocabulary(vocabulary),
-    )
+    vocabularies = {
+        "inputs": utils.inputs_vocabulary(vocabulary),
+        "targets": utils.targets_vocabulary(vocabulary),
+    }
     checkpoint = checkpoints.find(model_dir)
-    on_host = upstream.HostDecodedVocabulary
-    runner = estimator.build(
-        settings, (on_host(inputs), on_host(targets)), model_dir, cluster, score=True
-    )
+    # Ids come back, and are decoded here.
+    on_host = tuple(upstream.HostDecodedVocabulary(part) for part in vocabularies.values())
+    runner = estimator.build(settings, on_host, model_dir, cluster, score)
     features = {
-        "inputs": _ids(lines, inputs, settings.sequence_length["inputs"]),
-        "targets": _ids(target_lines, targets, settings.sequence_length["targets"]),
+        name: _ids(lines, vocabularies[name], settings.sequence_length[name])
+        for name, lines in texts.items()
     }
     with checkpoints.explained(model_dir):
         results = runner.predict(
@@ -99,8 +91,7 @@ def score(
             hooks=[checkpoints.FitsModel(checkpoint)],
             checkpoint_path=checkpoint,
         )
-        scores = [float(result["scores"]) for result in results]
-    _write_lines(output_file, [f"{value:.6f}" for value in scores[: len(lines)]])
+        return list(results)[: len(texts["inputs"])], vocabularies["targets"]
 
 
 def read_lines(path: str) -> list[str]:
