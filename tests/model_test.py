@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import mesh_tensorflow as mtf
+import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
+from mesh_tensorflow.transformer import transformer, utils
+from tiny_run import EOS_ID, EXPERTS, INPUTS, SWITCH_LAYERS, TARGETS, run_model
 
-from mtf_switch import model, train_log
+from mtf_switch import (
+    checkpoints,
+    data,
+    estimator,
+    model,
+    router_metrics,
+    train_log,
+)
 from mtf_switch.errors import UserError
 from mtf_switch.switch_ffn import SwitchFFN
 
@@ -110,24 +122,6 @@ def test_an_ensemble_is_refused(tiny, tmp_path):
     assert "SwitchFFN does not work with Unitransformer.ensemble" in result.err
 
 
-def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny, trained, tmp_path):
-    # The same weights: initial ones depend on the order in which a graph is built.
-    start = {
-        "utils.run.init_checkpoint": repr(str(trained / "model.ckpt-6")),
-        "ExpertCapacity.group_size": "16",
-    }
-    # 64 tokens of input are 2 of 8 sequences: 4 microbatches.
-    parts = {"utils.serialize_num_microbatches.tokens_per_microbatch_per_replica": "64"}
-    logged = []
-    for name, params in (("whole", start), ("parts", {**start, **parts})):
-        result = tiny.train(tmp_path / name, "--steps=7", params={**QUIET, **params})
-        assert result.code == 0, result.err
-        logged.append(train_log.read(str(tmp_path / name))[0])
-    # Float32 sums in another order.
-    assert logged[1].loss == pytest.approx(logged[0].loss, abs=2e-5)
-    assert logged[1].dropped_fraction == logged[0].dropped_fraction
-
-
 @pytest.mark.parametrize(
     "params",
     [
@@ -168,3 +162,135 @@ def test_the_defaults_make_no_microbatches(tiny):
         settings.layout_rules,
     )
     assert big == 1
+
+
+NO_DROP = {"ExpertCapacity.capacity_factor_eval": "4.0"}
+
+
+def _first_step_sums(tiny, params):
+    """The loss of a first training step in float32, and the sums of its routers by layer."""
+    settings, vocabulary = tiny.parse(params={**QUIET, **params})
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(settings.seed)
+        tf.train.get_or_create_global_step()
+        features = data.train_input_fn(settings, 0)({})
+        batch = tf.data.make_one_shot_iterator(features).get_next()
+        runner = estimator.build(settings, vocabulary, "unused")
+        spec = runner._call_model_fn(batch, None, "train", runner.config)
+        session.run(tf.global_variables_initializer())
+        return session.run([spec.loss, router_metrics.recorded(tf.get_default_graph())])
+
+
+def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny):
+    groups = {"ExpertCapacity.group_size": "16"}
+    microbatches = "utils.serialize_num_microbatches.tokens_per_microbatch_per_replica"
+    whole_loss, whole = _first_step_sums(tiny, groups)
+    loss, sums = _first_step_sums(tiny, {**groups, microbatches: "64"})
+    # Float32 sums in another order.
+    assert loss == pytest.approx(whole_loss, rel=1e-5)
+    assert sorted(sums) == sorted(whole) == list(SWITCH_LAYERS)
+    for layer in SWITCH_LAYERS:
+        np.testing.assert_allclose(sums[layer], whole[layer], rtol=1e-5)
+        # Tokens, dropped ones and those of each expert are counts.
+        counts = [0, 1, *range(5, 5 + EXPERTS)]
+        np.testing.assert_array_equal(sums[layer][counts], whole[layer][counts])
+
+
+def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(tiny, trained):
+    """Two short examples a row, kept apart by their segments; no token is dropped."""
+    settings, vocabulary = tiny.load(trained, [f"{k} = {v}" for k, v in NO_DROP.items()])
+    chooser = np.random.RandomState(0)
+    alone = {
+        "inputs": np.zeros([8, INPUTS], np.int32),
+        "targets": np.zeros([8, TARGETS], np.int32),
+    }
+    packed = {name: np.zeros([4, ids.shape[1]], np.int32) for name, ids in alone.items()}
+    segments = {name: np.zeros_like(ids) for name, ids in packed.items()}
+    for row in range(8):
+        for name, ids in alone.items():
+            half = ids.shape[1] // 2
+            length = chooser.randint(half // 2, half + 1)
+            ids[row, :length] = [*chooser.randint(3, 400, size=length - 1), EOS_ID]
+            start = row % 2 * half
+            packed[name][row // 2, start : start + half] = ids[row, :half]
+            segments[name][row // 2, start : start + length] = row % 2 + 1
+    checkpoint = checkpoints.find(str(trained))
+    (expected,) = run_model(checkpoint, settings, vocabulary, [alone])
+    ids_of_segments = {
+        "encoder_sequence_id": segments["inputs"],
+        "decoder_sequence_id": segments["targets"],
+    }
+    (got,) = run_model(checkpoint, settings, vocabulary, [{**packed, **ids_of_segments}])
+    half = TARGETS // 2
+    for row in range(8):
+        length = np.count_nonzero(alone["targets"][row])
+        start = row % 2 * half
+        np.testing.assert_allclose(
+            got.logits[row // 2, start : start + length],
+            expected.logits[row, :length],
+            # Float32 logits of size 10, after a stack of sums in another order.
+            rtol=1e-4,
+            atol=1e-4,
+        )
+    for layer in SWITCH_LAYERS:
+        tokens, dropped = got.router_sums[layer][:2]
+        feature = "inputs" if layer.startswith("encoder") else "targets"
+        assert (tokens, dropped) == (np.count_nonzero(alone[feature]), 0)
+        loads = (got.router_sums[layer][5:], expected.router_sums[layer][5:])
+        np.testing.assert_array_equal(*loads)
+
+
+def test_a_language_model_reads_a_prompt_and_goes_on_with_its_most_likely_tokens(
+    tiny, monkeypatch
+):
+    """All at once, in first_part, and token by token, the layer says the same."""
+    settings, vocabulary = tiny.parse(
+        {
+            **NO_DROP,
+            "utils.run.model_type": "'lm'",
+            "transformer.make_layer_stack.layers": (
+                "[@transformer_layers.SelfAttention, @SwitchFFN]"
+            ),
+            "Unitransformer.shared_embedding_and_softmax_weights": "False",
+        }
+    )
+    modes = set()
+    call = SwitchFFN.call
+
+    def call_and_note(self, context, x, losses=None):
+        modes.add(context.mode)
+        return call(self, context, x, losses)
+
+    monkeypatch.setattr(SwitchFFN, "call", call_and_note)
+    prompts = np.zeros([8, TARGETS], np.int32)
+    prompts[:, :5] = np.random.RandomState(0).randint(3, 400, size=[8, 5])
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(0)
+        mesh = mtf.Mesh(mtf.Graph(), "mesh")
+        ids = tf.placeholder(tf.int32, prompts.shape)
+        shape = mtf.Shape([mtf.Dimension("batch", 8), mtf.Dimension("length", TARGETS)])
+        sequences = mtf.import_tf_tensor(mesh, ids, shape)
+        built = model.build(settings, vocabulary)
+        dtype = utils.get_variable_dtype()
+        logits, _ = built.call_simple(
+            transformer.autoregressive_inputs(sequences),
+            sequences,
+            compute_loss=True,
+            mode="eval",
+            variable_dtype=dtype,
+        )
+        samples = built.sample_autoregressive(sequences, temperature=0.0, variable_dtype=dtype)
+        mesh_impl = mtf.placement_mesh_impl.PlacementMeshImpl(
+            mtf.Shape([]), mtf.LayoutRules(set()), [""]
+        )
+        lowering = mtf.Lowering(mesh.graph, {mesh: mesh_impl}, autostack=False)
+        tf_samples, tf_logits = map(lowering.export_to_tf_tensor, (samples, logits))
+        session.run(tf.global_variables_initializer())
+        continued = session.run(tf_samples, {ids: prompts})
+        most_likely = session.run(tf_logits, {ids: continued}).argmax(axis=-1)
+    assert modes == {"eval", "first_part", "incremental"}
+    np.testing.assert_array_equal(continued[:, :5], prompts[:, :5])
+    ends = continued == EOS_ID
+    going_on = (np.cumsum(ends, axis=1) - ends == 0) & (np.arange(TARGETS) >= 5)
+    np.testing.assert_array_equal(continued[going_on], most_likely[going_on])
+    assert len(np.unique(continued[:, 5:])) > 5, "the outputs are to be worth the look"

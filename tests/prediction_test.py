@@ -109,10 +109,14 @@ def test_every_input_has_its_line_also_in_a_partial_batch(greedy: list[str]) -> 
 def test_an_input_alone_decodes_as_in_a_batch(
     tiny: TinyRun, talkative: Path, lines: list[str], greedy: list[str], tmp_path: Path
 ) -> None:
-    """Decoding drops no token, whatever the batch routes to the same expert."""
-    alone = predict(tiny, talkative, [lines[4]], tmp_path, NO_DROP)
+    """Decoding drops no token, whatever its capacity and what the batch routes where."""
+    no_slots = [
+        "--gin_param=decoder/ExpertCapacity.capacity_factor_eval = 0.01",
+        "--gin_param=decoder/ExpertCapacity.min_expert_capacity = 1",
+    ]
+    alone = predict(tiny, talkative, [lines[4]], tmp_path, NO_DROP, *no_slots)
     assert alone == [greedy[4]]
-    backwards = predict(tiny, talkative, lines[::-1], tmp_path, NO_DROP)
+    backwards = predict(tiny, talkative, lines[::-1], tmp_path, NO_DROP, *no_slots)
     assert backwards == greedy[::-1]
 
 
