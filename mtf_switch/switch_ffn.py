@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import gin
@@ -129,7 +130,7 @@ class SwitchFFN(transformer.TransformerLayer):
     def _sizes(self, context: transformer.Context, tokens: int, cores: int) -> tuple[int, int]:
         """(G, S). While decoding nothing is dropped, so all tokens of a core are one group."""
         if _capacity_mode(context) == capacity_lib.DECODE:
-            return ExpertCapacity(group_size=None).groups(tokens, cores)
+            return dataclasses.replace(self.capacity, group_size=None).groups(tokens, cores)
         strict = context.mode in ("train", "eval")
         return self.capacity.groups(tokens, cores, strict)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,3 +175,16 @@ def test_an_error_that_is_no_users_mistake_keeps_its_traceback(tmp_path: Path) -
     ):
         raise error
     assert caught.value is error
+
+
+def test_what_there_is_of_a_checkpoint_that_found_the_disk_full_is_removed(
+    model_dir: Path,
+) -> None:
+    before = contents(model_dir)
+    (model_dir / "model.ckpt-9_temp").mkdir()
+    (model_dir / "model.ckpt-9_temp" / "part-00001-of-00002").write_text("half a checkpoint")
+    with pytest.raises(UserError) as caught, checkpoints.explained(str(model_dir)):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert f"The earlier one, {model_dir}/model.ckpt-6, is as it was." in str(caught.value)
+    assert contents(model_dir) == before
+    assert not (model_dir / "model.ckpt-9_temp").exists()

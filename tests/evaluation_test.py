@@ -95,6 +95,7 @@ def by_hand(tiny: TinyRun, model_dir: Path) -> dict[str, Any]:
             feature = "inputs" if layer.startswith("encoder") else "targets"
             # Rows and ends of padding are never routed.
             assert vector[0] == np.count_nonzero(batch[feature])
+            assert 0 <= vector[1] <= vector[0]
             sums[layer] = sums[layer] + vector
     return {
         "neg_log_perplexity": log_likelihood / tokens,

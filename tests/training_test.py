@@ -187,6 +187,7 @@ def test_a_loss_that_is_lost_stops_the_run_and_the_last_good_checkpoint_is_kept(
     stopped = re.search(r"The loss is (nan|inf) at step (\d+)\. Training stopped\.", message)
     step = int(stopped[2])
     assert step > 1
+    assert outcome.err.endswith(f"\n{message}\n"), "the message is to have a line of its own"
     good = f"{model_dir}/model.ckpt-{step - 2}"
     assert f"The last good checkpoint is {good};" in message
     assert "in another --model_dir, with a lower learning rate or another --seed" in message
@@ -301,7 +302,6 @@ def test_a_disk_that_is_really_full_is_reported(tiny: TinyRun, tmp_path: Path) -
         assert f"The earlier one, {kept}, is as it was." in message
         step = int(kept.rsplit("-", 1)[1])
         assert variables(model_dir, step)["global_step"] == step
-        assert not list(model_dir.glob("*_temp*")), "it is to free what it took in vain"
     finally:
         # Lazily: TensorFlow still holds its event file open.
         subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
