@@ -94,7 +94,7 @@ class TinyRun:
         """A file of made-up text, a little more than the least that a corpus may have."""
         path = self.folder / "corpus.txt"
         if not path.exists():
-            path.write_text(_made_up_text(characters=120_000), encoding="utf-8")
+            path.write_text(made_up_text(characters=120_000), encoding="utf-8")
         return path
 
     @property
@@ -324,7 +324,7 @@ def filled_up(array: np.ndarray, rows: int = BATCH) -> np.ndarray:
     return np.pad(array, [(0, rows - len(array)), (0, 0)])
 
 
-def _made_up_text(characters: int, seed: int = 0) -> str:
+def made_up_text(characters: int, seed: int = 0) -> str:
     """At least so many characters of paragraphs of 8 made-up sentences each."""
     chooser = random.Random(seed)
     words = ["".join(chooser.choices(_SYLLABLES, k=1 + i % 4)) for i in range(1500)]

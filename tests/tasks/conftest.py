@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-_SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "pa", "ri", "so", "tu", "ve", "za")
-
-
-def made_up_text(characters: int, seed: int = 0) -> str:
-    """At least `characters` of distinct paragraphs of 8 made-up sentences each."""
-    chooser = random.Random(seed)
-    words = ["".join(chooser.choices(_SYLLABLES, k=1 + i % 4)) for i in range(1500)]
-    paragraphs: list[str] = []
-    while sum(map(len, paragraphs)) < characters:
-        sentences = [" ".join(chooser.choices(words, k=11)) + "." for _ in range(8)]
-        paragraphs.append("\n".join(sentences))
-    return "\n\n".join(paragraphs)
+from tiny_run import made_up_text
 
 
 @pytest.fixture(scope="session")
