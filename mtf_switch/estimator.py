@@ -49,7 +49,7 @@ def build(
     use_tpu = cluster is not None
     model_fn = utils.tpu_estimator_model_fn(
         model_type=settings.model_type,
-        transformer_model=model.build(settings, vocabulary),
+        transformer_model=model.build(settings, vocabulary, use_tpu),
         vocabulary=vocabulary,
         model_dir=model_dir,
         use_tpu=use_tpu,

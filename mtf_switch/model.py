@@ -16,12 +16,13 @@ from mtf_switch.run_config import RunSettings
 from mtf_switch.switch_ffn import SwitchFFN
 
 
-def build(settings: RunSettings, vocabulary: Any) -> Any:
+def build(settings: RunSettings, vocabulary: Any, on_tpu: bool = False) -> Any:
     """Builds Mesh TF's Transformer from gin, and checks it.
 
     Args:
       settings: of the run.
       vocabulary: a vocabulary, or an (inputs, targets) pair.
+      on_tpu: whether the graph is for a TPU, which decides how Switch layers dispatch.
 
     Returns:
       A transformer.Bitransformer or Unitransformer.
@@ -38,6 +39,9 @@ def build(settings: RunSettings, vocabulary: Any) -> Any:
             layout_rules=settings.layout_rules,
             mesh_shape=settings.mesh_shape,
         )
+    for stack in stacks(model):
+        for layer in switch_layers(stack):
+            layer.on_tpu = on_tpu
     check(model, settings)
     return model
 

@@ -8,7 +8,7 @@ import gin
 import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
 
-from mtf_switch import load_balance, router_metrics
+from mtf_switch import load_balance, ranks, router_metrics
 from mtf_switch.errors import UserError
 
 
@@ -69,6 +69,7 @@ class SwitchRouter:
         variable_dtype: mtf.VariableDType,
         train: bool,
         nonpadding: mtf.Tensor | None = None,
+        rank: ranks.Rank = ranks.by_cumsum,
     ) -> Routing:
         """Chooses an expert and a slot for every token of every group.
 
@@ -79,6 +80,7 @@ class SwitchRouter:
           variable_dtype: of the model; the router's weights are used in float32.
           train: whether to explore.
           nonpadding: [O, G, S], 1 for tokens and 0 for padding; None if all are tokens.
+          rank: how positions in experts are counted.
 
         Returns:
           The Routing.
@@ -102,22 +104,23 @@ class SwitchRouter:
 
         if nonpadding is None:
             nonpadding = mtf.ones(inputs.mesh, gate.shape, dtype=tf.float32)
-        expert_mask *= nonpadding
-        # The exclusive sum ranks the first token of an expert 0 (ruling 2).
-        position_in_expert = mtf.reduce_sum(
-            mtf.cumsum(expert_mask, group_dim, exclusive=True) * expert_mask,
-            reduced_dim=experts_dim,
-        )
-        in_time = mtf.less(position_in_expert, float(expert_capacity))
+        position_in_expert = rank(expert_index, nonpadding, experts_dim)
+        in_time = mtf.less(position_in_expert, expert_capacity)
         kept = mtf.cast(in_time, tf.float32) * nonpadding
         return Routing(
             expert_index=expert_index,
-            position_in_expert=mtf.cast(position_in_expert, tf.int32),
+            position_in_expert=position_in_expert,
             kept=kept,
             gate=gate,
             aux_loss=aux_loss,
             sums=router_metrics.router_sums(
-                router_probs, expert_mask, gate, kept, nonpadding, aux_loss, experts_dim
+                router_probs,
+                expert_mask * nonpadding,
+                gate,
+                kept,
+                nonpadding,
+                aux_loss,
+                experts_dim,
             ),
         )
 

@@ -10,11 +10,19 @@ import mesh_tensorflow as mtf
 from mesh_tensorflow.transformer import transformer
 
 from mtf_switch import capacity as capacity_lib
-from mtf_switch import dimensions, router_metrics
+from mtf_switch import dimensions, ranks, router_metrics
 from mtf_switch.capacity import ExpertCapacity
-from mtf_switch.dispatch import EinsumDispatch
+from mtf_switch.dispatch import (
+    AUTO,
+    EINSUM,
+    GATHER,
+    EinsumDispatch,
+    GatherDispatch,
+    SortDispatch,
+)
 from mtf_switch.errors import UserError
-from mtf_switch.router import SwitchRouter
+from mtf_switch.experts import Experts
+from mtf_switch.router import Routing, SwitchRouter
 
 
 @gin.configurable
@@ -42,6 +50,7 @@ class SwitchFFN(transformer.TransformerLayer):
         expert_dropout_rate: float = 0.0,
         capacity: ExpertCapacity | None = None,
         router: SwitchRouter | None = None,
+        dispatch: str = AUTO,
     ):
         """Records the hyperparameters.
 
@@ -54,15 +63,35 @@ class SwitchFFN(transformer.TransformerLayer):
             uses 0.4 here beside 0.1 elsewhere (Table 4).
           capacity: groups and expert capacity; by default ExpertCapacity() from gin.
           router: by default SwitchRouter() from gin.
+          dispatch: how tokens reach their experts, with equal results: "einsum", the paper's
+            one-hot products; "gather", by index; "auto", einsum on a TPU and gather elsewhere.
+
+        Raises:
+          UserError: for a value that no layer can be built with.
         """
         if num_experts < 1:
             raise UserError(f"SwitchFFN.num_experts is {num_experts}, but it is at least 1.")
+        activations = [activation] if isinstance(activation, str) else list(activation)
+        for name in activations:
+            if name != "linear" and not callable(getattr(mtf, name, None)):
+                raise UserError(
+                    f"SwitchFFN.activation names {name!r}, which is no function of Mesh "
+                    'TensorFlow. The paper\'s are "relu" and ["gelu", "linear"] (gated GELU).'
+                )
+        if dispatch not in (AUTO, EINSUM, GATHER):
+            raise UserError(
+                f"SwitchFFN.dispatch is {dispatch!r}, but it is {AUTO!r} (einsum on a TPU, "
+                f"gather elsewhere), {EINSUM!r} or {GATHER!r}."
+            )
         self.num_experts = num_experts
         self.hidden_size = hidden_size
-        self.activation = activation if isinstance(activation, str) else list(activation)
+        self.activations = activations
         self.expert_dropout_rate = expert_dropout_rate
         self.capacity = capacity or ExpertCapacity()
         self.router = router or SwitchRouter()
+        self.dispatch = dispatch
+        # Set by whoever lowers the graph for a TPU.
+        self.on_tpu = False
 
     def call(self, context: transformer.Context, x: mtf.Tensor, losses=None) -> mtf.Tensor:
         """Applies the layer.
@@ -80,37 +109,97 @@ class SwitchFFN(transformer.TransformerLayer):
         """
         del losses
         inputs = self._to_groups(context, x)  # [O, G`, S, M]
-        outer, groups, group, model = inputs.shape.dims
-        slots = self.capacity.slots(group.size, self.num_experts, _capacity_mode(context))
-        experts = dimensions.experts(self.num_experts)
-        experts_unsplit = dimensions.experts_unsplit(self.num_experts)
-        capacity = dimensions.expert_capacity(slots)
-
+        group_size = inputs.shape.dims[-2].size
+        slots = self.capacity.slots(group_size, self.num_experts, _capacity_mode(context))
+        experts = Experts(
+            dimensions.experts(self.num_experts),
+            self.hidden_size,
+            self.activations,
+            self.expert_dropout_rate,
+        )
         routing = self.router.route(
             inputs,
-            experts_unsplit,
+            dimensions.experts_unsplit(self.num_experts),
             slots,
             context.variable_dtype,
             context.train,
             self._nonpadding(context, x, inputs),
+            rank=ranks.by_cumsum if self._dispatch() == EINSUM else ranks.by_sorting,
         )
-        dispatcher = EinsumDispatch(routing, experts_unsplit, capacity)
+        if self._sorts(context, experts):
+            outputs = self._by_sorting(context, inputs, routing, experts)
+        else:
+            capacity = dimensions.expert_capacity(slots)
+            outputs = self._by_slots(context, inputs, routing, experts, capacity)
+        self._report(context, routing)
+        return mtf.reshape(outputs, x.shape)
+
+    def _by_slots(
+        self,
+        context: transformer.Context,
+        inputs: mtf.Tensor,
+        routing: Routing,
+        experts: Experts,
+        capacity: mtf.Dimension,
+    ) -> mtf.Tensor:
+        """Figure 16: C slots for each expert and group, wherever the experts are.
+
+        inputs and result: [O, G`, S, M].
+        """
+        outer, groups, _, model = inputs.shape.dims
+        experts_unsplit = dimensions.experts_unsplit(self.num_experts)
+        by = EinsumDispatch if self._dispatch() == EINSUM else GatherDispatch
+        dispatcher = by(routing, experts_unsplit, capacity)
 
         expert_inputs = dispatcher.dispatch(inputs)  # [O, E, G`, C, M]
         # First all-to-all: from the cores of the tokens to the cores of the experts.
         expert_inputs = mtf.reshape(
             expert_inputs,
-            [outer, experts, dimensions.groups_unsplit(groups.size), capacity, model],
+            [
+                outer,
+                experts.experts_dim,
+                dimensions.groups_unsplit(groups.size),
+                capacity,
+                model,
+            ],
         )
-        expert_outputs = self._experts(context, expert_inputs, experts)  # [O, E`, G, C, M]
+        expert_outputs = experts.of_slots(context, expert_inputs)  # [O, E`, G, C, M]
         # Second all-to-all: back to the cores of the tokens.
         expert_outputs = mtf.reshape(
             expert_outputs, [outer, experts_unsplit, groups, capacity, model]
         )
-        outputs = dispatcher.combine(expert_outputs)  # [O, G`, S, M]
+        return dispatcher.combine(expert_outputs)
 
-        self._report(context, routing)
-        return mtf.reshape(outputs, x.shape)
+    def _by_sorting(
+        self,
+        context: transformer.Context,
+        inputs: mtf.Tensor,
+        routing: Routing,
+        experts: Experts,
+    ) -> mtf.Tensor:
+        """The same on one core: no slots, so no empty ones either.
+
+        inputs and result: [O, G, S, M].
+        """
+        dispatcher = SortDispatch.of(routing, experts.experts_dim)
+        expert_inputs = dispatcher.dispatch(inputs)
+        expert_outputs = experts.of_runs(context, expert_inputs, dispatcher.expert_of_token)
+        return dispatcher.combine(expert_outputs)
+
+    def _dispatch(self) -> str:
+        if self.dispatch != AUTO:
+            return self.dispatch
+        return EINSUM if self.on_tpu else GATHER
+
+    def _sorts(self, context: transformer.Context, experts: Experts) -> bool:
+        """Whether tokens are sorted: where one core holds everything, and is no TPU.
+
+        A TPU program has static shapes, and an expert's number of tokens is not known.
+        """
+        mesh_shape = context.model.mesh_shape
+        one_core = mesh_shape is None or mtf.convert_to_shape(mesh_shape).size == 1
+        by_index = self._dispatch() == GATHER and not self.on_tpu
+        return by_index and one_core and experts.can_take_runs
 
     def _to_groups(self, context: transformer.Context, x: mtf.Tensor) -> mtf.Tensor:
         """Splits the positions of x into groups: [O, G, S, M]."""
@@ -144,36 +233,6 @@ class SwitchFFN(transformer.TransformerLayer):
         # Beams and other dimensions that the ids lack.
         nonpadding = mtf.broadcast(nonpadding, mtf.Shape(x.shape.dims[:-1]))
         return mtf.reshape(nonpadding, inputs.shape.dims[:-1])
-
-    def _experts(
-        self,
-        context: transformer.Context,
-        expert_inputs: mtf.Tensor,
-        experts: mtf.Dimension,
-    ) -> mtf.Tensor:
-        """Each expert's own feed-forward network: [O, E, G, C, M] to the same."""
-        model = expert_inputs.shape.dims[-1]
-        hidden = mtf.layers.dense_product(
-            expert_inputs,
-            reduced_dims=[model],
-            new_dims=[dimensions.expert_hidden(self.hidden_size)],
-            activation_functions=self.activation,
-            expert_dims=[experts],
-            use_bias=False,
-            variable_dtype=context.variable_dtype,
-            name="wi",
-        )
-        if context.train and self.expert_dropout_rate:
-            hidden = mtf.dropout(hidden, context.train, rate=self.expert_dropout_rate)
-        return mtf.layers.dense(
-            hidden,
-            [model],
-            reduced_dims=hidden.shape.dims[-1:],
-            expert_dims=[experts],
-            use_bias=False,
-            variable_dtype=context.variable_dtype,
-            name="wo",
-        )
 
     def _report(self, context: transformer.Context, routing) -> None:
         """Hands the loss to the context, and the metrics to whoever runs the graph."""

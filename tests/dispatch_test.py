@@ -13,10 +13,13 @@ import tensorflow.compat.v1 as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtf_switch.dispatch import EinsumDispatch
+from mtf_switch.dispatch import EinsumDispatch, GatherDispatch, SortDispatch
 from mtf_switch.router import Routing
 
-DISPATCHERS = [EinsumDispatch]
+# bfloat16 keeps 8 bits, so it rounds by up to 2^-8; float32 24.
+ROUNDING = {tf.float32: 2.0**-24, tf.bfloat16: 2.0**-8}
+
+DISPATCHERS = [EinsumDispatch, GatherDispatch]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,24 @@ def expected_outputs(case, expert_outputs):
     return y
 
 
+def routing_on(mesh, case):
+    """The case's routing as Mesh TF tensors."""
+
+    def token_field(name, dtype):
+        return mesh_harness.constant(
+            mesh, getattr(case, name), "outer_batch batch group", dtype
+        )
+
+    return Routing(
+        token_field("expert_index", tf.int32),
+        token_field("position_in_expert", tf.int32),
+        token_field("kept", tf.float32),
+        token_field("gate", tf.float32),
+        aux_loss=None,
+        sums=None,
+    )
+
+
 def run(dispatcher_class, case, x, expert_outputs, dtype=tf.float32):
     """Dispatches x [O, G, S, M], combines expert_outputs [O, E, G, C, M]; and the gradients.
 
@@ -70,19 +91,7 @@ def run(dispatcher_class, case, x, expert_outputs, dtype=tf.float32):
     dtypes = {}
 
     def build(mesh):
-        def token_field(name, dtype):
-            return mesh_harness.constant(
-                mesh, getattr(case, name), "outer_batch batch group", dtype
-            )
-
-        routing = Routing(
-            token_field("expert_index", tf.int32),
-            token_field("position_in_expert", tf.int32),
-            token_field("kept", tf.float32),
-            token_field("gate", tf.float32),
-            aux_loss=None,
-            sums=None,
-        )
+        routing = routing_on(mesh, case)
         dispatcher = dispatcher_class(
             routing,
             mtf.Dimension("expert_unsplit", case.experts),
@@ -203,3 +212,69 @@ def test_in_bfloat16_tokens_are_copied_exactly_and_gates_rounded_once(dispatcher
     np.testing.assert_allclose(
         value["outputs"], expected_outputs(case, slots), rtol=2.01 * 2.0**-8
     )
+
+
+# ---- no slots: tokens in the order of their experts
+
+
+def run_sorted(case, x, rows, dtype=tf.float32):
+    """Sorts x [O, G, S, M], unsorts rows [O, G, S, M]; and the gradients, as `run` does."""
+
+    def build(mesh):
+        routing = routing_on(mesh, case)
+        dispatcher = SortDispatch.of(routing, mtf.Dimension("experts", case.experts))
+        dims = "outer_batch batch group d_model"
+        tokens, weights = (mesh_harness.constant(mesh, a, dims, dtype) for a in (x, rows))
+        sorted_tokens = dispatcher.dispatch(tokens)
+        outputs = dispatcher.combine(weights)
+        assert sorted_tokens.dtype == outputs.dtype == dtype
+        dx = mtf.gradients([mtf.reduce_sum(sorted_tokens * weights)], [tokens])
+        drows, dgate = mtf.gradients(
+            [mtf.reduce_sum(outputs * tokens)], [weights, routing.gate]
+        )
+        return {
+            "sorted": sorted_tokens,
+            "outputs": outputs,
+            "expert_of_token": dispatcher.expert_of_token,
+            "dx": dx[0],
+            "drows": drows,
+            "dgate": dgate,
+        }
+
+    return mesh_harness.evaluate(build)["value"]
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 3), st.sampled_from([1, 3, 6, 10])),
+    experts=st.integers(1, 5),
+    capacity=st.integers(1, 4),
+    real=st.sampled_from([1.0, 0.6, 0.0]),
+    seed=st.integers(0, 99),
+)
+def test_sorted_tokens_are_runs_of_the_experts_and_come_back(
+    dtype, shape, experts, capacity, real, seed
+):
+    rng = np.random.default_rng(seed)
+    case = Case.draw(rng, shape, experts, capacity, real)
+    x, rows = (
+        rng.uniform(1, 2, (*shape, 3)).astype(dtype.as_numpy_dtype).astype(np.float32)
+        for _ in range(2)
+    )
+    value = run_sorted(case, x, rows, dtype)
+    # The tokens of expert 0 by token order, those of expert 1, ..., and those without one.
+    expert = np.where(case.kept > 0, case.expert_index, experts).ravel()
+    order = [t for e in range(experts + 1) for t in range(expert.size) if expert[t] == e]
+    np.testing.assert_array_equal(value["expert_of_token"].ravel(), expert)
+    np.testing.assert_array_equal(value["sorted"].reshape(-1, 3), x.reshape(-1, 3)[order])
+    back = np.empty_like(rows.reshape(-1, 3))
+    back[order] = rows.reshape(-1, 3)
+    np.testing.assert_array_equal(value["dx"].reshape(-1, 3), back)
+    # One rounding of the gate and one of the product.
+    gate, rounding = case.gate[..., None], 2.01 * ROUNDING[dtype]
+    np.testing.assert_allclose(value["outputs"], gate * back.reshape(x.shape), rtol=rounding)
+    drows = (gate * x).reshape(-1, 3)[order].reshape(x.shape)
+    np.testing.assert_allclose(value["drows"], drows, rtol=rounding)
+    # Three products of numbers between 1 and 4, and their sum.
+    dgate = (back.reshape(x.shape) * x).sum(-1)
+    np.testing.assert_allclose(value["dgate"], dgate, rtol=8 * ROUNDING[dtype])

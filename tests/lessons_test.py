@@ -29,14 +29,29 @@ def draw(*shape, seed=0, skew=0.0):
     return oracle.tokens_with_clear_choices(rng, (*shape, M), weights.w_r, skew=skew), weights
 
 
-def run(x, weights, capacity=None, jitter=0.0, differentiate=False, **kwargs):
-    return mesh_harness.run_layer(
-        lambda: SwitchFFN(
+def run(
+    x,
+    weights,
+    capacity=None,
+    jitter=0.0,
+    differentiate=False,
+    dispatch="auto",
+    on_tpu=False,
+    **kwargs,
+):
+    def make_layer():
+        layer = SwitchFFN(
             E,
             F,
             capacity=capacity or ExpertCapacity(E, E),
             router=SwitchRouter(input_jitter=jitter),
-        ),
+            dispatch=dispatch,
+        )
+        layer.on_tpu = on_tpu
+        return layer
+
+    return mesh_harness.run_layer(
+        make_layer,
         x,
         variables=weights.variables(),
         differentiate=differentiate,
@@ -63,8 +78,9 @@ def test_lesson_1_capacity_has_an_effect():
         assert dropped == pytest.approx(1 - kept / 32)
 
 
+@pytest.mark.parametrize("dispatch", ["einsum", "gather"])
 @pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
-def test_lesson_2_experts_see_bit_for_bit_the_same_with_jitter_on_and_off(dtype):
+def test_lesson_2_experts_see_bit_for_bit_the_same_with_jitter_on_and_off(dtype, dispatch):
     # Room for all, and tokens in an expert's slots in their order: with so much jitter that
     # choices change, compare the tokens that did not change theirs.
     x, weights = draw(4, 8)
@@ -75,6 +91,8 @@ def test_lesson_2_experts_see_bit_for_bit_the_same_with_jitter_on_and_off(dtype)
             weights,
             jitter=jitter,
             activation_dtype=dtype,
+            dispatch=dispatch,
+            on_tpu=True,  # so that there are slots
             fetch=lambda graph: {"slots": mesh_harness.multiplied_with(graph, "wi/kernel")[0]},
         )
         index = outcome.routing["expert_index"].ravel()
@@ -206,8 +224,9 @@ def test_lesson_8_outputs_and_losses_have_the_dtype_of_the_activations(dtype):
     assert dtypes == [dtype] * 3
 
 
+@pytest.mark.parametrize("dispatch", ["einsum", "gather"])
 @pytest.mark.parametrize("devices", [1, 2])
-def test_lesson_13_every_tensor_of_the_graph_has_a_static_shape(devices):
+def test_lesson_13_every_tensor_of_a_tpus_graph_has_a_static_shape(devices, dispatch):
     x, weights = draw(2, 8)
     outcome = run(
         x,
@@ -216,6 +235,8 @@ def test_lesson_13_every_tensor_of_the_graph_has_a_static_shape(devices):
         differentiate=True,
         nonpadding=np.ones((2, 8), int),
         devices=devices,
+        dispatch=dispatch,
+        on_tpu=True,
     )
     tensors = [t for op in outcome.tf_graph.get_operations() for t in op.outputs]
     assert len(tensors) > 300

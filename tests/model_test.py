@@ -294,3 +294,12 @@ def test_a_language_model_reads_a_prompt_and_goes_on_with_its_most_likely_tokens
     going_on = (np.cumsum(ends, axis=1) - ends == 0) & (np.arange(TARGETS) >= 5)
     np.testing.assert_array_equal(continued[going_on], most_likely[going_on])
     assert len(np.unique(continued[:, 5:])) > 5, "the outputs are to be worth the look"
+
+
+@pytest.mark.parametrize("on_tpu", [False, True])
+def test_every_switch_layer_knows_whether_it_is_built_for_a_tpu(tiny, on_tpu):
+    settings, vocabulary = tiny.parse({})
+    built = model.build(settings, vocabulary, on_tpu)
+    layers = [layer for stack in model.stacks(built) for layer in model.switch_layers(stack)]
+    assert layers
+    assert {layer.on_tpu for layer in layers} == {on_tpu}

@@ -110,6 +110,11 @@ def activate(name: str, h: np.ndarray) -> np.ndarray:
         return np.maximum(h, 0.0)
     if name == "gelu":
         return h * 0.5 * (1.0 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
+    if name == "tanh":
+        return np.tanh(h)
+    sigmoid = 1.0 / (1.0 + np.exp(-h))
+    if name in ("sigmoid", "swish"):
+        return sigmoid if name == "sigmoid" else h * sigmoid
     raise ValueError(name)
 
 

@@ -63,9 +63,10 @@ def test_even_probabilities_have_the_entropy_of_all_experts():
     np.testing.assert_array_equal(metrics.expert_load, [1, 0, 0, 0, 0, 0])
 
 
-def run_once(experts, variables=None, mode="train"):
+def run_once(experts, variables=None, mode="train", dispatch="auto"):
+    router = SwitchRouter(input_jitter=0.0)
     return mesh_harness.run_layer(
-        lambda: SwitchFFN(experts, 3, router=SwitchRouter(input_jitter=0.0)),
+        lambda: SwitchFFN(experts, 3, router=router, dispatch=dispatch),
         np.random.default_rng(0).standard_normal((2, 6, 4)),
         mode=mode,
         variables=variables,
@@ -74,7 +75,7 @@ def run_once(experts, variables=None, mode="train"):
 
 
 def test_building_the_layer_takes_no_more_operations_for_more_experts():
-    few, many = (run_once(experts) for experts in (2, 64))
+    few, many = (run_once(experts, dispatch="einsum") for experts in (2, 64))
     for outcome in (few, many):
         names = [op.name for op in outcome.mesh_graph.operations]
         assert [name for name in names if "router_metrics" in name] == ["router_metrics"]
@@ -118,9 +119,10 @@ class TwoLayers:
 
     names = ("block_000/layer_001", "block_001/layer_001")
 
-    def __init__(self, jitter=0.0):
+    def __init__(self, jitter=0.0, dispatch="auto"):
+        router = SwitchRouter(0.01, jitter)
         self._layers = [
-            SwitchFFN(EXPERTS, HIDDEN, capacity=CAPACITY, router=SwitchRouter(0.01, jitter))
+            SwitchFFN(EXPERTS, HIDDEN, capacity=CAPACITY, router=router, dispatch=dispatch)
             for _ in self.names
         ]
 
@@ -149,7 +151,7 @@ def draw():
     return x, nonpadding, variables
 
 
-def step(x, nonpadding, variables, splits, *, devices=1, jitter=0.0):
+def step(x, nonpadding, variables, splits, *, devices=1, jitter=0.0, dispatch="auto"):
     """One training step in `splits` microbatches: loss, gradients and metrics."""
     layout = "batch:all,experts:all"
 
@@ -168,7 +170,7 @@ def step(x, nonpadding, variables, splits, *, devices=1, jitter=0.0):
                 num_microbatches=splits,
                 model=model,
             )
-            y = TwoLayers(jitter).call(context, tokens)
+            y = TwoLayers(jitter, dispatch).call(context, tokens)
             # As loud as the outputs, so that their share of the gradients counts.
             losses = [loss * 1000.0 for loss in context.losses]
             return {"loss": mtf.add_n([mtf.reduce_sum(mtf.square(y)), *losses]), "y": y}
@@ -198,9 +200,19 @@ def unsplit():
     return step(*draw(), splits=1)
 
 
-@pytest.mark.parametrize(("splits", "devices"), [(2, 1), (4, 1), (2, 2), (2, 4)])
-def test_a_step_in_microbatches_equals_the_whole_one(unsplit, splits, devices):
-    split = step(*draw(), splits=splits, devices=devices)
+@pytest.mark.parametrize(
+    ("splits", "devices", "dispatch"),
+    [
+        (4, 1, "einsum"),
+        (2, 4, "einsum"),
+        (2, 1, "gather"),
+        (4, 1, "gather"),
+        (2, 2, "gather"),
+        (2, 4, "gather"),
+    ],
+)
+def test_a_step_in_microbatches_equals_the_whole_one(unsplit, splits, devices, dispatch):
+    split = step(*draw(), splits=splits, devices=devices, dispatch=dispatch)
     assert len({device for device, ops in split["ops_run"].items() if ops}) == devices
     # Float32 sums in another order.
     np.testing.assert_allclose(split["value"]["loss"], unsplit["value"]["loss"], rtol=1e-5)

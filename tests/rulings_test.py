@@ -33,6 +33,8 @@ def layer(capacity=None, jitter=0.0, padding="masked", experts=E):
         F,
         capacity=capacity or ExpertCapacity(),
         router=SwitchRouter(input_jitter=jitter, padding=padding),
+        # The paper's own, so that there are slots to look at.
+        dispatch="einsum",
     )
 
 

@@ -1,0 +1,147 @@
+"""One feed-forward layer, forward and backward, as a TensorFlow session to be timed."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Callable
+from typing import Any
+
+import mesh_tensorflow as mtf
+import numpy as np
+import tensorflow.compat.v1 as tf
+from mesh_tensorflow.transformer import moe, transformer, transformer_layers
+
+from mtf_switch.capacity import ExpertCapacity
+from mtf_switch.router import SwitchRouter
+from mtf_switch.switch_ffn import SwitchFFN
+
+# Tokens come as sequences of this length.
+_LENGTH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is measured.
+
+    Attributes:
+      experts: E.
+      capacity_factor: of training.
+      dtype: of activations, "float32" or "bfloat16".
+      tokens: T, in one step.
+      group_size: S.
+      d_model: M.
+      d_ff: F.
+    """
+
+    experts: int
+    capacity_factor: float
+    dtype: str
+    tokens: int
+    group_size: int
+    d_model: int
+    d_ff: int
+
+
+def layer(competitor: str, setting: Setting) -> Any:
+    """A layer of Mesh TF's Transformer by the name of the competitor."""
+    if competitor == "dense":
+        return transformer_layers.DenseReluDense(hidden_size=setting.d_ff)
+    if competitor == "upstream":
+        return moe.MoE1D(
+            num_experts=setting.experts,
+            hidden_size=setting.d_ff,
+            group_size=setting.group_size,
+            capacity_factor_train=setting.capacity_factor,
+            moe_gating="switch",
+            switch_jitter=0.0,
+        )
+    return SwitchFFN(
+        num_experts=setting.experts,
+        hidden_size=setting.d_ff,
+        capacity=ExpertCapacity(
+            capacity_factor_train=setting.capacity_factor, group_size=setting.group_size
+        ),
+        router=SwitchRouter(input_jitter=0.0),
+        dispatch=competitor,
+    )
+
+
+def step(competitor: str, setting: Setting) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Builds a layer's forward and backward pass.
+
+    The loss is the mean square of the output plus the layer's own; the gradients are those
+    of the input and of every variable. Each step has new random tokens.
+
+    Returns:
+      A function that runs one step, and one that frees what it holds.
+    """
+    length = min(_LENGTH, setting.tokens)
+    shape = (setting.tokens // length, length, setting.d_model)
+    with tf.Graph().as_default() as graph:
+        tf.set_random_seed(0)
+        tf.train.get_or_create_global_step()
+        tokens = tf.placeholder(tf.float32, shape)
+        fetches, initialize = _lowered(layer(competitor, setting), tokens, setting)
+        session = tf.Session(graph=graph)
+        session.run(tf.global_variables_initializer())
+        session.run(initialize)
+    rng = np.random.default_rng(0)
+
+    def run():
+        session.run(fetches, {tokens: rng.standard_normal(shape, np.float32)})
+
+    return run, session.close
+
+
+def _lowered(layer: Any, tokens: tf.Tensor, setting: Setting) -> tuple[list, tf.Operation]:
+    """What to fetch for one step, and what to run before the first."""
+    mesh = mtf.Mesh(mtf.Graph(), "mesh")
+    cores, rules = mtf.convert_to_shape(""), mtf.convert_to_layout_rules("")
+    names = ("batch", "length", "d_model")
+    shape = mtf.Shape([mtf.Dimension(*dim) for dim in zip(names, tokens.shape.as_list())])
+    dtype = tf.as_dtype(setting.dtype)
+    x = mtf.import_tf_tensor(mesh, tokens, shape)
+    context = _context(mesh, shape, dtype, cores, rules)
+    y = layer.call(context, mtf.cast(x, dtype))
+    loss = mtf.reduce_mean(mtf.square(mtf.cast(y, tf.float32)))
+    loss = mtf.add_n([loss, *(mtf.cast(own, tf.float32) for own in context.losses)])
+    variables = [variable.outputs[0] for variable in mesh.graph.trainable_variables]
+    results = [loss, *mtf.gradients([loss], [*variables, x])]
+    mesh_impl = mtf.placement_mesh_impl.PlacementMeshImpl(cores, rules, [""])
+    lowering = mtf.Lowering(mesh.graph, {mesh: mesh_impl}, autostack=False)
+    # The operations: computed like the tensors, but not copied out.
+    fetches = [lowering.export_to_tf_tensor(result).op for result in results]
+    return fetches, lowering.copy_masters_to_slices()
+
+
+def _context(
+    mesh: mtf.Mesh,
+    shape: mtf.Shape,
+    dtype: tf.DType,
+    cores: mtf.Shape,
+    rules: mtf.LayoutRules,
+) -> transformer.Context:
+    """What Mesh TF's Unitransformer hands to a layer in training."""
+    batch, length, model = shape.dims
+    stack = types.SimpleNamespace(
+        name="encoder",
+        layout=rules,
+        mesh_shape=cores,
+        model_dim=model,
+        ensemble_dim=None,
+        ensemble_dims=[],
+    )
+    context = transformer.Context(
+        model=stack,
+        mesh=mesh,
+        batch_dims=[batch],
+        length_dim=length,
+        variable_dtype=mtf.VariableDType(tf.float32, tf.float32, dtype),
+        mode=tf.estimator.ModeKeys.TRAIN,
+        losses=[],
+        num_microbatches=1,
+        sequence_id=mtf.ones(mesh, [batch, length], tf.int32),
+    )
+    context.current_layer = types.SimpleNamespace(name="layer")
+    return context
