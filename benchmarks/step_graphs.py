@@ -1,0 +1,151 @@
+"""A whole training step, optimizer included, as a TensorFlow session to be timed."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import types
+from collections.abc import Callable
+
+import gin
+import mesh_tensorflow as mtf
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from mtf_switch import estimator, run_config
+
+_SWITCH = "transformer.make_layer_stack.layers"
+# Of upstream alone: its layer, and its look-up of embeddings by a one-hot product.
+_UPSTREAM = {
+    "MoE1D.num_experts": "%num_experts",
+    "MoE1D.hidden_size": "%d_ff",
+    "MoE1D.moe_gating": "'switch'",
+    "MoE1D.switch_jitter": "0.0",
+    "MoE1D.group_size": "1024",
+    "get_vocab_embedding_cls.cls": "@transformer.VocabEmbedding",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is measured: an encoder and a decoder with every other feed-forward layer sparse.
+
+    Attributes:
+      experts: E.
+      batch_size: sequences.
+      inputs: tokens of each.
+      targets: tokens of each.
+      d_model: M.
+      d_ff: F.
+      blocks: of the encoder, and as many of the decoder; even.
+      heads: of attention, 64 wide.
+      vocabulary: pieces.
+      group_size: S.
+      capacity_factor: of training.
+      dtype: of activations, "float32" or "bfloat16".
+    """
+
+    experts: int = 8
+    batch_size: int = 32
+    inputs: int = 128
+    targets: int = 32
+    d_model: int = 256
+    d_ff: int = 1024
+    blocks: int = 4
+    heads: int = 4
+    vocabulary: int = 8192
+    group_size: int = 1024
+    capacity_factor: float = 1.25
+    dtype: str = "float32"
+
+    @property
+    def tokens(self) -> int:
+        """Of one step."""
+        return self.batch_size * (self.inputs + self.targets)
+
+
+def configure(competitor: str, setting: Setting) -> None:
+    """Parses the gin of a competitor: "dense", a dispatch of SwitchFFN, or "upstream"."""
+    params = {
+        "MIXTURE_NAME": "'random'",
+        "d_model": setting.d_model,
+        "d_ff": setting.d_ff,
+        "d_kv": 64,
+        "num_heads": setting.heads,
+        "dropout_rate": 0.0,
+        "utils.run.batch_size": setting.batch_size,
+        "utils.run.sequence_length": {"inputs": setting.inputs, "targets": setting.targets},
+        "utils.run.learning_rate_schedule": 0.01,
+        "utils.get_variable_dtype.activation_dtype": repr(setting.dtype),
+    }
+    files = ["models/t5_tiny.gin"]
+    if competitor == "dense":
+        params["num_layers"] = setting.blocks
+    else:
+        files.append("models/every_other_switch.gin")
+        params |= {
+            "num_experts": setting.experts,
+            "transformer.make_layer_stack.num_layers": setting.blocks // 2,
+            "SwitchRouter.input_jitter": 0.0,
+            "ExpertCapacity.group_size": setting.group_size,
+            "ExpertCapacity.capacity_factor_train": setting.capacity_factor,
+        }
+    if competitor == "upstream":
+        params |= _UPSTREAM | {"MoE1D.capacity_factor_train": setting.capacity_factor}
+        for stack, attention in (
+            ("encoder", ["Self"]),
+            ("decoder", ["Self", "EncDec"]),
+        ):
+            layers = [f"@transformer_layers.{name}Attention" for name in attention]
+            sparse = ", ".join(
+                [*layers, "@transformer_layers.DenseReluDense", *layers, "@moe.MoE1D"]
+            )
+            params[f"{stack}/{_SWITCH}"] = f"[{sparse}]"
+    elif competitor != "dense":
+        params["SwitchFFN.dispatch"] = repr(competitor)
+    gin.clear_config()
+    run_config.parse(files, [f"{name} = {value}" for name, value in params.items()])
+
+
+def step(competitor: str, setting: Setting) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Builds a training step on random tokens: loss, gradients, Adafactor.
+
+    Returns:
+      A function that runs one step, and one that frees what it holds.
+    """
+    configure(competitor, setting)
+    settings = run_config.settings()
+    sizes = types.SimpleNamespace(vocab_size=setting.vocabulary)
+    folder = tempfile.TemporaryDirectory()
+    shapes = {
+        "inputs": (setting.batch_size, setting.inputs),
+        "targets": (setting.batch_size, setting.targets),
+    }
+    with tf.Graph().as_default() as graph:
+        tf.set_random_seed(0)
+        tf.train.get_or_create_global_step()
+        runner = estimator.build(settings, sizes, folder.name)
+        features = {name: tf.placeholder(tf.int32, shape) for name, shape in shapes.items()}
+        mode = tf.estimator.ModeKeys.TRAIN
+        spec = runner._call_model_fn(dict(features), None, mode, runner.config)
+        hooks = [*spec.training_hooks, *spec.training_chief_hooks]
+        (restore,) = (hook for hook in hooks if isinstance(hook, mtf.MtfRestoreHook))
+        restore.begin()
+        session = tf.Session(graph=graph, config=runner.config.session_config)
+        session.run(tf.global_variables_initializer())
+        restore.after_create_session(session, None)
+    rng = np.random.default_rng(0)
+
+    def run():
+        # 0 is padding and 1 the end of a sequence.
+        tokens = {
+            features[name]: rng.integers(2, setting.vocabulary, shape)
+            for name, shape in shapes.items()
+        }
+        session.run(spec.train_op, tokens)
+
+    def close():
+        session.close()
+        folder.cleanup()
+
+    return run, close
