@@ -70,7 +70,9 @@ def assert_equal_updates(ours, theirs):
     for one, other in zip(ours, theirs, strict=True):
         assert one.keys() == other.keys()
         for name, value in one.items():
-            np.testing.assert_allclose(value, other[name], rtol=2e-6, atol=1e-9, err_msg=name)
+            # A weight near 0 is a difference of larger ones.
+            atol = 3e-7 * np.abs(value).max()
+            np.testing.assert_allclose(value, other[name], rtol=2e-6, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
