@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import types
 from collections.abc import Callable
 from typing import Any
 
 import mesh_tensorflow as mtf
 import numpy as np
+import sizes
 import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import moe, transformer, transformer_layers
 
@@ -16,34 +16,12 @@ from mtf_switch.capacity import ExpertCapacity
 from mtf_switch.router import SwitchRouter
 from mtf_switch.switch_ffn import SwitchFFN
 
+Run = Callable[[], None]
 # Tokens come as sequences of this length.
 _LENGTH = 256
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What is measured.
-
-    Attributes:
-      experts: E.
-      capacity_factor: of training.
-      dtype: of activations, "float32" or "bfloat16".
-      tokens: T, in one step.
-      group_size: S.
-      d_model: M.
-      d_ff: F.
-    """
-
-    experts: int
-    capacity_factor: float
-    dtype: str
-    tokens: int
-    group_size: int
-    d_model: int
-    d_ff: int
-
-
-def layer(competitor: str, setting: Setting) -> Any:
+def layer(competitor: str, setting: sizes.Layer) -> Any:
     """A layer of Mesh TF's Transformer by the name of the competitor."""
     if competitor == "dense":
         return transformer_layers.DenseReluDense(hidden_size=setting.d_ff)
@@ -67,7 +45,9 @@ def layer(competitor: str, setting: Setting) -> Any:
     )
 
 
-def step(competitor: str, setting: Setting) -> tuple[Callable[[], None], Callable[[], None]]:
+def step(
+    competitor: str, setting: sizes.Layer
+) -> tuple[Callable[[], None], Callable[[], None]]:
     """Builds a layer's forward and backward pass.
 
     The loss is the mean square of the output plus the layer's own; the gradients are those
@@ -94,7 +74,7 @@ def step(competitor: str, setting: Setting) -> tuple[Callable[[], None], Callabl
     return run, session.close
 
 
-def _lowered(layer: Any, tokens: tf.Tensor, setting: Setting) -> tuple[list, tf.Operation]:
+def _lowered(layer: Any, tokens: tf.Tensor, setting: sizes.Layer) -> tuple[list, tf.Operation]:
     """What to fetch for one step, and what to run before the first."""
     mesh = mtf.Mesh(mtf.Graph(), "mesh")
     cores, rules = mtf.convert_to_shape(""), mtf.convert_to_layout_rules("")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import types
 from collections.abc import Callable
@@ -10,10 +9,12 @@ from collections.abc import Callable
 import gin
 import mesh_tensorflow as mtf
 import numpy as np
+import sizes
 import tensorflow.compat.v1 as tf
 
 from mtf_switch import estimator, run_config
 
+Run = Callable[..., None]
 _SWITCH = "transformer.make_layer_stack.layers"
 # Of upstream alone: its layer, and its look-up of embeddings by a one-hot product.
 _UPSTREAM = {
@@ -26,45 +27,7 @@ _UPSTREAM = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What is measured: an encoder and a decoder with every other feed-forward layer sparse.
-
-    Attributes:
-      experts: E.
-      batch_size: sequences.
-      inputs: tokens of each.
-      targets: tokens of each.
-      d_model: M.
-      d_ff: F.
-      blocks: of the encoder, and as many of the decoder; even.
-      heads: of attention, 64 wide.
-      vocabulary: pieces.
-      group_size: S.
-      capacity_factor: of training.
-      dtype: of activations, "float32" or "bfloat16".
-    """
-
-    experts: int = 8
-    batch_size: int = 32
-    inputs: int = 128
-    targets: int = 32
-    d_model: int = 256
-    d_ff: int = 1024
-    blocks: int = 4
-    heads: int = 4
-    vocabulary: int = 8192
-    group_size: int = 1024
-    capacity_factor: float = 1.25
-    dtype: str = "float32"
-
-    @property
-    def tokens(self) -> int:
-        """Of one step."""
-        return self.batch_size * (self.inputs + self.targets)
-
-
-def configure(competitor: str, setting: Setting) -> None:
+def configure(competitor: str, setting: sizes.Model) -> None:
     """Parses the gin of a competitor: "dense", a dispatch of SwitchFFN, or "upstream"."""
     params = {
         "MIXTURE_NAME": "'random'",
@@ -107,15 +70,18 @@ def configure(competitor: str, setting: Setting) -> None:
     run_config.parse(files, [f"{name} = {value}" for name, value in params.items()])
 
 
-def step(competitor: str, setting: Setting) -> tuple[Callable[[], None], Callable[[], None]]:
+def step(
+    competitor: str, setting: sizes.Model
+) -> tuple[Callable[[], None], Callable[[], None]]:
     """Builds a training step on random tokens: loss, gradients, Adafactor.
 
     Returns:
-      A function that runs one step, and one that frees what it holds.
+      A function that runs one step, with arguments of Session.run if any, and one that frees
+      what it holds.
     """
     configure(competitor, setting)
     settings = run_config.settings()
-    sizes = types.SimpleNamespace(vocab_size=setting.vocabulary)
+    vocabulary = types.SimpleNamespace(vocab_size=setting.vocabulary)
     folder = tempfile.TemporaryDirectory()
     shapes = {
         "inputs": (setting.batch_size, setting.inputs),
@@ -124,7 +90,7 @@ def step(competitor: str, setting: Setting) -> tuple[Callable[[], None], Callabl
     with tf.Graph().as_default() as graph:
         tf.set_random_seed(0)
         tf.train.get_or_create_global_step()
-        runner = estimator.build(settings, sizes, folder.name)
+        runner = estimator.build(settings, vocabulary, folder.name)
         features = {name: tf.placeholder(tf.int32, shape) for name, shape in shapes.items()}
         mode = tf.estimator.ModeKeys.TRAIN
         spec = runner._call_model_fn(dict(features), None, mode, runner.config)
@@ -136,13 +102,13 @@ def step(competitor: str, setting: Setting) -> tuple[Callable[[], None], Callabl
         restore.after_create_session(session, None)
     rng = np.random.default_rng(0)
 
-    def run():
+    def run(**trace):
         # 0 is padding and 1 the end of a sequence.
         tokens = {
             features[name]: rng.integers(2, setting.vocabulary, shape)
             for name, shape in shapes.items()
         }
-        session.run(spec.train_op, tokens)
+        session.run(spec.train_op, tokens, **trace)
 
     def close():
         session.close()

@@ -1,0 +1,110 @@
+"""transformers' Switch Transformer, timed step by step from another process.
+
+Runs in an environment of its own with torch and transformers; this project depends on
+neither. Started by `measure.in_another`: says its versions, then answers each line of input
+with the seconds that one step took.
+"""
+
+import json
+import sys
+import time
+
+import torch
+import transformers
+from transformers import (
+    SwitchTransformersConfig,
+    SwitchTransformersForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+from transformers.models.switch_transformers import modeling_switch_transformers
+from transformers.optimization import Adafactor
+
+
+def layer(setting):
+    """Forward and backward of one feed-forward layer, sparse or dense.
+
+    Capacity is counted per sequence there, so a sequence is a group.
+    """
+    size, experts = setting["group_size"], setting["experts"]
+    config = SwitchTransformersConfig(
+        d_model=setting["d_model"],
+        d_ff=setting["d_ff"],
+        num_experts=experts,
+        expert_capacity=int(size * setting["capacity_factor"] / experts),
+        dropout_rate=0.0,
+        router_jitter_noise=0.0,
+    )
+    dtype = getattr(torch, setting["dtype"])
+    module = modeling_switch_transformers.SwitchTransformersSparseMLP(config).to(dtype)
+    shape = (setting["tokens"] // size, size, setting["d_model"])
+
+    def step():
+        x = torch.randn(shape, dtype=dtype, requires_grad=True)
+        module.zero_grad()
+        start = time.perf_counter()
+        y = module(x)
+        y = y[0] if isinstance(y, tuple) else y
+        y.float().square().mean().backward()
+        return time.perf_counter() - start
+
+    return step
+
+
+def whole(setting):
+    """A training step of a whole model: loss, gradients, Adafactor."""
+    blocks = setting["blocks"]
+    shared = {
+        "vocab_size": setting["vocabulary"],
+        "d_model": setting["d_model"],
+        "d_kv": 64,
+        "d_ff": setting["d_ff"],
+        "num_layers": blocks,
+        "num_decoder_layers": blocks,
+        "num_heads": setting["heads"],
+        "dropout_rate": 0.0,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+    }
+    if setting["experts"] == 1:
+        model = T5ForConditionalGeneration(T5Config(**shared))
+    else:
+        sparse = {
+            "num_sparse_encoder_layers": blocks // 2,
+            "num_sparse_decoder_layers": blocks // 2,
+            "num_experts": setting["experts"],
+            # Room for every token of a sequence: nothing is dropped.
+            "expert_capacity": setting["inputs"],
+            "router_jitter_noise": 0.0,
+        }
+        config = SwitchTransformersConfig(**shared, **sparse)
+        model = SwitchTransformersForConditionalGeneration(config)
+    model.train().to(getattr(torch, setting["dtype"]))
+    optimizer = Adafactor(
+        model.parameters(), lr=0.01, relative_step=False, scale_parameter=True
+    )
+    batch, vocabulary = setting["batch_size"], setting["vocabulary"]
+
+    def step():
+        inputs = torch.randint(2, vocabulary, (batch, setting["inputs"]))
+        targets = torch.randint(2, vocabulary, (batch, setting["targets"]))
+        start = time.perf_counter()
+        model(input_ids=inputs, labels=targets).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return time.perf_counter() - start
+
+    return step
+
+
+def main():
+    torch.manual_seed(0)
+    step = {"layer": layer, "step": whole}[sys.argv[1]](json.loads(sys.argv[2]))
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    print(json.dumps(versions), flush=True)
+    for _ in sys.stdin:
+        print(step(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

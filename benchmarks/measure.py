@@ -1,0 +1,158 @@
+"""Times competitors in turns, and shows medians, ratios and where they come from."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tqdm
+
+from mtf_switch.errors import UserError
+
+_FOLDER = Path(__file__).parent
+_WARM_UP = 3
+_PACKAGES = ("tensorflow", "mesh-tensorflow", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Competitor:
+    """Something that can be timed.
+
+    Attributes:
+      seconds: runs one step and says how long it took.
+      close: frees what it holds.
+      versions: of what it runs on, where that is not this process.
+    """
+
+    seconds: Callable[[], float]
+    close: Callable[[], None]
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def in_this_process(step: Callable[[], None], close: Callable[[], None]) -> Competitor:
+    """From a function that runs one step."""
+
+    def seconds():
+        start = time.perf_counter()
+        step()
+        return time.perf_counter() - start
+
+    return Competitor(seconds, close)
+
+
+def in_another(python: str, what: str, setting: Mapping[str, Any]) -> Competitor:
+    """transformers, run by `hf_worker.py` in the environment of another Python.
+
+    Args:
+      python: path of the interpreter.
+      what: "layer" or "step".
+      setting: its sizes.
+
+    Raises:
+      UserError: if that environment cannot run it.
+    """
+    command = [python, str(_FOLDER / "hf_worker.py"), what, json.dumps(setting)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    try:
+        worker = subprocess.Popen(command, text=True, **pipes)
+    except OSError as error:
+        raise UserError(f"--hf_python={python} cannot be run: {error.strerror}.") from error
+    hello = worker.stdout.readline()
+    if not hello:
+        lines = worker.stderr.read().strip().splitlines() or ["it said nothing"]
+        raise UserError(
+            f"--hf_python={python} cannot run the benchmark: {lines[-1]}. It needs torch and "
+            "transformers, in an environment of their own."
+        )
+
+    def seconds():
+        print("step", file=worker.stdin, flush=True)
+        return float(worker.stdout.readline())
+
+    def close():
+        worker.stdin.close()
+        worker.wait()
+
+    return Competitor(seconds, close, json.loads(hello))
+
+
+def interleaved(
+    competitors: Mapping[str, Competitor], repetitions: int, label: str
+) -> dict[str, list[float]]:
+    """Seconds of every repetition, by competitor: one step each, in turns.
+
+    What else the machine does hits neighbours alike, so ratios are taken turn by turn.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in competitors}
+    with tqdm.tqdm(total=_WARM_UP + repetitions, desc=label, leave=False) as bar:
+        for turn in range(-_WARM_UP, repetitions):
+            for name, competitor in competitors.items():
+                took = competitor.seconds()
+                if turn >= 0:
+                    seconds[name].append(took)
+            bar.update()
+    return seconds
+
+
+def results(seconds: Mapping[str, Sequence[float]], baseline: str) -> Iterator[dict[str, Any]]:
+    """For each competitor: median, ratio to the baseline (None without) and its quartiles."""
+    for name, times in seconds.items():
+        result = {"competitor": name, "seconds": statistics.median(times)}
+        if baseline in seconds:
+            ratios = [one / other for one, other in zip(times, seconds[baseline])]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            result |= {"ratio_to_dense": middle, "ratio_quartiles": [low, high]}
+        else:
+            result |= {"ratio_to_dense": None, "ratio_quartiles": None}
+        yield result
+
+
+def provenance(competitors: Mapping[str, Competitor]) -> dict[str, Any]:
+    """Where numbers come from: command, commit, versions, machine, time."""
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    for competitor in competitors.values():
+        versions |= competitor.versions
+    return {
+        "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **versions},
+        "machine": f"{_processor()}, {os.cpu_count()} cores",
+        "malloc": os.environ.get("GLIBC_TUNABLES", "default"),
+    }
+
+
+def _commit() -> str:
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        command = ["git", "-C", str(_FOLDER), "describe", "--always", "--dirty"]
+        return subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()
+    return "unknown"
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table that also reads well as text."""
+    lines = [headers, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
+    rule = ["-" * width for width in widths]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |"
+        for line in [headers, rule, *rows]
+    )

@@ -1,0 +1,148 @@
+"""Times whole training steps, optimizer included, of sparse models and their dense twin.
+
+    python benchmarks/train_step.py --experts 8 32 --competitors dense gather
+
+An encoder and a decoder with every other feed-forward layer sparse, on random tokens, by the
+same path as `run_switch.py train`. Competitors: `dense`; `einsum` and `gather`, this project's
+Switch layer with either dispatch; `upstream`, Mesh TF's MoE1D and embeddings; `hf` and
+`hf_dense`, transformers' models in the environment of --hf_python. No jitter, no dropout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from typing import Any
+
+# Before TensorFlow is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import measure
+import sizes
+
+from mtf_switch import upstream
+from mtf_switch.errors import UserError
+
+COMPETITORS = ("dense", "gather", "einsum", "upstream", "hf", "hf_dense")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options; sizes default to those of docs/performance.md."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--competitors", nargs="+", choices=COMPETITORS, default=["dense", "gather", "upstream"]
+    )
+    add("--experts", nargs="+", type=int, default=[8, 32], help="E")
+    for field in dataclasses.fields(sizes.Model):
+        if field.name != "experts":
+            add(f"--{field.name}", type=type(field.default), default=field.default, help=" ")
+    add("--repetitions", type=int, default=15, help="turns that are measured")
+    add("--hf_python", help="interpreter of an environment with torch and transformers")
+    add("--json", action="store_true", help="one object a line instead of a table")
+    options = parser.parse_args(arguments)
+    if {"hf", "hf_dense"} & set(options.competitors) and not options.hf_python:
+        parser.error("the competitors hf and hf_dense need --hf_python")
+    if options.repetitions < 2:
+        parser.error("--repetitions is at least 2: a spread is shown")
+    return options
+
+
+def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One result for each competitor; the sparse ones once for each number of experts.
+
+    Raises:
+      UserError: for sizes that do not divide.
+    """
+    # Seconds, after the options were understood.
+    import step_graphs
+    import tensorflow.compat.v1 as tf
+
+    upstream.quiet_logs()
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    values = {
+        field.name: getattr(options, field.name) for field in dataclasses.fields(sizes.Model)
+    }
+    settings, competitors = {}, {}
+    for name in options.competitors:
+        for experts in [1] if "dense" in name else options.experts:
+            label = name if experts == 1 else f"{name} {experts}"
+            settings[label] = sizes.Model(**{**values, "experts": experts})
+            competitors[label] = _competitor(name, settings[label], options, step_graphs)
+    seconds = measure.interleaved(competitors, options.repetitions, "training steps")
+    origin = measure.provenance(competitors)
+    for competitor in competitors.values():
+        competitor.close()
+    found = []
+    for result in measure.results(seconds, "dense"):
+        setting = settings[result["competitor"]]
+        found.append(
+            {
+                **result,
+                **dataclasses.asdict(setting),
+                "competitor": result["competitor"].split()[0],
+                "tokens": setting.tokens,
+                "tokens_per_second": setting.tokens / result["seconds"],
+                "repetitions": options.repetitions,
+                **origin,
+            }
+        )
+        if options.json:
+            print(json.dumps(found[-1]), flush=True)
+    return found
+
+
+def _competitor(
+    name: str, setting: sizes.Model, options: argparse.Namespace, step_graphs: Any
+) -> measure.Competitor:
+    if name.startswith("hf"):
+        return measure.in_another(options.hf_python, "step", dataclasses.asdict(setting))
+    return measure.in_this_process(*step_graphs.step(name, setting))
+
+
+def as_table(found: list[dict[str, Any]]) -> str:
+    """A row for each competitor."""
+    rows = []
+    for result in found:
+        relative = spread = ""
+        if result["ratio_to_dense"]:
+            relative = f"{1 / result['ratio_to_dense']:.2f}"
+            low, high = result["ratio_quartiles"]
+            spread = f"{1 / high:.2f}-{1 / low:.2f}"
+        rows.append(
+            [
+                result["competitor"],
+                str(result["experts"]),
+                f"{1e3 * result['seconds']:.0f}",
+                f"{result['tokens_per_second']:,.0f}",
+                relative,
+                spread,
+            ]
+        )
+    headers = ["competitor", "experts", "ms", "tokens/s", "of dense", "quartiles"]
+    return measure.table(headers, rows)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the benchmark; 2 for a mistake in the options."""
+    options = parse(arguments)
+    try:
+        found = measured(options)
+    except UserError as error:
+        print(f"train_step: {error}", file=sys.stderr)
+        return 2
+    if not options.json:
+        print(as_table(found))
+        keys = ("command", "commit", "machine", "versions", "malloc")
+        print("\n" + "\n".join(f"{key}: {found[0][key]}" for key in keys))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Says what one training step's time is spent on, from TensorFlow's own trace.
+
+    python benchmarks/where_time_goes.py --competitor gather --experts 32
+
+Times of operations are added up, so on n cores they come to up to n times the wall time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import re
+import sys
+
+# Before TensorFlow is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import measure
+import sizes
+
+# The first that is found in an operation's name says what it belongs to.
+_PARTS = (
+    ("optimizer", r"adafactor|_slot_"),
+    ("experts: matrix products", r"experts_of_runs.*MatMul|SwitchFFN/w[io].*[Ee]insum"),
+    ("experts: the rest", r"experts_of_runs|SwitchFFN/w[io]"),
+    ("dispatch and combine", r"permute|sort_by_expert|move|where_kept"),
+    ("router", r"switch_gating|ranks_by|router|top_k|top_1|SwitchFFN|MoE1D"),
+    ("attention", r"Attention"),
+    ("dense feed-forward", r"DenseReluDense"),
+    ("embedding", r"embedding"),
+    ("logits and loss", r"decoder/(einsum|reduce_logsumexp|log|one_hot|sub|mul|exp)|softmax"),
+)
+
+
+def part_of(operation: str) -> str:
+    """What a step's operation belongs to, by its name."""
+    matches = (part for part, pattern in _PARTS if re.search(pattern, operation))
+    return next(matches, "other")
+
+
+def trace(competitor: str, setting: sizes.Model) -> list[tuple[str, str, float]]:
+    """(name, type, milliseconds) of each operation of one training step."""
+    import step_graphs
+    import tensorflow.compat.v1 as tf
+
+    from mtf_switch import upstream
+
+    upstream.quiet_logs()
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    metadata = tf.RunMetadata()
+    options = tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE)
+    run, close = step_graphs.step(competitor, setting)
+    for _ in range(4):
+        run()
+    run(options=options, run_metadata=metadata)
+    close()
+    return [
+        (node.node_name, node.timeline_label.split(" = ")[-1].split("(")[0], ms)
+        for device in metadata.step_stats.dev_stats
+        for node in device.node_stats
+        for ms in [node.all_end_rel_micros / 1e3]
+    ]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the parts and the types of operations that take longest."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--competitor", default="gather", choices=("dense", "gather", "einsum"))
+    parser.add_argument("--experts", type=int, default=32)
+    options = parser.parse_args(arguments)
+    operations = trace(options.competitor, sizes.Model(options.experts))
+    total = sum(ms for *_, ms in operations)
+    for title, key in (("part", lambda o: part_of(o[0])), ("type", lambda o: o[1])):
+        spent: collections.Counter = collections.Counter()
+        for operation in operations:
+            spent[key(operation)] += operation[2]
+        rows = [[k, f"{ms:.0f}", f"{ms / total:.0%}"] for k, ms in spent.most_common(12)]
+        print(measure.table([title, "ms", "share"], rows) + "\n")
+    print(f"{total:.0f} ms of operations in all.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
