@@ -5,6 +5,10 @@ PYTHON := $(VENV)/bin/python
 # Tried in this order; `make install PYTHONS=/path/to/python3.10` names another one.
 PYTHONS := python3.11 python3.10 python3.9 python3
 
+# Large pages for large tensors, where glibc is 2.35 or later: steps take 5 to 10% less time
+# (docs/performance.md).
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 # Stamps: what is already in .venv.
 PACKAGES := $(VENV)/.packages-installed
 INSTALLED := $(VENV)/.installed
@@ -16,6 +20,9 @@ PIP_INSTALL := PIP_CONSTRAINT=$(BUILD_PINS) $(PYTHON) -m pip install -qq --disab
 
 # `make demo MINUTES=30`, or any flag of the demo: `make demo DEMO_FLAGS=--help`.
 DEMO_FLAGS := $(if $(MINUTES),--minutes=$(MINUTES))
+# `make bench HF_PYTHON=path/to/python` names an environment with torch and transformers.
+BENCH_FLAGS := --competitors dense gather einsum upstream \
+	$(if $(HF_PYTHON),hf --hf_python $(HF_PYTHON))
 # `make test PYTEST_FLAGS='-x -k router'`.
 PYTEST_FLAGS :=
 # `make lock LOCK_FLAGS=--upgrade` moves every package; without it, pins that still fit stay.
@@ -23,7 +30,7 @@ LOCK_FLAGS :=
 UV_COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.9 \
 	--no-emit-index-url --annotation-style line --custom-compile-command 'make lock' $(LOCK_FLAGS)
 
-.PHONY: help install install-dev demo test test-all lint format lock clean
+.PHONY: help install install-dev demo bench test test-all lint format lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +43,11 @@ install-dev: install $(DEV_INSTALLED) ## the same, with the tools of `make test`
 
 demo: install ## train a small Switch Transformer and its dense twin; MINUTES=30 for longer
 	@$(PYTHON) -m mtf_switch.demo $(DEMO_FLAGS)
+
+bench: install ## time the Switch layer and whole training steps; HF_PYTHON=... adds transformers
+	@$(PYTHON) benchmarks/switch_layer.py $(BENCH_FLAGS)
+	@$(PYTHON) benchmarks/switch_layer.py --experts 8 --group_sizes 4096 $(BENCH_FLAGS)
+	@$(PYTHON) benchmarks/train_step.py $(BENCH_FLAGS)
 
 test: install-dev ## run the tests, the slow ones left out
 	@$(PYTHON) -m pytest $(PYTEST_FLAGS)

@@ -799,3 +799,19 @@ def test_an_activation_that_is_mesh_tensorflows_alone_takes_slots_and_equals_the
         for c in (case, by_product)
     ]
     np.testing.assert_allclose(*outputs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+def test_only_the_papers_dispatch_has_a_tensor_of_tokens_by_slots(dispatch):
+    # 64 tokens, 8 experts with 16 slots each: 8,192 numbers. The largest others: slots by
+    # hidden units, 8 x 16 x 8, forward and backward.
+    case = Case(
+        (("batch", 4), ("length", 16)), 4, 8, 8, factor=2.0, real=0.9, dispatch=dispatch
+    )
+    x, nonpadding, weights = case.draw()
+    outcome = mesh_harness.run_layer(
+        case.layer, x, nonpadding=nonpadding, variables=weights.variables()
+    )
+    sizes = [t.shape for op in outcome.tf_graph.get_operations() for t in op.outputs]
+    largest = max(shape.num_elements() for shape in sizes if shape.is_fully_defined())
+    assert largest == 8192 if dispatch == "einsum" else largest <= 1024
