@@ -75,7 +75,7 @@ def _add_train(commands) -> None:
     )
     command.add_argument("--steps", type=_positive, help="train up to this step")
     command.add_argument("--seed", type=int, help="of the data's order, the weights and noise")
-    _add_tpu(command)
+    _add_machine(command)
 
 
 def _add_eval(commands) -> None:
@@ -93,7 +93,7 @@ def _add_eval(commands) -> None:
         help="at most N batches (default: all)",
     )
     _add_gin(command)
-    _add_tpu(command)
+    _add_machine(command)
 
 
 def _add_predict(commands) -> None:
@@ -122,7 +122,7 @@ def _add_predict(commands) -> None:
         "--max_length", type=_positive, metavar="N", help="tokens to decode at most"
     )
     _add_gin(command)
-    _add_tpu(command)
+    _add_machine(command)
 
 
 def _add_score(commands) -> None:
@@ -134,7 +134,7 @@ def _add_score(commands) -> None:
     command.add_argument("--target_file", required=True, help="its target, line by line")
     command.add_argument("--output_file", required=True, help="gets one log-likelihood a line")
     _add_gin(command)
-    _add_tpu(command)
+    _add_machine(command)
 
 
 def _add_model_dir(command: argparse.ArgumentParser, meaning: str) -> None:
@@ -158,7 +158,14 @@ def _add_gin(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_tpu(command: argparse.ArgumentParser) -> None:
+def _add_machine(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--devices",
+        type=_positive,
+        metavar="N",
+        help="run on N devices of this machine as one mesh: its GPUs, or N parts of its "
+        "processor; without a file of gin/layouts/, batch and experts are split over them",
+    )
     group = command.add_argument_group("TPU, as in t5_mesh_transformer")
     group.add_argument("--tpu", help="name or address of a Cloud TPU; without it: this machine")
     group.add_argument("--gcp_project", help="project of the Cloud TPU")

@@ -25,7 +25,7 @@ def train(options: argparse.Namespace) -> None:
         params.append(f"utils.run.train_steps = {options.steps}")
     if options.seed is not None:
         params.append(f"run_config.seed.value = {options.seed}")
-    run_config.parse(options.gin_file, params)
+    run_config.parse(options.gin_file, params + _devices(options))
     step = training.train(options.model_dir, _cluster(options))
     print(
         f"{options.model_dir} is at step {step}. Next: run_switch.py eval "
@@ -76,7 +76,16 @@ def score(options: argparse.Namespace) -> None:
 
 def _params(options: argparse.Namespace) -> list[str]:
     task = getattr(options, "task", None)
-    return list(options.gin_param) + ([f"MIXTURE_NAME = {task!r}"] if task else [])
+    params = [f"MIXTURE_NAME = {task!r}"] if task else []
+    return [*options.gin_param, *params, *_devices(options)]
+
+
+def _devices(options: argparse.Namespace) -> list[str]:
+    if options.devices and options.tpu:
+        raise UserError("--devices is for this machine and --tpu for another: give one.")
+    if options.tpu:  # whatever a model_dir was trained on
+        return ["devices.value = None"]
+    return [f"devices.value = {options.devices}"] if options.devices else []
 
 
 def _cluster(options: argparse.Namespace) -> Any | None:
