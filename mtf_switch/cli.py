@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     _add_eval(commands)
     _add_predict(commands)
     _add_score(commands)
+    _add_plan(commands)
     return root
 
 
@@ -135,6 +136,47 @@ def _add_score(commands) -> None:
     command.add_argument("--output_file", required=True, help="gets one log-likelihood a line")
     _add_gin(command)
     _add_machine(command)
+
+
+def _add_plan(commands) -> None:
+    command = commands.add_parser(
+        "plan",
+        help="whether a model fits a TPU pod, what it communicates, and how long a step takes",
+        description="Lowers the training graph of a model for the cores of a layout, without a "
+        "TPU, and counts memory, exchanges between cores and arithmetic on it.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=(
+            "examples:\n  run_switch.py plan --gin_file=models/switch_c.gin \\\n"
+            "    --gin_file=layouts/expert_2048.gin\n"
+            "  run_switch.py plan --gin_file=models/switch_xxl.gin \\\n"
+            "    --compare layouts/expert_model_512.gin layouts/expert_model_2048.gin"
+        ),
+    )
+    _add_gin(command)
+    command.add_argument(
+        "--batch_tokens",
+        type=_positive,
+        metavar="N",
+        help="tokens of input in a step (default: 2^20, as in the paper)",
+    )
+    command.add_argument(
+        "--vocab_size",
+        type=_positive,
+        metavar="N",
+        help="pieces and sentinels (default: 32100, T5's)",
+    )
+    command.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="FILE",
+        help="plan the model under each of these layouts, and recommend one",
+    )
+    command.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of a table"
+    )
+    command.add_argument(
+        "--output_dir", metavar="D", help="gets the JSON, the text and a plot of it as well"
+    )
 
 
 def _add_model_dir(command: argparse.ArgumentParser, meaning: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from tqdm import tqdm
+
 from mtf_switch import evaluation, prediction, run_config, training
 from mtf_switch.errors import UserError
 
@@ -72,6 +74,36 @@ def score(options: argparse.Namespace) -> None:
         options.output_file,
         _cluster(options),
     )
+
+
+def plan(options: argparse.Namespace) -> None:
+    """`run_switch.py plan`."""
+    if not options.gin_file:
+        raise UserError(
+            "No model is named: pass --gin_file, such as --gin_file=models/switch_c.gin "
+            "--gin_file=layouts/expert_2048.gin."
+        )
+    from mtf_switch import plan_report, planner
+
+    if options.output_dir:
+        plan_report.check_folder(options.output_dir, bool(options.compare))
+    vocabulary = options.vocab_size or planner.VOCABULARY
+    plans = {}
+    for layout in tqdm(
+        options.compare or [""],
+        desc="plan",
+        unit="layout",
+        disable=not options.compare,
+        leave=False,
+    ):
+        files = [*options.gin_file, *([layout] if layout else [])]
+        settings = planner.parse(files, options.gin_param, options.batch_tokens)
+        plans[layout] = planner.plan(settings, vocabulary)
+    compared = bool(options.compare)
+    report = plan_report.comparison(plans) if compared else plan_report.single(plans[""])
+    if options.output_dir:
+        report.write(options.output_dir)
+    print(report.json() if options.json else report.text)
 
 
 def _params(options: argparse.Namespace) -> list[str]:
