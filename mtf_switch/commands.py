@@ -89,13 +89,8 @@ def plan(options: argparse.Namespace) -> None:
         plan_report.check_folder(options.output_dir, bool(options.compare))
     vocabulary = options.vocab_size or planner.VOCABULARY
     plans = {}
-    for layout in tqdm(
-        options.compare or [""],
-        desc="plan",
-        unit="layout",
-        disable=not options.compare,
-        leave=False,
-    ):
+    layouts = options.compare or [""]
+    for layout in tqdm(layouts, "plan", unit="layout", leave=False, disable=len(layouts) < 2):
         files = [*options.gin_file, *([layout] if layout else [])]
         settings = planner.parse(files, options.gin_param, options.batch_tokens)
         plans[layout] = planner.plan(settings, vocabulary)

@@ -92,9 +92,10 @@ def switch_layer(
     experts' cores and back; backward their gradients the same way. Where each expert's hidden
     units are split over m cores, their partial sums are one all-reduce of what a core's
     experts give, [E / n, G, C, M], and backward one of the gradients of what they were given.
+    Where experts are not split, a core has the slots of its own groups: [E, G / n, C, M].
 
     Args:
-      layout: with rules for batch, experts and expert_hidden.
+      layout: with rules for batch, experts or batch_unsplit, and expert_hidden.
       groups: G, of the whole batch.
       experts: E.
       capacity: C.
@@ -105,32 +106,31 @@ def switch_layer(
         per_core = experts * groups // layout.ways("batch") * capacity * d_model
         exchanges.append(Exchange(ALL_TO_ALL, layout.axis("experts"), per_core, 2, 2))
     if layout.ways("expert_hidden") > 1:
-        n = layout.ways("experts") if layout.axis("experts") else layout.ways("batch")
-        slots = experts * groups * capacity * d_model // n
+        slots = experts // layout.ways("experts") * (groups // layout.ways("batch_unsplit"))
+        slots *= capacity * d_model
         exchanges.append(Exchange(ALL_REDUCE, layout.axis("expert_hidden"), slots, 1, 1))
     return exchanges
 
 
 def dense_layer(
-    layout: MeshLayout, tokens: int, d_model: int, inputs_of_first: int = 1
+    layout: MeshLayout, tokens: int, d_model: int, split: str = "d_ff"
 ) -> list[Exchange]:
-    """The exchanges of one dense feed-forward layer (Sections 5.2 and 5.3).
+    """The exchanges of one dense layer (Sections 5.2 and 5.3).
 
     One all-reduce of [B / n, M] forward, for the layer's output, and one backward, for the
-    gradient of its input.
+    gradient of its input. That of attention is the same, where heads are split: the gradients
+    by way of queries, keys and values are added up before they are reduced.
 
     Args:
-      layout: with rules for batch and d_ff.
+      layout: with rules for batch and `split`.
       tokens: B, of the whole batch.
       d_model: M.
-      inputs_of_first: matrices that read the layer's input: 1, or 2 for a gated activation.
-        Mesh TF sums the gradients of the two first and reduces them once.
+      split: the dimension inside the layer: "d_ff", or "heads" for attention.
     """
-    del inputs_of_first
-    if layout.ways("d_ff") == 1:
+    if layout.ways(split) == 1:
         return []
     per_core = tokens // layout.ways("batch") * d_model
-    return [Exchange(ALL_REDUCE, layout.axis("d_ff"), per_core, 1, 1)]
+    return [Exchange(ALL_REDUCE, layout.axis(split), per_core, 1, 1)]
 
 
 def gradients(layout: MeshLayout, weights: Iterable[Mapping[str, int]]) -> list[Exchange]:

@@ -121,6 +121,8 @@ def _useful(product: mtf.Operation, tokens: dict[str, int]) -> float:
     names = {dim.name for dim in dims}
     if "vocab" in names or not any(_is_weight(tensor) for tensor in product.inputs):
         return 0.0
+    if not names & {"batch", "batch_unsplit"}:
+        return 0.0  # relative position biases: once for all sequences
     if "experts" not in names:
         return _size(dims)
     # Each token is in one slot of one expert, however many slots there are.

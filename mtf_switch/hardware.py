@@ -91,10 +91,13 @@ class Hardware:
         """
         if span <= self.cores_per_chip:
             return collective.wire_bytes / self.core_hbm_bandwidth
-        sending = self.cores_per_chip * collective.wire_bytes / self.chip_link_bandwidth
+        chips = span / self.cores_per_chip
+        # Two chips are neighbours in one dimension, four in two: the links of others idle.
+        links = min(1.0, math.log2(chips) / self.torus_dimensions)
+        sent = self.cores_per_chip * collective.wire_bytes
+        sending = sent / (links * self.chip_link_bandwidth)
         if collective.kind != ALL_TO_ALL:
             return sending
-        chips = span / self.cores_per_chip
         across = chips / 2 * self.cores_per_chip * collective.operand_bytes / 2
         return max(sending, across / self.bisection_bandwidth(chips))
 

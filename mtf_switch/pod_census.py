@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Mapping
 
 import mesh_tensorflow as mtf
@@ -170,12 +171,13 @@ def _phase(operation: tf.Operation, phases: Mapping[str, str]) -> str:
         source = source.inputs[0].op
     scope = source.name
     while scope:
-        if scope in phases:
-            # TensorFlow may have numbered the scope of a gradient, which is inside this one.
-            inside = source.name[len(scope) :]
-            return BACKWARD if inside.startswith("/gradients") else phases[scope]
+        # TensorFlow numbers a scope that it has seen before.
+        for name in (scope, re.sub(r"_\d+$", "", scope)):
+            if name in phases:
+                inside = source.name[len(scope) :]
+                return BACKWARD if inside.startswith("/gradients") else phases[name]
         scope = scope.rpartition("/")[0]
-    return BACKWARD  # what leaves the microbatch loop: sums of gradients
+    raise ValueError(f"no operation of the Mesh TensorFlow graph made {source.name}")
 
 
 def products(pod: PodGraph) -> list[Product]:
