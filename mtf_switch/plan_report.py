@@ -14,6 +14,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from mtf_switch.communication import ALL_REDUCE, ALL_TO_ALL, PERMUTE
 from mtf_switch.errors import UserError
 from mtf_switch.planner import MEMORY_GROUPS, Plan, size_text
 
@@ -23,6 +24,11 @@ _TIMES = {
     "all-to-all": ("all_to_all_seconds", "tab:orange"),
     "all-reduce": ("all_reduce_seconds", "tab:green"),
 }
+_WIRES = (
+    (ALL_TO_ALL, "all-to-all", "tab:orange"),
+    (ALL_REDUCE, "all-reduce", "tab:green"),
+    (PERMUTE, "permute", "tab:red"),
+)
 # Rows of exchanges shown; the JSON has all.
 _SHOWN = 12
 
@@ -189,17 +195,15 @@ def seconds_text(seconds: float) -> str:
 def compare_table(plans: Mapping[str, Plan]) -> str:
     """Plans side by side."""
     width = max(len(name) for name in plans)
-    lines = [
-        f"{'layout':{width}s}  {'cores':>5s}  {'memory':>10s}  fits  {'compute':>9s}  "
-        f"{'all-to-all':>10s}  {'all-reduce':>10s}  {'step':>9s}  {'binds':10s}  "
-        f"{'tokens/s/core':>13s}"
-    ]
+    head = "cores      memory  fits        sent    compute  all-to-all  all-reduce"
+    lines = [f"{'layout':{width}s}  {head}       step  binds       tokens/s/core"]
     for name, plan in plans.items():
         times = [seconds_text(getattr(plan.estimate, field)) for field, _ in _TIMES.values()]
         lines.append(
             f"{name:{width}s}  {plan.layout.size:5d}  {size_text(plan.total_bytes):>10s}  "
-            f"{'yes ' if plan.fits else 'no  '}  {times[0]:>9s}  {times[1]:>10s}  "
-            f"{times[2]:>10s}  {seconds_text(plan.estimate.step_seconds):>9s}  "
+            f"{'yes ' if plan.fits else 'no  '}  {size_text(plan.wire_bytes):>10s}  "
+            f"{times[0]:>9s}  {times[1]:>10s}  {times[2]:>10s}  "
+            f"{seconds_text(plan.estimate.step_seconds):>9s}  "
             f"{plan.estimate.binds.replace('_', '-'):10s}  {_rate(plan):13,.0f}"
         )
     return "\n".join(lines)
@@ -249,9 +253,9 @@ def recommendation(plans: Mapping[str, Plan]) -> str:
 
 
 def draw(plans: Mapping[str, Plan]) -> plt.Figure:
-    """Stacked bars: memory of a core by group, and the time of a step by cause."""
-    figure, (memory, times) = plt.subplots(
-        1, 2, figsize=(11, 1.6 + 0.45 * len(plans)), sharey=True, layout="constrained"
+    """Stacked bars: memory of a core by group, what it sends by kind, a step's time by cause."""
+    figure, (memory, wires, times) = plt.subplots(
+        1, 3, figsize=(14, 1.6 + 0.45 * len(plans)), sharey=True, layout="constrained"
     )
     names = list(plans)[::-1]
     _bars(
@@ -266,6 +270,15 @@ def draw(plans: Mapping[str, Plan]) -> plt.Figure:
     memory.axvline(limit, color="black", linestyle="--", linewidth=1)
     memory.set_xlabel(f"GiB a core (dashed: the {limit:.0f} GiB it has)")
     _bars(
+        wires,
+        names,
+        {
+            label: ([_sent(plans[name], kind) / 2**20 for name in names], color)
+            for kind, label, color in _WIRES
+        },
+    )
+    wires.set_xlabel("MiB that a core sends a step")
+    _bars(
         times,
         names,
         {
@@ -274,9 +287,13 @@ def draw(plans: Mapping[str, Plan]) -> plt.Figure:
         },
     )
     times.set_xlabel("estimated ms a step")
-    for axes in (memory, times):
+    for axes in (memory, wires, times):
         axes.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5)
     return figure
+
+
+def _sent(plan: Plan, kind: str) -> float:
+    return sum(item.wire_bytes for item in plan.collectives if item.kind == kind)
 
 
 def _bars(axes: plt.Axes, names: list[str], parts: dict[str, tuple[list[float], str]]) -> None:
