@@ -209,6 +209,10 @@ def compare_table(plans: Mapping[str, Plan]) -> str:
     return "\n".join(lines)
 
 
+def _cause(plan: Plan) -> str:
+    return plan.estimate.binds.replace("_", "-").capitalize()
+
+
 def _rate(plan: Plan) -> float:
     """Tokens of input per second and core."""
     return plan.batch_tokens / plan.estimate.step_seconds / plan.layout.size
@@ -217,7 +221,7 @@ def _rate(plan: Plan) -> float:
 def recommendation(plans: Mapping[str, Plan]) -> str:
     """Which layout to take, and what is traded for it (Section 5.5; Future work 3).
 
-    Of those that fit, the one with the shortest step; of several sizes of pod, it also names
+    Of those that fit, the one with the most tokens a second; of several sizes of pod, it also names
     the one that makes the most of each core. Section 5.5's trade-off: model parallelism frees
     memory and costs an all-reduce in each layer; experts cost all-to-alls, and no FLOPs.
     """
@@ -225,12 +229,12 @@ def recommendation(plans: Mapping[str, Plan]) -> str:
     if not fitting:
         nearest = min(plans, key=lambda name: plans[name].total_bytes)
         return f"None fits. The nearest is {nearest}. {plans[nearest].verdict}"
-    best = min(fitting, key=lambda name: fitting[name].estimate.step_seconds)
+    best = max(fitting, key=lambda name: _rate(fitting[name]) * fitting[name].layout.size)
     plan = fitting[best]
     lines = [
-        f"Recommended: {best}, of those that fit the one with the shortest step "
-        f"({seconds_text(plan.estimate.step_seconds)}); "
-        f"{plan.estimate.binds.replace('_', '-')} binds it."
+        f"Recommended: {best}, of those that fit the one with the most tokens of input a second "
+        f"({plan.batch_tokens / plan.estimate.step_seconds:,.0f}; a step of "
+        f"{seconds_text(plan.estimate.step_seconds)}). {_cause(plan)} binds it."
     ]
     thrifty = max(fitting, key=lambda name: _rate(fitting[name]))
     if thrifty != best and fitting[thrifty].layout.size != plan.layout.size:
@@ -241,7 +245,7 @@ def recommendation(plans: Mapping[str, Plan]) -> str:
     quicker = [
         name
         for name, other in plans.items()
-        if not other.fits and other.estimate.step_seconds < plan.estimate.step_seconds
+        if not other.fits and _rate(other) * other.layout.size > _rate(plan) * plan.layout.size
     ]
     if quicker:
         lines.append(
@@ -253,7 +257,7 @@ def recommendation(plans: Mapping[str, Plan]) -> str:
 
 
 def draw(plans: Mapping[str, Plan]) -> plt.Figure:
-    """Stacked bars: memory of a core by group, what it sends by kind, a step's time by cause."""
+    """Stacked bars: memory of a core by group, what it sends, time of a step by cause."""
     figure, (memory, wires, times) = plt.subplots(
         1, 3, figsize=(14, 1.6 + 0.45 * len(plans)), sharey=True, layout="constrained"
     )

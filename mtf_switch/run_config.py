@@ -139,6 +139,7 @@ def _register_configurables() -> None:
         "mesh_tensorflow.optimize",
         "t5.models.mesh_transformer",
         "t5.data",
+        "mtf_switch.data",
         "mtf_switch.embedding",
         "mtf_switch.initialization",
         "mtf_switch.mesh_layout",
