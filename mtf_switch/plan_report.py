@@ -221,8 +221,8 @@ def _rate(plan: Plan) -> float:
 def recommendation(plans: Mapping[str, Plan]) -> str:
     """Which layout to take, and what is traded for it (Section 5.5; Future work 3).
 
-    Of those that fit, the one with the most tokens a second; of several sizes of pod, it also names
-    the one that makes the most of each core. Section 5.5's trade-off: model parallelism frees
+    Of those that fit, the one with the most tokens a second; of several sizes of pod, it also
+    names the one that makes the most of each core. Section 5.5's trade-off: model parallelism frees
     memory and costs an all-reduce in each layer; experts cost all-to-alls, and no FLOPs.
     """
     fitting = {name: plan for name, plan in plans.items() if plan.fits}
@@ -232,8 +232,8 @@ def recommendation(plans: Mapping[str, Plan]) -> str:
     best = max(fitting, key=lambda name: _rate(fitting[name]) * fitting[name].layout.size)
     plan = fitting[best]
     lines = [
-        f"Recommended: {best}, of those that fit the one with the most tokens of input a second "
-        f"({plan.batch_tokens / plan.estimate.step_seconds:,.0f}; a step of "
+        f"Recommended: {best}, of those that fit the one with the most tokens of input a "
+        f"second ({plan.batch_tokens / plan.estimate.step_seconds:,.0f}; a step of "
         f"{seconds_text(plan.estimate.step_seconds)}). {_cause(plan)} binds it."
     ]
     thrifty = max(fitting, key=lambda name: _rate(fitting[name]))
