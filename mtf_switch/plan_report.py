@@ -222,8 +222,8 @@ def recommendation(plans: Mapping[str, Plan]) -> str:
     """Which layout to take, and what is traded for it (Section 5.5; Future work 3).
 
     Of those that fit, the one with the most tokens a second; of several sizes of pod, it also
-    names the one that makes the most of each core. Section 5.5's trade-off: model parallelism frees
-    memory and costs an all-reduce in each layer; experts cost all-to-alls, and no FLOPs.
+    names the one that makes the most of each core. Section 5.5's trade-off: model parallelism
+    frees memory and costs an all-reduce in each layer; experts cost all-to-alls, no FLOPs.
     """
     fitting = {name: plan for name, plan in plans.items() if plan.fits}
     if not fitting:

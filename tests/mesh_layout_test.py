@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import types
 
@@ -253,6 +254,21 @@ def test_devices_of_this_machine_and_a_tpu_exclude_each_other(tiny, tmp_path):
     result = tiny.train(tmp_path / "m", "--devices=4", "--tpu=local")
     assert result.code == 1
     assert "--devices is for this machine and --tpu for another" in result.err
+
+
+def test_what_two_devices_trained_is_evaluated_alike_on_one(tiny, tmp_path):
+    """Through the command line; the folder remembers its devices until another number is given."""
+    trained = tiny.train(tmp_path / "m", "--steps=1", "--devices=2")
+    assert trained.code == 0, trained.err
+    losses = []
+    for devices in ([], ["--devices=1"]):
+        result = tiny.command(
+            "eval", f"--model_dir={tmp_path / 'm'}", "--eval_batches=2", *devices
+        )
+        assert result.code == 0, result.err
+        evaluated = json.loads((tmp_path / "m" / "eval.json").read_text())
+        losses.append(evaluated["neg_log_perplexity"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_fewer_gpus_than_cores_are_refused(monkeypatch):
