@@ -30,6 +30,9 @@ LOCK_FLAGS :=
 UV_COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.9 \
 	--no-emit-index-url --annotation-style line --custom-compile-command 'make lock' $(LOCK_FLAGS)
 
+# TensorFlow, and what is there for it alone: a TPU's image has its own, built for TPUs.
+OF_TPU_IMAGE := '^tensorflow(-macos)?==|\# via tensorflow$$'
+
 .PHONY: help install install-dev demo bench test test-all lint format lock clean
 
 help: ## list these targets
@@ -63,10 +66,11 @@ format: install-dev ## bring the code into style
 	@$(PYTHON) -m ruff check --fix .
 	@$(PYTHON) -m ruff format .
 
-lock: install-dev ## resolve requirements.in and requirements-dev.in again
+lock: install-dev ## resolve requirements.in and requirements-dev.in again, and make requirements-tpu.txt
 	@$(PIP_INSTALL) uv==0.13.9
 	$(UV_COMPILE) requirements.in -o requirements.txt
 	$(UV_COMPILE) requirements-dev.in -c requirements.txt -o requirements-dev.txt
+	grep -vE $(OF_TPU_IMAGE) requirements.txt > requirements-tpu.txt
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis

@@ -78,7 +78,7 @@ class ExpertCapacity:
             raise UserError(
                 f"ExpertCapacity.group_size = {size} does not divide the {per_core} tokens "
                 f"of a core (batch of {tokens} tokens, cores: {cores}). The nearest sizes "
-                f"that do: {_nearest_divisors(per_core, size)}; None makes one group per core."
+                f"that do: {nearest_divisors(per_core, size)}; None makes one group per core."
             )
         return tokens // size, size
 
@@ -115,7 +115,7 @@ class ExpertCapacity:
         return slots
 
 
-def _nearest_divisors(number: int, to: int) -> str:
+def nearest_divisors(number: int, to: int) -> str:
     """The largest divisor below and the smallest above `to`, as text."""
     divisors = [d for d in range(1, number + 1) if number % d == 0]
     below = [str(d) for d in divisors if d < to][-1:]

@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     _add_eval(commands)
     _add_predict(commands)
     _add_score(commands)
+    _add_plan(commands)
     return root
 
 
@@ -75,7 +76,7 @@ def _add_train(commands) -> None:
     )
     command.add_argument("--steps", type=_positive, help="train up to this step")
     command.add_argument("--seed", type=int, help="of the data's order, the weights and noise")
-    _add_tpu(command)
+    _add_machine(command)
 
 
 def _add_eval(commands) -> None:
@@ -93,7 +94,7 @@ def _add_eval(commands) -> None:
         help="at most N batches (default: all)",
     )
     _add_gin(command)
-    _add_tpu(command)
+    _add_machine(command)
 
 
 def _add_predict(commands) -> None:
@@ -122,7 +123,7 @@ def _add_predict(commands) -> None:
         "--max_length", type=_positive, metavar="N", help="tokens to decode at most"
     )
     _add_gin(command)
-    _add_tpu(command)
+    _add_machine(command)
 
 
 def _add_score(commands) -> None:
@@ -134,7 +135,48 @@ def _add_score(commands) -> None:
     command.add_argument("--target_file", required=True, help="its target, line by line")
     command.add_argument("--output_file", required=True, help="gets one log-likelihood a line")
     _add_gin(command)
-    _add_tpu(command)
+    _add_machine(command)
+
+
+def _add_plan(commands) -> None:
+    command = commands.add_parser(
+        "plan",
+        help="whether a model fits a TPU pod, what it communicates, and how long a step takes",
+        description="Lowers the training graph of a model for the cores of a layout, without a "
+        "TPU, and counts memory, exchanges between cores and arithmetic on it.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=(
+            "examples:\n  run_switch.py plan --gin_file=models/switch_c.gin \\\n"
+            "    --gin_file=layouts/expert_2048.gin\n"
+            "  run_switch.py plan --gin_file=models/switch_xxl.gin \\\n"
+            "    --compare layouts/expert_model_512.gin layouts/expert_model_2048.gin"
+        ),
+    )
+    _add_gin(command)
+    command.add_argument(
+        "--batch_tokens",
+        type=_positive,
+        metavar="N",
+        help="tokens of input in a step (default: 2^20, as in the paper)",
+    )
+    command.add_argument(
+        "--vocab_size",
+        type=_positive,
+        metavar="N",
+        help="pieces and sentinels (default: 32100, T5's)",
+    )
+    command.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="FILE",
+        help="plan the model under each of these layouts, and recommend one",
+    )
+    command.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of a table"
+    )
+    command.add_argument(
+        "--output_dir", metavar="D", help="gets the JSON, the text and a plot of it as well"
+    )
 
 
 def _add_model_dir(command: argparse.ArgumentParser, meaning: str) -> None:
@@ -158,7 +200,14 @@ def _add_gin(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_tpu(command: argparse.ArgumentParser) -> None:
+def _add_machine(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--devices",
+        type=_positive,
+        metavar="N",
+        help="run on N devices of this machine as one mesh: its GPUs, or N parts of its "
+        "processor; without a file of gin/layouts/, batch and experts are split over them",
+    )
     group = command.add_argument_group("TPU, as in t5_mesh_transformer")
     group.add_argument("--tpu", help="name or address of a Cloud TPU; without it: this machine")
     group.add_argument("--gcp_project", help="project of the Cloud TPU")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from tqdm import tqdm
+
 from mtf_switch import evaluation, prediction, run_config, training
 from mtf_switch.errors import UserError
 
@@ -25,7 +27,7 @@ def train(options: argparse.Namespace) -> None:
         params.append(f"utils.run.train_steps = {options.steps}")
     if options.seed is not None:
         params.append(f"run_config.seed.value = {options.seed}")
-    run_config.parse(options.gin_file, params)
+    run_config.parse(options.gin_file, params + _devices(options))
     step = training.train(options.model_dir, _cluster(options))
     print(
         f"{options.model_dir} is at step {step}. Next: run_switch.py eval "
@@ -74,9 +76,43 @@ def score(options: argparse.Namespace) -> None:
     )
 
 
+def plan(options: argparse.Namespace) -> None:
+    """`run_switch.py plan`."""
+    if not options.gin_file:
+        raise UserError(
+            "No model is named: pass --gin_file, such as --gin_file=models/switch_c.gin "
+            "--gin_file=layouts/expert_2048.gin."
+        )
+    from mtf_switch import plan_report, planner
+
+    if options.output_dir:
+        plan_report.check_folder(options.output_dir, bool(options.compare))
+    vocabulary = options.vocab_size or planner.VOCABULARY
+    plans = {}
+    layouts = options.compare or [""]
+    for layout in tqdm(layouts, "plan", unit="layout", leave=False, disable=len(layouts) < 2):
+        files = [*options.gin_file, *([layout] if layout else [])]
+        settings = planner.parse(files, options.gin_param, options.batch_tokens)
+        plans[layout] = planner.plan(settings, vocabulary)
+    compared = bool(options.compare)
+    report = plan_report.comparison(plans) if compared else plan_report.single(plans[""])
+    if options.output_dir:
+        report.write(options.output_dir)
+    print(report.json() if options.json else report.text)
+
+
 def _params(options: argparse.Namespace) -> list[str]:
     task = getattr(options, "task", None)
-    return list(options.gin_param) + ([f"MIXTURE_NAME = {task!r}"] if task else [])
+    params = [f"MIXTURE_NAME = {task!r}"] if task else []
+    return [*options.gin_param, *params, *_devices(options)]
+
+
+def _devices(options: argparse.Namespace) -> list[str]:
+    if options.devices and options.tpu:
+        raise UserError("--devices is for this machine and --tpu for another: give one.")
+    if options.tpu:  # whatever a model_dir was trained on
+        return ["devices.value = None"]
+    return [f"devices.value = {options.devices}"] if options.devices else []
 
 
 def _cluster(options: argparse.Namespace) -> Any | None:

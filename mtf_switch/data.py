@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import gin
 import numpy as np
 import seqio
 import tensorflow.compat.v1 as tf
@@ -16,6 +17,15 @@ from t5.models import mesh_transformer
 import tasks
 from mtf_switch.errors import UserError, nearest
 from mtf_switch.run_config import RunSettings
+
+
+@gin.configurable
+def task_cache(folders: Sequence[str] = ()) -> list[str]:
+    """Folders with tasks that seqio's cache job has prepared; see docs/tpu.md.
+
+    They are read where `mesh_train_dataset_fn.use_cached` is True.
+    """
+    return list(folders)
 
 
 def prepare(task: str) -> Any:
@@ -31,6 +41,7 @@ def prepare(task: str) -> Any:
       UserError: if the name is unknown or the vocabulary cannot be read.
     """
     tasks.register()
+    seqio.set_global_cache_dirs(task_cache())
     known = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
     if task not in known:
         raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Callable
 
 import numpy as np
@@ -13,7 +13,8 @@ import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
 from tensorflow.python.tpu import tpu_config, tpu_estimator
 
-from mtf_switch import initialization, model, router_metrics
+from mtf_switch import initialization, mesh_layout, model, router_metrics
+from mtf_switch.errors import UserError
 from mtf_switch.run_config import RunSettings
 
 _EVAL_PREFIX = "router/"
@@ -44,17 +45,76 @@ def build(
       A TPUEstimator for train, evaluate and predict.
 
     Raises:
-      UserError: if the model cannot be built.
+      UserError: if the model cannot be built, or the mesh has no devices here.
     """
     use_tpu = cluster is not None
-    model_fn = utils.tpu_estimator_model_fn(
+    if not use_tpu:
+        mesh_layout.check_has_devices(settings.layout, settings.devices)
+    devices = [""] * settings.layout.size if use_tpu else mesh_devices(settings.layout.size)
+    run_config = tpu_config.RunConfig(
+        cluster=cluster,
+        model_dir=model_dir,
+        tf_random_seed=settings.seed,
+        session_config=_session_config(use_tpu, devices),
+        save_checkpoints_steps=settings.save_checkpoints_steps,
+        log_step_count_steps=None,
+        tpu_config=tpu_config.TPUConfig(
+            iterations_per_loop=settings.iterations_per_loop,
+            num_cores_per_replica=1,
+            per_host_input_for_training=tpu_config.InputPipelineConfig.BROADCAST,
+        ),
+    )
+    return tpu_estimator.TPUEstimator(
+        model_fn=model_fn(
+            settings,
+            model.build(settings, vocabulary, use_tpu),
+            vocabulary,
+            model_dir,
+            use_tpu,
+            devices,
+            score,
+            make_hooks,
+        ),
+        config=run_config,
+        train_batch_size=settings.batch_size,
+        eval_batch_size=settings.batch_size,
+        predict_batch_size=settings.batch_size,
+        use_tpu=use_tpu,
+        export_to_tpu=False,
+        params={},
+    )
+
+
+def model_fn(
+    settings: RunSettings,
+    transformer_model: Any,
+    vocabulary: Any,
+    model_dir: str,
+    use_tpu: bool,
+    devices: Sequence[str],
+    score: bool = False,
+    make_hooks: Callable[[tf.Tensor], list] = lambda loss: [],
+) -> Callable:
+    """The model function of a run: what TPUEstimator calls to build a graph.
+
+    Args:
+      settings, vocabulary, model_dir, score, make_hooks: see `build`.
+      transformer_model: what `model.build` made.
+      use_tpu: whether the graph is for a TPU.
+      devices: one name for each core of the mesh; a TPU's have none.
+
+    Returns:
+      A function of (features, labels, mode, params).
+    """
+    upstream_model_fn = utils.tpu_estimator_model_fn(
         model_type=settings.model_type,
-        transformer_model=model.build(settings, vocabulary, use_tpu),
+        transformer_model=transformer_model,
         vocabulary=vocabulary,
         model_dir=model_dir,
         use_tpu=use_tpu,
         mesh_shape=settings.mesh_shape,
         layout_rules=settings.layout_rules,
+        mesh_devices=devices,
         batch_size=settings.batch_size,
         sequence_length=settings.sequence_length,
         autostack=settings.autostack,
@@ -66,33 +126,33 @@ def build(
         variable_filter=settings.variable_filter,
         score_in_predict_mode=score,
     )
-    run_config = tpu_config.RunConfig(
-        cluster=cluster,
-        model_dir=model_dir,
-        tf_random_seed=settings.seed,
-        session_config=_session_config(use_tpu),
-        save_checkpoints_steps=settings.save_checkpoints_steps,
-        log_step_count_steps=None,
-        tpu_config=tpu_config.TPUConfig(
-            iterations_per_loop=settings.iterations_per_loop,
-            num_cores_per_replica=1,
-            per_host_input_for_training=tpu_config.InputPipelineConfig.BROADCAST,
-        ),
-    )
-    return tpu_estimator.TPUEstimator(
-        model_fn=functools.partial(_model_fn, model_fn, model_dir, make_hooks),
-        config=run_config,
-        train_batch_size=settings.batch_size,
-        eval_batch_size=settings.batch_size,
-        predict_batch_size=settings.batch_size,
-        use_tpu=use_tpu,
-        export_to_tpu=False,
-        params={},
-    )
+    return functools.partial(_model_fn, upstream_model_fn, model_dir, make_hooks)
 
 
-def _session_config(use_tpu: bool) -> tf.ConfigProto:
+def mesh_devices(size: int) -> list[str]:
+    """The devices of this machine that a mesh of `size` cores is placed on.
+
+    Raises:
+      UserError: if there are GPUs, but too few.
+    """
+    if size == 1:
+        return [""]
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    if 0 < gpus < size:
+        raise UserError(
+            f"The mesh is of {size} cores, and this machine has {gpus} of the GPUs that it "
+            f"would be placed on. Pass --devices={gpus}, or hide the GPUs with "
+            "CUDA_VISIBLE_DEVICES= to use the processor."
+        )
+    return [f"{'gpu' if gpus else 'cpu'}:{index}" for index in range(size)]
+
+
+def _session_config(use_tpu: bool, devices: Sequence[str] = ("",)) -> tf.ConfigProto:
     config = tf.ConfigProto(allow_soft_placement=True)
+    if devices[0].startswith("cpu"):
+        # Estimator ignores logical devices; with soft placement, all would be CPU:0.
+        config.device_count["CPU"] = len(devices)
+        config.allow_soft_placement = False
     if use_tpu:
         # The graph optimiser takes long on these graphs, and the TPU compiler redoes it.
         config.graph_options.rewrite_options.disable_meta_optimizer = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import mesh_tensorflow as mtf
@@ -16,7 +16,7 @@ from mtf_switch.model import stacks, switch_layers
 from mtf_switch.run_config import RunSettings
 
 # Operations through which a weight reaches a matrix product with its values unchanged.
-_TRANSPARENT = ("SlicewiseOperation", "ReshapeOperation")
+_TRANSPARENT = ("SlicewiseOperation", "ReshapeOperation", "UnstackOperation")
 # The dimensions that index the slots of all experts.
 _SLOTS = ("experts", "batch_unsplit", "expert_capacity")
 
@@ -82,18 +82,33 @@ def count(model: Any, settings: RunSettings) -> Cost:
                 mode="train",
                 variable_dtype=utils.get_variable_dtype(),
             )
-    batch = settings.batch_size
-    tokens = {
-        "encoder": batch * settings.sequence_length["inputs"],
-        "decoder": batch * settings.sequence_length["targets"],
-    }
     products = [op for op in graph.operations if isinstance(op, mtf.EinsumOperation)]
     return Cost(
         parameters=sum(variable.size for variable in graph.trainable_variables),
-        flops_per_sequence=sum(_useful(op, tokens) for op in products) / batch,
-        arithmetic_per_sequence=sum(_size(_dims(op)) for op in products) / batch,
+        flops_per_sequence=per_sequence(products, settings.batch_size, settings),
+        arithmetic_per_sequence=(
+            sum(_size(_dims(op)) for op in products) / settings.batch_size
+        ),
         tokens_per_sequence=sum(settings.sequence_length.values()),
     )
+
+
+def per_sequence(
+    products: Iterable[mtf.Operation], batch_size: int, settings: RunSettings
+) -> float:
+    """FLOPs of a sequence, forward, as Table 9 counts them; see `Cost`.
+
+    Args:
+      products: the EinsumOperations of a forward pass over one batch or microbatch.
+      batch_size: how many sequences that is.
+      settings: of the run.
+    """
+    lengths = settings.sequence_length
+    tokens = {
+        "encoder": batch_size * lengths.get("inputs", 0),
+        "decoder": batch_size * lengths["targets"],
+    }
+    return sum(_useful(product, tokens) for product in products) / batch_size
 
 
 @contextlib.contextmanager
@@ -125,6 +140,8 @@ def _useful(product: mtf.Operation, tokens: dict[str, int]) -> float:
     names = {dim.name for dim in dims}
     if "vocab" in names or not any(_is_weight(tensor) for tensor in product.inputs):
         return 0.0
+    if not names & {"batch", "batch_unsplit"}:
+        return 0.0  # relative position biases: once for all sequences
     if "experts" not in names:
         return _size(dims)
     # Each token is in one slot of one expert, however many slots there are.

@@ -8,10 +8,11 @@ from typing import Any
 
 import gin
 import mesh_tensorflow as mtf
-from mesh_tensorflow.transformer import transformer, utils
+from mesh_tensorflow.transformer import transformer, transformer_layers, utils
 
-from mtf_switch import capacity, dimensions
+from mtf_switch import capacity
 from mtf_switch.errors import UserError
+from mtf_switch.mesh_layout import Tensor
 from mtf_switch.run_config import RunSettings
 from mtf_switch.switch_ffn import SwitchFFN
 
@@ -99,47 +100,98 @@ def switch_layers(stack: transformer.Unitransformer, kind: type = SwitchFFN) -> 
 
 
 def check(model: Any, settings: RunSettings) -> None:
-    """Checks every Switch layer against the mesh, the batch and its capacity.
+    """Checks the layout against every tensor, and each Switch layer against its capacity.
 
     Raises:
-      UserError: where something does not divide, or an expert has no slot.
+      UserError: where something does not divide, two dimensions of a tensor are on one mesh
+        axis, or an expert has no slot.
     """
+    settings.layout.check(tensors(model, settings))
     for stack in stacks(model):
-        feature = "inputs" if stack.name == "encoder" else "targets"
-        length = settings.sequence_length.get(feature, max(settings.sequence_length.values()))
         for layer in switch_layers(stack):
-            _check_layer(stack, layer, settings, length)
+            _check_capacity(stack, layer, settings)
 
 
-def _check_layer(
-    stack: transformer.Unitransformer, layer: SwitchFFN, settings: RunSettings, length: int
+def microbatches(settings: RunSettings) -> int:
+    """Into how many parts, one after the other, a training step's batch is cut."""
+    return utils.serialize_num_microbatches(
+        mtf.Dimension("batch", settings.batch_size),
+        settings.sequence_length,
+        settings.mesh_shape,
+        settings.layout_rules,
+    )
+
+
+def _length(stack: transformer.Unitransformer, settings: RunSettings) -> int:
+    feature = "inputs" if stack.name == "encoder" else "targets"
+    return settings.sequence_length.get(feature, max(settings.sequence_length.values()))
+
+
+def tensors(model: Any, settings: RunSettings) -> Iterator[Tensor]:
+    """The tensors that decide whether a layout can split a model.
+
+    Args:
+      model: a transformer.Bitransformer or Unitransformer.
+      settings: of the run; the batch is one microbatch.
+
+    Yields:
+      Tensors with their dimensions: features, embeddings and logits, and of each layer the
+      weights and the activations between them.
+    """
+    batch = ("batch", settings.batch_size // microbatches(settings))
+    batch_fix = {"batch": "(utils.run.batch_size, or a microbatch of it)"}
+    for stack in stacks(model):
+        x = (batch, ("length", _length(stack, settings)))
+        model_dim = _pair(stack.model_dim)
+        yield Tensor(f"{stack.name}'s input", (*x, model_dim), batch_fix)
+        vocabularies = {stack.input_vocab_dim, stack.output_vocab_dim or stack.input_vocab_dim}
+        for vocab in sorted(vocabularies, key=lambda dim: dim.size):
+            fix = {"vocab": "of the padded vocabulary"}
+            yield Tensor(f"{stack.name}'s embedding", (_pair(vocab), model_dim), fix)
+            yield Tensor(f"{stack.name}'s logits", (*x, _pair(vocab)), fix)
+        for layer in stack.layer_stack.layers:
+            yield from _tensors_of_layer(f"{stack.name}/{layer.name}", layer, x, model_dim)
+
+
+def _pair(dim: mtf.Dimension) -> tuple[str, int]:
+    return dim.name, dim.size
+
+
+def _tensors_of_layer(where: str, layer: Any, x: tuple, model_dim: tuple) -> Iterator[Tensor]:
+    if isinstance(layer, transformer_layers.SelfAttention):
+        heads, fix = ("heads", layer.num_heads), {"heads": "of num_heads"}
+        d_kv = ("d_kv", layer.key_value_size)
+        yield Tensor(f"{where}: attention's weights", (model_dim, heads, d_kv), fix)
+        yield Tensor(f"{where}: attention's queries", (*x, heads, d_kv), fix)
+        memory = ("memory_length", x[1][1])
+        yield Tensor(f"{where}: attention's logits", (*x, heads, memory), fix)
+    elif isinstance(layer, transformer_layers.DenseReluDense):
+        hidden, fix = ("d_ff", layer.hidden_size), {"d_ff": "of d_ff"}
+        yield Tensor(f"{where}: weights", (model_dim, hidden), fix)
+        yield Tensor(f"{where}: hidden units", (*x, hidden), fix)
+    elif isinstance(layer, SwitchFFN):
+        experts, hidden = ("experts", layer.num_experts), ("expert_hidden", layer.hidden_size)
+        fix = {"experts": "of SwitchFFN.num_experts", "expert_hidden": "of d_ff"}
+        yield Tensor(f"{where}: experts' weights", (experts, model_dim, hidden), fix)
+        unsplit = ("expert_unsplit", layer.num_experts)
+        yield Tensor(f"{where}: probabilities of experts", (*x, unsplit), fix)
+
+
+def _check_capacity(
+    stack: transformer.Unitransformer, layer: SwitchFFN, settings: RunSettings
 ) -> None:
-    where = f"{stack.name}/{layer.name}"
-    ways = dimensions.cores(
-        settings.layout_rules, settings.mesh_shape, dimensions.experts(layer.num_experts)
-    )
-    if layer.num_experts % ways:
-        below = layer.num_experts // ways * ways
-        valid = [str(number) for number in (below, below + ways) if number]
-        raise UserError(
-            f"{where}: SwitchFFN.num_experts = {layer.num_experts} does not divide over the "
-            f"{ways} cores that layout rule 'experts' splits them over. The nearest that "
-            f"do: {' and '.join(valid)}."
-        )
-    batch = mtf.Dimension("batch", settings.batch_size)
-    cores = dimensions.cores(settings.layout_rules, settings.mesh_shape, batch)
-    microbatches = utils.serialize_num_microbatches(
-        batch, settings.sequence_length, settings.mesh_shape, settings.layout_rules
-    )
+    length = _length(stack, settings)
+    cores = settings.layout.ways("batch")
+    parts = microbatches(settings)
     tokens = settings.batch_size * length
-    sizes = {capacity.TRAIN: tokens // microbatches, capacity.EVAL: tokens}
+    sizes = {capacity.TRAIN: tokens // parts, capacity.EVAL: tokens}
     for mode, tokens_of_mode in sizes.items():
         try:
             _, group_size = layer.capacity.groups(tokens_of_mode, cores)
             layer.capacity.slots(group_size, layer.num_experts, mode)
         except UserError as error:
-            part = f", {microbatches} microbatches" if mode == capacity.TRAIN else ""
+            part = f", {parts} microbatches" if mode == capacity.TRAIN and parts > 1 else ""
             raise UserError(
-                f"{where}: {error} (In {mode}: batch {settings.batch_size} x length {length}"
-                f"{part if microbatches > 1 else ''}.)"
+                f"{stack.name}/{layer.name}: {error} (In {mode}: batch {settings.batch_size} x "
+                f"length {length}{part}.)"
             ) from error

@@ -18,6 +18,7 @@ from typing import Any, Callable
 import gin
 
 from mtf_switch.errors import UserError, nearest
+from mtf_switch.mesh_layout import MeshLayout, on_devices
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GIN_FOLDER = REPOSITORY / "gin"
@@ -29,6 +30,9 @@ MAY_CHANGE = (
     "run.iterations_per_loop",
     "run.mesh_shape",
     "run.layout_rules",
+    "mesh.data",
+    "mesh.model",
+    "devices.value",
     "Bitransformer.decode",
     "mesh_eval_dataset_fn",
 )
@@ -49,6 +53,12 @@ _GIN_ERRORS = (
 @gin.configurable
 def seed(value: int = 0) -> int:
     """The seed of a run: of the data's order, the initial weights, and all noise."""
+    return value
+
+
+@gin.configurable
+def devices(value: int | None = None) -> int | None:
+    """On how many devices of this machine a run is placed; None if nothing said so."""
     return value
 
 
@@ -74,6 +84,7 @@ class RunSettings:
       variable_filter: regular expression of the variables to train, or None for all.
       skip_seen_data: whether a resumed run passes over the batches it has seen.
       seed: of data, weights and noise.
+      devices: of this machine, as one mesh; None if nothing said how many.
     """
 
     model_type: str
@@ -93,6 +104,12 @@ class RunSettings:
     variable_filter: str | None
     skip_seen_data: bool
     seed: int
+    devices: int | None = None
+
+    @property
+    def layout(self) -> MeshLayout:
+        """Mesh shape and layout rules as the project's own data."""
+        return MeshLayout.parse(self.mesh_shape, self.layout_rules)
 
     @property
     def tokens_per_batch(self) -> int:
@@ -122,8 +139,10 @@ def _register_configurables() -> None:
         "mesh_tensorflow.optimize",
         "t5.models.mesh_transformer",
         "t5.data",
+        "mtf_switch.data",
         "mtf_switch.embedding",
         "mtf_switch.initialization",
+        "mtf_switch.mesh_layout",
         "mtf_switch.switch_ffn",
         "tasks.pretraining",
     ):
@@ -247,8 +266,11 @@ def settings() -> RunSettings:
     lengths = values["sequence_length"]
     if isinstance(lengths, int):
         lengths = {"inputs": lengths, "targets": lengths}
-    mesh_shape = mtf.convert_to_shape(values["mesh_shape"])
-    layout_rules = mtf.convert_to_layout_rules(values["layout_rules"])
+    layout = on_devices(
+        MeshLayout.parse(values["mesh_shape"], values["layout_rules"]), devices()
+    )
+    mesh_shape = mtf.convert_to_shape(layout.mesh_shape)
+    layout_rules = mtf.convert_to_layout_rules(layout.layout_rules)
     batch_size = values["batch_size"]
     if not isinstance(batch_size, int):
         try:
@@ -289,6 +311,7 @@ def settings() -> RunSettings:
         variable_filter=values["variable_filter"],
         skip_seen_data=values["skip_seen_data"],
         seed=seed(),
+        devices=devices(),
     )
 
 

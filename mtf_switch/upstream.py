@@ -158,6 +158,19 @@ def carry_metrics_out_of_microbatches(mesh_tensorflow: types.ModuleType) -> None
     )
 
 
+def take_flags_as_parsed(simd_mesh_impl: types.ModuleType) -> None:
+    """Keeps Mesh TensorFlow's TPU code from reading this program's command line.
+
+    It asks absl for flags of its own, and absl, if nobody has parsed anything yet, would parse
+    `sys.argv` then, and fail on every flag that is not one of absl's.
+    """
+    del simd_mesh_impl
+    import absl.flags
+
+    if not absl.flags.FLAGS.is_parsed():
+        absl.flags.FLAGS.mark_as_parsed()
+
+
 class HostDecodedVocabulary:
     """A vocabulary without `decode_tf`, so that Mesh TF returns ids and the host decodes.
 
@@ -201,6 +214,7 @@ AFTER_IMPORT: dict[str, tuple[Callable[[types.ModuleType], None], ...]] = {
     "gin.resource_reader": (hush_gin_lookups, see_no_package_in_a_plain_folder),
     "mesh_tensorflow": (carry_metrics_out_of_microbatches,),
     "mesh_tensorflow.placement_mesh_impl": (make_random_reproducible,),
+    "mesh_tensorflow.simd_mesh_impl": (take_flags_as_parsed,),
     "mesh_tensorflow.transformer.utils": (silence_step_print,),
 }
 

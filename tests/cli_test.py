@@ -11,7 +11,9 @@ from mtf_switch import cli, run_config
 COMMANDS = ("train", "eval", "predict", "score")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *([name, "--help"] for name in (*COMMANDS, "plan"))]
+)
 def test_help_answers_within_a_second_and_imports_no_tensorflow(arguments):
     code = (
         "import sys; sys.argv = ['run_switch.py', *sys.argv[1:]]\n"

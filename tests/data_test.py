@@ -186,3 +186,10 @@ def test_an_unknown_split_is_refused_with_those_that_there_are(
 def test_batches_in_memory_are_those_that_were_read(tiny: TinyRun) -> None:
     input_fn = data.eval_input_fn(settings_of(tiny), "validation", batches=None)
     assert_equal(read(data.in_memory(input_fn)), read(input_fn))
+
+
+def test_the_folders_of_cached_tasks_are_seqios(tiny, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("seqio.set_global_cache_dirs", given.append)
+    tiny.parse({"data.task_cache.folders": f"[{str(tmp_path)!r}]"})
+    assert given == [[str(tmp_path)]]

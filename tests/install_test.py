@@ -66,6 +66,20 @@ def test_run_time_needs_neither_torch_nor_test_tools(python: str) -> None:
     assert not unwanted & pins("requirements.txt", python).keys()
 
 
+@pytest.mark.parametrize("python", PYTHONS)
+def test_a_tpu_keeps_the_tensorflow_of_its_image_and_gets_everything_else(python: str) -> None:
+    everything, tpu = pins("requirements.txt", python), pins("requirements-tpu.txt", python)
+    left_out = everything.keys() - tpu.keys()
+    assert tpu.items() <= everything.items()
+    assert "tensorflow" in left_out
+    assert not left_out & {"mesh-tensorflow", "t5", "seqio-nightly", "tensorflow-text", "numpy"}
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    for line in lines:
+        name = line.split("==")[0]
+        if name in left_out - {"tensorflow", "tensorflow-macos"}:
+            assert line.endswith("# via tensorflow"), f"{name} is there for others, too"
+
+
 @pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.name)
 def test_requirements_name_no_place_to_fetch_from(path: Path) -> None:
     for line in path.read_text().splitlines():

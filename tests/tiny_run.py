@@ -191,8 +191,8 @@ def faster():
 
     original = estimator._session_config
 
-    def session_config(use_tpu):
-        config = original(use_tpu)
+    def session_config(*arguments):
+        config = original(*arguments)
         config.graph_options.rewrite_options.disable_meta_optimizer = True
         return config
 

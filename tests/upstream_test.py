@@ -25,7 +25,7 @@ import tensorflow.compat.v1 as tf
 from mesh_harness import noise
 from mesh_tensorflow.transformer import utils
 
-from mtf_switch import upstream
+from mtf_switch import run_config, upstream
 from mtf_switch.switch_ffn import SwitchFFN
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -379,3 +379,15 @@ def test_metrics_can_be_fetched_from_a_step_in_microbatches(monkeypatch, repaire
     else:
         with pytest.raises(ValueError, match=r"not fetchable|not an element of this graph"):
             mesh_harness.evaluate(build)
+
+
+def test_the_tpu_code_does_not_parse_this_programs_command_line():
+    """Its flags are absl's, which would read sys.argv at their first use, and fail on --devices."""
+    code = (
+        "import sys; sys.argv = ['run_switch.py', 'plan', '--gin_file=x']\n"
+        "import mtf_switch\n"
+        "from mesh_tensorflow import simd_mesh_impl\n"
+        "shape = simd_mesh_impl.physical_shape_3d_from_topology_proto_4d([4, 4, 1, 2])\n"
+        "assert shape == [4, 4, 2], shape\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=run_config.REPOSITORY)
