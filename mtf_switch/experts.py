@@ -23,6 +23,10 @@ _ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "tanh": tf.nn.tanh,
 }
 
+# Times a transposed kernel of so many weights, TensorFlow's plain float32 product on a CPU takes
+# up to three times as long as the same as a batch of one; of smaller ones it is the faster.
+_LARGE_KERNEL = 2**18
+
 
 @dataclasses.dataclass(frozen=True)
 class Experts:
@@ -158,9 +162,9 @@ def _run_product(run: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable
     """[n, A] times [A, B]: [n, B]."""
 
     def gradient(dy):
-        # As a batch of one: TensorFlow's plain float32 product with a transposed matrix
-        # takes up to three times as long where the rows are few.
-        drun = tf.raw_ops.BatchMatMulV2(x=dy[None], y=kernel[None], adj_y=True)[0]
-        return drun, tf.matmul(run, dy, transpose_a=True)
+        dkernel = tf.matmul(run, dy, transpose_a=True)
+        if kernel.shape.num_elements() < _LARGE_KERNEL:
+            return tf.matmul(dy, kernel, transpose_b=True), dkernel
+        return tf.raw_ops.BatchMatMulV2(x=dy[None], y=kernel[None], adj_y=True)[0], dkernel
 
     return tf.matmul(run, kernel), gradient

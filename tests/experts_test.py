@@ -12,6 +12,7 @@ import tensorflow.compat.v1 as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtf_switch import experts
 from mtf_switch.experts import Experts
 
 E, M, F = 4, 3, 5
@@ -20,7 +21,7 @@ DROPOUT = 0.5
 
 
 def run_runs(
-    x, expert_of_token, weights, activations, dtype=tf.float32, dropout=0.0, experts=E, dy=None
+    x, expert_of_token, weights, activations, dtype=tf.float32, dropout=0.0, number=E, dy=None
 ):
     """of_runs on rows x [1, 1, T, M], and the gradients of sum(y * dy)."""
 
@@ -28,7 +29,7 @@ def run_runs(
         rows = mesh_harness.constant(mesh, x, ROWS, dtype)
         index = mesh_harness.constant(mesh, expert_of_token, ROWS.rsplit(" ", 1)[0], tf.int32)
         context = mesh_harness.make_context(mesh, rows.shape.dims, activation_dtype=dtype)
-        dim = mtf.Dimension("experts", experts)
+        dim = mtf.Dimension("experts", number)
         y = Experts(dim, F, activations, dropout).of_runs(context, rows, index)
         assert y.dtype == dtype
         dys = mesh_harness.constant(mesh, np.ones(x.shape) if dy is None else dy, ROWS)
@@ -108,13 +109,13 @@ def both(rng, activations, dtype=tf.float32, mode="train", rate=0.0):
         context = mesh_harness.make_context(
             mesh, inputs.shape.dims, mode=mode, activation_dtype=dtype
         )
-        experts = Experts(mtf.Dimension("experts", E), F, activations, rate)
+        networks = Experts(mtf.Dimension("experts", E), F, activations, rate)
         if by_runs:
             index = np.repeat(np.arange(E), capacity).reshape(1, 1, -1)
             index = mesh_harness.constant(mesh, index, "outer_batch batch group", tf.int32)
-            y = experts.of_runs(context, inputs, index)
+            y = networks.of_runs(context, inputs, index)
         else:
-            y = experts.of_slots(context, inputs)
+            y = networks.of_slots(context, inputs)
         variables = mesh.graph.trainable_variables
         grads = mtf.gradients(
             [mtf.reduce_sum(y * dys)], [inputs, *(v.outputs[0] for v in variables)]
@@ -134,7 +135,12 @@ def both(rng, activations, dtype=tf.float32, mode="train", rate=0.0):
 @pytest.mark.parametrize("activations", [("relu",), ("gelu", "linear"), ("swish",)])
 @pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
 @pytest.mark.parametrize("unit_scaling", [False, True])
-def test_slots_and_runs_agree_in_outputs_and_all_gradients(activations, dtype, unit_scaling):
+@pytest.mark.parametrize("large", [False, True])
+def test_slots_and_runs_agree_in_outputs_and_all_gradients(
+    activations, dtype, unit_scaling, large, monkeypatch
+):
+    # The products differ with the size of a kernel, here 15 weights.
+    monkeypatch.setattr(experts, "_LARGE_KERNEL", 15 if large else 16)
     gin.bind_parameter("unit_scaling_convention.value", unit_scaling)
     slots, runs = both(np.random.default_rng(0), activations, dtype)
     # Sums of a few terms of the order of 1, in 24 bits or in 8.
@@ -156,7 +162,7 @@ def test_dropout_of_runs_drops_whole_hidden_units_scales_the_rest_and_is_off_in_
     wi, wo = np.zeros((1, M, F)), np.zeros((1, F, M))
     wi[0, 0, 0] = wo[0, 0, 0] = 1.0
     weights = oracle.Weights(np.zeros((M, 1)), (wi,), wo)
-    value = run_runs(x, index, weights, ("relu",), dropout=DROPOUT, experts=1)
+    value = run_runs(x, index, weights, ("relu",), dropout=DROPOUT, number=1)
     outputs = value["y"][0, 0, :, 0]
     np.testing.assert_array_equal(np.unique(outputs), [0.0, 1 / (1 - DROPOUT)])
     # 400 draws: a standard deviation of 0.025.
