@@ -23,8 +23,8 @@ _ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "tanh": tf.nn.tanh,
 }
 
-# Times a transposed kernel of so many weights, TensorFlow's plain float32 product on a CPU takes
-# up to three times as long as the same as a batch of one; of smaller ones it is the faster.
+# With a transposed kernel of so many weights, TensorFlow's plain float32 product on a CPU takes
+# up to three times as long as the same in a batch of one; with smaller ones it is the faster.
 _LARGE_KERNEL = 2**18
 
 
