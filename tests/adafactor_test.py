@@ -67,7 +67,7 @@ def train(optimizer, shape, *, steps=3, devices=1, dtype=tf.float32, scale=1.0, 
 
 
 def assert_equal_updates(ours, theirs):
-    for one, other in zip(ours, theirs, strict=True):
+    for one, other in zip(ours, theirs):
         assert one.keys() == other.keys()
         for name, value in one.items():
             # A weight near 0 is a difference of larger ones.
