@@ -10,6 +10,7 @@ import pytest
 from tiny_run import contents
 
 from mtf_switch import run_config
+from mtf_switch.adafactor import LeanAdafactor
 from mtf_switch.errors import UserError
 
 FILES = ["models/switch_base.gin"]
@@ -117,7 +118,7 @@ def test_settings_are_what_gin_says() -> None:
         dimension = mtf.Dimension(name, 8)
         rules, mesh = got.layout_rules, got.mesh_shape
         assert rules.tensor_dimension_to_mesh_axis(dimension, mesh) == axis
-    assert got.optimizer is mtf.optimize.AdafactorOptimizer
+    assert got.optimizer is LeanAdafactor
     assert (got.autostack, got.skip_seen_data) == (False, True)
 
 

@@ -184,6 +184,7 @@ def test_every_repair_is_one_that_this_file_takes_out():
         upstream.see_no_package_in_a_plain_folder,
         upstream.carry_metrics_out_of_microbatches,
         upstream.make_random_reproducible,
+        upstream.take_flags_as_parsed,
         upstream.silence_step_print,
     }
 
