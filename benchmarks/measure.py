@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import importlib.metadata
@@ -38,6 +39,28 @@ class Competitor:
     seconds: Callable[[], float]
     close: Callable[[], None]
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def parser(description: str, competitors: Sequence[str]) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    options = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = options.add_argument
+    usual = ["dense", "gather", "upstream"]
+    add("--competitors", nargs="+", choices=competitors, default=usual)
+    add("--repetitions", type=int, default=15, help="turns that are measured")
+    add("--hf_python", help="interpreter of an environment with torch and transformers")
+    add("--json", action="store_true", help="one object a line instead of a table")
+    return options
+
+
+def check(options: argparse.Namespace, options_parser: argparse.ArgumentParser) -> None:
+    """Refuses, with the usage, what cannot be measured."""
+    if not options.hf_python and any(name.startswith("hf") for name in options.competitors):
+        options_parser.error("the competitors of transformers, hf..., need --hf_python")
+    if options.repetitions < 2:
+        options_parser.error("--repetitions is at least 2: a spread is shown")
 
 
 def in_this_process(step: Callable[[], None], close: Callable[[], None]) -> Competitor:

@@ -32,14 +32,8 @@ COMPETITORS = ("dense", "gather", "einsum", "upstream", "hf")
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options, with the sizes of docs/performance.md as defaults."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n", 1)[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = measure.parser(__doc__.split("\n", 1)[0], COMPETITORS)
     add = parser.add_argument
-    add(
-        "--competitors", nargs="+", choices=COMPETITORS, default=["dense", "gather", "upstream"]
-    )
     add("--experts", nargs="+", type=int, default=[8, 32, 128], help="E")
     add("--group_sizes", nargs="+", type=int, default=[1024], help="S, tokens of a group")
     add("--capacity_factors", nargs="+", type=float, default=[1.0, 1.25])
@@ -47,14 +41,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--tokens", type=int, default=4096, help="T, of one step")
     add("--d_model", type=int, default=512, help="M")
     add("--d_ff", type=int, default=2048, help="F")
-    add("--repetitions", type=int, default=15, help="turns that are measured")
-    add("--hf_python", help="interpreter of an environment with torch and transformers")
-    add("--json", action="store_true", help="one object a line instead of a table")
     options = parser.parse_args(arguments)
-    if "hf" in options.competitors and not options.hf_python:
-        parser.error("the competitor hf needs --hf_python")
-    if options.repetitions < 2:
-        parser.error("--repetitions is at least 2: a spread is shown")
+    measure.check(options, parser)
     return options
 
 

@@ -31,26 +31,14 @@ COMPETITORS = ("dense", "gather", "einsum", "upstream", "hf", "hf_dense")
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options; sizes default to those of docs/performance.md."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n", 1)[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = measure.parser(__doc__.split("\n", 1)[0], COMPETITORS)
     add = parser.add_argument
-    add(
-        "--competitors", nargs="+", choices=COMPETITORS, default=["dense", "gather", "upstream"]
-    )
     add("--experts", nargs="+", type=int, default=[8, 32], help="E")
     for field in dataclasses.fields(sizes.Model):
         if field.name != "experts":
             add(f"--{field.name}", type=type(field.default), default=field.default, help=" ")
-    add("--repetitions", type=int, default=15, help="turns that are measured")
-    add("--hf_python", help="interpreter of an environment with torch and transformers")
-    add("--json", action="store_true", help="one object a line instead of a table")
     options = parser.parse_args(arguments)
-    if {"hf", "hf_dense"} & set(options.competitors) and not options.hf_python:
-        parser.error("the competitors hf and hf_dense need --hf_python")
-    if options.repetitions < 2:
-        parser.error("--repetitions is at least 2: a spread is shown")
+    measure.check(options, parser)
     return options
 
 

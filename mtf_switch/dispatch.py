@@ -12,6 +12,7 @@ is a gather by the other.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 
 import mesh_tensorflow as mtf
@@ -24,8 +25,8 @@ AUTO, EINSUM, GATHER = "auto", "einsum", "gather"
 
 
 @dataclasses.dataclass(frozen=True)
-class EinsumDispatch:
-    """The paper's dispatch: one-hot tensors, and a matrix product in each direction.
+class _SlotDispatch(abc.ABC):
+    """Tokens to the slots of experts and back.
 
     Attributes:
       routing: what the router decided.
@@ -37,6 +38,7 @@ class EinsumDispatch:
     experts_dim: mtf.Dimension
     capacity_dim: mtf.Dimension
 
+    @abc.abstractmethod
     def dispatch(self, inputs: mtf.Tensor) -> mtf.Tensor:
         """Copies each kept token into its slot; empty slots hold zeros.
 
@@ -46,12 +48,8 @@ class EinsumDispatch:
         Returns:
           expert_inputs: [O, E, G, C, M] in the activation dtype.
         """
-        outer, groups, _, model = inputs.shape.dims
-        return mtf.einsum(
-            [inputs, self._dispatch_tensor(inputs.dtype)],
-            [outer, self.experts_dim, groups, self.capacity_dim, model],
-        )
 
+    @abc.abstractmethod
     def combine(self, expert_outputs: mtf.Tensor) -> mtf.Tensor:
         """Brings each token's expert output back, times its gate (equation 2).
 
@@ -61,6 +59,21 @@ class EinsumDispatch:
         Returns:
           outputs: [O, G, S, M]; exactly zero for dropped tokens and padding.
         """
+
+
+class EinsumDispatch(_SlotDispatch):
+    """The paper's dispatch: one-hot tensors, and a matrix product in each direction."""
+
+    def dispatch(self, inputs: mtf.Tensor) -> mtf.Tensor:
+        """See the base class."""
+        outer, groups, _, model = inputs.shape.dims
+        return mtf.einsum(
+            [inputs, self._dispatch_tensor(inputs.dtype)],
+            [outer, self.experts_dim, groups, self.capacity_dim, model],
+        )
+
+    def combine(self, expert_outputs: mtf.Tensor) -> mtf.Tensor:
+        """See the base class."""
         outer, _, groups, _, model = expert_outputs.shape.dims
         group = self.routing.gate.shape.dims[-1]
         # Cast back before it meets activations or crosses cores (Section 2.4).
@@ -80,43 +93,18 @@ class EinsumDispatch:
         return mtf.cast(routing.kept, dtype) * expert * slot
 
 
-@dataclasses.dataclass(frozen=True)
-class GatherDispatch:
-    """The slots of EinsumDispatch, bit for bit, by index: no work for pairs that never meet.
-
-    Attributes:
-      routing: what the router decided.
-      experts_dim: E, by its unsplit name.
-      capacity_dim: C.
-    """
-
-    routing: Routing
-    experts_dim: mtf.Dimension
-    capacity_dim: mtf.Dimension
+class GatherDispatch(_SlotDispatch):
+    """The slots of EinsumDispatch, bit for bit, by index: no work for pairs that never meet."""
 
     def dispatch(self, inputs: mtf.Tensor) -> mtf.Tensor:
-        """Copies each kept token into its slot; empty slots hold zeros.
-
-        Args:
-          inputs: [O, G, S, M] in the activation dtype.
-
-        Returns:
-          expert_inputs: [O, E, G, C, M] in the activation dtype.
-        """
+        """See the base class."""
         outer, groups, _, model = inputs.shape.dims
         slots = _move(inputs, self._token_of_slot(), self._slot_of_token())
         slots = mtf.reshape(slots, [outer, groups, self.experts_dim, self.capacity_dim, model])
         return mtf.transpose(slots, [outer, self.experts_dim, groups, self.capacity_dim, model])
 
     def combine(self, expert_outputs: mtf.Tensor) -> mtf.Tensor:
-        """Brings each token's expert output back, times its gate (equation 2).
-
-        Args:
-          expert_outputs: [O, E, G, C, M] in the activation dtype.
-
-        Returns:
-          outputs: [O, G, S, M]; exactly zero for dropped tokens and padding.
-        """
+        """See the base class."""
         outer, experts, groups, capacity, model = expert_outputs.shape.dims
         slots = mtf.transpose(expert_outputs, [outer, groups, experts, capacity, model])
         slots = mtf.reshape(slots, [outer, groups, self._slots_dim, model])

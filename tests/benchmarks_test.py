@@ -74,7 +74,7 @@ def test_mistakes_are_told_in_one_line(benchmark_modules, capsys, flags, message
     ("flags", "message"),
     [
         (["--competitors", "scatter"], "invalid choice: 'scatter'"),
-        (["--competitors", "hf"], "hf needs --hf_python"),
+        (["--competitors", "hf"], "need --hf_python"),
         (["--repetitions=1"], "at least 2"),
     ],
 )
