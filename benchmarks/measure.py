@@ -13,12 +13,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tqdm
 
+from mtf_switch import machine
 from mtf_switch.errors import UserError
 
 _FOLDER = Path(__file__).parent
@@ -128,12 +129,27 @@ def interleaved(
     return seconds
 
 
-def results(seconds: Mapping[str, Sequence[float]], baseline: str) -> Iterator[dict[str, Any]]:
-    """For each competitor: median, ratio to the baseline (None without) and its quartiles."""
+def compete(
+    competitors: Mapping[str, Competitor], repetitions: int, label: str
+) -> list[dict[str, Any]]:
+    """Times competitors against one another, and closes them.
+
+    Returns:
+      For each its name, the median, the ratio to the one called "dense" (None without it)
+      with its quartiles, and where the numbers come from.
+    """
+    seconds = interleaved(competitors, repetitions, label)
+    origin = {"repetitions": repetitions, **_provenance(competitors)}
+    for competitor in competitors.values():
+        competitor.close()
+    return [{**result, **origin} for result in _results(seconds)]
+
+
+def _results(seconds: Mapping[str, Sequence[float]]) -> Iterator[dict[str, Any]]:
     for name, times in seconds.items():
         result = {"competitor": name, "seconds": statistics.median(times)}
-        if baseline in seconds:
-            ratios = [one / other for one, other in zip(times, seconds[baseline])]
+        if "dense" in seconds:
+            ratios = [one / other for one, other in zip(times, seconds["dense"])]
             low, middle, high = statistics.quantiles(ratios, n=4)
             result |= {"ratio_to_dense": middle, "ratio_quartiles": [low, high]}
         else:
@@ -141,8 +157,8 @@ def results(seconds: Mapping[str, Sequence[float]], baseline: str) -> Iterator[d
         yield result
 
 
-def provenance(competitors: Mapping[str, Competitor]) -> dict[str, Any]:
-    """Where numbers come from: command, commit, versions, machine, time."""
+def _provenance(competitors: Mapping[str, Competitor]) -> dict[str, Any]:
+    """Where numbers come from: command, commit, versions, machine."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     for competitor in competitors.values():
         versions |= competitor.versions
@@ -150,7 +166,7 @@ def provenance(competitors: Mapping[str, Competitor]) -> dict[str, Any]:
         "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **versions},
-        "machine": f"{_processor()}, {os.cpu_count()} cores",
+        "machine": f"{machine.processor()}, {os.cpu_count()} cores",
         "malloc": os.environ.get("GLIBC_TUNABLES", "default"),
     }
 
@@ -162,12 +178,31 @@ def _commit() -> str:
     return "unknown"
 
 
-def _processor() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+def present(
+    name: str,
+    options: argparse.Namespace,
+    measured: Callable[[argparse.Namespace], Iterable[dict[str, Any]]],
+    as_table: Callable[[list[dict[str, Any]]], str],
+) -> int:
+    """Runs a benchmark and prints its results: each at once as JSON, or all as a table.
+
+    Returns:
+      0, or 2 for a mistake in the options, which is told in one line.
+    """
+    found = []
+    try:
+        for result in measured(options):
+            found.append(result)
+            if options.json:
+                print(json.dumps(result), flush=True)
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    if not options.json:
+        keys = ("command", "commit", "machine", "versions", "malloc")
+        origin = "\n".join(f"{key}: {found[0][key]}" for key in keys)
+        print(f"{as_table(found)}\n\n{origin}")
+    return 0
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

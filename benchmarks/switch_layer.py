@@ -13,19 +13,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
-import os
 import sys
+from collections.abc import Iterator
 from typing import Any
-
-# Before TensorFlow is imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import measure
 import sizes
 
 from mtf_switch import upstream
-from mtf_switch.errors import UserError
 
 COMPETITORS = ("dense", "gather", "einsum", "upstream", "hf")
 
@@ -46,19 +41,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One result for each competitor in each setting.
+def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yields one result for each competitor in each setting.
 
     Raises:
       UserError: for sizes that do not divide.
     """
-    # Seconds, after the options were understood.
-    import layer_graphs
-    import tensorflow.compat.v1 as tf
-
     upstream.quiet_logs()
-    tf.logging.set_verbosity(tf.logging.ERROR)
-    found = []
+    # Takes seconds, and is not needed to understand the options.
+    import layer_graphs
+
     grid = itertools.product(
         options.dtypes, options.capacity_factors, options.group_sizes, options.experts
     )
@@ -74,15 +66,8 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
             for name in options.competitors
         }
         label = f"{dtype}, capacity {factor}, {experts} experts, groups of {group_size}"
-        seconds = measure.interleaved(competitors, options.repetitions, label)
-        origin = measure.provenance(competitors)
-        for competitor in competitors.values():
-            competitor.close()
-        for result in measure.results(seconds, "dense"):
-            found.append({**result, **described, "repetitions": options.repetitions, **origin})
-            if options.json:
-                print(json.dumps(found[-1]), flush=True)
-    return found
+        for result in measure.compete(competitors, options.repetitions, label):
+            yield {**result, **described}
 
 
 def as_table(found: list[dict[str, Any]]) -> str:
@@ -98,23 +83,13 @@ def as_table(found: list[dict[str, Any]]) -> str:
             cell += f" ({result['ratio_to_dense']:.2f}; {low:.2f}-{high:.2f})"
         rows.setdefault(key, []).append(cell)
     headers = ["dtype", "capacity", "experts", "group", *names]
-    return measure.table(headers, [[*key, *cells] for key, cells in rows.items()])
+    table = measure.table(headers, [[*key, *cells] for key, cells in rows.items()])
+    return f"{table}\n\nMedian of a step (ratio to dense: median; quartiles of the turns)."
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the benchmark; 2 for a mistake in the options."""
-    options = parse(arguments)
-    try:
-        found = measured(options)
-    except UserError as error:
-        print(f"switch_layer: {error}", file=sys.stderr)
-        return 2
-    if not options.json:
-        print(as_table(found))
-        print("\nMedian of a step (ratio to dense: median; quartiles of the turns).")
-        keys = ("command", "commit", "machine", "versions", "malloc")
-        print("\n".join(f"{key}: {found[0][key]}" for key in keys))
-    return 0
+    return measure.present("switch_layer", parse(arguments), measured, as_table)
 
 
 if __name__ == "__main__":

@@ -12,19 +12,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import os
 import sys
+from collections.abc import Iterator
 from typing import Any
-
-# Before TensorFlow is imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import measure
 import sizes
 
 from mtf_switch import upstream
-from mtf_switch.errors import UserError
 
 COMPETITORS = ("dense", "gather", "einsum", "upstream", "hf", "hf_dense")
 
@@ -42,18 +37,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One result for each competitor; the sparse ones once for each number of experts.
+def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yields one result for each competitor; the sparse ones once for each number of experts.
 
     Raises:
       UserError: for sizes that do not divide.
     """
-    # Seconds, after the options were understood.
-    import step_graphs
-    import tensorflow.compat.v1 as tf
-
     upstream.quiet_logs()
-    tf.logging.set_verbosity(tf.logging.ERROR)
+    # Takes seconds, and is not needed to understand the options.
+    import step_graphs
+
     values = {
         field.name: getattr(options, field.name) for field in dataclasses.fields(sizes.Model)
     }
@@ -63,27 +56,15 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
             label = name if experts == 1 else f"{name} {experts}"
             settings[label] = sizes.Model(**{**values, "experts": experts})
             competitors[label] = _competitor(name, settings[label], options, step_graphs)
-    seconds = measure.interleaved(competitors, options.repetitions, "training steps")
-    origin = measure.provenance(competitors)
-    for competitor in competitors.values():
-        competitor.close()
-    found = []
-    for result in measure.results(seconds, "dense"):
+    for result in measure.compete(competitors, options.repetitions, "training steps"):
         setting = settings[result["competitor"]]
-        found.append(
-            {
-                **result,
-                **dataclasses.asdict(setting),
-                "competitor": result["competitor"].split()[0],
-                "tokens": setting.tokens,
-                "tokens_per_second": setting.tokens / result["seconds"],
-                "repetitions": options.repetitions,
-                **origin,
-            }
-        )
-        if options.json:
-            print(json.dumps(found[-1]), flush=True)
-    return found
+        yield {
+            **result,
+            **dataclasses.asdict(setting),
+            "competitor": result["competitor"].split()[0],
+            "tokens": setting.tokens,
+            "tokens_per_second": setting.tokens / result["seconds"],
+        }
 
 
 def _competitor(
@@ -119,17 +100,7 @@ def as_table(found: list[dict[str, Any]]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the benchmark; 2 for a mistake in the options."""
-    options = parse(arguments)
-    try:
-        found = measured(options)
-    except UserError as error:
-        print(f"train_step: {error}", file=sys.stderr)
-        return 2
-    if not options.json:
-        print(as_table(found))
-        keys = ("command", "commit", "machine", "versions", "malloc")
-        print("\n" + "\n".join(f"{key}: {found[0][key]}" for key in keys))
-    return 0
+    return measure.present("train_step", parse(arguments), measured, as_table)
 
 
 if __name__ == "__main__":

@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import argparse
 import collections
-import os
 import re
 import sys
-
-# Before TensorFlow is imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import measure
 import sizes
 
+from mtf_switch import upstream
+
 # The first that is found in an operation's name says what it belongs to.
 _PARTS = (
     ("optimizer", r"adafactor|_slot_"),
-    ("experts: matrix products", r"experts_of_runs.*MatMul|SwitchFFN/w[io].*[Ee]insum"),
-    ("experts: the rest", r"experts_of_runs|SwitchFFN/w[io]"),
-    ("dispatch and combine", r"permute|sort_by_expert|move|where_kept"),
+    ("experts: matrix products", r"experts_of_(runs.*MatMul|slots.*Einsum)"),
+    ("experts: the rest", r"experts_of_|SwitchFFN/w[io]"),
+    ("dispatch and combine", r"SwitchFFN/(dispatch|combine)|permute|sort_by|move|where_kept"),
     ("router", r"switch_gating|ranks_by|router|top_k|top_1|SwitchFFN|MoE1D"),
     ("attention", r"Attention"),
     ("dense feed-forward", r"DenseReluDense"),
@@ -41,13 +39,11 @@ def part_of(operation: str) -> str:
 
 def trace(competitor: str, setting: sizes.Model) -> list[tuple[str, str, float]]:
     """(name, type, milliseconds) of each operation of one training step."""
+    upstream.quiet_logs()
+    # Takes seconds, and is not needed to understand the options.
     import step_graphs
     import tensorflow.compat.v1 as tf
 
-    from mtf_switch import upstream
-
-    upstream.quiet_logs()
-    tf.logging.set_verbosity(tf.logging.ERROR)
     metadata = tf.RunMetadata()
     options = tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE)
     run, close = step_graphs.step(competitor, setting)

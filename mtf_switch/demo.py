@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -184,27 +183,6 @@ def _steps(default: int, minutes: float) -> int:
     """Steps for so many minutes: a multiple of the number of evaluations."""
     per_evaluation = max(1, round(default * minutes / DEFAULT_MINUTES / EVALUATIONS))
     return per_evaluation * EVALUATIONS
-
-
-def machine() -> str:
-    """What the demo ran on, for the report."""
-    import tensorflow as tf
-
-    return (
-        f"{os.cpu_count()} cores ({_processor()}), Python {platform.python_version()}, "
-        f"TensorFlow {tf.__version__}"
-    )
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [
-                line.split(":")[1].strip() for line in file if line.startswith("model name")
-            ]
-        return names[0]
-    except (OSError, IndexError):
-        return platform.machine()
 
 
 if __name__ == "__main__":

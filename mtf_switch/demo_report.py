@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mtf_switch import demo
+from mtf_switch import demo, machine
 
 _DENSE_COLOR, _SPARSE_COLOR = "tab:gray", "tab:blue"
 
@@ -111,7 +111,8 @@ def write(output_dir: str, results: list[demo.ModelResult], command: str, took: 
             f"| {d.step} | {d.seconds:.1f} | {d.neg_log_perplexity:.4f} | {s.seconds:.1f} | "
             f"{s.neg_log_perplexity:.4f} |"
         )
-    lines += ["", f"Made by `{command}`, which took {took:.0f} s, on {demo.machine()}.", ""]
+    made_by = f"Made by `{command}`, which took {took:.0f} s, on {machine.description()}."
+    lines += ["", made_by, ""]
     with open(os.path.join(output_dir, "report.md"), "w", encoding="utf-8") as file:
         file.write("\n".join(lines))
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 
 import mesh_tensorflow as mtf
 import numpy as np
@@ -70,6 +71,7 @@ class EinsumDispatch(_SlotDispatch):
         return mtf.einsum(
             [inputs, self._dispatch_tensor(inputs.dtype)],
             [outer, self.experts_dim, groups, self.capacity_dim, model],
+            name="dispatch",
         )
 
     def combine(self, expert_outputs: mtf.Tensor) -> mtf.Tensor:
@@ -79,7 +81,9 @@ class EinsumDispatch(_SlotDispatch):
         # Cast back before it meets activations or crosses cores (Section 2.4).
         gate = mtf.cast(self.routing.gate, expert_outputs.dtype)
         combine_tensor = self._dispatch_tensor(expert_outputs.dtype) * gate  # [O, G, S, E, C]
-        return mtf.einsum([expert_outputs, combine_tensor], [outer, groups, group, model])
+        return mtf.einsum(
+            [expert_outputs, combine_tensor], [outer, groups, group, model], name="combine"
+        )
 
     def _dispatch_tensor(self, dtype: tf.DType) -> mtf.Tensor:
         """[O, G, S, E, C], 1 where a kept token has its slot.
@@ -99,7 +103,7 @@ class GatherDispatch(_SlotDispatch):
     def dispatch(self, inputs: mtf.Tensor) -> mtf.Tensor:
         """See the base class."""
         outer, groups, _, model = inputs.shape.dims
-        slots = _move(inputs, self._token_of_slot(), self._slot_of_token())
+        slots = _move(inputs, self._token_of_slot, self._slot_of_token)
         slots = mtf.reshape(slots, [outer, groups, self.experts_dim, self.capacity_dim, model])
         return mtf.transpose(slots, [outer, self.experts_dim, groups, self.capacity_dim, model])
 
@@ -108,22 +112,24 @@ class GatherDispatch(_SlotDispatch):
         outer, experts, groups, capacity, model = expert_outputs.shape.dims
         slots = mtf.transpose(expert_outputs, [outer, groups, experts, capacity, model])
         slots = mtf.reshape(slots, [outer, groups, self._slots_dim, model])
-        outputs = _move(slots, self._slot_of_token(), self._token_of_slot())
+        outputs = _move(slots, self._slot_of_token, self._token_of_slot)
         return outputs * mtf.cast(self.routing.gate, outputs.dtype)
 
     @property
     def _slots_dim(self) -> mtf.Dimension:
         return mtf.Dimension("slots", self.experts_dim.size * self.capacity_dim.size)
 
+    @functools.cached_property
     def _slot_of_token(self) -> mtf.Tensor:
         """[O, G, S] int32, expert x C + position; -1 for a token without a slot."""
         routing = self.routing
         slot = routing.expert_index * self.capacity_dim.size + routing.position_in_expert
         return _where_kept(routing.kept, slot, otherwise=-1)
 
+    @functools.cached_property
     def _token_of_slot(self) -> mtf.Tensor:
         """[O, G, E * C] int32, the token's place in its group; -1 for an empty slot."""
-        slot_of_token, slots = self._slot_of_token(), self._slots_dim
+        slot_of_token, slots = self._slot_of_token, self._slots_dim
 
         def invert(slot_of_token):  # [o, g, S] of one core
             *shape, tokens = slot_of_token.shape.as_list()
@@ -150,8 +156,8 @@ class GatherDispatch(_SlotDispatch):
 class SortDispatch:
     """Sorts each core's tokens by their expert, those without one last: no padding at all.
 
-    The experts then take as many tokens as they have (see `expert_matmul`), so a core must
-    hold all experts whole.
+    The experts then take as many tokens as they have (see `Experts.of_runs`), so one core
+    must hold everything.
 
     Attributes:
       expert_of_token: [O, G, S] int32, the expert; E for a token without a slot.

@@ -154,7 +154,8 @@ class Experts:
 
 def _product(slots: mtf.Tensor, kernel: mtf.Tensor) -> mtf.Tensor:
     """[O, E, G, C, A] times [E, A, B]: [O, E, G, C, B]."""
-    return mtf.einsum([slots, kernel], [*slots.shape.dims[:-1], kernel.shape.dims[-1]])
+    output_shape = [*slots.shape.dims[:-1], kernel.shape.dims[-1]]
+    return mtf.einsum([slots, kernel], output_shape, name="experts_of_slots")
 
 
 @tf.custom_gradient

@@ -1,6 +1,12 @@
 """Positions in experts: a token's rank, by token order, among its group's tokens of an expert.
 
-Two ways to count, with equal results. The first token of an expert has rank 0 (ruling 2).
+The first token of an expert has rank 0 (ruling 2). Two ways to count, with equal results; of
+
+    expert_index: [O, G, S] int32,
+    routed: [O, G, S] float32, 0 for padding, which takes no rank,
+    experts: E,
+
+each gives [O, G, S] int32, 0 for padding.
 """
 
 from __future__ import annotations
@@ -11,23 +17,14 @@ import mesh_tensorflow as mtf
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-# Of expert_index, routed and E; see the functions below.
+# Of expert_index, routed and experts.
 Rank = Callable[[mtf.Tensor, mtf.Tensor, mtf.Dimension], mtf.Tensor]
 
 
 def by_cumsum(
     expert_index: mtf.Tensor, routed: mtf.Tensor, experts: mtf.Dimension
 ) -> mtf.Tensor:
-    """Sums over what comes before, as Figure 15 does: a product with an S x S matrix.
-
-    Args:
-      expert_index: [O, G, S] int32.
-      routed: [O, G, S] float32, 0 for padding, which takes no rank.
-      experts: E.
-
-    Returns:
-      [O, G, S] int32; 0 for padding.
-    """
+    """Sums over what comes before, as Figure 15 does: a product with an S x S matrix."""
     group = expert_index.shape.dims[-1]
     expert_mask = mtf.one_hot(expert_index, experts, dtype=tf.float32) * routed
     before = mtf.cumsum(expert_mask, group, exclusive=True)
@@ -40,14 +37,6 @@ def by_sorting(
     """Sorts the tokens by expert: a place in the sorted order less the start of its expert.
 
     No tensor has both tokens and experts in it, and the group size does not matter.
-
-    Args:
-      expert_index: [O, G, S] int32.
-      routed: [O, G, S] float32, 0 for padding, which takes no rank.
-      experts: E.
-
-    Returns:
-      [O, G, S] int32; 0 for padding.
     """
 
     def count(expert_index, routed):  # [o, g, S] of one core
