@@ -13,6 +13,7 @@ import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import moe, transformer, transformer_layers
 
 from mtf_switch.capacity import ExpertCapacity
+from mtf_switch.exploration import Exploration
 from mtf_switch.router import SwitchRouter
 from mtf_switch.switch_ffn import SwitchFFN
 
@@ -40,7 +41,7 @@ def layer(competitor: str, setting: sizes.Layer) -> Any:
         capacity=ExpertCapacity(
             capacity_factor_train=setting.capacity_factor, group_size=setting.group_size
         ),
-        router=SwitchRouter(input_jitter=0.0),
+        router=SwitchRouter(exploration=Exploration("argmax")),
         dispatch=competitor,
     )
 

@@ -49,7 +49,7 @@ def configure(competitor: str, setting: sizes.Model) -> None:
         params |= {
             "num_experts": setting.experts,
             "transformer.make_layer_stack.num_layers": setting.blocks // 2,
-            "SwitchRouter.input_jitter": 0.0,
+            "Exploration.jitter": 0.0,
             "ExpertCapacity.group_size": setting.group_size,
             "ExpertCapacity.capacity_factor_train": setting.capacity_factor,
         }

@@ -11,6 +11,8 @@ the paper's Appendix F stand beside them.
     E       experts             experts                                  num_experts
     C       expert_capacity     slots of one expert for one group        expert_capacity
     F       expert_hidden       hidden units of one expert               d_ff
+    K       choices             experts that a token visits (1)          -
+    N       group               K * S                                    -
 
 A mesh dimension is given to a tensor dimension by name, and two dimensions of one tensor
 cannot share one. G and E both live on the data-parallel mesh dimension, so each has a name
@@ -65,6 +67,11 @@ def expert_capacity(size: int) -> mtf.Dimension:
 def expert_hidden(size: int) -> mtf.Dimension:
     """F: the hidden units of one expert."""
     return mtf.Dimension("expert_hidden", size)
+
+
+def choices(size: int) -> mtf.Dimension:
+    """K: the experts that a token visits at most."""
+    return mtf.Dimension("choices", size)
 
 
 def cores(layout: Any, mesh_shape: Any, dim: mtf.Dimension) -> int:

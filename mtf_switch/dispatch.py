@@ -7,7 +7,8 @@ Three ways, with the same drops and the same results:
     SortDispatch    no slots: the tokens themselves, in the order of their experts.
 
 An index map and its inverse carry tokens to one place and back, so that each one's gradient
-is a gather by the other.
+is a gather by the other. A token that visits K experts is dispatched as K copies of itself, the
+first choices of all tokens first, and what comes back is added up: N = K * S.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import mesh_tensorflow as mtf
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from mtf_switch import dimensions
 from mtf_switch.router import Routing
 
 AUTO, EINSUM, GATHER = "auto", "einsum", "gather"
@@ -68,8 +70,9 @@ class EinsumDispatch(_SlotDispatch):
     def dispatch(self, inputs: mtf.Tensor) -> mtf.Tensor:
         """See the base class."""
         outer, groups, _, model = inputs.shape.dims
+        dispatch_tensor = _added_up(self._dispatch_tensor(inputs.dtype), self.routing.choices)
         return mtf.einsum(
-            [inputs, self._dispatch_tensor(inputs.dtype)],
+            [inputs, dispatch_tensor],
             [outer, self.experts_dim, groups, self.capacity_dim, model],
             name="dispatch",
         )
@@ -77,16 +80,17 @@ class EinsumDispatch(_SlotDispatch):
     def combine(self, expert_outputs: mtf.Tensor) -> mtf.Tensor:
         """See the base class."""
         outer, _, groups, _, model = expert_outputs.shape.dims
-        group = self.routing.gate.shape.dims[-1]
         # Cast back before it meets activations or crosses cores (Section 2.4).
         gate = mtf.cast(self.routing.gate, expert_outputs.dtype)
-        combine_tensor = self._dispatch_tensor(expert_outputs.dtype) * gate  # [O, G, S, E, C]
+        combine_tensor = self._dispatch_tensor(expert_outputs.dtype) * gate
+        combine_tensor = _added_up(combine_tensor, self.routing.choices)  # [O, G, S, E, C]
+        group = combine_tensor.shape.dims[2]
         return mtf.einsum(
             [expert_outputs, combine_tensor], [outer, groups, group, model], name="combine"
         )
 
     def _dispatch_tensor(self, dtype: tf.DType) -> mtf.Tensor:
-        """[O, G, S, E, C], 1 where a kept token has its slot.
+        """[O, G, N, E, C], 1 where a kept token has its slot.
 
         Made from the mask, not from the gates: a gate that underflows in bfloat16 does not
         lose its token a slot (ruling 12).
@@ -103,7 +107,8 @@ class GatherDispatch(_SlotDispatch):
     def dispatch(self, inputs: mtf.Tensor) -> mtf.Tensor:
         """See the base class."""
         outer, groups, _, model = inputs.shape.dims
-        slots = _move(inputs, self._token_of_slot, self._slot_of_token)
+        tokens = _copies(inputs, self.routing.choices)
+        slots = _move(tokens, self._token_of_slot, self._slot_of_token)
         slots = mtf.reshape(slots, [outer, groups, self.experts_dim, self.capacity_dim, model])
         return mtf.transpose(slots, [outer, self.experts_dim, groups, self.capacity_dim, model])
 
@@ -113,7 +118,7 @@ class GatherDispatch(_SlotDispatch):
         slots = mtf.transpose(expert_outputs, [outer, groups, experts, capacity, model])
         slots = mtf.reshape(slots, [outer, groups, self._slots_dim, model])
         outputs = _move(slots, self._slot_of_token, self._token_of_slot)
-        return outputs * mtf.cast(self.routing.gate, outputs.dtype)
+        return _weighted(outputs, self.routing)
 
     @property
     def _slots_dim(self) -> mtf.Dimension:
@@ -121,7 +126,7 @@ class GatherDispatch(_SlotDispatch):
 
     @functools.cached_property
     def _slot_of_token(self) -> mtf.Tensor:
-        """[O, G, S] int32, expert x C + position; -1 for a token without a slot."""
+        """[O, G, N] int32, expert x C + position; -1 for a token without a slot."""
         routing = self.routing
         slot = routing.expert_index * self.capacity_dim.size + routing.position_in_expert
         return _where_kept(routing.kept, slot, otherwise=-1)
@@ -131,7 +136,7 @@ class GatherDispatch(_SlotDispatch):
         """[O, G, E * C] int32, the token's place in its group; -1 for an empty slot."""
         slot_of_token, slots = self._slot_of_token, self._slots_dim
 
-        def invert(slot_of_token):  # [o, g, S] of one core
+        def invert(slot_of_token):  # [o, g, N] of one core
             *shape, tokens = slot_of_token.shape.as_list()
             groups = int(np.prod(shape))
             slot = tf.reshape(slot_of_token, [groups, tokens])
@@ -160,16 +165,16 @@ class SortDispatch:
     must hold everything.
 
     Attributes:
-      expert_of_token: [O, G, S] int32, the expert; E for a token without a slot.
-      order: [O, G, S] int32, the token of each row, both numbered within their core.
-      rank: [O, G, S] int32, its inverse: the row of each token.
-      gate: [O, G, S] float32.
+      routing: what the router decided.
+      expert_of_token: [O, G, N] int32, the expert; E for a token without a slot.
+      order: [O, G, N] int32, the token of each row, both numbered within their core.
+      rank: [O, G, N] int32, its inverse: the row of each token.
     """
 
+    routing: Routing
     expert_of_token: mtf.Tensor
     order: mtf.Tensor
     rank: mtf.Tensor
-    gate: mtf.Tensor
 
     @classmethod
     def of(cls, routing: Routing, experts_dim: mtf.Dimension) -> SortDispatch:
@@ -190,7 +195,7 @@ class SortDispatch:
             grad_function=0,
             name="sort_by_expert",
         )
-        return cls(expert, order, rank, routing.gate)
+        return cls(routing, expert, order, rank)
 
     def dispatch(self, inputs: mtf.Tensor) -> mtf.Tensor:
         """Puts the tokens in the order of their experts.
@@ -199,22 +204,47 @@ class SortDispatch:
           inputs: [O, G, S, M] in the activation dtype.
 
         Returns:
-          expert_inputs: [O, G, S, M]; a core's rows, in order, are one run of each expert's
+          expert_inputs: [O, G, N, M]; a core's rows, in order, are one run of each expert's
             tokens after the other, and then the tokens without a slot.
         """
-        return _permute(inputs, self.order, self.rank)
+        return _permute(_copies(inputs, self.routing.choices), self.order, self.rank)
 
     def combine(self, expert_outputs: mtf.Tensor) -> mtf.Tensor:
         """Puts the rows back in the order of the tokens, times the gates (equation 2).
 
         Args:
-          expert_outputs: [O, G, S, M] in the activation dtype, zeros after the last expert.
+          expert_outputs: [O, G, N, M] in the activation dtype, zeros after the last expert.
 
         Returns:
           outputs: [O, G, S, M]; exactly zero for dropped tokens and padding.
         """
         outputs = _permute(expert_outputs, self.rank, self.order)
-        return outputs * mtf.cast(self.gate, outputs.dtype)
+        return _weighted(outputs, self.routing)
+
+
+def _copies(inputs: mtf.Tensor, choices: int) -> mtf.Tensor:
+    """[O, G, S, M] to [O, G, N, M]: all tokens once for each choice."""
+    if choices == 1:
+        return inputs
+    outer, groups, group, model = inputs.shape.dims
+    copies = mtf.broadcast(inputs, [outer, groups, dimensions.choices(choices), group, model])
+    return mtf.reshape(copies, [outer, groups, dimensions.group(choices * group.size), model])
+
+
+def _added_up(x: mtf.Tensor, choices: int) -> mtf.Tensor:
+    """[O, G, N, ...] to [O, G, S, ...]: what all choices of a token gave."""
+    if choices == 1:
+        return x
+    outer, groups, assignments, *rest = x.shape.dims
+    choices_dim = dimensions.choices(choices)
+    group = dimensions.group(assignments.size // choices)
+    by_choice = mtf.reshape(x, [outer, groups, choices_dim, group, *rest])
+    return mtf.reduce_sum(by_choice, reduced_dim=choices_dim)
+
+
+def _weighted(outputs: mtf.Tensor, routing: Routing) -> mtf.Tensor:
+    """What the experts gave [O, G, N, M], times the gates, as [O, G, S, M] (equation 2)."""
+    return _added_up(outputs * mtf.cast(routing.gate, outputs.dtype), routing.choices)
 
 
 def _where_kept(kept: mtf.Tensor, values: mtf.Tensor, otherwise: int) -> mtf.Tensor:
@@ -263,7 +293,7 @@ def _permute(x: mtf.Tensor, order: mtf.Tensor, inverse: mtf.Tensor) -> mtf.Tenso
 
     Args:
       x: [O, G, S, M].
-      order: [O, G, S] int32, which token each row takes, numbered within the core.
+      order: [O, G, S] int32, which row of x each row takes, numbered within the core.
       inverse: [O, G, S] int32, of that permutation.
 
     Returns:

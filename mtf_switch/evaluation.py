@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from mtf_switch import checkpoints, data, estimator, run_config
 
 
@@ -23,8 +25,10 @@ class Evaluation:
       token_accuracy: share of target tokens that the argmax gets right, teacher-forced.
       target_tokens: how many target tokens were scored.
       dropped_fraction: share of the tokens that Switch layers dropped; 0 without any.
-      expert_load: layer -> share of its tokens that chose each expert.
-      router: layer -> dropped_fraction, entropy (nats), gate, aux_loss.
+      expert_load: layer -> share of its tokens whose first choice each expert was.
+      served: layer -> share of its tokens that got a slot by their first choice, by their
+        second, and so on, as far as the router goes.
+      router: layer -> dropped_fraction, entropy (nats), gate, aux_loss, z_loss.
     """
 
     step: int
@@ -35,6 +39,7 @@ class Evaluation:
     target_tokens: int
     dropped_fraction: float
     expert_load: dict[str, list[float]]
+    served: dict[str, list[float]]
     router: dict[str, dict[str, float]]
 
 
@@ -87,12 +92,14 @@ def evaluate(
         target_tokens=int(results["num_eval_tokens"]),
         dropped_fraction=dropped / max(tokens, 1.0),
         expert_load={name: m.expert_load.tolist() for name, m in routers.items()},
+        served={name: np.trim_zeros(m.served, "b").tolist() for name, m in routers.items()},
         router={
             name: {
                 "dropped_fraction": m.dropped_fraction,
                 "entropy": m.entropy,
                 "gate": m.gate,
                 "aux_loss": m.aux_loss,
+                "z_loss": m.z_loss,
             }
             for name, m in routers.items()
         },
@@ -120,11 +127,14 @@ def table(result: Evaluation) -> str:
     if result.router:
         lines.append(f"dropped_fraction    {result.dropped_fraction:.4f}")
         lines.append("")
-        lines.append("layer                        dropped  entropy  gate   load min-max")
+        lines.append(
+            "layer                        dropped  entropy  gate   load min-max  served"
+        )
         for name, metrics in result.router.items():
             load = result.expert_load[name]
+            served = " + ".join(f"{share:.3f}" for share in result.served[name])
             lines.append(
                 f"{name:28s} {metrics['dropped_fraction']:7.4f}  {metrics['entropy']:7.3f}  "
-                f"{metrics['gate']:.3f}  {min(load):.3f}-{max(load):.3f}"
+                f"{metrics['gate']:.3f}  {min(load):.3f}-{max(load):.3f}   {served}"
             )
     return "\n".join(lines)

@@ -1,13 +1,11 @@
-"""The load-balancing loss: Figure 14 and equations 4 to 6 of the paper."""
+"""The router's losses: load balancing (Figure 14, equations 4 to 6 of the paper); z-loss."""
 
 from __future__ import annotations
 
 import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
 
-from mtf_switch.errors import UserError
-
-MASKED, UPSTREAM = "masked", "upstream"
+PADDING = MASKED, UPSTREAM = "masked", "upstream"
 
 
 def load_balance_loss(
@@ -37,12 +35,7 @@ def load_balance_loss(
 
     Returns:
       A float32 scalar.
-
-    Raises:
-      UserError: for another value of `padding`.
     """
-    if padding not in (MASKED, UPSTREAM):
-        raise UserError(f"padding is {padding!r}, but it is {MASKED!r} or {UPSTREAM!r}.")
     if nonpadding is None or padding == UPSTREAM:
         density = mtf.reduce_mean(expert_mask, reduced_dim=group_dim)  # f: [O, G, E]
         density_proxy = mtf.reduce_mean(router_probs, reduced_dim=group_dim)  # P: [O, G, E]
@@ -64,3 +57,21 @@ def load_balance_loss(
         )
     with_tokens = mtf.reduce_sum(mtf.cast(mtf.greater(tokens, 0.0), tf.float32))
     return mtf.reduce_sum(group_losses) / mtf.maximum(with_tokens, 1.0)
+
+
+def router_z_loss(
+    router_logits: mtf.Tensor, nonpadding: mtf.Tensor, experts_dim: mtf.Dimension
+) -> mtf.Tensor:
+    """Mean over real tokens of (log sum_i exp h_i)^2 (ST-MoE, arXiv 2202.08906, equation 5).
+
+    Args:
+      router_logits: [O, G, S, E] float32, h, not their softmax.
+      nonpadding: [O, G, S] float32, 1 for tokens and 0 for padding.
+      experts_dim: E.
+
+    Returns:
+      A float32 scalar.
+    """
+    log_z = mtf.reduce_logsumexp(router_logits, experts_dim)  # [O, G, S]
+    tokens = mtf.maximum(mtf.reduce_sum(nonpadding), 1.0)
+    return mtf.reduce_sum(mtf.square(log_z) * nonpadding) / tokens

@@ -110,7 +110,7 @@ def dropped_fraction(sums: dict[str, np.ndarray]) -> float | None:
     """Share of all layers' tokens that were dropped; None without Switch layers.
 
     Args:
-      sums: layer -> [5 + E], see `router_metrics`.
+      sums: layer -> [6 + 2 E], see `router_metrics`.
     """
     if not sums:
         return None

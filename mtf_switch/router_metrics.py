@@ -8,6 +8,8 @@ experts: Mesh TF's own code makes one per expert, and needs minutes to build Swi
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import mesh_tensorflow as mtf
@@ -15,6 +17,9 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 _COLLECTION = "mtf_switch_router_sums"
+_VECTOR = "router_sums"
+# The scalars of RouterMetrics after the tokens.
+_MEANS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +28,16 @@ class RouterMetrics:
 
     Attributes:
       tokens: how many real tokens were routed.
-      dropped_fraction: share of them that found their expert full.
+      dropped_fraction: share of them that no expert had room for.
       entropy: of the router's distribution, mean over tokens, in nats.
-      gate: mean of the chosen expert's probability.
+      gate: mean probability of a token's first choice.
       aux_loss: the load-balancing loss times its coefficient.
-      expert_load: [E], share of the tokens that chose each expert, before capacity (f).
+      z_loss: the router z-loss times its coefficient.
+      expert_load: [E], share of the tokens whose first choice each expert is, before
+        capacity (f of equation 5).
+      served: [E], share of the tokens that got a slot by their first choice, their second
+        one, and so on. With No-Token-Left-Behind the second is what stage 2 rescued, and so
+        on; for a top-2 router, it is how many second experts were visited.
     """
 
     tokens: float
@@ -35,62 +45,74 @@ class RouterMetrics:
     entropy: float
     gate: float
     aux_loss: float
+    z_loss: float
     expert_load: np.ndarray
+    served: np.ndarray
 
     @classmethod
     def from_sums(cls, sums: np.ndarray) -> RouterMetrics:
-        """From the vector of sums that `router_sums` makes: [5 + E] float32."""
+        """From the vector of sums that `router_sums` makes: [6 + 2 E] float32."""
         tokens = float(sums[0])
         means = np.asarray(sums[1:], np.float64) / max(tokens, 1.0)
-        return cls(tokens, *(float(mean) for mean in means[:4]), expert_load=means[4:])
+        load, served = np.split(means[_MEANS:], 2)
+        return cls(tokens, *map(float, means[:_MEANS]), expert_load=load, served=served)
 
 
 def means(sums: tf.Tensor) -> dict[str, tf.Tensor]:
-    """What TensorBoard shows of a layer's sums [5 + E]: four scalars and the load [E]."""
+    """What TensorBoard shows of a layer's sums [6 + 2 E]: scalars, the load [E], served [E]."""
     averages = sums[1:] / tf.maximum(sums[0], 1.0)
-    names = ("dropped_fraction", "entropy", "gate", "aux_loss")
-    return {**dict(zip(names, tf.unstack(averages[:4]))), "expert_load": averages[4:]}
+    names = [field.name for field in dataclasses.fields(RouterMetrics)[1 : _MEANS + 1]]
+    load, served = tf.split(averages[_MEANS:], 2)
+    scalars = dict(zip(names, tf.unstack(averages[:_MEANS])))
+    return {**scalars, "expert_load": load, "served": served}
 
 
 def router_sums(
     router_probs: mtf.Tensor,
     expert_mask: mtf.Tensor,
-    gate: mtf.Tensor,
-    kept: mtf.Tensor,
+    prob: mtf.Tensor,
+    served: Sequence[mtf.Tensor],
     nonpadding: mtf.Tensor,
     aux_loss: mtf.Tensor,
+    z_loss: mtf.Tensor | None,
     experts_dim: mtf.Dimension,
 ) -> mtf.Tensor:
     """The sums over real tokens from which RouterMetrics are made.
 
     Args:
       router_probs: [O, G, S, E] float32.
-      expert_mask: [O, G, S, E] float32, one-hot of the choice; zero for padding.
-      gate: [O, G, S] float32, probability of the choice.
-      kept: [O, G, S] float32, 1 for tokens with a slot.
+      expert_mask: [O, G, S, E] float32, one-hot of the first choice; zero for padding.
+      prob: [O, G, S] float32, probability of the first choice.
+      served: for each choice, [O, G, S] float32, 1 for tokens that got a slot by it.
       nonpadding: [O, G, S] float32.
       aux_loss: float32 scalar.
+      z_loss: float32 scalar; None without one.
       experts_dim: E.
 
     Returns:
-      [5 + E] float32: tokens, dropped, entropy, gate, aux_loss x tokens, expert counts.
+      [6 + 2 E] float32: tokens, dropped, entropy, gate, aux_loss x tokens, z_loss x tokens,
+      first choices of each expert, tokens served by each choice (zeros after the last).
     """
     entropy = -mtf.reduce_sum(
         router_probs * mtf.log(router_probs + 1e-9), reduced_dim=experts_dim
     )
     tokens = mtf.reduce_sum(nonpadding)
+    zero = mtf.zeros(tokens.mesh, [], tokens.dtype)
+    anywhere = functools.reduce(mtf.maximum, served)
     scalars = [
         tokens,
-        tokens - mtf.reduce_sum(kept),
+        tokens - mtf.reduce_sum(anywhere),
         mtf.reduce_sum(entropy * nonpadding),
-        mtf.reduce_sum(gate * nonpadding),
+        mtf.reduce_sum(prob * nonpadding),
         aux_loss * tokens,
+        zero if z_loss is None else z_loss * tokens,
     ]
-    vector_dim = mtf.Dimension("router_sums", len(scalars))
     counts = mtf.reduce_sum(expert_mask, output_shape=[experts_dim])
-    counts = mtf.rename_dimension(counts, experts_dim.name, vector_dim.name)
-    stacked = mtf.stack(scalars, vector_dim.name)
-    return mtf.stop_gradient(mtf.concat([stacked, counts], vector_dim.name))
+    counts = mtf.rename_dimension(counts, experts_dim.name, _VECTOR)
+    by_choice = mtf.stack([mtf.reduce_sum(by) for by in served], _VECTOR)
+    by_choice = mtf.pad(by_choice, [0, experts_dim.size - len(served)], _VECTOR)
+    parts = [mtf.stack(scalars, _VECTOR), counts, by_choice]
+    return mtf.stop_gradient(mtf.concat(parts, _VECTOR))
 
 
 class _Record(mtf.Operation):
@@ -109,7 +131,7 @@ class _Record(mtf.Operation):
 
 
 def record(layer: str, sums: mtf.Tensor) -> None:
-    """Hands a layer's sums [5 + E] to whoever runs the graph.
+    """Hands a layer's sums [6 + 2 E] to whoever runs the graph.
 
     Inside a microbatch loop they join the outputs of the loop (see
     `serialize_training_step`), which a step sees summed over its microbatches.

@@ -22,7 +22,7 @@ from mtf_switch.dispatch import (
 )
 from mtf_switch.errors import UserError
 from mtf_switch.experts import Experts
-from mtf_switch.router import Routing, SwitchRouter
+from mtf_switch.router import Router, Routing, SwitchRouter
 
 
 @gin.configurable
@@ -49,7 +49,7 @@ class SwitchFFN(transformer.TransformerLayer):
         activation: str | Sequence[str] = "relu",
         expert_dropout_rate: float = 0.0,
         capacity: ExpertCapacity | None = None,
-        router: SwitchRouter | None = None,
+        router: Router | None = None,
         dispatch: str = AUTO,
     ):
         """Records the hyperparameters.
@@ -62,7 +62,7 @@ class SwitchFFN(transformer.TransformerLayer):
           expert_dropout_rate: dropout on the experts' hidden units, in training. Fine-tuning
             uses 0.4 here beside 0.1 elsewhere (Table 4).
           capacity: groups and expert capacity; by default ExpertCapacity() from gin.
-          router: by default SwitchRouter() from gin.
+          router: by default SwitchRouter() from gin; in gin @TopKRouter(), say.
           dispatch: how tokens reach their experts, with equal results: "einsum", the paper's
             one-hot products; "gather", by index; "auto", einsum on a TPU and gather elsewhere.
 
@@ -83,12 +83,18 @@ class SwitchFFN(transformer.TransformerLayer):
                 f"SwitchFFN.dispatch is {dispatch!r}, but it is {AUTO!r} (einsum on a TPU, "
                 f"gather elsewhere), {EINSUM!r} or {GATHER!r}."
             )
+        self.router = router or SwitchRouter()
+        if not isinstance(self.router, Router):
+            raise UserError(
+                f"SwitchFFN.router is {router!r}, but it is a router, in gin @SwitchRouter(), "
+                "@TopKRouter() or @NoTokenLeftBehindRouter()."
+            )
+        self.router.check(num_experts)
         self.num_experts = num_experts
         self.hidden_size = hidden_size
         self.activations = activations
         self.expert_dropout_rate = expert_dropout_rate
         self.capacity = capacity or ExpertCapacity()
-        self.router = router or SwitchRouter()
         self.dispatch = dispatch
         # Set by whoever lowers the graph for a TPU.
         self.on_tpu = False

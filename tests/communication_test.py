@@ -103,7 +103,7 @@ def _census(tiny: TinyRun, strategy: str, mesh: str, microbatches: int = 1):
             "num_heads": "4",
             "dropout_rate": "0.0",
             "SwitchFFN.expert_dropout_rate": "0.0",
-            "SwitchRouter.input_jitter": "0.0",
+            "Exploration.jitter": "0.0",
             "ExpertCapacity.group_size": str(GROUP),
             "utils.run.batch_size": str(BATCH),
             "utils.run.mesh_shape": repr(mesh),

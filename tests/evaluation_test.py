@@ -149,7 +149,7 @@ def test_the_whole_split_is_measured_as_by_hand(tiny: TinyRun, evaluated: Evalua
         tokens, dropped = sums[layer][:2]
         assert result["router"][layer]["dropped_fraction"] == pytest.approx(dropped / tokens)
         np.testing.assert_allclose(
-            result["expert_load"][layer], sums[layer][5:] / tokens, rtol=1e-6
+            result["expert_load"][layer], sums[layer][6 : 6 + EXPERTS] / tokens, rtol=1e-6
         )
     dropped = sum(vector[1] for vector in sums.values())
     assert result["dropped_fraction"] == pytest.approx(

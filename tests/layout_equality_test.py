@@ -50,7 +50,7 @@ PINNED = {
     "ExpertCapacity.group_size": "16",
     "dropout_rate": "0.0",
     "SwitchFFN.expert_dropout_rate": "0.0",
-    "SwitchRouter.input_jitter": "0.0",
+    "Exploration.jitter": "0.0",
     "init_scale.s": "1.0",
 }
 

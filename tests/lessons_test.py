@@ -14,6 +14,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from mtf_switch.capacity import ExpertCapacity
+from mtf_switch.exploration import Exploration
 from mtf_switch.router import SwitchRouter
 from mtf_switch.router_metrics import RouterMetrics
 from mtf_switch.switch_ffn import SwitchFFN
@@ -44,7 +45,7 @@ def run(
             E,
             F,
             capacity=capacity or ExpertCapacity(E, E),
-            router=SwitchRouter(input_jitter=jitter),
+            router=SwitchRouter(exploration=Exploration(jitter=jitter)),
             dispatch=dispatch,
         )
         layer.on_tpu = on_tpu
@@ -147,7 +148,9 @@ def test_lesson_5_the_balance_loss_is_taken_per_layer_and_then_summed():
             outputs = 0
             for name in ("first", "second"):
                 with tf.variable_scope(name):
-                    ffn = SwitchFFN(E, F, router=SwitchRouter(0.01, 0.0))
+                    ffn = SwitchFFN(
+                        E, F, router=SwitchRouter(exploration=Exploration("argmax"))
+                    )
                     outputs += ffn.call(context, inputs)
             return outputs
 
@@ -180,7 +183,12 @@ def test_lesson_6_padding_is_not_counted_in_the_balance_loss_unless_as_upstream(
         masked.losses, run(other, weights, pinned, nonpadding=nonpadding).losses
     )
     (upstream,) = mesh_harness.run_layer(
-        lambda: SwitchFFN(E, F, capacity=pinned, router=SwitchRouter(0.01, 0.0, "upstream")),
+        lambda: SwitchFFN(
+            E,
+            F,
+            capacity=pinned,
+            router=SwitchRouter(exploration=Exploration("argmax"), padding="upstream"),
+        ),
         x,
         nonpadding=nonpadding,
         variables=weights.variables(),

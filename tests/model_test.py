@@ -21,7 +21,7 @@ from mtf_switch.errors import UserError
 from mtf_switch.switch_ffn import SwitchFFN
 
 QUIET = {
-    "SwitchRouter.input_jitter": "0.0",
+    "Exploration.jitter": "0.0",
     "dropout_rate": "0.0",
     "SwitchFFN.expert_dropout_rate": "0.0",
 }
@@ -191,8 +191,8 @@ def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny):
     assert sorted(sums) == sorted(whole) == list(SWITCH_LAYERS)
     for layer in SWITCH_LAYERS:
         np.testing.assert_allclose(sums[layer], whole[layer], rtol=1e-5)
-        # Tokens, dropped ones and those of each expert are counts.
-        counts = [0, 1, *range(5, 5 + EXPERTS)]
+        # Tokens, dropped ones, those of each expert and those served are counts.
+        counts = [0, 1, *range(6, 6 + 2 * EXPERTS)]
         np.testing.assert_array_equal(sums[layer][counts], whole[layer][counts])
 
 
@@ -236,7 +236,7 @@ def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(t
         tokens, dropped = got.router_sums[layer][:2]
         feature = "inputs" if layer.startswith("encoder") else "targets"
         assert (tokens, dropped) == (np.count_nonzero(alone[feature]), 0)
-        loads = (got.router_sums[layer][5:], expected.router_sums[layer][5:])
+        loads = (got.router_sums[layer][6:], expected.router_sums[layer][6:])
         np.testing.assert_array_equal(*loads)
 
 

@@ -7,7 +7,7 @@ C capacity, F hidden. Copies of the experts (O) are just more groups.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -158,18 +158,19 @@ def switch_layer(
     return Layer(y, aux_loss, router_sums(routing, aux_loss), routing)
 
 
-def router_sums(routing: Routing, aux_loss: float) -> np.ndarray:
-    """[5 + E]: tokens, dropped, entropy in nats, gate, aux_loss * tokens, counts."""
+def router_sums(routing: Routing, aux_loss: float, z_loss: float = 0.0) -> np.ndarray:
+    """[6 + 2 E]: tokens, dropped, entropy in nats, gate, both losses * tokens, counts, served."""
     experts = routing.probs.shape[-1]
-    sums = np.zeros(5 + experts)
+    sums = np.zeros(6 + 2 * experts)
     for g, s in np.argwhere(routing.expert_index >= 0):
         p = routing.probs[g, s]
         sums[0] += 1
         sums[1] += not routing.kept[g, s]
         sums[2] -= sum(p[i] * np.log(p[i]) for i in range(experts) if p[i] > 0)
         sums[3] += routing.gate[g, s]
-        sums[5 + routing.expert_index[g, s]] += 1
-    sums[4] = aux_loss * sums[0]
+        sums[6 + routing.expert_index[g, s]] += 1
+        sums[6 + experts] += routing.kept[g, s]
+    sums[4], sums[5] = aux_loss * sums[0], z_loss * sums[0]
     return sums
 
 
@@ -207,29 +208,169 @@ class Weights:
         return {f"{name}/kernel": kernel for name, kernel in kernels.items()}
 
 
-def tokens_with_clear_choices(
-    rng, shape: Sequence[int], w_r: np.ndarray, margin: float = 1e-3, skew: float = 0.0
-) -> np.ndarray:
-    """Normal x [..., M] whose two largest logits differ by more than `margin`.
+@dataclasses.dataclass(frozen=True)
+class Visit:
+    """One token at one expert, in a group: what was asked for, and what came of it."""
 
-    The argmax is then the same in float32 and float64.
+    token: int
+    choice: int
+    expert: int
+    position: int
+    kept: bool
+    gate: float
+
+
+def ranking(probs: np.ndarray, number: int) -> list[int]:
+    """The experts of one token, the most probable first; of equals the first."""
+    return sorted(range(len(probs)), key=lambda e: (-probs[e], e))[:number]
+
+
+def top_k_visits(
+    probs: np.ndarray,
+    real: np.ndarray,
+    k: int,
+    capacity: int,
+    visits: Callable[[float], bool] = lambda gate: True,
+) -> list[Visit]:
+    """GShard's gating of one group: probs [S, E], real [S].
+
+    Every token has its turn with its first choice, then every token with its second; gates
+    are shares of the k probabilities, and a later choice is visited if its gate says so.
+    """
+    used = [0] * probs.shape[1]
+    made = []
+    for choice in range(k):
+        for token in np.flatnonzero(real):
+            best = ranking(probs[token], k)
+            total = sum(probs[token, best]) if k > 1 else 1.0
+            expert, gate = best[choice], probs[token, best[choice]] / total
+            if choice and not visits(gate):
+                continue
+            kept = used[expert] < capacity
+            made.append(Visit(token, choice, expert, used[expert], kept, gate))
+            used[expert] += 1
+    return made
+
+
+def no_token_left_behind_visits(
+    probs: np.ndarray, real: np.ndarray, stages: int, capacity: int
+) -> list[Visit]:
+    """Figure 11 for one group: probs [S, E], real [S]. At most one visit for each token."""
+    served = [0] * probs.shape[1]
+    waiting = list(np.flatnonzero(real))
+    made = []
+    for stage in range(stages):
+        overflowing = []
+        for token in waiting:
+            expert = ranking(probs[token], stages)[stage]
+            if served[expert] == capacity:
+                overflowing.append(token)
+                continue
+            gate = probs[token, expert]
+            made.append(Visit(token, stage, expert, served[expert], True, gate))
+            served[expert] += 1
+        waiting = overflowing
+    return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """What a layer of experts gives: y [G, S, M], losses, metrics' sums, each group's visits."""
+
+    y: np.ndarray
+    aux_loss: float
+    sums: np.ndarray
+    visits: list[list[Visit]]
+
+
+def mixture(
+    x: np.ndarray,
+    weights: Weights,
+    route_group: Callable[[np.ndarray, np.ndarray], list[Visit]],
+    *,
+    activations: Sequence[str] = ("relu",),
+    nonpadding: np.ndarray | None = None,
+    padding: str = "masked",
+    alpha: float = 0.01,
+    z_coefficient: float = 0.0,
+) -> Mixture:
+    """A layer of experts, whatever its routing: x [G, S, M].
+
+    Args:
+      x: tokens in groups.
+      weights: of the layer.
+      route_group: the visits of a group, from its probabilities [S, E] and whether each token
+        is real [S].
+      activations: of the experts.
+      nonpadding: [G, S] or None.
+      padding: see `load_balance_loss`.
+      alpha: of the load-balancing loss.
+      z_coefficient: of the z-loss.
+    """
+    groups, tokens, _ = x.shape
+    experts = weights.w_r.shape[1]
+    real = np.ones((groups, tokens), bool) if nonpadding is None else nonpadding > 0
+    logits = x @ weights.w_r
+    probs = np.array([[softmax(logits[g, s]) for s in range(tokens)] for g in range(groups)])
+    balance = alpha * load_balance_loss(probs, nonpadding, padding)
+    z_loss = z_coefficient * router_z_loss(logits[real])
+    visits = [route_group(probs[g], real[g]) for g in range(groups)]
+    y = np.zeros_like(x)
+    sums = np.zeros(6 + 2 * experts)
+    for g in range(groups):
+        served = set()
+        for visit in (visit for visit in visits[g] if visit.kept):
+            token, e = visit.token, visit.expert
+            served.add(token)
+            sums[6 + experts + visit.choice] += 1
+            own = [kernel[e] for kernel in weights.wi]
+            y[g, token] += visit.gate * expert(x[g, token], own, weights.wo[e], activations)
+        for s in np.flatnonzero(real[g]):
+            p = probs[g, s]
+            sums[0] += 1
+            sums[1] += s not in served
+            sums[2] -= sum(p[i] * np.log(p[i]) for i in range(experts) if p[i] > 0)
+            sums[3] += p.max()
+            sums[6 + p.argmax()] += 1
+    sums[4], sums[5] = balance * sums[0], z_loss * sums[0]
+    return Mixture(y, balance + z_loss, sums, visits)
+
+
+def router_z_loss(logits: np.ndarray) -> float:
+    """ST-MoE's equation 5 over the logits [tokens, E] of real tokens."""
+    squares = [np.log(np.sum(np.exp(h))) ** 2 for h in logits]
+    return float(np.mean(squares)) if squares else 0.0
+
+
+def tokens_with_clear_choices(
+    rng,
+    shape: Sequence[int],
+    w_r: np.ndarray,
+    margin: float = 1e-3,
+    skew: float = 0.0,
+    choices: int = 1,
+) -> np.ndarray:
+    """Normal x [..., M] whose largest logits differ by more than `margin`.
+
+    The argmax, and as many of the next best as there are choices, are then the same in float32
+    and float64.
 
     Args:
       rng: np.random.Generator.
       shape: of x.
       w_r: [M, E], whose choice is to be clear.
-      margin: between the two largest logits, whose float32 errors are about 1e-6.
+      margin: between the largest logits, whose float32 errors are about 1e-6.
       skew: from 0, each token for itself, to 1, all tokens alike: it makes experts overflow.
+      choices: how many experts of a token are to be clear, in their order.
     """
-    experts = w_r.shape[1]
     common = rng.standard_normal(shape[-1])
     x = np.empty(shape)
     for index in np.ndindex(*shape[:-1]):
         while True:
             token = skew * common + (1 - skew) * rng.standard_normal(shape[-1])
             token = token.astype(np.float32).astype(np.float64)
-            logits = np.sort(token @ w_r)
-            if experts == 1 or logits[-1] - logits[-2] > margin:
+            largest = np.sort(token @ w_r)[-choices - 1 :]
+            if np.all(np.diff(largest) > margin):
                 break
         x[index] = token
     return x

@@ -1,5 +1,7 @@
 """The routers' sums: what they hold, and that they come out whole from every kind of step."""
 
+import dataclasses
+
 import mesh_harness
 import mesh_tensorflow as mtf
 import numpy as np
@@ -9,6 +11,7 @@ import tensorflow.compat.v1 as tf
 
 from mtf_switch import router_metrics
 from mtf_switch.capacity import ExpertCapacity
+from mtf_switch.exploration import Exploration
 from mtf_switch.router import SwitchRouter
 from mtf_switch.router_metrics import RouterMetrics
 from mtf_switch.switch_ffn import SwitchFFN
@@ -17,30 +20,35 @@ LAYER = "encoder/block_000/layer_001"
 
 
 def test_metrics_by_hand():
-    # 8 tokens, 2 dropped, 6 nats, gates of 4 in all, aux loss 0.02 at each, and the choices.
-    sums = np.array([8.0, 2.0, 6.0, 4.0, 0.16, 5.0, 2.0, 1.0])
+    # 8 tokens, 2 dropped, 6 nats, gates of 4 in all, losses of 0.02 and 0.03 at each, the
+    # choices, and 5 served by their first and 1 by their second.
+    sums = np.array([8.0, 2.0, 6.0, 4.0, 0.16, 0.24, 5.0, 2.0, 1.0, 5.0, 1.0, 0.0])
     metrics = RouterMetrics.from_sums(sums)
     assert metrics.tokens == 8.0
     assert metrics.dropped_fraction == 0.25
     assert metrics.entropy == 0.75
     assert metrics.gate == 0.5
     assert metrics.aux_loss == pytest.approx(0.02)
+    assert metrics.z_loss == pytest.approx(0.03)
     np.testing.assert_array_equal(metrics.expert_load, [0.625, 0.25, 0.125])
+    np.testing.assert_array_equal(metrics.served, [0.625, 0.125, 0.0])
 
 
 def test_metrics_of_no_token_at_all_are_zero_and_not_nan():
-    metrics = RouterMetrics.from_sums(np.zeros(8))
+    metrics = RouterMetrics.from_sums(np.zeros(12))
     assert (metrics.tokens, metrics.dropped_fraction, metrics.entropy) == (0.0, 0.0, 0.0)
     np.testing.assert_array_equal(metrics.expert_load, [0.0, 0.0, 0.0])
 
 
 @pytest.mark.parametrize("tokens", [8.0, 0.0])
 def test_tensorboard_shows_the_same_means(tokens):
-    sums = np.array([tokens, 2.0, 6.0, 4.0, 0.16, 5.0, 2.0, 1.0]) * (tokens > 0)
+    sums = np.array([8.0, 2.0, 6.0, 4.0, 0.16, 0.24, 5.0, 2.0, 1.0, 5.0, 1.0, 0.0]) * (
+        tokens > 0
+    )
     metrics = RouterMetrics.from_sums(sums)
     with tf.Graph().as_default(), tf.Session() as session:
         shown = session.run(router_metrics.means(tf.constant(sums, tf.float32)))
-    assert shown.keys() == {"dropped_fraction", "entropy", "gate", "aux_loss", "expert_load"}
+    assert shown.keys() == {field.name for field in dataclasses.fields(metrics)} - {"tokens"}
     for name, value in shown.items():
         np.testing.assert_allclose(value, getattr(metrics, name), rtol=1e-6)
 
@@ -64,7 +72,7 @@ def test_even_probabilities_have_the_entropy_of_all_experts():
 
 
 def run_once(experts, variables=None, mode="train", dispatch="auto"):
-    router = SwitchRouter(input_jitter=0.0)
+    router = SwitchRouter(exploration=Exploration("argmax"))
     return mesh_harness.run_layer(
         lambda: SwitchFFN(experts, 3, router=router, dispatch=dispatch),
         np.random.default_rng(0).standard_normal((2, 6, 4)),
@@ -120,7 +128,7 @@ class TwoLayers:
     names = ("block_000/layer_001", "block_001/layer_001")
 
     def __init__(self, jitter=0.0, dispatch="auto"):
-        router = SwitchRouter(0.01, jitter)
+        router = SwitchRouter(exploration=Exploration(jitter=jitter))
         self._layers = [
             SwitchFFN(EXPERTS, HIDDEN, capacity=CAPACITY, router=router, dispatch=dispatch)
             for _ in self.names
@@ -249,7 +257,7 @@ def test_layers_of_one_stack_are_recorded_each_by_its_name_and_in_order(unsplit)
     first = oracle.route(
         x, variables["block_000/layer_001/switch_gating/kernel"], 1, nonpadding
     )
-    counts = unsplit["metrics"]["encoder/block_000/layer_001"][5:]
+    counts = unsplit["metrics"]["encoder/block_000/layer_001"][6 : 6 + EXPERTS]
     np.testing.assert_array_equal(
         counts, [(first.expert_index == e).sum() for e in range(EXPERTS)]
     )

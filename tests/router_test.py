@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtf_switch.errors import UserError
+from mtf_switch.exploration import Exploration
 from mtf_switch.router import SwitchRouter
 
-QUIET = SwitchRouter(input_jitter=0.0)
+QUIET = SwitchRouter(exploration=Exploration("argmax"))
 # Probabilities and losses go through a softmax of logits of the order of 1 to 10: float32's
 # 6e-8 times a few roundings.
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
@@ -47,7 +48,7 @@ def route(
             train,
             real,
         )
-        return vars(routing)
+        return tensors_of(routing)
 
     return mesh_harness.evaluate(
         build,
@@ -57,6 +58,11 @@ def route(
         mesh_shape=mesh_shape,
         layout=layout,
     )["value"]
+
+
+def tensors_of(routing):
+    """The Routing's tensors by field."""
+    return {name: value for name, value in vars(routing).items() if name != "choices"}
 
 
 def assert_routes_as_the_oracle(routing, x, w_r, capacity, nonpadding=None, padding="masked"):
@@ -98,7 +104,7 @@ def test_routing_equals_the_loops(shape, experts, capacity, real, padding, skew,
     w_r = oracle.Weights.draw(rng, shape[-1], experts, 1).w_r
     x = oracle.tokens_with_clear_choices(rng, shape, w_r, skew=skew)
     nonpadding = None if real is None else (rng.random(shape[:3]) < real).astype(int)
-    router = SwitchRouter(input_jitter=0.0, padding=padding)
+    router = SwitchRouter(exploration=Exploration("argmax"), padding=padding)
     routing = route(x, w_r, capacity, nonpadding=nonpadding, router=router)
     assert_routes_as_the_oracle(routing, x, w_r, capacity, nonpadding, padding)
 
@@ -140,7 +146,9 @@ def test_the_loss_is_multiplied_by_its_coefficient(alpha):
     rng = np.random.default_rng(0)
     w_r = oracle.Weights.draw(rng, 4, 3, 1).w_r
     x = oracle.tokens_with_clear_choices(rng, (1, 2, 5, 4), w_r)
-    routing = route(x, w_r, 5, router=SwitchRouter(aux_loss_coef=alpha, input_jitter=0.0))
+    routing = route(
+        x, w_r, 5, router=SwitchRouter(aux_loss_coef=alpha, exploration=Exploration("argmax"))
+    )
     loss = oracle.load_balance_loss(oracle.route(x[0], w_r, 5).probs)
     np.testing.assert_allclose(routing["aux_loss"], alpha * loss, **TOLERANCE)
 
@@ -149,7 +157,9 @@ def jittered_gates(**kwargs):
     rng = np.random.default_rng(1)
     w_r = oracle.Weights.draw(rng, 4, 3, 1).w_r
     x = oracle.tokens_with_clear_choices(rng, (1, 4, 6, 4), w_r)
-    return route(x, w_r, 6, router=SwitchRouter(input_jitter=0.3), **kwargs)["gate"]
+    return route(x, w_r, 6, router=SwitchRouter(exploration=Exploration(jitter=0.3)), **kwargs)[
+        "gate"
+    ]
 
 
 def test_jitter_acts_in_training_and_not_otherwise():
@@ -177,7 +187,7 @@ def test_jitter_stays_within_eps(eps):
     # One-hot tokens and the identity as w_r: the chosen logit is 1 times the noise, the
     # others are 0. So the noise is log(gate / (1 - gate) * (E - 1)).
     x = np.eye(4)[np.random.default_rng(2).integers(0, 4, (1, 8, 64))]
-    router = SwitchRouter(input_jitter=eps)
+    router = SwitchRouter(exploration=Exploration(jitter=eps))
     gate = route(x, np.eye(4), 64, train=True, router=router)["gate"]
     noise = np.log(gate / (1 - gate) * 3)
     # float32's 1e-7 in a gate of 0.5 is 1e-6 in its logit.
@@ -188,14 +198,13 @@ def test_jitter_stays_within_eps(eps):
 
 @pytest.mark.parametrize("eps", [-0.1, 1.0, 1.5, float("nan")])
 def test_jitter_that_is_no_fraction_is_refused(eps):
-    with pytest.raises(UserError, match=f"input_jitter is {eps}.*0 <= eps < 1"):
-        SwitchRouter(input_jitter=eps)
+    with pytest.raises(UserError, match=f"Exploration.jitter is {eps}.*at least 0 and below 1"):
+        SwitchRouter(exploration=Exploration(jitter=eps))
 
 
 def test_an_unknown_way_with_padding_is_refused():
-    x, w_r = two_expert_tokens([0, 1])
-    with pytest.raises(UserError, match="padding is 'none'"):
-        route(x, w_r, 2, router=SwitchRouter(padding="none"))
+    with pytest.raises(UserError, match="padding is 'none', but it is 'masked' or 'upstream'"):
+        SwitchRouter(padding="none")
 
 
 def test_weights_that_bfloat16_would_round_together_still_decide():
@@ -247,8 +256,8 @@ def test_every_float_of_the_routing_is_float32():
         routing = SwitchRouter().route(
             inputs, mtf.Dimension("expert_unsplit", 2), 2, in_bfloat16, train=True
         )
-        dtypes.update({name: tensor.dtype.name for name, tensor in vars(routing).items()})
-        return vars(routing)
+        dtypes.update({name: x.dtype.name for name, x in tensors_of(routing).items()})
+        return tensors_of(routing)
 
     mesh_harness.evaluate(build)
     assert dtypes == {

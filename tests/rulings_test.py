@@ -13,6 +13,7 @@ import tensorflow.compat.v1 as tf
 
 from mtf_switch.capacity import ExpertCapacity
 from mtf_switch.dispatch import EinsumDispatch
+from mtf_switch.exploration import Exploration
 from mtf_switch.load_balance import load_balance_loss
 from mtf_switch.router import Routing, SwitchRouter
 from mtf_switch.switch_ffn import SwitchFFN
@@ -32,7 +33,7 @@ def layer(capacity=None, jitter=0.0, padding="masked", experts=E):
         experts,
         F,
         capacity=capacity or ExpertCapacity(),
-        router=SwitchRouter(input_jitter=jitter, padding=padding),
+        router=SwitchRouter(exploration=Exploration(jitter=jitter), padding=padding),
         # The paper's own, so that there are slots to look at.
         dispatch="einsum",
     )
@@ -108,7 +109,7 @@ def test_ruling_3_the_routers_input_is_cast_and_not_its_logits():
     # In bfloat16 256 + 1 is 256: logits that were computed in it would tie at 256.
     x = np.tile([16.0, 1.0], (1, 2, 1))
     outcome = mesh_harness.run_layer(
-        lambda: SwitchFFN(2, F, router=SwitchRouter(input_jitter=0.0)),
+        lambda: SwitchFFN(2, F, router=SwitchRouter(exploration=Exploration("argmax"))),
         x,
         activation_dtype=tf.bfloat16,
         variables={"switch_gating/kernel": np.array([[16.0, 16.0], [0.0, 1.0]])},

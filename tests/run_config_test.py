@@ -195,14 +195,14 @@ def checkpointed(model_dir: Path, *params: str) -> Path:
 def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
     model_dir = checkpointed(tmp_path / "run", "d_model = 16", "init_scale.s = 0.1")
     before = contents(model_dir)
-    parse("d_model = 24", "init_scale.s = 0.1", "SwitchRouter.input_jitter = 0.0")
+    parse("d_model = 24", "init_scale.s = 0.1", "Exploration.jitter = 0.0")
     with pytest.raises(UserError) as caught:
         run_config.save_or_compare(str(model_dir))
     message = str(caught.value)
     assert message.startswith(f"{model_dir} was made with another configuration")
     differing = [line.strip() for line in message.splitlines() if line.startswith("  ")]
     assert sorted(differing) == [
-        "+SwitchRouter.input_jitter = 0.0",
+        "+Exploration.jitter = 0.0",
         "+d_model = 24",
         "-d_model = 16",
     ]

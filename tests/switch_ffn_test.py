@@ -22,6 +22,7 @@ from mesh_tensorflow.transformer import moe
 
 from mtf_switch.capacity import ExpertCapacity
 from mtf_switch.errors import UserError
+from mtf_switch.exploration import Exploration
 from mtf_switch.router import SwitchRouter
 from mtf_switch.switch_ffn import SwitchFFN
 
@@ -89,7 +90,7 @@ class Case:
             self.hidden,
             activation,
             capacity=ExpertCapacity(self.factor, self.factor, self.least, self.group_size),
-            router=SwitchRouter(input_jitter=0.0, padding=self.padding),
+            router=SwitchRouter(exploration=Exploration("argmax"), padding=self.padding),
             dispatch=dispatch,
         )
         layer.on_tpu = on_tpu
@@ -323,7 +324,7 @@ def test_equals_upstream_in_outputs_losses_and_all_gradients(name, dispatch):
             hidden,
             activation,
             capacity=ExpertCapacity(case.factor, case.factor, 1, case.group_size),
-            router=SwitchRouter(input_jitter=0.0, padding="upstream"),
+            router=SwitchRouter(exploration=Exploration("argmax"), padding="upstream"),
             dispatch=by,
         )
         layer.on_tpu = on_tpu
@@ -575,7 +576,7 @@ def on_mesh(case, *, loss_weight=100.0, jitter=0.0, dispatch="gather", **mesh):
     def make_layer():
         layer = case.layer()
         layer.dispatch = dispatch
-        layer.router = SwitchRouter(input_jitter=jitter)
+        layer.router = SwitchRouter(exploration=Exploration(jitter=jitter))
         return layer
 
     return mesh_harness.run_layer(

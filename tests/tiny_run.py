@@ -60,7 +60,7 @@ PARAMS = {
     "num_experts": str(EXPERTS),
     "dropout_rate": "0.1",
     "SwitchFFN.expert_dropout_rate": "0.4",
-    "SwitchRouter.input_jitter": "0.1",
+    "Exploration.jitter": "0.1",
     "ExpertCapacity.group_size": "64",
     "ExpertCapacity.capacity_factor_train": "1.25",
     "init_scale.s": "0.1",
@@ -245,7 +245,7 @@ class Ran:
     Attributes:
       logits: [B, L, V] float32.
       loss: the training loss: cross-entropy and auxiliary losses.
-      router_sums: layer -> [5 + E], see `mtf_switch.router_metrics`.
+      router_sums: layer -> [6 + 2 E], see `mtf_switch.router_metrics`.
     """
 
     logits: np.ndarray

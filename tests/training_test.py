@@ -43,7 +43,7 @@ def test_a_run_leaves_checkpoints_configuration_log_and_events(trained: Path) ->
     for step in (0, 3, 6):
         assert f"model.ckpt-{step}.index" in files
     assert tf.train.latest_checkpoint(str(trained)) == str(trained / "model.ckpt-6")
-    assert b"SwitchRouter.input_jitter = 0.1\n" in files["config.gin"]
+    assert b"Exploration.jitter = 0.1\n" in files["config.gin"]
     with open(trained / "train_log.csv", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["step", "seconds", "loss", "dropped_fraction"]
