@@ -165,6 +165,19 @@ def test_the_defaults_make_no_microbatches(tiny):
 
 
 NO_DROP = {"ExpertCapacity.capacity_factor_eval": "4.0"}
+ROUTERS = {
+    "switch": {},
+    "top-2": {"SwitchFFN.router": "@TopKRouter()", "TopKRouter.policy_train": "'all'"},
+    "no token left behind": {
+        "SwitchFFN.router": "@NoTokenLeftBehindRouter()",
+        "NoTokenLeftBehindRouter.stages": "3",
+    },
+}
+# To dispatch, No-Token-Left-Behind is as Switch: one expert a token.
+EACH_ROUTER = [
+    pytest.param(router, marks=pytest.mark.slow if router.startswith("no token") else ())
+    for router in ROUTERS
+]
 
 
 def _first_step_sums(tiny, params):
@@ -181,8 +194,9 @@ def _first_step_sums(tiny, params):
         return session.run([spec.loss, router_metrics.recorded(tf.get_default_graph())])
 
 
-def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny):
-    groups = {"ExpertCapacity.group_size": "16"}
+@pytest.mark.parametrize("router", EACH_ROUTER)
+def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny, router):
+    groups = {"ExpertCapacity.group_size": "16", **ROUTERS[router]}
     microbatches = "utils.serialize_num_microbatches.tokens_per_microbatch_per_replica"
     whole_loss, whole = _first_step_sums(tiny, groups)
     loss, sums = _first_step_sums(tiny, {**groups, microbatches: "64"})
@@ -196,9 +210,13 @@ def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny):
         np.testing.assert_array_equal(sums[layer][counts], whole[layer][counts])
 
 
-def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(tiny, trained):
+@pytest.mark.parametrize("router", EACH_ROUTER)
+def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(
+    tiny, trained, router
+):
     """Two short examples a row, kept apart by their segments; no token is dropped."""
-    settings, vocabulary = tiny.load(trained, [f"{k} = {v}" for k, v in NO_DROP.items()])
+    params = {**NO_DROP, **ROUTERS[router]}
+    settings, vocabulary = tiny.load(trained, [f"{k} = {v}" for k, v in params.items()])
     chooser = np.random.RandomState(0)
     alone = {
         "inputs": np.zeros([8, INPUTS], np.int32),
@@ -240,13 +258,15 @@ def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(t
         np.testing.assert_array_equal(*loads)
 
 
+@pytest.mark.parametrize("router", EACH_ROUTER)
 def test_a_language_model_reads_a_prompt_and_goes_on_with_its_most_likely_tokens(
-    tiny, monkeypatch
+    tiny, monkeypatch, router
 ):
     """All at once, in first_part, and token by token, the layer says the same."""
     settings, vocabulary = tiny.parse(
         {
             **NO_DROP,
+            **ROUTERS[router],
             "utils.run.model_type": "'lm'",
             "transformer.make_layer_stack.layers": (
                 "[@transformer_layers.SelfAttention, @SwitchFFN]"
