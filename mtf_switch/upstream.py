@@ -90,6 +90,54 @@ def make_random_reproducible(placement_mesh_impl: types.ModuleType) -> None:
     placement_mesh_impl.PlacementMeshImpl.random = random
 
 
+def make_random_reproducible_on_a_tpu(simd_mesh_impl: types.ModuleType) -> None:
+    """Does for SimdMeshImpl what `make_random_reproducible` does for PlacementMeshImpl.
+
+    Upstream draws with a state, which no checkpoint holds; and one core of those that hold
+    the same part of a tensor draws for all of them, so that noise costs an all-reduce. Here
+    each core draws what its part of the tensor has: cores with the same part agree.
+    """
+    import tensorflow.compat.v1 as tf
+
+    # The first versions of these operations: Cloud TPU's documentation lists them.
+    stateless = {
+        tf.random.uniform: tf.raw_ops.StatelessRandomUniform,
+        tf.random.normal: tf.raw_ops.StatelessRandomNormal,
+        tf.random.truncated_normal: tf.raw_ops.StatelessTruncatedNormal,
+    }
+    upstream_random = simd_mesh_impl.SimdMeshImpl.random
+
+    def random(self, shape, tf_fn, kwargs):
+        dtype = tf.as_dtype(kwargs.get("dtype", tf.float32))
+        if tf_fn not in stateless or not dtype.is_floating:
+            return upstream_random(self, shape, tf_fn, kwargs)
+        graph = tf.get_default_graph()
+        operation = zlib.crc32(f"{graph.seed},{graph.get_name_scope()}".encode()) & 0x7FFFFFFF
+        part = self.laid_out_slice_num(shape).one_slice
+        step = tf.train.get_global_step()
+        when = tf.constant(0) if step is None else tf.cast(step, tf.int32)
+        iteration = _loop_iteration(graph)
+        if iteration is not None:
+            when += _FAR * iteration
+        noise = stateless[tf_fn](
+            shape=self.slice_shape(shape),
+            seed=tf.stack([operation + _FAR * part, when]),
+            dtype=dtype,
+        )
+        if tf_fn is tf.random.uniform:
+            low, high = kwargs.get("minval", 0), kwargs.get("maxval")
+            noise = noise * ((1 if high is None else high) - low) + low
+        else:
+            noise = noise * kwargs.get("stddev", 1.0) + kwargs.get("mean", 0.0)
+        return self.LaidOutTensor([noise])
+
+    simd_mesh_impl.SimdMeshImpl.random = random
+
+
+# Multiples of it do not meet each other soon in 32 bits: 2^32 over the golden ratio.
+_FAR = -1640531527
+
+
 def _loop_iteration(graph: Any) -> Any:
     """A scalar that differs between iterations of the loop being built; None outside one."""
     import tensorflow.compat.v1 as tf
@@ -214,7 +262,10 @@ AFTER_IMPORT: dict[str, tuple[Callable[[types.ModuleType], None], ...]] = {
     "gin.resource_reader": (hush_gin_lookups, see_no_package_in_a_plain_folder),
     "mesh_tensorflow": (carry_metrics_out_of_microbatches,),
     "mesh_tensorflow.placement_mesh_impl": (make_random_reproducible,),
-    "mesh_tensorflow.simd_mesh_impl": (take_flags_as_parsed,),
+    "mesh_tensorflow.simd_mesh_impl": (
+        take_flags_as_parsed,
+        make_random_reproducible_on_a_tpu,
+    ),
     "mesh_tensorflow.transformer.utils": (silence_step_print,),
 }
 

@@ -6,6 +6,7 @@ each, so one process checks several things.
 
 import copy
 import importlib.util
+import inspect
 import json
 import logging
 import os
@@ -23,9 +24,10 @@ import pytest
 import seqio
 import tensorflow.compat.v1 as tf
 from mesh_harness import noise
+from mesh_tensorflow import simd_mesh_impl
 from mesh_tensorflow.transformer import utils
 
-from mtf_switch import run_config, upstream
+from mtf_switch import pod_graph, run_config, upstream
 from mtf_switch.switch_ffn import SwitchFFN
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -184,6 +186,7 @@ def test_every_repair_is_one_that_this_file_takes_out():
         upstream.see_no_package_in_a_plain_folder,
         upstream.carry_metrics_out_of_microbatches,
         upstream.make_random_reproducible,
+        upstream.make_random_reproducible_on_a_tpu,
         upstream.take_flags_as_parsed,
         upstream.silence_step_print,
     }
@@ -392,3 +395,65 @@ def test_the_tpu_code_does_not_parse_this_programs_command_line():
         "assert shape == [4, 4, 2], shape\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=run_config.REPOSITORY)
+
+
+# ---- random numbers on a TPU: one program, which is told the number of its core
+
+
+def noise_of_cores(step=0, seed=0, fn=mtf.random_uniform, **kwargs):
+    """Noise [batch 4, 3] over the axis data of a mesh data:2,model:2: [4 cores, 2, 3].
+
+    Also the types of the operations that make it.
+    """
+    with tf.Graph().as_default() as graph, tf.Session() as session:
+        tf.set_random_seed(seed)
+        tf.train.get_or_create_global_step()
+        mesh = mtf.Mesh(mtf.Graph(), "mesh")
+        shape = [mtf.Dimension("batch", 4), mtf.Dimension("rep", 3)]
+        drawn = fn(mesh, shape, **kwargs)
+        cores = mtf.convert_to_shape("data:2,model:2")
+        rules = mtf.convert_to_layout_rules("batch:data")
+        impl = pod_graph._MeshOnPaper(cores, rules, None, None)
+        lowering = mtf.Lowering(mesh.graph, {mesh: impl}, autostack=False)
+        (slice_,) = lowering.tensors[drawn].to_laid_out_tensor().tensor_list
+        session.run(tf.global_variables_initializer())
+        tf.train.get_global_step().load(step, session)
+        noise = np.stack([session.run(slice_, {impl.pnum_tensor: core}) for core in range(4)])
+    return noise, {op.type for op in graph.get_operations()}
+
+
+@pytest.mark.parametrize("fn", [mtf.random_uniform, mtf.random_normal])
+def test_a_tpus_cores_agree_on_the_part_that_they_share_and_on_nothing_else(fn):
+    noise, operations = noise_of_cores(fn=fn)
+    # Cores 0 and 1 hold the first two rows, cores 2 and 3 the others.
+    np.testing.assert_array_equal(noise[[0, 2]], noise[[1, 3]])
+    assert len(np.unique(noise)) == noise.size // 2
+    assert "CrossReplicaSum" not in operations
+    assert not operations & {"RandomUniform", "RandomStandardNormal"}
+
+
+def test_without_the_repair_cores_agree_by_an_all_reduce_of_noise_with_a_state(monkeypatch):
+    repaired = simd_mesh_impl.SimdMeshImpl.random
+    as_on_disk = inspect.getclosurevars(repaired).nonlocals["upstream_random"]
+    monkeypatch.setattr(simd_mesh_impl.SimdMeshImpl, "random", as_on_disk)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="CrossReplicaSum"):
+        noise_of_cores()
+
+
+def test_a_tpus_noise_is_of_the_step_and_the_seed():
+    first, _ = noise_of_cores(step=5)
+    again, _ = noise_of_cores(step=5)
+    np.testing.assert_array_equal(first, again)
+    others = [noise_of_cores(**other)[0] for other in ({"step": 6}, {"step": 5, "seed": 1})]
+    numbers = np.stack([first, *others])[:, [0, 2]]
+    assert len(np.unique(numbers)) == numbers.size
+
+
+def test_a_tpus_noise_has_the_distribution_that_was_asked_for():
+    uniform, _ = noise_of_cores(minval=0.75, maxval=1.25)
+    assert 0.75 <= uniform.min() < 0.9
+    assert 1.1 < uniform.max() < 1.25
+    normal = np.stack([noise_of_cores(step, fn=mtf.random_normal)[0] for step in range(6)])
+    # 72 numbers: the standard error is 0.12.
+    np.testing.assert_allclose(normal[:, [0, 2]].mean(), 0.0, atol=0.5)
+    np.testing.assert_allclose(normal.std(), 1.0, atol=0.4)
