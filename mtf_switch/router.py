@@ -293,14 +293,15 @@ def _best(
 ) -> list[Choice]:
     """The experts of highest score, of each token, in order: no expert twice."""
     sampled = scores is not router_probs
-    choices = []
+    choices: list[Choice] = []
     while len(choices) < number:
+        if choices:
+            scores -= 1e9 * choices[-1].expert_mask
         prob, index = mtf.top_1(scores, reduced_dim=experts_dim)
         mask = mtf.one_hot(index, experts_dim, dtype=tf.float32)
         if sampled:
             prob = mtf.reduce_sum(router_probs * mask, reduced_dim=experts_dim)
         choices.append(Choice(index, mask, prob))
-        scores += -1e9 * mask
     return choices
 
 

@@ -9,7 +9,6 @@ import tensorflow.compat.v1 as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtf_switch.errors import UserError
 from mtf_switch.load_balance import load_balance_loss
 
 # Sums of at most a few hundred float32 terms of at most 1: relative error about 1e-6.
@@ -151,10 +150,3 @@ def test_gradient_reaches_the_probabilities_of_real_tokens_only_and_not_f():
         f = np.eye(3)[probs[0, g, real].argmax(-1)].mean(0)
         expected[0, g, real] = 3 * f / real.sum() / 2
     np.testing.assert_allclose(grad["masked"], expected, RTOL)
-
-
-def test_another_way_with_padding_is_refused_by_name():
-    with pytest.raises(
-        UserError, match="padding is 'pooled', but it is 'masked' or 'upstream'"
-    ):
-        losses(random_probs(np.random.default_rng(4), 1, 1, 2, 2), None, ("pooled",))

@@ -153,3 +153,12 @@ def test_more_choices_than_experts_are_refused():
 def test_values_that_are_none_are_refused(values, message):
     with pytest.raises(UserError, match=message):
         TopKRouter(**values)
+
+
+def test_the_second_expert_is_another_one_even_if_all_others_underflow():
+    # e^-200 is 0 in float32.
+    routing = route(
+        TopKRouter(exploration=STILL), np.ones((1, 1, 1, 1)), np.array([[200.0, 0.0, 0.0]]), 1
+    )
+    np.testing.assert_array_equal(routing["expert_index"][0, 0], [0, 1])
+    np.testing.assert_array_equal(routing["gate"][0, 0], [1, 0])
