@@ -32,8 +32,6 @@ class NoTokenLeftBehindRouter(Router):
 
     stages: int = 4
 
-    experts_per_token = 1
-
     def __post_init__(self):
         super().__post_init__()
         if self.stages < 1:

@@ -75,11 +75,6 @@ class TopKRouter(Router):
         """See the base class."""
         return self.k
 
-    @property
-    def ranked(self) -> int:
-        """See the base class."""
-        return self.k
-
     def assign(
         self, choices: Sequence[Choice], nonpadding: mtf.Tensor, slots: Slots, train: bool
     ) -> tuple[Assignment, Sequence[mtf.Tensor]]:
