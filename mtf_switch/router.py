@@ -155,7 +155,7 @@ class Router(abc.ABC):
                 "@Exploration(). Its policy is Exploration.policy."
             )
 
-    def check(self, num_experts: int) -> None:
+    def check(self, num_experts: int) -> None:  # noqa: B027  one expert is enough for most
         """Raises UserError if this router cannot choose among so many experts."""
 
     @property
