@@ -15,6 +15,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+from unittest import mock
 
 import gin
 import mesh_harness
@@ -188,6 +189,7 @@ def test_every_repair_is_one_that_this_file_takes_out():
         upstream.make_random_reproducible,
         upstream.make_random_reproducible_on_a_tpu,
         upstream.take_flags_as_parsed,
+        upstream.send_float32_as_float32,
         upstream.silence_step_print,
     }
 
@@ -253,15 +255,24 @@ def test_a_host_decoded_vocabulary_hides_decode_tf_and_nothing_else():
 # ---- random numbers
 
 
+def as_on_disk(module):
+    """A second copy of a module, which nobody repairs."""
+    spec = importlib.util.spec_from_file_location(module.__name__, module.__file__)
+    unrepaired = importlib.util.module_from_spec(spec)
+    # Flags and gin's names can be registered once.
+    no_flags = {"DEFINE_integer": mock.DEFAULT, "DEFINE_bool": mock.DEFAULT}
+    with (
+        mock.patch.multiple(tf.flags, **no_flags),
+        mock.patch.object(gin, "configurable", lambda class_: class_),
+    ):
+        spec.loader.exec_module(unrepaired)
+    return unrepaired
+
+
 @pytest.fixture(scope="module")
 def upstream_random():
     """PlacementMeshImpl.random as it is on disk."""
-    spec = importlib.util.spec_from_file_location(
-        "unrepaired_placement_mesh_impl", mtf.placement_mesh_impl.__file__
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.PlacementMeshImpl.random
+    return as_on_disk(mtf.placement_mesh_impl).PlacementMeshImpl.random
 
 
 @pytest.mark.parametrize("repaired", [False, True])
@@ -457,3 +468,22 @@ def test_a_tpus_noise_has_the_distribution_that_was_asked_for():
     # 72 numbers: the standard error is 0.12.
     np.testing.assert_allclose(normal[:, [0, 2]].mean(), 0.0, atol=0.5)
     np.testing.assert_allclose(normal.std(), 1.0, atol=0.4)
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
+def test_an_all_to_all_sends_what_it_is_given(monkeypatch, dtype, repaired):
+    """Upstream rounds float32 to bfloat16 on the way; precision_test has whole models."""
+    if not repaired:
+        original = as_on_disk(simd_mesh_impl).SimdMeshImpl
+        monkeypatch.setattr(simd_mesh_impl.SimdMeshImpl, "alltoall", original.alltoall)
+    with tf.Graph().as_default() as graph:
+        cores = simd_mesh_impl.SimdMeshImpl(
+            mtf.convert_to_shape("all:4"), mtf.convert_to_layout_rules("split:all")
+        )
+        tokens = cores.LaidOutTensor([tf.zeros([8, 6], dtype)])
+        received = cores.alltoall(tokens, mesh_axis=0, split_axis=0, concat_axis=1)
+        assert received.one_slice.dtype == dtype
+        assert received.one_slice.shape == [2, 24]
+        (sent,) = (op.inputs[0] for op in graph.get_operations() if op.type == "AllToAll")
+        assert sent.dtype == (dtype if repaired else tf.bfloat16)
