@@ -25,6 +25,8 @@ class ExpertCapacity:
       min_expert_capacity: slots that an expert has at least (4 as in Mesh TF; ruling 6).
       group_size: S, tokens per group. None is one group per core, as the paper writes it
         (ruling 7). A core with fewer tokens than that has one group of what it has.
+      max_group_size: instead of `group_size`, S at most: the largest size up to it that divides
+        a core's tokens, as Mesh TF means it and the released models have it.
 
     Raises:
       UserError: for a value that no layer can be built with.
@@ -34,6 +36,7 @@ class ExpertCapacity:
     capacity_factor_eval: float = 2.0
     min_expert_capacity: int = 4
     group_size: int | None = None
+    max_group_size: int | None = None
 
     def __post_init__(self):
         for name in ("capacity_factor_train", "capacity_factor_eval"):
@@ -42,10 +45,17 @@ class ExpertCapacity:
                     f"ExpertCapacity.{name} is {getattr(self, name)}, but a capacity factor "
                     "is above 0: 1.0 gives each expert its even share of the tokens."
                 )
-        if self.group_size is not None and self.group_size < 1:
+        for name in ("group_size", "max_group_size"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise UserError(
+                    f"ExpertCapacity.{name} is {size}, but a group holds at least one token. "
+                    "None makes one group per core."
+                )
+        if self.group_size and self.max_group_size:
             raise UserError(
-                f"ExpertCapacity.group_size is {self.group_size}, but a group holds at least "
-                "one token. None makes one group per core."
+                f"ExpertCapacity.group_size = {self.group_size} fixes the size of a group, and "
+                f"max_group_size = {self.max_group_size} leaves it open: set one to None."
             )
 
     def groups(self, tokens: int, cores: int = 1, strict: bool = True) -> tuple[int, int]:
@@ -54,9 +64,9 @@ class ExpertCapacity:
         Args:
           tokens: all tokens of the batch (per copy of the experts).
           cores: over how many cores the batch is split.
-          strict: whether `group_size` must divide. Otherwise, as where a user's prompts
-            decide how many tokens there are, the largest size below it that divides is
-            taken.
+          strict: whether `group_size` must divide, and `max_group_size` be reached by half.
+            Otherwise, as where a user's prompts decide how many tokens there are, the largest
+            size below it that divides is taken.
 
         Returns:
           (G, S) with G * S == tokens and G a multiple of `cores`.
@@ -71,12 +81,15 @@ class ExpertCapacity:
                 f"batch size that is a multiple of {cores}."
             )
         per_core = tokens // cores
-        size = per_core if self.group_size is None else min(self.group_size, per_core)
-        if not strict:
-            size = next(s for s in range(size, 0, -1) if per_core % s == 0)
+        name = "max_group_size" if self.max_group_size else "group_size"
+        size = min(getattr(self, name) or per_core, per_core)
+        divisor = next(s for s in range(size, 0, -1) if per_core % s == 0)
+        # Groups of a few tokens, in which an expert has more slots than tokens, help nobody.
+        if not strict or (self.max_group_size and 2 * divisor > size):
+            size = divisor
         if per_core % size:
             raise UserError(
-                f"ExpertCapacity.group_size = {size} does not divide the {per_core} tokens "
+                f"ExpertCapacity.{name} = {size} does not divide the {per_core} tokens "
                 f"of a core (batch of {tokens} tokens, cores: {cores}). The nearest sizes "
                 f"that do: {nearest_divisors(per_core, size)}; None makes one group per core."
             )

@@ -6,6 +6,7 @@ import gin
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mesh_tensorflow.transformer import moe
 
 from mtf_switch.capacity import ExpertCapacity
 from mtf_switch.errors import UserError
@@ -50,6 +51,39 @@ def test_where_users_choose_the_tokens_the_largest_group_that_divides_is_taken(
     groups, size = ExpertCapacity(group_size=wanted).groups(tokens, cores, strict=False)
     assert groups * size == tokens
     assert size == max(d for d in divisors(per_core) if wanted is None or d <= wanted)
+
+
+@given(
+    per_core=st.integers(1, 200),
+    cores=st.integers(1, 16),
+    most=st.integers(1, 300),
+    strict=st.booleans(),
+)
+def test_groups_up_to_a_size_are_the_largest_that_divide(per_core, cores, most, strict):
+    tokens = per_core * cores
+    size = max(d for d in divisors(per_core) if d <= most)
+    if strict and per_core % min(most, per_core) and 2 * size <= most:
+        with pytest.raises(UserError, match=r"max_group_size = .* does not divide"):
+            ExpertCapacity(max_group_size=most).groups(tokens, cores)
+        return
+    assert ExpertCapacity(max_group_size=most).groups(tokens, cores, strict) == (
+        tokens // size,
+        size,
+    )
+
+
+@given(per_core=st.integers(1, 200), most=st.integers(1, 300))
+def test_groups_up_to_a_size_are_those_of_mesh_tf(per_core, most):
+    groups, size = moe._split_into_groups(per_core, most, 1)
+    ours = ExpertCapacity(max_group_size=most).groups(per_core, strict=False)
+    # Upstream starts from n // max_group_size groups, rounded down, so that its groups may be
+    # larger than what it calls their maximum.
+    assert ours == (groups, size) or size > most
+
+
+def test_a_size_and_a_largest_size_exclude_each_other():
+    with pytest.raises(UserError, match=r"group_size = 64 fixes.*max_group_size = 128 leaves"):
+        ExpertCapacity(group_size=64, max_group_size=128)
 
 
 @given(per_core=st.integers(2, 200), cores=st.integers(1, 8), data=st.data())
@@ -119,10 +153,11 @@ def test_a_factor_that_is_not_positive_is_refused(name, factor):
         ExpertCapacity(**{name: factor})
 
 
+@pytest.mark.parametrize("name", ["group_size", "max_group_size"])
 @pytest.mark.parametrize("size", [0, -8])
-def test_a_group_without_tokens_is_refused(size):
-    with pytest.raises(UserError, match=f"group_size is {size}.*at least one token"):
-        ExpertCapacity(group_size=size)
+def test_a_group_without_tokens_is_refused(name, size):
+    with pytest.raises(UserError, match=f"ExpertCapacity.{name} is {size}.*at least one token"):
+        ExpertCapacity(**{name: size})
 
 
 def test_tokens_that_do_not_divide_over_the_cores_are_refused():
