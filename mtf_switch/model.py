@@ -47,6 +47,25 @@ def build(settings: RunSettings, vocabulary: Any, on_tpu: bool = False) -> Any:
     return model
 
 
+@gin.configurable
+def pairs_of_blocks(num_layers: int) -> int:
+    """How many blocks a stack has where each is two of T5's: gin/models/every_other_switch.gin.
+
+    Args:
+      num_layers: T5's number of blocks in each stack.
+
+    Raises:
+      UserError: if they do not make pairs.
+    """
+    if num_layers % 2:
+        raise UserError(
+            f"num_layers is {num_layers}, but with a Switch layer in every other block "
+            "(models/every_other_switch.gin) blocks come in pairs: choose an even number, or "
+            "models/every_switch.gin."
+        )
+    return num_layers // 2
+
+
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
     """Turns the ValueErrors with which Mesh TF refuses a configuration into UserErrors."""
