@@ -63,6 +63,14 @@ def test_in_selective_precision_only_what_is_the_routers_crosses_cores_in_float3
     assert (gradients.dtype, gradients.count) == ("float32", 2)
 
 
+def test_in_bfloat16_everywhere_nothing_of_the_model_crosses_cores_in_float32():
+    found = crossing("bfloat16")
+    # Loads and losses, which are summed over all tokens, and the optimizer's scalars.
+    assert {c.shape for c in found if c.dtype == "float32"} == {(EXPERTS,), ()}
+    (gradients,) = (c for c in found if c.shape == (MODEL, EXPERTS))
+    assert (gradients.dtype, gradients.count) == ("bfloat16", 2)
+
+
 def test_beyond_8_cores_gradients_are_summed_in_float32_and_tokens_still_sent_in_bfloat16():
     """Mesh TF sums bfloat16 over groups of more than 8 cores in float32."""
     found = crossing("selective", "mesh.data = 16", "mesh.model = 1", "num_experts = 16")
