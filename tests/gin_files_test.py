@@ -42,7 +42,7 @@ def header_of(path):
     return (run_config.GIN_FOLDER / path).read_text()
 
 
-def _stated(path):
+def stated(path):
     """(parameters, vocabulary) of a header; sentinels are said apart from pieces."""
     header = header_of(path)
     parameters, vocabulary = (int(n.replace(",", "")) for n in STATED.search(header).groups())
@@ -52,7 +52,7 @@ def _stated(path):
 @functools.cache
 def counted(name):
     """A model of gin/models/, by its name, at the lengths of its family's run."""
-    vocabulary = _stated(f"models/{name}.gin")[1]
+    vocabulary = stated(f"models/{name}.gin")[1]
     lengths = TINY_LENGTHS if name.endswith("tiny") else LENGTHS
     return count([f"models/{name}.gin"], vocabulary, lengths)
 
@@ -87,7 +87,7 @@ def test_a_gin_file_has_a_header_and_parses(path):
 
 @pytest.mark.parametrize("name", [path.stem for path in MODELS])
 def test_a_model_has_the_parameters_that_its_header_states(name):
-    assert counted(name).cost.parameters == _stated(f"models/{name}.gin")[0]
+    assert counted(name).cost.parameters == stated(f"models/{name}.gin")[0]
 
 
 def test_the_run_on_c4_is_the_papers():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from gin_files_test import FULL_SIZE, TINY, _stated, count, counted
+from gin_files_test import FULL_SIZE, TINY, count, counted, stated
 
 from mtf_switch import model, run_config
 from mtf_switch.errors import UserError
@@ -36,7 +36,7 @@ DIGITS = {1.1e9: 0.05e9, 2.0e9: 0.05e9, 3.8e9: 0.05e9, 14.7e9: 0.05e9}
 
 @pytest.mark.parametrize(("name", "printed"), EXACT)
 def test_parameters_are_those_that_the_paper_prints(name, printed):
-    parameters, _ = _stated(f"models/{name}.gin")
+    parameters, _ = stated(f"models/{name}.gin")
     # Within 0.5%, or within the last digit where that is coarser.
     assert parameters == pytest.approx(
         printed, abs=max(0.005 * printed, DIGITS.get(printed, 0))
@@ -45,19 +45,19 @@ def test_parameters_are_those_that_the_paper_prints(name, printed):
 
 @pytest.mark.parametrize(("name", "printed", "digit"), ROUNDED)
 def test_parameters_agree_with_what_table_9_rounds(name, printed, digit):
-    parameters, _ = _stated(f"models/{name}.gin")
+    parameters, _ = stated(f"models/{name}.gin")
     assert abs(parameters - printed) <= digit
 
 
 def test_where_table_9_contradicts_itself():
     """64 experts make half of Switch-XXL's 395B; GEGLU of 2816 makes 27B of Switch-Large."""
-    assert _stated("models/switch_xxl_64_experts.gin")[0] == pytest.approx(201.4e9, rel=0.005)
-    assert _stated("models/switch_large.gin")[0] == pytest.approx(27.1e9, rel=0.005)
+    assert stated("models/switch_xxl_64_experts.gin")[0] == pytest.approx(201.4e9, rel=0.005)
+    assert stated("models/switch_large.gin")[0] == pytest.approx(27.1e9, rel=0.005)
 
 
 def test_mt5_base_has_the_parameters_of_mt5():
     """580M with two embeddings of 250,112 (Xue et al., arXiv 2010.11934, Table 2)."""
-    assert _stated("models/mt5_base.gin")[0] == pytest.approx(580e6, rel=0.005)
+    assert stated("models/mt5_base.gin")[0] == pytest.approx(580e6, rel=0.005)
     assert counted("mt5_base").built.encoder.input_vocab_dim.size == 250_112
 
 
@@ -219,7 +219,7 @@ def test_frequencies_compose_with_any_model(fragments, parameters, tmp_path):
     file = tmp_path / "experts.gin"
     file.write_text("num_experts = 128\n")
     files = ["models/t5_base.gin", *(f"models/{f}.gin" for f in fragments), str(file)]
-    assert count(files).cost.parameters == _stated(f"models/{parameters}.gin")[0]
+    assert count(files).cost.parameters == stated(f"models/{parameters}.gin")[0]
 
 
 def test_an_odd_number_of_blocks_makes_no_pairs():

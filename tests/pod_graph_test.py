@@ -7,8 +7,10 @@ import subprocess
 import sys
 import types
 
+import gin_files_test
 import pytest
 import tensorflow.compat.v1 as tf
+from gin_files_test import stated
 from mesh_layout_test import STRATEGIES
 
 from mtf_switch import planner, pod_census, pod_graph, run_config
@@ -39,15 +41,40 @@ LOOPS = {"StatelessWhile"}
 INPUTS = {"Placeholder"}
 ALLOWED = DOCUMENTED | OF_TPUS | LOOPS | INPUTS
 
-FULL_SIZE = [
-    ("switch_base_16", "expert_8"),
-    ("switch_base", "expert_32"),
-    ("switch_base", "data"),
-    ("switch_base", "model_data"),
-    ("switch_large", "expert_model_512"),
-    ("switch_xxl", "expert_model_2048"),
-    ("switch_c", "expert_2048"),
-]
+
+def _on(layout, data=None, model=None):
+    """A layout's file, and the sizes of its mesh where the file has others."""
+    sizes = {"data": data, "model": model}
+    return layout, *(f"mesh.{axis} = {size}" for axis, size in sizes.items() if size)
+
+
+# A mesh that suits it for every model of gin/models/.
+FULL_SIZE = {
+    "t5_base": _on("data"),
+    "t5_large": _on("model_data"),
+    "t5_xxl": _on("model_data", data=32, model=16),
+    "mt5_base": _on("model_data"),
+    "switch_base_2": _on("expert_data", data=2),
+    "switch_base_4": _on("expert_data", data=4),
+    "switch_base_8": _on("expert_8"),
+    "switch_base_16": _on("expert_8"),
+    "switch_base_32": _on("expert_32"),
+    "switch_base_64": _on("expert_32"),
+    "switch_base": _on("expert_32"),
+    "switch_base_256": _on("expert_32"),
+    "switch_base_plus": _on("expert_32"),
+    "switch_base_frequency_1": _on("expert_32"),
+    "switch_base_released": _on("expert_32"),
+    "mswitch_base": _on("expert_32"),
+    "switch_large": _on("expert_model_512"),
+    "switch_large_released": _on("expert_model_512"),
+    "switch_xxl": _on("expert_model_2048"),
+    "switch_xxl_released": _on("expert_model_2048"),
+    "switch_xxl_64_experts": _on("expert_model_data", data=64, model=16),
+    "switch_c": _on("expert_2048"),
+    "switch_c_released": _on("expert_2048"),
+    "switch_c_32_heads": _on("expert_2048"),
+}
 
 
 def program(pod: pod_graph.PodGraph) -> list[tf.Operation]:
@@ -86,9 +113,11 @@ def assert_ready_for_a_tpu(pod: pod_graph.PodGraph) -> None:
     assert sum("/gradients" in op.name for op in collectives) > 3
 
 
-def build(*files: str, params: tuple[str, ...] = ()) -> pod_graph.PodGraph:
+def build(
+    *files: str, params: tuple[str, ...] = (), vocabulary: int = planner.VOCABULARY
+) -> pod_graph.PodGraph:
     settings = planner.parse(files, params)
-    return pod_graph.build(settings, types.SimpleNamespace(vocab_size=planner.VOCABULARY))
+    return pod_graph.build(settings, types.SimpleNamespace(vocab_size=vocabulary))
 
 
 @pytest.mark.parametrize("microbatches", [1, 2])
@@ -115,10 +144,27 @@ def run_config_ways(strategy: str) -> int:
     return run_config.settings().layout.ways("batch")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n != "switch_base_8")) for n in FULL_SIZE],
+)
+def test_full_size_models_are_ready_for_a_tpu(name):
+    layout, *params = FULL_SIZE[name]
+    parameters, vocabulary = stated(f"models/{name}.gin")
+    files = (f"models/{name}.gin", f"layouts/{layout}.gin")
+    pod = build(*files, params=tuple(params), vocabulary=vocabulary)
+    assert_ready_for_a_tpu(pod)
+    assert sum(variable.size for variable in pod.variables if variable.trainable) == parameters
+
+
+def test_every_full_size_model_has_its_mesh():
+    assert set(FULL_SIZE) == {path.stem for path in gin_files_test.FULL_SIZE}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "layout"), FULL_SIZE)
-def test_full_size_models_are_ready_for_a_tpu(model, layout):
-    assert_ready_for_a_tpu(build(f"models/{model}.gin", f"layouts/{layout}.gin"))
+@pytest.mark.parametrize("layout", ["data", "model_data"])
+def test_switch_base_is_ready_for_a_tpu_without_expert_parallelism(layout):
+    assert_ready_for_a_tpu(build("models/switch_base.gin", f"layouts/{layout}.gin"))
 
 
 @pytest.mark.slow
