@@ -48,6 +48,12 @@ def build(settings: RunSettings, vocabulary: Any, on_tpu: bool = False) -> Any:
 
 
 @gin.configurable
+def activation_of_dense_layers() -> str | list[str]:
+    """What gin binds to DenseReluDense.activation, for `SwitchFFN.activation`."""
+    return gin.get_bindings(transformer_layers.DenseReluDense).get("activation", "relu")
+
+
+@gin.configurable
 def pairs_of_blocks(num_layers: int) -> int:
     """How many blocks a stack has where each is two of T5's: gin/models/every_other_switch.gin.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from gin_files_test import FULL_SIZE, TINY, count, counted, stated
+from gin_files_test import FULL_SIZE, TINY, TINY_LENGTHS, count, counted, stated
 
 from mtf_switch import model, run_config
 from mtf_switch.errors import UserError
@@ -220,6 +220,23 @@ def test_frequencies_compose_with_any_model(fragments, parameters, tmp_path):
     file.write_text("num_experts = 128\n")
     files = ["models/t5_base.gin", *(f"models/{f}.gin" for f in fragments), str(file)]
     assert count(files).cost.parameters == stated(f"models/{parameters}.gin")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "activations"), [("t5.1.0.small", ["relu"]), ("t5.1.1.small", ["gelu", "linear"])]
+)
+def test_experts_have_the_activation_of_the_dense_layers_beside_them(
+    name, activations, tmp_path
+):
+    file = tmp_path / "experts.gin"
+    file.write_text("num_experts = 2\n")
+    built = count(
+        [f"models/{name}.gin", "models/every_other_switch.gin", str(file)], lengths=TINY_LENGTHS
+    ).built
+    for stack in model.stacks(built):
+        assert {tuple(x.activations) for x in model.switch_layers(stack)} == {
+            tuple(activations)
+        }
 
 
 def test_an_odd_number_of_blocks_makes_no_pairs():
