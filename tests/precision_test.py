@@ -11,8 +11,6 @@ from mtf_switch.communication import ALL_REDUCE, ALL_TO_ALL
 from mtf_switch.pod_graph import BACKWARD, FORWARD, UPDATE
 
 MODEL, EXPERTS = 24, 8
-# Tokens of a core, in encoder and decoder: 32 sequences over 4 cores.
-GROUPS = (8 * 512, 8 * 114)
 SIZES = (
     *(f"d_model = {MODEL}", "d_ff = 32", "num_heads = 2", "d_kv = 12", "num_layers = 2"),
     *(f"num_experts = {EXPERTS}", "utils.run.batch_size = 32"),
@@ -35,18 +33,11 @@ def of_the_router(collective):
     """Whether a tensor is one that selective precision keeps in float32.
 
     The float32 of Section 2.4 stays on its core but for what sums over cores: the gradient of
-    the router's weights, the experts' loads and the losses, and the optimizer's scalars. The
-    noise on the router's input is made on one core, and Mesh TF hands it to those that `model`
-    puts beside it.
+    the router's weights, the experts' loads and the losses, and the optimizer's scalars.
     """
     gradient = collective.phase == BACKWARD and collective.shape == (MODEL, EXPERTS)
     loads_and_scalars = collective.shape in ((EXPERTS,), ())
-    noise = (
-        collective.phase == FORWARD
-        and collective.axis == "model"
-        and collective.shape in [(1, 1, size, MODEL) for size in GROUPS]  # [O, G, S, M]
-    )
-    return collective.kind == ALL_REDUCE and (gradient or loads_and_scalars or noise)
+    return collective.kind == ALL_REDUCE and (gradient or loads_and_scalars)
 
 
 def test_in_float32_nothing_crosses_cores_in_bfloat16():
