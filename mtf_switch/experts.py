@@ -165,9 +165,7 @@ class Experts:
         kernels_in = [kernel(*matrix) for matrix in kernels_in]
         return kernels_in, kernel(*kernel_out, self.output_variance)
 
-    def matrices(
-        self, model: mtf.Dimension
-    ) -> list[tuple[str, mtf.Dimension, mtf.Dimension]]:
+    def matrices(self, model: mtf.Dimension) -> list[tuple[str, mtf.Dimension, mtf.Dimension]]:
         """What an expert consists of: names, dimensions of inputs and of outputs, in order."""
         output = self.output_dim or model
         if not self.activations:

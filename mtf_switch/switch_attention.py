@@ -97,7 +97,7 @@ class SwitchAttention(transformer_layers.SelfAttention):
                     f"{getattr(self, name)!r}. Leave it out, or use SelfAttention."
                 )
         # Split as the heads of dense attention are, unless the hidden units are.
-        heads = _combined(self.heads_dims + [self.kv_dim])
+        heads = _combined([*self.heads_dims, self.kv_dim])
         if expert_network == FFN:
             heads = dimensions.heads_unsplit(heads.size)
         else:

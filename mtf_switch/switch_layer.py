@@ -272,8 +272,8 @@ class SwitchLayer(transformer.TransformerLayer):
     def _check_context(self, context: transformer.Context) -> None:
         if context.model.ensemble_dim:
             raise UserError(
-                f"{self.gin_name} does not work with Unitransformer.ensemble: an ensemble would "
-                "need a router and a set of experts for each member. Unset it."
+                f"{self.gin_name} does not work with Unitransformer.ensemble: an ensemble "
+                "would need a router and a set of experts for each member. Unset it."
             )
 
 
@@ -281,4 +281,3 @@ def _capacity_mode(context: transformer.Context) -> str:
     if context.mode == "incremental":
         return capacity_lib.DECODE
     return capacity_lib.TRAIN if context.train else capacity_lib.EVAL
-

@@ -12,7 +12,10 @@ from mtf_switch import flops, model, run_config
 FILES = sorted(
     path.relative_to(run_config.GIN_FOLDER) for path in run_config.GIN_FOLDER.rglob("*.gin")
 )
-FRAGMENTS = ("every_other_switch.gin",)  # to be included after a model
+# To be included after a model.
+FRAGMENTS = (
+    *("every_other_switch.gin", "experts_attention.gin", "experts_ff_and_attention.gin"),
+)
 MODELS = [path for path in FILES if path.parent.name == "models" and path.name not in FRAGMENTS]
 STATED = re.compile(r"^# Parameters: ([\d,]+) \(vocabulary of ([\d,]+)", re.MULTILINE)
 

@@ -16,6 +16,9 @@ MODEL, HIDDEN, HEADS, KEY, EXPERTS = 64, 96, 4, 32, 4
 # The standard deviation of a unit normal truncated at two deviations.
 TRUNCATED = 0.87962566
 KINDS = {
+    "SwitchAttention/query/w/kernel": MODEL * KEY,
+    "SwitchAttention/query/switch_gating/kernel": MODEL,
+    "SwitchAttention/key_value/w/kernel": MODEL,
     "SelfAttention/q": (MODEL * KEY),  # T5 folds the 1 / sqrt(d_kv) of attention in here
     "EncDecAttention/q": (MODEL * KEY),
     "Attention/k": MODEL,
@@ -33,7 +36,7 @@ KINDS = {
 def _initial_values(s):
     """Name -> initial value of every variable of a small model with scale s."""
     run_config.parse(
-        ["models/switch_tiny.gin", "models/every_other_switch.gin"],
+        ["models/switch_tiny.gin", "attention/experts_ff_and_attention.gin"],
         [
             "MIXTURE_NAME = 'a_task'",
             f"init_scale.s = {s}",

@@ -167,7 +167,7 @@ def test_the_defaults_make_no_microbatches(tiny):
 NO_DROP = {"ExpertCapacity.capacity_factor_eval": "4.0"}
 
 
-def _first_step_sums(tiny, params):
+def first_step_sums(tiny, params):
     """The loss of a first training step in float32, and the sums of its routers by layer."""
     settings, vocabulary = tiny.parse(params={**QUIET, **params})
     with tf.Graph().as_default(), tf.Session() as session:
@@ -184,8 +184,8 @@ def _first_step_sums(tiny, params):
 def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny):
     groups = {"ExpertCapacity.group_size": "16"}
     microbatches = "utils.serialize_num_microbatches.tokens_per_microbatch_per_replica"
-    whole_loss, whole = _first_step_sums(tiny, groups)
-    loss, sums = _first_step_sums(tiny, {**groups, microbatches: "64"})
+    whole_loss, whole = first_step_sums(tiny, groups)
+    loss, sums = first_step_sums(tiny, {**groups, microbatches: "64"})
     # Float32 sums in another order.
     assert loss == pytest.approx(whole_loss, rel=1e-5)
     assert sorted(sums) == sorted(whole) == list(SWITCH_LAYERS)
@@ -196,9 +196,8 @@ def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny):
         np.testing.assert_array_equal(sums[layer][counts], whole[layer][counts])
 
 
-def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(tiny, trained):
-    """Two short examples a row, kept apart by their segments; no token is dropped."""
-    settings, vocabulary = tiny.load(trained, [f"{k} = {v}" for k, v in NO_DROP.items()])
+def two_examples_a_row():
+    """8 short examples, the same in 4 rows, and the segments there: each feature -> ids."""
     chooser = np.random.RandomState(0)
     alone = {
         "inputs": np.zeros([8, INPUTS], np.int32),
@@ -214,6 +213,13 @@ def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(t
             start = row % 2 * half
             packed[name][row // 2, start : start + half] = ids[row, :half]
             segments[name][row // 2, start : start + length] = row % 2 + 1
+    return alone, packed, segments
+
+
+def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(tiny, trained):
+    """Two short examples a row, kept apart by their segments; no token is dropped."""
+    settings, vocabulary = tiny.load(trained, [f"{k} = {v}" for k, v in NO_DROP.items()])
+    alone, packed, segments = two_examples_a_row()
     checkpoint = checkpoints.find(str(trained))
     (expected,) = run_model(checkpoint, settings, vocabulary, [alone])
     ids_of_segments = {

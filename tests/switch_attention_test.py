@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import types
 
 import gin
@@ -18,9 +19,11 @@ import oracle
 import pytest
 import tensorflow.compat.v1 as tf
 from mesh_layout_test import STRATEGIES
-from mesh_tensorflow.transformer import attention, moe, transformer_layers
+from mesh_tensorflow.transformer import transformer_layers, utils
+from model_test import NO_DROP, QUIET, first_step_sums, two_examples_a_row
+from tiny_run import EOS_ID, INPUTS, TARGETS, log_likelihoods, run_model
 
-from mtf_switch import flops, model, run_config
+from mtf_switch import flops, model, planner, run_config, train_log
 from mtf_switch.capacity import ExpertCapacity
 from mtf_switch.errors import UserError
 from mtf_switch.exploration import Exploration
@@ -507,3 +510,353 @@ def test_every_strategy_gives_what_one_device_gives(on_one_device, strategy, net
         kernel = {"linear": ("w", [2, 8, heads // 2]), "ffn": ("wo", [2, 4, heads])}[network]
         for part in PARTS["qkv"]:
             assert slices[f"{part}/{kernel[0]}/kernel_slice_0"] == kernel[1]
+
+
+# ---- bfloat16
+
+
+@pytest.mark.parametrize("network", ["linear", "ffn"])
+@pytest.mark.parametrize("dispatch", ["einsum", "slots"])
+def test_what_crosses_cores_is_bfloat16_and_the_routers_are_float32(network, dispatch):
+    case = Case(network=network, dispatch=dispatch, factor=float(E))
+    low, full = (case.run(activation_dtype=d) for d in (tf.bfloat16, tf.float32))
+    tensors = [t for op in low.mesh_graph.operations for t in op.outputs]
+    slots = [
+        t
+        for t in tensors
+        if {"experts", "expert_capacity"} <= set(t.shape.dimension_names)
+        or {"expert_unsplit", "expert_capacity", "d_model"} <= set(t.shape.dimension_names)
+    ]
+    assert len(slots) >= 6
+    assert {t.dtype for t in slots} == {tf.bfloat16}
+    for part in PARTS["qkv"]:
+        kernel = f"{part}/switch_gating/kernel"
+        router = mesh_harness.multiplied_with(low.mesh_graph, kernel)
+        assert {t.dtype for t in router} == {tf.float32}
+    # 8 bits: of projections of the order of 3, of what attention gives, and of its output.
+    scale = np.abs(full.y).max()
+    np.testing.assert_allclose(low.y, full.y, atol=0.05 * scale)
+
+
+# ---- in the model
+
+LAYERS = {
+    "encoder/transformer.make_layer_stack.layers": "[@SwitchAttention, @SwitchFFN]",
+    "decoder/transformer.make_layer_stack.layers": (
+        "[@SwitchAttention, @transformer_layers.EncDecAttention, @SwitchFFN]"
+    ),
+    "SwitchAttention.num_experts": "4",
+}
+ROUTED = sorted(
+    f"{stack}/block_000/{layer}"
+    for stack, ffn in (("decoder", "layer_002"), ("encoder", "layer_001"))
+    for layer in ("layer_000/query", "layer_000/key_value", ffn)
+)
+
+
+@pytest.fixture(scope="module")
+def tiny_trained(tiny, tmp_path_factory):
+    """A model_dir after 2 steps of Table 10's Experts FF + Attention, tiny, and its outcome."""
+    model_dir = tmp_path_factory.mktemp("attention") / "run"
+    outcome = tiny.train(
+        model_dir,
+        "--gin_file=attention/experts_ff_and_attention.gin",
+        "--steps=2",
+        params={"mesh_train_dataset_fn.pack": "True"},
+    )
+    assert outcome.code == 0, outcome.err
+    return model_dir
+
+
+def test_the_composition_trains_and_is_evaluated_with_metrics_of_each_router(
+    tiny, tiny_trained
+):
+    steps = train_log.read(str(tiny_trained))
+    assert all(2.5 < step.loss < 5.5 for step in steps)
+    outcome = tiny.command("eval", f"--model_dir={tiny_trained}")
+    assert outcome.code == 0, outcome.err
+    result = json.loads((tiny_trained / "eval.json").read_text())
+    expected = [
+        "decoder/block_000/layer_003/key_value",
+        "decoder/block_000/layer_003/query",
+        "decoder/block_000/layer_005",
+        "encoder/block_000/layer_002/key_value",
+        "encoder/block_000/layer_002/query",
+        "encoder/block_000/layer_003",
+    ]
+    assert sorted(result["router"]) == expected
+    # Names of any length leave the columns under their heads.
+    lines = outcome.out.splitlines()
+    (first,) = (number for number, line in enumerate(lines) if line.startswith("layer "))
+    column = lines[first].index("dropped")
+    for row in lines[first + 1 : first + 1 + len(expected)]:
+        dropped = result["router"][row.split()[0]]["dropped_fraction"]
+        assert float(row[column : column + 7]) == pytest.approx(dropped, abs=1e-4)
+
+
+def test_decoding_says_what_the_whole_sequence_says_and_beams_find_likelier_ones(tiny):
+    """Token by token, with states, and all at once; the encoder's capacity drops nothing."""
+    settings, vocabulary = tiny.parse(
+        {
+            **QUIET,
+            **NO_DROP,
+            **LAYERS,
+            # Not what decoding goes by.
+            "decoder/ExpertCapacity.capacity_factor_eval": "4.0",
+            "decoder/Unitransformer.shared_embedding_and_softmax_weights": "False",
+            "Bitransformer.decode.max_decode_length": str(TARGETS),
+        }
+    )
+    inputs = np.random.RandomState(0).randint(3, 400, size=[8, INPUTS])
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(0)
+        mesh = mtf.Mesh(mtf.Graph(), "mesh")
+        fed = tf.placeholder(tf.int32, [8, TARGETS])
+        ids = mesh_harness.constant(mesh, inputs, "batch length", tf.int32)
+        shape = mtf.Shape([mtf.Dimension("batch", 8), mtf.Dimension("length", TARGETS)])
+        built = model.build(settings, vocabulary)
+        dtype = utils.get_variable_dtype()
+        targets = mtf.import_tf_tensor(mesh, fed, shape)
+        logits, _ = built.call_simple(
+            ids, targets, compute_loss=True, mode="eval", variable_dtype=dtype
+        )
+        decode = functools.partial(built.decode, ids, variable_dtype=dtype, temperature=0.0)
+        outputs = [decode(), decode(beam_size=4, alpha=0.0)]
+        mesh_impl = mtf.placement_mesh_impl.PlacementMeshImpl(
+            mtf.Shape([]), mtf.LayoutRules(set()), [""]
+        )
+        lowering = mtf.Lowering(mesh.graph, {mesh: mesh_impl}, autostack=False)
+        outputs = [lowering.export_to_tf_tensor(tensor) for tensor in outputs]
+        logits = lowering.export_to_tf_tensor(logits)
+        session.run(tf.global_variables_initializer())
+        greedy, beams = session.run(outputs)
+        said = [session.run(logits, {fed: tokens}) for tokens in (greedy, beams)]
+    ended = np.cumsum(greedy == EOS_ID, axis=1) - (greedy == EOS_ID) > 0
+    np.testing.assert_array_equal(greedy[~ended], said[0].argmax(axis=-1)[~ended])
+    assert np.unique(greedy).size > 5, "the outputs are to be worth the look"
+    likelihoods = [
+        log_likelihoods(of, tokens).sum(axis=-1) for of, tokens in zip(said, (greedy, beams))
+    ]
+    # A beam may lose what greedy finds later on, but not in all of 8 examples.
+    assert np.mean(likelihoods[1] - likelihoods[0]) > 0.01
+
+
+def test_packed_sequences_give_the_logits_that_they_have_alone(tiny):
+    settings, vocabulary = tiny.parse({**QUIET, **NO_DROP, **LAYERS})
+    alone, packed, segments = two_examples_a_row()
+    (expected,) = run_model(None, settings, vocabulary, [alone])
+    sequence_ids = {
+        "encoder_sequence_id": segments["inputs"],
+        "decoder_sequence_id": segments["targets"],
+    }
+    (got,) = run_model(None, settings, vocabulary, [{**packed, **sequence_ids}])
+    half = TARGETS // 2
+    for row in range(8):
+        length = np.count_nonzero(alone["targets"][row])
+        start = row % 2 * half
+        np.testing.assert_allclose(
+            got.logits[row // 2, start : start + length],
+            expected.logits[row, :length],
+            # Float32 logits of size 10, after a stack of sums in another order.
+            rtol=1e-4,
+            atol=1e-4,
+        )
+    assert sorted(got.router_sums) == ROUTED
+    for layer in ROUTED:
+        feature = "inputs" if layer.startswith("encoder") else "targets"
+        tokens, dropped = got.router_sums[layer][:2]
+        assert (tokens, dropped) == (np.count_nonzero(alone[feature]), 0)
+
+
+@pytest.mark.slow
+def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny):
+    groups = {**LAYERS, "ExpertCapacity.group_size": "16"}
+    microbatches = "utils.serialize_num_microbatches.tokens_per_microbatch_per_replica"
+    whole_loss, whole = first_step_sums(tiny, groups)
+    loss, sums = first_step_sums(tiny, {**groups, microbatches: "64"})
+    assert loss == pytest.approx(whole_loss, rel=1e-5)
+    assert sorted(sums) == sorted(whole) == ROUTED
+    for layer, expected in whole.items():
+        np.testing.assert_allclose(sums[layer], expected, rtol=1e-5)
+
+
+# ---- what it costs
+
+SIZES = (
+    *("d_model = 16", "d_ff = 24", "num_heads = 4", "d_kv = 8", "utils.run.batch_size = 8"),
+    "utils.run.sequence_length = {'inputs': 32, 'targets': 16}",
+)
+
+
+def cost(*files, params=()):
+    run_config.parse(["models/t5_tiny.gin", *files], ["MIXTURE_NAME = 'x'", *SIZES, *params])
+    settings = run_config.settings()
+    return flops.count(model.build(settings, types.SimpleNamespace(vocab_size=500)), settings)
+
+
+SPARSE = ("num_experts = 8", "transformer.make_layer_stack.num_layers = 1")
+ATTENTION_FILE = "attention/experts_attention.gin"
+TOKENS = 32 + 16
+PROJECTION, ROUTER = 16 * 4 * 8, 16 * 8
+
+
+def test_linear_experts_do_what_dense_attention_does_but_for_the_router_and_shared_kv():
+    dense, sparse = cost(), cost(ATTENTION_FILE, params=SPARSE)
+    # One switched layer in each stack: a projection less, and two routers.
+    more = 2 * TOKENS * (2 * ROUTER - PROJECTION)
+    assert sparse.flops_per_sequence - dense.flops_per_sequence == more
+    experts = 2 * (2 * 8 * PROJECTION + 2 * ROUTER - 3 * PROJECTION)
+    assert sparse.parameters - dense.parameters == experts
+
+
+@pytest.mark.parametrize(
+    ("file", "in_experts"),
+    [
+        (ATTENTION_FILE, 2 * PROJECTION),
+        ("models/every_other_switch.gin", 2 * 16 * 24),
+        ("attention/experts_ff_and_attention.gin", 2 * PROJECTION + 2 * 16 * 24),
+    ],
+)
+def test_a_token_that_visits_two_experts_costs_two_of_them(file, in_experts):
+    one, two = (
+        cost(
+            file,
+            params=(
+                *SPARSE,
+                f"SwitchFFN.router = @{router}()",
+                f"SwitchAttention.router = @{router}()",
+            ),
+        )
+        for router in ("SwitchRouter", "TopKRouter")
+    )
+    assert one.parameters == two.parameters
+    assert two.flops_per_sequence - one.flops_per_sequence == 2 * TOKENS * in_experts
+
+
+@pytest.mark.parametrize("network", ["linear", "ffn"])
+def test_a_pod_is_planned_with_its_experts(network):
+    settings = planner.parse(
+        ["models/t5_tiny.gin", ATTENTION_FILE, "layouts/expert_model_data.gin"],
+        (*SIZES, *SPARSE, f"SwitchAttention.expert_network = '{network}'"),
+    )
+    plan = planner.plan(settings)
+    experts = PROJECTION if network == "linear" else 16 * 24 + 24 * 32
+    assert plan.parameters["experts"] == 2 * 2 * 8 * experts
+    assert plan.parameters["router"] == 2 * 2 * ROUTER
+    exchanges = [c for c in plan.collectives if c.kind == "all_to_all"]
+    # Two in each direction for each of four sets; nothing else.
+    assert sum(exchange.count for exchange in exchanges) == 16
+    assert {exchange.dtype for exchange in exchanges} == {"bfloat16"}
+    if network == "linear":
+        # Slots come back with the heads of one core: half of them.
+        assert {exchange.shape[-1] for exchange in exchanges} == {16, 4 * 8 // 2}
+
+
+# ---- initial values
+
+
+def test_query_weights_have_the_initial_values_of_t5s():
+    """1 / sqrt(d_kv) is in them; elsewhere an expert's fan-in is its own."""
+    x, nonpadding = np.ones((1, 4, 64)), np.ones((1, 4), int)
+    for network, kernel, fan_in in (("linear", "w", 64), ("ffn", "wo", 32)):
+        for folded in (True, False):
+            layer = functools.partial(
+                SwitchAttention,
+                4,
+                expert_network=network,
+                hidden_size=32,
+                num_heads=8,
+                key_value_size=16,
+                fold_scaling_into_initializer=folded,
+            )
+            outcome = mesh_harness.run_layer(
+                layer, x, nonpadding=nonpadding, differentiate=False
+            )
+            values = outcome.variables
+            deviations = {
+                part: values[f"{part}/{kernel}/kernel"].std() / 0.87962566  # truncated
+                for part in PARTS["qkv"]
+            }
+            scale = 16 if folded else 1
+            # 16,384 or more samples: the deviation is known to 0.6%; three of those.
+            assert deviations["query"] == pytest.approx((fan_in * scale) ** -0.5, rel=0.02)
+            assert deviations["key_value"] == pytest.approx(fan_in**-0.5, rel=0.02)
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"expert_computation": "qk"}, r"expert_computation is 'qk'.* 'qkv', 'q', 'kv'\."),
+        ({"expert_network": "conv"}, r"expert_network is 'conv'.* one of 'linear', 'ffn'\."),
+        (
+            {"relative_attention_type": "rotary"},
+            r"relative_attention_type is 'rotary'.* None, 'bias', 'bias_shared', 'contextual'",
+        ),
+        ({"shared_kv": False}, r"works with shared_kv = True only, .*; it is False"),
+        ({"num_memory_heads": 1}, r"works with num_memory_heads = 0 only, .*; it is 1"),
+        ({"combine_dims": False}, r"works with combine_dims = True only"),
+        ({"keep_query_heads_dims": True}, r"works with keep_query_heads_dims = False only"),
+        ({"hyperprompt_length_encoder": 3}, r"works with hyperprompt_length_encoder = None"),
+        ({"num_experts": 0}, r"SwitchAttention\.num_experts is 0, but it is at least 1"),
+        ({"dispatch": "scatter"}, r"SwitchAttention\.dispatch is 'scatter'"),
+        (
+            {"expert_network": "ffn", "activation": "rleu"},
+            r"SwitchAttention\.activation names 'rleu'",
+        ),
+        ({"router": "top-2"}, r"SwitchAttention\.router is 'top-2', but it is a router"),
+        (
+            {"num_experts": 1, "router": TopKRouter(exploration=ARGMAX)},
+            r"TopKRouter\.k is 2, but there are only 1 experts",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_what_can(params, message):
+    with pytest.raises(UserError, match=message):
+        SwitchAttention(**params)
+
+
+def test_settings_of_dense_attention_reach_it_through_gin():
+    gin.parse_config("SelfAttention.num_heads = 4\nSelfAttention.combine_dims = False")
+    with pytest.raises(UserError, match="combine_dims = True only"):
+        SwitchAttention()
+    gin.parse_config("SelfAttention.combine_dims = True\nSwitchAttention.num_experts = 3")
+    layer = SwitchAttention()
+    assert layer.num_heads == 4
+    assert [part.num_experts for part in layer.switch_layers] == [3, 3]
+
+
+def test_an_ensemble_is_refused_with_what_to_unset():
+    ensemble = _fake_model(ensemble_dim=mtf.Dimension("ensemble", 2))
+    with pytest.raises(UserError, match=r"SwitchAttention does not .*Unset it"):
+        Case().run(model=ensemble)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (
+            {"ExpertCapacity.group_size": "48"},
+            r"encoder/block_000/layer_000/query: .*48 does not divide",
+        ),
+        (
+            {"utils.run.mesh_shape": "'a:3'", "utils.run.layout_rules": "'experts:a'"},
+            r"block_000/layer_000/query: experts' weights.*SwitchAttention\.num_experts",
+        ),
+        (
+            {
+                "utils.run.mesh_shape": "'a:2'",
+                "utils.run.layout_rules": "'experts:a,heads:a'",
+            },
+            r"block_000/layer_000/query: experts' weights.*experts.*heads",
+        ),
+    ],
+)
+def test_what_a_batch_or_a_layout_cannot_do_is_refused_with_the_set_of_experts(
+    tiny, params, message
+):
+    settings, vocabulary = tiny.parse({**LAYERS, **params})
+    with pytest.raises(UserError, match=message):
+        model.build(settings, vocabulary)
