@@ -11,6 +11,7 @@ the paper's Appendix F stand beside them.
     E       experts             experts                                  num_experts
     C       expert_capacity     slots of one expert for one group        expert_capacity
     F       expert_hidden       hidden units of one expert               d_ff
+    H       heads, d_model      what one expert gives (M)                d_model
     K       choices             experts that a token visits (1)          -
     N       group               K * S                                    -
 
@@ -67,6 +68,11 @@ def expert_capacity(size: int) -> mtf.Dimension:
 def expert_hidden(size: int) -> mtf.Dimension:
     """F: the hidden units of one expert."""
     return mtf.Dimension("expert_hidden", size)
+
+
+def heads_unsplit(size: int) -> mtf.Dimension:
+    """H: all heads of a query or a key, where F is split over the axis that heads are."""
+    return mtf.Dimension("heads_unsplit", size)
 
 
 def choices(size: int) -> mtf.Dimension:

@@ -127,14 +127,14 @@ def table(result: Evaluation) -> str:
     if result.router:
         lines.append(f"dropped_fraction    {result.dropped_fraction:.4f}")
         lines.append("")
-        lines.append(
-            "layer                        dropped  entropy  gate   load min-max  served"
-        )
+        width = max(map(len, result.router))
+        lines.append(f"{'layer':{width}s}  dropped  entropy  gate   load min-max  served")
         for name, metrics in result.router.items():
             load = result.expert_load[name]
             served = " + ".join(f"{share:.3f}" for share in result.served[name])
             lines.append(
-                f"{name:28s} {metrics['dropped_fraction']:7.4f}  {metrics['entropy']:7.3f}  "
-                f"{metrics['gate']:.3f}  {min(load):.3f}-{max(load):.3f}   {served}"
+                f"{name:{width}s}  {metrics['dropped_fraction']:7.4f}  "
+                f"{metrics['entropy']:7.3f}  {metrics['gate']:.3f}  "
+                f"{min(load):.3f}-{max(load):.3f}   {served}"
             )
     return "\n".join(lines)

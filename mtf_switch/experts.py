@@ -1,4 +1,4 @@
-"""The experts: one feed-forward network each, of the tokens that came to it (Section 2.1)."""
+"""The experts: one network each, of the tokens that came to it (Section 2.1, Appendix A)."""
 
 from __future__ import annotations
 
@@ -30,19 +30,24 @@ _LARGE_KERNEL = 2**18
 
 @dataclasses.dataclass(frozen=True)
 class Experts:
-    """E feed-forward networks without biases: [M, F], activation, [F, M].
+    """E feed-forward networks without biases: [M, F], activation, [F, H].
 
     Attributes:
       experts_dim: E, by its split name, as the variables have it.
       hidden_size: F.
-      activations: names of Mesh TF's activations; the outputs of several are multiplied.
+      activations: names of Mesh TF's activations; the outputs of several are multiplied. With
+        none, each expert is linear: one matrix [M, H].
       dropout_rate: of the hidden units, in training.
+      output_dim: H; None: M.
+      output_variance: initial variance of the last matrix, times its fan-in.
     """
 
     experts_dim: mtf.Dimension
     hidden_size: int
     activations: Sequence[str]
     dropout_rate: float
+    output_dim: mtf.Dimension | None = None
+    output_variance: float = 1.0
 
     def of_slots(self, context: transformer.Context, slots: mtf.Tensor) -> mtf.Tensor:
         """Every expert on all of its slots, the empty ones too.
@@ -52,9 +57,11 @@ class Experts:
           slots: [O, E, G, C, M] in the activation dtype.
 
         Returns:
-          A tensor like slots.
+          [O, E, G, C, H] in the activation dtype.
         """
         kernels_in, kernel_out = self._kernels(context, slots)
+        if not kernels_in:
+            return _product(slots, kernel_out)
         factors = []
         for kernel, name in zip(kernels_in, self.activations):
             factor = _product(slots, kernel)
@@ -81,24 +88,25 @@ class Experts:
           expert_of_token: [O, G, S] int32, in any order; E where there is none.
 
         Returns:
-          A tensor like rows; zeros in the rows without an expert.
+          [O, G, S, H] in the activation dtype; zeros in the rows without an expert.
         """
         kernels_in, kernel_out = self._kernels(context, rows)
         arguments = [rows, expert_of_token, kernel_out, *kernels_in]
-        if context.train and self.dropout_rate:
+        if kernels_in and context.train and self.dropout_rate:
             hidden_dim = dimensions.expert_hidden(self.hidden_size)
             ones = mtf.ones(rows.mesh, [*rows.shape.dims[:-1], hidden_dim], rows.dtype)
             arguments.append(mtf.dropout(ones, context.train, rate=self.dropout_rate))
         return mtf.slicewise(
-            self._feed_forward_of_runs,
+            self._networks_of_runs,
             arguments,
+            output_shape=mtf.Shape([*rows.shape.dims[:-1], kernel_out.shape.dims[-1]]),
             output_dtype=rows.dtype,
             # On one core, rules may name any dimension and nothing is split.
             splittable_dims=[dim for x in arguments for dim in x.shape.dims],
             name="experts_of_runs",
         )
 
-    def _feed_forward_of_runs(
+    def _networks_of_runs(
         self,
         rows: tf.Tensor,
         expert_of_token: tf.Tensor,
@@ -106,7 +114,7 @@ class Experts:
         *others: tf.Tensor,
     ) -> tf.Tensor:
         """rows [o, g, S, M]; the others are kernels [E, M, F], and dropout [o, g, S, F]."""
-        experts = self.experts_dim.size
+        experts, _, width = kernel_out.shape.as_list()
         expert_of_token = tf.reshape(expert_of_token, [-1])
         lengths = tf.math.bincount(
             expert_of_token, minlength=experts + 1, maxlength=experts + 1
@@ -126,30 +134,48 @@ class Experts:
                 for name, kernels in zip(self.activations, kernels_in)
             ]
             factors += [masks[expert] for masks in dropout]
-            hidden = functools.reduce(tf.multiply, factors)
+            hidden = functools.reduce(tf.multiply, factors) if factors else run
             outputs.append(_run_product(hidden, kernel_out[expert]))
-        outputs.append(tf.zeros_like(rest))
-        return tf.reshape(tf.concat(outputs, 0), rows.shape)
+        outputs.append(tf.zeros([tf.shape(rest)[0], width], rest.dtype))
+        return tf.reshape(tf.concat(outputs, 0), [*rows.shape[:-1], width])
 
     def _kernels(
         self, context: transformer.Context, x: mtf.Tensor
     ) -> tuple[list[mtf.Tensor], mtf.Tensor]:
-        """The variables [E, M, F], one for each activation, and [E, F, M], in x's dtype."""
-        model, hidden = x.shape.dims[-1], dimensions.expert_hidden(self.hidden_size)
+        """The variables in x's dtype: [E, M, F], one for each activation, and [E, F, H].
 
-        def kernel(name, reduced, new):
+        Of linear experts: none, and [E, M, H].
+        """
+        *kernels_in, kernel_out = self.matrices(x.shape.dims[-1])
+
+        def kernel(name, reduced, new, variance=1.0):
             weights = mtf.layers.get_dense_kernel_weights(
-                x, [new], [reduced], [self.experts_dim], None, name, context.variable_dtype
+                x,
+                [new],
+                [reduced],
+                [self.experts_dim],
+                mtf.layers.VarianceScalingInitializer(variance),
+                name,
+                context.variable_dtype,
             )
             if mtf.layers.unit_scaling_convention():
                 weights *= reduced.size**-0.5
             return weights
 
+        kernels_in = [kernel(*matrix) for matrix in kernels_in]
+        return kernels_in, kernel(*kernel_out, self.output_variance)
+
+    def matrices(self, model: mtf.Dimension) -> list[tuple[str, mtf.Dimension, mtf.Dimension]]:
+        """What an expert consists of: names, dimensions of inputs and of outputs, in order."""
+        output = self.output_dim or model
+        if not self.activations:
+            return [("w", model, output)]
+        hidden = dimensions.expert_hidden(self.hidden_size)
         # Mesh TF's names, so that checkpoints agree.
         names = ["wi"]
         if len(self.activations) > 1:
             names = [f"wi_{number}" for number in range(len(self.activations))]
-        return [kernel(name, model, hidden) for name in names], kernel("wo", hidden, model)
+        return [*((name, model, hidden) for name in names), ("wo", hidden, output)]
 
 
 def _product(slots: mtf.Tensor, kernel: mtf.Tensor) -> mtf.Tensor:

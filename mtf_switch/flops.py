@@ -28,7 +28,8 @@ class Cost:
     Attributes:
       parameters: trainable ones.
       flops_per_sequence: forward, of one pair of inputs and targets at full length, as
-        Table 9 counts: products with the weights of the blocks, each token in one expert.
+        Table 9 counts: products with the weights of the blocks, each token in the experts
+        that it visits, which is one but for a top-k router.
         Attention scores, embedding, logits, dispatch and empty slots are left out. T5-Base
         at 512 + 114 tokens gives the 124e9 of the paper.
       arithmetic_per_sequence: forward, of all matrix products that are done where dispatch
@@ -85,7 +86,7 @@ def count(model: Any, settings: RunSettings) -> Cost:
     products = [op for op in graph.operations if isinstance(op, mtf.EinsumOperation)]
     return Cost(
         parameters=sum(variable.size for variable in graph.trainable_variables),
-        flops_per_sequence=per_sequence(products, settings.batch_size, settings),
+        flops_per_sequence=per_sequence(model, products, settings.batch_size, settings),
         arithmetic_per_sequence=(
             sum(_size(_dims(op)) for op in products) / settings.batch_size
         ),
@@ -94,11 +95,12 @@ def count(model: Any, settings: RunSettings) -> Cost:
 
 
 def per_sequence(
-    products: Iterable[mtf.Operation], batch_size: int, settings: RunSettings
+    model: Any, products: Iterable[mtf.Operation], batch_size: int, settings: RunSettings
 ) -> float:
     """FLOPs of a sequence, forward, as Table 9 counts them; see `Cost`.
 
     Args:
+      model: that they are of.
       products: the EinsumOperations of a forward pass over one batch or microbatch.
       batch_size: how many sequences that is.
       settings: of the run.
@@ -108,7 +110,13 @@ def per_sequence(
         "encoder": batch_size * lengths.get("inputs", 0),
         "decoder": batch_size * lengths["targets"],
     }
-    return sum(_useful(product, tokens) for product in products) / batch_size
+    # How many tokens go through all experts of a layer together.
+    visits = {
+        f"{stack.name}/{layer.scope}/": layer.router.experts_per_token * tokens[stack.name]
+        for stack in stacks(model)
+        for layer in switch_layers(stack)
+    }
+    return sum(_useful(product, visits) for product in products) / batch_size
 
 
 @contextlib.contextmanager
@@ -134,7 +142,7 @@ def _size(dims: set[mtf.Dimension]) -> float:
     return 2.0 * mtf.Shape(list(dims)).size
 
 
-def _useful(product: mtf.Operation, tokens: dict[str, int]) -> float:
+def _useful(product: mtf.Operation, visits: dict[str, int]) -> float:
     """FLOPs of a product as Table 9 counts them; 0 for what it leaves out."""
     dims = _dims(product)
     names = {dim.name for dim in dims}
@@ -144,9 +152,10 @@ def _useful(product: mtf.Operation, tokens: dict[str, int]) -> float:
         return 0.0  # relative position biases: once for all sequences
     if "experts" not in names:
         return _size(dims)
-    # Each token is in one slot of one expert, however many slots there are.
+    # However many slots there are, a token is in one for each expert that it visits.
     in_slots = {dim for dim in dims if dim.name in _SLOTS}
-    return _size(dims - in_slots) * tokens[product.name.split("/")[0]]
+    tokens = next(n for scope, n in visits.items() if product.name.startswith(scope))
+    return _size(dims - in_slots) * tokens
 
 
 def _is_weight(tensor: mtf.Tensor) -> bool:

@@ -23,7 +23,7 @@ _UPSTREAM_AXES = ("ensemble", "batch", "model")
 _KNOWN_DIMENSIONS = (
     *("outer_batch", "batch", "batch_unsplit", "length", "memory_length", "group"),
     *("d_model", "d_ff", "heads", "d_kv", "vocab", "buckets", "ensemble", "beam"),
-    *("experts", "expert_unsplit", "expert_capacity", "expert_hidden"),
+    *("experts", "expert_unsplit", "expert_capacity", "expert_hidden", "heads_unsplit"),
 )
 
 

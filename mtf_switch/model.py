@@ -14,7 +14,8 @@ from mtf_switch import capacity
 from mtf_switch.errors import UserError
 from mtf_switch.mesh_layout import Tensor
 from mtf_switch.run_config import RunSettings
-from mtf_switch.switch_ffn import SwitchFFN
+from mtf_switch.switch_attention import SwitchAttention
+from mtf_switch.switch_layer import SwitchLayer
 
 
 def build(settings: RunSettings, vocabulary: Any, on_tpu: bool = False) -> Any:
@@ -119,9 +120,15 @@ def stacks(model: Any) -> Iterator[transformer.Unitransformer]:
         yield model
 
 
-def switch_layers(stack: transformer.Unitransformer, kind: type = SwitchFFN) -> list[SwitchFFN]:
-    """The Switch layers of a stack, in order."""
-    return [layer for layer in stack.layer_stack.layers if isinstance(layer, kind)]
+def switch_layers(stack: transformer.Unitransformer) -> list[SwitchLayer]:
+    """The Switch layers of a stack, in order; those in a SwitchAttention each."""
+    layers: list[SwitchLayer] = []
+    for layer in stack.layer_stack.layers:
+        if isinstance(layer, SwitchLayer):
+            layers.append(layer)
+        elif isinstance(layer, SwitchAttention):
+            layers.extend(layer.switch_layers)
+    return layers
 
 
 def check(model: Any, settings: RunSettings) -> None:
@@ -190,20 +197,35 @@ def _tensors_of_layer(where: str, layer: Any, x: tuple, model_dim: tuple) -> Ite
         yield Tensor(f"{where}: attention's queries", (*x, heads, d_kv), fix)
         memory = ("memory_length", x[1][1])
         yield Tensor(f"{where}: attention's logits", (*x, heads, memory), fix)
+        if isinstance(layer, SwitchAttention):
+            for part in layer.switch_layers:
+                yield from _tensors_of_experts(f"{where}/{part.part}", part, x, model_dim)
     elif isinstance(layer, transformer_layers.DenseReluDense):
         hidden, fix = ("d_ff", layer.hidden_size), {"d_ff": "of d_ff"}
         yield Tensor(f"{where}: weights", (model_dim, hidden), fix)
         yield Tensor(f"{where}: hidden units", (*x, hidden), fix)
-    elif isinstance(layer, SwitchFFN):
-        experts, hidden = ("experts", layer.num_experts), ("expert_hidden", layer.hidden_size)
-        fix = {"experts": "of SwitchFFN.num_experts", "expert_hidden": "of d_ff"}
-        yield Tensor(f"{where}: experts' weights", (experts, model_dim, hidden), fix)
-        unsplit = ("expert_unsplit", layer.num_experts)
-        yield Tensor(f"{where}: probabilities of experts", (*x, unsplit), fix)
+    elif isinstance(layer, SwitchLayer):
+        yield from _tensors_of_experts(where, layer, x, model_dim)
+
+
+def _tensors_of_experts(
+    where: str, layer: SwitchLayer, x: tuple, model_dim: tuple
+) -> Iterator[Tensor]:
+    fix = {
+        "experts": f"of {layer.gin_name}.num_experts",
+        "expert_hidden": "of d_ff",
+        "heads": "of num_heads",
+    }
+    experts = layer.experts
+    for _, *dims in experts.matrices(mtf.Dimension(*model_dim)):
+        shape = (_pair(experts.experts_dim), *map(_pair, dims))
+        yield Tensor(f"{where}: experts' weights", shape, fix)
+    unsplit = ("expert_unsplit", layer.num_experts)
+    yield Tensor(f"{where}: probabilities of experts", (*x, unsplit), fix)
 
 
 def _check_capacity(
-    stack: transformer.Unitransformer, layer: SwitchFFN, settings: RunSettings
+    stack: transformer.Unitransformer, layer: SwitchLayer, settings: RunSettings
 ) -> None:
     length = _length(stack, settings)
     cores = settings.layout.ways("batch")

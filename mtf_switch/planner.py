@@ -233,7 +233,8 @@ def _flops_per_sequence(pod: pod_graph.PodGraph, settings: run_config.RunSetting
         for operation, phase in pod.phases.items()
         if phase == pod_graph.FORWARD and isinstance(operation, mtf.EinsumOperation)
     ]
-    return flops.per_sequence(products, settings.batch_size // pod.microbatches, settings)
+    sequences = settings.batch_size // pod.microbatches
+    return flops.per_sequence(pod.model, products, sequences, settings)
 
 
 def per_core(

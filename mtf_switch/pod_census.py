@@ -99,7 +99,7 @@ def group_of(name: str) -> str:
         return SLOTS
     if "switch_gating" in name:
         return ROUTER
-    if "SwitchFFN" in name:
+    if re.search(r"SwitchFFN|SwitchAttention/(query|key_value)/", name):
         return EXPERTS
     if "DenseReluDense" in name:
         return DENSE_FFN

@@ -32,6 +32,7 @@ class PodGraph:
     """A lowered training step.
 
     Attributes:
+      model: a transformer.Bitransformer or Unitransformer.
       tf_graph: one core's program.
       mesh_graph: the Mesh TF graph that it was lowered from.
       mesh_impl: a SimdMeshImpl, for the slices of tensors.
@@ -42,6 +43,7 @@ class PodGraph:
       train_op: of the TensorFlow graph.
     """
 
+    model: Any
     tf_graph: tf.Graph
     mesh_graph: mtf.Graph
     mesh_impl: simd_mesh_impl.SimdMeshImpl
@@ -151,6 +153,7 @@ def build(settings: RunSettings, vocabulary: Any) -> PodGraph:
         spec = function(features, None, "train", {"context": _pod(settings.layout.size)})
     notes.mark(notes.mesh_graph.operations, UPDATE)
     return PodGraph(
+        model=built,
         tf_graph=graph,
         mesh_graph=notes.mesh_graph,
         mesh_impl=notes.mesh_impl,

@@ -15,7 +15,10 @@ FILES = sorted(
     path.relative_to(run_config.GIN_FOLDER) for path in run_config.GIN_FOLDER.rglob("*.gin")
 )
 # To be included after a model.
-FRAGMENTS = ("every_other_switch.gin", "every_switch.gin", "tiny_sizes.gin")
+FRAGMENTS = (
+    *("every_other_switch.gin", "every_switch.gin", "tiny_sizes.gin"),
+    *("experts_attention.gin", "experts_ff_and_attention.gin"),
+)
 MODELS = [path for path in FILES if path.parent.name == "models" and path.name not in FRAGMENTS]
 TINY = [path for path in MODELS if path.stem.endswith("tiny")]
 FULL_SIZE = [path for path in MODELS if path not in TINY]

@@ -20,6 +20,10 @@ TRUNCATED = 0.87962566
 FAN_IN = {
     "SelfAttention/q": MODEL * KEY,  # T5 folds the 1 / sqrt(d_kv) of attention in here
     "EncDecAttention/q": MODEL * KEY,
+    "SwitchAttention/query/w/kernel": MODEL * KEY,
+    "SwitchAttention/query/switch_gating/kernel": MODEL,
+    "SwitchAttention/key_value/w/kernel": MODEL,
+    "SwitchAttention/key_value/switch_gating/kernel": MODEL,
     "Attention/k": MODEL,
     "Attention/v": MODEL,
     "Attention/o": HEADS * KEY,
@@ -40,6 +44,10 @@ OTHERS = ("shared/embedding", "rms_norm/scale", "relative_attention_bias", "/emb
 CASES = {
     "Table 3, s = 0.1": ("paper/table_3/scale_0.1.gin", 0.1),
     "Table 3, s = 1.0": ("paper/table_3/scale_1.0.gin", 1.0),
+    "Table 10, experts in attention": (
+        "paper/table_10/experts_ff_and_attention_float32.gin",
+        0.1,
+    ),
     "ReLU, embeddings not tied": ("models/switch_base_released.gin", 0.1),
 }
 
@@ -104,7 +112,8 @@ def test_every_weight_matrix_has_the_deviation_of_its_fan_in(initial):
         assert np.abs(value).max() <= 2 * expected / TRUNCATED * (1 + 1e-6), name
     # Every kind was there: gated or not, logits of their own or not.
     kinds = {end for end in FAN_IN if any(name.endswith(end) for name in matrices)}
-    absent = ("wi/", "logits") if any("wi_0" in name for name in matrices) else ("wi_",)
+    absent = ["wi/", "logits"] if any("wi_0" in name for name in matrices) else ["wi_"]
+    absent += [] if any("SwitchAttention" in name for name in matrices) else ["SwitchAttention"]
     assert kinds == {end for end in FAN_IN if not any(part in end for part in absent)}
     # And no variable was passed over.
     assert not [name for name in values.keys() - matrices.keys() if not name.endswith(OTHERS)]

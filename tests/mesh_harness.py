@@ -56,6 +56,7 @@ class FakeModel:
     mesh_shape: Any = None
     ensemble_dim: mtf.Dimension | None = None
     name: str = "encoder"
+    fully_autoregressive: bool = False
 
     @property
     def ensemble_dims(self):
@@ -181,11 +182,18 @@ def make_context(
       mode, activation_dtype, num_microbatches: of the Context.
       model: by default a FakeModel without a layout.
     """
+    length = next((d for d in shape if d.name == "length"), None)
+    model = model or FakeModel(shape[-1])
+    position = None if length is None else mtf.range(mesh, length, tf.int32)
+    order = position if model.fully_autoregressive else None
     context = transformer.Context(
-        model=model or FakeModel(shape[-1]),
+        model=model,
         mesh=mesh,
         batch_dims=shape[:1],
-        length_dim=next((d for d in shape if d.name == "length"), mtf.Dimension("length", 1)),
+        length_dim=length or mtf.Dimension("length", 1),
+        position=position,
+        read_priority=order,
+        write_priority=order,
         variable_dtype=mtf.VariableDType(tf.float32, tf.float32, activation_dtype),
         mode=mode,
         sequence_id=sequence_id,

@@ -180,7 +180,7 @@ EACH_ROUTER = [
 ]
 
 
-def _first_step_sums(tiny, params):
+def first_step_sums(tiny, params):
     """The loss of a first training step in float32, and the sums of its routers by layer."""
     settings, vocabulary = tiny.parse(params={**QUIET, **params})
     with tf.Graph().as_default(), tf.Session() as session:
@@ -198,8 +198,8 @@ def _first_step_sums(tiny, params):
 def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny, router):
     groups = {"ExpertCapacity.group_size": "16", **ROUTERS[router]}
     microbatches = "utils.serialize_num_microbatches.tokens_per_microbatch_per_replica"
-    whole_loss, whole = _first_step_sums(tiny, groups)
-    loss, sums = _first_step_sums(tiny, {**groups, microbatches: "64"})
+    whole_loss, whole = first_step_sums(tiny, groups)
+    loss, sums = first_step_sums(tiny, {**groups, microbatches: "64"})
     # Float32 sums in another order.
     assert loss == pytest.approx(whole_loss, rel=1e-5)
     assert sorted(sums) == sorted(whole) == list(SWITCH_LAYERS)
@@ -210,13 +210,8 @@ def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny, rou
         np.testing.assert_array_equal(sums[layer][counts], whole[layer][counts])
 
 
-@pytest.mark.parametrize("router", EACH_ROUTER)
-def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(
-    tiny, trained, router
-):
-    """Two short examples a row, kept apart by their segments; no token is dropped."""
-    params = {**NO_DROP, **ROUTERS[router]}
-    settings, vocabulary = tiny.load(trained, [f"{k} = {v}" for k, v in params.items()])
+def two_examples_a_row():
+    """8 short examples, the same in 4 rows, and the segments there: each feature -> ids."""
     chooser = np.random.RandomState(0)
     alone = {
         "inputs": np.zeros([8, INPUTS], np.int32),
@@ -232,6 +227,17 @@ def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(
             start = row % 2 * half
             packed[name][row // 2, start : start + half] = ids[row, :half]
             segments[name][row // 2, start : start + length] = row % 2 + 1
+    return alone, packed, segments
+
+
+@pytest.mark.parametrize("router", EACH_ROUTER)
+def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(
+    tiny, trained, router
+):
+    """Two short examples a row, kept apart by their segments; no token is dropped."""
+    params = {**NO_DROP, **ROUTERS[router]}
+    settings, vocabulary = tiny.load(trained, [f"{k} = {v}" for k, v in params.items()])
+    alone, packed, segments = two_examples_a_row()
     checkpoint = checkpoints.find(str(trained))
     (expected,) = run_model(checkpoint, settings, vocabulary, [alone])
     ids_of_segments = {

@@ -121,7 +121,9 @@ def activate(name: str, h: np.ndarray) -> np.ndarray:
 def expert(
     x: np.ndarray, wi: Sequence[np.ndarray], wo: np.ndarray, activations: Sequence[str]
 ) -> np.ndarray:
-    """One expert on one token: x [M], each of wi [M, F], wo [F, M]."""
+    """One expert on one token: x [M], each of wi [M, F], wo [F, M]; without wi, wo [M, H]."""
+    if not wi:
+        return x @ wo
     hidden = np.ones(wo.shape[0])
     for name, kernel in zip(activations, wi):
         hidden = hidden * activate(name, x @ kernel)
@@ -315,7 +317,7 @@ def mixture(
     balance = alpha * load_balance_loss(probs, nonpadding, padding)
     z_loss = z_coefficient * router_z_loss(logits[real])
     visits = [route_group(probs[g], real[g]) for g in range(groups)]
-    y = np.zeros_like(x)
+    y = np.zeros((groups, tokens, weights.wo.shape[-1]))
     sums = np.zeros(6 + 2 * experts)
     for g in range(groups):
         served = set()
@@ -374,3 +376,19 @@ def tokens_with_clear_choices(
                 break
         x[index] = token
     return x
+
+
+def attention(q: np.ndarray, kv: np.ndarray, w_o: np.ndarray, visible: np.ndarray):
+    """Of one sequence, with keys and values in one: q and kv [L, heads, d], w_o [heads, d, M].
+
+    Token i looks at the tokens j that are visible [i, j] to it; q is scaled already.
+    """
+    length, heads, _ = q.shape
+    y = np.zeros((length, w_o.shape[-1]))
+    for i in range(length):
+        seen = np.flatnonzero(visible[i])
+        for h in range(heads):
+            weights = softmax(np.array([q[i, h] @ kv[j, h] for j in seen]))
+            looked_at = sum(w * kv[j, h] for w, j in zip(weights, seen))
+            y[i] += looked_at @ w_o[h]
+    return y
