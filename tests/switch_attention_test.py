@@ -470,16 +470,18 @@ def layout_of(strategy):
     return {"mesh_shape": layout.mesh_shape, "layout": layout.layout_rules}
 
 
-@pytest.mark.parametrize(
-    ("network", "dispatch"),
-    [
-        ("linear", "gather"),
-        pytest.param("linear", "einsum", marks=pytest.mark.slow),
-        pytest.param("ffn", "gather", marks=pytest.mark.slow),
-        pytest.param("ffn", "einsum", marks=pytest.mark.slow),
-    ],
-)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+def _on_8_devices():
+    """All of STRATEGIES, networks and dispatches; the fast ones split heads, and heads and experts."""
+    for strategy in STRATEGIES:
+        for network in ("linear", "ffn"):
+            for dispatch in ("gather", "einsum"):
+                fast = (network, dispatch) == ("linear", "gather")
+                fast &= strategy in ("model", "expert_model_data")
+                marks = () if fast else pytest.mark.slow
+                yield pytest.param(strategy, network, dispatch, marks=marks)
+
+
+@pytest.mark.parametrize(("strategy", "network", "dispatch"), _on_8_devices())
 def test_every_strategy_gives_what_one_device_gives(on_one_device, strategy, network, dispatch):
     x, nonpadding, dy, one = on_one_device[network]
     several = mesh_harness.run_layer(
@@ -594,15 +596,17 @@ def test_the_composition_trains_and_is_evaluated_with_metrics_of_each_router(
         assert float(row[column : column + 7]) == pytest.approx(dropped, abs=1e-4)
 
 
-def test_decoding_says_what_the_whole_sequence_says_and_beams_find_likelier_ones(tiny):
+@pytest.mark.parametrize(
+    "bias", ["bias_shared", pytest.param("contextual", marks=pytest.mark.slow)]
+)
+def test_decoding_says_what_the_whole_sequence_says_and_beams_find_likelier_ones(tiny, bias):
     """Token by token, with states, and all at once; the encoder's capacity drops nothing."""
     settings, vocabulary = tiny.parse(
         {
             **QUIET,
             **NO_DROP,
             **LAYERS,
-            # Not what decoding goes by.
-            "decoder/ExpertCapacity.capacity_factor_eval": "4.0",
+            "SelfAttention.relative_attention_type": repr(bias),
             "decoder/Unitransformer.shared_embedding_and_softmax_weights": "False",
             "Bitransformer.decode.max_decode_length": str(TARGETS),
         }
@@ -620,6 +624,9 @@ def test_decoding_says_what_the_whole_sequence_says_and_beams_find_likelier_ones
         logits, _ = built.call_simple(
             ids, targets, compute_loss=True, mode="eval", variable_dtype=dtype
         )
+        for layer in model.switch_layers(built.decoder):
+            # No room to speak of, but decoding drops nothing.
+            layer.capacity = ExpertCapacity(0.01, 0.01, 1)
         decode = functools.partial(built.decode, ids, variable_dtype=dtype, temperature=0.0)
         outputs = [decode(), decode(beam_size=4, alpha=0.0)]
         mesh_impl = mtf.placement_mesh_impl.PlacementMeshImpl(
