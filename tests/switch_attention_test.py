@@ -564,7 +564,7 @@ def tiny_trained(tiny, tmp_path_factory):
         model_dir,
         "--gin_file=attention/experts_ff_and_attention.gin",
         "--steps=2",
-        params={"mesh_train_dataset_fn.pack": "True"},
+        params={"num_layers": "2", "mesh_train_dataset_fn.pack": "True"},
     )
     assert outcome.code == 0, outcome.err
     return model_dir
