@@ -143,6 +143,15 @@ def _explain(error: Exception, model_dir: str) -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def readable(checkpoint: str) -> Iterator[None]:
+    """Turns what TensorFlow raises while it reads a checkpoint into UserErrors."""
+    try:
+        yield
+    except (tf.errors.OpError, ValueError) as error:
+        raise UserError(f"The checkpoint {checkpoint} cannot be read: {_reason(error)}.") from error
+
+
 def _unreadable(checkpoint: str, reason: str) -> str:
     return (
         f"The checkpoint {checkpoint} cannot be read: {reason}. It is damaged. To go back to "
