@@ -108,7 +108,7 @@ class Catalog:
         fields = {"ffn": "mlp" if self.format == checkpoint_names.HF else f"{piece.block}.ffn"}
         for layer in ("self", "cross"):
             fields[layer] = f"{piece.block}.{layer}"
-        return piece.name(self.format, **fields)
+        return piece.name(self.format, fields)
 
 
 def listing(items: list[str]) -> str:

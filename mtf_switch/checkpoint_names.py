@@ -26,7 +26,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 MTF, HF, T5X = "mtf", "hf", "t5x"
 FORMATS = (HF, T5X, MTF)
@@ -171,10 +171,10 @@ class Piece:
         """Whether transformers keeps it the other way round."""
         return self.row.transform == TRANSPOSED
 
-    def name(self, format: str, **fields: str) -> str:
+    def name(self, format: str, fields: Mapping[str, str] | None = None) -> str:
         """Its name in a format; `fields` are those that the numbers do not say."""
-        template = getattr(self.row, format)
-        return template.format(i=self.block, e=self.expert, **fields)
+        values = {"i": self.block, "e": self.expert, **(fields or {})}
+        return getattr(self.row, format).format_map(values)
 
 
 def find(format: str, name: str) -> Piece | None:
@@ -207,8 +207,3 @@ def _pattern(format: str, template: str) -> str:
             re.escape(text),
         ]
     return "".join(pattern)
-
-
-def rows_of(stack: str) -> Iterator[Row]:
-    """The rows of "encoder" or "decoder", norms and biases included."""
-    return (row for row in ROWS if row.key.startswith(stack + "/"))

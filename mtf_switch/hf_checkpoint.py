@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from mtf_switch import architecture as architecture_lib
 from mtf_switch import hf_config
-from mtf_switch.architecture import Architecture, Shape
+from mtf_switch.architecture import Architecture
 from mtf_switch.checkpoint_catalog import Catalog
 from mtf_switch.checkpoint_names import HF, Piece
 from mtf_switch.errors import UserError
@@ -206,29 +206,40 @@ class HfTarget:
         self._step = step
         self._config = hf_config.of_architecture(architecture, dtype.name)
         self._fields = {"ffn": "mlp" if architecture.num_experts else "DenseReluDense"}
+        # Where the logits are not tied, transformers 5 unties the stacks' embeddings of a Switch
+        # Transformer as well, and would draw random ones.
+        untied_switch = architecture.num_experts and not architecture.tied_logits
+        self._copies = {_EMBEDDING: _COPIES} if untied_switch else {}
         self._shards = self._plan(architecture)
         self._pending: dict[str, np.ndarray] = {}
         self._written = 0
 
-    def _plan(self, architecture: Architecture) -> list[dict[str, Shape]]:
+    def _plan(self, architecture: Architecture) -> list[dict[str, int]]:
         """The names of each file, with their bytes."""
         shards: list[dict[str, int]] = [{}]
         for piece in architecture.pieces():
             size = architecture_lib.size(architecture.shape(piece)) * self._dtype.itemsize
-            if shards[-1] and sum(shards[-1].values()) + size > SHARD_BYTES:
-                shards.append({})
-            shards[-1][piece.name(HF, **self._fields)] = size
+            for name in self._names(piece):
+                if shards[-1] and sum(shards[-1].values()) + size > SHARD_BYTES:
+                    shards.append({})
+                shards[-1][name] = size
         return shards
+
+    def _names(self, piece: Piece) -> list[str]:
+        name = piece.name(HF, self._fields)
+        return [name, *self._copies.get(name, ())]
 
     def write(self, piece: Piece, array: np.ndarray) -> None:
         """Adds a tensor, given in Mesh TensorFlow's orientation."""
         array = array.T if piece.transposed else array
-        self._pending[piece.name(HF, **self._fields)] = np.ascontiguousarray(array, self._dtype)
-        if len(self._pending) == len(self._shards[self._written]):
-            metadata = {"format": "pt", _STEP: str(self._step)}
-            save_file(self._pending, self._path(self._written), metadata)
-            self._pending = {}
-            self._written += 1
+        array = np.ascontiguousarray(array, self._dtype)
+        for name in self._names(piece):
+            self._pending[name] = array
+            if len(self._pending) == len(self._shards[self._written]):
+                metadata = {"format": "pt", _STEP: str(self._step)}
+                save_file(self._pending, self._path(self._written), metadata)
+                self._pending = {}
+                self._written += 1
 
     def _path(self, shard: int) -> str:
         count = len(self._shards)

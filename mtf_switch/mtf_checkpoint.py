@@ -221,4 +221,4 @@ def variable(architecture: Architecture, tensor: Piece) -> str:
         kind: f"block_{block:03d}/layer_{within * len(kinds) + number:03d}"
         for number, kind in enumerate(kinds)
     }
-    return tensor.name(MTF, **{"self": "", "cross": "", "ffn": "", **layers})
+    return tensor.name(MTF, layers)
