@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 from typing import Any
 
 import ml_dtypes  # noqa: F401  teaches NumPy bfloat16, which safetensors asks for by name
@@ -217,12 +218,15 @@ class HfTarget:
     def _plan(self, architecture: Architecture) -> list[dict[str, int]]:
         """The names of each file, with their bytes."""
         shards: list[dict[str, int]] = [{}]
+        total = 0
         for piece in architecture.pieces():
             size = architecture_lib.size(architecture.shape(piece)) * self._dtype.itemsize
             for name in self._names(piece):
-                if shards[-1] and sum(shards[-1].values()) + size > SHARD_BYTES:
+                if shards[-1] and total + size > SHARD_BYTES:
                     shards.append({})
+                    total = 0
                 shards[-1][name] = size
+                total += size
         return shards
 
     def _names(self, piece: Piece) -> list[str]:
@@ -248,7 +252,11 @@ class HfTarget:
 
     def close(self) -> None:
         """Writes config.json, and the index if there are several files."""
-        _write_json(os.path.join(self._folder, hf_config.FILE), self._config)
+        config = os.path.join(self._folder, hf_config.FILE)
+        _write_json(config, self._config)
+        for shard in range(len(self._shards)):
+            # safetensors makes files that only their owner may read.
+            shutil.copymode(config, self._path(shard))
         if len(self._shards) > 1:
             sizes = sum(sum(shard.values()) for shard in self._shards)
             names = {

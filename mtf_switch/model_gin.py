@@ -142,6 +142,35 @@ def _quoted(value: Any) -> str:
     return repr(value).replace("'", '"')
 
 
+def write_t5x(folder: str, architecture: Architecture) -> None:
+    """Writes what a model of T5X is built from, by the names of its gin files' macros."""
+    a = architecture
+    values = {
+        "NUM_ENCODER_LAYERS": len(a.encoder),
+        "NUM_DECODER_LAYERS": len(a.decoder),
+        "NUM_HEADS": a.num_heads,
+        "HEAD_DIM": a.d_kv,
+        "EMBED_DIM": a.d_model,
+        "MLP_DIM": a.d_ff,
+        "NUM_EMBEDDINGS": a.vocab_size,
+        "DROPOUT_RATE": a.dropout_rate,
+    }
+    if a.num_experts:
+        values |= {
+            "NUM_EXPERTS": a.num_experts,
+            "NUM_ENCODER_SPARSE_LAYERS": sum(a.encoder),
+            "NUM_DECODER_SPARSE_LAYERS": sum(a.decoder),
+            "TRAIN_EXPERT_CAPACITY_FACTOR": a.capacity.capacity_factor_train,
+            "EVAL_EXPERT_CAPACITY_FACTOR": a.capacity.capacity_factor_eval,
+            "moe_layers.MoeLayer.min_expert_capacity": a.capacity.min_expert_capacity,
+            "JITTER_NOISE": a.input_jitter,
+        }
+    values["dense.MlpBlock.activations"] = tuple(a.activations)
+    with open(os.path.join(folder, "config.gin"), "w", encoding="utf-8") as file:
+        file.write("# Of a converted checkpoint: what T5X's gin files leave to be filled in.\n")
+        file.writelines(f"{name} = {value!r}\n" for name, value in values.items())
+
+
 def find(folders: Iterable[str]) -> str | None:
     """The first config.gin or operative_config.gin of these folders, None if there is none."""
     for folder in folders:

@@ -36,7 +36,7 @@ _OLDER = (
     (re.compile(r"/MoE1D/"), "/SwitchFFN/"),
 )
 # So much is held in memory before it is written to a file of its own.
-_SHARD_BYTES = 2**27
+_SHARD_BYTES = 2**26
 
 
 class MtfSource:
@@ -151,6 +151,7 @@ class MtfTarget:
         self._prefix = os.path.join(folder, f"model.ckpt-{step}")
         self._parts = os.path.join(folder, "parts")
         self._pending: list[tuple[str, str, np.ndarray]] = []
+        self._pending_bytes = 0
         self._shards: list[str] = []
 
     def write(self, piece: Piece, array: np.ndarray) -> None:
@@ -163,7 +164,8 @@ class MtfTarget:
             where = f"{_joined(shape)} {piece.expert},1:" + ":".join(f"0,{n}" for n in shape[1:])
             array = array[np.newaxis]
         self._pending.append((variable(self._architecture, whole), where, array))
-        if sum(values.nbytes for *_, values in self._pending) >= _SHARD_BYTES:
+        self._pending_bytes += array.nbytes
+        if self._pending_bytes >= _SHARD_BYTES:
             self._flush()
 
     def _flush(self) -> None:
@@ -172,7 +174,7 @@ class MtfTarget:
             names, slices, arrays = zip(*self._pending)
             _save(prefix, names, slices, arrays)
             self._shards.append(prefix)
-            self._pending = []
+            self._pending, self._pending_bytes = [], 0
 
     def close(self) -> None:
         """Joins the files to one checkpoint, and lists it."""

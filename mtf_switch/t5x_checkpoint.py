@@ -27,7 +27,7 @@ _VERSION = 3
 # In an index that Orbax wrote for T5X, where the array of a parameter is.
 _PLACEHOLDER = "PLACEHOLDER://"
 # Chunks of several experts are read once for all of them.
-_CACHE_BYTES = 2**28
+_CACHE_BYTES = 2**27
 
 
 class T5xSource:
@@ -255,6 +255,7 @@ class T5xTarget:
             "target": self._target,
             "state": {"step": np.int32(self._step), "param_states": {}},
         }
+        model_gin.write_t5x(os.path.dirname(self._folder), self._architecture)
         content = serialization.msgpack_serialize({"version": _VERSION, "optimizer": optimizer})
         with open(os.path.join(self._folder, INDEX), "wb") as file:
             file.write(content)

@@ -30,6 +30,7 @@ class Outputs:
       choices: stack -> [layers, B, L] experts that tokens chose, -1 for what is not routed.
       layers: stack -> (x, y) of each Switch layer, [B, L, M] both.
       log_likelihoods: [B], of the targets in nats.
+      variables: of the graph, with their shapes.
     """
 
     encoder: np.ndarray
@@ -38,6 +39,7 @@ class Outputs:
     choices: Mapping[str, np.ndarray]
     layers: Mapping[str, list[tuple[np.ndarray, np.ndarray]]]
     log_likelihoods: np.ndarray
+    variables: Mapping[str, list[int]]
 
 
 def run(
@@ -107,6 +109,8 @@ def run(
             "routed": {s: [[export(t) for t in r] for r in rs] for s, rs in recorder.routed.items()},
             "layers": {s: [[export(t) for t in xy] for xy in xys] for s, xys in recorder.layers.items()},
         }  # fmt: skip
+        step = tf.train.get_global_step()
+        variables = {v.op.name: v.shape.as_list() for v in tf.global_variables() if v is not step}
         with tf.Session() as session:
             tf.train.Saver(tf.global_variables()).restore(session, checkpoint)
             session.run(lowering.copy_masters_to_slices())
@@ -118,7 +122,7 @@ def run(
         decoded=got["decoded"],
         choices={
             stack: np.stack(
-                [np.where(k > -1, i, -1).reshape(shapes[stack]) for i, k in routed]
+                [np.where(k > 0, i, -1).reshape(shapes[stack]) for i, k in routed]
             )
             for stack, routed in got["routed"].items()
             if routed
@@ -128,6 +132,7 @@ def run(
             for stack, xys in got["layers"].items()
         },
         log_likelihoods=log_likelihoods(got["logits"], targets).sum(-1),
+        variables=variables,
     )
 
 

@@ -7,9 +7,11 @@ files, and answers each with one line.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from unittest import mock
 
 import numpy as np
 import torch
@@ -24,20 +26,26 @@ def make(task):
     """Saves a random model and what it gives for random ids: {"folder", "config", ...}."""
     torch.manual_seed(task["seed"])
     config = dict(task["config"])
-    gated_switch = task["kind"] == "switch" and task.get("gated")
-    if gated_switch:
-        # transformers has no gated experts: T5's gated layer in the place of each.
-        switch.SwitchTransformersDenseActDense = modeling_t5.T5DenseGatedActDense
-        switch.SwitchTransformersPreTrainedModel._init_weights = lambda self, module: None
-        config["dense_act_fn"] = "gelu_new"
-    model = _model(task["kind"], config)
+    gated_switch = task["kind"] == "switch" and task["gated"]
+    with contextlib.ExitStack() as stack:
+        if gated_switch:
+            # transformers has no gated experts: T5's gated layer in the place of each.
+            layer = ("SwitchTransformersDenseActDense", modeling_t5.T5DenseGatedActDense)
+            stack.enter_context(mock.patch.object(switch, *layer))
+            initialise = mock.patch.object(
+                switch.SwitchTransformersPreTrainedModel, "_init_weights", lambda *_: None
+            )
+            stack.enter_context(initialise)
+            config["dense_act_fn"] = "gelu_new"
+        model = _model(task["kind"], config)
     if not config.get("tie_word_embeddings", True):
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     _randomise(model)
     if task["kind"] == "switch":
-        # Untied, transformers gives each stack an embedding of its own; T5 has one.
-        model.encoder.embed_tokens.weight = model.shared.weight
-        model.decoder.embed_tokens.weight = model.shared.weight
+        # Untied, transformers 5 gives each stack an embedding of its own; T5 has one.
+        for stack in (model.encoder, model.decoder):
+            if stack.embed_tokens.weight is not model.shared.weight:
+                stack.embed_tokens.weight = torch.nn.Parameter(model.shared.weight.clone())
     dtype = getattr(torch, task.get("dtype", "float32"))
     model = model.to(dtype)
     model.save_pretrained(task["folder"], max_shard_size=task.get("shard", "5GB"))
@@ -97,7 +105,8 @@ def run(task, model=None):
     mask = (inputs != 0).long()
     with torch.no_grad():
         out = model(input_ids=inputs, attention_mask=mask, decoder_input_ids=shifted)
-        captured = {name: np.stack(values) for name, values in captured.items()}
+        arrays = {name: np.stack(values) for name, values in captured.items()}
+        captured["done"] = True
         log_probs = torch.log_softmax(out.logits, -1)
         chosen = torch.gather(log_probs, -1, targets[..., None])[..., 0]
         decoded = model.generate(
@@ -117,7 +126,7 @@ def run(task, model=None):
         logits=out.logits,
         log_likelihoods=(chosen * (targets != 0)).sum(-1),
         decoded=decoded[:, 1:],
-        **captured,
+        **arrays,
     )
 
 
@@ -129,7 +138,7 @@ def _capture(model, captured):
 
                 def after(module, arguments, output, stack=stack):
                     x = arguments[0]
-                    if f"{stack}_done" in captured:
+                    if captured.get("done"):
                         return
                     logits = module.router.classifier(x.float())
                     for name, value in (
