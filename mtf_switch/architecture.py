@@ -25,7 +25,7 @@ class Architecture:
       d_model, d_kv, d_ff, num_heads: as T5 calls them; d_ff also of each expert.
       encoder, decoder: for each block, whether its feed-forward layer is sparse.
       num_experts: of each sparse layer; 0 without any.
-      activations: names of Mesh TensorFlow's; of two, the first gates the second.
+      activations: names of Mesh TensorFlow's; of two, the outputs are multiplied.
       tied_logits: whether the embedding, times d_model**-0.5, gives the logits.
       num_buckets: of relative positions; the largest distance is 128 in all formats.
       dropout_rate: in training.
@@ -46,7 +46,7 @@ class Architecture:
     num_buckets: int = 32
     dropout_rate: float = 0.1
     input_jitter: float = 0.01
-    capacity: ExpertCapacity = ExpertCapacity()
+    capacity: ExpertCapacity = dataclasses.field(default_factory=ExpertCapacity)
 
     @property
     def gated(self) -> bool:
@@ -125,7 +125,7 @@ def of_shapes(shapes: Mapping[Piece, Shape], **known) -> Architecture:
 
     Args:
       shapes: of whole tensors, in Mesh TensorFlow's orientation, experts stacked.
-      known: attributes that shapes do not say; `activations` if other than ReLU, or a gated GELU.
+      known: attributes that shapes do not say; `activations` if other than ReLU and gated GELU.
 
     Raises:
       UserError: if these are not the tensors of a T5.

@@ -1,4 +1,4 @@
-"""The account of a source: every tensor of it is one that the model has, and the other way round."""
+"""The account of a source: each tensor of it is one of the model, and the other way round."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Catalog:
             names[piece], shapes[piece] = name, _oriented(piece, format, shape)
         if unknown:
             raise UserError(
-                f"{path} holds {len(unknown)} tensors that no T5 or Switch Transformer has, and "
-                f"nothing is left out in silence:{listing(unknown)}"
+                f"{path} holds {len(unknown)} tensors that no T5 or Switch Transformer has, "
+                f"and nothing is left out in silence:{listing(unknown)}"
             )
         return cls(path, format, names, shapes)
 

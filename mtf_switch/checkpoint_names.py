@@ -16,8 +16,8 @@ Shapes are Mesh TensorFlow's, in letters:
     F   d_ff, also of each expert
 
 T5X keeps every array in Mesh TensorFlow's orientation, the relative-position bias too.
-transformers keeps matrices as [out, in], so rows that are TRANSPOSED there are turned round, and
-keeps each expert apart, which an E in front says: expert e of its E tensors is slice e, by
+transformers keeps matrices as [out, in]: rows that are TRANSPOSED are turned round for it. And
+it keeps each expert apart, where the shape here begins with E: expert e is slice e, by its
 number and not by the order of names.
 """
 
@@ -87,8 +87,9 @@ def _feed_forward(stack: str, layer: int) -> list[Row]:
     # wi alone, or wi_0 and wi_1 where the activation of the one gates the other.
     for kernel, shape in (("wi", "MF"), ("wi_0", "MF"), ("wi_1", "MF"), ("wo", "FM")):
         rows += [
-            Row(f"{stack}/dense/{kernel}", DENSE, shape, f"{mtf}/DenseReluDense/{kernel}/kernel",
-                f"{hf}.{{ffn}}.{kernel}.weight", f"{t5x}/{kernel}/kernel", TRANSPOSED),
+            Row(f"{stack}/dense/{kernel}", DENSE, shape,
+                f"{mtf}/DenseReluDense/{kernel}/kernel", f"{hf}.{{ffn}}.{kernel}.weight",
+                f"{t5x}/{kernel}/kernel", TRANSPOSED),
             Row(f"{stack}/experts/{kernel}", SPARSE, "E" + shape,
                 f"{mtf}/SwitchFFN/{kernel}/kernel",
                 f"{hf}.mlp.experts.expert_{{e}}.{kernel}.weight",
@@ -100,9 +101,11 @@ def _feed_forward(stack: str, layer: int) -> list[Row]:
 
 # fmt: off
 ROWS = (
-    Row("embedding", MODEL, "VM", "shared/embedding", "shared.weight", "token_embedder/embedding"),
+    Row("embedding", MODEL, "VM", "shared/embedding", "shared.weight",
+        "token_embedder/embedding"),
 
-    Row("encoder/position_bias", FIRST, "HB", "encoder/{self}/SelfAttention/relative_attention_bias",
+    Row("encoder/position_bias", FIRST, "HB",
+        "encoder/{self}/SelfAttention/relative_attention_bias",
         "encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
         "encoder/relpos_bias/rel_embedding", TRANSPOSED),
     Row("encoder/attention/norm", EVERY, "M", "encoder/{self}/rms_norm/scale",
@@ -116,7 +119,8 @@ ROWS = (
     Row("encoder/norm", MODEL, "M", "encoder/rms_norm/scale", "encoder.final_layer_norm.weight",
         "encoder/encoder_norm/scale"),
 
-    Row("decoder/position_bias", FIRST, "HB", "decoder/{self}/SelfAttention/relative_attention_bias",
+    Row("decoder/position_bias", FIRST, "HB",
+        "decoder/{self}/SelfAttention/relative_attention_bias",
         "decoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight",
         "decoder/relpos_bias/rel_embedding", TRANSPOSED),
     Row("decoder/attention/norm", EVERY, "M", "decoder/{self}/rms_norm/scale",
@@ -192,7 +196,7 @@ def find(format: str, name: str) -> Piece | None:
     return None
 
 
-@functools.lru_cache(maxsize=None)
+@functools.lru_cache(maxsize=len(FORMATS))
 def _patterns(format: str) -> tuple[tuple[Row, re.Pattern], ...]:
     return tuple((row, re.compile(_pattern(format, getattr(row, format)))) for row in ROWS)
 

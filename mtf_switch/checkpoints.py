@@ -193,8 +193,11 @@ def readable(checkpoint: str) -> Iterator[None]:
     """Turns what TensorFlow raises while it reads a checkpoint into UserErrors."""
     try:
         yield
-    except (tf.errors.OpError, ValueError) as error:
-        raise UserError(f"The checkpoint {checkpoint} cannot be read: {_reason(error)}.") from error
+    # A file that ends too early is an IndexError.
+    except (tf.errors.OpError, ValueError, IndexError) as error:
+        raise UserError(
+            f"The checkpoint {checkpoint} cannot be read: {_reason(error)}."
+        ) from error
 
 
 def _unreadable(checkpoint: str, reason: str) -> str:

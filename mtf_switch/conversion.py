@@ -1,4 +1,4 @@
-"""`run_switch.py convert`: a checkpoint of one format becomes one of another, piece by piece."""
+"""`run_switch.py convert`: a checkpoint of one format becomes one of another."""
 
 from __future__ import annotations
 
@@ -168,7 +168,9 @@ def _explained(target: str) -> Iterator[None]:
     # Each library has its own: OSError, ValueError, SafetensorError, TensorFlow's OpError.
     except Exception as error:
         text = str(error).strip().splitlines()
-        if not text or not any(word in text[0] for word in ("space", "quota", "write", "writing")):
+        if not text or not any(
+            word in text[0] for word in ("space", "quota", "write", "writing")
+        ):
             raise
         raise UserError(f"{target} cannot be written: {text[0]}.") from error
 
@@ -186,10 +188,10 @@ def _write_gin(
     if architecture.vocab_size % divisor:
         padded = -(-architecture.vocab_size // divisor) * divisor
         raise UserError(
-            f"The vocabulary of {conversion.source} has {architecture.vocab_size} rows, but Mesh "
-            f"TensorFlow's have a multiple of {divisor}. In transformers, "
-            f"model.resize_token_embeddings({padded}) adds rows; which values suit them only you "
-            "can know, so it is not done here."
+            f"The vocabulary of {conversion.source} has {architecture.vocab_size} rows, but "
+            f"Mesh TensorFlow's have a multiple of {divisor}. In transformers, "
+            f"model.resize_token_embeddings({padded}) adds rows; which values suit them only "
+            "you can know, so it is not done here."
         )
     name = os.path.basename(os.path.normpath(conversion.source))
     comment = f"Converted from {name} ({conversion.source_format})."

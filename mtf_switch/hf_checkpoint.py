@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from mtf_switch import architecture as architecture_lib
 from mtf_switch import hf_config
 from mtf_switch.architecture import Architecture
-from mtf_switch.checkpoint_catalog import Catalog
+from mtf_switch.checkpoint_catalog import Catalog, listing
 from mtf_switch.checkpoint_names import HF, Piece
 from mtf_switch.errors import UserError
 
@@ -101,7 +101,9 @@ class HfSource:
 
     def _same(self, name: str, other: str) -> bool:
         shapes = [self._slice(n).get_shape() for n in (name, other)]
-        return shapes[0] == shapes[1] and np.array_equal(self._tensor(name), self._tensor(other))
+        return shapes[0] == shapes[1] and np.array_equal(
+            self._tensor(name), self._tensor(other)
+        )
 
     def _without_copies(self, folder: str, config: hf_config.Config, stored: dict) -> list[str]:
         """Takes out of `stored` what is there twice, and makes tied logits what they are.
@@ -125,8 +127,8 @@ class HfSource:
             if _LOGITS in stored and not self._same(_LOGITS, _EMBEDDING):
                 raise UserError(
                     f"{folder} contradicts itself: {hf_config.FILE} ties the logits to the "
-                    f"embedding, but {_LOGITS} is not the embedding. Set tie_word_embeddings to "
-                    "false there if the model was trained so."
+                    f"embedding, but {_LOGITS} is not the embedding. Set tie_word_embeddings "
+                    "to false there if the model was trained so."
                 )
             stored.pop(_LOGITS, None)
         elif _LOGITS not in stored:
@@ -135,7 +137,7 @@ class HfSource:
             stored[_LOGITS] = stored[_EMBEDDING]
             notes.append(
                 "The logits are tied to the embedding without T5's scale d_model**-0.5, which "
-                "only transformers has: they get a matrix of their own, a copy of the embedding."
+                "only transformers has: they get a matrix of their own, a copy of it."
             )
         return notes
 
@@ -160,12 +162,14 @@ def _files_of_tensors(folder: str) -> dict[str, str]:
     others = sorted(name for name in os.listdir(folder) if name.endswith((".bin", ".pt")))
     if others:
         raise UserError(
-            f"{folder} holds {others[0]}, which is a pickle: a program that runs as it is read, "
-            "so it is never loaded here. Save it as safetensors where torch and transformers "
-            "are: python -c \"import transformers as t; t.AutoModelForSeq2SeqLM.from_pretrained("
+            f"{folder} holds {others[0]}, which is a pickle: a program that runs as it is "
+            "read, so it is never loaded here. Save it as safetensors where torch and "
+            'transformers are: python -c "import transformers as t; t.AutoModelForSeq2SeqLM.from_pretrained('
             f"'{folder}').save_pretrained('{folder}-safetensors')\""
         )
-    raise UserError(f"{folder} holds neither {TENSORS} nor {INDEX}: there are no weights in it.")
+    raise UserError(
+        f"{folder} holds neither {TENSORS} nor {INDEX}: there are no weights in it."
+    )
 
 
 def _indexed(folder: str, index: str) -> dict[str, str]:
@@ -179,8 +183,8 @@ def _indexed(folder: str, index: str) -> dict[str, str]:
     ]
     if missing:
         raise UserError(
-            f"{folder} lacks {len(missing)} of the {len(set(files.values()))} files that {INDEX} "
-            f"names: {', '.join(missing[:3])}{', ...' if missing[3:] else ''}. Fetch them."
+            f"{folder} lacks {len(missing)} of the {len(set(files.values()))} files that "
+            f"{INDEX} names:{listing(missing)}\nFetch them."
         )
     # A file at a time, so that each is opened once.
     ordered = sorted(files.items(), key=lambda item: (item[1], item[0]))
@@ -207,8 +211,8 @@ class HfTarget:
         self._step = step
         self._config = hf_config.of_architecture(architecture, dtype.name)
         self._fields = {"ffn": "mlp" if architecture.num_experts else "DenseReluDense"}
-        # Where the logits are not tied, transformers 5 unties the stacks' embeddings of a Switch
-        # Transformer as well, and would draw random ones.
+        # Where the logits are not tied, transformers 5 unties the embeddings of a Switch
+        # Transformer's stacks as well, and would draw random ones.
         untied_switch = architecture.num_experts and not architecture.tied_logits
         self._copies = {_EMBEDDING: _COPIES} if untied_switch else {}
         self._shards = self._plan(architecture)
@@ -264,7 +268,10 @@ class HfTarget:
                 for i, shard in enumerate(self._shards)
                 for name in shard
             }
-            index = {"metadata": {"total_size": sizes}, "weight_map": dict(sorted(names.items()))}
+            index = {
+                "metadata": {"total_size": sizes},
+                "weight_map": dict(sorted(names.items())),
+            }
             _write_json(os.path.join(self._folder, INDEX), index)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtf_switch import public_checkpoints
-from mtf_switch.architecture import Architecture
+from mtf_switch.architecture import STACKS, Architecture
 from mtf_switch.errors import UserError
 
 FILE = "config.json"
@@ -66,8 +66,8 @@ def read(folder: str) -> Config:
     for name, value in _CONSTANTS.items():
         if config.get(name, value) != value:
             raise UserError(
-                f"{path} has {name} = {config[name]}, but Mesh TensorFlow's T5 has {value}, and "
-                "no setting for it. This model cannot be converted."
+                f"{path} has {name} = {config[name]}, but Mesh TensorFlow's T5 has {value}, "
+                "and no setting for it. This model cannot be converted."
             )
     return config
 
@@ -103,9 +103,7 @@ def believed(path: str, config: Config, found: Architecture) -> tuple[Architectu
     if public and wrong and set(wrong) <= set(public.wrong_in_config):
         notes.append(public.fault)
     elif wrong:
-        raise UserError(
-            f"{path} contradicts itself. {FILE} says: {'; '.join(wrong.values())}."
-        )
+        raise UserError(f"{path} contradicts itself. {FILE} says: {'; '.join(wrong.values())}.")
     return dataclasses.replace(
         found,
         activations=_activations(path, config),
@@ -143,20 +141,29 @@ def _contradictions(config: Config, found: Architecture) -> list[tuple[str, str]
                 f"{gated[found.gated]}",
             )
         )
-    for stack, sparse in (("encoder", found.encoder), ("decoder", found.decoder)):
-        count = config.get(f"num_sparse_{stack}_layers")
-        if config["model_type"] == SWITCH and count is not None:
-            blocks = config.get("num_decoder_layers") if stack == "decoder" else None
-            said = sparse_blocks(blocks or config.get("num_layers", len(sparse)), count)
-            if said != sparse:
-                texts.append(
-                    (
-                        f"sparse {stack} blocks",
-                        f"num_sparse_{stack}_layers {count}, which makes blocks "
-                        f"{_numbers(said)} of the {stack} sparse, the tensors: {_numbers(sparse)}",
-                    )
-                )
+    if config["model_type"] == SWITCH:
+        for stack in STACKS:
+            texts += _sparse_contradiction(config, stack, getattr(found, stack))
     return texts
+
+
+def _sparse_contradiction(
+    config: Config, stack: str, sparse: tuple[bool, ...]
+) -> list[tuple[str, str]]:
+    name = f"num_sparse_{stack}_layers"
+    if config.get(name) is None:
+        return []
+    blocks = config.get("num_layers", len(sparse))
+    if stack == "decoder":
+        blocks = config.get("num_decoder_layers") or blocks
+    said = sparse_blocks(blocks, config[name])
+    if said == sparse:
+        return []
+    text = (
+        f"{name} is {config[name]}, which makes blocks {_numbers(said)} of the {stack} sparse, "
+        f"the tensors: {_numbers(sparse)}"
+    )
+    return [(f"sparse {stack} blocks", text)]
 
 
 def _numbers(sparse: Sequence[bool]) -> list[int]:
@@ -230,8 +237,8 @@ def _activation(architecture: Architecture) -> str:
     first, *others = architecture.activations
     if first not in names or others not in ([], ["linear"]):
         raise UserError(
-            f"transformers' T5 has no feed-forward layer with {architecture.activations}; it has "
-            f"{', '.join(names)}, alone or to gate."
+            f"transformers' T5 has no feed-forward layer with {architecture.activations}; it "
+            f"has {', '.join(names)}, alone or to gate."
         )
     return names[first]
 
@@ -252,19 +259,22 @@ def _t5(architecture: Architecture) -> dict[str, Any]:
 def _switch(architecture: Architecture) -> dict[str, Any]:
     if architecture.gated:
         raise UserError(
-            "transformers' SwitchTransformersForConditionalGeneration has no gated feed-forward "
-            f"layers ({' x '.join(architecture.activations)}): it would load such a checkpoint "
-            "with random ones and say so in a warning only. Convert to t5x, which has them."
+            "transformers' SwitchTransformersForConditionalGeneration has no gated "
+            f"feed-forward layers ({' x '.join(architecture.activations)}): it would load such "
+            "a checkpoint with random ones, and say so in a warning only. Convert to t5x, which "
+            "has them."
         )
     counts = {}
-    for stack in ("encoder", "decoder"):
+    for stack in STACKS:
         sparse = getattr(architecture, stack)
-        possible = [n for n in range(len(sparse) + 1) if sparse_blocks(len(sparse), n) == sparse]
+        possible = [
+            n for n in range(len(sparse) + 1) if sparse_blocks(len(sparse), n) == sparse
+        ]
         if not possible:
             raise UserError(
-                "transformers' Switch Transformer makes every k-th block of a stack sparse, from "
-                f"the second on, and at least one; in the {stack} of this model it would have to "
-                f"be blocks {_numbers(sparse)} of {len(sparse)}. Convert to t5x."
+                "transformers' Switch Transformer makes every k-th block of a stack sparse, "
+                f"from the second on, and at least one; in the {stack} of this model it would "
+                f"have to be blocks {_numbers(sparse)} of {len(sparse)}. Convert to t5x."
             )
         counts[stack] = possible[-1]
     return {

@@ -1,4 +1,4 @@
-"""A model's gin file from its architecture, and the few values that a source's gin file tells."""
+"""The gin file of an architecture, and what a source's gin file tells of one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from gin import config_parser
 
-from mtf_switch.architecture import Architecture
+from mtf_switch.architecture import STACKS, Architecture
 from mtf_switch.capacity import ExpertCapacity
 from mtf_switch.errors import UserError
 
@@ -98,7 +98,7 @@ def of_architecture(architecture: Architecture, comment: str) -> str:
     ]
     if a.num_buckets != 32:
         lines.append(f"SelfAttention.relative_attention_num_buckets = {a.num_buckets}")
-    for stack in ("encoder", "decoder"):
+    for stack in STACKS:
         lines += _stack(stack, getattr(a, stack))
         if not a.tied_logits:
             lines.append(f"{stack}/Unitransformer.shared_embedding_and_softmax_weights = False")

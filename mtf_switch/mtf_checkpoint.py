@@ -16,11 +16,10 @@ from mtf_switch import checkpoints, model_gin, public_checkpoints
 from mtf_switch.architecture import STACKS, Architecture, Shape
 from mtf_switch.checkpoint_catalog import Catalog
 from mtf_switch.checkpoint_names import MTF, Piece
-from mtf_switch.errors import UserError
 
 _STEP = "global_step"
-# What optimizers keep of each variable: Mesh TensorFlow's Adafactor and Adam. It is of no use to
-# another format, and training makes it anew.
+# What optimizers keep of each variable: Mesh TensorFlow's Adafactor and Adam. No other format
+# has a use for it, and training makes it anew.
 _SLOT = re.compile(r".+(_slot_(vr|vc|v|m)|/adam_[mv])")
 _LAYER = re.compile(r"(encoder|decoder)/block_(\d+)/layer_(\d+)/(.+)")
 _KINDS = {
@@ -161,7 +160,9 @@ class MtfTarget:
         where = ""
         if piece.expert is not None:
             shape = self._architecture.shape(whole)
-            where = f"{_joined(shape)} {piece.expert},1:" + ":".join(f"0,{n}" for n in shape[1:])
+            where = f"{_joined(shape)} {piece.expert},1:" + ":".join(
+                f"0,{n}" for n in shape[1:]
+            )
             array = array[np.newaxis]
         self._pending.append((variable(self._architecture, whole), where, array))
         self._pending_bytes += array.nbytes

@@ -1,7 +1,7 @@
 """The Switch checkpoints that the public has: their sizes, and the known faults of the copies.
 
-They were trained in Mesh TensorFlow, published as T5X's `switch_classic` models, and copied from
-there to the Hugging Face hub as google/switch-*. docs/checkpoints.md lists them.
+They were trained in Mesh TensorFlow, published as T5X's `switch_classic` models, and copied
+from there to the Hugging Face hub as google/switch-*. docs/checkpoints.md lists them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoints of T5X: a msgpack index named `checkpoint`, and a zarr array for each parameter."""
+"""Checkpoints of T5X: a msgpack index named `checkpoint`, and a zarr array per parameter."""
 
 from __future__ import annotations
 
@@ -48,12 +48,8 @@ class T5xSource:
         """
         self._folder = _folder(path)
         index = _read_index(os.path.join(self._folder, INDEX))
-        self._context = tensorstore.Context(
-            {"cache_pool": {"total_bytes_limit": _CACHE_BYTES}}
-        )
-        self._arrays = {
-            name: self._array(name, leaf) for name, leaf in _flat(index["target"])
-        }
+        self._context = tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
+        self._arrays = {name: self._array(name, leaf) for name, leaf in _flat(index["target"])}
         stored = {name: tuple(array.shape) for name, array in self._arrays.items()}
         self._catalog = Catalog.of(self._folder, T5X, stored)
         self.notes: list[str] = []
@@ -63,7 +59,9 @@ class T5xSource:
         self.architecture = self._with_gin(found)
         self.dtype = architecture_lib.common_dtype(a.dtype.name for a in self._arrays.values())
         step = index.get("state", {}).get("step", 0)
-        self.step = int(self._array("step", step)[...].read().result() if _is_spec(step) else step)
+        self.step = int(
+            self._array("step", step)[...].read().result() if _is_spec(step) else step
+        )
 
     def _with_gin(self, found: Architecture) -> Architecture:
         """Adds what a gin file says, and a public checkpoint is known for."""
@@ -124,8 +122,8 @@ def _folder(path: str) -> str:
     ]
     if not steps:
         raise UserError(
-            f"{path} holds no T5X checkpoint: no file {INDEX!r}, and no folder checkpoint_N with "
-            "one."
+            f"{path} holds no T5X checkpoint: no file {INDEX!r}, and no folder checkpoint_N "
+            "with one."
         )
     return os.path.join(path, f"checkpoint_{max(steps)}")
 
@@ -135,7 +133,9 @@ def _read_index(path: str) -> Mapping[str, Any]:
     with open(path, "rb") as file:
         content = file.read()
     if content.startswith(b"model_checkpoint_path"):
-        raise UserError(f"{path} is TensorFlow's list of checkpoints: convert it with --from=mtf.")
+        raise UserError(
+            f"{path} is TensorFlow's list of checkpoints: convert it with --from=mtf."
+        )
     try:
         index = serialization.msgpack_restore(content)
         version = index.get("version", 0)
@@ -153,7 +153,9 @@ def _read_index(path: str) -> Mapping[str, Any]:
 
 
 def _is_spec(leaf: Any) -> bool:
-    return isinstance(leaf, str) or (isinstance(leaf, dict) and {"driver", "kvstore"} <= set(leaf))
+    return isinstance(leaf, str) or (
+        isinstance(leaf, dict) and {"driver", "kvstore"} <= set(leaf)
+    )
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mtf_switch.architecture import Architecture
+from mtf_switch.architecture import STACKS, Architecture
 from mtf_switch.checkpoint_names import DENSE, ROWS, SPARSE, Piece
 from mtf_switch.errors import UserError
 
@@ -43,16 +43,16 @@ class Upcycling:
         """
         if dense.num_experts:
             raise UserError(
-                f"--upcycle is for dense models, and this one has {dense.num_experts} experts in "
-                "its sparse layers already."
+                f"--upcycle is for dense models, and this one has {dense.num_experts} experts "
+                "in its sparse layers already."
             )
         every = self.expert_every
-        for stack in ("encoder", "decoder"):
+        for stack in STACKS:
             blocks = len(getattr(dense, stack))
             if blocks % every:
                 raise UserError(
-                    f"--expert_every={every} does not divide the {blocks} blocks of the {stack}. "
-                    f"Those that do: {[n for n in range(1, blocks + 1) if blocks % n == 0]}."
+                    f"--expert_every={every} does not divide the {blocks} blocks of the "
+                    f"{stack}. Those that do: {[n for n in range(1, blocks + 1) if blocks % n == 0]}."
                 )
         return dataclasses.replace(
             dense,

@@ -52,15 +52,11 @@ def _anonymous() -> float:
 
 def convert(source_format: str, target_format: str, source: str, target: str, limit: int):
     """Converts under a limit of so many MiB of private memory."""
-    from mtf_switch import commands, conversion, upstream
+    from mtf_switch import commands, conversion, upstream  # noqa: F401  TensorFlow's memory
 
     upstream.quiet_logs()
-    del commands
-    if "t5x" in (source_format, target_format):
-        import mtf_switch.t5x_checkpoint
-    import mtf_switch.hf_checkpoint
-    import mtf_switch.mtf_checkpoint
-
+    for format in (source_format, target_format):
+        conversion._class(format, "Source")  # what else is imported
     before = _anonymous()
     peak, done = [before], threading.Event()
 

@@ -26,7 +26,7 @@ class Outputs:
     Attributes:
       encoder: [B, L, M].
       logits: [B, T, V].
-      decoded: [B, T], greedily.
+      decoded: [B, T], greedily; the targets again if it was not asked for.
       choices: stack -> [layers, B, L] experts that tokens chose, -1 for what is not routed.
       layers: stack -> (x, y) of each Switch layer, [B, L, M] both.
       log_likelihoods: [B], of the targets in nats.
@@ -43,14 +43,19 @@ class Outputs:
 
 
 def run(
-    model_dir: Path, inputs: np.ndarray, targets: np.ndarray, params: Sequence[str] = ()
+    model_dir: Path,
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    params: Sequence[str] = (),
+    decode: bool = True,
 ) -> Outputs:
     """Runs a model in evaluation mode, and decodes.
 
     Args:
       model_dir: with a checkpoint and a config.gin.
       inputs, targets: [B, L] and [B, T] ids, padded with 0.
-      params: gin bindings on top.
+      params: gin bindings on top. Unless they say otherwise, no token is dropped.
+      decode: whether to decode, too, which takes half the time.
     """
     lengths = {"inputs": inputs.shape[1], "targets": targets.shape[1]}
     run_config.load(
@@ -72,7 +77,9 @@ def run(
             name: mtf.import_tf_tensor(
                 mesh,
                 tf.constant(ids, tf.int32),
-                mtf.Shape([mtf.Dimension("batch", len(ids)), mtf.Dimension("length", ids.shape[1])]),
+                mtf.Shape(
+                    [mtf.Dimension("batch", len(ids)), mtf.Dimension("length", ids.shape[1])]
+                ),
             )
             for name, ids in (("inputs", inputs), ("targets", targets))
         }
@@ -86,14 +93,16 @@ def run(
         )
         recorder.stop()
         # Its variables are there already.
-        with tf.variable_scope("", reuse=tf.AUTO_REUSE):
-            decoded = built.decode(
-                imported["inputs"],
-                variable_dtype=utils.get_variable_dtype(),
-                beam_size=1,
-                temperature=0.0,
-                max_decode_length=targets.shape[1],
-            )
+        decoded = imported["targets"]
+        if decode:
+            with tf.variable_scope("", reuse=tf.AUTO_REUSE):
+                decoded = built.decode(
+                    imported["inputs"],
+                    variable_dtype=utils.get_variable_dtype(),
+                    beam_size=1,
+                    temperature=0.0,
+                    max_decode_length=targets.shape[1],
+                )
         implementation = mtf.placement_mesh_impl.PlacementMeshImpl(
             mtf.Shape([]), mtf.LayoutRules(set()), [""]
         )
@@ -110,7 +119,9 @@ def run(
             "layers": {s: [[export(t) for t in xy] for xy in xys] for s, xys in recorder.layers.items()},
         }  # fmt: skip
         step = tf.train.get_global_step()
-        variables = {v.op.name: v.shape.as_list() for v in tf.global_variables() if v is not step}
+        variables = {
+            v.op.name: v.shape.as_list() for v in tf.global_variables() if v is not step
+        }
         with tf.Session() as session:
             tf.train.Saver(tf.global_variables()).restore(session, checkpoint)
             session.run(lowering.copy_masters_to_slices())
@@ -121,14 +132,14 @@ def run(
         logits=got["logits"],
         decoded=got["decoded"],
         choices={
-            stack: np.stack(
-                [np.where(k > 0, i, -1).reshape(shapes[stack]) for i, k in routed]
-            )
+            stack: np.stack([np.where(k > 0, i, -1).reshape(shapes[stack]) for i, k in routed])
             for stack, routed in got["routed"].items()
             if routed
         },
         layers={
-            stack: [(x.reshape(*shapes[stack], -1), y.reshape(*shapes[stack], -1)) for x, y in xys]
+            stack: [
+                (x.reshape(*shapes[stack], -1), y.reshape(*shapes[stack], -1)) for x, y in xys
+            ]
             for stack, xys in got["layers"].items()
         },
         log_likelihoods=log_likelihoods(got["logits"], targets).sum(-1),

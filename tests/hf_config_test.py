@@ -45,7 +45,10 @@ def public_config(name: str, **values):
 def test_the_config_of_switch_c_is_known_to_be_wrong_about_its_decoder():
     found = dataclasses.replace(PUBLIC["switch-c-2048"].architecture, capacity=ExpertCapacity())
     config = public_config(
-        "switch-c-2048", num_decoder_layers=12, num_sparse_decoder_layers=0, decoder_sparse_step=0
+        "switch-c-2048",
+        num_decoder_layers=12,
+        num_sparse_decoder_layers=0,
+        decoder_sparse_step=0,
     )
     believed, (note,) = hf_config.believed("c", config, found)
     assert len(believed.decoder) == 15
@@ -53,7 +56,7 @@ def test_the_config_of_switch_c_is_known_to_be_wrong_about_its_decoder():
     assert believed.capacity == ExpertCapacity(1.0, 2.0, 2)
     assert "it says 12 layers and decoder_sparse_step 0, and there are 15, all sparse" in note
     # Another fault is none that is known.
-    with pytest.raises(UserError, match="contradicts itself.*d_kv is 32, the tensors: 64"):
+    with pytest.raises(UserError, match=r"contradicts itself.*d_kv is 32, the tensors: 64"):
         hf_config.believed("c", {**config, "d_kv": 32}, found)
     # And without the fault there is nothing to say.
     assert hf_config.believed("c", public_config("switch-c-2048"), found)[1] == []
@@ -64,7 +67,9 @@ def test_a_switch_xxl_without_its_gates_is_refused_with_the_way_to_a_whole_one(p
     whole = PUBLIC["switch-xxl-128"].architecture
     found = dataclasses.replace(whole, activations=("relu",))
     config = hf_config.of_architecture(found, "bfloat16")
-    with pytest.raises(UserError, match=r"sizes of switch-xxl-128, whose experts are gated .*--from=t5x"):
+    with pytest.raises(
+        UserError, match=r"sizes of switch-xxl-128, whose experts are gated .*--from=t5x"
+    ):
         hf_config.believed("xxl", {**config, "feed_forward_proj": proj}, found)
 
 

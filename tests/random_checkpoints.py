@@ -54,9 +54,7 @@ T5 = architecture("dd", "ddd", experts=0)
 T5_1_1 = architecture("dd", "dd", experts=0, activations=("gelu", "linear"), tied=False)
 
 
-def write(
-    format: str, folder: Path, model: Architecture, dtype=FLOAT32, step: int = 7
-) -> Path:
+def write(format: str, folder: Path, model: Architecture, dtype=FLOAT32, step: int = 7) -> Path:
     """Writes random tensors, each drawn from its own name."""
     folder.mkdir(parents=True)
     target = _TARGETS[format](str(folder), model, dtype, step)
