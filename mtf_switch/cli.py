@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Stopped. The same command continues from the last checkpoint.", file=sys.stderr)
+        goes_on = " The same command continues from the last checkpoint."
+        print(f"Stopped.{goes_on if options.command == 'train' else ''}", file=sys.stderr)
         return 130
     return 0
 

@@ -161,11 +161,14 @@ def _files_of_tensors(folder: str) -> dict[str, str]:
         return {name: whole for name in sorted(_open(whole).keys())}
     others = sorted(name for name in os.listdir(folder) if name.endswith((".bin", ".pt")))
     if others:
+        program = (
+            "import transformers as t; t.AutoModelForSeq2SeqLM.from_pretrained("
+            f"'{folder}').save_pretrained('{folder}-safetensors')"
+        )
         raise UserError(
             f"{folder} holds {others[0]}, which is a pickle: a program that runs as it is "
             "read, so it is never loaded here. Save it as safetensors where torch and "
-            'transformers are: python -c "import transformers as t; t.AutoModelForSeq2SeqLM.from_pretrained('
-            f"'{folder}').save_pretrained('{folder}-safetensors')\""
+            f'transformers are: python -c "{program}"'
         )
     raise UserError(
         f"{folder} holds neither {TENSORS} nor {INDEX}: there are no weights in it."

@@ -261,8 +261,8 @@ def _switch(architecture: Architecture) -> dict[str, Any]:
         raise UserError(
             "transformers' SwitchTransformersForConditionalGeneration has no gated "
             f"feed-forward layers ({' x '.join(architecture.activations)}): it would load such "
-            "a checkpoint with random ones, and say so in a warning only. Convert to t5x, which "
-            "has them."
+            "a checkpoint with random ones, and say so in a warning only. T5X has them: "
+            "convert to t5x."
         )
     counts = {}
     for stack in STACKS:

@@ -180,56 +180,46 @@ def find(folders: Iterable[str]) -> str | None:
     return None
 
 
-def told(path: str) -> dict[str, Any]:
-    """What a gin file of Mesh TensorFlow or T5X says about a model, by attribute.
-
-    Returns:
-      Arguments of `Architecture` that shapes do not tell: `activations`, `dropout_rate`,
-      `input_jitter` and `capacity`, as far as the file binds them.
-
-    Raises:
-      UserError: if it is no gin file.
-    """
-    values = _bindings(path)
-    found = {}
-    for attribute, names in _NAMES.items():
-        for name, value in values.items():
-            if any(name == known or name.endswith("." + known) for known in names):
-                found.setdefault(attribute, value)
-    if "activations" in found:
-        activations = found["activations"]
-        names = [activations] if isinstance(activations, str) else activations
-        found["activations"] = tuple(names)
-    capacity = {
-        name: found.pop(name)
-        for name in (
-            "capacity_factor_train",
-            "capacity_factor_eval",
-            "min_expert_capacity",
-            "group_size",
-        )
-        if name in found
-    }
-    if capacity:
-        found["capacity"] = ExpertCapacity(**capacity)
-    return found
-
-
 def applied(path: str, found: Architecture) -> Architecture:
-    """An architecture that was read off shapes, with what a gin file says of it.
+    """An architecture that was read off shapes, with what a gin file says that they do not.
+
+    Args:
+      path: of a gin file of Mesh TensorFlow or T5X.
+      found: the architecture.
 
     Raises:
-      UserError: if the two contradict each other.
+      UserError: if it is no gin file, or contradicts the shapes.
     """
-    values = told(path)
-    activations = values.get("activations", found.activations)
+    told = _told(path)
+    activations = told.pop("activations", found.activations)
+    if isinstance(activations, str):
+        activations = (activations,)
     if (len(activations) == 2) != found.gated:
         raise UserError(
             f"{path} says that feed-forward layers have the activations "
             f"{' x '.join(activations)}, but the checkpoint has "
             f"{'two input matrices' if found.gated else 'one input matrix'} in each."
         )
-    return dataclasses.replace(found, **values)
+    of_capacity = {field.name for field in dataclasses.fields(ExpertCapacity)}
+    capacity = {name: told.pop(name) for name in of_capacity & set(told)}
+    return dataclasses.replace(
+        found,
+        activations=tuple(activations),
+        capacity=dataclasses.replace(found.capacity, **capacity),
+        **told,
+    )
+
+
+def _told(path: str) -> dict[str, Any]:
+    """The values that a gin file binds of those in _NAMES."""
+    values = _bindings(path)
+    found = {}
+    for attribute, names in _NAMES.items():
+        for name, value in values.items():
+            known = any(name == end or name.endswith("." + end) for end in names)
+            if known and value is not None:
+                found.setdefault(attribute, value)
+    return found
 
 
 def _bindings(path: str) -> Mapping[str, Any]:

@@ -52,7 +52,8 @@ class Upcycling:
             if blocks % every:
                 raise UserError(
                     f"--expert_every={every} does not divide the {blocks} blocks of the "
-                    f"{stack}. Those that do: {[n for n in range(1, blocks + 1) if blocks % n == 0]}."
+                    f"{stack}. Those that do: "
+                    f"{[n for n in range(1, blocks + 1) if blocks % n == 0]}."
                 )
         return dataclasses.replace(
             dense,

@@ -466,7 +466,7 @@ def test_a_vocabulary_that_mesh_tensorflow_cannot_have_is_refused(tmp_path):
     [
         (
             random_models.GATED,
-            "has no gated feed-forward layers .gelu x linear.*Convert to t5x",
+            "has no gated feed-forward layers .gelu x linear.*convert to t5x",
         ),
         (random_models.architecture("sd", "ds"), r"in the encoder .* be blocks \[0\] of 2"),
         (random_models.architecture("ds", "dd"), r"in the decoder .* be blocks \[\] of 2"),
