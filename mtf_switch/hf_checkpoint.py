@@ -53,6 +53,7 @@ class HfSource:
         """
         config = hf_config.read(folder)
         self._files = _files_of_tensors(folder)
+        self._open = functools.lru_cache(maxsize=4)(_open)
         self._aliases: dict[str, str] = {}
         stored = {name: tuple(self._slice(name).get_shape()) for name in self._files}
         dtypes = {self._slice(name).get_dtype() for name in self._files}
@@ -69,7 +70,7 @@ class HfSource:
         self.architecture, notes = hf_config.believed(folder, config, found)
         self.notes += notes
         self.dtype = architecture_lib.common_dtype(_DTYPES[dtype] for dtype in dtypes)
-        metadata = _open(self._files[_EMBEDDING]).metadata() or {}
+        metadata = self._open(self._files[_EMBEDDING]).metadata() or {}
         self.step = int(metadata.get(_STEP, 0))
 
     def read(self, piece: Piece) -> np.ndarray:
@@ -85,14 +86,14 @@ class HfSource:
     def _tensor(self, name: str) -> np.ndarray:
         path = self._files[name]
         try:
-            return _open(path).get_tensor(name)
+            return self._open(path).get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise UserError(f"{name} cannot be read from {path}: {error}.") from error
 
     def _slice(self, name: str) -> Any:
         path = self._files[name]
         try:
-            return _open(path).get_slice(name)
+            return self._open(path).get_slice(name)
         except SafetensorError as error:
             raise UserError(
                 f"{path} does not hold {name}, though {INDEX} says so. One of the two is of "
@@ -142,7 +143,6 @@ class HfSource:
         return notes
 
 
-@functools.lru_cache(maxsize=4)
 def _open(path: str) -> Any:
     try:
         return safe_open(path, framework="numpy")

@@ -1,6 +1,6 @@
 """A large random checkpoint, and a conversion that tells what memory it took.
 
-`big_checkpoint.py convert SRC_FORMAT DST_FORMAT SRC DST LIMIT` converts with the process's own
+`big_checkpoint.py SRC_FORMAT DST_FORMAT SRC DST LIMIT` converts with the process's own
 memory limited to LIMIT MiB, and prints {"anonymous": ..., "before": ...} in MiB: the most that
 it held beside files mapped into memory, and what it held once its imports were done.
 """
@@ -74,4 +74,4 @@ def convert(source_format: str, target_format: str, source: str, target: str, li
 
 
 if __name__ == "__main__":
-    convert(*sys.argv[2:6], int(sys.argv[6]))
+    convert(*sys.argv[1:5], int(sys.argv[5]))

@@ -38,9 +38,10 @@ def test_copies_of_the_embedding_and_what_has_no_effect_are_left_out(folder, tmp
     bias = np.ones((32, 3), np.float32)
     change(folder, {**{name: shared for name in copies}, without_effect: bias})
     again = convert(Conversion("hf", "t5x", str(folder), str(tmp_path / "again")))
-    random_models.assert_bit_equal(
-        tensors("t5x", tmp_path / "plain"), tensors("t5x", tmp_path / "again")
-    )
+    before, after = (tensors("t5x", tmp_path / name) for name in ("plain", "again"))
+    # The step is in the file's metadata, which is lost where others write it.
+    assert (before.pop("step"), after.pop("step")) == (7, 0)
+    random_models.assert_bit_equal(before, after)
     assert plain.notes == ()
     assert again.notes == (f"Left out, as it has no effect: {without_effect}.",)
 
@@ -76,7 +77,7 @@ def test_files_are_split_by_size_and_may_be_read_by_others(tmp_path, monkeypatch
     folder = random_models.write("hf", tmp_path / "hf", random_models.SWITCH, step=12)
     index = json.loads((folder / hf_checkpoint.INDEX).read_text())
     files = sorted(folder.glob("*.safetensors"))
-    assert len(files) == 4
+    assert len(files) == 3
     sizes = [sum(a.nbytes for a in load_file(str(file)).values()) for file in files]
     assert max(sizes) <= 20_000
     assert index["metadata"]["total_size"] == sum(sizes)
