@@ -25,6 +25,9 @@ BENCH_FLAGS := --competitors dense gather einsum upstream \
 	$(if $(HF_PYTHON),hf --hf_python $(HF_PYTHON))
 # `make test PYTEST_FLAGS='-x -k router'`.
 PYTEST_FLAGS :=
+# Where torch and transformers are, for the tests that compare with them.
+TORCH_VENV := .venv-torch
+TORCH_INSTALLED := $(TORCH_VENV)/.installed
 # `make lock LOCK_FLAGS=--upgrade` moves every package; without it, pins that still fit stay.
 LOCK_FLAGS :=
 UV_COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.9 \
@@ -33,7 +36,7 @@ UV_COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.
 # TensorFlow, and what is there for it alone: a TPU's image has its own, built for TPUs.
 OF_TPU_IMAGE := '^tensorflow(-macos)?==|\# via tensorflow$$'
 
-.PHONY: help install install-dev demo bench test test-all lint format lock clean
+.PHONY: help install install-dev demo bench test test-all goldens lint format lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -55,8 +58,12 @@ bench: install ## time the Switch layer and whole training steps; HF_PYTHON=... 
 test: install-dev ## run the tests, the slow ones left out
 	@$(PYTHON) -m pytest $(PYTEST_FLAGS)
 
-test-all: install-dev ## run all tests, the slow ones too
-	@$(PYTHON) -m pytest -m "" $(PYTEST_FLAGS)
+test-all: install-dev $(TORCH_INSTALLED) ## run all tests; HF_PYTHON=... names a Python with torch
+	@HF_PYTHON=$${HF_PYTHON:-$$(ls $(TORCH_VENV)/bin/python 2>/dev/null)} \
+		$(PYTHON) -m pytest -m "" $(PYTEST_FLAGS)
+
+goldens: install-dev $(TORCH_INSTALLED) ## make tests/goldens anew, with transformers
+	@PYTHONPATH=. $(PYTHON) tests/make_goldens.py $(or $(HF_PYTHON),$(TORCH_VENV)/bin/python)
 
 lint: install-dev ## check the code's style
 	@$(PYTHON) -m ruff check .
@@ -73,7 +80,7 @@ lock: install-dev ## resolve requirements.in and requirements-dev.in again, and 
 	grep -vE $(OF_TPU_IMAGE) requirements.txt > requirements-tpu.txt
 
 clean: ## remove .venv and every cache
-	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TORCH_VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp goes first and comes back last: after an interrupted install there is none, and
@@ -106,3 +113,15 @@ $(DEV_INSTALLED): requirements-dev.txt $(PACKAGES)
 	@echo "Installing the test and style tools into $(VENV) ..."
 	@$(PIP_INSTALL) -r requirements-dev.txt
 	@touch $@
+
+# torch needs Python 3.10. Without it, or with HF_PYTHON, there is nothing to do; tests say which
+# of them they skip.
+$(TORCH_INSTALLED): tests/requirements-torch.txt $(PACKAGES)
+	@if [ -n "$(HF_PYTHON)" ]; then :; \
+	elif $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then \
+		echo "Installing torch and transformers into $(TORCH_VENV), for tests only ..." && \
+		$(PYTHON) -m venv --clear $(TORCH_VENV) && \
+		$(TORCH_VENV)/bin/python -m pip install -qq --disable-pip-version-check \
+			-r tests/requirements-torch.txt && \
+		touch $@; \
+	else echo "torch needs Python 3.10: the tests that compare with it will be skipped."; fi

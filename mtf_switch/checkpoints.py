@@ -74,11 +74,13 @@ class FitsModel(tf.estimator.SessionRunHook):
             shapes = tf.train.load_checkpoint(self._checkpoint).get_variable_to_shape_map()
         except tf.errors.OpError as error:
             raise UserError(_unreadable(self._checkpoint, _reason(error))) from error
+        fresh = set(slots_to_start_afresh(self._checkpoint))
         different = [
             f"{variable.op.name} is {shapes.get(variable.op.name, 'missing')} there and "
             f"{variable.shape.as_list()} as configured"
             for variable in tf.global_variables()
             if shapes.get(variable.op.name) != variable.shape.as_list()
+            and variable.op.name not in fresh
         ]
         if different:
             more = f", and {len(different) - 3} more" if len(different) > 3 else ""
@@ -87,6 +89,49 @@ class FitsModel(tf.estimator.SessionRunHook):
                 f"{'; '.join(different[:3])}{more}. Take away the --gin_param that its "
                 "config.gin does not have."
             )
+
+
+def slots_to_start_afresh(checkpoint: str) -> list[str]:
+    """Names of the optimizer's variables if a checkpoint has none of them, as a converted one.
+
+    A checkpoint that has some of them is of another optimizer, or damaged.
+    """
+    step = tf.train.get_global_step()
+    weights = {variable.op.name for variable in tf.trainable_variables()}
+    slots = [
+        variable.op.name
+        for variable in tf.global_variables()
+        if variable.op.name not in weights and variable is not step
+    ]
+    there = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
+    return [] if any(name in there for name in slots) else slots
+
+
+def restore_without_slots(saver: tf.train.Saver, model_dir: str) -> None:
+    """Lets a training graph's saver restore a checkpoint without the optimizer's variables.
+
+    They start at their initial values then; TensorFlow would fail on the first of them.
+
+    Args:
+      saver: of all variables of the default graph.
+      model_dir: whose latest checkpoint is going to be restored.
+    """
+    checkpoint = tf.train.latest_checkpoint(model_dir)
+    fresh = set(slots_to_start_afresh(checkpoint)) if checkpoint else set()
+    if not fresh:
+        return
+    variables = tf.global_variables()
+    others = tf.train.Saver([v for v in variables if v.op.name not in fresh])
+    start = tf.group([v.initializer for v in variables if v.op.name in fresh])
+    restore_all = saver.restore
+
+    def restore(session: tf.Session, path: str) -> None:
+        if path != checkpoint:
+            return restore_all(session, path)
+        session.run(start)
+        return others.restore(session, path)
+
+    saver.restore = restore
 
 
 def drop_spoiled(model_dir: str, bad_step: int) -> str | None:
@@ -141,6 +186,18 @@ def _explain(error: Exception, model_dir: str) -> str | None:
     if operation == "RestoreV2" or isinstance(error, tf.errors.DataLossError):
         return _unreadable(find(model_dir), reason)
     return None
+
+
+@contextlib.contextmanager
+def readable(checkpoint: str) -> Iterator[None]:
+    """Turns what TensorFlow raises while it reads a checkpoint into UserErrors."""
+    try:
+        yield
+    # A file that ends too early is an IndexError.
+    except (tf.errors.OpError, ValueError, IndexError) as error:
+        raise UserError(
+            f"The checkpoint {checkpoint} cannot be read: {_reason(error)}."
+        ) from error
 
 
 def _unreadable(checkpoint: str, reason: str) -> str:

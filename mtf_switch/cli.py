@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Stopped. The same command continues from the last checkpoint.", file=sys.stderr)
+        goes_on = " The same command continues from the last checkpoint."
+        print(f"Stopped.{goes_on if options.command == 'train' else ''}", file=sys.stderr)
         return 130
     return 0
 
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     _add_eval(commands)
     _add_predict(commands)
     _add_score(commands)
+    _add_convert(commands)
     _add_plan(commands)
     return root
 
@@ -136,6 +138,51 @@ def _add_score(commands) -> None:
     command.add_argument("--output_file", required=True, help="gets one log-likelihood a line")
     _add_gin(command)
     _add_machine(command)
+
+
+def _add_convert(commands) -> None:
+    command = commands.add_parser(
+        "convert",
+        help="a checkpoint of transformers, T5X or Mesh TensorFlow into one of another",
+        description="Converts T5 and Switch Transformers, a tensor at a time. hf is a folder "
+        "of transformers (config.json, safetensors), t5x a checkpoint folder of T5X, mtf a "
+        "model_dir of Mesh TensorFlow. What is written for mtf is ready for eval, predict, "
+        "score and train (docs/checkpoints.md).",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=(
+            "examples:\n"
+            "  run_switch.py convert --from=hf --to=mtf downloads/switch-base-8 runs/base_8\n"
+            "  run_switch.py convert --from=mtf --to=hf runs/base_8 exported\n"
+            "  run_switch.py convert --from=t5x --to=mtf --upcycle --experts=8 \\\n"
+            "    downloads/t5_1_1_base/checkpoint_1000000 runs/upcycled"
+        ),
+    )
+    formats = ("hf", "t5x", "mtf")
+    command.add_argument("--from", required=True, choices=formats, dest="source_format")
+    command.add_argument("--to", required=True, choices=formats)
+    command.add_argument("source", metavar="SRC", help="the checkpoint")
+    command.add_argument("target", metavar="DST", help="a folder that is not there yet")
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of all tensors (default: that of SRC, and float32 for mtf)",
+    )
+    group = command.add_argument_group("dense to sparse")
+    group.add_argument(
+        "--upcycle",
+        action="store_true",
+        help="make a dense T5 a Switch Transformer: experts are copies of its feed-forward "
+        "layers, routers are random",
+    )
+    group.add_argument("--experts", type=_positive, metavar="N", help="of each sparse layer")
+    group.add_argument(
+        "--expert_every",
+        type=_positive,
+        metavar="K",
+        help="each K-th block becomes sparse (default: 2, as in the paper)",
+    )
+    group.add_argument("--seed", type=int, help="of the routers (default: 0)")
+    _add_gin(command)
 
 
 def _add_plan(commands) -> None:

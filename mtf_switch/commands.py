@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from tqdm import tqdm
 
-from mtf_switch import evaluation, prediction, run_config, training
+from mtf_switch import conversion, evaluation, prediction, run_config, training
 from mtf_switch.errors import UserError
+from mtf_switch.upcycling import Upcycling
 
 
 def train(options: argparse.Namespace) -> None:
     """`run_switch.py train`."""
-    if not options.gin_file:
-        raise UserError(
-            "No model is named: pass --gin_file, such as --gin_file=models/switch_tiny.gin "
-            "--gin_file=runs/embedded.gin."
-        )
     params = list(options.gin_param)
     if options.corpus is not None:
         params += [f"text_files.files = {options.corpus!r}", "MIXTURE_NAME = 'text_files'"]
@@ -27,7 +24,15 @@ def train(options: argparse.Namespace) -> None:
         params.append(f"utils.run.train_steps = {options.steps}")
     if options.seed is not None:
         params.append(f"run_config.seed.value = {options.seed}")
-    run_config.parse(options.gin_file, params + _devices(options))
+    if options.gin_file:
+        run_config.parse(options.gin_file, params + _devices(options))
+    elif os.path.isfile(os.path.join(options.model_dir, "config.gin")):
+        run_config.load(options.model_dir, [], params + _devices(options))
+    else:
+        raise UserError(
+            "No model is named: pass --gin_file, such as --gin_file=models/switch_tiny.gin "
+            "--gin_file=runs/embedded.gin."
+        )
     step = training.train(options.model_dir, _cluster(options))
     print(
         f"{options.model_dir} is at step {step}. Next: run_switch.py eval "
@@ -74,6 +79,32 @@ def score(options: argparse.Namespace) -> None:
         options.output_file,
         _cluster(options),
     )
+
+
+def convert(options: argparse.Namespace) -> None:
+    """`run_switch.py convert`."""
+    upcycling = None
+    if options.upcycle:
+        if not options.experts:
+            raise UserError("--upcycle needs to know how many: add --experts=8, say.")
+        upcycling = Upcycling(options.experts, options.expert_every or 2, options.seed or 0)
+    elif options.experts or options.expert_every or options.seed is not None:
+        raise UserError("--experts, --expert_every and --seed go with --upcycle.")
+    if options.to != "mtf" and (options.gin_file or options.gin_param):
+        raise UserError(f"--gin_file and --gin_param go with --to=mtf, not {options.to}.")
+    converted = conversion.convert(
+        conversion.Conversion(
+            source_format=options.source_format,
+            target_format=options.to,
+            source=options.source,
+            target=options.target,
+            dtype=options.dtype,
+            upcycling=upcycling,
+            gin_files=options.gin_file,
+            gin_params=options.gin_param,
+        )
+    )
+    print(conversion.table(converted, options.target))
 
 
 def plan(options: argparse.Namespace) -> None:

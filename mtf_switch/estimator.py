@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
 from tensorflow.python.tpu import tpu_config, tpu_estimator
 
-from mtf_switch import initialization, mesh_layout, model, router_metrics
+from mtf_switch import checkpoints, initialization, mesh_layout, model, router_metrics
 from mtf_switch.errors import UserError
 from mtf_switch.run_config import RunSettings
 
@@ -178,6 +178,8 @@ def _model_fn(
         return _with(spec, eval_metrics=_with_router_metrics(spec.eval_metrics, sums))
     if mode == tf.estimator.ModeKeys.TRAIN:
         _count_step_last(spec.train_op)
+        for saver in tf.get_collection(tf.GraphKeys.SAVERS):
+            checkpoints.restore_without_slots(saver, model_dir)
         if isinstance(spec, tpu_estimator.TPUEstimatorSpec):
             return _with(spec, host_call=_summaries_host_call(model_dir, sums))
         _summarise(sums)
