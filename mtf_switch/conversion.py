@@ -27,6 +27,13 @@ RUN = "runs/converted.gin"
 MODEL_GIN, CONFIG_GIN = "model.gin", "config.gin"
 # Imported when it is needed: TensorFlow, JAX and the rest take seconds each.
 _MODULES = {HF: "hf_checkpoint", T5X: "t5x_checkpoint", MTF: "mtf_checkpoint"}
+_DISK_TROUBLE = (
+    "No space left",
+    "quota",
+    "Read-only file system",
+    "Permission denied",
+    "Input/output error",
+)
 _CLASSES = {HF: "Hf", T5X: "T5x", MTF: "Mtf"}
 
 
@@ -167,12 +174,10 @@ def _explained(target: str) -> Iterator[None]:
         raise
     # Each library has its own: OSError, ValueError, SafetensorError, TensorFlow's OpError.
     except Exception as error:
-        text = str(error).strip().splitlines()
-        if not text or not any(
-            word in text[0] for word in ("space", "quota", "write", "writing")
-        ):
+        first_line = str(error).strip().split("\n")[0]
+        if not any(reason in first_line for reason in _DISK_TROUBLE):
             raise
-        raise UserError(f"{target} cannot be written: {text[0]}.") from error
+        raise UserError(f"{target} cannot be written: {first_line}.") from error
 
 
 def _write_gin(
