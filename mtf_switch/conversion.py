@@ -203,14 +203,23 @@ def _write_gin(
     path = os.path.join(folder, MODEL_GIN)
     with open(path, "w", encoding="utf-8") as file:
         file.write(model_gin.of_architecture(architecture, comment))
-    params = []
-    if dtype.name != "float32":
-        params.append(f"utils.get_variable_dtype.master_dtype = {dtype.name!r}")
-    files = conversion.gin_files or [RUN]
-    run_config.parse([path, *files], [*params, *conversion.gin_params])
+    param = f"utils.get_variable_dtype.master_dtype = {dtype.name!r}"
+    run_config.parse(_gin_files(path, conversion), [param, *conversion.gin_params])
     run_config.settings()
     with open(os.path.join(folder, CONFIG_GIN), "w", encoding="utf-8") as file:
         file.write(run_config.text())
+
+
+def _gin_files(model: str, conversion: Conversion) -> list[str]:
+    """The model and a run: what was asked for, that of a model_dir it comes from, or RUN."""
+    if conversion.gin_files:
+        return [model, *conversion.gin_files]
+    source = conversion.source
+    folder = source if os.path.isdir(source) else os.path.dirname(source)
+    config = os.path.abspath(os.path.join(folder, CONFIG_GIN))
+    if conversion.source_format == MTF and os.path.isfile(config):
+        return [config, model]
+    return [model, RUN]
 
 
 def table(converted: Converted, target: str) -> str:
