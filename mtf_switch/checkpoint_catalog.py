@@ -45,12 +45,12 @@ class Catalog:
           renamed: from a stored name to what to look for in the table, where that differs.
 
         Raises:
-          UserError: that lists the names which are in no row.
+          UserError: that lists the names which are in no row, or say the same as another.
         """
         names, shapes, unknown = {}, {}, []
         for name, shape in stored.items():
             piece = checkpoint_names.find(format, (renamed or {}).get(name, name))
-            if piece is None:
+            if piece is None or piece in names:
                 unknown.append(f"{name} {list(shape)}")
                 continue
             names[piece], shapes[piece] = name, _oriented(piece, format, shape)

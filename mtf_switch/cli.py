@@ -144,10 +144,10 @@ def _add_convert(commands) -> None:
     command = commands.add_parser(
         "convert",
         help="a checkpoint of transformers, T5X or Mesh TensorFlow into one of another",
-        description="Converts T5 and Switch Transformers, a tensor at a time. hf is a folder "
-        "of transformers (config.json, safetensors), t5x a checkpoint folder of T5X, mtf a "
-        "model_dir of Mesh TensorFlow. What is written for mtf is ready for eval, predict, "
-        "score and train (docs/checkpoints.md).",
+        description="Converts T5 and Switch Transformers, a tensor at a time. hf is a folder\n"
+        "of transformers (config.json, safetensors), t5x a checkpoint folder of T5X, mtf a\n"
+        "model_dir of Mesh TensorFlow. What is written for mtf is ready for eval, predict,\n"
+        "score and train. See docs/checkpoints.md.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
             "examples:\n"

@@ -27,6 +27,13 @@ RUN = "runs/converted.gin"
 MODEL_GIN, CONFIG_GIN = "model.gin", "config.gin"
 # Imported when it is needed: TensorFlow, JAX and the rest take seconds each.
 _MODULES = {HF: "hf_checkpoint", T5X: "t5x_checkpoint", MTF: "mtf_checkpoint"}
+_DISK_TROUBLE = (
+    "No space left",
+    "quota",
+    "Read-only file system",
+    "Permission denied",
+    "Input/output error",
+)
 _CLASSES = {HF: "Hf", T5X: "T5x", MTF: "Mtf"}
 
 
@@ -167,12 +174,10 @@ def _explained(target: str) -> Iterator[None]:
         raise
     # Each library has its own: OSError, ValueError, SafetensorError, TensorFlow's OpError.
     except Exception as error:
-        text = str(error).strip().splitlines()
-        if not text or not any(
-            word in text[0] for word in ("space", "quota", "write", "writing")
-        ):
+        first_line = str(error).strip().split("\n")[0]
+        if not any(reason in first_line for reason in _DISK_TROUBLE):
             raise
-        raise UserError(f"{target} cannot be written: {text[0]}.") from error
+        raise UserError(f"{target} cannot be written: {first_line}.") from error
 
 
 def _write_gin(
@@ -198,14 +203,23 @@ def _write_gin(
     path = os.path.join(folder, MODEL_GIN)
     with open(path, "w", encoding="utf-8") as file:
         file.write(model_gin.of_architecture(architecture, comment))
-    params = []
-    if dtype.name != "float32":
-        params.append(f"utils.get_variable_dtype.master_dtype = {dtype.name!r}")
-    files = conversion.gin_files or [RUN]
-    run_config.parse([path, *files], [*params, *conversion.gin_params])
+    param = f"utils.get_variable_dtype.master_dtype = {dtype.name!r}"
+    run_config.parse(_gin_files(path, conversion), [param, *conversion.gin_params])
     run_config.settings()
     with open(os.path.join(folder, CONFIG_GIN), "w", encoding="utf-8") as file:
         file.write(run_config.text())
+
+
+def _gin_files(model: str, conversion: Conversion) -> list[str]:
+    """The model and a run: what was asked for, that of a model_dir it comes from, or RUN."""
+    if conversion.gin_files:
+        return [model, *conversion.gin_files]
+    source = conversion.source
+    folder = source if os.path.isdir(source) else os.path.dirname(source)
+    config = os.path.abspath(os.path.join(folder, CONFIG_GIN))
+    if conversion.source_format == MTF and os.path.isfile(config):
+        return [config, model]
+    return [model, RUN]
 
 
 def table(converted: Converted, target: str) -> str:

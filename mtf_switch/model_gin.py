@@ -9,6 +9,7 @@ from typing import Any
 
 from gin import config_parser
 
+from mtf_switch import public_checkpoints
 from mtf_switch.architecture import STACKS, Architecture
 from mtf_switch.capacity import ExpertCapacity
 from mtf_switch.errors import UserError
@@ -184,6 +185,33 @@ def find(folders: Iterable[str]) -> str | None:
             if os.path.isfile(os.path.join(folder, name)):
                 return os.path.join(folder, name)
     return None
+
+
+def believed(
+    path: str, folders: Sequence[str], found: Architecture
+) -> tuple[Architecture, list[str]]:
+    """Joins what the gin file beside a checkpoint says with what its tensors are.
+
+    Args:
+      path: of the checkpoint, for messages.
+      folders: where its gin file may be.
+      found: read off the tensors.
+
+    Returns:
+      The architecture, and notes for the user.
+
+    Raises:
+      UserError: if they contradict each other, or this is a known faulty copy.
+    """
+    public_checkpoints.check_gates(path, found)
+    public = public_checkpoints.like(found)
+    if public:
+        found = dataclasses.replace(found, capacity=public.capacity)
+    gin_file = find(folders)
+    if gin_file:
+        return applied(gin_file, found), []
+    activations = " x ".join(found.activations)
+    return found, [f"No config.gin beside {path}: activations are taken to be {activations}."]
 
 
 def applied(path: str, found: Architecture) -> Architecture:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mtf_switch import architecture as architecture_lib
-from mtf_switch import checkpoints, model_gin, public_checkpoints
+from mtf_switch import checkpoints, model_gin
 from mtf_switch.architecture import STACKS, Architecture, Shape
 from mtf_switch.checkpoint_catalog import Catalog
 from mtf_switch.checkpoint_names import MTF, Piece
@@ -66,16 +66,10 @@ class MtfSource:
         }
         self._catalog = Catalog.of(self._path, MTF, stored, _by_blocks(stored))
         found = architecture_lib.of_shapes(self._catalog.whole())
-        public_checkpoints.check_gates(self._path, found)
         self._catalog.check(found)
-        self.notes: list[str] = []
-        gin_file = model_gin.find([os.path.dirname(self._path)])
-        if gin_file is None:
-            self.notes.append(
-                f"No config.gin beside {self._path}: activations are taken to be "
-                f"{' x '.join(found.activations)}."
-            )
-        self.architecture = model_gin.applied(gin_file, found) if gin_file else found
+        self.architecture, self.notes = model_gin.believed(
+            self._path, [os.path.dirname(self._path)], found
+        )
         dtypes = self._reader.get_variable_to_dtype_map()
         self.dtype = architecture_lib.common_dtype(dtypes[name].name for name in stored)
         self._last: tuple[str, np.ndarray | None] = ("", None)

@@ -15,7 +15,7 @@ import tensorstore
 from flax import serialization
 
 from mtf_switch import architecture as architecture_lib
-from mtf_switch import model_gin, public_checkpoints
+from mtf_switch import model_gin
 from mtf_switch.architecture import Architecture
 from mtf_switch.checkpoint_catalog import Catalog
 from mtf_switch.checkpoint_names import T5X, Piece
@@ -52,30 +52,16 @@ class T5xSource:
         self._arrays = {name: self._array(name, leaf) for name, leaf in _flat(index["target"])}
         stored = {name: tuple(array.shape) for name, array in self._arrays.items()}
         self._catalog = Catalog.of(self._folder, T5X, stored)
-        self.notes: list[str] = []
         found = architecture_lib.of_shapes(self._catalog.whole())
-        public_checkpoints.check_gates(self._folder, found)
         self._catalog.check(found)
-        self.architecture = self._with_gin(found)
+        self.architecture, self.notes = model_gin.believed(
+            self._folder, [self._folder, os.path.dirname(self._folder)], found
+        )
         self.dtype = architecture_lib.common_dtype(a.dtype.name for a in self._arrays.values())
         step = index.get("state", {}).get("step", 0)
         self.step = int(
             self._array("step", step)[...].read().result() if _is_spec(step) else step
         )
-
-    def _with_gin(self, found: Architecture) -> Architecture:
-        """Adds what a gin file says, and a public checkpoint is known for."""
-        public = public_checkpoints.like(found)
-        if public:
-            found = dataclasses.replace(found, capacity=public.capacity)
-        gin_file = model_gin.find([self._folder, os.path.dirname(self._folder)])
-        if gin_file is None:
-            self.notes.append(
-                f"No config.gin beside {self._folder}: activations are taken to be "
-                f"{' x '.join(found.activations)}."
-            )
-            return found
-        return model_gin.applied(gin_file, found)
 
     def read(self, piece: Piece) -> np.ndarray:
         """A tensor, or one expert's slice of it, in Mesh TensorFlow's orientation.
@@ -169,7 +155,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 def _folder_of_array(folder: str, name: str, leaf: Any) -> str:
     """Relative path of the zarr array that a leaf of the index stands for."""
     if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER):
-        return leaf[len(_PLACEHOLDER) :]
+        return os.path.basename(leaf[len(_PLACEHOLDER) :])
     if isinstance(leaf, dict):
         # Older versions of tensorstore had the path beside the kvstore.
         path = leaf["kvstore"].get("path") or leaf.get("path")

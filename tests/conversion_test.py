@@ -185,6 +185,13 @@ def test_an_optimizers_variables_stay_behind(trained, tmp_path):
     assert converted.step == 6
     before, after = tensors("mtf", trained), tensors("mtf", tmp_path / "mtf")
     assert_bit_equal(after, {n: array for n, array in before.items() if "_slot_" not in n})
+    # From one model_dir to another, the run is the same.
+    run_config.load(str(trained))
+    settings = run_config.settings()
+    run_config.load(str(tmp_path / "mtf"))
+    again = run_config.settings()
+    assert (again.task, again.batch_size) == (settings.task, settings.batch_size)
+    assert again.sequence_length == settings.sequence_length == {"inputs": 32, "targets": 16}
 
 
 def test_older_names_of_mesh_tensorflow_are_known(tmp_path):
