@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_finetune(commands)
     _add_eval(commands)
     _add_predict(commands)
     _add_score(commands)
@@ -74,8 +75,54 @@ def _add_train(commands) -> None:
         "--task",
         help="task or mixture of seqio's registry (default: what the gin files say)",
     )
+    _add_training(command)
+    _add_data(command)
+    _add_machine(command)
+
+
+def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--steps", type=_positive, help="train up to this step")
     command.add_argument("--seed", type=int, help="of the data's order, the weights and noise")
+
+
+def _add_data(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--data_dir",
+        metavar="D",
+        help="with TFDS's data (default: ~/tensorflow_datasets); see the command prepare",
+    )
+    command.add_argument(
+        "--vocabulary",
+        metavar="V",
+        help="of the task: a SentencePiece model, or embedded_text (default: T5's, or that of "
+        "the checkpoint)",
+    )
+
+
+def _add_finetune(commands) -> None:
+    command = commands.add_parser(
+        "finetune",
+        help="fine-tune a pre-trained checkpoint on a task, with the paper's recipe",
+        description="Takes the model and the vocabulary from the checkpoint's folder, and puts "
+        "gin/runs/finetune.gin and your gin files on top. A second call continues.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=(
+            "example:\n  run_switch.py finetune --task=super_glue_v102_proportional \\\n"
+            "    --init_checkpoint=runs/switch_base/model.ckpt-550000 --model_dir=runs/tuned \\\n"
+            "    --data_dir=tfds --gin_file=sequence_lengths/super_glue_v102_proportional.gin"
+        ),
+    )
+    command.add_argument("--task", required=True, help="task or mixture; see the command tasks")
+    command.add_argument(
+        "--init_checkpoint",
+        required=True,
+        metavar="C",
+        help="to start from: runs/base/model.ckpt-1000, a model_dir (its latest), or gs://...",
+    )
+    _add_model_dir(command, "gets checkpoints and summaries; a second call continues from it")
+    _add_gin(command)
+    _add_training(command)
+    _add_data(command)
     _add_machine(command)
 
 

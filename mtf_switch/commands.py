@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from tqdm import tqdm
 
-from mtf_switch import evaluation, prediction, run_config, training
+from mtf_switch import data, evaluation, prediction, pretrained, run_config, training
 from mtf_switch.errors import UserError
+
+FINETUNE = "runs/finetune.gin"
 
 
 def train(options: argparse.Namespace) -> None:
@@ -18,16 +21,42 @@ def train(options: argparse.Namespace) -> None:
             "No model is named: pass --gin_file, such as --gin_file=models/switch_tiny.gin "
             "--gin_file=runs/embedded.gin."
         )
-    params = list(options.gin_param)
+    corpus = []
     if options.corpus is not None:
-        params += [f"text_files.files = {options.corpus!r}", "MIXTURE_NAME = 'text_files'"]
-    if options.task is not None:
-        params.append(f"MIXTURE_NAME = {options.task!r}")
+        corpus = [f"text_files.files = {options.corpus!r}", "MIXTURE_NAME = 'text_files'"]
+    run_config.parse(options.gin_file, corpus + _run_params(options))
+    _train(options)
+
+
+def finetune(options: argparse.Namespace) -> None:
+    """`run_switch.py finetune`."""
+    start = pretrained.find(options.init_checkpoint)
+    if not start.config and not options.gin_file:
+        raise UserError(
+            f"Beside {start.checkpoint} there is no config.gin (or T5's operative_config.gin) "
+            "that says which model it is. Name it: --gin_file=models/t5_base.gin."
+        )
+    params = [f"utils.run.init_checkpoint = {start.checkpoint!r}", *_run_params(options)]
+    # A model comes before the recipe, which sets its dropout.
+    models = [file for file in options.gin_file if os.path.dirname(file).endswith("models")]
+    others = [file for file in options.gin_file if file not in models]
+    run_config.parse([*models, FINETUNE, *others], params, base=start.config)
+    task = run_config.settings().task
+    start.check_vocabulary(task, data.prepare(task))
+    _train(options)
+
+
+def _run_params(options: argparse.Namespace) -> list[str]:
+    """The bindings of a training run's flags."""
+    params = _params(options)
     if options.steps is not None:
         params.append(f"utils.run.train_steps = {options.steps}")
     if options.seed is not None:
         params.append(f"run_config.seed.value = {options.seed}")
-    run_config.parse(options.gin_file, params + _devices(options))
+    return params
+
+
+def _train(options: argparse.Namespace) -> None:
     step = training.train(options.model_dir, _cluster(options))
     print(
         f"{options.model_dir} is at step {step}. Next: run_switch.py eval "
@@ -102,12 +131,23 @@ def plan(options: argparse.Namespace) -> None:
 
 
 def _params(options: argparse.Namespace) -> list[str]:
-    task = getattr(options, "task", None)
-    params = [f"MIXTURE_NAME = {task!r}"] if task else []
+    """The bindings of the flags that commands share."""
+    flags = {
+        "task": "MIXTURE_NAME",
+        "data_dir": "tfds_data.data_dir",
+        "vocabulary": "task_vocabulary.source",
+    }
+    params = [
+        f"{name} = {value!r}"
+        for flag, name in flags.items()
+        if (value := getattr(options, flag, None)) is not None
+    ]
     return [*options.gin_param, *params, *_devices(options)]
 
 
 def _devices(options: argparse.Namespace) -> list[str]:
+    if not hasattr(options, "devices"):
+        return []
     if options.devices and options.tpu:
         raise UserError("--devices is for this machine and --tpu for another: give one.")
     if options.tpu:  # whatever a model_dir was trained on

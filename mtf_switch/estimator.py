@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
 from tensorflow.python.tpu import tpu_config, tpu_estimator
 
-from mtf_switch import initialization, mesh_layout, model, router_metrics
+from mtf_switch import checkpoints, initialization, mesh_layout, model, router_metrics
 from mtf_switch.errors import UserError
 from mtf_switch.run_config import RunSettings
 
@@ -126,7 +126,9 @@ def model_fn(
         variable_filter=settings.variable_filter,
         score_in_predict_mode=score,
     )
-    return functools.partial(_model_fn, upstream_model_fn, model_dir, make_hooks)
+    return functools.partial(
+        _model_fn, upstream_model_fn, model_dir, settings.init_checkpoint, make_hooks
+    )
 
 
 def mesh_devices(size: int) -> list[str]:
@@ -162,6 +164,7 @@ def _session_config(use_tpu: bool, devices: Sequence[str] = ("",)) -> tf.ConfigP
 def _model_fn(
     upstream_model_fn: Callable,
     model_dir: str,
+    init_checkpoint: str | None,
     make_hooks: Callable[[tf.Tensor], list],
     features: dict[str, tf.Tensor],
     labels: Any,
@@ -171,7 +174,9 @@ def _model_fn(
     """Mesh TF's model function, plus the initial scale, the routers' metrics and hooks."""
     getter = initialization.scaled_getter(initialization.init_scale())
     scope = tf.variable_scope(tf.get_variable_scope(), custom_getter=getter)
-    with scope, model.explained(), _noise_of_batch(features.pop(BATCH_NUMBER, None)):
+    batch_number = features.pop(BATCH_NUMBER, None)
+    start = checkpoints.explained_start(init_checkpoint)
+    with scope, model.explained(), start, _noise_of_batch(batch_number):
         spec = upstream_model_fn(features, labels, mode, params)
     sums = router_metrics.recorded(tf.get_default_graph())
     if mode == tf.estimator.ModeKeys.EVAL and sums:

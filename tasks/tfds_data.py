@@ -1,0 +1,182 @@
+"""Whether the TFDS data of a task is on this machine, and how to get it there."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+
+import gin
+import seqio
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from mtf_switch.errors import UserError
+
+
+@gin.configurable
+def tfds_data(data_dir: str | None = None) -> str | None:
+    """The folder with TFDS's data; None is TFDS's own default, ~/tensorflow_datasets."""
+    return data_dir
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What there is of a data set.
+
+    Attributes:
+      missing: what is missing, as the beginning of a sentence; "" if it is ready.
+      sizes: examples of each split, as TFDS names splits; none if it is not ready.
+    """
+
+    missing: str
+    sizes: dict[str, int]
+
+
+def use_data_dir() -> None:
+    """Makes seqio read from the folder that gin names.
+
+    Raises:
+      UserError: if it is not there.
+    """
+    data_dir = tfds_data()
+    if data_dir is not None and not tf.io.gfile.isdir(data_dir):
+        raise UserError(
+            f"There is no folder {data_dir}, which --data_dir (tfds_data.data_dir) names as "
+            "the one with TFDS's data. Make it, or name another one."
+        )
+    seqio.set_tfds_data_dir_override(data_dir)
+
+
+def of_task(task: seqio.Task) -> str | None:
+    """TFDS's name of a task's data, such as "glue/cola:1.0.0"; None for other sources."""
+    source = task.source
+    return source.tfds_dataset.name if isinstance(source, seqio.TfdsDataSource) else None
+
+
+def state(tfds_name: str) -> State:
+    """Looks for a data set on this machine; nothing is downloaded.
+
+    Args:
+      tfds_name: such as "glue/cola:1.0.0".
+    """
+    builder = _builder(tfds_name)
+    folder = str(builder.data_path)
+    if not tf.io.gfile.isdir(folder):
+        return State(f"{tfds_name} is not prepared in {builder._data_dir_root}", {})
+    splits = builder.info.splits
+    if not splits:
+        return State(f"{tfds_name} is half prepared: {folder} has no dataset_info.json", {})
+    absent = [path for path in _files(splits.values()) if not tf.io.gfile.exists(path)]
+    if absent:
+        return State(
+            f"{tfds_name} is half prepared: {len(absent)} of its files are missing, such as "
+            f"{absent[0]}",
+            {},
+        )
+    return State("", {name: split.num_examples for name, split in splits.items()})
+
+
+def check(task_or_mixture: str) -> None:
+    """Makes sure that the data of a task or of each task in a mixture can be read.
+
+    Raises:
+      UserError: with the command that prepares the first one that is not ready.
+    """
+    for task in seqio.get_subtasks(seqio.get_mixture_or_task(task_or_mixture)):
+        name = of_task(task)
+        if name is None:
+            continue
+        found = state(name)
+        if found.missing:
+            raise UserError(f"{found.missing}. {how_to_prepare(task_or_mixture, name)}")
+        _forget_unprepared(task)
+
+
+def how_to_prepare(task: str, tfds_name: str) -> str:
+    """What a user does to get a data set."""
+    builder = _builder(tfds_name)
+    folder = str(builder.data_path)
+    command = f"run_switch.py prepare --task={task} --data_dir={builder._data_dir_root}"
+    remove = (
+        f"Remove {folder}, then prepare it: " if tf.io.gfile.isdir(folder) else "Prepare it: "
+    )
+    if isinstance(builder, tfds.core.BeamBasedBuilder):
+        return (
+            f"{remove}{command}. It is made by a Beam job, at scale on a cluster: "
+            "docs/finetuning.md, 'C4 and mC4'."
+        )
+    return f"{remove}{command}{_manual_step(builder)}"
+
+
+def prepare(task_or_mixture: str) -> list[str]:
+    """Downloads and prepares the data of every task in a mixture that is not ready.
+
+    Returns:
+      TFDS's names of the data sets that were prepared now.
+
+    Raises:
+      UserError: if one cannot be prepared, with the reason.
+    """
+    names = {
+        of_task(task): None
+        for task in seqio.get_subtasks(seqio.get_mixture_or_task(task_or_mixture))
+    }
+    done = []
+    for name in filter(None, names):
+        found = state(name)
+        if not found.missing:
+            continue
+        if "half prepared" in found.missing:
+            raise UserError(f"{found.missing}. {how_to_prepare(task_or_mixture, name)}")
+        _download_and_prepare(name)
+        done.append(name)
+    return done
+
+
+def _download_and_prepare(tfds_name: str) -> None:
+    builder = _builder(tfds_name)
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # TFDS raises whatever its readers and its network raise
+        lines = str(error).strip().splitlines() or [""]
+        reason = f"{type(error).__name__}: {lines[0][:300]}"
+        if isinstance(builder, tfds.core.BeamBasedBuilder):
+            manual = (
+                " Such data sets are made by a Beam job, at scale on a cluster: "
+                "docs/finetuning.md, 'C4 and mC4'."
+            )
+        else:
+            manual = _manual_step(builder) or " It needs a network."
+        raise UserError(
+            f"TFDS could not prepare {tfds_name} in {builder._data_dir_root} ({reason}).{manual}"
+        ) from error
+
+
+def _manual_step(builder: tfds.core.DatasetBuilder) -> str:
+    instructions = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+    if not instructions:
+        return ""
+    folder = os.path.join(builder._data_dir_root, "downloads", "manual")
+    return (
+        f" First do by hand what TFDS says, with {folder} as its manual_dir: "
+        f"{' '.join(instructions.split())}"
+    )
+
+
+def _builder(tfds_name: str) -> tfds.core.DatasetBuilder:
+    """The builder as the data is now; seqio would remember that of an earlier look."""
+    return tfds.builder(tfds_name, data_dir=tfds_data(), try_gcs=False)
+
+
+def _files(splits) -> Iterator[str]:
+    for split in splits:
+        for path in split.filepaths:
+            yield str(path)
+
+
+def _forget_unprepared(task: seqio.Task) -> None:
+    """Drops the builder that seqio keeps if it was made before its data was."""
+    loader = task.source.tfds_dataset
+    if loader.is_memoized() and not loader.builder.info.splits:
+        del seqio.LazyTfdsLoader._MEMOIZED_BUILDERS[(loader.name, loader.data_dir)]
