@@ -129,17 +129,36 @@ def _add_finetune(commands) -> None:
 def _add_eval(commands) -> None:
     command = commands.add_parser(
         "eval",
-        help="negative log perplexity of the latest checkpoint, and what routers did",
+        help="a task's metrics for any checkpoints; or negative log perplexity and routers",
+        description="Decodes and scores a task that has metrics (GLUE, SQuAD, ...), and finds "
+        "the peak over checkpoints. For other tasks: the negative log perplexity of the latest "
+        "checkpoint, and what its routers did.",
     )
-    _add_model_dir(command, "of a training run; gets eval.json")
+    _add_model_dir(command, "of a training run; gets SPLIT_eval/, or eval.json")
     command.add_argument("--task", help="another task than the one it was trained on")
     command.add_argument("--split", default="validation", help="default: %(default)s")
     command.add_argument(
         "--eval_batches",
         type=_positive,
         metavar="N",
-        help="at most N batches (default: all)",
+        help="at most N batches, of each task if it has metrics (default: all)",
     )
+    command.add_argument(
+        "--checkpoint_steps",
+        metavar="S",
+        help="which checkpoints to score: all, latest (the default), or 200,400",
+    )
+    command.add_argument(
+        "--follow",
+        action="store_true",
+        help="score every checkpoint, and those that training writes meanwhile, to its end",
+    )
+    command.add_argument(
+        "--perplexity",
+        action="store_true",
+        help="negative log perplexity and routers, for a task with metrics, too",
+    )
+    _add_data(command)
     _add_gin(command)
     _add_machine(command)
 

@@ -8,7 +8,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mtf_switch import data, evaluation, prediction, pretrained, run_config, training
+from mtf_switch import (
+    checkpoint_scores,
+    data,
+    evaluation,
+    prediction,
+    pretrained,
+    run_config,
+    task_metrics,
+    training,
+)
 from mtf_switch.errors import UserError
 
 FINETUNE = "runs/finetune.gin"
@@ -67,11 +76,43 @@ def _train(options: argparse.Namespace) -> None:
 def eval(options: argparse.Namespace) -> None:
     """`run_switch.py eval`."""
     run_config.load(options.model_dir, options.gin_file, _params(options))
+    if _wants_metrics(options):
+        _eval_metrics(options)
+        return
     result = evaluation.evaluate(
         options.model_dir, options.split, options.eval_batches, _cluster(options)
     )
     evaluation.write(options.model_dir, result)
     print(evaluation.table(result))
+
+
+def _wants_metrics(options: argparse.Namespace) -> bool:
+    """Whether answers are decoded: if the task has metrics, or checkpoints are asked for."""
+    asked = options.checkpoint_steps is not None or options.follow
+    if options.perplexity:
+        if asked:
+            raise UserError(
+                "--perplexity is of the latest checkpoint: leave --checkpoint_steps and "
+                "--follow away."
+            )
+        return False
+    task = run_config.settings().task
+    data.prepare(task)
+    return asked or bool(task_metrics.tasks_with_metrics(task))
+
+
+def _eval_metrics(options: argparse.Namespace) -> None:
+    steps = checkpoint_scores.parse_steps(options.checkpoint_steps or checkpoint_scores.LATEST)
+    settings = run_config.settings()
+    limit = options.eval_batches and options.eval_batches * settings.batch_size
+    scores = checkpoint_scores.evaluate(
+        options.model_dir, options.split, steps, limit, options.follow, _cluster(options)
+    )
+    print(checkpoint_scores.table(scores, options.split))
+    file = checkpoint_scores.results_file(
+        options.model_dir, options.split, settings.task, limit
+    )
+    print(f"Scores: {file}, .csv and .png; answers: the .jsonl files beside it.")
 
 
 def predict(options: argparse.Namespace) -> None:
