@@ -50,6 +50,10 @@ def parser() -> argparse.ArgumentParser:
     _add_eval(commands)
     _add_predict(commands)
     _add_score(commands)
+    _add_compare(commands)
+    _add_superglue(commands)
+    _add_tasks(commands)
+    _add_prepare(commands)
     _add_plan(commands)
     return root
 
@@ -108,7 +112,7 @@ def _add_finetune(commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
             "example:\n  run_switch.py finetune --task=super_glue_v102_proportional \\\n"
-            "    --init_checkpoint=runs/switch_base/model.ckpt-550000 --model_dir=runs/tuned \\\n"
+            "    --init_checkpoint=runs/base/model.ckpt-550000 --model_dir=runs/tuned \\\n"
             "    --data_dir=tfds --gin_file=sequence_lengths/super_glue_v102_proportional.gin"
         ),
     )
@@ -202,6 +206,70 @@ def _add_score(commands) -> None:
     command.add_argument("--output_file", required=True, help="gets one log-likelihood a line")
     _add_gin(command)
     _add_machine(command)
+
+
+def _add_compare(commands) -> None:
+    command = commands.add_parser(
+        "compare",
+        help="models on the same tasks, with intervals, beside the paper's Table 5",
+        description="Reads what eval wrote for each model, takes each at its best checkpoint, "
+        "and draws the examples anew 1,000 times for 95%% intervals.",
+    )
+    command.add_argument(
+        "--models",
+        nargs="+",
+        required=True,
+        metavar="D",
+        help="model_dirs; the first is the baseline, such as the dense T5",
+    )
+    command.add_argument(
+        "--tasks", nargs="+", required=True, metavar="T", help="tasks or mixtures"
+    )
+    command.add_argument("--split", default="validation", help="default: %(default)s")
+    command.add_argument(
+        "--paper",
+        choices=("Base", "Large"),
+        default="Base",
+        help="whose rows of Table 5 stand beside (default: %(default)s)",
+    )
+    command.add_argument("--output_dir", metavar="O", help="gets compare.md and compare.json")
+
+
+def _add_superglue(commands) -> None:
+    command = commands.add_parser(
+        "superglue",
+        help="files of answers to SuperGLUE's test sets, for its server",
+    )
+    _add_model_dir(command, "of a run fine-tuned on SuperGLUE")
+    command.add_argument(
+        "--output_dir", required=True, metavar="O", help="gets ten .jsonl files"
+    )
+    command.add_argument(
+        "--step", type=_positive, metavar="S", help="of the checkpoint (default: the latest)"
+    )
+    _add_data(command)
+    _add_gin(command)
+    _add_machine(command)
+
+
+def _add_tasks(commands) -> None:
+    command = commands.add_parser(
+        "tasks", help="every task: sizes, metrics, splits, and whether its data is here"
+    )
+    command.add_argument(
+        "pattern", nargs="?", default="*", help="of names, in quotes: '*glue*' (default: all)"
+    )
+    _add_data(command)
+    _add_gin(command)
+
+
+def _add_prepare(commands) -> None:
+    command = commands.add_parser(
+        "prepare", help="download and prepare the data of a task, with TFDS"
+    )
+    command.add_argument("--task", required=True, help="task or mixture; see the command tasks")
+    _add_data(command)
+    _add_gin(command)
 
 
 def _add_plan(commands) -> None:

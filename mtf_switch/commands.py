@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+import tasks as registry
 from mtf_switch import (
     checkpoint_scores,
     data,
@@ -144,6 +145,63 @@ def score(options: argparse.Namespace) -> None:
         options.output_file,
         _cluster(options),
     )
+
+
+def compare(options: argparse.Namespace) -> None:
+    """`run_switch.py compare`."""
+    from mtf_switch import comparison
+
+    run_config.load(options.models[0])
+    for task in options.tasks:
+        data.prepare(task)
+    rows = comparison.compare(options.models, options.tasks, options.split)
+    text = comparison.table(rows, options.models, options.paper)
+    if options.output_dir:
+        comparison.write(options.output_dir, rows, options.models, text)
+    print(text)
+    print(
+        "In brackets: 95% of 1,000 bootstrap draws of the examples. Each model is at its best "
+        "checkpoint for the task."
+    )
+
+
+def superglue(options: argparse.Namespace) -> None:
+    """`run_switch.py superglue`."""
+    from mtf_switch import superglue as submission
+
+    run_config.load(options.model_dir, options.gin_file, _params(options))
+    written = submission.write(
+        options.model_dir, options.output_dir, options.step, _cluster(options)
+    )
+    print(submission.table(written))
+
+
+def tasks(options: argparse.Namespace) -> None:
+    """`run_switch.py tasks`."""
+    from tasks import catalogue
+
+    run_config.parse(options.gin_file, _params(options))
+    registry.register()
+    found = catalogue.entries(options.pattern)
+    if not found:
+        raise UserError(
+            f"No task or mixture matches {options.pattern!r}. '*glue*' in quotes matches some."
+        )
+    print(catalogue.table(found))
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """`run_switch.py prepare`."""
+    from tasks import tfds_data
+
+    if options.data_dir:
+        os.makedirs(options.data_dir, exist_ok=True)
+    run_config.parse(options.gin_file, _params(options))
+    data.check_known(options.task)
+    registry.prepare(options.task)
+    done = tfds_data.prepare(options.task)
+    tfds_data.check(options.task)
+    print(f"{options.task} is ready." + (f" Prepared: {', '.join(done)}." if done else ""))
 
 
 def plan(options: argparse.Namespace) -> None:

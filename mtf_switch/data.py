@@ -41,19 +41,28 @@ def prepare(task: str) -> Any:
     Raises:
       UserError: if the name is unknown or the vocabulary cannot be read.
     """
-    tasks.register()
-    seqio.set_global_cache_dirs(task_cache())
-    known = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
-    if task not in known:
-        raise UserError(
-            f"There is no task or mixture {task!r}.{nearest(task, known)} `run_switch.py tasks` "
-            "lists all."
-        )
+    check_known(task)
     tasks.prepare(task)
     vocabulary = mesh_transformer.get_vocabulary(task)
     for part in vocabulary if isinstance(vocabulary, tuple) else (vocabulary,):
         _check_vocabulary(task, part)
     return vocabulary
+
+
+def check_known(task: str) -> None:
+    """Registers all tasks, and refuses a name that is not among them.
+
+    Raises:
+      UserError: with the nearest names.
+    """
+    tasks.register()
+    seqio.set_global_cache_dirs(task_cache())
+    known = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
+    if task not in known:
+        raise UserError(
+            f"There is no task or mixture {task!r}.{nearest(task, known)} The command "
+            "run_switch.py tasks lists all."
+        )
 
 
 def check_readable(task: str, split: str, cached: bool) -> None:

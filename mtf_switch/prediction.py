@@ -85,7 +85,7 @@ def _run(
 
 
 def vocabulary_of(vocabulary: Any, feature: str) -> Any:
-    """The part of a vocabulary, or of an (inputs, targets) pair, that a feature is read with."""
+    """What a feature is read with: a vocabulary, or its part of an (inputs, targets) pair."""
     if feature == "inputs":
         return utils.inputs_vocabulary(vocabulary)
     return utils.targets_vocabulary(vocabulary)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -184,11 +185,21 @@ def score(task: seqio.Task, targets: Sequence[Any], predictions: Sequence[Any]) 
       {"accuracy": 71.5, ...}. What is not defined, such as the correlation with answers that
       are all the same, counts as 0: T5's nan would have no average and no peak.
     """
-    values = {}
+    found = {}
     for metric_fn in task.predict_metric_fns:
-        for name, value in metric_fn(list(targets), list(predictions)).items():
-            values[name] = float(np.nan_to_num(float(value)))
-    return values
+        found.update(values_of(metric_fn, targets, predictions))
+    return found
+
+
+def values_of(
+    metric_fn: Callable, targets: Sequence[Any], predictions: Sequence[Any]
+) -> dict[str, float]:
+    """The values of one metric function; see `score`."""
+    with warnings.catch_warnings():
+        # SciPy and scikit-learn warn of what is not defined.
+        warnings.simplefilter("ignore")
+        values = metric_fn(list(targets), list(predictions))
+    return {name: float(np.nan_to_num(float(value))) for name, value in values.items()}
 
 
 def averages(scores: Scores) -> dict[str, float]:

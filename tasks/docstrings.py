@@ -198,7 +198,7 @@ def _extract(paths: Sequence[str]) -> Iterator[tuple[str, tuple[str, str]]]:
 
 
 def _run_extractor(paths: Sequence[str]) -> list[list[list[str]]]:
-    """Returns each file's pairs of name and docstring, found by an interpreter that loads nothing else."""
+    """Returns each file's names and docstrings, found by an interpreter that loads nothing."""
     command = [sys.executable, "-I", "-S", docstring_extractor.__file__]
     answer = subprocess.run(
         command, input=json.dumps(paths), capture_output=True, text=True, check=False

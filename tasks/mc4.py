@@ -13,7 +13,8 @@ import tensorflow_datasets as tfds
 
 from tasks import c4, text_to_text
 
-MC4 = "c4/multilingual:3.0.1"
+# mT5 had 3.0.1, which the pinned TFDS cannot make any more.
+MC4 = "c4/multilingual:3.1.0"
 MIXTURE = "mc4"
 VOCABULARY = "gs://t5-data/vocabs/mc4.250000.100extra/sentencepiece.model"
 

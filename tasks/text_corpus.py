@@ -157,6 +157,11 @@ class TextCorpus:
             characters={split: splits[split]["characters"] for split in SPLITS},
         )
 
+    def is_prepared(self) -> bool:
+        """Whether its text is in the cache; nothing is made or read."""
+        folder = cache_directory() / f"{self.name}-{hash_of(self._identity())}"
+        return (folder / _MANIFEST).is_file()
+
     def _identity(self) -> dict:
         return {
             "format": FORMAT_VERSION,

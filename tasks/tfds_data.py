@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
+import logging
 import os
 from collections.abc import Iterator
 
@@ -20,17 +22,21 @@ def tfds_data(data_dir: str | None = None) -> str | None:
     return data_dir
 
 
+class Readiness(enum.Enum):
+    """What there is of a data set; the values are what `run_switch.py tasks` prints."""
+
+    READY = "yes"
+    ABSENT = "no: prepare it"
+    HALF = "no: half prepared"
+    UNKNOWN = "no: not in this TFDS"
+
+
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What there is of a data set.
+    """What there is of a data set, and what of it is missing, as a sentence."""
 
-    Attributes:
-      missing: what is missing, as the beginning of a sentence; "" if it is ready.
-      sizes: examples of each split, as TFDS names splits; none if it is not ready.
-    """
-
-    missing: str
-    sizes: dict[str, int]
+    readiness: Readiness
+    missing: str = ""
 
 
 def use_data_dir() -> None:
@@ -60,21 +66,24 @@ def state(tfds_name: str) -> State:
     Args:
       tfds_name: such as "glue/cola:1.0.0".
     """
-    builder = _builder(tfds_name)
+    try:
+        builder = _builder(tfds_name)
+    except (ValueError, AssertionError, tfds.core.registered.DatasetNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0]
+        missing = f"TFDS {tfds.__version__} does not have {tfds_name}: {reason}"
+        return State(Readiness.UNKNOWN, missing)
     folder = str(builder.data_path)
     if not tf.io.gfile.isdir(folder):
-        return State(f"{tfds_name} is not prepared in {builder._data_dir_root}", {})
+        missing = f"{tfds_name} is not prepared in {builder._data_dir_root}."
+        return State(Readiness.ABSENT, missing)
     splits = builder.info.splits
-    if not splits:
-        return State(f"{tfds_name} is half prepared: {folder} has no dataset_info.json", {})
     absent = [path for path in _files(splits.values()) if not tf.io.gfile.exists(path)]
-    if absent:
-        return State(
-            f"{tfds_name} is half prepared: {len(absent)} of its files are missing, such as "
-            f"{absent[0]}",
-            {},
-        )
-    return State("", {name: split.num_examples for name, split in splits.items()})
+    if splits and not absent:
+        return State(Readiness.READY)
+    what = f"{len(absent)} files such as {absent[0]}" if splits else "dataset_info.json"
+    return State(
+        Readiness.HALF, f"{tfds_name} is half prepared: in {folder} there is no {what}."
+    )
 
 
 def check(task_or_mixture: str) -> None:
@@ -88,25 +97,21 @@ def check(task_or_mixture: str) -> None:
         if name is None:
             continue
         found = state(name)
-        if found.missing:
-            raise UserError(f"{found.missing}. {how_to_prepare(task_or_mixture, name)}")
-        _forget_unprepared(task)
+        if found.readiness is not Readiness.READY:
+            raise UserError(f"{found.missing}{_remedy(found, task_or_mixture, name)}")
+        forget_unprepared(task)
 
 
-def how_to_prepare(task: str, tfds_name: str) -> str:
-    """What a user does to get a data set."""
+def _remedy(found: State, task: str, tfds_name: str) -> str:
+    """What a user does about it."""
+    if found.readiness is Readiness.UNKNOWN:
+        return ""
     builder = _builder(tfds_name)
-    folder = str(builder.data_path)
+    first = "Prepare it"
+    if found.readiness is Readiness.HALF:
+        first = f"Remove {builder.data_path}, then prepare it"
     command = f"run_switch.py prepare --task={task} --data_dir={builder._data_dir_root}"
-    remove = (
-        f"Remove {folder}, then prepare it: " if tf.io.gfile.isdir(folder) else "Prepare it: "
-    )
-    if isinstance(builder, tfds.core.BeamBasedBuilder):
-        return (
-            f"{remove}{command}. It is made by a Beam job, at scale on a cluster: "
-            "docs/finetuning.md, 'C4 and mC4'."
-        )
-    return f"{remove}{command}{_manual_step(builder)}"
+    return f" {first}: {command}{_by_hand(builder)}"
 
 
 def prepare(task_or_mixture: str) -> list[str]:
@@ -125,10 +130,10 @@ def prepare(task_or_mixture: str) -> list[str]:
     done = []
     for name in filter(None, names):
         found = state(name)
-        if not found.missing:
+        if found.readiness is Readiness.READY:
             continue
-        if "half prepared" in found.missing:
-            raise UserError(f"{found.missing}. {how_to_prepare(task_or_mixture, name)}")
+        if found.readiness is not Readiness.ABSENT:
+            raise UserError(f"{found.missing}{_remedy(found, task_or_mixture, name)}")
         _download_and_prepare(name)
         done.append(name)
     return done
@@ -136,30 +141,28 @@ def prepare(task_or_mixture: str) -> list[str]:
 
 def _download_and_prepare(tfds_name: str) -> None:
     builder = _builder(tfds_name)
+    # Each of its retries is a warning.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     try:
         builder.download_and_prepare()
     except Exception as error:  # TFDS raises whatever its readers and its network raise
         lines = str(error).strip().splitlines() or [""]
-        reason = f"{type(error).__name__}: {lines[0][:300]}"
-        if isinstance(builder, tfds.core.BeamBasedBuilder):
-            manual = (
-                " Such data sets are made by a Beam job, at scale on a cluster: "
-                "docs/finetuning.md, 'C4 and mC4'."
-            )
-        else:
-            manual = _manual_step(builder) or " It needs a network."
         raise UserError(
-            f"TFDS could not prepare {tfds_name} in {builder._data_dir_root} ({reason}).{manual}"
+            f"TFDS could not prepare {tfds_name} in {builder._data_dir_root} "
+            f"({type(error).__name__}: {lines[0][:300]}).{_by_hand(builder)}"
         ) from error
 
 
-def _manual_step(builder: tfds.core.DatasetBuilder) -> str:
+def _by_hand(builder: tfds.core.DatasetBuilder) -> str:
+    """What TFDS does not do by itself for a data set."""
+    if isinstance(builder, tfds.core.BeamBasedBuilder):
+        return " It is made by a Beam job, on a cluster: docs/finetuning.md, 'C4 and mC4'."
     instructions = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
     if not instructions:
         return ""
     folder = os.path.join(builder._data_dir_root, "downloads", "manual")
     return (
-        f" First do by hand what TFDS says, with {folder} as its manual_dir: "
+        f" Before, do by hand what TFDS says, with {folder} as its manual_dir: "
         f"{' '.join(instructions.split())}"
     )
 
@@ -175,7 +178,7 @@ def _files(splits) -> Iterator[str]:
             yield str(path)
 
 
-def _forget_unprepared(task: seqio.Task) -> None:
+def forget_unprepared(task: seqio.Task) -> None:
     """Drops the builder that seqio keeps if it was made before its data was."""
     loader = task.source.tfds_dataset
     if loader.is_memoized() and not loader.builder.info.splits:
