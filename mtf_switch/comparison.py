@@ -60,8 +60,8 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Answers:
-    """What one model answered for one task at its peak."""
+class Answers:
+    """What one checkpoint answered for one task: texts, and what the metrics compare."""
 
     step: int
     inputs: list[str]
@@ -93,7 +93,8 @@ def _rows_of(models: Sequence[str], name: str, split: str) -> list[Row]:
     rows, values, drawn, examples = [], [{} for _ in models], [{} for _ in models], 0
     for task in scored:
         answers = [
-            _read(model, task.name, split, best[model][task.name].step) for model in models
+            read_answers(model, task.name, split, best[model][task.name].step)
+            for model in models
         ]
         _check_same(models, task.name, answers)
         examples += len(answers[0].targets)
@@ -173,14 +174,19 @@ def _scores(model: str, name: str, split: str) -> list[checkpoint_scores.StepSco
     return found
 
 
-def _read(model: str, task: str, split: str, step: int) -> _Answers:
+def read_answers(model: str, task: str, split: str, step: int) -> Answers:
+    """What a checkpoint answered, as `eval` wrote it down.
+
+    Raises:
+      UserError: if the file is not there or damaged.
+    """
     path = checkpoint_scores.predictions_file(
         checkpoint_scores.folder(model, split), task, step
     )
     try:
         with open(path, encoding="utf-8") as file:
             lines = [json.loads(line) for line in file]
-        return _Answers(
+        return Answers(
             step,
             [line["inputs"] for line in lines],
             [_hashable(line["target_value"]) for line in lines],
@@ -201,7 +207,7 @@ def _hashable(target: Any) -> Any:
     return target
 
 
-def _check_same(models: Sequence[str], task: str, answers: Sequence[_Answers]) -> None:
+def _check_same(models: Sequence[str], task: str, answers: Sequence[Answers]) -> None:
     for model, found in zip(models[1:], answers[1:]):
         if found.inputs != answers[0].inputs:
             raise UserError(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import logging
 import os
+import re
+import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import gin
 import seqio
@@ -20,6 +24,10 @@ from mtf_switch.errors import UserError
 def tfds_data(data_dir: str | None = None) -> str | None:
     """The folder with TFDS's data; None is TFDS's own default, ~/tensorflow_datasets."""
     return data_dir
+
+
+# What tasks named when they were registered.
+_NAMED: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
 class Readiness(enum.Enum):
@@ -55,9 +63,41 @@ def use_data_dir() -> None:
 
 
 def of_task(task: seqio.Task) -> str | None:
-    """TFDS's name of a task's data, such as "glue/cola:1.0.0"; None for other sources."""
-    source = task.source
-    return source.tfds_dataset.name if isinstance(source, seqio.TfdsDataSource) else None
+    """TFDS's name of a task's data, such as "glue/cola:2.0.0"; None for other sources.
+
+    T5 names versions of GLUE and C4 that the pinned TFDS reads, but cannot make any more. Where
+    such a version is not in the data_dir, the task is made to read the one that it can make.
+    """
+    if not isinstance(task.source, seqio.TfdsDataSource):
+        return None
+    loader = task.source.tfds_dataset
+    named = _NAMED.setdefault(loader, loader.name)
+    loader._name = _readable_or_newest(named)
+    return loader.name
+
+
+def _readable_or_newest(tfds_name: str) -> str:
+    if state(tfds_name).readiness is not Readiness.ABSENT:
+        return tfds_name
+    return f"{tfds_name.split(':')[0]}:{_newest(tfds_name)[0]}"
+
+
+@functools.cache
+def _newest(tfds_name: str) -> tuple[str | None, str]:
+    """The version of a data set that TFDS can make; None and the reason if it has no such."""
+    try:
+        return str(_builder(tfds_name).canonical_version), ""
+    except (ValueError, AssertionError) as error:
+        return None, str(error).strip().splitlines()[0]
+
+
+def _folder(tfds_name: str) -> str:
+    """Where TFDS lays a data set out; to ask its builder would take a while."""
+    return os.path.join(_root(), *re.split("[/:]", tfds_name))
+
+
+def _root() -> str:
+    return os.path.expanduser(tfds_data() or tfds.core.constants.DATA_DIR)
 
 
 def state(tfds_name: str) -> State:
@@ -66,17 +106,17 @@ def state(tfds_name: str) -> State:
     Args:
       tfds_name: such as "glue/cola:1.0.0".
     """
-    try:
-        builder = _builder(tfds_name)
-    except (ValueError, AssertionError, tfds.core.registered.DatasetNotFoundError) as error:
-        reason = str(error).strip().splitlines()[0]
+    newest, reason = _newest(tfds_name)
+    if newest is None:
         missing = f"TFDS {tfds.__version__} does not have {tfds_name}: {reason}"
         return State(Readiness.UNKNOWN, missing)
-    folder = str(builder.data_path)
+    folder = _folder(tfds_name)
     if not tf.io.gfile.isdir(folder):
-        missing = f"{tfds_name} is not prepared in {builder._data_dir_root}."
-        return State(Readiness.ABSENT, missing)
-    splits = builder.info.splits
+        return State(Readiness.ABSENT, f"{tfds_name} is not prepared in {_root()}.")
+    try:
+        splits = _builder(tfds_name).info.splits
+    except FileNotFoundError:  # dataset_info.json, which TFDS writes last
+        splits = {}
     absent = [path for path in _files(splits.values()) if not tf.io.gfile.exists(path)]
     if splits and not absent:
         return State(Readiness.READY)
@@ -106,12 +146,11 @@ def _remedy(found: State, task: str, tfds_name: str) -> str:
     """What a user does about it."""
     if found.readiness is Readiness.UNKNOWN:
         return ""
-    builder = _builder(tfds_name)
     first = "Prepare it"
     if found.readiness is Readiness.HALF:
-        first = f"Remove {builder.data_path}, then prepare it"
-    command = f"run_switch.py prepare --task={task} --data_dir={builder._data_dir_root}"
-    return f" {first}: {command}{_by_hand(builder)}"
+        first = f"Remove {_folder(tfds_name)}, then prepare it"
+    command = f"run_switch.py prepare --task={task} --data_dir={_root()}"
+    return f" {first}: {command}{_by_hand(tfds_name)}"
 
 
 def prepare(task_or_mixture: str) -> list[str]:
@@ -148,19 +187,20 @@ def _download_and_prepare(tfds_name: str) -> None:
     except Exception as error:  # TFDS raises whatever its readers and its network raise
         lines = str(error).strip().splitlines() or [""]
         raise UserError(
-            f"TFDS could not prepare {tfds_name} in {builder._data_dir_root} "
-            f"({type(error).__name__}: {lines[0][:300]}).{_by_hand(builder)}"
+            f"TFDS could not prepare {tfds_name} in {_root()} "
+            f"({type(error).__name__}: {lines[0][:300]}).{_by_hand(tfds_name)}"
         ) from error
 
 
-def _by_hand(builder: tfds.core.DatasetBuilder) -> str:
+def _by_hand(tfds_name: str) -> str:
     """What TFDS does not do by itself for a data set."""
-    if isinstance(builder, tfds.core.BeamBasedBuilder):
+    cls = tfds.builder_cls(re.split("[/:]", tfds_name)[0])
+    if issubclass(cls, tfds.core.BeamBasedBuilder):
         return " It is made by a Beam job, on a cluster: docs/finetuning.md, 'C4 and mC4'."
-    instructions = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+    instructions = cls.MANUAL_DOWNLOAD_INSTRUCTIONS
     if not instructions:
         return ""
-    folder = os.path.join(builder._data_dir_root, "downloads", "manual")
+    folder = os.path.join(_root(), "downloads", "manual")
     return (
         f" Before, do by hand what TFDS says, with {folder} as its manual_dir: "
         f"{' '.join(instructions.split())}"

@@ -11,7 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import gin
 import hypothesis
 import pytest
-from tiny_run import TinyRun
+from tiny_run import TinyRun, made_up_text
 
 # Before any test imports Mesh TensorFlow or T5, which it repairs as they are imported.
 import mtf_switch  # noqa: F401
@@ -50,3 +50,37 @@ def trained(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     outcome = tiny.train(model_dir, "--steps=6")
     assert outcome.code == 0, outcome.err
     return model_dir
+
+
+@pytest.fixture(scope="session")
+def tfds_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data_dir with hand-written examples of every TFDS data set; never to be written to."""
+    import tfds_examples
+
+    folder = tmp_path_factory.mktemp("tfds")
+    tfds_examples.write_all(folder)
+    return folder
+
+
+@pytest.fixture
+def small_closed_book(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Divides the closed-book tasks where the hand-written examples can be divided."""
+    import tfds_examples
+
+    from tasks import closed_book
+
+    sizes = dict.fromkeys(closed_book.SIZES, tfds_examples.CLOSED_BOOK_TRAINING)
+    monkeypatch.setattr(closed_book, "SIZES", sizes)
+
+
+@pytest.fixture(scope="session")
+def text_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SentencePiece model of the hand-written examples, without sentinels."""
+    import tfds_examples
+
+    from tasks.vocabulary import train_vocabulary
+
+    path = tmp_path_factory.mktemp("vocabulary") / "sentencepiece.model"
+    texts = [*tfds_examples.texts(), made_up_text(20_000)]
+    path.write_bytes(train_vocabulary(texts, sum(map(len, texts)), vocab_size=256))
+    return path
