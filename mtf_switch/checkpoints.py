@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 
-import gin
 import tensorflow.compat.v1 as tf
-from mesh_tensorflow.transformer import utils
 
 from mtf_switch.errors import UserError
 
@@ -93,62 +90,6 @@ class FitsModel(tf.estimator.SessionRunHook):
                 f"{'; '.join(different[:3])}{more}. Take away the --gin_param that its "
                 "config.gin does not have."
             )
-
-
-# What Mesh TF's optimizers keep beside a variable.
-_SLOT = re.compile(r"_slot_\w+$")
-
-
-@gin.configurable
-def weights_only(name: str) -> bool:
-    """For `should_load_variable.filter_fn`: a model's weights, and neither step nor optimizer.
-
-    With it, a run that starts from a checkpoint counts its steps from 0.
-    """
-    return name != "global_step" and not _SLOT.search(name)
-
-
-class CoversModel(tf.estimator.SessionRunHook):
-    """Makes sure that a checkpoint to start from has every weight of the model.
-
-    Mesh TF would leave one that is not there at its random initial value, in silence.
-    """
-
-    def __init__(self, checkpoint: str):
-        """Remembers the path of the checkpoint."""
-        self._checkpoint = checkpoint
-
-    def begin(self) -> None:
-        """Raises UserError, with up to three weights that are missing."""
-        there = tf.train.load_checkpoint(self._checkpoint).get_variable_to_shape_map()
-        wanted = {
-            name: utils.init_checkpoint_variable_mapping(name)
-            for name in (variable.op.name for variable in tf.global_variables())
-            if weights_only(name) and utils.should_load_variable(name)
-        }
-        missing = sorted(name for name, source in wanted.items() if source not in there)
-        if missing:
-            more = f", and {len(missing) - 3} more" if len(missing) > 3 else ""
-            raise UserError(
-                f"The checkpoint {self._checkpoint} is of another model: it has no "
-                f"{', no '.join(missing[:3])}{more}. Name the model that it was trained as "
-                "with --gin_file, or leave --gin_file and --gin_param of the model away: they "
-                "are read from the checkpoint's folder."
-            )
-
-
-@contextlib.contextmanager
-def explained_start(checkpoint: str | None) -> Iterator[None]:
-    """Turns what TensorFlow says of a checkpoint of other shapes into a UserError."""
-    try:
-        yield
-    except ValueError as error:
-        if checkpoint is None or "from checkpoint reader" not in str(error):
-            raise
-        raise UserError(
-            f"The checkpoint {checkpoint} is of another model or vocabulary: "
-            f"{_reason(error)} (first as configured, then as it is there)."
-        ) from error
 
 
 def drop_spoiled(model_dir: str, bad_step: int) -> str | None:

@@ -7,14 +7,16 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable
 
+import mesh_tensorflow as mtf
 import numpy as np
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
 from tensorflow.python.tpu import tpu_config, tpu_estimator
 
-from mtf_switch import checkpoints, initialization, mesh_layout, model, router_metrics
+from mtf_switch import initialization, mesh_layout, model, router_metrics
 from mtf_switch.errors import UserError
+from mtf_switch.init_checkpoint import start_from
 from mtf_switch.run_config import RunSettings
 
 _EVAL_PREFIX = "router/"
@@ -122,7 +124,6 @@ def model_fn(
         keep_checkpoint_max=settings.keep_checkpoint_max,
         save_checkpoints_steps=settings.save_checkpoints_steps,
         optimizer=settings.optimizer,
-        init_checkpoint=settings.init_checkpoint,
         variable_filter=settings.variable_filter,
         score_in_predict_mode=score,
     )
@@ -175,14 +176,16 @@ def _model_fn(
     getter = initialization.scaled_getter(initialization.init_scale())
     scope = tf.variable_scope(tf.get_variable_scope(), custom_getter=getter)
     batch_number = features.pop(BATCH_NUMBER, None)
-    start = checkpoints.explained_start(init_checkpoint)
-    with scope, model.explained(), start, _noise_of_batch(batch_number):
+    with scope, model.explained(), _noise_of_batch(batch_number):
         spec = upstream_model_fn(features, labels, mode, params)
     sums = router_metrics.recorded(tf.get_default_graph())
     if mode == tf.estimator.ModeKeys.EVAL and sums:
         return _with(spec, eval_metrics=_with_router_metrics(spec.eval_metrics, sums))
     if mode == tf.estimator.ModeKeys.TRAIN:
         _count_step_last(spec.train_op)
+        if init_checkpoint:
+            with mtf.utils.outside_all_rewrites():
+                start_from(init_checkpoint)
         if isinstance(spec, tpu_estimator.TPUEstimatorSpec):
             return _with(spec, host_call=_summaries_host_call(model_dir, sums))
         _summarise(sums)

@@ -58,12 +58,7 @@ def train(model_dir: str, cluster: Any | None = None) -> int:
     start = checkpoints.latest_step(model_dir)
     if start >= settings.train_steps:
         return start
-    if start:
-        fits = [checkpoints.FitsModel(checkpoints.find(model_dir))]
-    else:
-        fits = [checkpoints.CoversModel(settings.init_checkpoint)] * bool(
-            settings.init_checkpoint
-        )
+    fits = [checkpoints.FitsModel(checkpoints.find(model_dir))] if start else []
     try:
         with checkpoints.explained(model_dir):
             runner.train(

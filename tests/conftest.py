@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 # Before TensorFlow is imported by any of them.
@@ -11,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import gin
 import hypothesis
 import pytest
-from tiny_run import TinyRun, made_up_text
+from tiny_run import Outcome, TinyRun, made_up_text
 
 # Before any test imports Mesh TensorFlow or T5, which it repairs as they are imported.
 import mtf_switch  # noqa: F401
@@ -84,3 +85,33 @@ def text_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = [*tfds_examples.texts(), made_up_text(20_000)]
     path.write_bytes(train_vocabulary(texts, sum(map(len, texts)), vocab_size=256))
     return path
+
+
+@pytest.fixture(scope="session")
+def finetune(tiny: TinyRun, tfds_dir: Path) -> Callable[..., Outcome]:
+    """Fine-tunes a checkpoint on SuperGLUE's hand-written examples for 4 steps."""
+
+    def run(checkpoint: Path, model_dir: Path, *arguments: str) -> Outcome:
+        return tiny.command(
+            "finetune",
+            "--task=super_glue_v102_proportional",
+            f"--init_checkpoint={checkpoint}",
+            f"--model_dir={model_dir}",
+            f"--data_dir={tfds_dir}",
+            "--steps=4",
+            "--gin_param=utils.run.sequence_length = {'inputs': 32, 'targets': 16}",
+            "--gin_param=utils.run.batch_size = 8",
+            "--gin_param=utils.run.save_checkpoints_steps = 2",
+            *arguments,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finetuned(finetune, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model_dir at step 4 with checkpoints at 0, 2 and 4; never to be written to."""
+    model_dir = tmp_path_factory.mktemp("finetuned") / "run"
+    outcome = finetune(trained, model_dir)
+    assert outcome.code == 0, outcome.err
+    return model_dir
