@@ -20,6 +20,8 @@ PIP_INSTALL := PIP_CONSTRAINT=$(BUILD_PINS) $(PYTHON) -m pip install -qq --disab
 
 # `make demo MINUTES=30`, or any flag of the demo: `make demo DEMO_FLAGS=--help`.
 DEMO_FLAGS := $(if $(MINUTES),--minutes=$(MINUTES))
+# Any flag of the fine-tuning demo: `make demo-finetune FINETUNE_FLAGS=--seed=1`.
+FINETUNE_FLAGS :=
 # `make bench HF_PYTHON=path/to/python` names an environment with torch and transformers.
 BENCH_FLAGS := --competitors dense gather einsum upstream \
 	$(if $(HF_PYTHON),hf --hf_python $(HF_PYTHON))
@@ -36,7 +38,7 @@ UV_COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.
 # TensorFlow, and what is there for it alone: a TPU's image has its own, built for TPUs.
 OF_TPU_IMAGE := '^tensorflow(-macos)?==|\# via tensorflow$$'
 
-.PHONY: help install install-dev demo bench test test-all goldens lint format lock clean
+.PHONY: help install install-dev demo demo-finetune bench test test-all goldens lint format lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +51,9 @@ install-dev: install $(DEV_INSTALLED) ## the same, with the tools of `make test`
 
 demo: install ## train a small Switch Transformer and its dense twin; MINUTES=30 for longer
 	@$(PYTHON) -m mtf_switch.demo $(DEMO_FLAGS)
+
+demo-finetune: install ## fine-tune the demo's models on three tasks: Table 4 of the paper, small
+	@$(PYTHON) -m mtf_switch.demo_finetune $(FINETUNE_FLAGS)
 
 bench: install ## time the Switch layer and whole training steps; HF_PYTHON=... adds transformers
 	@$(PYTHON) benchmarks/switch_layer.py $(BENCH_FLAGS)

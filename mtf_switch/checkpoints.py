@@ -31,9 +31,12 @@ def step_of(path: str) -> int:
 
 
 def all_of(model_dir: str) -> list[str]:
-    """The paths of all checkpoints that a model_dir keeps, by step."""
-    state = tf.train.get_checkpoint_state(model_dir)
-    return list(state.all_model_checkpoint_paths) if state else []
+    """The paths of all complete checkpoints in a model_dir, by step.
+
+    They are looked for on the disk: where all are kept, TensorFlow lists the latest only.
+    """
+    files = tf.io.gfile.glob(os.path.join(model_dir, "model.ckpt-*.index"))
+    return sorted((file[: -len(".index")] for file in files), key=step_of)
 
 
 def find(model_dir: str) -> str:

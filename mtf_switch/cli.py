@@ -47,10 +47,15 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_finetune(commands)
     _add_eval(commands)
     _add_predict(commands)
     _add_score(commands)
     _add_convert(commands)
+    _add_compare(commands)
+    _add_superglue(commands)
+    _add_tasks(commands)
+    _add_prepare(commands)
     _add_plan(commands)
     return root
 
@@ -76,25 +81,90 @@ def _add_train(commands) -> None:
         "--task",
         help="task or mixture of seqio's registry (default: what the gin files say)",
     )
+    _add_training(command)
+    _add_data(command)
+    _add_machine(command)
+
+
+def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--steps", type=_positive, help="train up to this step")
     command.add_argument("--seed", type=int, help="of the data's order, the weights and noise")
+
+
+def _add_data(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--data_dir",
+        metavar="D",
+        help="with TFDS's data (default: ~/tensorflow_datasets); see the command prepare",
+    )
+    command.add_argument(
+        "--vocabulary",
+        metavar="V",
+        help="of the task: a SentencePiece model, or embedded_text (default: T5's, or that of "
+        "the checkpoint)",
+    )
+
+
+def _add_finetune(commands) -> None:
+    command = commands.add_parser(
+        "finetune",
+        help="fine-tune a pre-trained checkpoint on a task, with the paper's recipe",
+        description="Takes the model and the vocabulary from the checkpoint's folder, and puts "
+        "gin/runs/finetune.gin and your gin files on top. A second call continues.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=(
+            "example:\n  run_switch.py finetune --task=super_glue_v102_proportional \\\n"
+            "    --init_checkpoint=runs/base/model.ckpt-550000 --model_dir=runs/tuned \\\n"
+            "    --data_dir=tfds --gin_file=sequence_lengths/super_glue_v102_proportional.gin"
+        ),
+    )
+    command.add_argument("--task", required=True, help="task or mixture; see the command tasks")
+    command.add_argument(
+        "--init_checkpoint",
+        required=True,
+        metavar="C",
+        help="to start from: runs/base/model.ckpt-1000, a model_dir (its latest), or gs://...",
+    )
+    _add_model_dir(command, "gets checkpoints and summaries; a second call continues from it")
+    _add_gin(command)
+    _add_training(command)
+    _add_data(command)
     _add_machine(command)
 
 
 def _add_eval(commands) -> None:
     command = commands.add_parser(
         "eval",
-        help="negative log perplexity of the latest checkpoint, and what routers did",
+        help="a task's metrics for any checkpoints; or negative log perplexity and routers",
+        description="Decodes and scores a task that has metrics (GLUE, SQuAD, ...), and finds "
+        "the peak over checkpoints. For other tasks: the negative log perplexity of the latest "
+        "checkpoint, and what its routers did.",
     )
-    _add_model_dir(command, "of a training run; gets eval.json")
+    _add_model_dir(command, "of a training run; gets SPLIT_eval/, or eval.json")
     command.add_argument("--task", help="another task than the one it was trained on")
     command.add_argument("--split", default="validation", help="default: %(default)s")
     command.add_argument(
         "--eval_batches",
         type=_positive,
         metavar="N",
-        help="at most N batches (default: all)",
+        help="at most N batches, of each task if it has metrics (default: all)",
     )
+    command.add_argument(
+        "--checkpoint_steps",
+        metavar="S",
+        help="which checkpoints to score: all, latest (the default), or 200,400",
+    )
+    command.add_argument(
+        "--follow",
+        action="store_true",
+        help="score every checkpoint, and those that training writes meanwhile, to its end",
+    )
+    command.add_argument(
+        "--perplexity",
+        action="store_true",
+        help="negative log perplexity and routers, for a task with metrics, too",
+    )
+    _add_data(command)
     _add_gin(command)
     _add_machine(command)
 
@@ -182,6 +252,70 @@ def _add_convert(commands) -> None:
         help="each K-th block becomes sparse (default: 2, as in the paper)",
     )
     group.add_argument("--seed", type=int, help="of the routers (default: 0)")
+    _add_gin(command)
+
+
+def _add_compare(commands) -> None:
+    command = commands.add_parser(
+        "compare",
+        help="models on the same tasks, with intervals, beside the paper's Table 5",
+        description="Reads what eval wrote for each model, takes each at its best checkpoint, "
+        "and draws the examples anew 1,000 times for 95%% intervals.",
+    )
+    command.add_argument(
+        "--models",
+        nargs="+",
+        required=True,
+        metavar="D",
+        help="model_dirs; the first is the baseline, such as the dense T5",
+    )
+    command.add_argument(
+        "--tasks", nargs="+", required=True, metavar="T", help="tasks or mixtures"
+    )
+    command.add_argument("--split", default="validation", help="default: %(default)s")
+    command.add_argument(
+        "--paper",
+        choices=("Base", "Large"),
+        default="Base",
+        help="whose rows of Table 5 stand beside (default: %(default)s)",
+    )
+    command.add_argument("--output_dir", metavar="O", help="gets compare.md and compare.json")
+
+
+def _add_superglue(commands) -> None:
+    command = commands.add_parser(
+        "superglue",
+        help="files of answers to SuperGLUE's test sets, for its server",
+    )
+    _add_model_dir(command, "of a run fine-tuned on SuperGLUE")
+    command.add_argument(
+        "--output_dir", required=True, metavar="O", help="gets ten .jsonl files"
+    )
+    command.add_argument(
+        "--step", type=_positive, metavar="S", help="of the checkpoint (default: the latest)"
+    )
+    _add_data(command)
+    _add_gin(command)
+    _add_machine(command)
+
+
+def _add_tasks(commands) -> None:
+    command = commands.add_parser(
+        "tasks", help="every task: sizes, metrics, splits, and whether its data is here"
+    )
+    command.add_argument(
+        "pattern", nargs="?", default="*", help="of names, in quotes: '*glue*' (default: all)"
+    )
+    _add_data(command)
+    _add_gin(command)
+
+
+def _add_prepare(commands) -> None:
+    command = commands.add_parser(
+        "prepare", help="download and prepare the data of a task, with TFDS"
+    )
+    command.add_argument("--task", required=True, help="task or mixture; see the command tasks")
+    _add_data(command)
     _add_gin(command)
 
 

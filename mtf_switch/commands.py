@@ -8,31 +8,71 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mtf_switch import conversion, evaluation, prediction, run_config, training
+import tasks as registry
+from mtf_switch import (
+    checkpoint_scores,
+    conversion,
+    data,
+    evaluation,
+    prediction,
+    pretrained,
+    run_config,
+    task_metrics,
+    training,
+)
 from mtf_switch.errors import UserError
 from mtf_switch.upcycling import Upcycling
+
+FINETUNE = "runs/finetune.gin"
 
 
 def train(options: argparse.Namespace) -> None:
     """`run_switch.py train`."""
-    params = list(options.gin_param)
+    corpus = []
     if options.corpus is not None:
-        params += [f"text_files.files = {options.corpus!r}", "MIXTURE_NAME = 'text_files'"]
-    if options.task is not None:
-        params.append(f"MIXTURE_NAME = {options.task!r}")
-    if options.steps is not None:
-        params.append(f"utils.run.train_steps = {options.steps}")
-    if options.seed is not None:
-        params.append(f"run_config.seed.value = {options.seed}")
+        corpus = [f"text_files.files = {options.corpus!r}", "MIXTURE_NAME = 'text_files'"]
+    params = corpus + _run_params(options)
     if options.gin_file:
-        run_config.parse(options.gin_file, params + _devices(options))
+        run_config.parse(options.gin_file, params)
     elif os.path.isfile(os.path.join(options.model_dir, "config.gin")):
-        run_config.load(options.model_dir, [], params + _devices(options))
+        run_config.load(options.model_dir, [], params)
     else:
         raise UserError(
             "No model is named: pass --gin_file, such as --gin_file=models/switch_tiny.gin "
             "--gin_file=runs/embedded.gin."
         )
+    _train(options)
+
+
+def finetune(options: argparse.Namespace) -> None:
+    """`run_switch.py finetune`."""
+    start = pretrained.find(options.init_checkpoint)
+    if not start.config and not options.gin_file:
+        raise UserError(
+            f"Beside {start.checkpoint} there is no config.gin (or T5's operative_config.gin) "
+            "that says which model it is. Name it: --gin_file=models/t5_base.gin."
+        )
+    params = [f"utils.run.init_checkpoint = {start.checkpoint!r}", *_run_params(options)]
+    # A model comes before the recipe, which sets its dropout.
+    models = [file for file in options.gin_file if os.path.dirname(file).endswith("models")]
+    others = [file for file in options.gin_file if file not in models]
+    run_config.parse([*models, FINETUNE, *others], params, base=start.config)
+    task = run_config.settings().task
+    start.check_vocabulary(task, data.prepare(task))
+    _train(options)
+
+
+def _run_params(options: argparse.Namespace) -> list[str]:
+    """The bindings of a training run's flags."""
+    params = _params(options)
+    if options.steps is not None:
+        params.append(f"utils.run.train_steps = {options.steps}")
+    if options.seed is not None:
+        params.append(f"run_config.seed.value = {options.seed}")
+    return params
+
+
+def _train(options: argparse.Namespace) -> None:
     step = training.train(options.model_dir, _cluster(options))
     print(
         f"{options.model_dir} is at step {step}. Next: run_switch.py eval "
@@ -43,11 +83,43 @@ def train(options: argparse.Namespace) -> None:
 def eval(options: argparse.Namespace) -> None:
     """`run_switch.py eval`."""
     run_config.load(options.model_dir, options.gin_file, _params(options))
+    if _wants_metrics(options):
+        _eval_metrics(options)
+        return
     result = evaluation.evaluate(
         options.model_dir, options.split, options.eval_batches, _cluster(options)
     )
     evaluation.write(options.model_dir, result)
     print(evaluation.table(result))
+
+
+def _wants_metrics(options: argparse.Namespace) -> bool:
+    """Whether answers are decoded: if the task has metrics, or checkpoints are asked for."""
+    asked = options.checkpoint_steps is not None or options.follow
+    if options.perplexity:
+        if asked:
+            raise UserError(
+                "--perplexity is of the latest checkpoint: leave --checkpoint_steps and "
+                "--follow away."
+            )
+        return False
+    task = run_config.settings().task
+    data.prepare(task)
+    return asked or bool(task_metrics.tasks_with_metrics(task))
+
+
+def _eval_metrics(options: argparse.Namespace) -> None:
+    steps = checkpoint_scores.parse_steps(options.checkpoint_steps or checkpoint_scores.LATEST)
+    settings = run_config.settings()
+    limit = options.eval_batches and options.eval_batches * settings.batch_size
+    scores = checkpoint_scores.evaluate(
+        options.model_dir, options.split, steps, limit, options.follow, _cluster(options)
+    )
+    print(checkpoint_scores.table(scores, options.split))
+    file = checkpoint_scores.results_file(
+        options.model_dir, options.split, settings.task, limit
+    )
+    print(f"Scores: {file}, .csv and .png; answers: the .jsonl files beside it.")
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -107,6 +179,63 @@ def convert(options: argparse.Namespace) -> None:
     print(conversion.table(converted, options.target))
 
 
+def compare(options: argparse.Namespace) -> None:
+    """`run_switch.py compare`."""
+    from mtf_switch import comparison
+
+    run_config.load(options.models[0])
+    for task in options.tasks:
+        data.prepare(task)
+    rows = comparison.compare(options.models, options.tasks, options.split)
+    text = comparison.table(rows, options.models, options.paper)
+    if options.output_dir:
+        comparison.write(options.output_dir, rows, options.models, text)
+    print(text)
+    print(
+        "In brackets: 95% of 1,000 bootstrap draws of the examples. Each model is at its best "
+        "checkpoint for the task."
+    )
+
+
+def superglue(options: argparse.Namespace) -> None:
+    """`run_switch.py superglue`."""
+    from mtf_switch import superglue as submission
+
+    run_config.load(options.model_dir, options.gin_file, _params(options))
+    written = submission.write(
+        options.model_dir, options.output_dir, options.step, _cluster(options)
+    )
+    print(submission.table(written))
+
+
+def tasks(options: argparse.Namespace) -> None:
+    """`run_switch.py tasks`."""
+    from tasks import catalogue
+
+    run_config.parse(options.gin_file, _params(options))
+    registry.register()
+    found = catalogue.entries(options.pattern)
+    if not found:
+        raise UserError(
+            f"No task or mixture matches {options.pattern!r}. '*glue*' in quotes matches some."
+        )
+    print(catalogue.table(found))
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """`run_switch.py prepare`."""
+    from tasks import tfds_data
+
+    if options.data_dir:
+        os.makedirs(options.data_dir, exist_ok=True)
+    run_config.parse(options.gin_file, _params(options))
+    data.check_known(options.task)
+    registry.prepare(options.task)
+    done = tfds_data.prepare(options.task)
+    tfds_data.check(options.task)
+    print(f"{options.task} is ready." + (f" Prepared: {', '.join(done)}." if done else ""))
+
+
 def plan(options: argparse.Namespace) -> None:
     """`run_switch.py plan`."""
     if not options.gin_file:
@@ -133,12 +262,23 @@ def plan(options: argparse.Namespace) -> None:
 
 
 def _params(options: argparse.Namespace) -> list[str]:
-    task = getattr(options, "task", None)
-    params = [f"MIXTURE_NAME = {task!r}"] if task else []
+    """The bindings of the flags that commands share."""
+    flags = {
+        "task": "MIXTURE_NAME",
+        "data_dir": "tfds_data.data_dir",
+        "vocabulary": "task_vocabulary.source",
+    }
+    params = [
+        f"{name} = {value!r}"
+        for flag, name in flags.items()
+        if (value := getattr(options, flag, None)) is not None
+    ]
     return [*options.gin_param, *params, *_devices(options)]
 
 
 def _devices(options: argparse.Namespace) -> list[str]:
+    if not hasattr(options, "devices"):
+        return []
     if options.devices and options.tpu:
         raise UserError("--devices is for this machine and --tpu for another: give one.")
     if options.tpu:  # whatever a model_dir was trained on

@@ -17,6 +17,7 @@ from t5.models import mesh_transformer
 import tasks
 from mtf_switch.errors import UserError, nearest
 from mtf_switch.run_config import RunSettings
+from tasks import tfds_data
 
 
 @gin.configurable
@@ -40,19 +41,69 @@ def prepare(task: str) -> Any:
     Raises:
       UserError: if the name is unknown or the vocabulary cannot be read.
     """
-    tasks.register()
-    seqio.set_global_cache_dirs(task_cache())
-    known = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
-    if task not in known:
-        raise UserError(
-            f"There is no task or mixture {task!r}.{nearest(task, known)} The project's own "
-            "are in tasks/, T5's in its registry."
-        )
+    check_known(task)
     tasks.prepare(task)
     vocabulary = mesh_transformer.get_vocabulary(task)
     for part in vocabulary if isinstance(vocabulary, tuple) else (vocabulary,):
         _check_vocabulary(task, part)
     return vocabulary
+
+
+def check_known(task: str) -> None:
+    """Registers all tasks, and refuses a name that is not among them.
+
+    Raises:
+      UserError: with the nearest names.
+    """
+    tasks.register()
+    seqio.set_global_cache_dirs(task_cache())
+    known = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
+    if task not in known:
+        raise UserError(
+            f"There is no task or mixture {task!r}.{nearest(task, known)} The command "
+            "run_switch.py tasks lists all."
+        )
+
+
+def check_readable(task: str, split: str, cached: bool) -> None:
+    """Makes sure that there are examples of a split on this machine, before any work.
+
+    Args:
+      task: name of a task or mixture; `prepare` it first.
+      split: such as "train".
+      cached: whether they are read from the folders of `task_cache`.
+
+    Raises:
+      UserError: if the data is not there, or the task has no such split, or it is empty.
+    """
+    subtasks = seqio.get_subtasks(seqio.get_mixture_or_task(task))
+    if cached:
+        missing = [subtask.name for subtask in subtasks if not subtask.cache_dir]
+        if missing:
+            raise UserError(
+                f"Task {missing[0]!r} is to be read from a cache (use_cached), and the folders "
+                f"of task_cache.folders ({', '.join(task_cache()) or 'none'}) do not hold it. "
+                "docs/finetuning.md, 'C4 and mC4', has the job that writes it."
+            )
+        return
+    tfds_data.check(task)
+    with_split = [subtask for subtask in subtasks if split in subtask.splits]
+    if not with_split:
+        raise UserError(
+            f"Task {task!r} has no split {split!r}; it has {_splits(subtasks)}. Name one with "
+            "--split."
+        )
+    if all(subtask.num_input_examples(split) == 0 for subtask in with_split):
+        raise UserError(f"The split {split!r} of task {task!r} is empty.")
+
+
+def _splits(subtasks: Sequence[seqio.Task]) -> str:
+    return ", ".join(sorted({s for task in subtasks for s in task.splits})) or "none"
+
+
+def is_cached(dataset_fn: Callable) -> bool:
+    """Whether gin lets one of T5's dataset functions read cached tasks."""
+    return bool(gin.get_bindings(dataset_fn).get("use_cached"))
 
 
 def _check_vocabulary(task: str, vocabulary: Any) -> None:
@@ -100,19 +151,10 @@ def eval_input_fn(settings: RunSettings, split: str, batches: int | None):
     Raises:
       UserError: if the task has no such split, or it is empty.
     """
+    check_readable(settings.task, split, is_cached(mesh_transformer.mesh_eval_dataset_fn))
     datasets = mesh_transformer.mesh_eval_dataset_fn(
         settings.task, settings.sequence_length, split
     )
-    if not datasets:
-        splits = {
-            split
-            for task in seqio.get_subtasks(seqio.get_mixture_or_task(settings.task))
-            for split in task.splits
-        }
-        raise UserError(
-            f"Task {settings.task!r} has no split {split!r}; it has "
-            f"{', '.join(sorted(splits)) or 'none'}. Name one with --split."
-        )
 
     def input_fn(params=None):
         del params

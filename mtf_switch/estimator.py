@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable
 
+import mesh_tensorflow as mtf
 import numpy as np
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
@@ -15,6 +16,7 @@ from tensorflow.python.tpu import tpu_config, tpu_estimator
 
 from mtf_switch import checkpoints, initialization, mesh_layout, model, router_metrics
 from mtf_switch.errors import UserError
+from mtf_switch.init_checkpoint import start_from
 from mtf_switch.run_config import RunSettings
 
 _EVAL_PREFIX = "router/"
@@ -122,11 +124,12 @@ def model_fn(
         keep_checkpoint_max=settings.keep_checkpoint_max,
         save_checkpoints_steps=settings.save_checkpoints_steps,
         optimizer=settings.optimizer,
-        init_checkpoint=settings.init_checkpoint,
         variable_filter=settings.variable_filter,
         score_in_predict_mode=score,
     )
-    return functools.partial(_model_fn, upstream_model_fn, model_dir, make_hooks)
+    return functools.partial(
+        _model_fn, upstream_model_fn, model_dir, settings.init_checkpoint, make_hooks
+    )
 
 
 def mesh_devices(size: int) -> list[str]:
@@ -162,6 +165,7 @@ def _session_config(use_tpu: bool, devices: Sequence[str] = ("",)) -> tf.ConfigP
 def _model_fn(
     upstream_model_fn: Callable,
     model_dir: str,
+    init_checkpoint: str | None,
     make_hooks: Callable[[tf.Tensor], list],
     features: dict[str, tf.Tensor],
     labels: Any,
@@ -171,7 +175,8 @@ def _model_fn(
     """Mesh TF's model function, plus the initial scale, the routers' metrics and hooks."""
     getter = initialization.scaled_getter(initialization.init_scale())
     scope = tf.variable_scope(tf.get_variable_scope(), custom_getter=getter)
-    with scope, model.explained(), _noise_of_batch(features.pop(BATCH_NUMBER, None)):
+    batch_number = features.pop(BATCH_NUMBER, None)
+    with scope, model.explained(), _noise_of_batch(batch_number):
         spec = upstream_model_fn(features, labels, mode, params)
     sums = router_metrics.recorded(tf.get_default_graph())
     if mode == tf.estimator.ModeKeys.EVAL and sums:
@@ -180,6 +185,9 @@ def _model_fn(
         _count_step_last(spec.train_op)
         for saver in tf.get_collection(tf.GraphKeys.SAVERS):
             checkpoints.restore_without_slots(saver, model_dir)
+        if init_checkpoint:
+            with mtf.utils.outside_all_rewrites():
+                start_from(init_checkpoint)
         if isinstance(spec, tpu_estimator.TPUEstimatorSpec):
             return _with(spec, host_call=_summaries_host_call(model_dir, sums))
         _summarise(sums)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,25 +75,61 @@ def _run(
     """What the latest checkpoint gives for each line, and the vocabulary of targets."""
     settings = run_config.settings()
     vocabulary = data.prepare(settings.task)
-    vocabularies = {
-        "inputs": utils.inputs_vocabulary(vocabulary),
-        "targets": utils.targets_vocabulary(vocabulary),
-    }
-    checkpoint = checkpoints.find(model_dir)
-    # Ids come back, and are decoded here.
-    on_host = tuple(upstream.HostDecodedVocabulary(part) for part in vocabularies.values())
-    runner = estimator.build(settings, on_host, model_dir, cluster, score)
     features = {
-        name: _ids(lines, vocabularies[name], settings.sequence_length[name])
+        name: ids_of(lines, vocabulary_of(vocabulary, name), settings.sequence_length[name])
         for name, lines in texts.items()
     }
+    checkpoint = checkpoints.find(model_dir)
+    results = run(settings, vocabulary, model_dir, checkpoint, features, cluster, score)
+    return list(results), vocabulary_of(vocabulary, "targets")
+
+
+def vocabulary_of(vocabulary: Any, feature: str) -> Any:
+    """What a feature is read with: a vocabulary, or its part of an (inputs, targets) pair."""
+    if feature == "inputs":
+        return utils.inputs_vocabulary(vocabulary)
+    return utils.targets_vocabulary(vocabulary)
+
+
+def run(
+    settings: run_config.RunSettings,
+    vocabulary: Any,
+    model_dir: str,
+    checkpoint: str,
+    features: dict[str, np.ndarray],
+    cluster: Any | None = None,
+    score: bool = False,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Decodes or scores with one checkpoint.
+
+    Args:
+      settings: of the run whose configuration is parsed.
+      vocabulary: of its task, or an (inputs, targets) pair.
+      model_dir: of the run.
+      checkpoint: path of one in it.
+      features: [rows, length] int32 ids: "inputs", and "targets" to score.
+      cluster: a TPUClusterResolver; None decodes on this machine.
+      score: whether to score instead of decoding.
+
+    Yields:
+      For each row in order "outputs" (ids), or "scores" (nats).
+
+    Raises:
+      UserError: if the checkpoint cannot be read or is of another model.
+    """
+    # Ids come back, and are decoded on the host.
+    on_host = tuple(
+        upstream.HostDecodedVocabulary(vocabulary_of(vocabulary, feature))
+        for feature in ("inputs", "targets")
+    )
+    runner = estimator.build(settings, on_host, model_dir, cluster, score)
     with checkpoints.explained(model_dir):
         results = runner.predict(
             _input_fn(features, settings.batch_size),
             hooks=[checkpoints.FitsModel(checkpoint)],
             checkpoint_path=checkpoint,
         )
-        return list(results)[: len(texts["inputs"])], vocabularies["targets"]
+        yield from itertools.islice(results, len(features["inputs"]))
 
 
 def read_lines(path: str) -> list[str]:
@@ -127,7 +165,7 @@ def _check_writable(path: str) -> None:
         raise UserError(f"{path} cannot be written. Choose another --output_file.")
 
 
-def _ids(lines: list[str], vocabulary: Any, length: int) -> np.ndarray:
+def ids_of(lines: Sequence[str], vocabulary: Any, length: int) -> np.ndarray:
     """[lines, length] int32: each line's ids with the end token, cut or padded."""
     ids = np.zeros([len(lines), length], np.int32)
     for row, line in zip(ids, lines):

@@ -33,6 +33,7 @@ MAY_CHANGE = (
     "mesh.data",
     "mesh.model",
     "devices.value",
+    "tfds_data.data_dir",
     "Bitransformer.decode",
     "mesh_eval_dataset_fn",
 )
@@ -144,18 +145,24 @@ def _register_configurables() -> None:
         "mtf_switch.initialization",
         "mtf_switch.mesh_layout",
         "mtf_switch.switch_ffn",
+        "tasks.mc4",
         "tasks.pretraining",
+        "tasks.repeats",
+        "tasks.text_to_text",
+        "tasks.tfds_data",
     ):
         importlib.import_module(module)
 
 
-def parse(gin_files: Sequence[str], gin_params: Sequence[str]) -> None:
+def parse(gin_files: Sequence[str], gin_params: Sequence[str], base: str = "") -> None:
     """Parses defaults.gin, then the files, then the bindings; later ones win.
 
     Args:
       gin_files: paths, from the working directory, the repository, its `gin/` folder, or
         T5's own gin folder.
       gin_params: bindings such as "SwitchFFN.num_experts = 16".
+      base: gin text that comes between defaults.gin and the files; what gin does not know of
+        it is passed over.
 
     Raises:
       UserError: for a file that is not there, a name that gin does not know, or bad syntax.
@@ -167,9 +174,10 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str]) -> None:
     for path in _search_paths():
         gin.add_config_file_search_path(str(path))
     with _explained("The gin files cannot be read: "):
-        gin.parse_config_files_and_bindings(
-            ["defaults.gin", *gin_files], [], finalize_config=False
-        )
+        gin.parse_config_file("defaults.gin")
+        gin.parse_config(base, skip_unknown=True)
+        for file in gin_files:
+            gin.parse_config_file(file)
     for param in gin_params:
         with _explained(f"--gin_param={param!r}: "):
             gin.parse_config(param)

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import tensorflow.compat.v1 as tf
+from t5.models import mesh_transformer
 
 from mtf_switch import checkpoints, data, estimator, run_config
 from mtf_switch.errors import UserError
@@ -34,6 +35,9 @@ def train(model_dir: str, cluster: Any | None = None) -> int:
             "path as in a file named checkpoint: runs/base/model.ckpt-1000."
         )
     vocabulary = data.prepare(settings.task)
+    data.check_readable(
+        settings.task, "train", data.is_cached(mesh_transformer.mesh_train_dataset_fn)
+    )
     hooks: list[ProgressHook] = []
 
     def make_hooks(loss):

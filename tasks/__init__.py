@@ -8,30 +8,55 @@ from __future__ import annotations
 
 
 def register() -> None:
-    """Registers T5's tasks and mixtures, `embedded_text`, and `text_files` if it has files.
+    """Registers T5's tasks and mixtures and the project's, as gin configures them now.
 
-    Call it after gin was parsed (and import `tasks.pretraining` before that, so that gin
-    knows `embedded_text` and `text_files`). A later call replaces the text tasks with what
-    gin says then.
+    Call it after gin was parsed (and import `tasks.pretraining` and `tasks.text_to_text`
+    before that, so that gin knows their names). A later call replaces them with what gin says
+    then: the text of the text tasks, the vocabulary of all others, the folder of TFDS's data.
 
     Raises:
-      UserError: if gin's values make no corpus.
+      UserError: if gin's values make no corpus, or the folder is not there.
     """
-    import t5.data.mixtures  # noqa: F401  registers by being imported
+    from tasks import (
+        c4,
+        closed_book,
+        embedded_tasks,
+        entailment,
+        mc4,
+        multiple_choice,
+        pretraining,
+        summarization,
+        t5_tasks,
+        text_to_text,
+        tfds_data,
+    )
 
-    from tasks import pretraining
-
+    tfds_data.use_data_dir()
     pretraining.register()
+    vocabulary = text_to_text.task_vocabulary()
+    for kind in (
+        t5_tasks,
+        c4,
+        mc4,
+        summarization,
+        entailment,
+        multiple_choice,
+        closed_book,
+        embedded_tasks,
+    ):
+        kind.register(vocabulary)
 
 
 def prepare(name: str) -> None:
     """Makes the text and vocabulary that a task or mixture needs, if it needs any.
 
     They would be made at first use as well; called beforehand, the user sees the progress.
+    TFDS's data is not downloaded: see `tasks.tfds_data`.
 
     Raises:
       UserError: if no task or mixture has that name, or its text cannot be prepared.
     """
-    from tasks import pretraining
+    from tasks import embedded_tasks, pretraining
 
     pretraining.prepare(name)
+    embedded_tasks.prepare(name)

@@ -5,7 +5,8 @@ interpreter is ready in milliseconds, wherever it is started from (a program tha
 TensorFlow, a notebook, a script without an `if __name__ == "__main__"`).
 
 Standard input: a JSON list of paths. Standard output: a JSON list with, for each path, the
-list of its docstrings in the order of the file.
+list of its docstrings in the order of the file, each a pair: the name in its module of what is
+documented ("Class.method"; "" for the module itself), and the text.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _FIELDS_OF_STATEMENTS = ("body", "handlers", "orelse", "finalbody", "cases")
 
 
-def docstrings_of(source: bytes) -> list[str]:
-    """Returns the prose docstrings of one file, or none if it is too large or not Python.
+def docstrings_of(source: bytes) -> list[tuple[str, str]]:
+    """Returns names and prose docstrings of a file, or none if it is too large or not Python.
 
     Args:
       source: the file as it lies on disk; Python's own rules decide its encoding.
@@ -49,8 +50,8 @@ def docstrings_of(source: bytes) -> list[str]:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
-    cleaned = (inspect.cleandoc(text) for text in _raw_docstrings(tree))
-    return [text for text in cleaned if is_prose(text)]
+    cleaned = ((name, inspect.cleandoc(text)) for name, text in _raw_docstrings(tree))
+    return [(name, text) for name, text in cleaned if is_prose(text)]
 
 
 def is_prose(text: str) -> bool:
@@ -67,8 +68,8 @@ def is_prose(text: str) -> bool:
     )
 
 
-def _raw_docstrings(node: ast.AST) -> Iterator[str]:
-    """Yields docstrings in the order of the file.
+def _raw_docstrings(node: ast.AST, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yields names and docstrings in the order of the file.
 
     Only statements are visited: `ast.walk` would also visit every expression, which takes
     as long as parsing.
@@ -76,10 +77,12 @@ def _raw_docstrings(node: ast.AST) -> Iterator[str]:
     if isinstance(node, _DOCUMENTED):
         text = ast.get_docstring(node, clean=False)
         if text:
-            yield text
+            yield name, text
     for field in _FIELDS_OF_STATEMENTS:
         for child in getattr(node, field, ()):
-            yield from _raw_docstrings(child)
+            inner = getattr(child, "name", None) if isinstance(child, _DOCUMENTED) else None
+            below = f"{name}.{inner}" if name and inner else inner or name
+            yield from _raw_docstrings(child, below)
 
 
 def _is_encodable(text: str) -> bool:

@@ -54,15 +54,32 @@ class Package:
     version: str
     distribution: importlib.metadata.Distribution
 
-    def sources(self) -> list[str]:
-        """Paths of its Python files, tests left out, sorted."""
+    def sources(self) -> dict[str, str]:
+        """Paths of its Python files and their modules, tests left out, sorted."""
         files = self.distribution.files or []
         names = {file.as_posix() for file in files if file.suffix == ".py"}
-        return [
-            str(self.distribution.locate_file(name))
+        return {
+            str(self.distribution.locate_file(name)): _module(name)
             for name in sorted(names)
             if not _TEST_FILE.search(name)
-        ]
+        }
+
+
+@dataclass(frozen=True)
+class Docstring:
+    """One docstring and where it stands.
+
+    Attributes:
+      package: canonical name of the distribution.
+      module: such as "seqio.utils".
+      name: in the module, such as "LazyTfdsLoader.load"; "" for the module's own.
+      text: of the docstring.
+    """
+
+    package: str
+    module: str
+    name: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -87,10 +104,17 @@ class Docstrings:
 
     def documents(self) -> Iterator[str]:
         """Yields docstrings by package, file and place in the file; repeats included."""
-        paths: dict[str, None] = {}  # two distributions may own one file
+        for docstring in self.docstrings():
+            yield docstring.text
+
+    def docstrings(self) -> Iterator[Docstring]:
+        """Yields what `documents` does, with its place."""
+        places: dict[str, tuple[str, str]] = {}  # two distributions may own one file
         for package in self.packages():
-            paths.update(dict.fromkeys(package.sources()))
-        yield from _extract(list(paths))
+            for path, module in package.sources().items():
+                places.setdefault(path, (package.name, module))
+        for path, (name, text) in _extract(list(places)):
+            yield Docstring(*places[path], name, text)
 
     def packages(self) -> list[Package]:
         """Those named packages that are installed, sorted by name.
@@ -146,8 +170,16 @@ def pinned_names(requirements: Path) -> set[str]:
     return names
 
 
-def _extract(paths: Sequence[str]) -> Iterator[str]:
-    """Yields the docstrings of many files in order, read by one process for each core."""
+def _module(file: str) -> str:
+    """The module of a file, by its path from where packages are installed."""
+    return re.sub(r"(^|/)__init__$", "", file[: -len(".py")]).replace("/", ".")
+
+
+def _extract(paths: Sequence[str]) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yields path, name and text of the docstrings of many files in order.
+
+    They are read by one process for each core.
+    """
     runs = [
         paths[start : start + _FILES_PER_RUN] for start in range(0, len(paths), _FILES_PER_RUN)
     ]
@@ -158,14 +190,15 @@ def _extract(paths: Sequence[str]) -> Iterator[str]:
         with progress:
             for run, found in zip(runs, executor.map(_run_extractor, runs)):
                 progress.update(len(run))
-                for docstrings in found:
-                    yield from docstrings
+                for path, docstrings in zip(run, found):
+                    for name, text in docstrings:
+                        yield path, (name, text)
     finally:
         executor.shutdown(cancel_futures=True)
 
 
-def _run_extractor(paths: Sequence[str]) -> list[list[str]]:
-    """Returns each file's docstrings, found by an interpreter that loads nothing else."""
+def _run_extractor(paths: Sequence[str]) -> list[list[list[str]]]:
+    """Returns each file's names and docstrings, found by an interpreter that loads nothing."""
     command = [sys.executable, "-I", "-S", docstring_extractor.__file__]
     answer = subprocess.run(
         command, input=json.dumps(paths), capture_output=True, text=True, check=False

@@ -30,6 +30,8 @@ SENTINELS = 100
 EMBEDDED_TEXT = "embedded_text"
 TEXT_FILES = "text_files"
 
+_NAME_FILES = "Name its files first, for example text_files.files = 'books/*.txt'."
+
 # Documents: all of the embedded corpus, and 100 MB of a user's text. They are stored in the
 # order of their hashes, so larger corpora are well mixed, too.
 _SHUFFLE_BUFFER = 50_000
@@ -63,10 +65,27 @@ def text_files(
 
 def register() -> None:
     """Registers the text tasks as gin configures them now, in place of earlier ones."""
-    for name, corpus in ((EMBEDDED_TEXT, embedded_text()), (TEXT_FILES, text_files())):
+    for name in (EMBEDDED_TEXT, TEXT_FILES):
         seqio.TaskRegistry.remove(name)
+        corpus = embedded_text() if name == EMBEDDED_TEXT else text_files()
         if corpus is not None:
             span_corruption_task(name, corpus)
+
+
+def corpus_named(name: str) -> TextCorpus | None:
+    """The corpus "embedded_text" or "text_files" as gin configures it now; None for others.
+
+    Raises:
+      UserError: for "text_files" without files.
+    """
+    if name == EMBEDDED_TEXT:
+        return embedded_text()
+    if name == TEXT_FILES:
+        corpus = text_files()
+        if corpus is None:
+            raise UserError(f"{name} has no files. {_NAME_FILES}")
+        return corpus
+    return None
 
 
 def prepare(name: str) -> None:
@@ -77,9 +96,7 @@ def prepare(name: str) -> None:
     """
     known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
     if name not in known:
-        hint = nearest(name, known)
-        if name == TEXT_FILES:
-            hint = " Name its files first, for example text_files.files = 'books/*.txt'."
+        hint = f" {_NAME_FILES}" if name == TEXT_FILES else nearest(name, known)
         raise UserError(f"No task or mixture is registered as {name!r}.{hint}")
     for task in seqio.get_subtasks(seqio.get_mixture_or_task(name)):
         if isinstance(task.source, CorpusSource):

@@ -140,7 +140,7 @@ class TextCorpus:
           UserError: if the text cannot be read or is too little, the vocabulary cannot be
             trained on it, or the cache cannot be written.
         """
-        folder = cache_directory() / f"{self.name}-{_hash_of(self._identity())}"
+        folder = cache_directory() / f"{self.name}-{hash_of(self._identity())}"
         try:
             manifest = _valid_manifest(folder) or self._build(folder)
             vocabulary_file = self._vocabulary(folder, manifest)
@@ -156,6 +156,11 @@ class TextCorpus:
             documents={split: splits[split]["documents"] for split in SPLITS},
             characters={split: splits[split]["characters"] for split in SPLITS},
         )
+
+    def is_prepared(self) -> bool:
+        """Whether its text is in the cache; nothing is made or read."""
+        folder = cache_directory() / f"{self.name}-{hash_of(self._identity())}"
+        return (folder / _MANIFEST).is_file()
 
     def _identity(self) -> dict:
         return {
@@ -183,11 +188,11 @@ class TextCorpus:
                 },
                 "seconds": round(time.monotonic() - started, 1),
             }
-            _write_json(temporary / _MANIFEST, manifest)
+            write_json(temporary / _MANIFEST, manifest)
             _install_folder(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        _say(_summary(self.name, manifest))
+        say(_summary(self.name, manifest))
         return manifest
 
     def _check_enough(self, splits: dict[str, list[str]]) -> None:
@@ -205,7 +210,7 @@ class TextCorpus:
         """Returns the vocabulary's file, trained if it is missing or damaged."""
         file = folder / f"vocabulary_{self.vocab_size}.model"
         record = file.with_suffix(".json")
-        if _matches(file, _read_json(record)):
+        if _matches(file, read_json(record)):
             return file
         _say_why(file, f"Training a vocabulary of {self.vocab_size:,} pieces (once)")
         started = time.monotonic()
@@ -214,10 +219,10 @@ class TextCorpus:
             characters=manifest["splits"]["train"]["characters"],
             vocab_size=self.vocab_size,
         )
-        _replace_file(file, lambda temporary: temporary.write_bytes(model))
+        replace_file(file, lambda temporary: temporary.write_bytes(model))
         seconds = round(time.monotonic() - started, 1)
         entry = {**_fingerprint(file), "seconds": seconds}
-        _replace_file(record, lambda temporary: _write_json(temporary, entry))
+        replace_file(record, lambda temporary: write_json(temporary, entry))
         return file
 
 
@@ -235,9 +240,9 @@ def split_documents(documents: Iterable[str]) -> dict[str, list[str]]:
     distinct: dict[bytes, str] = {}
     for document in documents:
         if any(map(str.isalnum, document)):
-            distinct.setdefault(_digest(document), document)
+            distinct.setdefault(digest_of(document), document)
     digests = sorted(distinct)
-    held_out = {digest for digest in digests if _is_for_validation(digest)}
+    held_out = {digest for digest in digests if is_for_validation(digest)}
     if not held_out and len(digests) > 1:
         held_out = {digests[0]}
     return {
@@ -262,12 +267,13 @@ def read_documents(file: Path) -> Iterator[str]:
             records.read(4)  # the text's checksum
 
 
-def _digest(document: str) -> bytes:
+def digest_of(document: str) -> bytes:
     """Hash of a document that does not see how white space is laid out."""
     return hashlib.sha256(" ".join(document.split()).encode("utf-8")).digest()
 
 
-def _is_for_validation(digest: bytes) -> bool:
+def is_for_validation(digest: bytes) -> bool:
+    """Whether a document of this digest is kept from training."""
     # The end of the hash, as its beginning decides the order.
     return int.from_bytes(digest[-4:], "big") % 100 < VALIDATION_PERCENT
 
@@ -285,7 +291,7 @@ def _write_split(file: Path, documents: list[str]) -> dict:
 
 def _valid_manifest(folder: Path) -> dict | None:
     """Returns the manifest if it can be read and its files are as it says."""
-    manifest = _read_json(folder / _MANIFEST)
+    manifest = read_json(folder / _MANIFEST)
     splits = manifest.get("splits", {})
     for split in SPLITS:
         if not _matches(folder / f"{split}.tfrecord", splits.get(split, {})):
@@ -308,12 +314,13 @@ def _fingerprint(file: Path) -> dict:
     return {"bytes": file.stat().st_size, "sha256": hashed.hexdigest()}
 
 
-def _hash_of(identity: dict) -> str:
+def hash_of(identity: dict) -> str:
+    """A name for what decides a content, for a path in the cache."""
     text = json.dumps(identity, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
-def _read_json(file: Path) -> dict:
+def read_json(file: Path) -> dict:
     """Returns the object in `file`, empty if it is missing or damaged."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -322,7 +329,8 @@ def _read_json(file: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def _write_json(file: Path, content: dict) -> None:
+def write_json(file: Path, content: dict) -> None:
+    """Writes an object as indented JSON."""
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -331,7 +339,7 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
 
 
-def _replace_file(file: Path, write: Callable[[Path], object]) -> None:
+def replace_file(file: Path, write: Callable[[Path], object]) -> None:
     """Puts what `write` writes in the place of `file` at once."""
     temporary = _temporary(file)
     try:
@@ -367,8 +375,9 @@ def _summary(name: str, manifest: dict) -> str:
 
 def _say_why(path: Path, otherwise: str) -> None:
     """Says that `path` is damaged, or `otherwise` if it was not there."""
-    _say(f"{path} is damaged: making it again" if path.exists() else otherwise)
+    say(f"{path} is damaged: making it again" if path.exists() else otherwise)
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Prints a line on standard error."""
     print(line, file=sys.stderr, flush=True)

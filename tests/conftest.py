@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 # Before TensorFlow is imported by any of them.
@@ -11,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import gin
 import hypothesis
 import pytest
-from tiny_run import TinyRun
+from tiny_run import Outcome, TinyRun, made_up_text
 
 # Before any test imports Mesh TensorFlow or T5, which it repairs as they are imported.
 import mtf_switch  # noqa: F401
@@ -48,5 +49,69 @@ def trained(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model_dir at step 6 with checkpoints at 0, 3 and 6; never to be written to."""
     model_dir = tmp_path_factory.mktemp("trained") / "run"
     outcome = tiny.train(model_dir, "--steps=6")
+    assert outcome.code == 0, outcome.err
+    return model_dir
+
+
+@pytest.fixture(scope="session")
+def tfds_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data_dir with hand-written examples of every TFDS data set; never to be written to."""
+    import tfds_examples
+
+    folder = tmp_path_factory.mktemp("tfds")
+    tfds_examples.write_all(folder)
+    return folder
+
+
+@pytest.fixture
+def small_closed_book(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Divides the closed-book tasks where the hand-written examples can be divided."""
+    import tfds_examples
+
+    from tasks import closed_book
+
+    sizes = dict.fromkeys(closed_book.SIZES, tfds_examples.CLOSED_BOOK_TRAINING)
+    monkeypatch.setattr(closed_book, "SIZES", sizes)
+
+
+@pytest.fixture(scope="session")
+def text_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SentencePiece model of the hand-written examples, without sentinels."""
+    import tfds_examples
+
+    from tasks.vocabulary import train_vocabulary
+
+    path = tmp_path_factory.mktemp("vocabulary") / "sentencepiece.model"
+    texts = [*tfds_examples.texts(), made_up_text(20_000)]
+    path.write_bytes(train_vocabulary(texts, sum(map(len, texts)), vocab_size=256))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finetune(tiny: TinyRun, tfds_dir: Path) -> Callable[..., Outcome]:
+    """Fine-tunes a checkpoint on SuperGLUE's hand-written examples for 4 steps."""
+
+    def run(checkpoint: Path, model_dir: Path, *arguments: str) -> Outcome:
+        return tiny.command(
+            "finetune",
+            "--task=super_glue_v102_proportional",
+            f"--init_checkpoint={checkpoint}",
+            f"--model_dir={model_dir}",
+            f"--data_dir={tfds_dir}",
+            "--steps=4",
+            "--gin_param=utils.run.sequence_length = {'inputs': 32, 'targets': 16}",
+            "--gin_param=utils.run.batch_size = 8",
+            "--gin_param=utils.run.save_checkpoints_steps = 2",
+            *arguments,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finetuned(finetune, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model_dir at step 4 with checkpoints at 0, 2 and 4; never to be written to."""
+    model_dir = tmp_path_factory.mktemp("finetuned") / "run"
+    outcome = finetune(trained, model_dir)
     assert outcome.code == 0, outcome.err
     return model_dir

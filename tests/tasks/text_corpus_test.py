@@ -190,7 +190,7 @@ def test_damage_is_noticed_and_mended(corpus, name, damage, capsys):
         assert said.count("is damaged: making it again") == 1
 
 
-@pytest.mark.parametrize("step", ["split_documents", "_write_split", "_write_json"])
+@pytest.mark.parametrize("step", ["split_documents", "_write_split", "write_json"])
 def test_an_interrupted_build_leaves_nothing(corpus, cache, monkeypatch, step):
     def interrupt(*args):
         raise KeyboardInterrupt
