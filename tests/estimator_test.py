@@ -74,8 +74,10 @@ def test_a_language_model_on_a_task_with_inputs_is_refused_in_words(
 
 
 def test_on_a_tpu_the_host_writes_the_same_summaries(tmp_path: Path) -> None:
-    # 8 tokens, 2 dropped; entropy, gate and loss times the tokens; 6 + 2 tokens per expert.
-    sums = np.array([8.0, 2.0, 8 * 0.5, 8 * 0.75, 8 * 0.01, 6.0, 2.0], np.float32)
+    # 8 tokens, 2 dropped; entropy, gate and losses times the tokens; 6 + 2 tokens per expert,
+    # and 5 + 1 served.
+    means = [8 * 0.5, 8 * 0.75, 8 * 0.01, 8 * 0.02]
+    sums = np.array([8.0, 2.0, *means, 6.0, 2.0, 5.0, 1.0], np.float32)
     with tf.Graph().as_default():
         tf.train.get_or_create_global_step()
         call = estimator._summaries_host_call(
@@ -95,14 +97,16 @@ def test_on_a_tpu_the_host_writes_the_same_summaries(tmp_path: Path) -> None:
         for event in tf.train.summary_iterator(str(events))
         for value in event.summary.value
     }
-    expected = {"dropped_fraction": 0.25, "entropy": 0.5, "gate": 0.75, "aux_loss": 0.01}
+    expected = {"dropped_fraction": 0.25, "entropy": 0.5, "gate": 0.75}
+    expected |= {"aux_loss": 0.01, "z_loss": 0.02}
     for name, value in expected.items():
         step, mean = written[f"encoder/layer/{name}"]
         assert (step, mean) == (7, pytest.approx(value))
-    _, load = written["encoder/layer/expert_load"]
-    # Rows of a histogram: from, to, how many values.
-    assert load[:, 2].sum() == 2
-    assert len(written) == 5
+    for vector in ("expert_load", "served"):
+        _, histogram = written[f"encoder/layer/{vector}"]
+        # Rows of a histogram: from, to, how many values.
+        assert histogram[:, 2].sum() == 2
+    assert len(written) == len(expected) + 2
 
 
 def test_without_switch_layers_a_tpu_gets_no_host_call(tmp_path: Path) -> None:
