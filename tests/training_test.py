@@ -17,7 +17,7 @@ from tiny_run import EXPERTS, SWITCH_LAYERS, TinyRun, contents, copy_of, variabl
 
 from mtf_switch import run_config, train_log
 
-ROUTER_SCALARS = {"dropped_fraction", "entropy", "gate", "aux_loss"}
+ROUTER_SCALARS = {"dropped_fraction", "entropy", "gate", "aux_loss", "z_loss"}
 
 
 def summaries(model_dir: Path) -> dict[str, list]:
