@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tensorflow.compat.v1 as tf
-from tiny_run import TinyRun, contents, copy_of
+from tiny_run import TinyRun, contents, copy_of, variables
 
 from mtf_switch import checkpoints, train_log
 from mtf_switch.errors import UserError
@@ -155,6 +156,24 @@ def test_a_checkpoint_of_another_shape_is_refused_with_the_variables(
     assert difference in message
     assert "and 3 more" in message or "and 41 more" in message
     assert "Take away the --gin_param" in message
+
+
+def test_a_checkpoint_that_has_lost_some_of_its_slots_is_still_refused(
+    tiny: TinyRun, trained: Path, tmp_path: Path
+) -> None:
+    model_dir = tmp_path / "run"
+    model_dir.mkdir()
+    shutil.copy(trained / "config.gin", model_dir)
+    kept = variables(trained, 6)
+    lost = next(name for name in sorted(kept) if "_slot_" in name)
+    del kept[lost]
+    with tf.Graph().as_default(), tf.Session() as session:
+        made = [tf.get_variable(name, initializer=array) for name, array in kept.items()]
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver(made).save(session, str(model_dir / "model.ckpt-6"))
+    outcome = tiny.train(model_dir, "--steps=8")
+    assert outcome.code == 1
+    assert f"{lost} is missing there" in outcome.err
 
 
 def test_a_checkpoint_to_start_from_that_is_not_there_is_refused(
