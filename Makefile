@@ -82,6 +82,7 @@ lock: install-dev ## resolve requirements.in and requirements-dev.in again, and 
 	@$(PIP_INSTALL) uv==0.13.9
 	$(UV_COMPILE) requirements.in -o requirements.txt
 	$(UV_COMPILE) requirements-dev.in -c requirements.txt -o requirements-dev.txt
+	$(UV_COMPILE) --only-binary apache-beam requirements-beam.in -o requirements-beam.txt
 	grep -vE $(OF_TPU_IMAGE) requirements.txt > requirements-tpu.txt
 
 clean: ## remove .venv and every cache

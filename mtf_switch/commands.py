@@ -185,7 +185,7 @@ def compare(options: argparse.Namespace) -> None:
 
     run_config.load(options.models[0])
     for task in options.tasks:
-        data.prepare(task)
+        data.check_known(task)
     rows = comparison.compare(options.models, options.tasks, options.split)
     text = comparison.table(rows, options.models, options.paper)
     if options.output_dir:

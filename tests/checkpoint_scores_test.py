@@ -147,19 +147,26 @@ def test_mistakes_get_one_message(
     assert "Traceback" not in outcome.err
 
 
-def test_an_empty_split_is_refused(tiny: TinyRun, finetuned: Path, tmp_path: Path) -> None:
-    import tfds_examples
+def test_an_empty_split_is_refused(tiny: TinyRun, finetuned: Path) -> None:
+    import seqio
+    from t5.evaluation import metrics
 
-    examples = tfds_examples.EXAMPLES["xsum:1.1.0"]["train"]
-    tfds_examples.write(
-        "xsum:1.1.0", tmp_path, {"train": examples, "validation": [], "test": examples}
+    feature = seqio.Feature(seqio.PassThroughVocabulary(400, eos_id=1))
+    seqio.TaskRegistry.remove("mtf_switch_test_empty")
+    seqio.TaskRegistry.add(
+        "mtf_switch_test_empty",
+        source=seqio.FunctionDataSource(
+            lambda split, shuffle_files, seed=None: None,
+            splits=["train", "validation"],
+            num_input_examples={"train": 1, "validation": 0},
+        ),
+        preprocessors=[],
+        output_features={"inputs": feature, "targets": feature},
+        metric_fns=[metrics.accuracy],
     )
-    outcome = tiny.command(
-        "eval", f"--model_dir={finetuned}", "--task=xsum", f"--data_dir={tmp_path}"
-    )
+    outcome = tiny.command("eval", f"--model_dir={finetuned}", "--task=mtf_switch_test_empty")
     assert outcome.code == 1
-    assert "'validation'" in outcome.err
-    assert "empty" in outcome.err or "no split" in outcome.err
+    assert "The split 'validation' of task 'mtf_switch_test_empty' is empty." in outcome.err
 
 
 def test_a_damaged_file_of_scores_is_named(tmp_path: Path) -> None:

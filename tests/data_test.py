@@ -193,3 +193,10 @@ def test_the_folders_of_cached_tasks_are_seqios(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("seqio.set_global_cache_dirs", given.append)
     tiny.parse({"data.task_cache.folders": f"[{str(tmp_path)!r}]"})
     assert given == [[str(tmp_path)]]
+
+
+def test_a_task_that_is_not_in_the_cache_is_said_before_any_work(tiny, tmp_path):
+    outcome = tiny.train(tmp_path / "run", params={"mesh_train_dataset_fn.use_cached": "True"})
+    assert outcome.code == 1
+    assert "Task 'text_files' is to be read from a cache (use_cached)" in outcome.err
+    assert "docs/finetuning.md" in outcome.err

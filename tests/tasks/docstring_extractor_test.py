@@ -37,19 +37,19 @@ except ValueError:
 x = """{PROSE.format("string that documents nothing")}"""
 '''
     assert docstring_extractor.docstrings_of(source.encode()) == [
-        module,
-        cls,
-        method,
-        conditional,
-        coroutine,
-        handler,
+        ("", module),
+        ("C", cls),
+        ("C.method", method),
+        ("conditional", conditional),
+        ("coroutine", coroutine),
+        ("handler", handler),
     ]
 
 
 def test_indentation_is_cleaned():
     source = f'def f():\n    """{PROSE}\n\n    Args:\n      x: one.\n    """\n'
     assert docstring_extractor.docstrings_of(source.encode()) == [
-        f"{PROSE}\n\nArgs:\n  x: one."
+        ("f", f"{PROSE}\n\nArgs:\n  x: one.")
     ]
 
 
@@ -75,7 +75,7 @@ def test_a_file_that_does_not_parse_has_no_docstrings(source):
 def test_a_file_too_large_to_be_written_by_hand_is_skipped(monkeypatch):
     source = f'"""{PROSE}"""'.encode()
     monkeypatch.setattr(docstring_extractor, "MAX_SOURCE_BYTES", len(source))
-    assert docstring_extractor.docstrings_of(source) == [PROSE]
+    assert docstring_extractor.docstrings_of(source) == [("", PROSE)]
     assert docstring_extractor.docstrings_of(source + b" ") == []
 
 
@@ -89,4 +89,4 @@ def test_as_a_script_it_answers_for_each_path_even_a_missing_one(tmp_path):
         text=True,
         check=True,
     )
-    assert json.loads(answer.stdout) == [[], [PROSE]]
+    assert json.loads(answer.stdout) == [[], [["", PROSE]]]
