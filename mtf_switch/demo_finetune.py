@@ -38,11 +38,11 @@ class Row:
 
 
 ROWS = (
-    Row("t5_d0.1", demo.DENSE, "table4/t5_dropout_0.1.gin"),
-    Row("switch_d0.1", demo.SPARSE, "table4/switch_dropout_0.1.gin"),
-    Row("switch_d0.2", demo.SPARSE, "table4/switch_dropout_0.2.gin"),
-    Row("switch_d0.3", demo.SPARSE, "table4/switch_dropout_0.3.gin"),
-    Row("switch_d0.1_ed0.4", demo.SPARSE, "table4/switch_dropout_0.1_expert_0.4.gin"),
+    Row("t5_d0.1", demo.DENSE, "paper/table_4/t5_dropout_0.1.gin"),
+    Row("switch_d0.1", demo.SPARSE, "paper/table_4/switch_dropout_0.1.gin"),
+    Row("switch_d0.2", demo.SPARSE, "paper/table_4/switch_dropout_0.2.gin"),
+    Row("switch_d0.3", demo.SPARSE, "paper/table_4/switch_dropout_0.3.gin"),
+    Row("switch_d0.1_ed0.4", demo.SPARSE, "paper/table_4/switch_dropout_0.1_expert_0.4.gin"),
 )
 
 

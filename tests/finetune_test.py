@@ -63,7 +63,7 @@ def test_the_rows_of_table_4(file: str, dropout: float, expert_dropout: float | 
 
     model = "models/t5_tiny.gin" if expert_dropout is None else "models/switch_tiny.gin"
     run_config.parse(
-        [model, "runs/finetune.gin", f"table4/{file}.gin"], ["MIXTURE_NAME = 'a_task'"]
+        [model, "runs/finetune.gin", f"paper/table_4/{file}.gin"], ["MIXTURE_NAME = 'a_task'"]
     )
     assert gin.query_parameter("%dropout_rate") == dropout
     if expert_dropout is not None:
