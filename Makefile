@@ -30,6 +30,10 @@ PYTEST_FLAGS :=
 # Where torch and transformers are, for the tests that compare with them.
 TORCH_VENV := .venv-torch
 TORCH_INSTALLED := $(TORCH_VENV)/.installed
+# Files of tests that run at a time; each takes up to 3 GB.
+PROCESSES ?= 2
+SIDE_BY_SIDE = -n $(PROCESSES) --dist loadfile
+
 # `make lock LOCK_FLAGS=--upgrade` moves every package; without it, pins that still fit stay.
 LOCK_FLAGS :=
 UV_COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.9 \
@@ -60,12 +64,12 @@ bench: install ## time the Switch layer and whole training steps; HF_PYTHON=... 
 	@$(PYTHON) benchmarks/switch_layer.py --experts 8 --group_sizes 4096 $(BENCH_FLAGS)
 	@$(PYTHON) benchmarks/train_step.py $(BENCH_FLAGS)
 
-test: install-dev ## run the tests, the slow ones left out
-	@$(PYTHON) -m pytest $(PYTEST_FLAGS)
+test: install-dev ## run the tests, the slow ones left out; PROCESSES=1 for one file after the other
+	@$(PYTHON) -m pytest $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
 
 test-all: install-dev $(TORCH_INSTALLED) ## run all tests; HF_PYTHON=... names a Python with torch
 	@HF_PYTHON=$${HF_PYTHON:-$$(ls $(TORCH_VENV)/bin/python 2>/dev/null)} \
-		$(PYTHON) -m pytest -m "" $(PYTEST_FLAGS)
+		$(PYTHON) -m pytest -m "" $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
 
 goldens: install-dev $(TORCH_INSTALLED) ## make tests/goldens anew, with transformers
 	@PYTHONPATH=. $(PYTHON) tests/make_goldens.py $(or $(HF_PYTHON),$(TORCH_VENV)/bin/python)
