@@ -9,10 +9,11 @@ import pytest
 from mtf_switch import cli, run_config
 
 COMMANDS = ("train", "eval", "predict", "score")
+OTHERS = ("plan", "finetune", "compare", "superglue", "tasks", "prepare")
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], *([name, "--help"] for name in (*COMMANDS, "plan"))]
+    "arguments", [["--help"], *([name, "--help"] for name in (*COMMANDS, *OTHERS))]
 )
 def test_help_answers_within_a_second_and_imports_no_tensorflow(arguments):
     code = (
