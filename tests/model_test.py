@@ -230,15 +230,13 @@ def two_examples_a_row():
     return alone, packed, segments
 
 
-@pytest.mark.parametrize("router", EACH_ROUTER)
-def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(
-    tiny, trained, router
-):
-    """Two short examples a row, kept apart by their segments; no token is dropped."""
-    params = {**NO_DROP, **ROUTERS[router]}
-    settings, vocabulary = tiny.load(trained, [f"{k} = {v}" for k, v in params.items()])
+def packed_and_alone(checkpoint, settings, vocabulary):
+    """Runs the same examples both ways, whose logits are to agree; see run_model.
+
+    Returns:
+      What ran packed, what ran alone, and the ids of the examples.
+    """
     alone, packed, segments = two_examples_a_row()
-    checkpoint = checkpoints.find(str(trained))
     (expected,) = run_model(checkpoint, settings, vocabulary, [alone])
     ids_of_segments = {
         "encoder_sequence_id": segments["inputs"],
@@ -256,6 +254,18 @@ def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(
             rtol=1e-4,
             atol=1e-4,
         )
+    return got, expected, alone
+
+
+@pytest.mark.parametrize("router", EACH_ROUTER)
+def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(
+    tiny, trained, router
+):
+    """Two short examples a row, kept apart by their segments; no token is dropped."""
+    params = {**NO_DROP, **ROUTERS[router]}
+    settings, vocabulary = tiny.load(trained, [f"{k} = {v}" for k, v in params.items()])
+    checkpoint = checkpoints.find(str(trained))
+    got, expected, alone = packed_and_alone(checkpoint, settings, vocabulary)
     for layer in SWITCH_LAYERS:
         tokens, dropped = got.router_sums[layer][:2]
         feature = "inputs" if layer.startswith("encoder") else "targets"

@@ -176,6 +176,25 @@ def router_sums(routing: Routing, aux_loss: float, z_loss: float = 0.0) -> np.nd
     return sums
 
 
+def central_differences(
+    objective: Callable[[dict[str, np.ndarray]], float],
+    point: dict[str, np.ndarray],
+    step: float,
+) -> dict[str, np.ndarray]:
+    """The gradient of a function of named arrays, each entry moved by a step up and down."""
+    gradients = {}
+    for what, value in point.items():
+        gradients[what] = np.zeros(value.shape)
+        for index in np.ndindex(*value.shape):
+            ends = []
+            for sign in (1, -1):
+                moved = value.copy()
+                moved[index] += sign * step
+                ends.append(objective({**point, what: moved}))
+            gradients[what][index] = (ends[0] - ends[1]) / (2 * step)
+    return gradients
+
+
 @dataclasses.dataclass(frozen=True)
 class Weights:
     """Kernels in float64: w_r [M, E], each of wi [E, M, F], wo [E, F, M]."""

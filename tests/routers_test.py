@@ -7,10 +7,10 @@ import functools
 import math
 
 import mesh_harness
-import mesh_tensorflow as mtf
 import numpy as np
 import oracle
 import pytest
+import router_test
 import tensorflow.compat.v1 as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -240,15 +240,7 @@ def test_gradients_equal_finite_differences_of_the_loops(variant, dispatch):
         return np.sum(layer.y.reshape(x.shape) * dy) + layer.aux_loss
 
     # See switch_ffn_test for the step.
-    for what, value in point.items():
-        numeric = np.zeros(value.shape)
-        for index in np.ndindex(*value.shape):
-            ends = []
-            for sign in (1, -1):
-                moved = value.copy()
-                moved[index] += sign * 1e-5
-                ends.append(objective({**point, what: moved}))
-            numeric[index] = (ends[0] - ends[1]) / 2e-5
+    for what, numeric in oracle.central_differences(objective, point, step=1e-5).items():
         scale = np.abs(numeric).max()
         np.testing.assert_allclose(
             outcome.grads[what], numeric, rtol=1e-4, atol=1e-5 * scale, err_msg=what
@@ -258,28 +250,9 @@ def test_gradients_equal_finite_differences_of_the_loops(variant, dispatch):
 # ---- invariants of the Routing itself
 
 
-def route(router, x, w_r, capacity, nonpadding=None, train=False, seed=0, step=0):
+def route(router, x, w_r, capacity, nonpadding=None, **kwargs):
     """The Routing of x [O, G, S, M] as arrays by field."""
-
-    def build(mesh):
-        inputs = mesh_harness.constant(mesh, x, "outer_batch batch group d_model")
-        real = None
-        if nonpadding is not None:
-            real = mesh_harness.constant(mesh, nonpadding, "outer_batch batch group")
-        routing = router.route(
-            inputs,
-            mtf.Dimension("expert_unsplit", w_r.shape[1]),
-            capacity,
-            mtf.VariableDType(tf.float32),
-            train,
-            real,
-        )
-        return {name: value for name, value in vars(routing).items() if name != "choices"}
-
-    variables = {"switch_gating/kernel": w_r}
-    return mesh_harness.evaluate(build, variables=variables, seed=seed, global_step=step)[
-        "value"
-    ]
+    return router_test.route(x, w_r, capacity, nonpadding=nonpadding, router=router, **kwargs)
 
 
 ROUTERS = {

@@ -20,8 +20,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 from mesh_layout_test import STRATEGIES
 from mesh_tensorflow.transformer import transformer_layers, utils
-from model_test import NO_DROP, QUIET, first_step_sums, two_examples_a_row
-from tiny_run import EOS_ID, INPUTS, TARGETS, log_likelihoods, run_model
+from model_test import NO_DROP, QUIET, first_step_sums, packed_and_alone
+from tiny_run import EOS_ID, INPUTS, TARGETS, log_likelihoods
 
 from mtf_switch import flops, model, planner, run_config, train_log
 from mtf_switch.capacity import ExpertCapacity
@@ -650,24 +650,7 @@ def test_decoding_says_what_the_whole_sequence_says_and_beams_find_likelier_ones
 
 def test_packed_sequences_give_the_logits_that_they_have_alone(tiny):
     settings, vocabulary = tiny.parse({**QUIET, **NO_DROP, **LAYERS})
-    alone, packed, segments = two_examples_a_row()
-    (expected,) = run_model(None, settings, vocabulary, [alone])
-    sequence_ids = {
-        "encoder_sequence_id": segments["inputs"],
-        "decoder_sequence_id": segments["targets"],
-    }
-    (got,) = run_model(None, settings, vocabulary, [{**packed, **sequence_ids}])
-    half = TARGETS // 2
-    for row in range(8):
-        length = np.count_nonzero(alone["targets"][row])
-        start = row % 2 * half
-        np.testing.assert_allclose(
-            got.logits[row // 2, start : start + length],
-            expected.logits[row, :length],
-            # Float32 logits of size 10, after a stack of sums in another order.
-            rtol=1e-4,
-            atol=1e-4,
-        )
+    got, _, alone = packed_and_alone(None, settings, vocabulary)
     assert sorted(got.router_sums) == ROUTED
     for layer in ROUTED:
         feature = "inputs" if layer.startswith("encoder") else "targets"

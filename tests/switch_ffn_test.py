@@ -16,9 +16,10 @@ import numpy as np
 import oracle
 import pytest
 import tensorflow.compat.v1 as tf
+import upstream_layers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mesh_tensorflow.transformer import moe
+from upstream_layers import Parity
 
 from mtf_switch.capacity import ExpertCapacity
 from mtf_switch.errors import UserError
@@ -268,20 +269,6 @@ def test_named_cases_are_what_their_names_say():
 # ---- upstream's layer, the same variables
 
 
-@dataclasses.dataclass(frozen=True)
-class Parity:
-    """A case for both layers."""
-
-    shape: tuple[int, int, int] = (4, 16, 8)
-    experts: int = 4
-    group_size: int = 16
-    activation: str | tuple[str, ...] = "relu"
-    mode: str = "train"
-    real: float = 1.0
-    devices: int = 1
-    factor: float = 1.0
-
-
 PARITY = {
     "train": Parity(),
     "train, padding": Parity(real=0.6),
@@ -303,71 +290,21 @@ def test_equals_upstream_in_outputs_losses_and_all_gradients(name, dispatch):
     case = PARITY[name]
     if case.devices > 1 and dispatch == "sorted":
         pytest.skip("One core only: several hold slots.")
-    rng = np.random.default_rng(len(name))
-    batch, length, model = case.shape
-    hidden = 12
-    factors = 1 if isinstance(case.activation, str) else len(case.activation)
-    weights = oracle.Weights.draw(rng, model, case.experts, hidden, factors)
-    x = oracle.tokens_with_clear_choices(rng, case.shape, weights.w_r, skew=0.3)
-    # Upstream crashes where it is not told about padding: all ones then.
-    nonpadding = (rng.random((batch, length)) < case.real).astype(int)
-    if case.real < 1:
-        nonpadding[1] = 0  # a row of nothing
-    dy = rng.standard_normal(x.shape)
-    activation = case.activation
-    activation = activation if isinstance(activation, str) else list(activation)
-
-    def ours():
-        by, on_tpu = DISPATCHES[dispatch]
-        layer = SwitchFFN(
-            case.experts,
-            hidden,
-            activation,
-            capacity=ExpertCapacity(case.factor, case.factor, 1, case.group_size),
-            router=SwitchRouter(exploration=Exploration("argmax"), padding="upstream"),
-            dispatch=by,
-        )
-        layer.on_tpu = on_tpu
-        return layer
-
-    def upstream():
-        return moe.MoE1D(
-            num_experts=case.experts,
-            hidden_size=hidden,
-            activation=activation,
-            group_size=case.group_size,
-            capacity_factor_train=case.factor,
-            capacity_factor_eval=case.factor,
-            min_expert_capacity=1,
-            moe_gating="switch",
-            switch_jitter=0.0,
-        )
-
-    ours, upstream = (
-        mesh_harness.run_layer(
-            layer,
-            x,
-            nonpadding=nonpadding,
-            mode=case.mode,
-            variables=weights.variables(),
-            devices=case.devices,
-            dy=dy,
-            # As loud as the outputs, so that its share of the gradients counts.
-            loss_weight=1000.0,
-        )
-        for layer in (ours, upstream)
+    by, on_tpu = DISPATCHES[dispatch]
+    ours, theirs = upstream_layers.run_both(
+        case,
+        SwitchRouter(exploration=Exploration("argmax"), padding="upstream"),
+        "switch",
+        # As loud as the outputs, so that its share of the gradients counts.
+        1000.0,
+        dispatch=by,
+        on_tpu=on_tpu,
+        switch_jitter=0.0,
     )
-    assert ours.variables.keys() == upstream.variables.keys()
-    assert ours.grads.keys() == upstream.grads.keys() == {*ours.variables, "x"}
-    np.testing.assert_allclose(ours.y, upstream.y, rtol=1e-5, atol=1e-5)
-    assert np.abs(ours.y).max() > 0.1
-    np.testing.assert_allclose(ours.losses, upstream.losses, rtol=1e-5)
-    for name_, grad in upstream.grads.items():
-        scale = np.abs(grad).max()
-        assert scale > 0.01, name_
-        np.testing.assert_allclose(
-            ours.grads[name_], grad, rtol=1e-5, atol=1e-5 * scale, err_msg=name_
-        )
+    # Names agree as well: checkpoints are the same.
+    assert ours.variables.keys() == theirs.variables.keys()
+    np.testing.assert_allclose(ours.losses, theirs.losses, rtol=1e-5)
+    upstream_layers.assert_equal_outputs_and_gradients(ours, theirs)
 
 
 # ---- gradients against central differences of the loops
@@ -410,17 +347,8 @@ def test_gradients_equal_finite_differences_of_the_loops(name, only_the_loss):
     )
     # In float64 a step of 1e-5 leaves an error of about 1e-10 from curvature and 1e-11 from
     # rounding; margins of the routing (1e-3) and of ReLU's corner are wider than the step.
-    step = 1e-5
-    for what, value in point.items():
-        numeric = np.zeros(value.shape)
-        for index in np.ndindex(*value.shape):
-            ends = []
-            for sign in (1, -1):
-                moved = value.copy()
-                moved[index] += sign * step
-                ends.append(objective({**point, what: moved}))
-            numeric[index] = (ends[0] - ends[1]) / (2 * step)
-        grad = outcome.grads.get(what, np.zeros(value.shape))
+    for what, numeric in oracle.central_differences(objective, point, step=1e-5).items():
+        grad = outcome.grads.get(what, np.zeros(numeric.shape))
         np.testing.assert_allclose(grad, numeric, rtol=1e-4, atol=1e-5, err_msg=what)
         reaches = not only_the_loss or what in ("x", "switch_gating/kernel")
         assert (np.abs(numeric).max() > 1e-3) == reaches, what

@@ -19,11 +19,12 @@ HIDDEN = 12
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """An input for both layers: x [batch, length, M], a share `real` of it no padding."""
+    """A case for both layers: x [batch, length, M], a share `real` of it no padding."""
 
     shape: tuple[int, int, int] = (4, 16, 8)
     experts: int = 4
     group_size: int = 16
+    activation: str | tuple[str, ...] = "relu"
     mode: str = "train"
     real: float = 1.0
     devices: int = 1
@@ -47,16 +48,21 @@ def run_both(case, router, gating, loss_weight, *, dispatch="auto", on_tpu=False
     """
     rng = np.random.default_rng(len(gating))
     batch, length, model = case.shape
-    weights = oracle.Weights.draw(rng, model, case.experts, HIDDEN)
+    activation = case.activation if isinstance(case.activation, str) else [*case.activation]
+    factors = 1 if isinstance(activation, str) else len(activation)
+    weights = oracle.Weights.draw(rng, model, case.experts, HIDDEN, factors)
     x = oracle.tokens_with_clear_choices(rng, case.shape, weights.w_r, skew=0.5, choices=3)
     # Upstream crashes where it is not told about padding: all ones then.
     nonpadding = (rng.random((batch, length)) < case.real).astype(int)
+    if case.real < 1:
+        nonpadding[1] = 0  # a row of nothing
     dy = rng.standard_normal(x.shape)
 
     def ours():
         layer = SwitchFFN(
             case.experts,
             HIDDEN,
+            activation,
             capacity=ExpertCapacity(case.factor, case.factor, 1, case.group_size),
             router=router,
             dispatch=dispatch,
@@ -68,6 +74,7 @@ def run_both(case, router, gating, loss_weight, *, dispatch="auto", on_tpu=False
         return moe.MoE1D(
             num_experts=case.experts,
             hidden_size=HIDDEN,
+            activation=activation,
             group_size=case.group_size,
             capacity_factor_train=case.factor,
             capacity_factor_eval=case.factor,
