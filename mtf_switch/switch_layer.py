@@ -240,7 +240,8 @@ class SwitchLayer(transformer.TransformerLayer):
     def _sizes(self, context: transformer.Context, tokens: int, cores: int) -> tuple[int, int]:
         """(G, S). While decoding nothing is dropped, so all tokens of a core are one group."""
         if _capacity_mode(context) == capacity_lib.DECODE:
-            return dataclasses.replace(self.capacity, group_size=None).groups(tokens, cores)
+            one_group = dataclasses.replace(self.capacity, group_size=None, max_group_size=None)
+            return one_group.groups(tokens, cores)
         strict = context.mode in ("train", "eval")
         return self.capacity.groups(tokens, cores, strict)
 

@@ -744,3 +744,20 @@ def test_only_the_papers_dispatch_has_a_tensor_of_tokens_by_slots(dispatch):
     sizes = [t.shape for op in outcome.tf_graph.get_operations() for t in op.outputs]
     largest = max(shape.num_elements() for shape in sizes if shape.is_fully_defined())
     assert largest == 8192 if dispatch == "einsum" else largest <= 1024
+
+
+def test_while_decoding_all_tokens_are_one_group_whatever_the_largest_is():
+    # 7 tokens have no group of 3 or 4; in training that is refused.
+    rng = np.random.default_rng(0)
+    weights = oracle.Weights.draw(rng, 4, 3, 5)
+    x = oracle.tokens_with_clear_choices(rng, (7, 4), weights.w_r)
+    outcome = mesh_harness.run_layer(
+        lambda: SwitchFFN(3, 5, capacity=ExpertCapacity(max_group_size=4)),
+        x,
+        dims=("batch",),
+        mode="incremental",
+        variables=weights.variables(),
+        differentiate=False,
+    )
+    assert outcome.routing["kept"].shape == (1, 1, 7)
+    assert outcome.routing["kept"].all()
