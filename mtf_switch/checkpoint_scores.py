@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mtf_switch import checkpoints, data, run_config, task_metrics
+from mtf_switch import checkpoints, data, run_config, task_metrics, whole_file
 from mtf_switch.errors import UserError
 from mtf_switch.task_metrics import EvaluationSet
 
@@ -168,7 +168,9 @@ def _scored(
         predictions = part.postprocessed(texts)
         scores[part.task.name] = task_metrics.score(part.task, part.targets, predictions)
         examples[part.task.name] = len(texts)
-        write_predictions(predictions_file(to_folder, part.task.name, step), part, texts)
+        write_predictions(
+            predictions_file(to_folder, part.task.name, step), part, texts, predictions
+        )
     return StepScores(step, examples, scores, task_metrics.averages(scores))
 
 
@@ -177,11 +179,13 @@ def predictions_file(in_folder: str, task: str, step: int) -> str:
     return os.path.join(in_folder, f"{task}-{step}.jsonl")
 
 
-def write_predictions(path: str, part: EvaluationSet, texts: Sequence[str]) -> None:
+def write_predictions(
+    path: str, part: EvaluationSet, texts: Sequence[str], predictions: Sequence[Any]
+) -> None:
     """Writes a line of JSON for each example, with what the metrics compare beside the text."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path + ".part", "w", encoding="utf-8") as file:
-        for index, (text, value) in enumerate(zip(texts, part.postprocessed(texts))):
+    with whole_file.writing(path) as file:
+        for index, (text, value) in enumerate(zip(texts, predictions)):
             line = {
                 "inputs": part.text(index, "inputs"),
                 "targets": part.text(index, "targets"),
@@ -190,7 +194,6 @@ def write_predictions(path: str, part: EvaluationSet, texts: Sequence[str]) -> N
                 "prediction_value": value,
             }
             file.write(json.dumps(line, ensure_ascii=False, default=_as_json) + "\n")
-    os.replace(path + ".part", path)
 
 
 def _as_json(value: Any) -> Any:
@@ -265,14 +268,12 @@ def write(
         "averages_of_peaks": averages_of_peaks(steps),
     }
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path + ".part", "w", encoding="utf-8") as file:
+    with whole_file.writing(path) as file:
         json.dump(content, file, indent=2)
         file.write("\n")
-    os.replace(path + ".part", path)
     root = path[: -len(".json")]
-    with open(root + ".csv.part", "w", encoding="utf-8") as file:
+    with whole_file.writing(root + ".csv") as file:
         file.write(as_csv(steps))
-    os.replace(root + ".csv.part", root + ".csv")
     checkpoint_plot.write(root + ".png", f"{task} ({split})", steps)
 
 
@@ -281,6 +282,11 @@ def columns(steps: Sequence[StepScores]) -> list[tuple[str, str]]:
     last = steps[-1]
     of_tasks = [(task, metric) for task, of in last.scores.items() for metric in of]
     return of_tasks + [("", name) for name in last.averages]
+
+
+def title(column: tuple[str, str]) -> str:
+    """TASK/METRIC of a score, and the name of an average."""
+    return "/".join(filter(None, column))
 
 
 def value(scores: StepScores, column: tuple[str, str]) -> float | None:
@@ -292,7 +298,7 @@ def value(scores: StepScores, column: tuple[str, str]) -> float | None:
 def as_csv(steps: Sequence[StepScores]) -> str:
     """A row for each step."""
     names = columns(steps)
-    lines = [",".join(["step", *("/".join(filter(None, column)) for column in names)])]
+    lines = [",".join(["step", *(title(column) for column in names)])]
     for scores in steps:
         cells = [value(scores, column) for column in names]
         lines.append(
@@ -303,20 +309,20 @@ def as_csv(steps: Sequence[StepScores]) -> str:
 
 def one_line(scores: StepScores) -> str:
     """A step's scores, as --follow shows them."""
-    parts = [f"{'/'.join(filter(None, c))} {value(scores, c):.2f}" for c in columns([scores])]
+    parts = [f"{title(c)} {value(scores, c):.2f}" for c in columns([scores])]
     return f"step {scores.step}: {', '.join(parts)}"
 
 
 def table(steps: Sequence[StepScores], split: str) -> str:
     """Each metric at the last step and at its task's peak, as text for the screen."""
     last, best = steps[-1], peaks(steps)
-    width = max(len("/".join(filter(None, column))) for column in columns(steps))
+    width = max(len(title(column)) for column in columns(steps))
     lines = [f"{'':{width}}  step {last.step:<8}  peak      at step"]
     for column in columns(steps):
         task, metric = column
         peak = best[task or metric]
         at_peak = peak.values[metric if task else "average"]
-        name = "/".join(filter(None, column))
+        name = title(column)
         lines.append(
             f"{name:{width}}  {value(last, column):<13.2f}  {at_peak:<8.2f}  {peak.step}"
         )

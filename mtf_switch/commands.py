@@ -52,13 +52,10 @@ def finetune(options: argparse.Namespace) -> None:
             f"Beside {start.checkpoint} there is no config.gin (or T5's operative_config.gin) "
             "that says which model it is. Name it: --gin_file=models/t5_base.gin."
         )
-    params = [f"utils.run.init_checkpoint = {start.checkpoint!r}", *_run_params(options)]
     # A model comes before the recipe, which sets its dropout.
     models = [file for file in options.gin_file if os.path.dirname(file).endswith("models")]
     others = [file for file in options.gin_file if file not in models]
-    run_config.parse([*models, FINETUNE, *others], params, base=start.config)
-    task = run_config.settings().task
-    start.check_vocabulary(task, data.prepare(task))
+    start.configure([*models, FINETUNE, *others], _run_params(options))
     _train(options)
 
 

@@ -16,7 +16,13 @@ import numpy as np
 import seqio
 from tqdm import tqdm
 
-from mtf_switch import bootstrap, checkpoint_scores, paper_finetuning, task_metrics
+from mtf_switch import (
+    bootstrap,
+    checkpoint_scores,
+    paper_finetuning,
+    task_metrics,
+    whole_file,
+)
 from mtf_switch.errors import UserError
 
 
@@ -268,6 +274,5 @@ def write(output_dir: str, rows: Sequence[Row], models: Sequence[str], text: str
         ("compare.md", text + "\n"),
     ):
         path = os.path.join(output_dir, name)
-        with open(path + ".part", "w", encoding="utf-8") as file:
+        with whole_file.writing(path) as file:
             file.write(body)
-        os.replace(path + ".part", path)

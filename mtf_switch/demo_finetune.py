@@ -124,22 +124,17 @@ def run(output_dir: str, demo_dir: str, steps: int | None, seed: int) -> None:
 def _finetune_and_evaluate(
     row: Row, pretrained_dir: str, model_dir: str, steps: int | None, seed: int
 ) -> list:
-    from mtf_switch import checkpoint_scores, data, pretrained, run_config, training
+    from mtf_switch import checkpoint_scores, pretrained, training
 
     start = pretrained.find(pretrained_dir)
-    params = [
-        f"utils.run.init_checkpoint = {start.checkpoint!r}",
-        f"run_config.seed.value = {seed}",
-    ]
+    params = [f"run_config.seed.value = {seed}"]
     if steps is not None:
         every = max(1, steps // 4)
         params += [
             f"utils.run.train_steps = {steps}",
             f"utils.run.save_checkpoints_steps = {every}",
         ]
-    run_config.parse([*RECIPE, row.gin_file], params, base=start.config)
-    task = run_config.settings().task
-    start.check_vocabulary(task, data.prepare(task))
+    start.configure([*RECIPE, row.gin_file], params)
     training.train(model_dir)
     return checkpoint_scores.evaluate(model_dir, "validation", checkpoint_scores.ALL)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mtf_switch import checkpoints, data, estimator, run_config
+from mtf_switch import checkpoints, data, estimator, run_config, whole_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,10 +109,9 @@ def evaluate(
 def write(model_dir: str, result: Evaluation) -> None:
     """Writes `eval.json` into a model_dir, whole or not at all."""
     path = os.path.join(model_dir, "eval.json")
-    with open(path + ".part", "w", encoding="utf-8") as file:
+    with whole_file.writing(path) as file:
         json.dump(dataclasses.asdict(result), file, indent=2)
         file.write("\n")
-    os.replace(path + ".part", path)
 
 
 def table(result: Evaluation) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import seqio
@@ -13,7 +14,7 @@ import tensorflow.compat.v1 as tf
 from t5.models import mesh_transformer
 
 import tasks
-from mtf_switch import run_config
+from mtf_switch import data, run_config
 from mtf_switch.errors import UserError
 from tasks import pretraining
 
@@ -42,6 +43,17 @@ class Pretrained:
     checkpoint: str
     config: str
     vocabulary: seqio.Vocabulary | None
+
+    def configure(self, gin_files: Sequence[str], gin_params: Sequence[str]) -> None:
+        """Parses a run that starts here: the model of this checkpoint, and files on top.
+
+        Raises:
+          UserError: for gin files that cannot be read, or a task of another vocabulary.
+        """
+        start = f"utils.run.init_checkpoint = {self.checkpoint!r}"
+        run_config.parse(gin_files, [start, *gin_params], base=self.config)
+        task = run_config.settings().task
+        self.check_vocabulary(task, data.prepare(task))
 
     def check_vocabulary(self, task: str, vocabulary: Any) -> None:
         """Refuses a task that is read with another vocabulary.

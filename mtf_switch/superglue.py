@@ -17,7 +17,7 @@ import seqio
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from mtf_switch import checkpoints, data, run_config, task_metrics
+from mtf_switch import checkpoints, data, run_config, task_metrics, whole_file
 from mtf_switch.errors import UserError
 from mtf_switch.task_metrics import EvaluationSet
 
@@ -127,10 +127,9 @@ def _write_file(
     ]
     lines: Callable = _multirc_lines if each.file == "MultiRC" else _lines
     path = os.path.join(output_dir, f"{each.file}.jsonl")
-    with open(path + ".part", "w", encoding="utf-8") as file:
+    with whole_file.writing(path) as file:
         for line in lines(part.examples, labels):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    os.replace(path + ".part", path)
     return Written(path, len(labels), valid.count(False))
 
 

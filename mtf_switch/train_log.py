@@ -7,6 +7,8 @@ import csv
 import dataclasses
 import os
 
+from mtf_switch import whole_file
+
 COLUMNS = ("step", "seconds", "loss", "dropped_fraction")
 
 
@@ -56,10 +58,8 @@ class TrainLog:
         kept = [logged for logged in read(model_dir) if logged.step <= start]
         self.seconds = kept[-1].seconds if kept else 0.0
         path = os.path.join(model_dir, "train_log.csv")
-        # Whole or not at all: a run may be killed at any moment.
-        with open(path + ".part", "w", newline="", encoding="utf-8") as file:
+        with whole_file.writing(path, newline="") as file:
             csv.writer(file).writerows([COLUMNS, *map(dataclasses.astuple, kept)])
-        os.replace(path + ".part", path)
         # Line by line on the disk.
         self._file = open(path, "a", buffering=1, newline="", encoding="utf-8")  # noqa: SIM115
         self._writer = csv.writer(self._file)
