@@ -57,7 +57,7 @@ demo: install ## train a small Switch Transformer and its dense twin; MINUTES=30
 	@$(PYTHON) -m mtf_switch.demo $(DEMO_FLAGS)
 
 demo-finetune: install ## fine-tune the demo's models on three tasks: Table 4 of the paper, small
-	@$(PYTHON) -m mtf_switch.demo_finetune $(FINETUNE_FLAGS)
+	@$(PYTHON) -m mtf_switch.demo.finetuning $(FINETUNE_FLAGS)
 
 bench: install ## time the Switch layer and whole training steps; HF_PYTHON=... adds transformers
 	@$(PYTHON) benchmarks/switch_layer.py $(BENCH_FLAGS)
@@ -72,7 +72,7 @@ test-all: install-dev $(TORCH_INSTALLED) ## run all tests; HF_PYTHON=... names a
 		$(PYTHON) -m pytest -m "" $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
 
 goldens: install-dev $(TORCH_INSTALLED) ## make tests/goldens anew, with transformers
-	@PYTHONPATH=. $(PYTHON) tests/make_goldens.py $(or $(HF_PYTHON),$(TORCH_VENV)/bin/python)
+	@PYTHONPATH=. $(PYTHON) tests/support/make_goldens.py $(or $(HF_PYTHON),$(TORCH_VENV)/bin/python)
 
 lint: install-dev ## check the code's style
 	@$(PYTHON) -m ruff check .

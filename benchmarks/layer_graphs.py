@@ -12,10 +12,10 @@ import sizes
 import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import moe, transformer, transformer_layers
 
-from mtf_switch.capacity import ExpertCapacity
-from mtf_switch.exploration import Exploration
-from mtf_switch.router import SwitchRouter
-from mtf_switch.switch_ffn import SwitchFFN
+from mtf_switch.layers.capacity import ExpertCapacity
+from mtf_switch.layers.exploration import Exploration
+from mtf_switch.layers.router import SwitchRouter
+from mtf_switch.layers.switch_ffn import SwitchFFN
 
 Run = Callable[[], None]
 # Tokens come as sequences of this length.

@@ -19,7 +19,7 @@ from typing import Any
 import measure
 import sizes
 
-from mtf_switch import upstream
+from mtf_switch.upstream import repairs
 
 COMPETITORS = ("dense", "gather", "einsum", "upstream", "hf", "hf_dense")
 
@@ -43,7 +43,7 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     Raises:
       UserError: for sizes that do not divide.
     """
-    upstream.quiet_logs()
+    repairs.quiet_logs()
     # Takes seconds, and is not needed to understand the options.
     import step_graphs
 

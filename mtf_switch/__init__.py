@@ -5,6 +5,6 @@ arranges for the installed Mesh TensorFlow and T5 to be repaired as they are imp
 (see `mtf_switch.upstream`), so import it before them.
 """
 
-from mtf_switch import upstream
+from mtf_switch.upstream import repairs
 
-upstream.repair_on_import()
+repairs.repair_on_import()

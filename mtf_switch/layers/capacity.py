@@ -1,0 +1,128 @@
+"""Expert capacity and groups: integer arithmetic, with no TensorFlow in it.
+
+Equation 3 of the paper: expert capacity = (tokens per group / experts) x capacity factor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import gin
+
+from mtf_switch.errors import UserError, nearest_divisors
+
+TRAIN, EVAL, DECODE = "train", "eval", "decode"
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class ExpertCapacity:
+    """How many tokens form a group, and how many of them one expert takes.
+
+    Attributes:
+      capacity_factor_train: slots over the even share of tokens, in training.
+      capacity_factor_eval: the same in evaluation and where a prompt is read.
+      min_expert_capacity: slots that an expert has at least (4 as in Mesh TF; ruling 6).
+      group_size: S, tokens per group. None is one group per core, as the paper writes it
+        (ruling 7). A core with fewer tokens than that has one group of what it has.
+      max_group_size: instead of `group_size`, S at most: the largest size up to it that divides
+        a core's tokens, as Mesh TF means it and the released models have it.
+
+    Raises:
+      UserError: for a value that no layer can be built with.
+    """
+
+    capacity_factor_train: float = 1.25
+    capacity_factor_eval: float = 2.0
+    min_expert_capacity: int = 4
+    group_size: int | None = None
+    max_group_size: int | None = None
+
+    def __post_init__(self):
+        for name in ("capacity_factor_train", "capacity_factor_eval"):
+            if not getattr(self, name) > 0:
+                raise UserError(
+                    f"ExpertCapacity.{name} is {getattr(self, name)}, but a capacity factor "
+                    "is above 0: 1.0 gives each expert its even share of the tokens."
+                )
+        for name in ("group_size", "max_group_size"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise UserError(
+                    f"ExpertCapacity.{name} is {size}, but a group holds at least one token. "
+                    "None makes one group per core."
+                )
+        if self.group_size and self.max_group_size:
+            raise UserError(
+                f"ExpertCapacity.group_size = {self.group_size} fixes the size of a group, and "
+                f"max_group_size = {self.max_group_size} leaves it open: set one to None."
+            )
+
+    def groups(self, tokens: int, cores: int = 1, strict: bool = True) -> tuple[int, int]:
+        """Splits the tokens of a batch into groups.
+
+        Args:
+          tokens: all tokens of the batch (per copy of the experts).
+          cores: over how many cores the batch is split.
+          strict: whether `group_size` must divide, and `max_group_size` be reached by half.
+            Otherwise, as where a user's prompts decide how many tokens there are, the largest
+            size below it that divides is taken.
+
+        Returns:
+          (G, S) with G * S == tokens and G a multiple of `cores`.
+
+        Raises:
+          UserError: if the tokens do not divide over the cores, or a core's tokens not
+            over groups of `group_size`.
+        """
+        if tokens % cores:
+            raise UserError(
+                f"A batch of {tokens} tokens does not divide over {cores} cores. Choose a "
+                f"batch size that is a multiple of {cores}."
+            )
+        per_core = tokens // cores
+        name = "max_group_size" if self.max_group_size else "group_size"
+        size = min(getattr(self, name) or per_core, per_core)
+        divisor = next(s for s in range(size, 0, -1) if per_core % s == 0)
+        # Groups of a few tokens, in which an expert has more slots than tokens, help nobody.
+        if not strict or (self.max_group_size and 2 * divisor > size):
+            size = divisor
+        if per_core % size:
+            raise UserError(
+                f"ExpertCapacity.{name} = {size} does not divide the {per_core} tokens "
+                f"of a core (batch of {tokens} tokens, cores: {cores}). The nearest sizes "
+                f"that do: {nearest_divisors(per_core, size)}; None makes one group per core."
+            )
+        return tokens // size, size
+
+    def slots(self, group_size: int, num_experts: int, mode: str) -> int:
+        """C, the expert capacity (equation 3).
+
+        Args:
+          group_size: S.
+          num_experts: E.
+          mode: "train", "eval", or "decode", where an expert has room for every token:
+            a token that is dropped there is lost to all that follow.
+
+        Returns:
+          C with 1 <= C <= S: an expert never needs more slots than the group has tokens.
+
+        Raises:
+          UserError: if the factor leaves no slot.
+        """
+        if mode == DECODE:
+            return group_size
+        name = f"capacity_factor_{mode}"
+        factor = getattr(self, name)
+        # Rounded down as in Mesh TF.
+        share = int(min(group_size, group_size * factor / num_experts))
+        slots = min(group_size, max(share, self.min_expert_capacity))
+        if slots < 1:
+            raise UserError(
+                f"The expert capacity is below 1: groups of {group_size} tokens / "
+                f"{num_experts} experts x {name} {factor} = "
+                f"{group_size * factor / num_experts:.3f}, and min_expert_capacity is "
+                f"{self.min_expert_capacity}. Use larger groups, fewer experts, a larger "
+                "capacity factor, or a min_expert_capacity of at least 1."
+            )
+        return slots

@@ -1,0 +1,4 @@
+"""What a model needs and communicates on a TPU pod, counted on the graph of one core.
+
+Nothing here runs that graph.
+"""

@@ -1,0 +1,213 @@
+"""The data of a run: T5's dataset functions on a task or mixture of seqio's registry."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import gin
+import numpy as np
+import seqio
+import tensorflow.compat.v1 as tf
+from mesh_tensorflow.transformer import dataset as transformer_dataset
+from mesh_tensorflow.transformer import utils
+from t5.models import mesh_transformer
+
+import tasks
+from mtf_switch.config.run_settings import RunSettings
+from mtf_switch.errors import UserError, nearest
+from tasks import tfds_data
+
+
+@gin.configurable
+def task_cache(folders: Sequence[str] = ()) -> list[str]:
+    """Folders with tasks that seqio's cache job has prepared; see docs/tpu.md.
+
+    They are read where `mesh_train_dataset_fn.use_cached` is True.
+    """
+    return list(folders)
+
+
+def prepare(task: str) -> Any:
+    """Makes a task ready: registers it, and builds what it reads if it is the project's.
+
+    Args:
+      task: name of a task or mixture.
+
+    Returns:
+      The task's vocabulary, or its (inputs, targets) vocabularies.
+
+    Raises:
+      UserError: if the name is unknown or the vocabulary cannot be read.
+    """
+    check_known(task)
+    tasks.prepare(task)
+    vocabulary = mesh_transformer.get_vocabulary(task)
+    for part in vocabulary if isinstance(vocabulary, tuple) else (vocabulary,):
+        _check_vocabulary(task, part)
+    return vocabulary
+
+
+def check_known(task: str) -> None:
+    """Registers all tasks, and refuses a name that is not among them.
+
+    Raises:
+      UserError: with the nearest names.
+    """
+    tasks.register()
+    seqio.set_global_cache_dirs(task_cache())
+    known = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
+    if task not in known:
+        raise UserError(
+            f"There is no task or mixture {task!r}.{nearest(task, known)} The command "
+            "run_switch.py tasks lists all."
+        )
+
+
+def check_readable(task: str, split: str, cached: bool) -> None:
+    """Makes sure that there are examples of a split on this machine, before any work.
+
+    Args:
+      task: name of a task or mixture; `prepare` it first.
+      split: such as "train".
+      cached: whether they are read from the folders of `task_cache`.
+
+    Raises:
+      UserError: if the data is not there, or the task has no such split, or it is empty.
+    """
+    subtasks = seqio.get_subtasks(seqio.get_mixture_or_task(task))
+    if cached:
+        missing = [subtask.name for subtask in subtasks if not subtask.cache_dir]
+        if missing:
+            raise UserError(
+                f"Task {missing[0]!r} is to be read from a cache (use_cached), and the folders "
+                f"of task_cache.folders ({', '.join(task_cache()) or 'none'}) do not hold it. "
+                "docs/finetuning.md, 'C4 and mC4', has the job that writes it."
+            )
+        return
+    tfds_data.check(task)
+    with_split = [subtask for subtask in subtasks if split in subtask.splits]
+    if not with_split:
+        raise UserError(
+            f"Task {task!r} has no split {split!r}; it has {_splits(subtasks)}. Name one with "
+            "--split."
+        )
+    if all(subtask.num_input_examples(split) == 0 for subtask in with_split):
+        raise UserError(f"The split {split!r} of task {task!r} is empty.")
+
+
+def _splits(subtasks: Sequence[seqio.Task]) -> str:
+    return ", ".join(sorted({s for task in subtasks for s in task.splits})) or "none"
+
+
+def is_cached(dataset_fn: Callable) -> bool:
+    """Whether gin lets one of T5's dataset functions read cached tasks."""
+    return bool(gin.get_bindings(dataset_fn).get("use_cached"))
+
+
+def _check_vocabulary(task: str, vocabulary: Any) -> None:
+    try:
+        _ = vocabulary.vocab_size
+    except (OSError, RuntimeError, tf.errors.OpError) as error:
+        file = getattr(vocabulary, "sentencepiece_model_file", "?")
+        raise UserError(
+            f"The vocabulary of task {task!r} cannot be read from {file}: "
+            f"{str(error).splitlines()[0]}. It needs a copy that this machine can reach: "
+            "T5's default one lives on Google Cloud Storage."
+        ) from error
+
+
+def train_input_fn(settings: RunSettings, first_step: int):
+    """The input function of training.
+
+    Args:
+      settings: of the run.
+      first_step: batches that earlier calls have seen, which are passed over if
+        `settings.skip_seen_data`.
+    """
+
+    def input_fn(params):
+        del params
+        dataset = mesh_transformer.mesh_train_dataset_fn(
+            settings.task, settings.sequence_length
+        )
+        dataset = dataset.repeat().batch(settings.batch_size, drop_remainder=True)
+        if settings.skip_seen_data and first_step:
+            dataset = dataset.skip(first_step)
+        return dataset.prefetch(tf.data.experimental.AUTOTUNE)
+
+    return input_fn
+
+
+def eval_input_fn(settings: RunSettings, split: str, batches: int | None):
+    """The input function of evaluation: a split once, its last batch filled with padding.
+
+    Args:
+      settings: of the run.
+      split: such as "validation".
+      batches: at most so many; None is all.
+
+    Raises:
+      UserError: if the task has no such split, or it is empty.
+    """
+    check_readable(settings.task, split, is_cached(mesh_transformer.mesh_eval_dataset_fn))
+    datasets = mesh_transformer.mesh_eval_dataset_fn(
+        settings.task, settings.sequence_length, split
+    )
+
+    def input_fn(params=None):
+        del params
+        combined = None
+        with _without_graph_seed():
+            for dataset in datasets:
+                examples = dataset.dataset_fn(sequence_length=settings.sequence_length).map(
+                    _only_model_features
+                )
+                combined = examples if combined is None else combined.concatenate(examples)
+        batched = combined.batch(settings.batch_size, drop_remainder=False)
+        if batches is not None:
+            batched = batched.take(batches)
+        padded = transformer_dataset.trim_and_pad_dataset(batched, length=settings.batch_size)
+        return padded.prefetch(tf.data.experimental.AUTOTUNE)
+
+    return input_fn
+
+
+@contextlib.contextmanager
+def _without_graph_seed() -> Iterator[None]:
+    """Lets a task's own seed decide alone what is in it.
+
+    tf.data mixes it with the graph's, which is the run's: runs of two seeds would be
+    evaluated on different examples.
+    """
+    graph = tf.get_default_graph()
+    seed, graph.seed = graph.seed, None
+    try:
+        yield
+    finally:
+        graph.seed = seed
+
+
+def in_memory(input_fn: Callable) -> Callable:
+    """Reads an input function's batches once; the one returned gives them from memory.
+
+    Building and reading a task's pipeline takes seconds, again for each checkpoint.
+    """
+    with tf.Graph().as_default(), tf.Session() as session:
+        batch = tf.data.make_one_shot_iterator(input_fn()).get_next()
+        batches = []
+        with contextlib.suppress(tf.errors.OutOfRangeError):
+            while True:
+                batches.append(session.run(batch))
+    arrays = {name: np.stack([b[name] for b in batches]) for name in batches[0]}
+
+    def from_memory(params=None):
+        del params
+        return tf.data.Dataset.from_tensor_slices(arrays)
+
+    return from_memory
+
+
+def _only_model_features(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return utils._filter_features(example)

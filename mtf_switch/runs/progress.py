@@ -1,0 +1,118 @@
+"""What a user sees of a training run: one line, and a stop when the loss is lost."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+from tqdm import tqdm
+
+from mtf_switch.errors import UserError
+from mtf_switch.layers import router_metrics
+from mtf_switch.runs.train_log import TrainLog
+
+
+class ProgressHook(tf.estimator.SessionRunHook):
+    """Shows step, loss, tokens/s, dropped share and time left; logs; watches the loss.
+
+    It must come before the checkpoint saver: what it raises keeps a bad step unsaved.
+    """
+
+    def __init__(
+        self,
+        loss: tf.Tensor,
+        total_steps: int,
+        tokens_per_batch: int,
+        model_dir: str,
+        name: str,
+    ):
+        """Makes the hook.
+
+        Args:
+          loss: float32 scalar, the training loss: cross-entropy in nats per position plus
+            auxiliary losses.
+          total_steps: where the run ends.
+          tokens_per_batch: positions of a step.
+          model_dir: gets the log.
+          name: at the start of the line.
+        """
+        self._loss = loss
+        self._total_steps = total_steps
+        self._tokens_per_batch = tokens_per_batch
+        self._model_dir = model_dir
+        self._name = name
+        self._bar: tqdm | None = None
+
+    def begin(self) -> None:
+        self._fetches = {
+            "loss": self._loss,
+            "sums": router_metrics.recorded(tf.get_default_graph()),
+        }
+        self._global_step = tf.train.get_global_step()
+
+    def after_create_session(self, session: tf.Session, coord: Any) -> None:
+        del coord
+        start = int(session.run(self._global_step))
+        self._log = TrainLog(self._model_dir, start)
+        self._bar = tqdm(
+            total=self._total_steps,
+            initial=start,
+            desc=self._name,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.5,
+        )
+
+    def before_run(self, run_context: Any) -> tf.estimator.SessionRunArgs:
+        del run_context
+        self._began = time.perf_counter()
+        return tf.estimator.SessionRunArgs(self._fetches)
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        del run_context
+        seconds = time.perf_counter() - self._began
+        loss = float(run_values.results["loss"])
+        step = self._bar.n + 1
+        if not math.isfinite(loss):
+            raise LossIsNotFinite(step, loss)
+        dropped = dropped_fraction(run_values.results["sums"])
+        self._log.append(step, seconds, loss, dropped)
+        text = f"loss {loss:.3f}, {self._tokens_per_batch / seconds:,.0f} tokens/s"
+        if dropped is not None:
+            text += f", dropped {dropped:.1%}"
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update()
+
+    def end(self, session: tf.Session) -> None:
+        del session
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the line as it stands, and closes the log."""
+        if self._bar is not None:
+            self._bar.close()
+            self._log.close()
+            self._bar = None
+
+
+class LossIsNotFinite(UserError):
+    """The training loss is NaN or infinite: the run stops before it is saved."""
+
+    def __init__(self, step: int, loss: float):
+        super().__init__(f"The loss is {loss} at step {step}.")
+        self.step = step
+
+
+def dropped_fraction(sums: dict[str, np.ndarray]) -> float | None:
+    """Share of all layers' tokens that were dropped; None without Switch layers.
+
+    Args:
+      sums: layer -> [6 + 2 E], see `router_metrics`.
+    """
+    if not sums:
+        return None
+    routed = sum(float(vector[0]) for vector in sums.values())
+    return sum(float(vector[1]) for vector in sums.values()) / max(routed, 1.0)

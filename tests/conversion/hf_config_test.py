@@ -1,0 +1,106 @@
+"""transformers' config.json against tensors, and the known faults of public copies."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import random_checkpoints as random_models
+
+from mtf_switch.conversion import hf_config, public_checkpoints
+from mtf_switch.errors import UserError
+from mtf_switch.layers.capacity import ExpertCapacity
+
+PUBLIC = {public.name: public for public in public_checkpoints.PUBLIC}
+
+
+@pytest.mark.parametrize("model", [random_models.SWITCH, random_models.TWELVE, random_models.UNTIED, random_models.T5, random_models.T5_1_1])  # fmt: skip
+def test_a_config_that_is_written_agrees_with_its_model(model):
+    config = hf_config.of_architecture(model, "float32")
+    # What transformers keeps nothing of is as by default.
+    assert hf_config.believed("x", config, model) == (model, [])
+    assert hf_config.scales_logits(config) == model.tied_logits
+
+
+@pytest.mark.parametrize(
+    ("blocks", "sparse_layers", "expected"),
+    [
+        (12, 6, "dsdsdsdsdsds"),
+        (15, 15, "s" * 15),
+        (4, 1, "dsdd"),
+        # What transformers does where none is asked for.
+        (4, 0, "dsdd"),
+        (1, 0, "s"),
+    ],
+)
+def test_sparse_blocks_are_where_transformers_has_them(blocks, sparse_layers, expected):
+    found = hf_config.sparse_blocks(blocks, sparse_layers)
+    assert "".join("s" if sparse else "d" for sparse in found) == expected
+
+
+def public_config(name: str, **values):
+    return {**hf_config.of_architecture(PUBLIC[name].architecture, "bfloat16"), **values}
+
+
+def test_the_config_of_switch_c_is_known_to_be_wrong_about_its_decoder():
+    found = dataclasses.replace(PUBLIC["switch-c-2048"].architecture, capacity=ExpertCapacity())
+    config = public_config(
+        "switch-c-2048",
+        num_decoder_layers=12,
+        num_sparse_decoder_layers=0,
+        decoder_sparse_step=0,
+    )
+    believed, (note,) = hf_config.believed("c", config, found)
+    assert len(believed.decoder) == 15
+    assert all(believed.decoder)
+    assert believed.capacity == ExpertCapacity(1.0, 2.0, 2, None, 2048)
+    assert "it says 12 layers and decoder_sparse_step 0, and there are 15, all sparse" in note
+    # Another fault is none that is known.
+    with pytest.raises(UserError, match=r"contradicts itself.*d_kv is 32, the tensors: 64"):
+        hf_config.believed("c", {**config, "d_kv": 32}, found)
+    # And without the fault there is nothing to say.
+    assert hf_config.believed("c", public_config("switch-c-2048"), found)[1] == []
+
+
+@pytest.mark.parametrize("proj", ["relu", "gated-gelu"])
+def test_a_switch_xxl_without_its_gates_is_refused_with_the_way_to_a_whole_one(proj):
+    whole = PUBLIC["switch-xxl-128"].architecture
+    found = dataclasses.replace(whole, activations=("relu",))
+    config = hf_config.of_architecture(found, "bfloat16")
+    with pytest.raises(
+        UserError, match=r"sizes of switch-xxl-128, whose experts are gated .*--from=t5x"
+    ):
+        hf_config.believed("xxl", {**config, "feed_forward_proj": proj}, found)
+
+
+@pytest.mark.parametrize(
+    ("values", "activations"),
+    [
+        ({"feed_forward_proj": "relu"}, ("relu",)),
+        ({"feed_forward_proj": "gated-gelu"}, ("gelu", "linear")),
+        ({"feed_forward_proj": "gated-silu"}, ("swish", "linear")),
+        ({}, ("relu",)),
+    ],
+)
+def test_activations_of_t5(values, activations):
+    model = random_models.T5_1_1 if len(activations) == 2 else random_models.T5
+    config = {
+        k: v
+        for k, v in hf_config.of_architecture(model, "float32").items()
+        if k not in ("feed_forward_proj", "dense_act_fn", "is_gated_act")
+    }
+    believed, _ = hf_config.believed("x", {**config, **values}, model)
+    assert believed.activations == activations
+
+
+@pytest.mark.parametrize(
+    ("config", "scales"),
+    [
+        ({}, True),
+        ({"tie_word_embeddings": False}, False),
+        # As transformers 5 writes it for T5 1.1.
+        ({"tie_word_embeddings": True, "scale_decoder_outputs": False}, False),
+    ],
+)
+def test_logits_are_scaled_where_transformers_scales_them(config, scales):
+    assert hf_config.scales_logits(config) is scales

@@ -1,0 +1,79 @@
+"""Bootstrap intervals, against loops that draw and score one example after the other."""
+
+from __future__ import annotations
+
+import types
+
+import numpy as np
+import pytest
+from t5.evaluation import metrics
+
+from mtf_switch.downstream import bootstrap
+
+
+def task(*metric_fns) -> types.SimpleNamespace:
+    return types.SimpleNamespace(predict_metric_fns=list(metric_fns))
+
+
+def by_hand(metric_fn, targets, predictions, number: int, seed: int) -> list[dict]:
+    """The definition: draw as many examples as there are, and score them."""
+    random = np.random.default_rng(seed)
+    chosen = random.integers(len(targets), size=(number, len(targets)))
+    return [
+        metric_fn([targets[i] for i in drawn], [predictions[i] for i in drawn])
+        for drawn in chosen
+    ]
+
+
+TARGETS = [0, 1, 1, 0, 1, 1, 0, 1]
+ANSWERS = [0, 1, 0, 0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("metric_fn", [metrics.accuracy, metrics.f1_score_with_invalid])
+def test_draws_are_the_metric_of_drawn_examples(metric_fn) -> None:
+    (drawn,) = bootstrap.draws(task(metric_fn), TARGETS, [ANSWERS], number=20, seed=3)
+    expected = by_hand(metric_fn, TARGETS, ANSWERS, 20, 3)
+    for name, values in drawn.items():
+        np.testing.assert_allclose(values, [e[name] for e in expected], rtol=1e-12)
+
+
+def test_squads_two_metrics_are_means_over_examples() -> None:
+    targets = [["a b"], ["c"], ["d e f"]]
+    answers = ["a", "c", "d e"]
+    (drawn,) = bootstrap.draws(task(metrics.squad), targets, [answers], number=10, seed=0)
+    expected = by_hand(metrics.squad, targets, answers, 10, 0)
+    for name in ("em", "f1"):
+        np.testing.assert_allclose(drawn[name], [e[name] for e in expected], rtol=1e-12)
+
+
+def test_models_are_scored_on_the_same_draws() -> None:
+    first, second = bootstrap.draws(
+        task(metrics.accuracy), TARGETS, [ANSWERS, ANSWERS], number=50
+    )
+    np.testing.assert_array_equal(first["accuracy"], second["accuracy"])
+
+
+def test_questions_are_drawn_whole_and_twice_drawn_they_count_twice() -> None:
+    """MultiRC: the answers to a question are right together or not at all."""
+    exact = metrics.mean_group_metric(metrics.all_match)
+    groups = [0, 0, 1, 1, 2, 2]
+    targets = [{"group": g, "value": 1} for g in groups]
+    answers = [{"value": v} for v in (1, 1, 1, 0, 0, 0)]
+    (drawn,) = bootstrap.draws(task(exact), targets, [answers], number=30, seed=1)
+    # One of three questions is right: each draw has 0 to 3 of it.
+    chosen = np.random.default_rng(1).integers(3, size=(30, 3))
+    expected = 100 * (chosen == 0).mean(axis=1)
+    np.testing.assert_allclose(drawn["exact_match"], expected, rtol=1e-12)
+
+
+def test_the_interval_of_an_accuracy_is_that_of_the_normal_approximation() -> None:
+    random = np.random.default_rng(0)
+    targets = [1] * 2000
+    answers = (random.random(2000) < 0.7).astype(int).tolist()
+    (drawn,) = bootstrap.draws(task(metrics.accuracy), targets, [answers])
+    low, high = bootstrap.interval(drawn["accuracy"])
+    accuracy = 100 * np.mean(answers)
+    half = 1.96 * 100 * np.sqrt(0.7 * 0.3 / 2000)
+    # 1,000 draws place each end to about a tenth of the half width.
+    assert low == pytest.approx(accuracy - half, abs=0.2 * half)
+    assert high == pytest.approx(accuracy + half, abs=0.2 * half)

@@ -1,0 +1,139 @@
+"""`run_switch.py compare`, on answers that were written by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_run import TinyRun
+
+from mtf_switch.downstream import checkpoint_scores, comparison, paper_tables
+from mtf_switch.downstream.checkpoint_scores import StepScores
+
+TASK = "winogrande_xl"
+
+
+def write_model(model_dir: Path, right_at: dict[int, int], questions: int = 20) -> str:
+    """A model_dir that was scored on Winogrande: step -> questions that were right."""
+    steps = []
+    for step, right in right_at.items():
+        lines = [
+            {
+                "inputs": f"question {i}",
+                "targets": "yes",
+                "prediction": "yes" if i < right else "no",
+                "target_value": "yes",
+                "prediction_value": "yes" if i < right else "no",
+            }
+            for i in range(questions)
+        ]
+        path = Path(
+            checkpoint_scores.predictions_file(
+                checkpoint_scores.folder(str(model_dir), "validation"), TASK, step
+            )
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        scores = {TASK: {"accuracy": 100 * right / questions}}
+        steps.append(StepScores(step, {TASK: questions}, scores, {}))
+    checkpoint_scores.write(str(model_dir), "validation", TASK, None, steps)
+    (model_dir / "config.gin").write_text(f"MIXTURE_NAME = '{TASK}'\n")
+    return str(model_dir)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> list[str]:
+    return [
+        write_model(tmp_path / "t5", {200: 8, 400: 10}),
+        write_model(tmp_path / "switch", {200: 19, 400: 12}),
+    ]
+
+
+@pytest.fixture
+def rows(models: list[str]) -> list[comparison.Row]:
+    import tasks
+
+    tasks.register()
+    return comparison.compare(models, [TASK], "validation")
+
+
+def test_each_model_is_at_its_best_checkpoint(rows: list[comparison.Row]) -> None:
+    (row,) = rows
+    assert [(cell.step, cell.value) for cell in row.cells] == [(400, 50.0), (200, 95.0)]
+    assert row.examples == 20
+    t5, switch = row.cells
+    assert t5.interval[0] < 50 < t5.interval[1]
+    assert switch.difference == 45.0
+    # Nine of twenty questions differ: chance does not explain it.
+    assert 0 < switch.difference_interval[0] < 45 < switch.difference_interval[1]
+
+
+def test_the_papers_row_stands_beside(rows: list[comparison.Row], models: list[str]) -> None:
+    lines = comparison.table(rows, models, "Base").splitlines()
+    assert lines[0].endswith(
+        "| t5 | switch | switch - t5 | T5-Base in the paper | Switch-Base in the paper | "
+        "difference in the paper |"
+    )
+    assert lines[2].startswith("| winogrande_xl/accuracy | 20 | 50.00 [")
+    assert lines[2].endswith("| 66.6 | 73.3 | +6.7 |")
+    large = comparison.table(rows, models, "Large").splitlines()
+    assert large[2].endswith("| 79.1 | 83.0 | +3.9 |")
+
+
+def test_the_command_prints_and_writes_the_table(
+    tiny: TinyRun, models: list[str], tmp_path: Path
+) -> None:
+    outcome = tiny.command(
+        "compare", "--models", *models, "--tasks", TASK, f"--output_dir={tmp_path / 'out'}"
+    )
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "out" / "compare.md").read_text().strip() in outcome.out
+    content = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert content["rows"][0]["cells"][1]["difference"] == 45.0
+
+
+def test_a_model_that_was_not_scored_is_told_how(models: list[str], tiny: TinyRun) -> None:
+    outcome = tiny.command("compare", "--models", *models, "--tasks", "xsum")
+    assert outcome.code == 1
+    assert f"{models[0]} has no scores of 'xsum' (validation)" in outcome.err
+    assert f"run_switch.py eval --model_dir={models[0]} --task=xsum" in outcome.err
+
+
+def test_other_examples_are_not_compared(models, tiny: TinyRun, tmp_path: Path) -> None:
+    fewer = write_model(tmp_path / "fewer", {200: 3}, questions=5)
+    outcome = tiny.command("compare", "--models", models[0], fewer, "--tasks", TASK)
+    assert outcome.code == 1
+    assert "other examples of 'winogrande_xl' (20 and 5 of them)" in outcome.err
+
+
+def test_answers_that_are_gone_are_named(models, tiny: TinyRun) -> None:
+    path = Path(models[1]) / "validation_eval" / f"{TASK}-200.jsonl"
+    path.unlink()
+    outcome = tiny.command("compare", "--models", *models, "--tasks", TASK)
+    assert outcome.code == 1
+    assert str(path) in outcome.err
+
+
+def test_an_average_of_several_tasks_is_drawn_task_by_task() -> None:
+    import numpy as np
+
+    values = [{"a": {"em": 40.0}, "b": {"em": 60.0}}] * 2
+    one = {"a": {"em": np.full(1000, 30.0)}, "b": {"em": np.linspace(40, 80, 1000)}}
+    (row,) = comparison._average_rows(values, [one, one], 7)
+    assert (row.task, row.metric, row.examples) == ("", "average", 7)
+    assert row.cells[0].value == 50.0
+    # (30 + [40, 80]) / 2, without 2.5% at each end.
+    assert row.cells[0].interval == pytest.approx((35.5, 54.5), abs=0.05)
+    assert row.cells[1].difference_interval == (0.0, 0.0)
+
+
+def test_the_tables_of_the_paper_agree_with_one_another() -> None:
+    """Winogrande to CB Trivia QA, and both tables' best row, as printed."""
+    titles = [column.title for column in paper_tables.TABLE_5]
+    assert len(titles) == len(set(titles)) == 11
+    assert paper_tables.of("", "super_glue_average").values == (75.1, 79.5, 82.7, 84.7)
+    assert paper_tables.of("anli_r3", "accuracy").title == "ANLI (R3)"
+    assert paper_tables.of("anli_r1", "accuracy") is None
+    dropouts = [(row[1], row[2]) for row in paper_tables.TABLE_4]
+    assert dropouts == [(0.1, None), (0.1, 0.1), (0.2, 0.2), (0.3, 0.3), (0.1, 0.4)]

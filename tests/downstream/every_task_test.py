@@ -1,0 +1,142 @@
+"""Every fine-tuning task of the paper, end to end: tokens, two steps, decoding, scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gin
+import numpy as np
+import pytest
+import seqio
+import tensorflow.compat.v1 as tf
+import tfds_examples
+from tiny_run import PARAMS, TinyRun, faster
+
+import tasks
+from mtf_switch.config import gin_text, run_settings
+from mtf_switch.downstream import task_metrics
+from mtf_switch.runs import checkpoints, data, estimator
+from tasks import tfds_data
+
+pytestmark = pytest.mark.slow
+
+BATCH = 4
+LENGTHS = {"inputs": 48, "targets": 16}
+MIXTURE = "mtf_switch_test_every_task"
+
+
+@pytest.fixture(scope="module")
+def every_task(tiny: TinyRun, tfds_dir: Path, text_vocabulary: Path, tmp_path_factory):
+    """A tiny Switch Transformer that has seen two batches of each task.
+
+    Gives its settings, its vocabulary, its model_dir, its steps and its configuration.
+    """
+    from tasks import closed_book
+
+    model_dir = tmp_path_factory.mktemp("every") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        sizes = dict.fromkeys(closed_book.SIZES, tfds_examples.CLOSED_BOOK_TRAINING)
+        patch.setattr(closed_book, "SIZES", sizes)
+        params = {
+            **PARAMS,
+            "MIXTURE_NAME": repr(MIXTURE),
+            "utils.run.batch_size": str(BATCH),
+            "utils.run.sequence_length": repr(LENGTHS),
+            "utils.run.learning_rate_schedule": "0.001",
+            "tfds_data.data_dir": repr(str(tfds_dir)),
+            "task_vocabulary.source": repr(str(text_vocabulary)),
+        }
+        gin_text.parse([str(tiny.gin_file)], [f"{k} = {v}" for k, v in params.items()])
+        tasks.register()
+        seqio.MixtureRegistry.remove(MIXTURE)
+        seqio.MixtureRegistry.add(MIXTURE, list(tfds_examples.GOLDEN), default_rate=1.0)
+        settings = run_settings.settings()
+        vocabulary = data.prepare(MIXTURE)
+        config = gin_text.text()
+        tfds_data.check(MIXTURE)
+        trained = [
+            n for n in tfds_examples.GOLDEN if "train" in seqio.TaskRegistry.get(n).splits
+        ]
+        steps = 2 * len(trained)
+        with faster():
+            runner = estimator.build(settings, vocabulary, str(model_dir))
+            runner.train(lambda params: _two_batches_of_each(trained), max_steps=steps)
+        yield settings, vocabulary, model_dir, steps, config
+    seqio.MixtureRegistry.remove(MIXTURE)
+    gin.clear_config()
+    tasks.register()
+
+
+@pytest.fixture
+def configured(every_task):
+    """The same, with its configuration parsed."""
+    *found, config = every_task
+    gin_text.parse([], [], base=config)
+    return found
+
+
+def _two_batches_of_each(names: list[str]) -> tf.data.Dataset:
+    """As mesh_train_dataset_fn packs and batches a task, one task after the other."""
+    from t5.models import mesh_transformer
+
+    batches = None
+    for name in names:
+        dataset = mesh_transformer.mesh_train_dataset_fn(name, LENGTHS, seed=0, pack=False)
+        dataset = dataset.repeat().batch(BATCH, drop_remainder=True).take(2)
+        batches = dataset if batches is None else batches.concatenate(dataset)
+    return batches
+
+
+def test_two_steps_of_each_task_were_trained_and_moved_the_weights(configured) -> None:
+    _, _, model_dir, steps = configured
+    latest = checkpoints.find(str(model_dir))
+    assert checkpoints.step_of(latest) == steps
+    assert steps == 2 * 29  # tasks with a training split
+    reader = tf.train.load_checkpoint(latest)
+    for name in reader.get_variable_to_shape_map():
+        assert np.isfinite(reader.get_tensor(name)).all(), name
+
+
+def test_each_task_with_metrics_decodes_and_scores(configured) -> None:
+    settings, vocabulary, model_dir, _ = configured
+    gin.bind_parameter("Bitransformer.decode.max_decode_length", 6)
+    sets = []
+    for name in tfds_examples.GOLDEN:
+        task = seqio.TaskRegistry.get(name)
+        split = next(s for s in ("validation", "test", "train") if s in task.splits)
+        if task.predict_metric_fns:
+            sets += task_metrics.load_tasks([task], settings, split)
+    assert len(sets) >= 28
+    with faster():
+        texts = list(
+            task_metrics.answers(
+                sets, settings, vocabulary, str(model_dir), checkpoints.find(str(model_dir))
+            )
+        )
+    assert len(texts) == sum(len(part.examples) for part in sets)
+    for part in sets:
+        mine = [texts.pop(0) for _ in part.examples]
+        found = task_metrics.score(part.task, part.targets, part.postprocessed(mine))
+        assert found
+        assert all(np.isfinite(value) for value in found.values()), part.task.name
+
+
+def test_the_right_answers_score_full_marks(configured) -> None:
+    """Given the targets' own text as answers, every metric is at its best."""
+    settings, *_ = configured
+    for name in tfds_examples.GOLDEN:
+        task = seqio.TaskRegistry.get(name)
+        if not task.predict_metric_fns:
+            continue
+        split = next(s for s in ("validation", "test", "train") if s in task.splits)
+        (part,) = task_metrics.load_tasks([task], settings, split)
+        right = [part.text(i, "targets") for i in range(len(part.examples))]
+        found = task_metrics.score(task, part.targets, part.postprocessed(right))
+        if name == "super_glue_wsc_v102_simple_eval":
+            # The targets name the candidate, right or not: one of the two is.
+            assert found == {"accuracy": 50.0}
+        elif name == "super_glue_cb_v102":
+            # Two of three classes are there: their F1 is 1, the third's 0.
+            assert found["accuracy"] == 100.0
+        else:
+            assert all(value == pytest.approx(100.0) for value in found.values()), name

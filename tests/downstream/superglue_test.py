@@ -1,0 +1,123 @@
+"""`run_switch.py superglue`: the files' exact form, and the labels in them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_run import TinyRun
+
+from mtf_switch.downstream import superglue
+
+FILES = (
+    "BoolQ",
+    "CB",
+    "COPA",
+    "MultiRC",
+    "ReCoRD",
+    "RTE",
+    "WiC",
+    "WSC",
+    "AX-b",
+    "AX-g",
+)
+LABELS = {
+    "BoolQ": {"true", "false"},
+    "CB": {"entailment", "contradiction", "neutral"},
+    "COPA": {0, 1},
+    "RTE": {"entailment", "not_entailment"},
+    "WiC": {"true", "false"},
+    "WSC": {"True", "False"},
+    "AX-b": {"entailment", "not_entailment"},
+    "AX-g": {"entailment", "not_entailment"},
+}
+
+
+@pytest.fixture(scope="module")
+def written(tiny: TinyRun, finetuned: Path, tmp_path_factory) -> tuple[Path, str]:
+    """The files that a barely trained model's answers make, and what was printed."""
+    folder = tmp_path_factory.mktemp("superglue") / "files"
+    outcome = tiny.command(
+        "superglue", f"--model_dir={finetuned}", f"--output_dir={folder}", "--step=4"
+    )
+    assert outcome.code == 0, outcome.err
+    return folder, outcome.out
+
+
+def lines(folder: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+def test_there_is_a_file_for_each_task_and_no_other(written) -> None:
+    folder, printed = written
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{n}.jsonl" for n in FILES)
+    for name in FILES:
+        assert f"{name}.jsonl" in printed
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_a_line_is_an_index_and_a_label_of_the_task(written, name: str) -> None:
+    found = lines(written[0], name)
+    assert [line["idx"] for line in found] == list(range(len(found)))
+    for line in found:
+        assert set(line) == {"idx", "label"}
+        assert line["label"] in LABELS[name]
+
+
+def test_multirc_is_nested_by_paragraph_and_question(written) -> None:
+    (paragraph,) = lines(written[0], "MultiRC")
+    (question,) = paragraph["passage"]["questions"]
+    assert (paragraph["idx"], question["idx"]) == (0, 0)
+    assert [answer["idx"] for answer in question["answers"]] == [0, 1]
+    assert {answer["label"] for answer in question["answers"]} <= {0, 1}
+
+
+def test_record_answers_with_text(written) -> None:
+    (line,) = lines(written[0], "ReCoRD")
+    assert line["idx"] == 0
+    assert isinstance(line["label"], str)
+
+
+def test_what_is_no_label_gets_the_first_one_and_is_counted(written) -> None:
+    """A model of four steps says nothing that is a label."""
+    folder, printed = written
+    row = next(line for line in printed.splitlines() if "BoolQ.jsonl" in line)
+    assert row.split()[1:] == ["2", "2"]
+    assert [line["label"] for line in lines(folder, "BoolQ")] == ["false", "false"]
+    assert "Answers that are no label were given the first one of the task." in printed
+
+
+def test_valid_answers_become_their_labels(tmp_path: Path) -> None:
+    """By hand: true and false, a class by its id, and the referent of WSC."""
+    import seqio
+
+    import tasks
+    from mtf_switch.downstream.task_metrics import EvaluationSet
+
+    tasks.register()
+    by_file = {each.file: each for each in superglue.submissions()}
+    cases = {
+        "BoolQ": ([{"idx": 7}, {"idx": 3}], ["True", "False"], [(3, "false"), (7, "true")]),
+        "CB": ([{"idx": 0}], ["contradiction"], [(0, "contradiction")]),
+        "COPA": ([{"idx": 0}], ["choice2"], [(0, 1)]),
+        "WSC": ([{"idx": 0, "targets_pretokenized": b"the dog"}], ["dog"], [(0, "True")]),
+        "AX-g": ([{"idx": 0}], ["not_entailment"], [(0, "not_entailment")]),
+        "ReCoRD": ([{"idx/passage": 5, "idx/query": 9}], ["Ada"], [(9, "Ada")]),
+    }
+    for name, (examples, answers, expected) in cases.items():
+        part = EvaluationSet(seqio.TaskRegistry.get(by_file[name].task), None, examples, [])
+        found = superglue._write_file(str(tmp_path), by_file[name], part, answers)
+        assert found.invalid == 0
+        assert [(line["idx"], line["label"]) for line in lines(tmp_path, name)] == expected
+
+
+def test_a_step_without_a_checkpoint_is_refused(
+    tiny: TinyRun, finetuned: Path, tmp_path: Path
+) -> None:
+    outcome = tiny.command(
+        "superglue", f"--model_dir={finetuned}", f"--output_dir={tmp_path / 'x'}", "--step=3"
+    )
+    assert outcome.code == 1
+    assert "has no checkpoint of step 3" in outcome.err
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,342 @@
+"""The layer inside Mesh TF's real Transformer, and the checks made before it is built."""
+
+from __future__ import annotations
+
+import mesh_tensorflow as mtf
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from mesh_tensorflow.transformer import transformer, utils
+from tiny_run import EOS_ID, EXPERTS, INPUTS, SWITCH_LAYERS, TARGETS, run_model
+
+from mtf_switch.errors import UserError
+from mtf_switch.layers import router_metrics
+from mtf_switch.layers.switch_ffn import SwitchFFN
+from mtf_switch.model import switch_transformer
+from mtf_switch.runs import checkpoints, data, estimator, train_log
+
+QUIET = {
+    "Exploration.jitter": "0.0",
+    "dropout_rate": "0.0",
+    "SwitchFFN.expert_dropout_rate": "0.0",
+}
+
+
+def _first_step(tiny, folder, params):
+    """The loss and dropped share of a first training step; the tiny batch is 8."""
+    result = tiny.train(folder, "--steps=1", params={**QUIET, **params})
+    assert result.code == 0, result.err
+    return train_log.read(str(folder))[0]
+
+
+def _build(tiny, params):
+    settings, vocabulary = tiny.parse(params=params)
+    return switch_transformer.build(settings, vocabulary)
+
+
+ONE_BLOCK = {"transformer.make_layer_stack.num_layers": "1"}
+
+
+def test_sparse_layers_stand_where_dense_ones_did_in_both_stacks(tiny):
+    built = _build(tiny, ONE_BLOCK)
+    kinds = [
+        [type(layer).__name__ for layer in stack.layer_stack.layers]
+        for stack in switch_transformer.stacks(built)
+    ]
+    assert kinds == [
+        ["SelfAttention", "DenseReluDense", "SelfAttention", "SwitchFFN"],
+        [
+            *("SelfAttention", "EncDecAttention", "DenseReluDense"),
+            *("SelfAttention", "EncDecAttention", "SwitchFFN"),
+        ],
+    ]
+
+
+def test_encoder_and_decoder_can_be_configured_apart(tiny):
+    built = _build(tiny, {"decoder/ExpertCapacity.group_size": "32"})
+    encoder, decoder = (
+        switch_transformer.switch_layers(stack)[0] for stack in switch_transformer.stacks(built)
+    )
+    assert encoder.capacity.group_size == 64
+    assert decoder.capacity.group_size == 32
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        "[@transformer_layers.SelfAttention, [@transformer_layers.DenseReluDense, @SwitchFFN]]",
+        "[@transformer_layers.SelfAttention, ['name', [@SwitchFFN]]]",
+        "[@transformer_layers.SelfAttention, []]",
+    ],
+)
+def test_nested_lists_of_layers_are_refused(tiny, layers):
+    with pytest.raises(UserError, match=r"encoder/make_layer_stack.layers\[1\] is a list"):
+        _build(tiny, {"encoder/transformer.make_layer_stack.layers": layers})
+
+
+def test_a_layer_with_a_name_and_parameters_is_no_nested_list(tiny):
+    layers = "[@transformer_layers.SelfAttention, [@SwitchFFN, 'sparse', {'num_experts': 2}]]"
+    built = _build(tiny, {**ONE_BLOCK, "encoder/transformer.make_layer_stack.layers": layers})
+    sparse = switch_transformer.switch_layers(next(switch_transformer.stacks(built)))
+    assert [(layer.name, layer.num_experts) for layer in sparse] == [("block_000/sparse", 2)]
+
+
+def test_experts_that_do_not_divide_over_their_cores_are_refused(tiny):
+    mesh = {
+        "num_experts": "6",
+        "utils.run.mesh_shape": "'all:4'",
+        "utils.run.layout_rules": "'batch:all,experts:all'",
+    }
+    with pytest.raises(
+        UserError, match=r"'experts' of 6 on the 4 cores .*num_experts that do: 4 and 8"
+    ):
+        _build(tiny, mesh)
+
+
+def test_a_group_size_that_does_not_divide_is_refused_with_the_stack_and_the_nearest(tiny):
+    # 8 x 16 target tokens; 8 x 32 input tokens divide by 64.
+    with pytest.raises(
+        UserError, match=r"decoder/block_000/layer_005: .*48 does not divide.* 128"
+    ):
+        _build(tiny, {"decoder/ExpertCapacity.group_size": "48"})
+
+
+def test_a_capacity_below_one_is_refused(tiny):
+    none = {
+        "ExpertCapacity.min_expert_capacity": "0",
+        "ExpertCapacity.group_size": "4",
+        "ExpertCapacity.capacity_factor_train": "0.5",
+    }
+    with pytest.raises(
+        UserError, match="The expert capacity is below 1: groups of 4 tokens / 4"
+    ):
+        _build(tiny, none)
+
+
+def test_an_ensemble_is_refused(tiny, tmp_path):
+    result = tiny.train(tmp_path / "m", "--steps=1", params={"Unitransformer.ensemble": "2"})
+    assert result.code == 1
+    assert "SwitchFFN does not work with Unitransformer.ensemble" in result.err
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        pytest.param({"mesh_train_dataset_fn.pack": "True"}, id="packed"),
+        pytest.param(
+            {
+                "SwitchFFN.activation": "['gelu', 'linear']",
+                "DenseReluDense.activation": "['gelu', 'linear']",
+            },
+            id="gated",
+        ),
+        pytest.param(
+            {"utils.get_variable_dtype.activation_dtype": "'bfloat16'"}, id="bfloat16"
+        ),
+    ],
+)
+def test_training_works_packed_gated_and_in_bfloat16(tiny, tmp_path, params):
+    step = _first_step(tiny, tmp_path / "m", params)
+    # An untrained model's cross-entropy is near ln(400 ids) = 6.0, and some 60% of the target
+    # positions are tokens; the loss is the mean over all of them.
+    assert 2.5 < step.loss < 5.5
+    assert 0.0 <= step.dropped_fraction < 1.0
+
+
+def test_a_layer_without_experts_is_refused():
+    with pytest.raises(UserError, match=r"num_experts is 0, but it is at least 1"):
+        SwitchFFN(num_experts=0)
+
+
+def test_the_defaults_make_no_microbatches(tiny):
+    settings, _ = tiny.parse()
+    from mesh_tensorflow.transformer import utils
+
+    big = utils.serialize_num_microbatches(
+        type("Dimension", (), {"size": 4096, "name": "batch"})(),
+        {"inputs": 512, "targets": 114},
+        settings.mesh_shape,
+        settings.layout_rules,
+    )
+    assert big == 1
+
+
+NO_DROP = {"ExpertCapacity.capacity_factor_eval": "4.0"}
+ROUTERS = {
+    "switch": {},
+    "top-2": {"SwitchFFN.router": "@TopKRouter()", "TopKRouter.policy_train": "'all'"},
+    "no token left behind": {
+        "SwitchFFN.router": "@NoTokenLeftBehindRouter()",
+        "NoTokenLeftBehindRouter.stages": "3",
+    },
+}
+# To dispatch, No-Token-Left-Behind is as Switch: one expert a token.
+EACH_ROUTER = [
+    pytest.param(router, marks=pytest.mark.slow if router.startswith("no token") else ())
+    for router in ROUTERS
+]
+
+
+def first_step_sums(tiny, params):
+    """The loss of a first training step in float32, and the sums of its routers by layer."""
+    settings, vocabulary = tiny.parse(params={**QUIET, **params})
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(settings.seed)
+        tf.train.get_or_create_global_step()
+        features = data.train_input_fn(settings, 0)({})
+        batch = tf.data.make_one_shot_iterator(features).get_next()
+        runner = estimator.build(settings, vocabulary, "unused")
+        spec = runner._call_model_fn(batch, None, "train", runner.config)
+        session.run(tf.global_variables_initializer())
+        return session.run([spec.loss, router_metrics.recorded(tf.get_default_graph())])
+
+
+@pytest.mark.parametrize("router", EACH_ROUTER)
+def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny, router):
+    groups = {"ExpertCapacity.group_size": "16", **ROUTERS[router]}
+    microbatches = "utils.serialize_num_microbatches.tokens_per_microbatch_per_replica"
+    whole_loss, whole = first_step_sums(tiny, groups)
+    loss, sums = first_step_sums(tiny, {**groups, microbatches: "64"})
+    # Float32 sums in another order.
+    assert loss == pytest.approx(whole_loss, rel=1e-5)
+    assert sorted(sums) == sorted(whole) == list(SWITCH_LAYERS)
+    for layer in SWITCH_LAYERS:
+        np.testing.assert_allclose(sums[layer], whole[layer], rtol=1e-5)
+        # Tokens, dropped ones, those of each expert and those served are counts.
+        counts = [0, 1, *range(6, 6 + 2 * EXPERTS)]
+        np.testing.assert_array_equal(sums[layer][counts], whole[layer][counts])
+
+
+def two_examples_a_row():
+    """8 short examples, the same in 4 rows, and the segments there: each feature -> ids."""
+    chooser = np.random.RandomState(0)
+    alone = {
+        "inputs": np.zeros([8, INPUTS], np.int32),
+        "targets": np.zeros([8, TARGETS], np.int32),
+    }
+    packed = {name: np.zeros([4, ids.shape[1]], np.int32) for name, ids in alone.items()}
+    segments = {name: np.zeros_like(ids) for name, ids in packed.items()}
+    for row in range(8):
+        for name, ids in alone.items():
+            half = ids.shape[1] // 2
+            length = chooser.randint(half // 2, half + 1)
+            ids[row, :length] = [*chooser.randint(3, 400, size=length - 1), EOS_ID]
+            start = row % 2 * half
+            packed[name][row // 2, start : start + half] = ids[row, :half]
+            segments[name][row // 2, start : start + length] = row % 2 + 1
+    return alone, packed, segments
+
+
+def packed_and_alone(checkpoint, settings, vocabulary):
+    """Runs the same examples both ways, whose logits are to agree; see run_model.
+
+    Returns:
+      What ran packed, what ran alone, and the ids of the examples.
+    """
+    alone, packed, segments = two_examples_a_row()
+    (expected,) = run_model(checkpoint, settings, vocabulary, [alone])
+    ids_of_segments = {
+        "encoder_sequence_id": segments["inputs"],
+        "decoder_sequence_id": segments["targets"],
+    }
+    (got,) = run_model(checkpoint, settings, vocabulary, [{**packed, **ids_of_segments}])
+    half = TARGETS // 2
+    for row in range(8):
+        length = np.count_nonzero(alone["targets"][row])
+        start = row % 2 * half
+        np.testing.assert_allclose(
+            got.logits[row // 2, start : start + length],
+            expected.logits[row, :length],
+            # Float32 logits of size 10, after a stack of sums in another order.
+            rtol=1e-4,
+            atol=1e-4,
+        )
+    return got, expected, alone
+
+
+@pytest.mark.parametrize("router", EACH_ROUTER)
+def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(
+    tiny, trained, router
+):
+    """Two short examples a row, kept apart by their segments; no token is dropped."""
+    params = {**NO_DROP, **ROUTERS[router]}
+    settings, vocabulary = tiny.load(trained, [f"{k} = {v}" for k, v in params.items()])
+    checkpoint = checkpoints.find(str(trained))
+    got, expected, alone = packed_and_alone(checkpoint, settings, vocabulary)
+    for layer in SWITCH_LAYERS:
+        tokens, dropped = got.router_sums[layer][:2]
+        feature = "inputs" if layer.startswith("encoder") else "targets"
+        assert (tokens, dropped) == (np.count_nonzero(alone[feature]), 0)
+        loads = (got.router_sums[layer][6:], expected.router_sums[layer][6:])
+        np.testing.assert_array_equal(*loads)
+
+
+@pytest.mark.parametrize("router", EACH_ROUTER)
+def test_a_language_model_reads_a_prompt_and_goes_on_with_its_most_likely_tokens(
+    tiny, monkeypatch, router
+):
+    """All at once, in first_part, and token by token, the layer says the same."""
+    settings, vocabulary = tiny.parse(
+        {
+            **NO_DROP,
+            **ROUTERS[router],
+            "utils.run.model_type": "'lm'",
+            "transformer.make_layer_stack.layers": (
+                "[@transformer_layers.SelfAttention, @SwitchFFN]"
+            ),
+            "Unitransformer.shared_embedding_and_softmax_weights": "False",
+        }
+    )
+    modes = set()
+    call = SwitchFFN.call
+
+    def call_and_note(self, context, x, losses=None):
+        modes.add(context.mode)
+        return call(self, context, x, losses)
+
+    monkeypatch.setattr(SwitchFFN, "call", call_and_note)
+    prompts = np.zeros([8, TARGETS], np.int32)
+    prompts[:, :5] = np.random.RandomState(0).randint(3, 400, size=[8, 5])
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(0)
+        mesh = mtf.Mesh(mtf.Graph(), "mesh")
+        ids = tf.placeholder(tf.int32, prompts.shape)
+        shape = mtf.Shape([mtf.Dimension("batch", 8), mtf.Dimension("length", TARGETS)])
+        sequences = mtf.import_tf_tensor(mesh, ids, shape)
+        built = switch_transformer.build(settings, vocabulary)
+        dtype = utils.get_variable_dtype()
+        logits, _ = built.call_simple(
+            transformer.autoregressive_inputs(sequences),
+            sequences,
+            compute_loss=True,
+            mode="eval",
+            variable_dtype=dtype,
+        )
+        samples = built.sample_autoregressive(sequences, temperature=0.0, variable_dtype=dtype)
+        mesh_impl = mtf.placement_mesh_impl.PlacementMeshImpl(
+            mtf.Shape([]), mtf.LayoutRules(set()), [""]
+        )
+        lowering = mtf.Lowering(mesh.graph, {mesh: mesh_impl}, autostack=False)
+        tf_samples, tf_logits = map(lowering.export_to_tf_tensor, (samples, logits))
+        session.run(tf.global_variables_initializer())
+        continued = session.run(tf_samples, {ids: prompts})
+        most_likely = session.run(tf_logits, {ids: continued}).argmax(axis=-1)
+    assert modes == {"eval", "first_part", "incremental"}
+    np.testing.assert_array_equal(continued[:, :5], prompts[:, :5])
+    ends = continued == EOS_ID
+    going_on = (np.cumsum(ends, axis=1) - ends == 0) & (np.arange(TARGETS) >= 5)
+    np.testing.assert_array_equal(continued[going_on], most_likely[going_on])
+    assert len(np.unique(continued[:, 5:])) > 5, "the outputs are to be worth the look"
+
+
+@pytest.mark.parametrize("on_tpu", [False, True])
+def test_every_switch_layer_knows_whether_it_is_built_for_a_tpu(tiny, on_tpu):
+    settings, vocabulary = tiny.parse({})
+    built = switch_transformer.build(settings, vocabulary, on_tpu)
+    layers = [
+        layer
+        for stack in switch_transformer.stacks(built)
+        for layer in switch_transformer.switch_layers(stack)
+    ]
+    assert layers
+    assert {layer.on_tpu for layer in layers} == {on_tpu}

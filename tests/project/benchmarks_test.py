@@ -1,0 +1,85 @@
+"""The benchmarks run, and say what they measured; nothing here depends on how long it took."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from mtf_switch.config import gin_text
+
+BENCHMARKS = gin_text.GIN_FOLDER.parent / "benchmarks"
+TINY_LAYER = ["--tokens=64", "--group_sizes=32", "--d_model=8", "--d_ff=16", "--experts=4"]
+TINY_LAYER += ["--dtypes=float32", "--capacity_factors=1.25", "--repetitions=2"]
+TINY_STEP = ["--batch_size=2", "--inputs=8", "--targets=4", "--d_model=8", "--d_ff=16"]
+TINY_STEP += ["--blocks=2", "--vocabulary=128", "--group_size=8", "--repetitions=2"]
+
+
+@pytest.fixture
+def benchmark_modules(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import switch_layer
+    import train_step
+
+    monkeypatch.setattr(sys, "argv", ["benchmarks/switch_layer.py"])
+    return switch_layer, train_step
+
+
+def test_the_layers_benchmark_prints_an_object_for_each_competitor(benchmark_modules, capsys):
+    switch_layer, _ = benchmark_modules
+    competitors = ["dense", "gather", "einsum", "upstream"]
+    assert switch_layer.main([*TINY_LAYER, "--json", "--competitors", *competitors]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [result["competitor"] for result in found] == competitors
+    assert found[0]["ratio_to_dense"] == 1.0
+    for result in found:
+        assert result["seconds"] > 0
+        assert (result["experts"], result["capacity_factor"]) == (4, 1.25)
+        assert (result["tokens"], result["group_size"], result["dtype"]) == (64, 32, "float32")
+        assert result["versions"]["tensorflow"].startswith("2.15")
+        assert {"command", "commit", "machine", "ratio_quartiles"} <= result.keys()
+
+
+def test_the_steps_benchmark_has_a_row_for_each_number_of_experts(benchmark_modules, capsys):
+    _, train_step = benchmark_modules
+    flags = ["--experts", "2", "4", "--competitors", "dense", "gather", "upstream"]
+    assert train_step.main([*TINY_STEP, *flags]) == 0
+    rows = [
+        line.split("|")[1:3] for line in capsys.readouterr().out.splitlines() if "|" in line
+    ]
+    rows = [tuple(cell.strip() for cell in row) for row in rows[2:]]
+    assert rows == [("dense", "1"), *(
+        (name, experts) for name in ("gather", "upstream") for experts in ("2", "4")
+    )]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--group_sizes=24"], "group_size = 24 does not divide the 64 tokens"),
+        (["--competitors", "hf", "--hf_python=no/such/python"], "cannot be run: No such file"),
+        (["--competitors", "hf", f"--hf_python={sys.executable}"], "It needs torch and"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(benchmark_modules, capsys, flags, message):
+    switch_layer, _ = benchmark_modules
+    assert switch_layer.main([*TINY_LAYER, *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--competitors", "scatter"], "invalid choice: 'scatter'"),
+        (["--competitors", "hf"], "need --hf_python"),
+        (["--repetitions=1"], "at least 2"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(benchmark_modules, capsys, flags, message):
+    switch_layer, _ = benchmark_modules
+    with pytest.raises(SystemExit):
+        switch_layer.main([*TINY_LAYER, *flags])
+    assert message in capsys.readouterr().err

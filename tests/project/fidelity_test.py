@@ -1,0 +1,51 @@
+"""docs/fidelity.md names only what exists."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
+# `tests/layers/router_test.py::test_x`, `gin/models/switch_c.gin`, `gin/attention/`
+PLACES = sorted(set(re.findall(r"`((?:\w+/)+(?:[\w.-]+\.(?:py|gin|md))?(?:::\w+)?)`", PAGE)))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_place_that_the_page_names_exists(place):
+    path, _, symbol = place.partition("::")
+    assert (ROOT / path).exists()
+    if symbol:
+        body = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+        assert symbol in {getattr(statement, "name", None) for statement in body}
+
+
+def test_the_page_names_a_test_for_each_of_the_twelve_rulings_and_more():
+    rows = re.findall(
+        r"^\| (\d+) \|.*\| ([^|]+) \|$", PAGE.split("## Where the sources")[1], re.M
+    )
+    assert [int(number) for number, _ in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) > 12
+    for number, test in rows:
+        assert "`tests/" in test, number
+
+
+@pytest.mark.parametrize("what", ["equation", "Figure", "Table"])
+def test_every_one_of_the_paper_is_on_the_page(what):
+    number = {"equation": 6, "Figure": 16, "Table": 11}[what]
+    first = PAGE.split("## Where the sources")[0]
+    rows = {
+        "equation": re.findall(r"^\| equations? ([^|]+)\|", first, re.M),
+        "Figure": re.findall(
+            r"^\| (?:Figure )?([\d, ]+) \|", first.split("## Tables")[0], re.M
+        ),
+        "Table": re.findall(r"^\| ([\d, ]+) \|", first.split("## Tables")[1], re.M),
+    }[what]
+    named = set()
+    for row in rows:
+        ends = [int(n) for n in re.findall(r"\d+", row)]
+        named |= set(range(ends[0], ends[-1] + 1)) if "to" in row else set(ends)
+    assert named >= set(range(1, number + 1))

@@ -1,0 +1,203 @@
+"""What a run reads: the same for a seed, from where it stopped, and every example once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow.compat.v1 as tf
+from tiny_run import BATCH, INPUTS, TARGETS, TinyRun
+
+from mtf_switch.config import gin_text, run_settings
+from mtf_switch.errors import UserError
+from mtf_switch.runs import data
+
+NAMES = ("mtf_switch_test_ones", "mtf_switch_test_twos", "mtf_switch_test_both")
+
+
+def read(input_fn: Callable, batches: int | None = None, seed: int = 0) -> list[dict]:
+    """The batches of an input function, in a graph with the seed of a run."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(seed)
+        batch = tf.data.make_one_shot_iterator(input_fn({})).get_next()
+        found = []
+        try:
+            while batches is None or len(found) < batches:
+                found.append(session.run(batch))
+        except tf.errors.OutOfRangeError:
+            pass
+        return found
+
+
+def assert_equal(batches: list[dict], others: list[dict]) -> None:
+    assert len(batches) == len(others)
+    for batch, other in zip(batches, others):
+        assert batch.keys() == other.keys()
+        for feature in batch:
+            np.testing.assert_array_equal(batch[feature], other[feature])
+
+
+def differ(batches: list[dict], others: list[dict]) -> bool:
+    return any(
+        not np.array_equal(batch[name], other[name])
+        for batch, other in zip(batches, others)
+        for name in batch
+    )
+
+
+def settings_of(tiny: TinyRun, **params: str) -> run_settings.RunSettings:
+    settings, _ = tiny.parse({name.replace("__", "."): value for name, value in params.items()})
+    return settings
+
+
+@pytest.fixture
+def tasks() -> Iterator[None]:
+    """Two tasks of one example each, of ones and of twos, and a mixture of both."""
+    feature = seqio.Feature(seqio.PassThroughVocabulary(400, eos_id=1), add_eos=False)
+    for value, name in enumerate(NAMES[:2], start=1):
+
+        def example(split, shuffle_files=False, seed=None, value=value):
+            return tf.data.Dataset.from_tensors({f: [value] * 3 for f in ("inputs", "targets")})
+
+        seqio.TaskRegistry.add(
+            name,
+            source=seqio.FunctionDataSource(example, splits=["test"]),
+            preprocessors=[lambda dataset: dataset],
+            output_features={"inputs": feature, "targets": feature},
+        )
+    seqio.MixtureRegistry.add(NAMES[2], [(name, 1.0) for name in NAMES[:2]])
+    yield
+    seqio.MixtureRegistry.remove(NAMES[2])
+    for name in NAMES[:2]:
+        seqio.TaskRegistry.remove(name)
+
+
+def test_an_unknown_task_is_refused_with_the_nearest_names(tiny: TinyRun) -> None:
+    settings_of(tiny)
+    with pytest.raises(
+        UserError,
+        match=r"no task or mixture 'glue_colla_v002'\. The nearest names are: glue_cola_v002",
+    ):
+        data.prepare("glue_colla_v002")
+
+
+def test_a_vocabulary_that_is_not_there_is_named_with_its_task(tiny: TinyRun) -> None:
+    settings_of(tiny)
+    name = "mtf_switch_test_no_vocabulary"
+    feature = seqio.Feature(seqio.SentencePieceVocabulary("/nowhere/sentencepiece.model"))
+    seqio.TaskRegistry.add(
+        name,
+        source=seqio.FunctionDataSource(lambda split, shuffle_files: None, splits=["train"]),
+        preprocessors=[],
+        output_features={"inputs": feature, "targets": feature},
+    )
+    try:
+        with pytest.raises(UserError) as caught:
+            data.prepare(name)
+    finally:
+        seqio.TaskRegistry.remove(name)
+    message = str(caught.value)
+    assert (
+        f"vocabulary of task {name!r} cannot be read from /nowhere/sentencepiece.model"
+        in message
+    )
+    assert "needs a copy that this machine can reach" in message
+    assert "\n" not in message
+
+
+def test_training_reads_the_same_for_a_seed_and_goes_on_where_it_stopped(tiny: TinyRun) -> None:
+    settings = settings_of(tiny)
+    batches = read(data.train_input_fn(settings, first_step=0), batches=5)
+    assert {name: ids.shape for name, ids in batches[0].items()} == {
+        "inputs": (BATCH, INPUTS),
+        "targets": (BATCH, TARGETS),
+    }
+    assert_equal(read(data.train_input_fn(settings, first_step=0), batches=5), batches)
+    assert_equal(read(data.train_input_fn(settings, first_step=3), batches=2), batches[3:])
+    from_the_start = dataclasses.replace(settings, skip_seen_data=False)
+    assert_equal(read(data.train_input_fn(from_the_start, first_step=3), 2), batches[:2])
+    # A seed of its own is bound in gin, and set for the graph.
+    other = settings_of(tiny, run_config__seed__value="1")
+    assert other.seed == 1
+    assert differ(read(data.train_input_fn(other, first_step=0), 5, seed=1), batches)
+
+
+def test_training_goes_through_the_corpus_more_than_once(tiny: TinyRun) -> None:
+    """The tiny corpus makes some 600 batches; a step after them has data, too."""
+    settings = settings_of(tiny, utils__run__batch_size="512")
+    batches = read(data.train_input_fn(settings, first_step=0), batches=25)
+    rows = np.concatenate([batch["inputs"] for batch in batches])
+    assert len(np.unique(rows, axis=0)) < len(rows)
+
+
+def test_evaluation_reads_every_example_once_and_fills_up_the_last_batch(tiny: TinyRun) -> None:
+    settings = settings_of(tiny)
+    batches = read(data.eval_input_fn(settings, "validation", batches=None))
+    assert {batch["targets"].shape for batch in batches} == {(BATCH, TARGETS)}
+    targets = np.concatenate([batch["targets"] for batch in batches])
+    examples = seqio.get_mixture_or_task("text_files").get_dataset(
+        settings.sequence_length, "validation", shuffle=False, seed=0
+    )
+    expected = np.zeros_like(targets)
+    for row, example in zip(expected, examples.as_numpy_iterator()):
+        row[: len(example["targets"])] = example["targets"]
+    np.testing.assert_array_equal(targets, expected)
+    assert not targets[-1].any(), "the last batch is to be a partial one"
+
+
+def test_evaluation_of_a_number_of_batches_reads_the_first_ones(tiny: TinyRun) -> None:
+    settings = settings_of(tiny)
+    every = read(data.eval_input_fn(settings, "validation", batches=None))
+    first = read(data.eval_input_fn(settings, "validation", batches=1))
+    assert_equal(first, every[:1])
+    assert len(every) > 1
+
+
+def test_runs_of_two_seeds_are_evaluated_on_the_same_examples(tiny: TinyRun) -> None:
+    """Span corruption is random; a task's own seed decides it, and not the graph's."""
+    of_seed_0 = settings_of(tiny)
+    batches = read(data.eval_input_fn(of_seed_0, "validation", batches=None), seed=0)
+    of_seed_1 = settings_of(tiny, run_config__seed__value="1")
+    others = read(data.eval_input_fn(of_seed_1, "validation", batches=None), seed=1)
+    assert_equal(batches, others)
+
+
+def test_a_mixture_is_evaluated_on_the_examples_of_all_its_tasks(
+    tiny: TinyRun, tasks: None
+) -> None:
+    settings = dataclasses.replace(settings_of(tiny), task=NAMES[2])
+    gin_text.bind("mesh_eval_dataset_fn.mixture_or_task_name", NAMES[2])
+    (batch,) = read(data.eval_input_fn(settings, "test", batches=None))
+    np.testing.assert_array_equal(batch["targets"][:, 0], [1, 2, 0, 0, 0, 0, 0, 0])
+
+
+def test_an_unknown_split_is_refused_with_those_that_there_are(
+    tiny: TinyRun, tasks: None
+) -> None:
+    settings = dataclasses.replace(settings_of(tiny), task=NAMES[2])
+    with pytest.raises(
+        UserError, match=r"has no split 'validation'; it has test. Name one with"
+    ):
+        data.eval_input_fn(settings, "validation", batches=None)
+
+
+def test_batches_in_memory_are_those_that_were_read(tiny: TinyRun) -> None:
+    input_fn = data.eval_input_fn(settings_of(tiny), "validation", batches=None)
+    assert_equal(read(data.in_memory(input_fn)), read(input_fn))
+
+
+def test_the_folders_of_cached_tasks_are_seqios(tiny, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("seqio.set_global_cache_dirs", given.append)
+    tiny.parse({"data.task_cache.folders": f"[{str(tmp_path)!r}]"})
+    assert given == [[str(tmp_path)]]
+
+
+def test_a_task_that_is_not_in_the_cache_is_said_before_any_work(tiny, tmp_path):
+    outcome = tiny.train(tmp_path / "run", params={"mesh_train_dataset_fn.use_cached": "True"})
+    assert outcome.code == 1
+    assert "Task 'text_files' is to be read from a cache (use_cached)" in outcome.err
+    assert "docs/finetuning.md" in outcome.err

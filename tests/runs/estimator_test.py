@@ -1,0 +1,113 @@
+"""What is added to Mesh TF's model function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from tensorflow.python.ops import summary_ops_v2
+from tiny_run import BATCH, INPUTS, TARGETS, TinyRun
+
+from mtf_switch.errors import UserError
+from mtf_switch.runs import estimator
+
+
+def training_spec(tiny: TinyRun, model_dir: Path, **params: str) -> tf.estimator.EstimatorSpec:
+    """The spec of a training graph, built in the default graph."""
+    settings, vocabulary = tiny.parse({k.replace("__", "."): v for k, v in params.items()})
+    runner = estimator.build(settings, vocabulary, str(model_dir))
+    tf.train.get_or_create_global_step()
+    features = {
+        "inputs": tf.zeros([BATCH, INPUTS], tf.int32),
+        "targets": tf.zeros([BATCH, TARGETS], tf.int32),
+    }
+    return runner._call_model_fn(features, None, tf.estimator.ModeKeys.TRAIN, runner.config)
+
+
+def ancestors(operation: tf.Operation) -> set[tf.Operation]:
+    """All operations that run before this one."""
+    seen: set[tf.Operation] = set()
+    waiting = [operation]
+    while waiting:
+        op = waiting.pop()
+        for before in (*op.control_inputs, *(tensor.op for tensor in op.inputs)):
+            if before not in seen:
+                seen.add(before)
+                waiting.append(before)
+    return seen
+
+
+def test_the_step_is_counted_after_all_that_reads_it(tiny: TinyRun, tmp_path: Path) -> None:
+    """Or the noise, the learning rate and Adafactor's decay of a step would be chance."""
+    with tf.Graph().as_default():
+        spec = training_spec(tiny, tmp_path)
+        step = tf.train.get_global_step().handle
+        (count,) = (op for op in step.consumers() if op.type == "AssignAddVariableOp")
+        before = ancestors(count)
+        updates = {op for op in ancestors(spec.train_op) if op.type.startswith("Assign")}
+        readers = {op for op in ancestors(spec.train_op) if op.type == "ReadVariableOp"}
+        readers = {op for op in readers if step in op.inputs}
+    assert count in updates
+    # A weight and its optimizer slot for each of at least 40 variables.
+    assert len(updates) > 80
+    assert updates - {count} <= before
+    assert len(readers) > 2
+    assert readers <= before
+
+
+def test_a_language_model_on_a_task_with_inputs_is_refused_in_words(
+    tiny: TinyRun, tmp_path: Path
+) -> None:
+    layers = "[@transformer_layers.SelfAttention, @SwitchFFN]"
+    with (
+        tf.Graph().as_default(),
+        pytest.raises(UserError, match="should not have feature inputs"),
+    ):
+        training_spec(
+            tiny,
+            tmp_path,
+            utils__run__model_type="'lm'",
+            transformer__make_layer_stack__layers=layers,
+        )
+
+
+def test_on_a_tpu_the_host_writes_the_same_summaries(tmp_path: Path) -> None:
+    # 8 tokens, 2 dropped; entropy, gate and losses times the tokens; 6 + 2 tokens per expert,
+    # and 5 + 1 served.
+    means = [8 * 0.5, 8 * 0.75, 8 * 0.01, 8 * 0.02]
+    sums = np.array([8.0, 2.0, *means, 6.0, 2.0, 5.0, 1.0], np.float32)
+    with tf.Graph().as_default():
+        tf.train.get_or_create_global_step()
+        call = estimator._summaries_host_call(
+            str(tmp_path), {"encoder/layer": tf.constant(sums)}
+        )
+        function, tensors = call
+        # A TPU hands one row of each tensor for each of its cores.
+        writes = function(*(tf.concat([tensor] * 2, axis=0) for tensor in tensors))
+        with tf.Session() as session:
+            session.run(tf.global_variables_initializer())
+            tf.train.get_global_step().load(7, session)
+            session.run(summary_ops_v2.summary_writer_initializer_op())
+            session.run(writes)
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    written = {
+        value.tag: (event.step, tf.make_ndarray(value.tensor))
+        for event in tf.train.summary_iterator(str(events))
+        for value in event.summary.value
+    }
+    expected = {"dropped_fraction": 0.25, "entropy": 0.5, "gate": 0.75}
+    expected |= {"aux_loss": 0.01, "z_loss": 0.02}
+    for name, value in expected.items():
+        step, mean = written[f"encoder/layer/{name}"]
+        assert (step, mean) == (7, pytest.approx(value))
+    for vector in ("expert_load", "served"):
+        _, histogram = written[f"encoder/layer/{vector}"]
+        # Rows of a histogram: from, to, how many values.
+        assert histogram[:, 2].sum() == 2
+    assert len(written) == len(expected) + 2
+
+
+def test_without_switch_layers_a_tpu_gets_no_host_call(tmp_path: Path) -> None:
+    assert estimator._summaries_host_call(str(tmp_path), {}) is None

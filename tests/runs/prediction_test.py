@@ -1,0 +1,318 @@
+"""`run_switch.py predict` and `score`, against the model called on its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_run import (
+    BATCH,
+    EOS_ID,
+    INPUTS,
+    TARGETS,
+    Outcome,
+    TinyRun,
+    faster,
+    filled_up,
+    log_likelihoods,
+    run_model,
+)
+
+from mtf_switch.errors import UserError
+from mtf_switch.runs import checkpoints, estimator, prediction
+from mtf_switch.upstream import repairs
+
+# No encoder layer drops a token: an expert has a slot for each of a group's.
+NO_DROP = "--gin_param=ExpertCapacity.capacity_factor_eval = 4.0"
+# Two batches, the second a partial one.
+LINES = BATCH + 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """Outputs, and what the model says of them when it is called on them.
+
+    Attributes:
+      ids: [B, L] int32.
+      logits: [B, L, V] float32.
+    """
+
+    ids: np.ndarray
+    logits: np.ndarray
+
+    @property
+    def log_likelihood(self) -> np.ndarray:
+        """Of each output, in nats: [B]."""
+        return log_likelihoods(self.logits, self.ids).sum(axis=-1)
+
+
+@pytest.fixture(scope="module")
+def talkative(tiny: TinyRun, tmp_path_factory) -> Path:
+    """A model whose greedy outputs are long, and differ with their inputs.
+
+    With tied embeddings an untrained decoder repeats its start token, the padding.
+    """
+    model_dir = tmp_path_factory.mktemp("talkative") / "run"
+    outcome = tiny.train(
+        model_dir,
+        "--steps=1",
+        params={
+            "decoder/Unitransformer.shared_embedding_and_softmax_weights": "False",
+            "init_scale.s": "1.0",
+        },
+    )
+    assert outcome.code == 0, outcome.err
+    return model_dir
+
+
+@pytest.fixture(scope="module")
+def lines(tiny: TinyRun) -> list[str]:
+    """Sentences of the corpus, of different lengths in tokens."""
+    sentences = [line for line in tiny.corpus.read_text().splitlines() if line]
+    return [" ".join(s.split()[: 2 + i]) for i, s in enumerate(sentences[:LINES])]
+
+
+def write(path: Path, lines: list[str]) -> Path:
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def predict(
+    tiny: TinyRun, model_dir: Path, lines: list[str], tmp_path: Path, *arguments
+) -> list[str]:
+    """The lines of the output file."""
+    outcome = tiny.command(
+        "predict",
+        f"--model_dir={model_dir}",
+        f"--input_file={write(tmp_path / 'inputs.txt', lines)}",
+        f"--output_file={tmp_path / 'outputs.txt'}",
+        *arguments,
+    )
+    assert (outcome.code, outcome.err) == (0, "")
+    return (tmp_path / "outputs.txt").read_text(encoding="utf-8").split("\n")[:-1]
+
+
+@pytest.fixture(scope="module")
+def greedy(tiny: TinyRun, talkative: Path, lines: list[str], tmp_path_factory) -> list[str]:
+    """Greedy outputs for LINES inputs, where nothing is dropped."""
+    return predict(tiny, talkative, lines, tmp_path_factory.mktemp("greedy"), NO_DROP)
+
+
+def test_every_input_has_its_line_also_in_a_partial_batch(greedy: list[str]) -> None:
+    assert len(greedy) == LINES
+    assert len(set(greedy)) > LINES // 2, "the outputs are to differ with the inputs"
+
+
+def test_an_input_alone_decodes_as_in_a_batch(
+    tiny: TinyRun, talkative: Path, lines: list[str], greedy: list[str], tmp_path: Path
+) -> None:
+    """Decoding drops no token, whatever its capacity and what the batch routes where."""
+    no_slots = [
+        "--gin_param=decoder/ExpertCapacity.capacity_factor_eval = 0.01",
+        "--gin_param=decoder/ExpertCapacity.min_expert_capacity = 1",
+    ]
+    alone = predict(tiny, talkative, [lines[4]], tmp_path, NO_DROP, *no_slots)
+    assert alone == [greedy[4]]
+    backwards = predict(tiny, talkative, lines[::-1], tmp_path, NO_DROP, *no_slots)
+    assert backwards == greedy[::-1]
+
+
+def encoded(texts: list[str], vocabulary: Any, length: int) -> np.ndarray:
+    """[texts, length] int32: ids, cut to make room for the end of sequence, and padding."""
+    rows = np.zeros([len(texts), length], np.int32)
+    for row, text in zip(rows, texts):
+        ids = [*vocabulary.encode(text)[: length - 1], EOS_ID]
+        row[: len(ids)] = ids
+    return rows
+
+
+def decode(tiny: TinyRun, model_dir: Path, inputs: list[str], *params: str) -> Decoded:
+    """Decodes one batch, and calls the model on inputs and outputs at once."""
+    settings, vocabulary = tiny.load(model_dir, [NO_DROP.split("=", 1)[1], *params])
+    inputs = encoded(inputs, vocabulary[0], INPUTS)
+    on_host = tuple(map(repairs.HostDecodedVocabulary, vocabulary))
+    checkpoint = checkpoints.find(str(model_dir))
+    with faster():
+        results = estimator.build(settings, on_host, str(model_dir)).predict(
+            prediction._input_fn({"inputs": inputs}, BATCH), checkpoint_path=checkpoint
+        )
+        ids = np.stack([result["outputs"] for result in results])
+    batch = {"inputs": inputs, "targets": ids}
+    (ran,) = run_model(checkpoint, settings, vocabulary, [batch])
+    return Decoded(ids, ran.logits)
+
+
+def test_greedy_decoding_takes_the_most_likely_token_of_the_whole_sequence(
+    tiny: TinyRun, talkative: Path, lines: list[str]
+) -> None:
+    """Token by token, decoding agrees with the model called on inputs and output at once."""
+    decoded = decode(tiny, talkative, lines[:BATCH])
+    ends = decoded.ids == EOS_ID
+    ended = np.cumsum(ends, axis=1) - ends > 0
+    assert np.all(decoded.ids[ended] == 0)
+    # In float32 no two of these likelihoods are equal.
+    most_likely = decoded.logits.argmax(axis=-1)
+    np.testing.assert_array_equal(most_likely[~ended], decoded.ids[~ended])
+    assert np.unique(decoded.ids).size > 5, "the outputs are to be worth the look"
+
+
+def test_beam_search_finds_likelier_outputs_than_greedy_decoding(
+    tiny: TinyRun, talkative: Path, lines: list[str]
+) -> None:
+    length = "Bitransformer.decode.max_decode_length = 4"
+    greedy = decode(tiny, talkative, lines[:BATCH], length)
+    beams = decode(tiny, talkative, lines[:BATCH], length, "Bitransformer.decode.beam_size = 8")
+    gain = beams.log_likelihood - greedy.log_likelihood
+    # Where both agree, the batches' sums may be added up in another order.
+    assert np.all(gain > -1e-4)
+    assert np.any(gain > 0.01)
+
+
+def test_beam_search_gives_one_line_per_input(
+    tiny: TinyRun, talkative: Path, lines: list[str], greedy: list[str], tmp_path: Path
+) -> None:
+    beams = predict(tiny, talkative, lines, tmp_path, "--beams=2", NO_DROP)
+    assert len(beams) == LINES
+    assert beams != greedy
+
+
+def test_sampling_differs_from_greedy_and_from_line_to_line_but_not_from_call_to_call(
+    tiny: TinyRun, talkative: Path, lines: list[str], greedy: list[str], tmp_path: Path
+) -> None:
+    same = [lines[0]] * LINES
+    sampled = predict(tiny, talkative, same, tmp_path, "--temperature=1.0", NO_DROP)
+    # A batch of its own has noise of its own, too.
+    assert len(set(sampled)) == LINES
+    assert greedy[0] not in sampled
+    assert predict(tiny, talkative, same, tmp_path, "--temperature=1.0", NO_DROP) == sampled
+
+
+def test_sampling_from_the_one_most_likely_token_is_greedy(
+    tiny: TinyRun, talkative: Path, lines: list[str], greedy: list[str], tmp_path: Path
+) -> None:
+    arguments = ("--temperature=1.0", "--top_k=1", NO_DROP)
+    assert predict(tiny, talkative, lines, tmp_path, *arguments) == greedy
+
+
+def test_an_output_has_at_most_max_length_tokens(
+    tiny: TinyRun, talkative: Path, lines: list[str], greedy: list[str], tmp_path: Path
+) -> None:
+    short = predict(tiny, talkative, lines, tmp_path, "--max_length=3", NO_DROP)
+    for begun, whole in zip(short, greedy):
+        assert len(begun) < len(whole)
+        assert whole.startswith(begun.rstrip("\u2047 "))
+
+
+def score(
+    tiny: TinyRun, model_dir: Path, inputs: Path, targets: Path, outputs: Path
+) -> Outcome:
+    return tiny.command(
+        "score",
+        f"--model_dir={model_dir}",
+        f"--input_file={inputs}",
+        f"--target_file={targets}",
+        f"--output_file={outputs}",
+    )
+
+
+def test_scores_are_the_log_likelihoods_of_the_model_in_nats(
+    tiny: TinyRun, trained: Path, lines: list[str], tmp_path: Path
+) -> None:
+    """Also of an empty target, and of one that is cut to the length of the targets."""
+    targets = [*lines[::-1][:-2], "", "bado " * 40]
+    outcome = score(
+        tiny,
+        trained,
+        write(tmp_path / "inputs.txt", lines),
+        write(tmp_path / "targets.txt", targets),
+        tmp_path / "scores.txt",
+    )
+    assert (outcome.code, outcome.err) == (0, "")
+    scores = [float(line) for line in (tmp_path / "scores.txt").read_text().splitlines()]
+    assert len(scores) == LINES
+
+    settings, vocabulary = tiny.load(trained)
+
+    features = {
+        "inputs": encoded(lines, vocabulary[0], INPUTS),
+        "targets": encoded(targets, vocabulary[1], TARGETS),
+    }
+    batches = [
+        {name: filled_up(rows[start : start + BATCH]) for name, rows in features.items()}
+        for start in (0, BATCH)
+    ]
+    expected = [
+        log_likelihoods(ran.logits, batch["targets"]).sum(axis=-1)
+        for batch, ran in zip(
+            batches, run_model(checkpoints.find(str(trained)), settings, vocabulary, batches)
+        )
+    ]
+    # Sums of up to 16 float32 terms near 6; printed with 6 decimals.
+    np.testing.assert_allclose(scores, np.concatenate(expected)[:LINES], rtol=1e-5)
+
+
+def test_files_of_different_lengths_are_refused(
+    tiny: TinyRun, trained: Path, tmp_path: Path
+) -> None:
+    inputs = write(tmp_path / "inputs.txt", ["a", "b", "c"])
+    targets = write(tmp_path / "targets.txt", ["a", "b"])
+    outcome = score(tiny, trained, inputs, targets, tmp_path / "scores.txt")
+    assert outcome.code == 1
+    assert (
+        f"{inputs} has 3 lines and {targets} 2, but each input needs one target" in outcome.err
+    )
+    assert not (tmp_path / "scores.txt").exists()
+
+
+def test_a_line_ends_at_a_newline_and_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "file.txt").write_bytes("\ufeffa\u2028b\x0cc\r\n\r\nd".encode())
+    assert prediction.read_lines(str(tmp_path / "file.txt")) == ["a\u2028b\x0cc", "", "d"]
+
+
+def test_a_missing_input_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"missing.txt cannot be read: No such file"):
+        prediction.read_lines(str(tmp_path / "missing.txt"))
+
+
+def test_an_empty_input_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(UserError, match=r"empty.txt has no lines, so there is nothing to do"):
+        prediction.read_lines(str(tmp_path / "empty.txt"))
+
+
+def test_an_input_file_that_is_not_utf_8_is_named_with_the_byte_and_the_cure(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "latin.txt").write_bytes("abc café\n".encode("latin-1"))
+    with pytest.raises(
+        UserError, match=r"latin.txt is not utf-8 \(byte 7\). Convert it: iconv"
+    ):
+        prediction.read_lines(str(tmp_path / "latin.txt"))
+
+
+@pytest.mark.parametrize("output", ["missing/outputs.txt", "folder"])
+def test_an_output_that_cannot_be_written_is_refused_before_decoding(
+    tiny: TinyRun, trained: Path, tmp_path: Path, output: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    outcome = tiny.command(
+        "predict",
+        f"--model_dir={trained}",
+        f"--input_file={write(tmp_path / 'inputs.txt', ['a'])}",
+        f"--output_file={tmp_path / output}",
+    )
+    assert outcome.code == 1
+    assert f"{tmp_path / output} cannot be written" in outcome.err
+    assert ("Make it first" in outcome.err) == output.startswith("missing")
+
+
+def test_an_output_without_permission_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match=r"cannot be written. Choose another --output_file"):
+        prediction._check_writable(str(tmp_path / "outputs.txt"))

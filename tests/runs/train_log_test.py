@@ -1,0 +1,69 @@
+"""`train_log.csv`: what is in it, and when it is on the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mtf_switch.runs import train_log
+from mtf_switch.runs.train_log import LoggedStep, TrainLog
+
+
+def write(folder: Path, *steps: int, start: int = 0) -> TrainLog:
+    """Logs steps of half a second, and leaves the log open."""
+    log = TrainLog(str(folder), start)
+    for step in steps:
+        log.append(step, 0.5, loss=10.0 / step, dropped=0.25)
+    return log
+
+
+def test_what_is_logged_is_read_back(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2).close()
+    assert (tmp_path / "train_log.csv").read_text().splitlines()[0] == (
+        "step,seconds,loss,dropped_fraction"
+    )
+    assert train_log.read(str(tmp_path)) == [
+        LoggedStep(step=1, seconds=0.5, loss=10.0, dropped_fraction=0.25),
+        LoggedStep(step=2, seconds=1.0, loss=5.0, dropped_fraction=0.25),
+    ]
+
+
+def test_a_model_without_switch_layers_has_no_dropped_fraction(tmp_path: Path) -> None:
+    log = TrainLog(str(tmp_path), 0)
+    log.append(1, 0.5, loss=10.0, dropped=None)
+    log.close()
+    assert train_log.read(str(tmp_path))[0].dropped_fraction is None
+
+
+def test_no_log_has_no_steps(tmp_path: Path) -> None:
+    assert train_log.read(str(tmp_path)) == []
+
+
+def test_a_resumed_run_forgets_the_steps_that_it_does_again(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2, 3, 4, 5).close()
+    write(tmp_path, 4, 5, 6, start=3).close()
+    logged = train_log.read(str(tmp_path))
+    assert [step.step for step in logged] == [1, 2, 3, 4, 5, 6]
+    # Half a second each: those that were lost are not counted.
+    assert [step.seconds for step in logged] == pytest.approx([0.5, 1, 1.5, 2, 2.5, 3])
+
+
+def test_every_step_is_on_the_disk_when_a_run_is_killed(tmp_path: Path) -> None:
+    log = write(tmp_path, 1, 2, 3)
+    assert [step.step for step in train_log.read(str(tmp_path))] == [1, 2, 3]
+    log.close()
+
+
+def test_a_run_killed_before_its_first_step_keeps_the_earlier_ones(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2, 3).close()
+    log = TrainLog(str(tmp_path), 3)
+    assert [step.step for step in train_log.read(str(tmp_path))] == [1, 2, 3]
+    log.close()
+
+
+def test_a_line_that_a_full_disk_cut_off_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2, 3).close()
+    path = tmp_path / "train_log.csv"
+    path.write_text(path.read_text()[:-8])
+    assert [step.step for step in train_log.read(str(tmp_path))] == [1, 2]

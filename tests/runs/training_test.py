@@ -1,0 +1,308 @@
+"""`run_switch.py train`: what it writes, how it continues, and how it stops."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from tiny_run import EXPERTS, SWITCH_LAYERS, TinyRun, contents, copy_of, variables
+
+from mtf_switch.config import gin_text
+from mtf_switch.runs import train_log
+
+ROUTER_SCALARS = {"dropped_fraction", "entropy", "gate", "aux_loss", "z_loss"}
+
+
+def summaries(model_dir: Path) -> dict[str, list]:
+    """Every value in the TensorBoard events of a model_dir, by tag."""
+    found: dict[str, list] = {}
+    for events in sorted(model_dir.glob("events.out.tfevents.*")):
+        for event in tf.train.summary_iterator(str(events)):
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append(value)
+    return found
+
+
+def assert_same_variables(run: Path, other: Path, step: int) -> None:
+    """Every variable, slot and the global step are equal bit by bit."""
+    values, others = variables(run, step), variables(other, step)
+    assert values.keys() == others.keys()
+    different = [name for name in values if not np.array_equal(values[name], others[name])]
+    assert not different
+
+
+def test_a_run_leaves_checkpoints_configuration_log_and_events(trained: Path) -> None:
+    files = contents(trained)
+    for step in (0, 3, 6):
+        assert f"model.ckpt-{step}.index" in files
+    assert tf.train.latest_checkpoint(str(trained)) == str(trained / "model.ckpt-6")
+    assert b"Exploration.jitter = 0.1\n" in files["config.gin"]
+    with open(trained / "train_log.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["step", "seconds", "loss", "dropped_fraction"]
+    assert [int(row[0]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    logged = train_log.read(str(trained))
+    assert np.all(np.diff([0.0, *(step.seconds for step in logged)]) > 0)
+    assert all(np.isfinite(step.loss) for step in logged)
+    assert all(0 <= step.dropped_fraction <= 1 for step in logged)
+
+
+def test_events_hold_scalars_and_the_load_of_every_switch_layer(trained: Path) -> None:
+    found = summaries(trained)
+    for layer in SWITCH_LAYERS:
+        for name in ROUTER_SCALARS:
+            assert np.isfinite(found[f"{layer}/{name}"][0].simple_value)
+        (load,) = found[f"{layer}/expert_load"]
+        # One histogram of the whole vector: its values are shares that add up to 1.
+        assert load.histo.num == EXPERTS
+        assert load.histo.sum == pytest.approx(1.0, abs=1e-6)
+    of_layers = [tag for tag in found if tag.startswith(SWITCH_LAYERS)]
+    assert len(of_layers) == len(SWITCH_LAYERS) * (len(ROUTER_SCALARS) + 2)
+    assert "learning_rate" in found
+
+
+def test_a_killed_run_continues_as_if_it_had_never_stopped(
+    tiny: TinyRun, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout, expert dropout and jitter: noise depends on seed, place and step alone."""
+    model_dir = tmp_path / "run"
+    append = train_log.TrainLog.append
+
+    def append_and_die(self, step, *rest):
+        append(self, step, *rest)
+        if step == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_log.TrainLog, "append", append_and_die)
+    killed = tiny.train(model_dir, "--steps=6")
+    monkeypatch.undo()
+    assert killed.code == 130
+    assert "Stopped. The same command continues from the last checkpoint." in killed.err
+    assert tf.train.latest_checkpoint(str(model_dir)).endswith("model.ckpt-3")
+
+    assert tiny.train(model_dir, "--steps=6").code == 0
+    assert_same_variables(model_dir, trained, step=6)
+    resumed, uninterrupted = train_log.read(str(model_dir)), train_log.read(str(trained))
+    assert [(s.step, s.loss, s.dropped_fraction) for s in resumed] == [
+        (s.step, s.loss, s.dropped_fraction) for s in uninterrupted
+    ]
+
+
+def test_two_runs_of_a_seed_are_equal_and_another_seed_differs(
+    tiny: TinyRun, trained: Path, tmp_path: Path
+) -> None:
+    assert tiny.train(tmp_path / "again", "--steps=3").code == 0
+    assert_same_variables(tmp_path / "again", trained, step=3)
+
+    assert tiny.train(tmp_path / "other", "--steps=1", "--seed=1").code == 0
+    ours, others = variables(trained, 0), variables(tmp_path / "other", 0)
+    kernel = "encoder/block_000/layer_003/SwitchFFN/wi/kernel"
+    assert not np.array_equal(ours[kernel], others[kernel])
+    first, first_of_other = (
+        train_log.read(str(run))[0].loss for run in (trained, tmp_path / "other")
+    )
+    assert first != first_of_other
+
+
+@pytest.mark.usefixtures("trained")  # or this run would say that it prepares the corpus
+def test_the_screen_shows_one_line_of_progress_and_where_the_run_is(
+    tiny: TinyRun, tmp_path: Path
+) -> None:
+    """The real command in a process of its own: no log of TensorFlow's or Mesh TF's."""
+    arguments = tiny.train_arguments(tmp_path / "run", "--steps=2")
+    environment = {**os.environ, **tiny.environment}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # which the tests set
+    ran = subprocess.run(
+        [sys.executable, "run_switch.py", *arguments],
+        cwd=gin_text.REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    next_command = f"run_switch.py eval --model_dir={tmp_path}/run"
+    assert ran.stdout == f"{tmp_path}/run is at step 2. Next: {next_command}\n"
+    # What tqdm draws over and over, from the start of its line.
+    *states, after = re.split(r"[\r\n]", ran.stderr)[1:]
+    assert after == ""
+    for state in states:
+        assert state.startswith("run: "), ran.stderr
+    last = states[-1]
+    assert re.search(r"2/2 .*loss \d+\.\d+, [\d,]+ tokens/s, dropped \d+\.\d%", last)
+
+
+def test_more_steps_continue_and_fewer_leave_things_as_they_are(
+    tiny: TinyRun, trained: Path, tmp_path: Path
+) -> None:
+    model_dir = copy_of(trained, tmp_path / "run")
+    before = contents(model_dir)
+    done = tiny.train(model_dir, "--steps=5")
+    assert (done.code, done.out.split(".")[0]) == (0, f"{model_dir} is at step 6")
+    assert contents(model_dir) == before
+
+    assert tiny.train(model_dir, "--steps=8").code == 0
+    logged = train_log.read(str(model_dir))
+    assert [step.step for step in logged] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert np.all(np.diff([step.seconds for step in logged]) > 0)
+    assert [step.loss for step in logged[:6]] == [
+        step.loss for step in train_log.read(str(trained))
+    ]
+    assert variables(model_dir, 8)["global_step"] == 8
+
+
+def test_another_configuration_is_refused_and_nothing_is_changed(
+    tiny: TinyRun, trained: Path
+) -> None:
+    before = contents(trained)
+    refused = tiny.train(trained, "--steps=8", params={"SwitchRouter.aux_loss_coef": "0.5"})
+    assert refused.code == 1
+    assert f"{trained} was made with another configuration" in refused.err
+    assert "\n  +SwitchRouter.aux_loss_coef = 0.5\n" in refused.err
+    assert "aux_loss_coef" in refused.err
+    assert "-SwitchRouter" not in refused.err
+    other_seed = tiny.train(trained, "--steps=8", "--seed=1")
+    assert "\n  -seed.value = 0\n  +seed.value = 1\n" in other_seed.err
+    assert contents(trained) == before
+
+
+def test_a_loss_that_is_lost_stops_the_run_and_the_last_good_checkpoint_is_kept(
+    tiny: TinyRun, tmp_path: Path
+) -> None:
+    """The weights that gave the bad loss were saved a step earlier: they go, too."""
+    model_dir = tmp_path / "run"
+    params = {
+        "utils.run.learning_rate_schedule": "1e30",
+        "utils.run.save_checkpoints_steps": "1",
+    }
+    outcome = tiny.train(model_dir, "--steps=6", params=params)
+    assert outcome.code == 1
+    *_, message = outcome.err.strip().splitlines()
+    stopped = re.search(r"The loss is (nan|inf) at step (\d+)\. Training stopped\.", message)
+    step = int(stopped[2])
+    assert step > 1
+    assert outcome.err.endswith(f"\n{message}\n"), "the message is to have a line of its own"
+    good = f"{model_dir}/model.ckpt-{step - 2}"
+    assert f"The last good checkpoint is {good};" in message
+    assert "in another --model_dir, with a lower learning rate or another --seed" in message
+    assert f"utils.run.init_checkpoint = '{good}'" in message
+
+    assert tf.train.latest_checkpoint(str(model_dir)) == good
+    assert {int(p.stem.split("-")[1]) for p in model_dir.glob("*.index")} == set(
+        range(step - 1)
+    )
+    assert [s.step for s in train_log.read(str(model_dir))] == list(range(1, step))
+    evaluated = tiny.command("eval", f"--model_dir={model_dir}", "--eval_batches=1")
+    assert evaluated.code == 0, evaluated.err
+    # What it says to do works.
+    restarted = tiny.train(
+        tmp_path / "restarted",
+        "--steps=1",
+        params={"utils.run.init_checkpoint": repr(f"{model_dir}/model.ckpt-0")},
+    )
+    assert restarted.code == 0, restarted.err
+    kernel = "encoder/block_000/layer_003/SwitchFFN/wi/kernel"
+    started_from = variables(tmp_path / "restarted", 0)[kernel]
+    np.testing.assert_array_equal(started_from, variables(model_dir, 0)[kernel])
+
+
+class NoSpace:
+    """Stands for an `open` file on a disk that has no space left."""
+
+    def __init__(self, error: Exception):
+        self._error = error
+
+    def __call__(self, *_, **__):
+        raise self._error
+
+
+def test_a_full_disk_stops_the_run_and_the_earlier_checkpoint_stays_usable(
+    tiny: TinyRun, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_dir = copy_of(trained, tmp_path / "run")
+    save = tf.train.Saver.save
+
+    def save_until_the_disk_is_full(self, session, path, global_step=None, **kwargs):
+        if global_step == 8:
+            raise tf.errors.ResourceExhaustedError(
+                None, None, f"{path}-8.data-00000-of-00002; No space left on device"
+            )
+        return save(self, session, path, global_step=global_step, **kwargs)
+
+    monkeypatch.setattr(tf.train.Saver, "save", save_until_the_disk_is_full)
+    outcome = tiny.train(model_dir, "--steps=8")
+    assert outcome.code == 1
+    *_, message = outcome.err.strip().splitlines()
+    assert f"could not be saved in {model_dir}" in message
+    assert "No space left on device" in message
+    assert f"The earlier one, {model_dir}/model.ckpt-6, is as it was." in message
+    assert "Free some space" in message
+    assert_same_variables(model_dir, trained, step=6)
+
+    monkeypatch.undo()
+    assert tiny.train(model_dir, "--steps=8").code == 0
+    assert [s.step for s in train_log.read(str(model_dir))] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_full_disk_under_the_log_is_said_too(
+    tiny: TinyRun, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_dir = copy_of(trained, tmp_path / "run")
+    full = NoSpace(OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr(train_log.TrainLog, "append", full)
+    outcome = tiny.train(model_dir, "--steps=8")
+    assert outcome.code == 1
+    assert "No space left on device" in outcome.err
+    assert f"The earlier one, {model_dir}/model.ckpt-6, is as it was." in outcome.err
+
+
+def test_a_model_dir_below_a_file_is_refused(tiny: TinyRun, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    outcome = tiny.train(tmp_path / "file" / "run", "--steps=1")
+    assert outcome.code == 1
+    assert f"The model_dir {tmp_path}/file/run cannot be written" in outcome.err
+    assert "Choose a folder that you may write to" in outcome.err
+
+
+def test_a_corpus_that_matches_no_file_is_refused(tiny: TinyRun, tmp_path: Path) -> None:
+    outcome = tiny.train(tmp_path / "run", "--steps=1", f"--corpus={tmp_path}/*.txt")
+    assert outcome.code == 1
+    assert f"No file matches '{tmp_path}/*.txt'" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def _mounted(folder: Path, size: str) -> bool:
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full_is_reported(tiny: TinyRun, tmp_path: Path) -> None:
+    if os.getuid() or not _mounted(tmp_path, "16m"):
+        pytest.skip("only root may mount a small disk")
+    try:
+        model_dir = tmp_path / "run"
+        outcome = tiny.train(
+            model_dir, "--steps=40", params={"utils.run.save_checkpoints_steps": "2"}
+        )
+        assert outcome.code == 1
+        *_, message = outcome.err.strip().splitlines()
+        assert "No space left on device" in message
+        assert "Free some space" in message
+        kept = tf.train.latest_checkpoint(str(model_dir))
+        assert f"The earlier one, {kept}, is as it was." in message
+        step = int(kept.rsplit("-", 1)[1])
+        assert variables(model_dir, step)["global_step"] == step
+    finally:
+        # Lazily: TensorFlow still holds its event file open.
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)

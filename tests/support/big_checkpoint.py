@@ -1,0 +1,78 @@
+"""A large random checkpoint, and a conversion that tells what memory it took.
+
+`big_checkpoint.py SRC_FORMAT DST_FORMAT SRC DST LIMIT` converts with the process's own
+memory limited to LIMIT MiB, and prints {"anonymous": ..., "before": ...} in MiB: the most that
+it held beside files mapped into memory, and what it held once its imports were done.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import threading
+import time
+
+import numpy as np
+
+
+def make(folder: str, blocks: int, experts: int) -> int:
+    """Writes a Switch Transformer of Switch-Base's widths for transformers; returns its bytes."""
+    from mtf_switch.conversion.architecture import Architecture
+    from mtf_switch.conversion.hf_checkpoint import HfTarget
+
+    sparse = tuple(i % 2 == 1 for i in range(blocks))
+    architecture = Architecture(
+        vocab_size=32128,
+        d_model=768,
+        d_kv=64,
+        d_ff=3072,
+        num_heads=12,
+        encoder=sparse,
+        decoder=sparse,
+        num_experts=experts,
+        activations=("relu",),
+        tied_logits=True,
+    )
+    noise = np.random.default_rng(0).standard_normal(32128 * 768, np.float32)
+    target = HfTarget(folder, architecture, np.dtype(np.float32), 0)
+    for piece in architecture.pieces():
+        shape = architecture.shape(piece)
+        target.write(piece, noise[: int(np.prod(shape))].reshape(shape))
+    target.close()
+    return 4 * architecture.parameters
+
+
+def _anonymous() -> float:
+    """MiB of memory that no file backs."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    return int(fields["RssAnon"].split()[0]) / 1024
+
+
+def convert(source_format: str, target_format: str, source: str, target: str, limit: int):
+    """Converts under a limit of so many MiB of private memory."""
+    from mtf_switch.conversion import convert
+    from mtf_switch.upstream import repairs
+
+    repairs.quiet_logs()
+    for format in (source_format, target_format):
+        convert._class(format, "Source")  # what else is imported
+    before = _anonymous()
+    peak, done = [before], threading.Event()
+
+    def watch():
+        while not done.is_set():
+            peak[0] = max(peak[0], _anonymous())
+            time.sleep(0.01)
+
+    threading.Thread(target=watch, daemon=True).start()
+    if limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit * 2**20, limit * 2**20))
+    convert.convert(convert.Conversion(source_format, target_format, source, target))
+    done.set()
+    print(json.dumps({"anonymous": peak[0], "before": before}))
+
+
+if __name__ == "__main__":
+    convert(*sys.argv[1:5], int(sys.argv[5]))

@@ -1,0 +1,321 @@
+"""Runs a layer of Mesh TF's Transformer on its own, on one CPU device or several."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mesh_tensorflow as mtf
+import numpy as np
+import tensorflow.compat.v1 as tf
+from mesh_tensorflow.transformer import transformer
+
+from mtf_switch.layers import router_metrics
+
+M = "d_model"
+ROUTING_FIELDS = ("expert_index", "position_in_expert", "kept", "gate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What one run of a layer gave; all arrays are NumPy, floats as float32.
+
+    Attributes:
+      y: the layer's output, shaped like x.
+      losses: what it appended to context.losses.
+      variables: the values of the trainable variables, by name.
+      grads: by the name of a variable, and "x"; empty where not differentiated.
+      metrics: the router's vectors of sums, by layer name.
+      routing: ROUTING_FIELDS of a layer with a `router`, each [O, G, S].
+      fetched: what the `fetch` argument asked for.
+      mesh_graph: the Mesh TF graph, to look at.
+      tf_graph: what it was lowered to.
+      ops_run: names of the operations that each device ran; empty without `trace`.
+    """
+
+    y: np.ndarray
+    losses: list[np.ndarray]
+    variables: dict[str, np.ndarray]
+    grads: dict[str, np.ndarray]
+    metrics: dict[str, np.ndarray]
+    routing: dict[str, np.ndarray]
+    fetched: dict[str, np.ndarray]
+    mesh_graph: mtf.Graph
+    tf_graph: tf.Graph
+    ops_run: dict[str, list[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeModel:
+    """What a layer asks of its Unitransformer."""
+
+    model_dim: mtf.Dimension
+    layout: Any = None
+    mesh_shape: Any = None
+    ensemble_dim: mtf.Dimension | None = None
+    name: str = "encoder"
+    fully_autoregressive: bool = False
+
+    @property
+    def ensemble_dims(self):
+        return [self.ensemble_dim] if self.ensemble_dim else []
+
+
+class NamedLayer:
+    """The part of a layer that names its metrics."""
+
+    name = "block_000/layer_001"
+
+
+class RecordingRouter:
+    """A router that keeps the Routing that it gave."""
+
+    def __init__(self, router):
+        self._router = router
+        self.routing = None
+
+    def route(self, *args, **kwargs):
+        self.routing = self._router.route(*args, **kwargs)
+        return self.routing
+
+
+def run_layer(
+    make_layer: Callable[[], Any],
+    x: np.ndarray,
+    *,
+    dims: tuple[str, ...] = ("batch", "length"),
+    nonpadding: np.ndarray | None = None,
+    mode: str = "train",
+    activation_dtype: Any = tf.float32,
+    variables: dict[str, np.ndarray] | None = None,
+    devices: int = 1,
+    mesh_shape: str | None = None,
+    layout: str = "batch:all,experts:all",
+    num_microbatches: int = 1,
+    dy: np.ndarray | None = None,
+    loss_weight: float = 1.0,
+    seed: int = 0,
+    model: FakeModel | None = None,
+    global_step: int = 0,
+    differentiate: bool = True,
+    fetch: Callable[[mtf.Graph], dict[str, mtf.Tensor]] | None = None,
+    trace: bool = False,
+) -> Outcome:
+    """Calls a layer on x [*dims, M] and differentiates sum(y * dy) + its losses.
+
+    Args:
+      make_layer: called inside the graph.
+      x: float array, rank len(dims) + 1.
+      dims: names of all but the last dimension.
+      nonpadding: of 0 and 1, shaped like those of dims that are outer_batch, batch or
+        length (a beam has none of its own), or None.
+      mode: of the Context.
+      activation_dtype: of x and y.
+      variables: values by name; others keep their initial values.
+      devices: CPU devices, really placed on, as one mesh dimension "all".
+      mesh_shape: in place of that one, such as "data:2,model:2".
+      layout: layout rules.
+      num_microbatches: told to the layer, which divides its loss by it.
+      dy: like x, the gradient of the outputs; ones if None.
+      loss_weight: how often the layer's losses are counted in what is differentiated.
+      seed: of the graph.
+      model: in place of a FakeModel made from x.
+      global_step: what tf.train.get_global_step() holds.
+      differentiate: whether to compute gradients.
+      fetch: names more tensors of the finished graph whose values are wanted.
+      trace: whether to record which device ran what.
+    """
+    with tf.Graph().as_default() as tf_graph:
+        tf.set_random_seed(seed)
+        tf.train.get_or_create_global_step()
+        mesh_graph = mtf.Graph()
+        mesh = mtf.Mesh(mesh_graph, "mesh")
+        cores = mtf.convert_to_shape(mesh_shape or f"all:{devices}")
+        rules = mtf.convert_to_layout_rules(layout)
+        shape = [mtf.Dimension(n, s) for n, s in zip((*dims, M), x.shape)]
+        mtf_x = mtf.import_tf_tensor(mesh, tf.constant(x, tf.float32), mtf.Shape(shape))
+        context = make_context(
+            mesh,
+            shape,
+            sequence_id=_sequence_id(mesh, shape, nonpadding),
+            mode=mode,
+            activation_dtype=activation_dtype,
+            num_microbatches=num_microbatches,
+            model=model or FakeModel(shape[-1], rules, cores),
+        )
+        layer = make_layer()
+        if hasattr(layer, "router"):
+            layer.router = RecordingRouter(layer.router)
+        y = layer.call(context, mtf.cast(mtf_x, activation_dtype))
+        tensors = {"y": y, "losses": list(context.losses), "grads": {}}
+        if hasattr(layer, "router"):
+            routing = layer.router.routing
+            tensors["routing"] = {name: getattr(routing, name) for name in ROUTING_FIELDS}
+        if differentiate:
+            tensors["grads"] = _gradients(mtf_x, y, context.losses, dy, loss_weight)
+        tensors["fetched"] = fetch(mesh_graph) if fetch else {}
+        result, ops_run = _lower_and_run(
+            tensors, mesh, cores, rules, variables or {}, global_step, trace
+        )
+    result.setdefault("routing", {})
+    return Outcome(**result, mesh_graph=mesh_graph, tf_graph=tf_graph, ops_run=ops_run)
+
+
+def make_context(
+    mesh: mtf.Mesh,
+    shape: Sequence[mtf.Dimension],
+    *,
+    sequence_id: mtf.Tensor | None = None,
+    mode: str = "train",
+    activation_dtype: Any = tf.float32,
+    num_microbatches: int = 1,
+    model: FakeModel | None = None,
+) -> transformer.Context:
+    """What Mesh TF's Unitransformer hands to a layer.
+
+    Args:
+      mesh: of the tensors.
+      shape: dimensions of the layer's input.
+      sequence_id: 0 for padding, or None.
+      mode, activation_dtype, num_microbatches: of the Context.
+      model: by default a FakeModel without a layout.
+    """
+    length = next((d for d in shape if d.name == "length"), None)
+    model = model or FakeModel(shape[-1])
+    position = None if length is None else mtf.range(mesh, length, tf.int32)
+    order = position if model.fully_autoregressive else None
+    context = transformer.Context(
+        model=model,
+        mesh=mesh,
+        batch_dims=shape[:1],
+        length_dim=length or mtf.Dimension("length", 1),
+        position=position,
+        read_priority=order,
+        write_priority=order,
+        variable_dtype=mtf.VariableDType(tf.float32, tf.float32, activation_dtype),
+        mode=mode,
+        sequence_id=sequence_id,
+        losses=[],
+        num_microbatches=num_microbatches,
+    )
+    context.current_layer = NamedLayer()
+    return context
+
+
+def evaluate(
+    build: Callable[[mtf.Mesh], Any],
+    *,
+    devices: int = 1,
+    mesh_shape: str | None = None,
+    layout: str = "batch:all,experts:all",
+    variables: dict[str, np.ndarray] | None = None,
+    seed: int = 0,
+    global_step: int = 0,
+    trace: bool = False,
+) -> dict[str, Any]:
+    """Builds, lowers and runs a Mesh TF graph.
+
+    Args:
+      build: makes from a mesh a structure of Mesh TF tensors.
+      devices, mesh_shape, layout, variables, seed, global_step, trace: see run_layer.
+
+    Returns:
+      "value", the structure as arrays, "metrics" and "variables", as in an Outcome, and
+      "ops_run".
+    """
+    with tf.Graph().as_default():
+        tf.set_random_seed(seed)
+        tf.train.get_or_create_global_step()
+        mesh = mtf.Mesh(mtf.Graph(), "mesh")
+        cores = mtf.convert_to_shape(mesh_shape or f"all:{devices}")
+        rules = mtf.convert_to_layout_rules(layout)
+        result, ops_run = _lower_and_run(
+            {"value": build(mesh)}, mesh, cores, rules, variables or {}, global_step, trace
+        )
+    return {**result, "ops_run": ops_run}
+
+
+def constant(
+    mesh: mtf.Mesh, array: np.ndarray, dims: str, dtype: Any = tf.float32
+) -> mtf.Tensor:
+    """An array as a Mesh TF tensor; `dims` are the names of its dimensions."""
+    shape = [mtf.Dimension(n, s) for n, s in zip(dims.split(), np.shape(array))]
+    return mtf.import_tf_tensor(mesh, tf.constant(array, dtype), mtf.Shape(shape))
+
+
+def noise(step: int = 0, seed: int = 0, fn: Any = mtf.random_uniform, **mesh) -> np.ndarray:
+    """Noise of one step, from two operations: [2, batch 4, 3]; `mesh` as for evaluate."""
+
+    def build(mesh):
+        shape = [mtf.Dimension("batch", 4), mtf.Dimension("rep", 3)]
+        return mtf.stack([fn(mesh, shape) for _ in range(2)], "operation")
+
+    return evaluate(build, global_step=step, seed=seed, **mesh)["value"]
+
+
+def multiplied_with(graph: mtf.Graph, kernel: str) -> tuple[mtf.Tensor, mtf.Tensor]:
+    """What the forward pass multiplies a variable with, and what comes of it."""
+    variable = next(v for v in graph.trainable_variables if v.name == kernel)
+    product = next(
+        op
+        for op in graph.operations
+        if isinstance(op, mtf.EinsumOperation) and variable.outputs[0] in op.inputs
+    )
+    (other,) = (t for t in product.inputs if t is not variable.outputs[0])
+    return other, product.outputs[0]
+
+
+def _sequence_id(mesh, shape, nonpadding):
+    if nonpadding is None:
+        return None
+    id_dims = [d for d in shape[:-1] if d.name in ("outer_batch", "batch", "length")]
+    return mtf.import_tf_tensor(mesh, tf.constant(nonpadding, tf.int32), mtf.Shape(id_dims))
+
+
+def _gradients(x, y, losses, dy, loss_weight) -> dict[str, mtf.Tensor]:
+    """Of sum(y * dy) + loss_weight * losses, with respect to x and all variables."""
+    if dy is None:
+        weight = mtf.ones(x.mesh, y.shape)
+    else:
+        weight = mtf.import_tf_tensor(x.mesh, tf.constant(dy, tf.float32), y.shape)
+    objective = mtf.reduce_sum(mtf.cast(y, tf.float32) * weight)
+    weighted = [mtf.cast(loss, tf.float32) * loss_weight for loss in losses]
+    variables = x.graph.trainable_variables
+    grads = mtf.gradients(
+        [mtf.add_n([objective, *weighted])], [*(v.outputs[0] for v in variables), x]
+    )
+    names = [*(v.name for v in variables), "x"]
+    return {name: grad for name, grad in zip(names, grads) if grad is not None}
+
+
+def _lower_and_run(tensors, mesh, cores, rules, values, global_step, trace):
+    """Returns the tensors, metrics and variables as arrays, and what ran where."""
+    devices = [f"cpu:{i}" for i in range(cores.size)]
+    mesh_impl = mtf.placement_mesh_impl.PlacementMeshImpl(cores, rules, devices)
+    # Tensors in bfloat16 come back as float32, which holds them exactly.
+    tensors = tf.nest.map_structure(
+        lambda t: mtf.cast(t, tf.float32) if t.dtype.is_floating else t, tensors
+    )
+    lowering = mtf.Lowering(mesh.graph, {mesh: mesh_impl}, autostack=False)
+    fetches = tf.nest.map_structure(lowering.export_to_tf_tensor, tensors)
+    fetches["metrics"] = router_metrics.recorded(tf.get_default_graph())
+    fetches["variables"] = {v.name: v.get_master() for v in mesh.graph.trainable_variables}
+    # Without this, every "device" would in silence be CPU:0.
+    copy_masters_to_slices = lowering.copy_masters_to_slices()
+    config = tf.ConfigProto(device_count={"CPU": len(devices)}, allow_soft_placement=False)
+    metadata = tf.RunMetadata()
+    options = tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE) if trace else None
+    with tf.Session(config=config) as session:
+        session.run(tf.global_variables_initializer())
+        tf.train.get_global_step().load(global_step, session)
+        variables = {v.op.name: v for v in tf.global_variables()}
+        for name, value in values.items():
+            variables[name].load(value, session)
+        session.run(copy_masters_to_slices)
+        result = session.run(fetches, options=options, run_metadata=metadata if trace else None)
+    ops_run = collections.defaultdict(list)
+    for device in metadata.step_stats.dev_stats:
+        ops_run[device.device] += [node.node_name for node in device.node_stats]
+    return result, dict(ops_run)

@@ -1,0 +1,413 @@
+"""The Switch layer once more, as the paper tells it: NumPy, plain loops, float64.
+
+Letters as in `mtf_switch.layers.dimensions`: G groups, S tokens per group, M model, E experts,
+C capacity, F hidden. Copies of the experts (O) are just more groups.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Routing:
+    """What becomes of each token: arrays [G, S], and the probabilities [G, S, E].
+
+    Padding has no expert: its expert_index and position_in_expert are -1, its gate is 0.
+    """
+
+    expert_index: np.ndarray
+    position_in_expert: np.ndarray
+    kept: np.ndarray
+    gate: np.ndarray
+    probs: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """What the layer gives: y [G, S, M], the loss times alpha, and the metrics' sums."""
+
+    y: np.ndarray
+    aux_loss: float
+    sums: np.ndarray
+    routing: Routing
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over one token's experts."""
+    exps = np.exp(logits - logits.max())
+    return exps / exps.sum()
+
+
+def route(
+    x: np.ndarray, w_r: np.ndarray, capacity: int, nonpadding: np.ndarray | None = None
+) -> Routing:
+    """Equations 1 and 3: x [G, S, M] through the router w_r [M, E], C slots an expert."""
+    groups, tokens, _ = x.shape
+    experts = w_r.shape[1]
+    expert_index = np.full((groups, tokens), -1)
+    position_in_expert = np.full((groups, tokens), -1)
+    kept = np.zeros((groups, tokens), bool)
+    gate = np.zeros((groups, tokens))
+    probs = np.zeros((groups, tokens, experts))
+    for g in range(groups):
+        chosen_so_far = [0] * experts
+        for s in range(tokens):
+            probs[g, s] = softmax(x[g, s] @ w_r)
+            if nonpadding is not None and not nonpadding[g, s]:
+                continue
+            expert = int(np.argmax(probs[g, s]))
+            expert_index[g, s] = expert
+            gate[g, s] = probs[g, s, expert]
+            position_in_expert[g, s] = chosen_so_far[expert]
+            kept[g, s] = chosen_so_far[expert] < capacity
+            chosen_so_far[expert] += 1
+    return Routing(expert_index, position_in_expert, kept, gate, probs)
+
+
+def load_balance_loss(
+    probs: np.ndarray, nonpadding: np.ndarray | None = None, padding: str = "masked"
+) -> float:
+    """Equations 4 to 6 without alpha: E * sum_i f_i P_i per group, then the mean.
+
+    "masked": f and P over the real tokens of a group; groups without any do not count.
+    "upstream" (Mesh TF's moe.py): f over all positions, padding too; P over all positions,
+    then times the share of real ones.
+    """
+    groups, tokens, experts = probs.shape
+    losses = []
+    for g in range(groups):
+        real = [s for s in range(tokens) if nonpadding is None or nonpadding[g, s]]
+        counted = real if padding == "masked" else range(tokens)
+        if not counted:
+            continue
+        f = np.zeros(experts)
+        p = np.zeros(experts)
+        for s in counted:
+            f[np.argmax(probs[g, s])] += 1 / len(counted)
+            p += probs[g, s] / len(counted)
+        share = len(real) / tokens if padding == "upstream" else 1.0
+        losses.append(experts * sum(f * p) * share)
+    return float(np.mean(losses)) if losses else 0.0
+
+
+def figure_14_loss(probs: np.ndarray) -> float:
+    """Appendix F's pseudo-code: mean over groups and experts of f * P, times E^2."""
+    experts = probs.shape[-1]
+    expert_mask = np.eye(experts)[probs.argmax(-1)]
+    density_1, density_1_proxy = expert_mask.mean(1), probs.mean(1)
+    return float(np.mean(density_1_proxy * density_1) * experts**2)
+
+
+def activate(name: str, h: np.ndarray) -> np.ndarray:
+    """Mesh TF's activations; its gelu is the one with tanh."""
+    if name == "linear":
+        return h
+    if name == "relu":
+        return np.maximum(h, 0.0)
+    if name == "gelu":
+        return h * 0.5 * (1.0 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
+    if name == "tanh":
+        return np.tanh(h)
+    sigmoid = 1.0 / (1.0 + np.exp(-h))
+    if name in ("sigmoid", "swish"):
+        return sigmoid if name == "sigmoid" else h * sigmoid
+    raise ValueError(name)
+
+
+def expert(
+    x: np.ndarray, wi: Sequence[np.ndarray], wo: np.ndarray, activations: Sequence[str]
+) -> np.ndarray:
+    """One expert on one token: x [M], each of wi [M, F], wo [F, M]; without wi, wo [M, H]."""
+    if not wi:
+        return x @ wo
+    hidden = np.ones(wo.shape[0])
+    for name, kernel in zip(activations, wi):
+        hidden = hidden * activate(name, x @ kernel)
+    return hidden @ wo
+
+
+def switch_layer(
+    x: np.ndarray,
+    w_r: np.ndarray,
+    wi: Sequence[np.ndarray],
+    wo: np.ndarray,
+    *,
+    capacity: int,
+    activations: Sequence[str] = ("relu",),
+    nonpadding: np.ndarray | None = None,
+    padding: str = "masked",
+    alpha: float = 0.01,
+) -> Layer:
+    """Figure 16: x [G, S, M]; w_r [M, E]; each of wi [E, M, F]; wo [E, F, M].
+
+    A kept token's output is its gate times its expert's output (equation 2); that of a
+    dropped token, or of padding, is zero.
+    """
+    groups, tokens, _ = x.shape
+    routing = route(x, w_r, capacity, nonpadding)
+    y = np.zeros_like(x)
+    for g in range(groups):
+        for s in range(tokens):
+            if routing.kept[g, s]:
+                e = routing.expert_index[g, s]
+                own = [kernel[e] for kernel in wi]
+                y[g, s] = routing.gate[g, s] * expert(x[g, s], own, wo[e], activations)
+    aux_loss = alpha * load_balance_loss(routing.probs, nonpadding, padding)
+    return Layer(y, aux_loss, router_sums(routing, aux_loss), routing)
+
+
+def router_sums(routing: Routing, aux_loss: float, z_loss: float = 0.0) -> np.ndarray:
+    """[6 + 2 E]: tokens, dropped, entropy in nats, gate, both losses * tokens, counts, served."""
+    experts = routing.probs.shape[-1]
+    sums = np.zeros(6 + 2 * experts)
+    for g, s in np.argwhere(routing.expert_index >= 0):
+        p = routing.probs[g, s]
+        sums[0] += 1
+        sums[1] += not routing.kept[g, s]
+        sums[2] -= sum(p[i] * np.log(p[i]) for i in range(experts) if p[i] > 0)
+        sums[3] += routing.gate[g, s]
+        sums[6 + routing.expert_index[g, s]] += 1
+        sums[6 + experts] += routing.kept[g, s]
+    sums[4], sums[5] = aux_loss * sums[0], z_loss * sums[0]
+    return sums
+
+
+def central_differences(
+    objective: Callable[[dict[str, np.ndarray]], float],
+    point: dict[str, np.ndarray],
+    step: float,
+) -> dict[str, np.ndarray]:
+    """The gradient of a function of named arrays, each entry moved by a step up and down."""
+    gradients = {}
+    for what, value in point.items():
+        gradients[what] = np.zeros(value.shape)
+        for index in np.ndindex(*value.shape):
+            ends = []
+            for sign in (1, -1):
+                moved = value.copy()
+                moved[index] += sign * step
+                ends.append(objective({**point, what: moved}))
+            gradients[what][index] = (ends[0] - ends[1]) / (2 * step)
+    return gradients
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Kernels in float64: w_r [M, E], each of wi [E, M, F], wo [E, F, M]."""
+
+    w_r: np.ndarray
+    wi: tuple[np.ndarray, ...]
+    wo: np.ndarray
+
+    @classmethod
+    def draw(cls, rng, model: int, experts: int, hidden: int, factors: int = 1) -> Weights:
+        """Normal, scaled so that logits, hidden units and outputs are of the order of 1.
+
+        They are rounded to float32, so that the layer gets the very same numbers.
+        """
+
+        def normal(*shape):
+            return rng.standard_normal(shape).astype(np.float32).astype(np.float64)
+
+        return cls(
+            2 * normal(model, experts) / 2 ** round(np.log2(model) / 2),
+            tuple(
+                normal(experts, model, hidden) / 2 ** round(np.log2(model) / 2)
+                for _ in range(factors)
+            ),
+            normal(experts, hidden, model) / 2 ** round(np.log2(hidden) / 2),
+        )
+
+    def variables(self) -> dict[str, np.ndarray]:
+        """By the names of the layer's variables."""
+        names = ["wi"] if len(self.wi) == 1 else [f"wi_{i}" for i in range(len(self.wi))]
+        kernels = dict(zip(names, self.wi), switch_gating=self.w_r, wo=self.wo)
+        return {f"{name}/kernel": kernel for name, kernel in kernels.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Visit:
+    """One token at one expert, in a group: what was asked for, and what came of it."""
+
+    token: int
+    choice: int
+    expert: int
+    position: int
+    kept: bool
+    gate: float
+
+
+def ranking(probs: np.ndarray, number: int) -> list[int]:
+    """The experts of one token, the most probable first; of equals the first."""
+    return sorted(range(len(probs)), key=lambda e: (-probs[e], e))[:number]
+
+
+def top_k_visits(
+    probs: np.ndarray,
+    real: np.ndarray,
+    k: int,
+    capacity: int,
+    visits: Callable[[float], bool] = lambda gate: True,
+) -> list[Visit]:
+    """GShard's gating of one group: probs [S, E], real [S].
+
+    Every token has its turn with its first choice, then every token with its second; gates
+    are shares of the k probabilities, and a later choice is visited if its gate says so.
+    """
+    used = [0] * probs.shape[1]
+    made = []
+    for choice in range(k):
+        for token in np.flatnonzero(real):
+            best = ranking(probs[token], k)
+            total = sum(probs[token, best]) if k > 1 else 1.0
+            expert, gate = best[choice], probs[token, best[choice]] / total
+            if choice and not visits(gate):
+                continue
+            kept = used[expert] < capacity
+            made.append(Visit(token, choice, expert, used[expert], kept, gate))
+            used[expert] += 1
+    return made
+
+
+def no_token_left_behind_visits(
+    probs: np.ndarray, real: np.ndarray, stages: int, capacity: int
+) -> list[Visit]:
+    """Figure 11 for one group: probs [S, E], real [S]. At most one visit for each token."""
+    served = [0] * probs.shape[1]
+    waiting = list(np.flatnonzero(real))
+    made = []
+    for stage in range(stages):
+        overflowing = []
+        for token in waiting:
+            expert = ranking(probs[token], stages)[stage]
+            if served[expert] == capacity:
+                overflowing.append(token)
+                continue
+            gate = probs[token, expert]
+            made.append(Visit(token, stage, expert, served[expert], True, gate))
+            served[expert] += 1
+        waiting = overflowing
+    return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """What a layer of experts gives: y [G, S, M], losses, metrics' sums, each group's visits."""
+
+    y: np.ndarray
+    aux_loss: float
+    sums: np.ndarray
+    visits: list[list[Visit]]
+
+
+def mixture(
+    x: np.ndarray,
+    weights: Weights,
+    route_group: Callable[[np.ndarray, np.ndarray], list[Visit]],
+    *,
+    activations: Sequence[str] = ("relu",),
+    nonpadding: np.ndarray | None = None,
+    padding: str = "masked",
+    alpha: float = 0.01,
+    z_coefficient: float = 0.0,
+) -> Mixture:
+    """A layer of experts, whatever its routing: x [G, S, M].
+
+    Args:
+      x: tokens in groups.
+      weights: of the layer.
+      route_group: the visits of a group, from its probabilities [S, E] and whether each token
+        is real [S].
+      activations: of the experts.
+      nonpadding: [G, S] or None.
+      padding: see `load_balance_loss`.
+      alpha: of the load-balancing loss.
+      z_coefficient: of the z-loss.
+    """
+    groups, tokens, _ = x.shape
+    experts = weights.w_r.shape[1]
+    real = np.ones((groups, tokens), bool) if nonpadding is None else nonpadding > 0
+    logits = x @ weights.w_r
+    probs = np.array([[softmax(logits[g, s]) for s in range(tokens)] for g in range(groups)])
+    balance = alpha * load_balance_loss(probs, nonpadding, padding)
+    z_loss = z_coefficient * router_z_loss(logits[real])
+    visits = [route_group(probs[g], real[g]) for g in range(groups)]
+    y = np.zeros((groups, tokens, weights.wo.shape[-1]))
+    sums = np.zeros(6 + 2 * experts)
+    for g in range(groups):
+        served = set()
+        for visit in (visit for visit in visits[g] if visit.kept):
+            token, e = visit.token, visit.expert
+            served.add(token)
+            sums[6 + experts + visit.choice] += 1
+            own = [kernel[e] for kernel in weights.wi]
+            y[g, token] += visit.gate * expert(x[g, token], own, weights.wo[e], activations)
+        for s in np.flatnonzero(real[g]):
+            p = probs[g, s]
+            sums[0] += 1
+            sums[1] += s not in served
+            sums[2] -= sum(p[i] * np.log(p[i]) for i in range(experts) if p[i] > 0)
+            sums[3] += p.max()
+            sums[6 + p.argmax()] += 1
+    sums[4], sums[5] = balance * sums[0], z_loss * sums[0]
+    return Mixture(y, balance + z_loss, sums, visits)
+
+
+def router_z_loss(logits: np.ndarray) -> float:
+    """ST-MoE's equation 5 over the logits [tokens, E] of real tokens."""
+    squares = [np.log(np.sum(np.exp(h))) ** 2 for h in logits]
+    return float(np.mean(squares)) if squares else 0.0
+
+
+def tokens_with_clear_choices(
+    rng,
+    shape: Sequence[int],
+    w_r: np.ndarray,
+    margin: float = 1e-3,
+    skew: float = 0.0,
+    choices: int = 1,
+) -> np.ndarray:
+    """Normal x [..., M] whose largest logits differ by more than `margin`.
+
+    The argmax, and as many of the next best as there are choices, are then the same in float32
+    and float64.
+
+    Args:
+      rng: np.random.Generator.
+      shape: of x.
+      w_r: [M, E], whose choice is to be clear.
+      margin: between the largest logits, whose float32 errors are about 1e-6.
+      skew: from 0, each token for itself, to 1, all tokens alike: it makes experts overflow.
+      choices: how many experts of a token are to be clear, in their order.
+    """
+    common = rng.standard_normal(shape[-1])
+    x = np.empty(shape)
+    for index in np.ndindex(*shape[:-1]):
+        while True:
+            token = skew * common + (1 - skew) * rng.standard_normal(shape[-1])
+            token = token.astype(np.float32).astype(np.float64)
+            largest = np.sort(token @ w_r)[-choices - 1 :]
+            if np.all(np.diff(largest) > margin):
+                break
+        x[index] = token
+    return x
+
+
+def attention(q: np.ndarray, kv: np.ndarray, w_o: np.ndarray, visible: np.ndarray):
+    """Of one sequence, with keys and values in one: q and kv [L, heads, d], w_o [heads, d, M].
+
+    Token i looks at the tokens j that are visible [i, j] to it; q is scaled already.
+    """
+    length, heads, _ = q.shape
+    y = np.zeros((length, w_o.shape[-1]))
+    for i in range(length):
+        seen = np.flatnonzero(visible[i])
+        for h in range(heads):
+            weights = softmax(np.array([q[i, h] @ kv[j, h] for j in seen]))
+            looked_at = sum(w * kv[j, h] for w, j in zip(weights, seen))
+            y[i] += looked_at @ w_o[h]
+    return y
