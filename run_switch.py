@@ -2,7 +2,7 @@
 
 import sys
 
-from mtf_switch.cli import main
+from mtf_switch.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())
