@@ -47,7 +47,7 @@ def register() -> None:
         kind.register(vocabulary)
 
 
-def prepare(name: str) -> None:
+def prepare_text(name: str) -> None:
     """Makes the text and vocabulary that a task or mixture needs, if it needs any.
 
     They would be made at first use as well; called beforehand, the user sees the progress.

@@ -62,7 +62,7 @@ def use_data_dir() -> None:
     seqio.set_tfds_data_dir_override(data_dir)
 
 
-def of_task(task: seqio.Task) -> str | None:
+def dataset_name(task: seqio.Task) -> str | None:
     """TFDS's name of a task's data, such as "glue/cola:2.0.0"; None for other sources.
 
     T5 names versions of GLUE and C4 that the pinned TFDS reads, but cannot make any more. Where
@@ -77,7 +77,7 @@ def of_task(task: seqio.Task) -> str | None:
 
 
 def _readable_or_newest(tfds_name: str) -> str:
-    if state(tfds_name).readiness is not Readiness.ABSENT:
+    if inspect_dataset(tfds_name).readiness is not Readiness.ABSENT:
         return tfds_name
     return f"{tfds_name.split(':')[0]}:{_newest(tfds_name)[0]}"
 
@@ -100,7 +100,7 @@ def _root() -> str:
     return os.path.expanduser(tfds_data() or tfds.core.constants.DATA_DIR)
 
 
-def state(tfds_name: str) -> State:
+def inspect_dataset(tfds_name: str) -> State:
     """Looks for a data set on this machine; nothing is downloaded.
 
     Args:
@@ -126,17 +126,17 @@ def state(tfds_name: str) -> State:
     )
 
 
-def check(task_or_mixture: str) -> None:
+def check_prepared(task_or_mixture: str) -> None:
     """Makes sure that the data of a task or of each task in a mixture can be read.
 
     Raises:
       UserError: with the command that prepares the first one that is not ready.
     """
     for task in seqio.get_subtasks(seqio.get_mixture_or_task(task_or_mixture)):
-        name = of_task(task)
+        name = dataset_name(task)
         if name is None:
             continue
-        found = state(name)
+        found = inspect_dataset(name)
         if found.readiness is not Readiness.READY:
             raise UserError(f"{found.missing}{_remedy(found, task_or_mixture, name)}")
         forget_unprepared(task)
@@ -153,7 +153,7 @@ def _remedy(found: State, task: str, tfds_name: str) -> str:
     return f" {first}: {command}{_by_hand(tfds_name)}"
 
 
-def prepare(task_or_mixture: str) -> list[str]:
+def prepare_datasets(task_or_mixture: str) -> list[str]:
     """Downloads and prepares the data of every task in a mixture that is not ready.
 
     Returns:
@@ -163,12 +163,12 @@ def prepare(task_or_mixture: str) -> list[str]:
       UserError: if one cannot be prepared, with the reason.
     """
     names = {
-        of_task(task): None
+        dataset_name(task): None
         for task in seqio.get_subtasks(seqio.get_mixture_or_task(task_or_mixture))
     }
     done = []
     for name in filter(None, names):
-        found = state(name)
+        found = inspect_dataset(name)
         if found.readiness is Readiness.READY:
             continue
         if found.readiness is not Readiness.ABSENT:

@@ -200,16 +200,16 @@ def superglue(options: argparse.Namespace) -> None:
 
 def tasks(options: argparse.Namespace) -> None:
     """`run_switch.py tasks`."""
-    from tasks import catalogue
+    from tasks import task_list
 
     gin_text.parse(options.gin_file, _params(options))
     registry.register()
-    found = catalogue.entries(options.pattern)
+    found = task_list.list_tasks(options.pattern)
     if not found:
         raise UserError(
             f"No task or mixture matches {options.pattern!r}. '*glue*' in quotes matches some."
         )
-    print(catalogue.table(found))
+    print(task_list.format_table(found))
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -220,9 +220,9 @@ def prepare(options: argparse.Namespace) -> None:
         os.makedirs(options.data_dir, exist_ok=True)
     gin_text.parse(options.gin_file, _params(options))
     data.check_known(options.task)
-    registry.prepare(options.task)
-    done = tfds_data.prepare(options.task)
-    tfds_data.check(options.task)
+    registry.prepare_text(options.task)
+    done = tfds_data.prepare_datasets(options.task)
+    tfds_data.check_prepared(options.task)
     print(f"{options.task} is ready." + (f" Prepared: {', '.join(done)}." if done else ""))
 
 

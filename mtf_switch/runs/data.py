@@ -42,7 +42,7 @@ def prepare(task: str) -> Any:
       UserError: if the name is unknown or the vocabulary cannot be read.
     """
     check_known(task)
-    tasks.prepare(task)
+    tasks.prepare_text(task)
     vocabulary = mesh_transformer.get_vocabulary(task)
     for part in vocabulary if isinstance(vocabulary, tuple) else (vocabulary,):
         _check_vocabulary(task, part)
@@ -86,7 +86,7 @@ def check_readable(task: str, split: str, cached: bool) -> None:
                 "docs/finetuning.md, 'C4 and mC4', has the job that writes it."
             )
         return
-    tfds_data.check(task)
+    tfds_data.check_prepared(task)
     with_split = [subtask for subtask in subtasks if split in subtask.splits]
     if not with_split:
         raise UserError(

@@ -53,7 +53,7 @@ def every_task(tiny: TinyRun, tfds_dir: Path, text_vocabulary: Path, tmp_path_fa
         settings = run_settings.settings()
         vocabulary = data.prepare(MIXTURE)
         config = gin_text.text()
-        tfds_data.check(MIXTURE)
+        tfds_data.check_prepared(MIXTURE)
         trained = [
             n for n in tfds_examples.GOLDEN if "train" in seqio.TaskRegistry.get(n).splits
         ]

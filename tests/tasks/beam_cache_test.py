@@ -34,7 +34,7 @@ def cache(tmp_path_factory) -> Path:
         [
             str(Path(BEAM_PYTHON).parent / "seqio_cache_tasks"),
             "--module_import=mtf_switch",
-            "--module_import=tasks.registered",
+            "--module_import=tasks.register_all",
             "--tasks=embedded_text",
             f"--output_cache_dir={folder}",
             "--pipeline_options=--runner=DirectRunner",

@@ -92,7 +92,7 @@ def test_languages_are_drawn_by_size_to_the_power_of_alpha(
     gin.bind_parameter("task_vocabulary.source", str(text_vocabulary))
     gin.bind_parameter("mc4_rate.alpha", alpha)
     tasks.register()
-    tfds_data.check("mc4")
+    tfds_data.check_prepared("mc4")
     mixture = seqio.MixtureRegistry.get("mc4")
     rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
     for language in mc4.languages():
@@ -104,7 +104,7 @@ def test_every_language_becomes_span_corruption(data_dir: Path, text_vocabulary:
     gin.bind_parameter("tfds_data.data_dir", str(data_dir))
     gin.bind_parameter("task_vocabulary.source", str(text_vocabulary))
     tasks.register()
-    tfds_data.check("mc4")
+    tfds_data.check_prepared("mc4")
     lengths = {"inputs": 32, "targets": 16}
     for language in mc4.languages():
         task = seqio.TaskRegistry.get(mc4.task_name(language))

@@ -209,9 +209,9 @@ def test_prepare_makes_what_a_task_or_a_mixture_needs(corpus, registry, cache):
     gin.bind_parameter("text_files.vocab_size", VOCAB_SIZE)
     tasks.register()
     seqio.MixtureRegistry.add("fake_mixture", ["text_files"], default_rate=1.0)
-    tasks.prepare("super_glue_boolq_v102")
+    tasks.prepare_text("super_glue_boolq_v102")
     assert not cache.exists()
-    tasks.prepare("fake_mixture")
+    tasks.prepare_text("fake_mixture")
     (folder,) = cache.iterdir()
     assert (folder / f"vocabulary_{VOCAB_SIZE}.model").exists()
 
@@ -219,9 +219,9 @@ def test_prepare_makes_what_a_task_or_a_mixture_needs(corpus, registry, cache):
 def test_an_unknown_task_is_a_user_error_with_near_names(registry):
     tasks.register()
     with pytest.raises(UserError, match=r"'embeded_text'.*nearest names are: embedded_text"):
-        tasks.prepare("embeded_text")
+        tasks.prepare_text("embeded_text")
     with pytest.raises(UserError, match=r"text_files\.files = 'books/\*\.txt'"):
-        tasks.prepare("text_files")
+        tasks.prepare_text("text_files")
 
 
 @pytest.mark.parametrize(

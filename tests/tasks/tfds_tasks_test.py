@@ -39,7 +39,7 @@ def registered(tfds_dir: Path, text_vocabulary: Path, small_closed_book: None):
     gin.bind_parameter("task_vocabulary.source", str(text_vocabulary))
     tasks.register()
     for name in tfds_examples.GOLDEN:
-        tfds_data.check(name)
+        tfds_data.check_prepared(name)
     yield
     gin.clear_config()
     tasks.register()
@@ -147,15 +147,15 @@ def test_glue_in_the_version_that_t5_names_is_read_if_it_is_there(
         gin.clear_config()
         gin.bind_parameter("tfds_data.data_dir", str(folder))
         tasks.register()
-        assert tfds_data.of_task(task) == f"glue/cola:{version}"
-        tfds_data.check("glue_cola_v002")
+        assert tfds_data.dataset_name(task) == f"glue/cola:{version}"
+        tfds_data.check_prepared("glue_cola_v002")
 
 
 def test_data_that_is_not_there_is_told_how_to_get(tmp_path: Path) -> None:
     gin.bind_parameter("tfds_data.data_dir", str(tmp_path))
     tasks.register()
     with pytest.raises(UserError) as raised:
-        tfds_data.check("glue_v002_proportional")
+        tfds_data.check_prepared("glue_v002_proportional")
     assert re.fullmatch(
         rf"glue/\w+:2.0.0 is not prepared in {tmp_path}\. Prepare it: run_switch.py prepare "
         rf"--task=glue_v002_proportional --data_dir={tmp_path}",
@@ -167,9 +167,9 @@ def test_a_step_by_hand_and_a_beam_job_are_said(tmp_path: Path) -> None:
     gin.bind_parameter("tfds_data.data_dir", str(tmp_path))
     tasks.register()
     with pytest.raises(UserError, match="xsum-extracts-from-downloads"):
-        tfds_data.check("xsum")
+        tfds_data.check_prepared("xsum")
     with pytest.raises(UserError, match="made by a Beam job"):
-        tfds_data.check("c4_v220_span_corruption")
+        tfds_data.check_prepared("c4_v220_span_corruption")
 
 
 @pytest.mark.parametrize("lost", ["dataset_info.json", "xsum-train.tfrecord-00000-of-00001"])
@@ -178,21 +178,21 @@ def test_half_prepared_data_is_told_apart(tfds_dir: Path, tmp_path: Path, lost: 
     (tmp_path / "xsum" / "1.1.0" / lost).unlink()
     gin.bind_parameter("tfds_data.data_dir", str(tmp_path))
     tasks.register()
-    assert tfds_data.state("xsum:1.1.0").readiness is Readiness.HALF
+    assert tfds_data.inspect_dataset("xsum:1.1.0").readiness is Readiness.HALF
     with pytest.raises(UserError) as raised:
-        tfds_data.check("xsum")
+        tfds_data.check_prepared("xsum")
     assert "xsum:1.1.0 is half prepared" in str(raised.value)
     assert lost in str(raised.value)
     assert f"Remove {tmp_path}/xsum/1.1.0, then prepare it: run_switch.py" in str(raised.value)
     with pytest.raises(UserError, match="Remove "):
-        tfds_data.prepare("xsum")
+        tfds_data.prepare_datasets("xsum")
 
 
 def test_a_data_set_that_this_tfds_does_not_have_is_said(tmp_path: Path) -> None:
     gin.bind_parameter("tfds_data.data_dir", str(tmp_path))
     tasks.register()
     with pytest.raises(UserError, match=r"does not have c4/en\.realnewslike:2\.2\.0"):
-        tfds_data.check("c4_realnewslike_v020_unsupervised")
+        tfds_data.check_prepared("c4_realnewslike_v020_unsupervised")
 
 
 def test_prepared_before_and_after_seqio_looked(tfds_dir: Path, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_prepared_before_and_after_seqio_looked(tfds_dir: Path, tmp_path: Path) 
     task = seqio.TaskRegistry.get("xsum")
     assert not task.source.tfds_dataset.info.splits
     tfds_examples.write("xsum:1.1.0", tmp_path)
-    tfds_data.check("xsum")
+    tfds_data.check_prepared("xsum")
     assert task.num_input_examples("train") == 1
 
 
@@ -276,7 +276,7 @@ def test_a_download_that_fails_is_explained(tmp_path: Path, monkeypatch) -> None
     gin.bind_parameter("tfds_data.data_dir", str(tmp_path))
     tasks.register()
     with pytest.raises(UserError) as raised:
-        tfds_data.prepare("web_questions_open")
+        tfds_data.prepare_datasets("web_questions_open")
     assert str(raised.value) == (
         f"TFDS could not prepare web_questions:1.0.0 in {tmp_path} (ConnectionError: Name or "
         "service not known)."

@@ -45,7 +45,7 @@ class Entry:
     parts: int = 0
 
 
-def entries(pattern: str = "*") -> list[Entry]:
+def list_tasks(pattern: str = "*") -> list[Entry]:
     """All tasks, then all mixtures, by name.
 
     Args:
@@ -65,10 +65,10 @@ def entries(pattern: str = "*") -> list[Entry]:
 
 def _task(task: seqio.Task, states: dict[str, tfds_data.State]) -> Entry:
     metrics = _metric_names(task)
-    tfds_name = tfds_data.of_task(task)
+    tfds_name = tfds_data.dataset_name(task)
     if tfds_name is not None:
         if tfds_name not in states:
-            states[tfds_name] = tfds_data.state(tfds_name)
+            states[tfds_name] = tfds_data.inspect_dataset(tfds_name)
         return _tfds_entry(task, metrics, states[tfds_name])
     prepared = True
     if isinstance(task.source, pretraining.CorpusSource):
@@ -112,7 +112,7 @@ def _metric_names(task: seqio.Task) -> list[str]:
     return of_t5 or [getattr(metric, "__name__", str(metric)) for metric in task.metric_fns]
 
 
-def table(found: list[Entry]) -> str:
+def format_table(found: list[Entry]) -> str:
     """The entries as text for the screen."""
     width = max(len(entry.name) for entry in found)
     lines = [f"{'task':{width}}  {'ready':22}  {'metrics':29}  examples"]

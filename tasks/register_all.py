@@ -1,6 +1,6 @@
 """Registers every task by being imported: for seqio's cache job, which takes modules.
 
-seqio_cache_tasks --module_import=mtf_switch,tasks.registered --tasks=... ; docs/finetuning.md
+seqio_cache_tasks --module_import=mtf_switch,tasks.register_all --tasks=... ; docs/finetuning.md
 """
 
 from __future__ import annotations
@@ -12,4 +12,4 @@ from tasks import tfds_data
 
 tasks.register()
 for _name in list(seqio.TaskRegistry.names()):
-    tfds_data.of_task(seqio.TaskRegistry.get(_name))
+    tfds_data.dataset_name(seqio.TaskRegistry.get(_name))
