@@ -10,6 +10,7 @@ import mesh_tensorflow as mtf
 import pytest
 import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
+from strategies import STRATEGIES
 from tiny_run import BATCH
 
 from mtf_switch.config import gin_text, mesh_layout, run_settings
@@ -17,9 +18,6 @@ from mtf_switch.config.mesh_layout import MeshLayout, Tensor
 from mtf_switch.errors import UserError
 from mtf_switch.model import switch_transformer
 from mtf_switch.runs import estimator
-
-# The five strategies of Figure 9.
-STRATEGIES = ("data", "model", "model_data", "expert_data", "expert_model_data")
 
 
 def test_both_of_mesh_tensorflows_notations_are_read():

@@ -2,88 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import re
-import types
-
 import pytest
+from model_files import FILES, MODELS, count_model, read_header, read_stated_size
 
 from mtf_switch.config import gin_text, run_settings
-from mtf_switch.model import flops, switch_transformer
-
-FILES = sorted(
-    path.relative_to(gin_text.GIN_FOLDER) for path in gin_text.GIN_FOLDER.rglob("*.gin")
-)
-# To be included after a model.
-FRAGMENTS = (
-    *("every_other_switch.gin", "every_switch.gin", "tiny_sizes.gin"),
-    *("experts_attention.gin", "experts_ff_and_attention.gin"),
-)
-MODELS = [path for path in FILES if path.parent.name == "models" and path.name not in FRAGMENTS]
-TINY = [path for path in MODELS if path.stem.endswith("tiny")]
-FULL_SIZE = [path for path in MODELS if path not in TINY]
-STATED = re.compile(r"^# Parameters: ([\d,]+) \(vocabulary of ([\d,]+)", re.MULTILINE)
-# Of the paper's pre-training, and of runs/embedded.gin, in tokens.
-LENGTHS, TINY_LENGTHS = {"inputs": 512, "targets": 114}, {"inputs": 32, "targets": 8}
-
-
-@dataclasses.dataclass(frozen=True)
-class Counted:
-    """What a model's file makes: its Cost, the routers' share of its FLOPs, and the model."""
-
-    cost: flops.Cost
-    router_flops: float
-    built: switch_transformer.transformer.Bitransformer
-
-    @property
-    def flops_without_routers(self) -> float:
-        """Of a sequence, forward."""
-        return self.cost.flops_per_sequence - self.router_flops
-
-
-def header_of(path):
-    return (gin_text.GIN_FOLDER / path).read_text()
-
-
-def stated(path):
-    """(parameters, vocabulary) of a header; sentinels are said apart from pieces."""
-    header = header_of(path)
-    parameters, vocabulary = (int(n.replace(",", "")) for n in STATED.search(header).groups())
-    return parameters, vocabulary + (100 if "100 sentinels" in header else 0)
-
-
-@functools.cache
-def counted(name):
-    """A model of gin/models/, by its name, at the lengths of its family's run."""
-    vocabulary = stated(f"models/{name}.gin")[1]
-    lengths = TINY_LENGTHS if name.endswith("tiny") else LENGTHS
-    return count([f"models/{name}.gin"], vocabulary, lengths)
-
-
-def count(files, vocabulary=32100, lengths=LENGTHS):
-    """What these files make: a Counted."""
-    gin_text.parse(
-        files,
-        [
-            "MIXTURE_NAME = 'a_task'",
-            "utils.run.batch_size = 64",
-            f"utils.run.sequence_length = {lengths}",
-        ],
-    )
-    settings = run_settings.settings()
-    built = switch_transformer.build(settings, types.SimpleNamespace(vocab_size=vocabulary))
-    router_flops = sum(
-        2 * stack.model_dim.size * layer.num_experts * length
-        for stack, length in zip(switch_transformer.stacks(built), lengths.values())
-        for layer in switch_transformer.switch_layers(stack)
-    )
-    return Counted(flops.count(built, settings), router_flops, built)
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_a_gin_file_has_a_header_and_parses(path):
-    assert header_of(path).startswith("# -*-Python-*-\n# ")
+    assert read_header(path).startswith("# -*-Python-*-\n# ")
     model_file = ["models/switch_tiny.gin"] if path not in MODELS else []
     params = ["MIXTURE_NAME = 'a_task'"] if path.parent.name != "runs" else []
     gin_text.parse([*model_file, str(path)], params)
@@ -91,7 +18,7 @@ def test_a_gin_file_has_a_header_and_parses(path):
 
 @pytest.mark.parametrize("name", [path.stem for path in MODELS])
 def test_a_model_has_the_parameters_that_its_header_states(name):
-    assert counted(name).cost.parameters == stated(f"models/{name}.gin")[0]
+    assert count_model(name).cost.parameters == read_stated_size(f"models/{name}.gin")[0]
 
 
 def test_the_run_on_c4_is_the_papers():

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from gin_files_test import FULL_SIZE, TINY, TINY_LENGTHS, count, counted, stated
+from model_files import (
+    FULL_SIZE,
+    TINY,
+    TINY_LENGTHS,
+    count_files,
+    count_model,
+    read_stated_size,
+)
 
 from mtf_switch.config import gin_text, run_settings
 from mtf_switch.errors import UserError
@@ -37,7 +44,7 @@ DIGITS = {1.1e9: 0.05e9, 2.0e9: 0.05e9, 3.8e9: 0.05e9, 14.7e9: 0.05e9}
 
 @pytest.mark.parametrize(("name", "printed"), EXACT)
 def test_parameters_are_those_that_the_paper_prints(name, printed):
-    parameters, _ = stated(f"models/{name}.gin")
+    parameters, _ = read_stated_size(f"models/{name}.gin")
     # Within 0.5%, or within the last digit where that is coarser.
     assert parameters == pytest.approx(
         printed, abs=max(0.005 * printed, DIGITS.get(printed, 0))
@@ -46,20 +53,22 @@ def test_parameters_are_those_that_the_paper_prints(name, printed):
 
 @pytest.mark.parametrize(("name", "printed", "digit"), ROUNDED)
 def test_parameters_agree_with_what_table_9_rounds(name, printed, digit):
-    parameters, _ = stated(f"models/{name}.gin")
+    parameters, _ = read_stated_size(f"models/{name}.gin")
     assert abs(parameters - printed) <= digit
 
 
 def test_where_table_9_contradicts_itself():
     """64 experts make half of Switch-XXL's 395B; GEGLU of 2816 makes 27B of Switch-Large."""
-    assert stated("models/switch_xxl_64_experts.gin")[0] == pytest.approx(201.4e9, rel=0.005)
-    assert stated("models/switch_large.gin")[0] == pytest.approx(27.1e9, rel=0.005)
+    assert read_stated_size("models/switch_xxl_64_experts.gin")[0] == pytest.approx(
+        201.4e9, rel=0.005
+    )
+    assert read_stated_size("models/switch_large.gin")[0] == pytest.approx(27.1e9, rel=0.005)
 
 
 def test_mt5_base_has_the_parameters_of_mt5():
     """580M with two embeddings of 250,112 (Xue et al., arXiv 2010.11934, Table 2)."""
-    assert stated("models/mt5_base.gin")[0] == pytest.approx(580e6, rel=0.005)
-    assert counted("mt5_base").built.encoder.input_vocab_dim.size == 250_112
+    assert read_stated_size("models/mt5_base.gin")[0] == pytest.approx(580e6, rel=0.005)
+    assert count_model("mt5_base").built.encoder.input_vocab_dim.size == 250_112
 
 
 # Forward, of 512 + 114 tokens. Both of T5-Base's rows are in flops_test.
@@ -79,7 +88,7 @@ def test_flops_of_a_sequence_are_those_of_table_9(name, printed):
     It gives Switch-Base and T5-Base the same 124e9, so routers are not in them; at Switch-C's
     2048 experts in each of 30 layers they are 8% of the rest.
     """
-    model_ = counted(name)
+    model_ = count_model(name)
     assert model_.flops_without_routers == pytest.approx(printed, rel=0.1)
     if name == "switch_c":
         share = model_.router_flops / model_.flops_without_routers
@@ -98,24 +107,24 @@ OF_THE_FLOPS_OF_T5_BASE = [
 @pytest.mark.parametrize("name", OF_THE_FLOPS_OF_T5_BASE)
 def test_experts_add_parameters_and_no_flops_but_the_routers(name):
     """Section 2's axis of scale: exact, as gated GELU of 2048 costs what ReLU of 3072 does."""
-    t5_base = counted("t5_base")
-    assert counted(name).flops_without_routers == t5_base.flops_without_routers
+    t5_base = count_model("t5_base")
+    assert count_model(name).flops_without_routers == t5_base.flops_without_routers
     if name != "mt5_base":
-        assert counted(name).cost.parameters > t5_base.cost.parameters
+        assert count_model(name).cost.parameters > t5_base.cost.parameters
 
 
 def test_switch_base_plus_costs_what_its_header_says():
     """Its speed in Table 1 is 780 / 1000 of Switch-Base's."""
-    base = counted("switch_base").cost.flops_per_sequence
-    plus = counted("switch_base_plus").cost.flops_per_sequence
+    base = count_model("switch_base").cost.flops_per_sequence
+    plus = count_model("switch_base_plus").cost.flops_per_sequence
     assert plus / base == pytest.approx(1.33, abs=0.005)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in TINY])
 def test_tiny_models_cost_what_t5_tiny_does_but_for_the_routers(name):
     """172 of gated GELU's hidden units are 258 of ReLU, and 3 heads of 21 are 63 of 64."""
-    reference = counted("t5_tiny").flops_without_routers
-    assert counted(name).flops_without_routers == pytest.approx(reference, rel=0.01)
+    reference = count_model("t5_tiny").flops_without_routers
+    assert count_model(name).flops_without_routers == pytest.approx(reference, rel=0.01)
 
 
 # ---- structure
@@ -123,7 +132,7 @@ def test_tiny_models_cost_what_t5_tiny_does_but_for_the_routers(name):
 
 def _structure(name):
     """(sparse layers of encoder and of decoder, experts' activations, logits tied)."""
-    built = counted(name).built
+    built = count_model(name).built
     stacks = list(switch_transformer.stacks(built))
     sparse = [switch_transformer.switch_layers(stack) for stack in stacks]
     activations = {tuple(layer.activations) for layers in sparse for layer in layers}
@@ -158,7 +167,7 @@ def test_sparse_layers_activation_and_logits_are_those_of_the_release(
     assert _structure(name) == (sparse, {activation}, tied)
     dense = [
         layer
-        for stack in switch_transformer.stacks(counted(name).built)
+        for stack in switch_transformer.stacks(count_model(name).built)
         for layer in stack.layer_stack.layers
         if type(layer).__name__ == "DenseReluDense"
     ]
@@ -169,7 +178,7 @@ def test_sparse_layers_activation_and_logits_are_those_of_the_release(
 
 @pytest.mark.parametrize("name", ["switch_base_released", "switch_base_released_tiny"])
 def test_the_sparse_layer_is_the_second_of_each_pair(name):
-    for stack in switch_transformer.stacks(counted(name).built):
+    for stack in switch_transformer.stacks(count_model(name).built):
         feed_forward = [
             type(layer).__name__
             for layer in stack.layer_stack.layers
@@ -190,7 +199,7 @@ def test_the_sparse_layer_is_the_second_of_each_pair(name):
     ],
 )
 def test_released_models_have_the_capacities_of_their_release(name, capacity):
-    for stack in switch_transformer.stacks(counted(name).built):
+    for stack in switch_transformer.stacks(count_model(name).built):
         for layer in switch_transformer.switch_layers(stack):
             found = layer.capacity
             assert capacity == (
@@ -203,7 +212,7 @@ def test_released_models_have_the_capacities_of_their_release(name, capacity):
 
 def test_switch_c_has_30_heads_as_released_and_32_as_printed():
     for name, heads in (("switch_c", 30), ("switch_c_released", 30), ("switch_c_32_heads", 32)):
-        layers = counted(name).built.decoder.layer_stack.layers
+        layers = count_model(name).built.decoder.layer_stack.layers
         assert {layer.num_heads for layer in layers if hasattr(layer, "num_heads")} == {heads}
 
 
@@ -220,7 +229,7 @@ def test_frequencies_compose_with_any_model(fragments, parameters, tmp_path):
     file = tmp_path / "experts.gin"
     file.write_text("num_experts = 128\n")
     files = ["models/t5_base.gin", *(f"models/{f}.gin" for f in fragments), str(file)]
-    assert count(files).cost.parameters == stated(f"models/{parameters}.gin")[0]
+    assert count_files(files).cost.parameters == read_stated_size(f"models/{parameters}.gin")[0]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +240,7 @@ def test_experts_have_the_activation_of_the_dense_layers_beside_them(
 ):
     file = tmp_path / "experts.gin"
     file.write_text("num_experts = 2\n")
-    built = count(
+    built = count_files(
         [f"models/{name}.gin", "models/every_other_switch.gin", str(file)], lengths=TINY_LENGTHS
     ).built
     for stack in switch_transformer.stacks(built):
@@ -268,5 +277,5 @@ def test_an_odd_number_of_blocks_makes_no_pairs():
 )
 def test_t5s_own_models_are_there_as_baselines(name, parameters):
     """Raffel et al. (arXiv 1910.10683), Section 3.7, and T5's list of 1.1 checkpoints."""
-    found = count([f"models/{name}.gin"]).cost.parameters
+    found = count_files([f"models/{name}.gin"]).cost.parameters
     assert found == pytest.approx(parameters, rel=0.01)

@@ -11,7 +11,7 @@ from typing import Any
 
 import gin
 import pytest
-from gin_files_test import FILES, count, header_of, stated
+from model_files import FILES, count_files, read_header, read_stated_size
 from tiny_models_test import train_two_steps
 
 from mtf_switch.config import gin_text, run_settings
@@ -127,7 +127,7 @@ def test_every_row_and_point_has_its_file_and_no_file_is_another():
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_is_what_the_paper_says(name):
     row, path = ROWS[name], f"paper/{name}.gin"
-    header = " ".join(header_of(path).replace("\n# ", " ").split())
+    header = " ".join(read_header(path).replace("\n# ", " ").split())
     assert not [text for text in row.header if text not in header]
     gin_text.parse([path], [])
     settings = run_settings.settings()
@@ -160,10 +160,10 @@ def test_mixture_of_experts_differs_from_switch_in_its_router_alone(rows):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_has_the_parameters_of_its_model(name):
-    parameters = count([f"paper/{name}.gin"]).cost.parameters
+    parameters = count_files([f"paper/{name}.gin"]).cost.parameters
     of_model = ROWS[name].model
     if isinstance(of_model, str):
-        of_model, _ = stated(f"models/{of_model}.gin")
+        of_model, _ = read_stated_size(f"models/{of_model}.gin")
     assert parameters == of_model
 
 

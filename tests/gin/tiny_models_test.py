@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from gin_files_test import TINY
+from model_files import TINY
 from tiny_run import variables
 
 from mtf_switch.runs import train_log

@@ -19,10 +19,11 @@ import numpy as np
 import oracle
 import pytest
 import tensorflow.compat.v1 as tf
+from first_step import QUIET, run_first_step
 from hypothesis import strategies as st
-from mesh_layout_test import STRATEGIES
 from mesh_tensorflow.transformer import transformer_layers, utils
-from switch_transformer_test import NO_DROP, QUIET, first_step_sums, packed_and_alone
+from packed_examples import NO_DROP, run_packed_and_alone
+from strategies import STRATEGIES
 from tiny_run import EOS_ID, INPUTS, TARGETS, log_likelihoods
 
 from mtf_switch.config import gin_text, run_settings
@@ -685,7 +686,7 @@ def test_decoding_says_what_the_whole_sequence_says_and_beams_find_likelier_ones
 
 def test_packed_sequences_give_the_logits_that_they_have_alone(tiny):
     settings, vocabulary = tiny.parse({**QUIET, **NO_DROP, **LAYERS})
-    got, _, alone = packed_and_alone(None, settings, vocabulary)
+    got, _, alone = run_packed_and_alone(None, settings, vocabulary)
     assert sorted(got.router_sums) == ROUTED
     for layer in ROUTED:
         feature = "inputs" if layer.startswith("encoder") else "targets"
@@ -697,8 +698,8 @@ def test_packed_sequences_give_the_logits_that_they_have_alone(tiny):
 def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny):
     groups = {**LAYERS, "ExpertCapacity.group_size": "16"}
     microbatches = "utils.serialize_num_microbatches.tokens_per_microbatch_per_replica"
-    whole_loss, whole = first_step_sums(tiny, groups)
-    loss, sums = first_step_sums(tiny, {**groups, microbatches: "64"})
+    whole_loss, whole = run_first_step(tiny, groups)
+    loss, sums = run_first_step(tiny, {**groups, microbatches: "64"})
     assert loss == pytest.approx(whole_loss, rel=1e-5)
     assert sorted(sums) == sorted(whole) == ROUTED
     for layer, expected in whole.items():

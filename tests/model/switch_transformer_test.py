@@ -6,20 +6,15 @@ import mesh_tensorflow as mtf
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from first_step import QUIET, run_first_step
 from mesh_tensorflow.transformer import transformer, utils
-from tiny_run import EOS_ID, EXPERTS, INPUTS, SWITCH_LAYERS, TARGETS, run_model
+from packed_examples import NO_DROP, run_packed_and_alone
+from tiny_run import EOS_ID, EXPERTS, SWITCH_LAYERS, TARGETS
 
 from mtf_switch.errors import UserError
-from mtf_switch.layers import router_metrics
 from mtf_switch.layers.switch_ffn import SwitchFFN
 from mtf_switch.model import switch_transformer
-from mtf_switch.runs import checkpoints, data, estimator, train_log
-
-QUIET = {
-    "Exploration.jitter": "0.0",
-    "dropout_rate": "0.0",
-    "SwitchFFN.expert_dropout_rate": "0.0",
-}
+from mtf_switch.runs import checkpoints, train_log
 
 
 def _first_step(tiny, folder, params):
@@ -161,7 +156,6 @@ def test_the_defaults_make_no_microbatches(tiny):
     assert big == 1
 
 
-NO_DROP = {"ExpertCapacity.capacity_factor_eval": "4.0"}
 ROUTERS = {
     "switch": {},
     "top-2": {"SwitchFFN.router": "@TopKRouter()", "TopKRouter.policy_train": "'all'"},
@@ -177,26 +171,12 @@ EACH_ROUTER = [
 ]
 
 
-def first_step_sums(tiny, params):
-    """The loss of a first training step in float32, and the sums of its routers by layer."""
-    settings, vocabulary = tiny.parse(params={**QUIET, **params})
-    with tf.Graph().as_default(), tf.Session() as session:
-        tf.set_random_seed(settings.seed)
-        tf.train.get_or_create_global_step()
-        features = data.train_input_fn(settings, 0)({})
-        batch = tf.data.make_one_shot_iterator(features).get_next()
-        runner = estimator.build(settings, vocabulary, "unused")
-        spec = runner._call_model_fn(batch, None, "train", runner.config)
-        session.run(tf.global_variables_initializer())
-        return session.run([spec.loss, router_metrics.recorded(tf.get_default_graph())])
-
-
 @pytest.mark.parametrize("router", EACH_ROUTER)
 def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny, router):
     groups = {"ExpertCapacity.group_size": "16", **ROUTERS[router]}
     microbatches = "utils.serialize_num_microbatches.tokens_per_microbatch_per_replica"
-    whole_loss, whole = first_step_sums(tiny, groups)
-    loss, sums = first_step_sums(tiny, {**groups, microbatches: "64"})
+    whole_loss, whole = run_first_step(tiny, groups)
+    loss, sums = run_first_step(tiny, {**groups, microbatches: "64"})
     # Float32 sums in another order.
     assert loss == pytest.approx(whole_loss, rel=1e-5)
     assert sorted(sums) == sorted(whole) == list(SWITCH_LAYERS)
@@ -207,53 +187,6 @@ def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny, rou
         np.testing.assert_array_equal(sums[layer][counts], whole[layer][counts])
 
 
-def two_examples_a_row():
-    """8 short examples, the same in 4 rows, and the segments there: each feature -> ids."""
-    chooser = np.random.RandomState(0)
-    alone = {
-        "inputs": np.zeros([8, INPUTS], np.int32),
-        "targets": np.zeros([8, TARGETS], np.int32),
-    }
-    packed = {name: np.zeros([4, ids.shape[1]], np.int32) for name, ids in alone.items()}
-    segments = {name: np.zeros_like(ids) for name, ids in packed.items()}
-    for row in range(8):
-        for name, ids in alone.items():
-            half = ids.shape[1] // 2
-            length = chooser.randint(half // 2, half + 1)
-            ids[row, :length] = [*chooser.randint(3, 400, size=length - 1), EOS_ID]
-            start = row % 2 * half
-            packed[name][row // 2, start : start + half] = ids[row, :half]
-            segments[name][row // 2, start : start + length] = row % 2 + 1
-    return alone, packed, segments
-
-
-def packed_and_alone(checkpoint, settings, vocabulary):
-    """Runs the same examples both ways, whose logits are to agree; see run_model.
-
-    Returns:
-      What ran packed, what ran alone, and the ids of the examples.
-    """
-    alone, packed, segments = two_examples_a_row()
-    (expected,) = run_model(checkpoint, settings, vocabulary, [alone])
-    ids_of_segments = {
-        "encoder_sequence_id": segments["inputs"],
-        "decoder_sequence_id": segments["targets"],
-    }
-    (got,) = run_model(checkpoint, settings, vocabulary, [{**packed, **ids_of_segments}])
-    half = TARGETS // 2
-    for row in range(8):
-        length = np.count_nonzero(alone["targets"][row])
-        start = row % 2 * half
-        np.testing.assert_allclose(
-            got.logits[row // 2, start : start + length],
-            expected.logits[row, :length],
-            # Float32 logits of size 10, after a stack of sums in another order.
-            rtol=1e-4,
-            atol=1e-4,
-        )
-    return got, expected, alone
-
-
 @pytest.mark.parametrize("router", EACH_ROUTER)
 def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(
     tiny, trained, router
@@ -262,7 +195,7 @@ def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(
     params = {**NO_DROP, **ROUTERS[router]}
     settings, vocabulary = tiny.load(trained, [f"{k} = {v}" for k, v in params.items()])
     checkpoint = checkpoints.find(str(trained))
-    got, expected, alone = packed_and_alone(checkpoint, settings, vocabulary)
+    got, expected, alone = run_packed_and_alone(checkpoint, settings, vocabulary)
     for layer in SWITCH_LAYERS:
         tokens, dropped = got.router_sums[layer][:2]
         feature = "inputs" if layer.startswith("encoder") else "targets"

@@ -7,11 +7,11 @@ import subprocess
 import sys
 import types
 
-import gin_files_test
+import model_files
 import pytest
 import tensorflow.compat.v1 as tf
-from gin_files_test import stated
-from mesh_layout_test import STRATEGIES
+from model_files import read_stated_size
+from strategies import STRATEGIES
 
 from mtf_switch.config import gin_text, run_settings
 from mtf_switch.planning import planner, pod_census, pod_graph
@@ -151,7 +151,7 @@ def run_config_ways(strategy: str) -> int:
 )
 def test_full_size_models_are_ready_for_a_tpu(name):
     layout, *params = FULL_SIZE[name]
-    parameters, vocabulary = stated(f"models/{name}.gin")
+    parameters, vocabulary = read_stated_size(f"models/{name}.gin")
     files = (f"models/{name}.gin", f"layouts/{layout}.gin")
     pod = build(*files, params=tuple(params), vocabulary=vocabulary)
     assert_ready_for_a_tpu(pod)
@@ -159,7 +159,7 @@ def test_full_size_models_are_ready_for_a_tpu(name):
 
 
 def test_every_full_size_model_has_its_mesh():
-    assert set(FULL_SIZE) == {path.stem for path in gin_files_test.FULL_SIZE}
+    assert set(FULL_SIZE) == {path.stem for path in model_files.FULL_SIZE}
 
 
 @pytest.mark.slow

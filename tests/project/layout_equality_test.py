@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from mesh_harness import ROUTING_FIELDS, RecordingRouter
-from mesh_layout_test import STRATEGIES
 from mesh_tensorflow.transformer import utils
+from strategies import STRATEGIES
 from tiny_run import BATCH, INPUTS, TARGETS, TinyRun
 
 from mtf_switch.config import gin_text, run_settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from gin_files_test import MODELS, counted
+from model_files import MODELS, count_model
 from paper_rows_test import ROWS
 
 from mtf_switch.config import gin_text
@@ -15,7 +15,7 @@ FEED_FORWARD = {("gelu", "linear"): "gated GELU", ("relu",): "ReLU"}
 
 def line(name):
     """The beginning of a model's line in the page's tables, from the model itself."""
-    built = counted(name).built
+    built = count_model(name).built
     layers = [stack.layer_stack.layers for stack in switch_transformer.stacks(built)]
     attention = next(layer for layer in layers[0] if hasattr(layer, "num_heads"))
     blocks = [sum(type(x).__name__ == "SelfAttention" for x in stack) for stack in layers]
@@ -27,7 +27,7 @@ def line(name):
         switch_transformer.switch_layers(stack) for stack in switch_transformer.stacks(built)
     ]
     experts = {layer.num_experts for layers_ in sparse for layer in layers_}
-    cost = counted(name).cost
+    cost = count_model(name).cost
     cells = [
         f"`{name}`",
         f"{cost.parameters:,}",

@@ -1,0 +1,29 @@
+"""A first training step without noise: its loss, and what its routers did."""
+
+from __future__ import annotations
+
+import tensorflow.compat.v1 as tf
+
+from mtf_switch.layers import router_metrics
+from mtf_switch.runs import data, estimator
+
+# Training without jitter and dropout.
+QUIET = {
+    "Exploration.jitter": "0.0",
+    "dropout_rate": "0.0",
+    "SwitchFFN.expert_dropout_rate": "0.0",
+}
+
+
+def run_first_step(tiny, params):
+    """The loss of a first training step in float32, and the sums of its routers by layer."""
+    settings, vocabulary = tiny.parse(params={**QUIET, **params})
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(settings.seed)
+        tf.train.get_or_create_global_step()
+        features = data.train_input_fn(settings, 0)({})
+        batch = tf.data.make_one_shot_iterator(features).get_next()
+        runner = estimator.build(settings, vocabulary, "unused")
+        spec = runner._call_model_fn(batch, None, "train", runner.config)
+        session.run(tf.global_variables_initializer())
+        return session.run([spec.loss, router_metrics.recorded(tf.get_default_graph())])
