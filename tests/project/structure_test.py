@@ -1,0 +1,216 @@
+"""The structure of the code: which package may import which, and how long things may be.
+
+Imports are read from the source, imports inside functions included.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import graphlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Modules of mtf_switch that belong to no package; every package may import them.
+SHARED = {"errors", "machine", "report", "whole_file"}
+
+# Package -> the other packages that it may import.
+MAY_IMPORT = {
+    "upstream": set(),
+    "layers": set(),
+    "config": set(),
+    "tasks": set(),
+    "model": {"layers", "config"},
+    "runs": {"model", "layers", "config", "tasks", "upstream"},
+    "downstream": {"runs", "model", "layers", "config", "tasks", "upstream"},
+    "planning": {"runs", "model", "layers", "config", "tasks", "upstream"},
+    "conversion": {"runs", "model", "layers", "config", "tasks", "upstream"},
+}
+# No package imports these two.
+MAY_IMPORT.update(demo=set(MAY_IMPORT), cli=set(MAY_IMPORT))
+
+# Repairs are made while packages are imported, so what they need from a layer they import later.
+MAY_IMPORT_INSIDE_FUNCTIONS = {"upstream": {"layers"}}
+
+MAX_LINES_PER_FILE = 350
+MAX_LINES_PER_FUNCTION = 60
+CODE_FOLDERS = ("mtf_switch", "tasks", "benchmarks", "tests")
+NAMES_THAT_SAY_NOTHING = {"common", "helpers", "misc", "util", "utils"}
+
+# What is still to be put right; these lists only get shorter.
+EXCEPTIONS_CIRCLES = [
+    ("mtf_switch.demo.finetuning_report", "mtf_switch.demo.finetuning"),
+    ("mtf_switch.demo.pretraining_report", "mtf_switch.demo.pretraining"),
+    ("mtf_switch.downstream.scores_report", "mtf_switch.downstream.checkpoint_scores"),
+]
+EXCEPTIONS_LONG = {
+    "mtf_switch/cli/main.py",
+    "mtf_switch/config/run_settings.py",
+    "mtf_switch/layers/switch_attention.py",
+    "mtf_switch/planning/planner.py",
+    "mtf_switch/runs/estimator.py",
+    "mtf_switch/runs/evaluation.py",
+    "mtf_switch/runs/training.py",
+    "tasks/text_corpus.py",
+    "tests/conversion/convert_test.py",
+    "tests/layers/routers_test.py",
+    "tests/layers/switch_attention_test.py",
+    "tests/layers/switch_ffn_test.py",
+    "tests/support/converted_model.py",
+    "tests/support/mesh_harness.py",
+    "tests/support/oracle.py",
+    "tests/support/tfds_examples.py",
+    "tests/upstream/upstream_test.py",
+}
+EXCEPTIONS_TESTS = {
+    "exploration_test",
+    "layout_equality_test",
+    "models_page_test",
+    "no_token_left_behind_test",
+    "paper_models_test",
+    "paper_rows_test",
+    "pod_graph_test",
+    "routers_test",
+    "switch_attention_test",
+    "tiny_models_test",
+    "top_k_router_test",
+    "transformers_parity_test",
+}
+
+# Test folders without a package of their own: `gin` is for the gin files, `project` for all.
+OTHER_TEST_FOLDERS = {"gin", "goldens", "project", "support"}
+
+
+def python_files(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    """mtf_switch/layers/router.py -> "mtf_switch.layers.router"."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in python_files("mtf_switch", "tasks")}
+
+
+def package_of(module: str) -> str:
+    """The row of the table: "layers" of "mtf_switch.layers.router", and "tasks"."""
+    first, *others = module.split(".")
+    return others[0] if first == "mtf_switch" and others else first
+
+
+@functools.cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def walk_outside_functions(node: ast.AST) -> Iterator[ast.AST]:
+    yield node
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        for child in ast.iter_child_nodes(node):
+            yield from walk_outside_functions(child)
+
+
+def imports(path: Path, inside_functions: bool = True) -> Iterator[tuple[str, str]]:
+    """Yields (module, symbol) of each import of a file; `import module` has no symbol."""
+    nodes = ast.walk(parse(path)) if inside_functions else walk_outside_functions(parse(path))
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} has a relative import"
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def imported_modules(path: Path, inside_functions: bool = True) -> set[str]:
+    """The modules of MODULES that a file imports."""
+    found = set()
+    for module, symbol in imports(path, inside_functions):
+        submodule = f"{module}.{symbol}"
+        found.add(submodule if submodule in MODULES else module)
+    return found & MODULES.keys()
+
+
+def test_the_table_has_every_package() -> None:
+    folders = {path.parent.name for path in (ROOT / "mtf_switch").glob("*/__init__.py")}
+    assert folders | {"tasks"} == MAY_IMPORT.keys()
+    modules = {path.stem for path in (ROOT / "mtf_switch").glob("*.py")} - {"__init__"}
+    assert modules <= SHARED
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+@pytest.mark.parametrize("inside_functions", [False, True])
+def test_a_package_imports_only_what_the_table_allows(package, inside_functions) -> None:
+    allowed = {package, *SHARED, *MAY_IMPORT[package]}
+    if inside_functions:
+        allowed |= MAY_IMPORT_INSIDE_FUNCTIONS.get(package, set())
+    found = [
+        f"{module} imports {imported}"
+        for module, path in MODULES.items()
+        if package_of(module) == package
+        for imported in sorted(imported_modules(path, inside_functions))
+        if imported != "mtf_switch" and package_of(imported) not in allowed
+    ]
+    assert found == []
+
+
+def test_shared_modules_import_no_package() -> None:
+    for module, path in MODULES.items():
+        if package_of(module) in SHARED:
+            assert {package_of(imported) for imported in imported_modules(path)} <= SHARED
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = {module: imported_modules(path) for module, path in MODULES.items()}
+    for module, imported in EXCEPTIONS_CIRCLES:
+        graph[module] -= {imported}
+    # Raises a CycleError that names the modules of a circle.
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_no_test_file_imports_another() -> None:
+    test_files = {path.stem for path in (ROOT / "tests").rglob("*_test.py")}
+    for path in python_files("tests"):
+        if path.stem in EXCEPTIONS_TESTS:
+            continue
+        shared = test_files & {module for module, _ in imports(path)}
+        assert not shared, f"{path}: move what it takes from {shared} to tests/support"
+
+
+def test_tests_mirror_the_packages() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests") for path in python_files("tests")}
+    tested = {folder.parts[0] for folder in folders if folder.parts}
+    assert tested - OTHER_TEST_FOLDERS == MAY_IMPORT.keys()
+    assert all(len(folder.parts) <= 1 for folder in folders)
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(parse(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+
+
+def test_files_and_functions_are_short() -> None:
+    too_long = []
+    for path in python_files(*CODE_FOLDERS):
+        if str(path.relative_to(ROOT)) in EXCEPTIONS_LONG:
+            continue
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if lines > MAX_LINES_PER_FILE:
+            too_long.append(f"{path.relative_to(ROOT)} has {lines} lines")
+        for function in functions(path):
+            lines = function.end_lineno - function.lineno + 1
+            if lines > MAX_LINES_PER_FUNCTION:
+                too_long.append(f"{path.relative_to(ROOT)}: {function.name} has {lines} lines")
+    assert too_long == []
+
+
+def test_every_module_has_a_name_that_says_what_it_holds() -> None:
+    for path in python_files(*CODE_FOLDERS):
+        words = itertools.chain(path.parent.name.split("_"), path.stem.split("_"))
+        assert not NAMES_THAT_SAY_NOTHING.intersection(words), path
