@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: a run may be killed at any moment."""
+"""Writes files that are either complete or absent, as a run may be killed at any moment."""
 
 from __future__ import annotations
 
@@ -8,14 +8,37 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a UTF-8 text file."""
+    with open_for_writing(path) as file:
+        file.write(text)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a binary file."""
+    with open_for_writing(path, "wb") as file:
+        file.write(content)
+
+
 @contextlib.contextmanager
-def writing(path: str, **options: Any) -> Iterator[IO[str]]:
-    """Opens a file for utf-8 text, which takes its place when all is written.
+def open_for_writing(
+    path: str | os.PathLike[str], mode: str = "w", newline: str | None = None
+) -> Iterator[IO[Any]]:
+    """Opens a file that replaces `path` when the `with` block ends.
+
+    Until then `path` keeps its old content, also if the block raises.
 
     Args:
-      path: of the file; what it held before stays until then.
-      **options: of `open`.
+      path: The file to write.
+      mode: "w" for UTF-8 text, "wb" for bytes.
+      newline: See `open`.
     """
-    with open(path + ".part", "w", encoding="utf-8", **options) as file:
-        yield file
-    os.replace(path + ".part", path)
+    part = os.fspath(path) + ".part"
+    encoding = None if "b" in mode else "utf-8"
+    try:
+        with open(part, mode, encoding=encoding, newline=newline) as file:
+            yield file
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(part)

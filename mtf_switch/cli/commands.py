@@ -248,7 +248,7 @@ def plan(options: argparse.Namespace) -> None:
     report = plan_report.comparison(plans) if compared else plan_report.single(plans[""])
     if options.output_dir:
         report.write(options.output_dir)
-    print(report.json() if options.json else report.text)
+    print(report.to_json() if options.json else report.text)
 
 
 def _params(options: argparse.Namespace) -> list[str]:

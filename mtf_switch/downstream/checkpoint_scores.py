@@ -187,7 +187,7 @@ def write_predictions(
 ) -> None:
     """Writes a line of JSON for each example, with what the metrics compare beside the text."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with whole_file.writing(path) as file:
+    with whole_file.open_for_writing(path) as file:
         for index, (text, value) in enumerate(zip(texts, predictions)):
             line = {
                 "inputs": part.text(index, "inputs"),
@@ -271,11 +271,11 @@ def write(
         "averages_of_peaks": averages_of_peaks(steps),
     }
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with whole_file.writing(path) as file:
+    with whole_file.open_for_writing(path) as file:
         json.dump(content, file, indent=2)
         file.write("\n")
     root = path[: -len(".json")]
-    with whole_file.writing(root + ".csv") as file:
+    with whole_file.open_for_writing(root + ".csv") as file:
         file.write(as_csv(steps))
     scores_report.write(root + ".png", f"{task} ({split})", steps)
 

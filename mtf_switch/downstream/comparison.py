@@ -269,5 +269,5 @@ def write(output_dir: str, rows: Sequence[Row], models: Sequence[str], text: str
         ("compare.md", text + "\n"),
     ):
         path = os.path.join(output_dir, name)
-        with whole_file.writing(path) as file:
+        with whole_file.open_for_writing(path) as file:
             file.write(body)

@@ -130,7 +130,7 @@ def _write_file(
     ]
     lines: Callable = _multirc_lines if each.file == "MultiRC" else _lines
     path = os.path.join(output_dir, f"{each.file}.jsonl")
-    with whole_file.writing(path) as file:
+    with whole_file.open_for_writing(path) as file:
         for line in lines(part.examples, labels):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     return Written(path, len(labels), valid.count(False))

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from typing import TYPE_CHECKING, Any
 
 from mtf_switch.errors import UserError
 from mtf_switch.planning.communication import ALL_REDUCE, ALL_TO_ALL, PERMUTE
 from mtf_switch.planning.planner import MEMORY_GROUPS, Plan, size_text
+from mtf_switch.report import Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SINGLE, COMPARISON = "plan", "compare"
 _TIMES = {
@@ -33,47 +30,6 @@ _WIRES = (
 _SHOWN = 12
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What `plan` gives.
-
-    Attributes:
-      name: of its files: SINGLE or COMPARISON.
-      text: for the screen.
-      data: for the JSON.
-      draw: makes the figure.
-    """
-
-    name: str
-    text: str
-    data: dict[str, Any]
-    draw: Callable[[], plt.Figure]
-
-    def json(self) -> str:
-        """`data` as one JSON object."""
-        return json.dumps(self.data, indent=2)
-
-    def write(self, folder: str) -> None:
-        """Writes `<name>.json`, `.txt` and `.png` into a folder.
-
-        Raises:
-          UserError: if it cannot be written.
-        """
-        try:
-            os.makedirs(folder, exist_ok=True)
-            path = Path(folder) / self.name
-            path.with_suffix(".json").write_text(self.json() + "\n", encoding="utf-8")
-            path.with_suffix(".txt").write_text(self.text + "\n", encoding="utf-8")
-            figure = self.draw()
-            figure.savefig(path.with_suffix(".png"), dpi=120)
-            plt.close(figure)
-        except OSError as error:
-            raise UserError(
-                f"--output_dir={folder} cannot be written ({error.strerror}). Choose a folder "
-                "that you may write to."
-            ) from error
-
-
 def check_folder(folder: str, is_comparison: bool) -> None:
     """Refuses a folder that holds such a report already, before minutes are spent.
 
@@ -87,9 +43,7 @@ def check_folder(folder: str, is_comparison: bool) -> None:
 
 def single(plan: Plan) -> Report:
     """The report of one plan."""
-    return Report(
-        SINGLE, text(plan), plan.as_json(), lambda: draw({plan.layout.mesh_shape: plan})
-    )
+    return _report(SINGLE, text(plan), plan.as_json(), {plan.layout.mesh_shape: plan})
 
 
 def comparison(plans: Mapping[str, Plan]) -> Report:
@@ -103,7 +57,17 @@ def comparison(plans: Mapping[str, Plan]) -> Report:
         "recommendation": recommendation(plans),
     }
     lines = compare_table(plans) + "\n\n" + data["recommendation"]
-    return Report(COMPARISON, lines, data, lambda: draw(plans))
+    return _report(COMPARISON, lines, data, plans)
+
+
+def _report(name: str, lines: str, data: dict[str, Any], plans: Mapping[str, Plan]) -> Report:
+    return Report(
+        name,
+        lines,
+        data,
+        documents={f"{name}.txt": lines + "\n"},
+        plots={f"{name}.png": lambda figure: draw(figure, plans)},
+    )
 
 
 def text(plan: Plan) -> str:
@@ -256,11 +220,10 @@ def recommendation(plans: Mapping[str, Plan]) -> str:
     return " ".join(lines)
 
 
-def draw(plans: Mapping[str, Plan]) -> plt.Figure:
+def draw(figure: Figure, plans: Mapping[str, Plan]) -> None:
     """Stacked bars: memory of a core by group, what it sends, time of a step by cause."""
-    figure, (memory, wires, times) = plt.subplots(
-        1, 3, figsize=(14, 1.6 + 0.45 * len(plans)), sharey=True, layout="constrained"
-    )
+    figure.set_size_inches(14, 1.6 + 0.45 * len(plans))
+    memory, wires, times = figure.subplots(1, 3, sharey=True)
     names = list(plans)[::-1]
     _bars(
         memory,
@@ -293,14 +256,13 @@ def draw(plans: Mapping[str, Plan]) -> plt.Figure:
     times.set_xlabel("estimated ms a step")
     for axes in (memory, wires, times):
         axes.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5)
-    return figure
 
 
 def _sent(plan: Plan, kind: str) -> float:
     return sum(item.wire_bytes for item in plan.collectives if item.kind == kind)
 
 
-def _bars(axes: plt.Axes, names: list[str], parts: dict[str, tuple[list[float], str]]) -> None:
+def _bars(axes: Axes, names: list[str], parts: dict[str, tuple[list[float], str]]) -> None:
     left = [0.0] * len(names)
     for label, (values, color) in parts.items():
         if any(value > 0.002 * sum(left + values) for value in values):

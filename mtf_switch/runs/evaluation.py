@@ -111,7 +111,7 @@ def evaluate(
 def write(model_dir: str, result: Evaluation) -> None:
     """Writes `eval.json` into a model_dir, whole or not at all."""
     path = os.path.join(model_dir, "eval.json")
-    with whole_file.writing(path) as file:
+    with whole_file.open_for_writing(path) as file:
         json.dump(dataclasses.asdict(result), file, indent=2)
         file.write("\n")
 

@@ -58,7 +58,7 @@ class TrainLog:
         kept = [logged for logged in read(model_dir) if logged.step <= start]
         self.seconds = kept[-1].seconds if kept else 0.0
         path = os.path.join(model_dir, "train_log.csv")
-        with whole_file.writing(path, newline="") as file:
+        with whole_file.open_for_writing(path, newline="") as file:
             csv.writer(file).writerows([COLUMNS, *map(dataclasses.astuple, kept)])
         # Line by line on the disk.
         self._file = open(path, "a", buffering=1, newline="", encoding="utf-8")  # noqa: SIM115

@@ -1,0 +1,81 @@
+"""What a command found, as text, data and plots.
+
+Matplotlib is imported only when a plot is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mtf_switch import whole_file
+from mtf_switch.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_DOTS_PER_INCH = 120
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The result of a command in every form that a user gets.
+
+    Attributes:
+      name: Name of the JSON file, without its ending.
+      text: What the command prints.
+      data: What the JSON file holds.
+      documents: File name -> content of each further text file.
+      plots: File name -> function that draws on an empty figure, for each PNG file.
+    """
+
+    name: str
+    text: str
+    data: Any
+    documents: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    plots: Mapping[str, Callable[[Figure], None]] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Returns `data` as indented JSON."""
+        return json.dumps(self.data, indent=2)
+
+    def write(self, folder: str) -> None:
+        """Writes all files into a folder, which is made if needed.
+
+        Each file is written whole: a killed command leaves the old file or the new one.
+
+        Raises:
+          UserError: If a file cannot be written.
+        """
+        texts = {f"{self.name}.json": self.to_json() + "\n", **self.documents}
+        try:
+            os.makedirs(folder, exist_ok=True)
+            for name, text in texts.items():
+                whole_file.write_text(os.path.join(folder, name), text)
+            for name, draw in self.plots.items():
+                whole_file.write_bytes(os.path.join(folder, name), render_png(draw))
+        except OSError as error:
+            raise UserError(
+                f"The folder {folder} cannot be written ({error.strerror}). Choose a folder "
+                "that you may write to."
+            ) from error
+
+
+def render_png(draw: Callable[[Figure], None]) -> bytes:
+    """Returns a plot as the content of a PNG file.
+
+    Args:
+      draw: Draws on an empty figure, and may change its size.
+    """
+    # Figure alone needs no display and keeps no global state, unlike pyplot.
+    from matplotlib.figure import Figure
+
+    figure = Figure(layout="constrained")
+    draw(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=_DOTS_PER_INCH, format="png")
+    return buffer.getvalue()

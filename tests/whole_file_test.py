@@ -1,0 +1,40 @@
+"""Files are complete or absent, also when the program that writes them fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mtf_switch import whole_file
+
+
+def test_text_is_utf_8_and_bytes_are_as_given(tmp_path: Path) -> None:
+    whole_file.write_text(tmp_path / "text", "é\n")
+    whole_file.write_bytes(tmp_path / "bytes", b"\x00\xff")
+    assert (tmp_path / "text").read_bytes() == b"\xc3\xa9\n"
+    assert (tmp_path / "bytes").read_bytes() == b"\x00\xff"
+
+
+def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with whole_file.open_for_writing(path) as file:
+        file.write("new")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+def test_a_failure_leaves_the_old_file_alone_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError), whole_file.open_for_writing(path) as file:
+        file.writelines(["half", "\udc00 has no UTF-8 form"])
+    assert path.read_text() == "old"
+    assert [child.name for child in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_is_not_there_is_reported_as_such(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        whole_file.write_text(tmp_path / "absent" / "file", "text")
