@@ -154,8 +154,8 @@ def convert(options: argparse.Namespace) -> None:
         raise UserError("--experts, --expert_every and --seed go with --upcycle.")
     if options.to != "mtf" and (options.gin_file or options.gin_param):
         raise UserError(f"--gin_file and --gin_param go with --to=mtf, not {options.to}.")
-    converted = conversion.convert(
-        conversion.Conversion(
+    converted = conversion.convert_checkpoint(
+        conversion.ConversionRequest(
             source_format=options.source_format,
             target_format=options.to,
             source=options.source,
@@ -166,7 +166,7 @@ def convert(options: argparse.Namespace) -> None:
             gin_params=options.gin_param,
         )
     )
-    print(conversion.table(converted, options.target))
+    print(conversion.format_result(converted, options.target))
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -39,7 +39,7 @@ _CLASSES = {HF: "Hf", T5X: "T5x", MTF: "Mtf"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Conversion:
+class ConversionRequest:
     """What is asked for.
 
     Attributes:
@@ -62,7 +62,7 @@ class Conversion:
 
 
 @dataclasses.dataclass(frozen=True)
-class Converted:
+class ConversionResult:
     """What became of it.
 
     Attributes:
@@ -78,7 +78,7 @@ class Converted:
     notes: Sequence[str]
 
 
-def convert(conversion: Conversion) -> Converted:
+def convert_checkpoint(request: ConversionRequest) -> ConversionResult:
     """Converts a checkpoint.
 
     In memory is one tensor at a time, and one expert of those that experts have.
@@ -87,26 +87,26 @@ def convert(conversion: Conversion) -> Converted:
       UserError: for a source that is damaged or no T5, or a target that is there already or
         cannot hold such a model. The target is then as it was.
     """
-    _check_paths(conversion)
-    source = _class(conversion.source_format, "Source")(conversion.source)
-    if conversion.upcycling:
-        source = UpcycledSource(source, conversion.upcycling)
+    _check_paths(request)
+    source = _class(request.source_format, "Source")(request.source)
+    if request.upcycling:
+        source = UpcycledSource(source, request.upcycling)
     architecture = source.architecture
-    dtype = _dtype(conversion, source.dtype)
-    _check_space(conversion.target, architecture.parameters * dtype.itemsize)
-    with _staged(conversion.target) as folder:
-        if conversion.target_format == MTF:
-            _write_gin(folder, architecture, dtype, conversion)
-        target_class = _class(conversion.target_format, "Target")
+    dtype = _dtype(request, source.dtype)
+    _check_space(request.target, architecture.parameters * dtype.itemsize)
+    with _staged(request.target) as folder:
+        if request.target_format == MTF:
+            _write_gin(folder, architecture, dtype, request)
+        target_class = _class(request.target_format, "Target")
         target = target_class(folder, architecture, dtype, source.step)
         pieces = list(architecture.pieces())
         for piece in tqdm(pieces, "convert", unit="tensor", leave=False, dynamic_ncols=True):
             array = source.read(piece)
-            with _explained(conversion.target):
+            with _explained(request.target):
                 target.write(piece, array)
-        with _explained(conversion.target):
+        with _explained(request.target):
             target.close()
-    return Converted(architecture, dtype.name, source.step, tuple(source.notes))
+    return ConversionResult(architecture, dtype.name, source.step, tuple(source.notes))
 
 
 def _class(format: str, kind: str) -> Any:
@@ -114,28 +114,26 @@ def _class(format: str, kind: str) -> Any:
     return getattr(module, _CLASSES[format] + kind)
 
 
-def _check_paths(conversion: Conversion) -> None:
-    for path in (conversion.source, conversion.target):
+def _check_paths(request: ConversionRequest) -> None:
+    for path in (request.source, request.target):
         if "://" in path:
             raise UserError(f"{path} is not on this machine. Copy it: gsutil -m cp -r, say.")
-    if os.path.lexists(conversion.target):
+    if os.path.lexists(request.target):
         raise UserError(
-            f"{conversion.target} is there already, and nothing is written over. Name a folder "
+            f"{request.target} is there already, and nothing is written over. Name a folder "
             "that is not there yet."
         )
     # Mesh TensorFlow's checkpoints may be named by their prefix, which is no file.
-    is_prefix = os.path.isfile(conversion.source + ".index")
-    if not os.path.isdir(conversion.source) and not (
-        is_prefix and conversion.source_format == MTF
-    ):
-        raise UserError(f"There is no folder {conversion.source}.")
+    is_prefix = os.path.isfile(request.source + ".index")
+    if not os.path.isdir(request.source) and not (is_prefix and request.source_format == MTF):
+        raise UserError(f"There is no folder {request.source}.")
 
 
-def _dtype(conversion: Conversion, stored: str) -> np.dtype:
-    if conversion.dtype:
-        return DTYPES[conversion.dtype]
+def _dtype(request: ConversionRequest, stored: str) -> np.dtype:
+    if request.dtype:
+        return DTYPES[request.dtype]
     # The project's variables are float32; see gin/defaults.gin.
-    return DTYPES["float32" if conversion.target_format == MTF else stored]
+    return DTYPES["float32" if request.target_format == MTF else stored]
 
 
 def _check_space(target: str, needed: int) -> None:
@@ -182,7 +180,7 @@ def _explained(target: str) -> Iterator[None]:
 
 
 def _write_gin(
-    folder: str, architecture: Architecture, dtype: np.dtype, conversion: Conversion
+    folder: str, architecture: Architecture, dtype: np.dtype, request: ConversionRequest
 ) -> None:
     """Writes the model as gin, and the whole configuration that a model_dir has.
 
@@ -194,44 +192,44 @@ def _write_gin(
     if architecture.vocab_size % divisor:
         padded = -(-architecture.vocab_size // divisor) * divisor
         raise UserError(
-            f"The vocabulary of {conversion.source} has {architecture.vocab_size} rows, but "
+            f"The vocabulary of {request.source} has {architecture.vocab_size} rows, but "
             f"Mesh TensorFlow's have a multiple of {divisor}. In transformers, "
             f"model.resize_token_embeddings({padded}) adds rows; which values suit them only "
             "you can know, so it is not done here."
         )
-    name = os.path.basename(os.path.normpath(conversion.source))
-    comment = f"Converted from {name} ({conversion.source_format})."
+    name = os.path.basename(os.path.normpath(request.source))
+    comment = f"Converted from {name} ({request.source_format})."
     path = os.path.join(folder, MODEL_GIN)
     with open(path, "w", encoding="utf-8") as file:
         file.write(model_gin.of_architecture(architecture, comment))
     param = f"utils.get_variable_dtype.master_dtype = {dtype.name!r}"
-    gin_text.parse(_gin_files(path, conversion), [param, *conversion.gin_params])
+    gin_text.parse(_gin_files(path, request), [param, *request.gin_params])
     run_settings.settings()
     with open(os.path.join(folder, CONFIG_GIN), "w", encoding="utf-8") as file:
         file.write(gin_text.text())
 
 
-def _gin_files(model: str, conversion: Conversion) -> list[str]:
+def _gin_files(model: str, request: ConversionRequest) -> list[str]:
     """The model and a run: what was asked for, that of a model_dir it comes from, or RUN."""
-    if conversion.gin_files:
-        return [model, *conversion.gin_files]
-    source = conversion.source
+    if request.gin_files:
+        return [model, *request.gin_files]
+    source = request.source
     folder = source if os.path.isdir(source) else os.path.dirname(source)
     config = os.path.abspath(os.path.join(folder, CONFIG_GIN))
-    if conversion.source_format == MTF and os.path.isfile(config):
+    if request.source_format == MTF and os.path.isfile(config):
         return [config, model]
     return [model, RUN]
 
 
-def table(converted: Converted, target: str) -> str:
+def format_result(result: ConversionResult, target: str) -> str:
     """The result as text for the screen."""
-    a = converted.architecture
+    a = result.architecture
     sparse = sum(a.encoder) + sum(a.decoder)
     feed_forward = f"{' x '.join(a.activations)} of width {a.d_ff:,}"
     lines = [
         f"written       {target}",
-        f"parameters    {a.parameters:,}, {converted.dtype}",
-        f"step          {converted.step:,}",
+        f"parameters    {a.parameters:,}, {result.dtype}",
+        f"step          {result.step:,}",
         f"blocks        {len(a.encoder)} + {len(a.decoder)}, d_model {a.d_model:,}, "
         f"{a.num_heads} heads of {a.d_kv}",
         f"feed-forward  {feed_forward}",
@@ -239,4 +237,4 @@ def table(converted: Converted, target: str) -> str:
         f"logits        {'tied to the embedding' if a.tied_logits else 'of their own'}, "
         f"vocabulary of {a.vocab_size:,}",
     ]
-    return "\n".join([*lines, *(f"note: {note}" for note in converted.notes)])
+    return "\n".join([*lines, *(f"note: {note}" for note in result.notes)])

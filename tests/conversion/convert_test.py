@@ -19,7 +19,7 @@ from tiny_run import TinyRun, contents
 
 from mtf_switch.config import gin_text, run_settings, saved_config
 from mtf_switch.conversion import hf_checkpoint
-from mtf_switch.conversion.convert import Conversion, convert
+from mtf_switch.conversion.convert import ConversionRequest, convert_checkpoint
 from mtf_switch.errors import UserError
 
 ROUND_TRIPS = [
@@ -40,9 +40,15 @@ ROUND_TRIPS = [
 @pytest.mark.parametrize(("one", "other", "model", "dtype"), ROUND_TRIPS)
 def test_a_round_trip_gives_the_same_bits(one, other, model, dtype, tmp_path):
     start = random_models.write(one, tmp_path / "start", model, dtype)
-    there = convert(Conversion(one, other, str(start), str(tmp_path / "there")))
+    there = convert_checkpoint(
+        ConversionRequest(one, other, str(start), str(tmp_path / "there"))
+    )
     # Through Mesh TensorFlow, whose variables are float32, bfloat16 has to be asked for again.
-    convert(Conversion(other, one, str(tmp_path / "there"), str(tmp_path / "back"), dtype.name))
+    convert_checkpoint(
+        ConversionRequest(
+            other, one, str(tmp_path / "there"), str(tmp_path / "back"), dtype.name
+        )
+    )
     assert there.step == 7
     assert there.architecture.parameters == model.parameters
     assert_bit_equal(tensors(one, start), tensors(one, tmp_path / "back"))
@@ -50,7 +56,7 @@ def test_a_round_trip_gives_the_same_bits(one, other, model, dtype, tmp_path):
 
 def test_experts_are_stacked_by_number_not_by_name(tmp_path):
     start = random_models.write("hf", tmp_path / "start", random_models.TWELVE)
-    convert(Conversion("hf", "mtf", str(start), str(tmp_path / "mtf")))
+    convert_checkpoint(ConversionRequest("hf", "mtf", str(start), str(tmp_path / "mtf")))
     apart, stacked = tensors("hf", start), tensors("mtf", tmp_path / "mtf")
     wi = stacked["encoder/block_001/layer_003/SwitchFFN/wi/kernel"]
     for expert in range(12):
@@ -63,7 +69,9 @@ def test_every_variable_of_the_model_is_in_the_checkpoint_and_no_other(tmp_path)
     import hf_models
 
     random_models.write("t5x", tmp_path / "t5x", random_models.GATED)
-    convert(Conversion("t5x", "mtf", str(tmp_path / "t5x"), str(tmp_path / "mtf")))
+    convert_checkpoint(
+        ConversionRequest("t5x", "mtf", str(tmp_path / "t5x"), str(tmp_path / "mtf"))
+    )
     graph = converted_model.run(tmp_path / "mtf", **hf_models.ids(), decode=False).variables
     stored = tensors("mtf", tmp_path / "mtf")
     assert graph == {n: list(array.shape) for n, array in stored.items() if n != "global_step"}
@@ -72,8 +80,12 @@ def test_every_variable_of_the_model_is_in_the_checkpoint_and_no_other(tmp_path)
 @pytest.mark.parametrize("target", ["hf", "t5x", "mtf"])
 def test_dtype_rounds_to_the_nearest(target, tmp_path):
     start = random_models.write("t5x", tmp_path / "start", random_models.SWITCH)
-    convert(Conversion("t5x", target, str(start), str(tmp_path / "to"), "bfloat16"))
-    convert(Conversion(target, "t5x", str(tmp_path / "to"), str(tmp_path / "back")))
+    convert_checkpoint(
+        ConversionRequest("t5x", target, str(start), str(tmp_path / "to"), "bfloat16")
+    )
+    convert_checkpoint(
+        ConversionRequest(target, "t5x", str(tmp_path / "to"), str(tmp_path / "back"))
+    )
     exact, rounded = tensors("t5x", start), tensors("t5x", tmp_path / "back")
     for name, array in exact.items():
         if name != "step":
@@ -143,7 +155,7 @@ def test_eval_predict_score_and_train_run_on_it_with_no_further_flags(
 
 def test_the_run_of_a_converted_model_is_that_of_its_gin_file(tmp_path):
     start = random_models.write("hf", tmp_path / "start", random_models.SWITCH)
-    convert(Conversion("hf", "mtf", str(start), str(tmp_path / "mtf")))
+    convert_checkpoint(ConversionRequest("hf", "mtf", str(start), str(tmp_path / "mtf")))
     saved_config.load(str(tmp_path / "mtf"))
     settings = run_settings.settings()
     assert settings.task == "c4_v220_span_corruption"
@@ -292,7 +304,7 @@ def test_what_is_there_is_not_written_over(sources, kind, tmp_path):
         "link": lambda: target.symlink_to(tmp_path / "nowhere"),
     }[kind]()
     with pytest.raises(UserError, match="is there already, and nothing is written over"):
-        convert(Conversion("hf", "mtf", str(sources / "hf"), str(target)))
+        convert_checkpoint(ConversionRequest("hf", "mtf", str(sources / "hf"), str(target)))
     assert [path.name for path in tmp_path.iterdir()] == ["to"]
 
 
@@ -305,7 +317,7 @@ def test_what_is_there_is_not_written_over(sources, kind, tmp_path):
 )
 def test_a_source_that_is_not_there_is_told(source, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        convert(Conversion("hf", "mtf", source, str(tmp_path / "to")))
+        convert_checkpoint(ConversionRequest("hf", "mtf", source, str(tmp_path / "to")))
 
 
 def test_a_vocabulary_that_mesh_tensorflow_cannot_have_is_refused(tmp_path):
@@ -314,9 +326,9 @@ def test_a_vocabulary_that_mesh_tensorflow_cannot_have_is_refused(tmp_path):
     with pytest.raises(
         UserError, match=r"has 100 rows, but .* a multiple of 128.*embeddings\(128\)"
     ):
-        convert(Conversion("hf", "mtf", str(start), str(tmp_path / "to")))
+        convert_checkpoint(ConversionRequest("hf", "mtf", str(start), str(tmp_path / "to")))
     # Between the others it does not matter.
-    convert(Conversion("hf", "t5x", str(start), str(tmp_path / "t5x")))
+    convert_checkpoint(ConversionRequest("hf", "t5x", str(start), str(tmp_path / "t5x")))
 
 
 @pytest.mark.parametrize(
@@ -333,19 +345,19 @@ def test_a_vocabulary_that_mesh_tensorflow_cannot_have_is_refused(tmp_path):
 def test_what_transformers_cannot_have_is_refused(model, message, tmp_path):
     start = random_models.write("t5x", tmp_path / "start", model)
     with pytest.raises(UserError, match=message):
-        convert(Conversion("t5x", "hf", str(start), str(tmp_path / "to")))
+        convert_checkpoint(ConversionRequest("t5x", "hf", str(start), str(tmp_path / "to")))
     assert [path.name for path in tmp_path.iterdir()] == ["start"]
 
 
 def test_a_full_disk_is_told_before_it_begins_and_when_it_happens(
     sources, tmp_path, monkeypatch
 ):
-    asked = Conversion("hf", "t5x", str(sources / "hf"), str(tmp_path / "new" / "to"))
+    asked = ConversionRequest("hf", "t5x", str(sources / "hf"), str(tmp_path / "new" / "to"))
     full = shutil._ntuple_diskusage(10**9, 10**9, 1000)
     with monkeypatch.context() as patch:
-        patch.setattr(convert.shutil, "disk_usage", lambda _: full)
+        patch.setattr(shutil, "disk_usage", lambda _: full)
         with pytest.raises(UserError, match=r"needs 0\.0 GiB, and .* has 0\.0 GiB left"):
-            convert(asked)
+            convert_checkpoint(asked)
 
     def write(self, piece, array):
         raise ValueError("RESOURCE_EXHAUSTED: No space left on device\nand more")
@@ -354,7 +366,7 @@ def test_a_full_disk_is_told_before_it_begins_and_when_it_happens(
     with pytest.raises(
         UserError, match="to cannot be written: RESOURCE_EXHAUSTED: No space left"
     ):
-        convert(asked)
+        convert_checkpoint(asked)
     assert not list(tmp_path.rglob("*to*"))
 
 

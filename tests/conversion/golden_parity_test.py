@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from make_goldens import FOLDER, NAMES
 
-from mtf_switch.conversion.convert import Conversion, convert
+from mtf_switch.conversion.convert import ConversionRequest, convert_checkpoint
 
 # Two float32 implementations of some 50 products of up to 24 terms each: their errors are a few
 # 1e-6 at outputs of the order of 1.
@@ -46,7 +46,9 @@ def assert_parity(ours: converted_model.Outputs, theirs, tolerance: float) -> No
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_converted_model_gives_what_transformers_gave(name, tmp_path):
-    convert(Conversion("hf", "mtf", str(FOLDER / name), str(tmp_path / "mtf")))
+    convert_checkpoint(
+        ConversionRequest("hf", "mtf", str(FOLDER / name), str(tmp_path / "mtf"))
+    )
     with np.load(FOLDER / f"{name}.npz") as arrays:
         theirs = dict(arrays)
     # Padding, several rows, several experts in use: it is not an easy example.
@@ -64,7 +66,9 @@ def test_a_wrong_weight_would_be_seen(tmp_path):
     """Sensitivity of the comparison: one expert scaled, and it fails."""
     import tensorflow.compat.v1 as tf
 
-    convert(Conversion("hf", "mtf", str(FOLDER / NAMES[0]), str(tmp_path / "mtf")))
+    convert_checkpoint(
+        ConversionRequest("hf", "mtf", str(FOLDER / NAMES[0]), str(tmp_path / "mtf"))
+    )
     reader = tf.train.load_checkpoint(str(tmp_path / "mtf"))
     values = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     with np.load(FOLDER / f"{NAMES[0]}.npz") as arrays:

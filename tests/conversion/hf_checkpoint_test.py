@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from mtf_switch.conversion import hf_checkpoint
-from mtf_switch.conversion.convert import Conversion, convert
+from mtf_switch.conversion.convert import ConversionRequest, convert_checkpoint
 
 
 @pytest.fixture
@@ -31,13 +31,17 @@ def change(folder, changes, **config):
 
 
 def test_copies_of_the_embedding_and_what_has_no_effect_are_left_out(folder, tmp_path):
-    plain = convert(Conversion("hf", "t5x", str(folder), str(tmp_path / "plain")))
+    plain = convert_checkpoint(
+        ConversionRequest("hf", "t5x", str(folder), str(tmp_path / "plain"))
+    )
     copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
     shared = tensors("hf", folder)["shared.weight"]
     without_effect = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
     bias = np.ones((32, 3), np.float32)
     change(folder, {**{name: shared for name in copies}, without_effect: bias})
-    again = convert(Conversion("hf", "t5x", str(folder), str(tmp_path / "again")))
+    again = convert_checkpoint(
+        ConversionRequest("hf", "t5x", str(folder), str(tmp_path / "again"))
+    )
     before, after = (tensors("t5x", tmp_path / name) for name in ("plain", "again"))
     # The step is in the file's metadata, which is lost where others write it.
     assert (before.pop("step"), after.pop("step")) == (7, 0)
@@ -48,7 +52,9 @@ def test_copies_of_the_embedding_and_what_has_no_effect_are_left_out(folder, tmp
 
 def test_logits_that_are_tied_without_their_scale_get_a_matrix_of_their_own(folder, tmp_path):
     change(folder, {}, scale_decoder_outputs=False)
-    converted = convert(Conversion("hf", "mtf", str(folder), str(tmp_path / "mtf")))
+    converted = convert_checkpoint(
+        ConversionRequest("hf", "mtf", str(folder), str(tmp_path / "mtf"))
+    )
     assert not converted.architecture.tied_logits
     assert "without T5's scale" in converted.notes[0]
     stored = tensors("mtf", tmp_path / "mtf")
@@ -59,7 +65,9 @@ def test_logits_that_are_tied_without_their_scale_get_a_matrix_of_their_own(fold
 def test_other_floating_point_types_become_float32(folder, dtype, tmp_path):
     values = {name: array.astype(dtype) for name, array in tensors("hf", folder).items()}
     change(folder, values)
-    converted = convert(Conversion("hf", "t5x", str(folder), str(tmp_path / "t5x")))
+    converted = convert_checkpoint(
+        ConversionRequest("hf", "t5x", str(folder), str(tmp_path / "t5x"))
+    )
     assert converted.dtype == "float32"
     embedding = tensors("t5x", tmp_path / "t5x")["target/token_embedder/embedding"]
     np.testing.assert_array_equal(embedding, values["shared.weight"].astype(np.float32))
@@ -68,7 +76,9 @@ def test_other_floating_point_types_become_float32(folder, dtype, tmp_path):
 def test_mt5_is_a_t5_1_1(tmp_path):
     folder = random_models.write("hf", tmp_path / "hf", random_models.T5_1_1)
     change(folder, {}, model_type="mt5")
-    converted = convert(Conversion("hf", "mtf", str(folder), str(tmp_path / "mtf")))
+    converted = convert_checkpoint(
+        ConversionRequest("hf", "mtf", str(folder), str(tmp_path / "mtf"))
+    )
     assert converted.architecture == random_models.T5_1_1
 
 

@@ -7,12 +7,14 @@ import tensorflow.compat.v1 as tf
 from random_checkpoints import assert_bit_equal, tensors
 
 from mtf_switch.config import run_settings, saved_config
-from mtf_switch.conversion.convert import Conversion, convert
+from mtf_switch.conversion.convert import ConversionRequest, convert_checkpoint
 
 
 def test_an_optimizers_variables_stay_behind(trained, tmp_path):
     assert any("_slot_" in name for name in tensors("mtf", trained))
-    converted = convert(Conversion("mtf", "mtf", str(trained), str(tmp_path / "mtf")))
+    converted = convert_checkpoint(
+        ConversionRequest("mtf", "mtf", str(trained), str(tmp_path / "mtf"))
+    )
     assert converted.step == 6
     before, after = tensors("mtf", trained), tensors("mtf", tmp_path / "mtf")
     assert_bit_equal(after, {n: array for n, array in before.items() if "_slot_" not in n})
@@ -41,5 +43,5 @@ def test_older_names_of_mesh_tensorflow_are_known(tmp_path):
         session.run(tf.global_variables_initializer())
         (tmp_path / "older").mkdir()
         path = tf.train.Saver(variables).save(session, str(tmp_path / "older" / "model.ckpt"))
-    convert(Conversion("mtf", "mtf", path, str(tmp_path / "new")))
+    convert_checkpoint(ConversionRequest("mtf", "mtf", path, str(tmp_path / "new")))
     assert_bit_equal(tensors("mtf", start), tensors("mtf", tmp_path / "new"))

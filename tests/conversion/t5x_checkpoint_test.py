@@ -11,7 +11,7 @@ import tensorstore
 from flax import serialization
 from random_checkpoints import assert_bit_equal, tensors
 
-from mtf_switch.conversion.convert import Conversion, convert
+from mtf_switch.conversion.convert import ConversionRequest, convert_checkpoint
 from mtf_switch.errors import UserError
 
 
@@ -104,8 +104,10 @@ def test_what_t5x_itself_saves_gives_the_model_that_transformers_has_of_it(name,
     checkpoint.mkdir(parents=True)
     as_t5x_saves(checkpoint, as_transformers_reads_t5x(tensors("hf", golden)), 611_800)
     # The folder above may be given, too.
-    convert(Conversion("t5x", "mtf", str(tmp_path / "model"), str(tmp_path / "t5x")))
-    convert(Conversion("hf", "mtf", str(golden), str(tmp_path / "hf")))
+    convert_checkpoint(
+        ConversionRequest("t5x", "mtf", str(tmp_path / "model"), str(tmp_path / "t5x"))
+    )
+    convert_checkpoint(ConversionRequest("hf", "mtf", str(golden), str(tmp_path / "hf")))
     from_t5x, from_hf = (tensors("mtf", tmp_path / source) for source in ("t5x", "hf"))
     assert (from_t5x.pop("global_step"), from_hf.pop("global_step")) == (611_800, 0)
     assert_bit_equal(from_t5x, from_hf)
@@ -153,9 +155,9 @@ def changed_target(change):
 )
 def test_older_and_newer_ways_of_saying_where_an_array_is(change, tmp_path):
     start = random_models.write("t5x", tmp_path / "start", random_models.SWITCH)
-    convert(Conversion("t5x", "t5x", str(start), str(tmp_path / "plain")))
+    convert_checkpoint(ConversionRequest("t5x", "t5x", str(start), str(tmp_path / "plain")))
     rewritten(start / "checkpoint_7", change)
-    convert(Conversion("t5x", "t5x", str(start), str(tmp_path / "again")))
+    convert_checkpoint(ConversionRequest("t5x", "t5x", str(start), str(tmp_path / "again")))
     assert_bit_equal(tensors("t5x", tmp_path / "plain"), tensors("t5x", tmp_path / "again"))
 
 
@@ -163,7 +165,7 @@ def test_a_version_that_kept_bfloat16_as_integers_is_refused(tmp_path):
     start = random_models.write("t5x", tmp_path / "start", random_models.SWITCH)
     rewritten(start / "checkpoint_7", lambda index: {**index, "version": 2})
     with pytest.raises(UserError, match="is of version 2 of T5X's format"):
-        convert(Conversion("t5x", "mtf", str(start), str(tmp_path / "to")))
+        convert_checkpoint(ConversionRequest("t5x", "mtf", str(start), str(tmp_path / "to")))
 
 
 def test_the_latest_of_several_steps_is_taken(tmp_path):
@@ -171,6 +173,11 @@ def test_the_latest_of_several_steps_is_taken(tmp_path):
     for step in (9, 10):
         random_models.write("t5x", tmp_path / str(step), model, step=step)
         (tmp_path / str(step) / f"checkpoint_{step}").rename(tmp_path / f"checkpoint_{step}")
-    assert convert(Conversion("t5x", "t5x", str(tmp_path), str(tmp_path / "to"))).step == 10
-    nine = Conversion("t5x", "hf", str(tmp_path / "checkpoint_9"), str(tmp_path / "hf"))
-    assert convert(nine).step == 9
+    assert (
+        convert_checkpoint(
+            ConversionRequest("t5x", "t5x", str(tmp_path), str(tmp_path / "to"))
+        ).step
+        == 10
+    )
+    nine = ConversionRequest("t5x", "hf", str(tmp_path / "checkpoint_9"), str(tmp_path / "hf"))
+    assert convert_checkpoint(nine).step == 9

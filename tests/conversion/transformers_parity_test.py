@@ -17,7 +17,7 @@ import pytest
 from golden_parity_test import assert_parity
 from random_checkpoints import assert_bit_equal, tensors
 
-from mtf_switch.conversion.convert import Conversion, convert
+from mtf_switch.conversion.convert import ConversionRequest, convert_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -47,13 +47,17 @@ def transformers():
 @pytest.mark.parametrize("case", hf_models.CASES, ids=lambda case: case.name)
 def test_a_model_of_transformers_gives_the_same_here(transformers, case, tmp_path):
     theirs = transformers.make(case, tmp_path / "hf")
-    convert(Conversion("hf", "mtf", str(tmp_path / "hf"), str(tmp_path / "mtf")))
+    convert_checkpoint(
+        ConversionRequest("hf", "mtf", str(tmp_path / "hf"), str(tmp_path / "mtf"))
+    )
     ours = converted_model.run(tmp_path / "mtf", theirs["inputs"], theirs["targets"])
     assert_parity(ours, theirs, TOLERANCE)
     if case.gated:
         return  # transformers has no class that loads it
-    back = Conversion("mtf", "hf", str(tmp_path / "mtf"), str(tmp_path / "back"), case.dtype)
-    convert(back)
+    back = ConversionRequest(
+        "mtf", "hf", str(tmp_path / "mtf"), str(tmp_path / "back"), case.dtype
+    )
+    convert_checkpoint(back)
     assert_bit_equal(tensors("hf", tmp_path / "hf"), tensors("hf", tmp_path / "back"))
     # It loads without anything missing or left over, and gives what it gave.
     ids = {name: theirs[name] for name in ("inputs", "targets")}
@@ -62,7 +66,7 @@ def test_a_model_of_transformers_gives_the_same_here(transformers, case, tmp_pat
 
 
 def test_a_model_trained_here_gives_the_same_in_transformers(transformers, trained, tmp_path):
-    convert(Conversion("mtf", "hf", str(trained), str(tmp_path / "hf")))
+    convert_checkpoint(ConversionRequest("mtf", "hf", str(trained), str(tmp_path / "hf")))
     given = hf_models.ids()
     theirs = transformers.run("switch", tmp_path / "hf", **given)
     ours = converted_model.run(trained, **given, params=["ExpertCapacity.group_size = None"])
@@ -80,7 +84,9 @@ def test_over_capacity_both_follow_the_papers_rule(transformers, capacity, tmp_p
         "tight", "switch", hf_models.switch(4, expert_capacity=capacity), seed=11
     )
     theirs = transformers.make(case, tmp_path / "hf", **FULL)
-    convert(Conversion("hf", "mtf", str(tmp_path / "hf"), str(tmp_path / "mtf")))
+    convert_checkpoint(
+        ConversionRequest("hf", "mtf", str(tmp_path / "hf"), str(tmp_path / "mtf"))
+    )
     weights = tensors("mtf", tmp_path / "mtf")
     ours = converted_model.run(
         tmp_path / "mtf",
@@ -117,7 +123,9 @@ def test_transformers_lets_padding_take_the_place_of_tokens(transformers, tmp_pa
     inputs = FULL["inputs"].copy()
     inputs[:, :6] = 0
     theirs = transformers.make(case, tmp_path / "hf", inputs=inputs, targets=FULL["targets"])
-    convert(Conversion("hf", "mtf", str(tmp_path / "hf"), str(tmp_path / "mtf")))
+    convert_checkpoint(
+        ConversionRequest("hf", "mtf", str(tmp_path / "hf"), str(tmp_path / "mtf"))
+    )
     weights = tensors("mtf", tmp_path / "mtf")
     prefix = "encoder/block_000/layer_003/SwitchFFN"
     kernels = {k: weights[f"{prefix}/{k}/kernel"] for k in ("switch_gating", "wi", "wo")}

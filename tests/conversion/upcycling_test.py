@@ -9,7 +9,7 @@ import pytest
 import random_checkpoints as random_models
 from random_checkpoints import assert_bit_equal, tensors
 
-from mtf_switch.conversion.convert import Conversion, convert
+from mtf_switch.conversion.convert import ConversionRequest, convert_checkpoint
 from mtf_switch.conversion.upcycling import Upcycling
 from mtf_switch.errors import UserError
 
@@ -25,10 +25,10 @@ def dense(tmp_path_factory):
 
 @pytest.mark.parametrize("format", ["hf", "t5x", "mtf"])
 def test_experts_are_copies_and_the_rest_is_as_it_was(format, dense, tmp_path):
-    asked = Conversion(
+    asked = ConversionRequest(
         format, "t5x", str(dense / format), str(tmp_path / "to"), upcycling=Upcycling(12)
     )
-    converted = convert(asked)
+    converted = convert_checkpoint(asked)
     assert converted.architecture.encoder == (False, True)
     assert converted.step == 7
     before, after = tensors("t5x", dense / "t5x"), tensors("t5x", tmp_path / "to")
@@ -51,7 +51,11 @@ def test_routers_are_drawn_as_fresh_ones_and_by_the_seed(dense, tmp_path):
     for number, seed in enumerate((0, 0, 1)):
         target = tmp_path / str(number)
         upcycling = Upcycling(64, expert_every=1, seed=seed)
-        convert(Conversion("mtf", "mtf", str(dense / "mtf"), str(target), upcycling=upcycling))
+        convert_checkpoint(
+            ConversionRequest(
+                "mtf", "mtf", str(dense / "mtf"), str(target), upcycling=upcycling
+            )
+        )
         routers.append(
             {
                 n: a
@@ -72,14 +76,16 @@ def test_routers_are_drawn_as_fresh_ones_and_by_the_seed(dense, tmp_path):
 def test_one_expert_computes_what_the_dense_layer_did(dense, tmp_path):
     """With one expert the gate is 1; with several alike, each layer's output is gate x dense."""
     given = hf_models.ids()
-    convert(Conversion("mtf", "mtf", str(dense / "mtf"), str(tmp_path / "dense")))
+    convert_checkpoint(
+        ConversionRequest("mtf", "mtf", str(dense / "mtf"), str(tmp_path / "dense"))
+    )
     plain = converted_model.run(tmp_path / "dense", **given, decode=False)
     for experts in (1, 4):
         target = tmp_path / str(experts)
-        asked = Conversion(
+        asked = ConversionRequest(
             "mtf", "mtf", str(dense / "mtf"), str(target), upcycling=Upcycling(experts)
         )
-        convert(asked)
+        convert_checkpoint(asked)
         sparse = converted_model.run(target, **given, decode=False)
         tokens = given["inputs"] != 0
         if experts == 1:
@@ -109,8 +115,8 @@ def test_one_expert_computes_what_the_dense_layer_did(dense, tmp_path):
 )
 def test_what_cannot_be_upcycled_is_told(dense, arguments, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        convert(
-            Conversion(
+        convert_checkpoint(
+            ConversionRequest(
                 "mtf",
                 "mtf",
                 str(dense / "mtf"),

@@ -69,7 +69,9 @@ def convert(source_format: str, target_format: str, source: str, target: str, li
     threading.Thread(target=watch, daemon=True).start()
     if limit:
         resource.setrlimit(resource.RLIMIT_DATA, (limit * 2**20, limit * 2**20))
-    convert.convert(convert.Conversion(source_format, target_format, source, target))
+    convert.convert_checkpoint(
+        convert.ConversionRequest(source_format, target_format, source, target)
+    )
     done.set()
     print(json.dumps({"anonymous": peak[0], "before": before}))
 
