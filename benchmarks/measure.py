@@ -166,7 +166,7 @@ def _provenance(competitors: Mapping[str, Competitor]) -> dict[str, Any]:
         "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **versions},
-        "machine": f"{machine.processor()}, {os.cpu_count()} cores",
+        "machine": f"{machine.processor_name()}, {os.cpu_count()} cores",
         "malloc": os.environ.get("GLIBC_TUNABLES", "default"),
     }
 

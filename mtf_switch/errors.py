@@ -1,27 +1,56 @@
-"""The one exception for a mistake that a user can mend.
-
-The command line prints its message alone, without a traceback, and exits with 1.
-"""
+"""The one exception for mistakes that a user can mend, and how commands report it."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
-    """A mistake in the user's input: the message names the rule, the values and the fix."""
+    """A mistake in the user's input. The message states the rule, the values and the fix."""
 
 
-def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """Returns ' The nearest names are: a, b.' for an unknown name, or '' if none is near."""
+def run_command(command: Callable[[], None], program: str, when_interrupted: str = "") -> int:
+    """Runs a command, and prints a UserError as one message without a traceback.
+
+    Args:
+      command: What to run.
+      program: Name of the program, for the message.
+      when_interrupted: What to say after "Stopped." if the user presses Ctrl-C.
+
+    Returns:
+      The exit code: 0 for success, 1 after a UserError, 130 after Ctrl-C.
+    """
+    try:
+        command()
+    except UserError as error:
+        # Gin appends the chain of its calls to every message that passes through it.
+        message = str(error).split("\n  In call to configurable")[0]
+        print(f"{program}: {message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"Stopped. {when_interrupted}".rstrip(), file=sys.stderr)
+        return 130
+    return 0
+
+
+def suggest_names(name: str, known: Iterable[str], count: int = 3) -> str:
+    """Suggests known names that resemble an unknown one.
+
+    Returns:
+      A sentence such as " The nearest names are: a, b.", or "" if no name is similar.
+    """
     close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
     return f" The nearest names are: {', '.join(close)}." if close else ""
 
 
-def nearest_divisors(number: int, to: int) -> str:
-    """The largest divisor below and the smallest above `to`, as text."""
+def nearest_divisors(number: int, target: int) -> str:
+    """Returns the divisors of `number` next below and next above `target`, as text.
+
+    For example "4 and 6" for a number of 12 and a target of 5.
+    """
     divisors = [d for d in range(1, number + 1) if number % d == 0]
-    below = [str(d) for d in divisors if d < to][-1:]
-    above = [str(d) for d in divisors if d > to][:1]
+    below = [str(d) for d in divisors if d < target][-1:]
+    above = [str(d) for d in divisors if d > target][:1]
     return " and ".join(below + above)

@@ -1,4 +1,4 @@
-"""What a result was made on, in words."""
+"""Describes the machine that a result was measured on."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import os
 import platform
 
 
-def description() -> str:
-    """Cores, processor and versions, for a report."""
+def describe() -> str:
+    """Returns the number of cores, the processor and the versions, for a report."""
     import tensorflow as tf
 
     return (
-        f"{os.cpu_count()} cores ({processor()}), Python {platform.python_version()}, "
+        f"{os.cpu_count()} cores ({processor_name()}), Python {platform.python_version()}, "
         f"TensorFlow {tf.__version__}"
     )
 
 
-def processor() -> str:
-    """The processor's name."""
+def processor_name() -> str:
+    """Returns the processor's model, or its architecture where the model is not known."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [

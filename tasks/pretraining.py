@@ -20,7 +20,7 @@ import seqio
 import tensorflow as tf
 from t5.data import preprocessors as t5_preprocessors
 
-from mtf_switch.errors import UserError, nearest
+from mtf_switch.errors import UserError, suggest_names
 from tasks.text_corpus import SPLITS, TextCorpus
 
 NOISE_DENSITY = 0.15
@@ -96,7 +96,7 @@ def prepare(name: str) -> None:
     """
     known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
     if name not in known:
-        hint = f" {_NAME_FILES}" if name == TEXT_FILES else nearest(name, known)
+        hint = f" {_NAME_FILES}" if name == TEXT_FILES else suggest_names(name, known)
         raise UserError(f"No task or mixture is registered as {name!r}.{hint}")
     for task in seqio.get_subtasks(seqio.get_mixture_or_task(name)):
         if isinstance(task.source, CorpusSource):

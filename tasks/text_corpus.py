@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtf_switch.errors import UserError, nearest
+from mtf_switch.errors import UserError, suggest_names
 from tasks.docstrings import Docstrings
 from tasks.text_files import TextFiles
 from tasks.vocabulary import check_vocab_size, train_vocabulary
@@ -86,7 +86,7 @@ class PreparedCorpus:
         if split not in SPLITS:
             raise UserError(
                 f"A text corpus has the splits {' and '.join(SPLITS)}, not {split!r}."
-                f"{nearest(split, SPLITS)}"
+                f"{suggest_names(split, SPLITS)}"
             )
         return self.folder / f"{split}.tfrecord"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import gin
 
-from mtf_switch.errors import UserError, nearest
+from mtf_switch.errors import UserError, suggest_names
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GIN_FOLDER = REPOSITORY / "gin"
@@ -104,13 +104,16 @@ def _check_macros(gin_params: Sequence[str]) -> None:
     used = set(re.findall(r"%(\w+)", config))
     bound = set(re.findall(r"^(\w+) = ", config, re.MULTILINE))
     for name in sorted(used - bound - {"MIXTURE_NAME"}):
-        raise UserError(f"%{name} is used, but nothing binds {name}.{nearest(name, bound)}")
+        raise UserError(
+            f"%{name} is used, but nothing binds {name}.{suggest_names(name, bound)}"
+        )
     for param in gin_params:
         name = param.split("=")[0].strip()
         if re.fullmatch(r"\w+", name) and name not in used:
             raise UserError(
                 f"--gin_param={param!r} has no effect: nothing uses %{name}."
-                f"{nearest(name, used)} A parameter is bound as function.parameter = value."
+                f"{suggest_names(name, used)} A parameter is bound as "
+                "function.parameter = value."
             )
 
 
@@ -120,7 +123,7 @@ def _check_exists(file: str) -> None:
     known = [str(p.relative_to(REPOSITORY)) for p in sorted(GIN_FOLDER.rglob("*.gin"))]
     raise UserError(
         f"There is no gin file {file!r}, seen from the working directory, the repository, its "
-        f"gin/ folder or T5's.{nearest(file, known)} All of the project's are below gin/."
+        f"gin/ folder or T5's.{suggest_names(file, known)} All of the project's are below gin/."
     )
 
 
@@ -142,13 +145,13 @@ def explain(error: Exception) -> str:
     if unknown:
         name = unknown.group(1).split("/")[-1]
         known = {n.split(".")[-1] for n, _ in gin.config._REGISTRY.items()}
-        return f"{message}{nearest(name.split('.')[-1], known)}"
+        return f"{message}{suggest_names(name.split('.')[-1], known)}"
     parameter = re.search(
         r"Configurable '([^']*)' doesn't have a parameter named '([^']*)'", message
     )
     if parameter:
         selector, name = parameter.groups()
-        return f"{message}{nearest(name, _parameters(selector))}"
+        return f"{message}{suggest_names(name, _parameters(selector))}"
     if message.startswith("Ambiguous selector"):
         return f"{message} Write one of these names."
     return message

@@ -13,7 +13,7 @@ from typing import Any
 
 import gin
 
-from mtf_switch.errors import UserError, nearest, nearest_divisors
+from mtf_switch.errors import UserError, nearest_divisors, suggest_names
 
 # Axes that Mesh TF's `tpu_mesh_shape` leaves out where they have one core; its own rules go
 # on naming them.
@@ -217,8 +217,9 @@ def _check_axes(axes: tuple[tuple[str, int], ...], rules: tuple[tuple[str, str],
         if axis not in names and not (from_upstream and axis in _UPSTREAM_AXES):
             raise UserError(
                 f"Layout rule {dimension}:{axis} names a mesh axis {axis!r}, and the mesh has "
-                f"none: its axes are {', '.join(names)}.{nearest(axis, names)} Put the axis "
-                "into utils.run.mesh_shape, or take the rule out of utils.run.layout_rules."
+                f"none: its axes are {', '.join(names)}.{suggest_names(axis, names)} Put the "
+                "axis into utils.run.mesh_shape, or take the rule out of "
+                "utils.run.layout_rules."
             )
         others = [other for d, other in rules if d == dimension and other in names]
         if len(others) > 1:
@@ -226,7 +227,7 @@ def _check_axes(axes: tuple[tuple[str, int], ...], rules: tuple[tuple[str, str],
                 f"Layout rules put {dimension!r} on {' and '.join(others)}: a dimension is "
                 "split over one mesh axis at most."
             )
-        near = nearest(dimension, _KNOWN_DIMENSIONS)
+        near = suggest_names(dimension, _KNOWN_DIMENSIONS)
         if dimension not in _KNOWN_DIMENSIONS and near:
             raise UserError(
                 f"Layout rule {dimension}:{axis} would split nothing: no tensor has a "

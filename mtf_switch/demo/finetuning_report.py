@@ -87,7 +87,7 @@ def write(
             "training is not in it.",
         ]
     )
-    made_by = f"Made by `{command}`, which took {took:.0f} s, on {machine.description()}."
+    made_by = f"Made by `{command}`, which took {took:.0f} s, on {machine.describe()}."
     lines = [
         "# Table 4 at the size of a laptop",
         "",

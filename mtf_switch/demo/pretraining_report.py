@@ -114,7 +114,7 @@ def write(
             f"| {d.step} | {d.seconds:.1f} | {d.neg_log_perplexity:.4f} | {s.seconds:.1f} | "
             f"{s.neg_log_perplexity:.4f} |"
         )
-    made_by = f"Made by `{command}`, which took {took:.0f} s, on {machine.description()}."
+    made_by = f"Made by `{command}`, which took {took:.0f} s, on {machine.describe()}."
     lines += ["", made_by, ""]
     with open(os.path.join(output_dir, "report.md"), "w", encoding="utf-8") as file:
         file.write("\n".join(lines))

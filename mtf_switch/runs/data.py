@@ -16,7 +16,7 @@ from t5.models import mesh_transformer
 
 import tasks
 from mtf_switch.config.run_settings import RunSettings
-from mtf_switch.errors import UserError, nearest
+from mtf_switch.errors import UserError, suggest_names
 from tasks import tfds_data
 
 
@@ -60,7 +60,7 @@ def check_known(task: str) -> None:
     known = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
     if task not in known:
         raise UserError(
-            f"There is no task or mixture {task!r}.{nearest(task, known)} The command "
+            f"There is no task or mixture {task!r}.{suggest_names(task, known)} The command "
             "run_switch.py tasks lists all."
         )
 

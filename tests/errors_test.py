@@ -1,0 +1,46 @@
+"""How a mistake of the user is reported."""
+
+from __future__ import annotations
+
+import pytest
+
+from mtf_switch import errors
+
+
+def raise_error(error: BaseException) -> None:
+    raise error
+
+
+def test_a_command_that_succeeds_prints_nothing(capsys) -> None:
+    assert errors.run_command(lambda: None, "demo") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_user_error_is_one_message_without_gins_chain_of_calls(capsys) -> None:
+    error = errors.UserError("It is 3, but must be 4.\n  In call to configurable 'run'")
+    assert errors.run_command(lambda: raise_error(error), "demo") == 1
+    assert capsys.readouterr() == ("", "demo: It is 3, but must be 4.\n")
+
+
+@pytest.mark.parametrize(("hint", "printed"), [("Go on.", "Stopped. Go on."), ("", "Stopped.")])
+def test_an_interrupted_command_says_how_to_continue(capsys, hint: str, printed: str) -> None:
+    assert errors.run_command(lambda: raise_error(KeyboardInterrupt()), "demo", hint) == 130
+    assert capsys.readouterr() == ("", printed + "\n")
+
+
+def test_other_errors_are_not_hidden() -> None:
+    with pytest.raises(ValueError, match="a bug"):
+        errors.run_command(lambda: raise_error(ValueError("a bug")), "demo")
+
+
+def test_similar_names_are_suggested_the_most_similar_first() -> None:
+    known = ["validation", "test", "train", "trains"]
+    assert errors.suggest_names("trian", known, count=1) == " The nearest names are: train."
+    assert errors.suggest_names("xyz", known) == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "target", "text"), [(12, 5, "4 and 6"), (12, 4, "3 and 6"), (7, 8, "7")]
+)
+def test_the_nearest_divisors_are_the_next_below_and_above(number, target, text) -> None:
+    assert errors.nearest_divisors(number, target) == text
