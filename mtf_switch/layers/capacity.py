@@ -58,7 +58,9 @@ class ExpertCapacity:
                 f"max_group_size = {self.max_group_size} leaves it open: set one to None."
             )
 
-    def groups(self, tokens: int, cores: int = 1, strict: bool = True) -> tuple[int, int]:
+    def split_into_groups(
+        self, tokens: int, cores: int = 1, strict: bool = True
+    ) -> tuple[int, int]:
         """Splits the tokens of a batch into groups.
 
         Args:
@@ -95,7 +97,7 @@ class ExpertCapacity:
             )
         return tokens // size, size
 
-    def slots(self, group_size: int, num_experts: int, mode: str) -> int:
+    def expert_capacity(self, group_size: int, num_experts: int, mode: str) -> int:
         """C, the expert capacity (equation 3).
 
         Args:

@@ -75,12 +75,12 @@ def heads_unsplit(size: int) -> mtf.Dimension:
     return mtf.Dimension("heads_unsplit", size)
 
 
-def choices(size: int) -> mtf.Dimension:
+def experts_per_token(size: int) -> mtf.Dimension:
     """K: the experts that a token visits at most."""
     return mtf.Dimension("choices", size)
 
 
-def cores(layout: Any, mesh_shape: Any, dim: mtf.Dimension) -> int:
+def count_cores(layout: Any, mesh_shape: Any, dim: mtf.Dimension) -> int:
     """Over how many cores a layout splits a dimension; 1 without a layout."""
     if layout is None or mesh_shape is None:
         return 1

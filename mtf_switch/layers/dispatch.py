@@ -161,8 +161,8 @@ class GatherDispatch(_SlotDispatch):
 class SortDispatch:
     """Sorts each core's tokens by their expert, those without one last: no padding at all.
 
-    The experts then take as many tokens as they have (see `Experts.of_runs`), so one core
-    must hold everything.
+    Each expert then processes exactly the tokens that it has (see `Experts.apply_to_sorted`),
+    so one core must hold everything.
 
     Attributes:
       routing: what the router decided.
@@ -177,7 +177,7 @@ class SortDispatch:
     rank: mtf.Tensor
 
     @classmethod
-    def of(cls, routing: Routing, experts_dim: mtf.Dimension) -> SortDispatch:
+    def from_routing(cls, routing: Routing, experts_dim: mtf.Dimension) -> SortDispatch:
         """From what the router decided for the experts E."""
         expert = _where_kept(routing.kept, routing.expert_index, otherwise=experts_dim.size)
 
@@ -227,7 +227,9 @@ def _copies(inputs: mtf.Tensor, choices: int) -> mtf.Tensor:
     if choices == 1:
         return inputs
     outer, groups, group, model = inputs.shape.dims
-    copies = mtf.broadcast(inputs, [outer, groups, dimensions.choices(choices), group, model])
+    copies = mtf.broadcast(
+        inputs, [outer, groups, dimensions.experts_per_token(choices), group, model]
+    )
     return mtf.reshape(copies, [outer, groups, dimensions.group(choices * group.size), model])
 
 
@@ -236,7 +238,7 @@ def _added_up(x: mtf.Tensor, choices: int) -> mtf.Tensor:
     if choices == 1:
         return x
     outer, groups, assignments, *rest = x.shape.dims
-    choices_dim = dimensions.choices(choices)
+    choices_dim = dimensions.experts_per_token(choices)
     group = dimensions.group(assignments.size // choices)
     by_choice = mtf.reshape(x, [outer, groups, choices_dim, group, *rest])
     return mtf.reduce_sum(by_choice, reduced_dim=choices_dim)

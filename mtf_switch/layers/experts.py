@@ -49,7 +49,7 @@ class Experts:
     output_dim: mtf.Dimension | None = None
     output_variance: float = 1.0
 
-    def of_slots(self, context: transformer.Context, slots: mtf.Tensor) -> mtf.Tensor:
+    def apply_to_slots(self, context: transformer.Context, slots: mtf.Tensor) -> mtf.Tensor:
         """Every expert on all of its slots, the empty ones too.
 
         Args:
@@ -72,11 +72,11 @@ class Experts:
         return _product(hidden, kernel_out)
 
     @property
-    def can_take_runs(self) -> bool:
-        """Whether `of_runs` knows the activations."""
+    def can_apply_to_sorted(self) -> bool:
+        """Whether `apply_to_sorted` knows the activations."""
         return all(name in _ACTIVATIONS for name in self.activations)
 
-    def of_runs(
+    def apply_to_sorted(
         self, context: transformer.Context, rows: mtf.Tensor, expert_of_token: mtf.Tensor
     ) -> mtf.Tensor:
         """Every expert on the tokens that it has, and no others; on one core.
@@ -146,7 +146,7 @@ class Experts:
 
         Of linear experts: none, and [E, M, H].
         """
-        *kernels_in, kernel_out = self.matrices(x.shape.dims[-1])
+        *kernels_in, kernel_out = self.kernel_specs(x.shape.dims[-1])
 
         def kernel(name, reduced, new, variance=1.0):
             weights = mtf.layers.get_dense_kernel_weights(
@@ -165,7 +165,9 @@ class Experts:
         kernels_in = [kernel(*matrix) for matrix in kernels_in]
         return kernels_in, kernel(*kernel_out, self.output_variance)
 
-    def matrices(self, model: mtf.Dimension) -> list[tuple[str, mtf.Dimension, mtf.Dimension]]:
+    def kernel_specs(
+        self, model: mtf.Dimension
+    ) -> list[tuple[str, mtf.Dimension, mtf.Dimension]]:
         """What an expert consists of: names, dimensions of inputs and of outputs, in order."""
         output = self.output_dim or model
         if not self.activations:

@@ -79,7 +79,7 @@ class Exploration:
             return mtf.dropout(router_inputs, train, rate=self.dropout)
         return router_inputs
 
-    def scores(
+    def score_experts(
         self, router_logits: mtf.Tensor, router_probs: mtf.Tensor, train: bool
     ) -> mtf.Tensor:
         """What ranks the experts of a token: the highest score is its first choice.

@@ -34,7 +34,7 @@ def is_weight_matrix(name: str, shape: Any) -> bool:
     return len(shape) >= 2 and "embedding" not in name and "bias" not in name
 
 
-def scaled_getter(s: float) -> Callable[..., tf.Variable]:
+def make_scaled_getter(s: float) -> Callable[..., tf.Variable]:
     """A custom getter for `tf.variable_scope` that applies s to every weight matrix.
 
     Mesh TF gives each matrix the deviation sqrt(1 / fan_in), where an expert's fan-in is

@@ -11,7 +11,7 @@ import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
 
 from mtf_switch.errors import UserError
-from mtf_switch.layers.router import Assignment, Choice, Router, Slots
+from mtf_switch.layers.router import Assignment, Candidate, Router, SlotAllocator
 
 
 @gin.configurable
@@ -40,7 +40,7 @@ class NoTokenLeftBehindRouter(Router):
                 "with 1, this is SwitchRouter."
             )
 
-    def check(self, num_experts: int) -> None:
+    def check_num_experts(self, num_experts: int) -> None:
         """See the base class."""
         if num_experts == 1:
             raise UserError(
@@ -54,12 +54,16 @@ class NoTokenLeftBehindRouter(Router):
             )
 
     @property
-    def ranked(self) -> int:
+    def num_candidates(self) -> int:
         """See the base class."""
         return self.stages
 
     def assign(
-        self, choices: Sequence[Choice], nonpadding: mtf.Tensor, slots: Slots, train: bool
+        self,
+        choices: Sequence[Candidate],
+        nonpadding: mtf.Tensor,
+        slots: SlotAllocator,
+        train: bool,
     ) -> tuple[Assignment, Sequence[mtf.Tensor]]:
         """See the base class."""
         group = nonpadding.shape.dims[-1]
@@ -74,7 +78,7 @@ class NoTokenLeftBehindRouter(Router):
         return functools.reduce(_or_else, stages), [stage.kept for stage in stages]
 
 
-def _at(choice: Choice, of_experts: mtf.Tensor) -> mtf.Tensor:
+def _at(choice: Candidate, of_experts: mtf.Tensor) -> mtf.Tensor:
     """[O, G, E], at the experts of a choice: [O, G, S] int32."""
     mask = choice.expert_mask
     value = mtf.reduce_sum(mask * of_experts, reduced_dim=mask.shape.dims[-1])

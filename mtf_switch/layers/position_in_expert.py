@@ -18,10 +18,10 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 # Of expert_index, routed and experts.
-Rank = Callable[[mtf.Tensor, mtf.Tensor, mtf.Dimension], mtf.Tensor]
+CountPositions = Callable[[mtf.Tensor, mtf.Tensor, mtf.Dimension], mtf.Tensor]
 
 
-def by_cumsum(
+def count_by_cumsum(
     expert_index: mtf.Tensor, routed: mtf.Tensor, experts: mtf.Dimension
 ) -> mtf.Tensor:
     """Sums over what comes before, as Figure 15 does: a product with an S x S matrix."""
@@ -31,7 +31,7 @@ def by_cumsum(
     return mtf.cast(mtf.reduce_sum(before * expert_mask, reduced_dim=experts), tf.int32)
 
 
-def by_sorting(
+def count_by_sorting(
     expert_index: mtf.Tensor, routed: mtf.Tensor, experts: mtf.Dimension
 ) -> mtf.Tensor:
     """Sorts the tokens by expert: a place in the sorted order less the start of its expert.

@@ -60,7 +60,7 @@ class Routing(Assignment):
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class Candidate:
     """One expert for each token, before capacity.
 
     Attributes:
@@ -75,7 +75,7 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True)
-class Slots:
+class SlotAllocator:
     """What there is to give away.
 
     Attributes:
@@ -86,7 +86,7 @@ class Slots:
 
     experts_dim: mtf.Dimension
     capacity: int
-    rank: position_in_expert.Rank
+    rank: position_in_expert.CountPositions
 
     def assign(
         self,
@@ -155,7 +155,7 @@ class Router(abc.ABC):
                 "@Exploration(). Its policy is Exploration.policy."
             )
 
-    def check(self, num_experts: int) -> None:  # noqa: B027  one expert is enough for most
+    def check_num_experts(self, num_experts: int) -> None:  # noqa: B027  one expert is enough for most
         """Raises UserError if this router cannot choose among so many experts."""
 
     @property
@@ -164,13 +164,17 @@ class Router(abc.ABC):
         return 1
 
     @property
-    def ranked(self) -> int:
+    def num_candidates(self) -> int:
         """How many of a token's best experts `assign` is given."""
         return self.experts_per_token
 
     @abc.abstractmethod
     def assign(
-        self, choices: Sequence[Choice], nonpadding: mtf.Tensor, slots: Slots, train: bool
+        self,
+        choices: Sequence[Candidate],
+        nonpadding: mtf.Tensor,
+        slots: SlotAllocator,
+        train: bool,
     ) -> tuple[Assignment, Sequence[mtf.Tensor]]:
         """Decides which experts each token visits.
 
@@ -193,7 +197,7 @@ class Router(abc.ABC):
         variable_dtype: mtf.VariableDType,
         train: bool,
         nonpadding: mtf.Tensor | None = None,
-        rank: position_in_expert.Rank = position_in_expert.by_cumsum,
+        rank: position_in_expert.CountPositions = position_in_expert.count_by_cumsum,
     ) -> Routing:
         """Chooses experts and slots for every token of every group.
 
@@ -217,8 +221,8 @@ class Router(abc.ABC):
         router_logits, router_probs = (
             mtf.cast(x, tf.float32) for x in (router_logits, router_probs)
         )
-        scores = self.exploration.scores(router_logits, router_probs, train)
-        choices = _best(scores, router_probs, experts_dim, self.ranked)
+        scores = self.exploration.score_experts(router_logits, router_probs, train)
+        choices = _best(scores, router_probs, experts_dim, self.num_candidates)
 
         if nonpadding is not None:
             nonpadding = mtf.cast(nonpadding, tf.float32)
@@ -228,12 +232,12 @@ class Router(abc.ABC):
             nonpadding = mtf.ones(inputs.mesh, expert_mask.shape[:-1], dtype=tf.float32)
         z_loss = self._z_loss(router_logits, nonpadding, experts_dim)
 
-        slots = Slots(experts_dim, expert_capacity, rank)
+        slots = SlotAllocator(experts_dim, expert_capacity, rank)
         assignment, served = self.assign(choices, nonpadding, slots, train)
         return Routing(
             **vars(assignment),
             aux_loss=balance if z_loss is None else balance + z_loss,
-            sums=router_metrics.router_sums(
+            sums=router_metrics.compute_router_sums(
                 router_probs,
                 expert_mask * nonpadding,
                 choices[0].prob,
@@ -273,7 +277,11 @@ class SwitchRouter(Router):
     """Sends each token to the one expert of highest probability (Section 2.1)."""
 
     def assign(
-        self, choices: Sequence[Choice], nonpadding: mtf.Tensor, slots: Slots, train: bool
+        self,
+        choices: Sequence[Candidate],
+        nonpadding: mtf.Tensor,
+        slots: SlotAllocator,
+        train: bool,
     ) -> tuple[Assignment, Sequence[mtf.Tensor]]:
         """See the base class."""
         (best,) = choices
@@ -283,10 +291,10 @@ class SwitchRouter(Router):
 
 def _best(
     scores: mtf.Tensor, router_probs: mtf.Tensor, experts_dim: mtf.Dimension, number: int
-) -> list[Choice]:
+) -> list[Candidate]:
     """The experts of highest score, of each token, in order: no expert twice."""
     sampled = scores is not router_probs
-    choices: list[Choice] = []
+    choices: list[Candidate] = []
     while len(choices) < number:
         if choices:
             scores -= 1e9 * choices[-1].expert_mask
@@ -294,7 +302,7 @@ def _best(
         mask = mtf.one_hot(index, experts_dim, dtype=tf.float32)
         if sampled:
             prob = mtf.reduce_sum(router_probs * mask, reduced_dim=experts_dim)
-        choices.append(Choice(index, mask, prob))
+        choices.append(Candidate(index, mask, prob))
     return choices
 
 

@@ -58,7 +58,7 @@ class RouterMetrics:
         return cls(tokens, *map(float, means[:_MEANS]), expert_load=load, served=served)
 
 
-def means(sums: tf.Tensor) -> dict[str, tf.Tensor]:
+def compute_means(sums: tf.Tensor) -> dict[str, tf.Tensor]:
     """What TensorBoard shows of a layer's sums [6 + 2 E]: scalars, the load [E], served [E]."""
     averages = sums[1:] / tf.maximum(sums[0], 1.0)
     names = [field.name for field in dataclasses.fields(RouterMetrics)[1 : _MEANS + 1]]
@@ -67,7 +67,7 @@ def means(sums: tf.Tensor) -> dict[str, tf.Tensor]:
     return {**scalars, "expert_load": load, "served": served}
 
 
-def router_sums(
+def compute_router_sums(
     router_probs: mtf.Tensor,
     expert_mask: mtf.Tensor,
     prob: mtf.Tensor,
@@ -130,7 +130,7 @@ class _Record(mtf.Operation):
         lowering.set_tensor_lowering(self.outputs[0], value)
 
 
-def record(layer: str, sums: mtf.Tensor) -> None:
+def record_sums(layer: str, sums: mtf.Tensor) -> None:
     """Hands a layer's sums [6 + 2 E] to whoever runs the graph.
 
     Inside a microbatch loop they join the outputs of the loop (see
@@ -143,7 +143,7 @@ def record(layer: str, sums: mtf.Tensor) -> None:
         loop[layer] = sums
 
 
-def serialize_training_step(original: Any) -> Any:
+def wrap_serialize_training_step(original: Any) -> Any:
     """Wraps Mesh TF's microbatch loop so that the routers' sums come out of it.
 
     Args:
@@ -167,12 +167,12 @@ def serialize_training_step(original: Any) -> Any:
 
         grads, outputs = original(features, model_fn_with_metrics, batch_dim, num_splits)
         for key in [key for key in outputs if isinstance(key, tuple)]:
-            record(key[1], outputs.pop(key))
+            record_sums(key[1], outputs.pop(key))
         return grads, outputs
 
     return serialize
 
 
-def recorded(graph: tf.Graph) -> dict[str, tf.Tensor]:
+def recorded_sums(graph: tf.Graph) -> dict[str, tf.Tensor]:
     """The vectors of all layers of a lowered graph, by layer name, in order."""
     return dict(graph.get_collection(_COLLECTION))

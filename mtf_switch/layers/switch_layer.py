@@ -93,7 +93,7 @@ class SwitchLayer(transformer.TransformerLayer):
                 f"{self.gin_name}.router is {router!r}, but it is a router, in gin "
                 "@SwitchRouter(), @TopKRouter() or @NoTokenLeftBehindRouter()."
             )
-        self.router.check(num_experts)
+        self.router.check_num_experts(num_experts)
         self.num_experts = num_experts
         self.hidden_size = hidden_size
         self.activations = activations
@@ -125,7 +125,9 @@ class SwitchLayer(transformer.TransformerLayer):
         del losses
         inputs = self._to_groups(context, x)  # [O, G`, S, M]
         group_size = inputs.shape.dims[-2].size
-        slots = self.capacity.slots(group_size, self.num_experts, _capacity_mode(context))
+        slots = self.capacity.expert_capacity(
+            group_size, self.num_experts, _capacity_mode(context)
+        )
         experts = self.experts
         routing = self.router.route(
             inputs,
@@ -134,9 +136,9 @@ class SwitchLayer(transformer.TransformerLayer):
             context.variable_dtype,
             context.train,
             self._nonpadding(context, x, inputs),
-            rank=position_in_expert.by_cumsum
+            rank=position_in_expert.count_by_cumsum
             if self._dispatch() == EINSUM
-            else position_in_expert.by_sorting,
+            else position_in_expert.count_by_sorting,
         )
         if self._sorts(context, experts):
             outputs = self._by_sorting(context, inputs, routing, experts)
@@ -185,7 +187,7 @@ class SwitchLayer(transformer.TransformerLayer):
                 model,
             ],
         )
-        expert_outputs = experts.of_slots(context, expert_inputs)  # [O, E`, G, C, H]
+        expert_outputs = experts.apply_to_slots(context, expert_inputs)  # [O, E`, G, C, H]
         # Second all-to-all: back to the cores of the tokens.
         expert_outputs = mtf.reshape(
             expert_outputs,
@@ -204,9 +206,11 @@ class SwitchLayer(transformer.TransformerLayer):
 
         inputs [O, G, S, M] to [O, G, S, H].
         """
-        dispatcher = SortDispatch.of(routing, experts.experts_dim)
+        dispatcher = SortDispatch.from_routing(routing, experts.experts_dim)
         expert_inputs = dispatcher.dispatch(inputs)
-        expert_outputs = experts.of_runs(context, expert_inputs, dispatcher.expert_of_token)
+        expert_outputs = experts.apply_to_sorted(
+            context, expert_inputs, dispatcher.expert_of_token
+        )
         return dispatcher.combine(expert_outputs)
 
     def _dispatch(self) -> str:
@@ -222,7 +226,7 @@ class SwitchLayer(transformer.TransformerLayer):
         mesh_shape = context.model.mesh_shape
         one_core = mesh_shape is None or mtf.convert_to_shape(mesh_shape).size == 1
         by_index = self._dispatch() == GATHER and not self.on_tpu
-        return by_index and one_core and experts.can_take_runs
+        return by_index and one_core and experts.can_apply_to_sorted
 
     def _to_groups(self, context: transformer.Context, x: mtf.Tensor) -> mtf.Tensor:
         """Splits the positions of x into groups: [O, G, S, M]."""
@@ -233,7 +237,7 @@ class SwitchLayer(transformer.TransformerLayer):
         else:
             outer = dimensions.outer_batch(1)
         batch = positions[0]
-        cores = dimensions.cores(context.model.layout, context.model.mesh_shape, batch)
+        cores = dimensions.count_cores(context.model.layout, context.model.mesh_shape, batch)
         groups, size = self._sizes(context, mtf.Shape(positions).size, cores)
         return mtf.reshape(
             x, [outer, mtf.Dimension(batch.name, groups), dimensions.group(size), model]
@@ -243,9 +247,9 @@ class SwitchLayer(transformer.TransformerLayer):
         """(G, S). While decoding nothing is dropped, so all tokens of a core are one group."""
         if _capacity_mode(context) == capacity_lib.DECODE:
             one_group = dataclasses.replace(self.capacity, group_size=None, max_group_size=None)
-            return one_group.groups(tokens, cores)
+            return one_group.split_into_groups(tokens, cores)
         strict = context.mode in ("train", "eval")
-        return self.capacity.groups(tokens, cores, strict)
+        return self.capacity.split_into_groups(tokens, cores, strict)
 
     def _nonpadding(
         self, context: transformer.Context, x: mtf.Tensor, inputs: mtf.Tensor
@@ -265,7 +269,7 @@ class SwitchLayer(transformer.TransformerLayer):
             loss = routing.aux_loss / context.num_microbatches
             context.losses.append(mtf.cast(loss, context.activation_dtype))
         if context.mode in ("train", "eval"):
-            router_metrics.record(self._metrics_name(context), routing.sums)
+            router_metrics.record_sums(self._metrics_name(context), routing.sums)
 
     def _metrics_name(self, context: transformer.Context) -> str:
         """Such as decoder/block_001/layer_002."""

@@ -14,7 +14,7 @@ import tensorflow.compat.v1 as tf
 
 from mtf_switch.errors import UserError
 from mtf_switch.layers import load_balance
-from mtf_switch.layers.router import Assignment, Choice, Router, Slots
+from mtf_switch.layers.router import Assignment, Candidate, Router, SlotAllocator
 
 ALL, NONE, THRESHOLD, RANDOM = POLICIES = "all", "none", "threshold", "random"
 
@@ -62,7 +62,7 @@ class TopKRouter(Router):
                 "as gates are."
             )
 
-    def check(self, num_experts: int) -> None:
+    def check_num_experts(self, num_experts: int) -> None:
         """See the base class."""
         if self.k > num_experts:
             raise UserError(
@@ -76,7 +76,11 @@ class TopKRouter(Router):
         return self.k
 
     def assign(
-        self, choices: Sequence[Choice], nonpadding: mtf.Tensor, slots: Slots, train: bool
+        self,
+        choices: Sequence[Candidate],
+        nonpadding: mtf.Tensor,
+        slots: SlotAllocator,
+        train: bool,
     ) -> tuple[Assignment, Sequence[mtf.Tensor]]:
         """See the base class."""
         gates = [choice.prob for choice in choices]

@@ -37,7 +37,7 @@ class GatherEmbedding(transformer.VocabEmbedding):
 
 
 def _cores(context: transformer.Context, dim: mtf.Dimension) -> int:
-    return dimensions.cores(context.model.layout, context.model.mesh_shape, dim)
+    return dimensions.count_cores(context.model.layout, context.model.mesh_shape, dim)
 
 
 def _look_up(weights: mtf.Tensor, ids: mtf.Tensor, context: transformer.Context) -> mtf.Tensor:

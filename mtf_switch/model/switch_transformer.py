@@ -217,7 +217,7 @@ def _tensors_of_experts(
         "heads": "of num_heads",
     }
     experts = layer.experts
-    for _, *dims in experts.matrices(mtf.Dimension(*model_dim)):
+    for _, *dims in experts.kernel_specs(mtf.Dimension(*model_dim)):
         shape = (_pair(experts.experts_dim), *map(_pair, dims))
         yield Tensor(f"{where}: experts' weights", shape, fix)
     unsplit = ("expert_unsplit", layer.num_experts)
@@ -234,8 +234,8 @@ def _check_capacity(
     sizes = {capacity.TRAIN: tokens // parts, capacity.EVAL: tokens}
     for mode, tokens_of_mode in sizes.items():
         try:
-            _, group_size = layer.capacity.groups(tokens_of_mode, cores)
-            layer.capacity.slots(group_size, layer.num_experts, mode)
+            _, group_size = layer.capacity.split_into_groups(tokens_of_mode, cores)
+            layer.capacity.expert_capacity(group_size, layer.num_experts, mode)
         except UserError as error:
             part = f", {parts} microbatches" if mode == capacity.TRAIN and parts > 1 else ""
             raise UserError(

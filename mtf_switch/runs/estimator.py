@@ -176,12 +176,12 @@ def _model_fn(
     params: dict[str, Any],
 ) -> Any:
     """Mesh TF's model function, plus the initial scale, the routers' metrics and hooks."""
-    getter = initialization.scaled_getter(initialization.init_scale())
+    getter = initialization.make_scaled_getter(initialization.init_scale())
     scope = tf.variable_scope(tf.get_variable_scope(), custom_getter=getter)
     batch_number = features.pop(BATCH_NUMBER, None)
     with scope, switch_transformer.explained(), _noise_of_batch(batch_number):
         spec = upstream_model_fn(features, labels, mode, params)
-    sums = router_metrics.recorded(tf.get_default_graph())
+    sums = router_metrics.recorded_sums(tf.get_default_graph())
     if mode == tf.estimator.ModeKeys.EVAL and sums:
         return _with(spec, eval_metrics=_with_router_metrics(spec.eval_metrics, sums))
     if mode == tf.estimator.ModeKeys.TRAIN:
@@ -274,7 +274,7 @@ def router_results(results: dict[str, Any]) -> dict[str, router_metrics.RouterMe
 def _summarise(sums: dict[str, tf.Tensor]) -> None:
     """Adds each layer's metrics to the TensorBoard summaries of a CPU or GPU run."""
     for layer, vector in sums.items():
-        for name, value in router_metrics.means(vector).items():
+        for name, value in router_metrics.compute_means(vector).items():
             summary = tf.summary.scalar if value.shape.rank == 0 else tf.summary.histogram
             summary(f"{layer}/{name}", value)
 
@@ -292,7 +292,9 @@ def _summaries_host_call(model_dir: str, sums: dict[str, tf.Tensor]) -> tuple | 
         with tf2.summary.create_file_writer(model_dir).as_default():
             for layer, vector in zip(sums, vectors):
                 # One row for each shard of the outfeed.
-                for name, value in router_metrics.means(tf.reduce_mean(vector, 0)).items():
+                for name, value in router_metrics.compute_means(
+                    tf.reduce_mean(vector, 0)
+                ).items():
                     is_scalar = value.shape.rank == 0
                     summary = tf2.summary.scalar if is_scalar else tf2.summary.histogram
                     summary(f"{layer}/{name}", value, step=tf.cast(step[0], tf.int64))

@@ -201,7 +201,7 @@ def carry_metrics_out_of_microbatches(mesh_tensorflow: types.ModuleType) -> None
     """
     from mtf_switch.layers import router_metrics
 
-    mesh_tensorflow.serialize_training_step = router_metrics.serialize_training_step(
+    mesh_tensorflow.serialize_training_step = router_metrics.wrap_serialize_training_step(
         mesh_tensorflow.serialize_training_step
     )
 

@@ -222,7 +222,7 @@ def run_sorted(case, x, rows, dtype=tf.float32):
 
     def build(mesh):
         routing = routing_on(mesh, case)
-        dispatcher = SortDispatch.of(routing, mtf.Dimension("experts", case.experts))
+        dispatcher = SortDispatch.from_routing(routing, mtf.Dimension("experts", case.experts))
         dims = "outer_batch batch group d_model"
         tokens, weights = (mesh_harness.constant(mesh, a, dims, dtype) for a in (x, rows))
         sorted_tokens = dispatcher.dispatch(tokens)

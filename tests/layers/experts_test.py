@@ -23,14 +23,14 @@ DROPOUT = 0.5
 def run_runs(
     x, expert_of_token, weights, activations, dtype=tf.float32, dropout=0.0, number=E, dy=None
 ):
-    """of_runs on rows x [1, 1, T, M], and the gradients of sum(y * dy)."""
+    """apply_to_sorted on rows x [1, 1, T, M], and the gradients of sum(y * dy)."""
 
     def build(mesh):
         rows = mesh_harness.constant(mesh, x, ROWS, dtype)
         index = mesh_harness.constant(mesh, expert_of_token, ROWS.rsplit(" ", 1)[0], tf.int32)
         context = mesh_harness.make_context(mesh, rows.shape.dims, activation_dtype=dtype)
         dim = mtf.Dimension("experts", number)
-        y = Experts(dim, F, activations, dropout).of_runs(context, rows, index)
+        y = Experts(dim, F, activations, dropout).apply_to_sorted(context, rows, index)
         assert y.dtype == dtype
         dys = mesh_harness.constant(mesh, np.ones(x.shape) if dy is None else dy, ROWS)
         objective = mtf.reduce_sum(mtf.cast(y, tf.float32) * dys)
@@ -113,9 +113,9 @@ def both(rng, activations, dtype=tf.float32, mode="train", rate=0.0):
         if by_runs:
             index = np.repeat(np.arange(E), capacity).reshape(1, 1, -1)
             index = mesh_harness.constant(mesh, index, "outer_batch batch group", tf.int32)
-            y = networks.of_runs(context, inputs, index)
+            y = networks.apply_to_sorted(context, inputs, index)
         else:
-            y = networks.of_slots(context, inputs)
+            y = networks.apply_to_slots(context, inputs)
         variables = mesh.graph.trainable_variables
         grads = mtf.gradients(
             [mtf.reduce_sum(y * dys)], [inputs, *(v.outputs[0] for v in variables)]
@@ -177,5 +177,5 @@ def test_dropout_of_runs_drops_whole_hidden_units_scales_the_rest_and_is_off_in_
 
 def test_an_activation_that_runs_do_not_know_goes_by_slots():
     dim = mtf.Dimension("experts", E)
-    assert Experts(dim, F, ("relu", "linear"), 0.0).can_take_runs
-    assert not Experts(dim, F, ("relu", "softplus"), 0.0).can_take_runs
+    assert Experts(dim, F, ("relu", "linear"), 0.0).can_apply_to_sorted
+    assert not Experts(dim, F, ("relu", "softplus"), 0.0).can_apply_to_sorted

@@ -75,7 +75,7 @@ def _initial_values(file, *params):
     built = switch_transformer.build(settings, types.SimpleNamespace(vocab_size=500))
     with tf.Graph().as_default():
         tf.set_random_seed(0)
-        getter = initialization.scaled_getter(initialization.init_scale())
+        getter = initialization.make_scaled_getter(initialization.init_scale())
         with tf.variable_scope("", custom_getter=getter):
             mesh = mtf.Mesh(mtf.Graph(), "mesh")
             dims = [mtf.Dimension("batch", 2), mtf.Dimension("length", 32)]

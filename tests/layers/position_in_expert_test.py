@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mtf_switch.layers import position_in_expert
 
-WAYS = [position_in_expert.by_cumsum, position_in_expert.by_sorting]
+WAYS = [position_in_expert.count_by_cumsum, position_in_expert.count_by_sorting]
 
 
 def count(way, expert_index, routed, experts, **mesh):
@@ -74,7 +74,7 @@ def test_sorting_makes_no_tensor_of_tokens_by_experts_or_by_tokens():
         mesh = mtf.Mesh(mtf.Graph(), "mesh")
         dims = "outer_batch batch group"
         index = mesh_harness.constant(mesh, np.zeros((1, 1, tokens)), dims, tf.int32)
-        position_in_expert.by_sorting(
+        position_in_expert.count_by_sorting(
             index, mtf.cast(index, tf.float32), mtf.Dimension("expert_unsplit", experts)
         )
         shape = mtf.convert_to_shape("all:1")

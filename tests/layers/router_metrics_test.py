@@ -47,7 +47,7 @@ def test_tensorboard_shows_the_same_means(tokens):
     )
     metrics = RouterMetrics.from_sums(sums)
     with tf.Graph().as_default(), tf.Session() as session:
-        shown = session.run(router_metrics.means(tf.constant(sums, tf.float32)))
+        shown = session.run(router_metrics.compute_means(tf.constant(sums, tf.float32)))
     assert shown.keys() == {field.name for field in dataclasses.fields(metrics)} - {"tokens"}
     for name, value in shown.items():
         np.testing.assert_allclose(value, getattr(metrics, name), rtol=1e-6)

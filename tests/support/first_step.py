@@ -26,4 +26,4 @@ def run_first_step(tiny, params):
         runner = estimator.build(settings, vocabulary, "unused")
         spec = runner._call_model_fn(batch, None, "train", runner.config)
         session.run(tf.global_variables_initializer())
-        return session.run([spec.loss, router_metrics.recorded(tf.get_default_graph())])
+        return session.run([spec.loss, router_metrics.recorded_sums(tf.get_default_graph())])
