@@ -1,0 +1,55 @@
+"""`run_switch.py compare`: compares evaluated models, beside the paper's Table 5."""
+
+from __future__ import annotations
+
+import argparse
+
+from mtf_switch.config import saved_config
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    """Adds the parser of `compare`, with its flags."""
+    parser = subparsers.add_parser(
+        "compare",
+        help="models on the same tasks, with intervals, beside the paper's Table 5",
+        description="Reads what eval wrote for each model, takes each at its best checkpoint, "
+        "and draws the examples anew 1,000 times for 95%% intervals.",
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        required=True,
+        metavar="D",
+        help="model_dirs; the first is the baseline, such as the dense T5",
+    )
+    parser.add_argument(
+        "--tasks", nargs="+", required=True, metavar="T", help="tasks or mixtures"
+    )
+    parser.add_argument("--split", default="validation", help="default: %(default)s")
+    parser.add_argument(
+        "--paper",
+        choices=("Base", "Large"),
+        default="Base",
+        help="whose rows of Table 5 stand beside (default: %(default)s)",
+    )
+    parser.add_argument("--output_dir", metavar="O", help="gets compare.md and compare.json")
+    return parser
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Compares models by the scores that `eval` wrote."""
+    from mtf_switch.downstream import comparison
+    from mtf_switch.runs import data
+
+    saved_config.load(options.models[0])
+    for task in options.tasks:
+        data.check_known(task)
+    rows = comparison.compare(options.models, options.tasks, options.split)
+    text = comparison.table(rows, options.models, options.paper)
+    if options.output_dir:
+        comparison.write(options.output_dir, rows, options.models, text)
+    print(text)
+    print(
+        "In brackets: 95% of 1,000 bootstrap draws of the examples. Each model is at its best "
+        "checkpoint for the task."
+    )

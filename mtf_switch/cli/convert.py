@@ -1,0 +1,86 @@
+"""`run_switch.py convert`: converts checkpoints between formats, and upcycles dense ones."""
+
+from __future__ import annotations
+
+import argparse
+
+from mtf_switch.cli import flags
+from mtf_switch.errors import UserError
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    """Adds the parser of `convert`, with its flags."""
+    parser = subparsers.add_parser(
+        "convert",
+        help="a checkpoint of transformers, T5X or Mesh TensorFlow into one of another",
+        description="Converts T5 and Switch Transformers, a tensor at a time. hf is a folder\n"
+        "of transformers (config.json, safetensors), t5x a checkpoint folder of T5X, mtf a\n"
+        "model_dir of Mesh TensorFlow. What is written for mtf is ready for eval, predict,\n"
+        "score and train. See docs/checkpoints.md.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=(
+            "examples:\n"
+            "  run_switch.py convert --from=hf --to=mtf downloads/switch-base-8 runs/base_8\n"
+            "  run_switch.py convert --from=mtf --to=hf runs/base_8 exported\n"
+            "  run_switch.py convert --from=t5x --to=mtf --upcycle --experts=8 \\\n"
+            "    downloads/t5_1_1_base/checkpoint_1000000 runs/upcycled"
+        ),
+    )
+    formats = ("hf", "t5x", "mtf")
+    parser.add_argument("--from", required=True, choices=formats, dest="source_format")
+    parser.add_argument("--to", required=True, choices=formats)
+    parser.add_argument("source", metavar="SRC", help="the checkpoint")
+    parser.add_argument("target", metavar="DST", help="a folder that is not there yet")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of all tensors (default: that of SRC, and float32 for mtf)",
+    )
+    group = parser.add_argument_group("dense to sparse")
+    group.add_argument(
+        "--upcycle",
+        action="store_true",
+        help="make a dense T5 a Switch Transformer: experts are copies of its feed-forward "
+        "layers, routers are random",
+    )
+    group.add_argument(
+        "--experts", type=flags.positive_integer, metavar="N", help="of each sparse layer"
+    )
+    group.add_argument(
+        "--expert_every",
+        type=flags.positive_integer,
+        metavar="K",
+        help="each K-th block becomes sparse (default: 2, as in the paper)",
+    )
+    group.add_argument("--seed", type=int, help="of the routers (default: 0)")
+    flags.add_gin(parser)
+    return parser
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Converts a checkpoint, and prints what was done with its tensors."""
+    from mtf_switch.conversion import convert
+    from mtf_switch.conversion.upcycling import Upcycling
+
+    upcycling = None
+    if options.upcycle:
+        if not options.experts:
+            raise UserError("--upcycle needs to know how many: add --experts=8, say.")
+        upcycling = Upcycling(options.experts, options.expert_every or 2, options.seed or 0)
+    elif options.experts or options.expert_every or options.seed is not None:
+        raise UserError("--experts, --expert_every and --seed go with --upcycle.")
+    if options.to != "mtf" and (options.gin_file or options.gin_param):
+        raise UserError(f"--gin_file and --gin_param go with --to=mtf, not {options.to}.")
+    converted = convert.convert_checkpoint(
+        convert.ConversionRequest(
+            source_format=options.source_format,
+            target_format=options.to,
+            source=options.source,
+            target=options.target,
+            dtype=options.dtype,
+            upcycling=upcycling,
+            gin_files=options.gin_file,
+            gin_params=options.gin_param,
+        )
+    )
+    print(convert.format_result(converted, options.target))

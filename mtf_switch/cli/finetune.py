@@ -1,0 +1,59 @@
+"""`run_switch.py finetune`: fine-tunes a pre-trained checkpoint with the paper's recipe."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from mtf_switch.cli import flags, train
+from mtf_switch.errors import UserError
+
+_RECIPE = "runs/finetune.gin"
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    """Adds the parser of `finetune`, with its flags."""
+    parser = subparsers.add_parser(
+        "finetune",
+        help="fine-tune a pre-trained checkpoint on a task, with the paper's recipe",
+        description="Takes the model and the vocabulary from the checkpoint's folder, and puts "
+        "gin/runs/finetune.gin and your gin files on top. A second call continues.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=(
+            "example:\n  run_switch.py finetune --task=super_glue_v102_proportional \\\n"
+            "    --init_checkpoint=runs/base/model.ckpt-550000 --model_dir=runs/tuned \\\n"
+            "    --data_dir=tfds --gin_file=sequence_lengths/super_glue_v102_proportional.gin"
+        ),
+    )
+    parser.add_argument("--task", required=True, help="task or mixture; see the command tasks")
+    parser.add_argument(
+        "--init_checkpoint",
+        required=True,
+        metavar="C",
+        help="to start from: runs/base/model.ckpt-1000, a model_dir (its latest), or gs://...",
+    )
+    flags.add_model_dir(
+        parser, "gets checkpoints and summaries; a second call continues from it"
+    )
+    flags.add_gin(parser)
+    flags.add_training(parser)
+    flags.add_data(parser)
+    flags.add_machine(parser)
+    return parser
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Fine-tunes the model of a checkpoint."""
+    from mtf_switch.runs import pretrained
+
+    start = pretrained.find(options.init_checkpoint)
+    if not start.config and not options.gin_file:
+        raise UserError(
+            f"Beside {start.checkpoint} there is no config.gin (or T5's operative_config.gin) "
+            "that says which model it is. Name it: --gin_file=models/t5_base.gin."
+        )
+    # A model comes before the recipe, which sets its dropout.
+    models = [file for file in options.gin_file if os.path.dirname(file).endswith("models")]
+    others = [file for file in options.gin_file if file not in models]
+    start.configure([*models, _RECIPE, *others], flags.training_bindings(options))
+    train.start_training(options)

@@ -1,0 +1,136 @@
+"""The flag groups that several commands share, and the gin bindings that they stand for."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from mtf_switch.errors import UserError
+
+# Flags that bind one gin parameter each.
+_BINDINGS = {
+    "task": "MIXTURE_NAME",
+    "data_dir": "tfds_data.data_dir",
+    "vocabulary": "task_vocabulary.source",
+}
+
+
+def add_model_dir(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """Adds `--model_dir`.
+
+    Args:
+      parser: The parser of a command.
+      meaning: What the command does with the folder, for the help text.
+    """
+    parser.add_argument("--model_dir", required=True, metavar="D", help=meaning)
+
+
+def add_gin(parser: argparse.ArgumentParser) -> None:
+    """Adds `--gin_file` and `--gin_param`."""
+    parser.add_argument(
+        "--gin_file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="repeatable, later ones win; found from here, from gin/, or in T5's gin folder",
+    )
+    parser.add_argument(
+        "--gin_param",
+        action="append",
+        default=[],
+        metavar="'NAME = VALUE'",
+        help="repeatable; wins over files: --gin_param='num_experts = 16'",
+    )
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Adds `--steps` and `--seed`."""
+    parser.add_argument("--steps", type=positive_integer, help="train up to this step")
+    parser.add_argument("--seed", type=int, help="of the data's order, the weights and noise")
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Adds `--data_dir` and `--vocabulary`."""
+    parser.add_argument(
+        "--data_dir",
+        metavar="D",
+        help="with TFDS's data (default: ~/tensorflow_datasets); see the command prepare",
+    )
+    parser.add_argument(
+        "--vocabulary",
+        metavar="V",
+        help="of the task: a SentencePiece model, or embedded_text (default: T5's, or that of "
+        "the checkpoint)",
+    )
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Adds `--devices` and the flags that name a TPU."""
+    parser.add_argument(
+        "--devices",
+        type=positive_integer,
+        metavar="N",
+        help="run on N devices of this machine as one mesh: its GPUs, or N parts of its "
+        "processor; without a file of gin/layouts/, batch and experts are split over them",
+    )
+    group = parser.add_argument_group("TPU, as in t5_mesh_transformer")
+    group.add_argument("--tpu", help="name or address of a Cloud TPU; without it: this machine")
+    group.add_argument("--gcp_project", help="project of the Cloud TPU")
+    group.add_argument("--tpu_zone", help="zone of the Cloud TPU")
+
+
+def positive_integer(text: str) -> int:
+    """Parses a whole number of at least 1, as the `type` of a flag."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def gin_bindings(options: argparse.Namespace) -> list[str]:
+    """Returns the gin bindings of the flags that a command shares with others.
+
+    Raises:
+      UserError: If both --devices and --tpu are given.
+    """
+    params = [
+        f"{name} = {value!r}"
+        for flag, name in _BINDINGS.items()
+        if (value := getattr(options, flag, None)) is not None
+    ]
+    return [*options.gin_param, *params, *_device_bindings(options)]
+
+
+def training_bindings(options: argparse.Namespace) -> list[str]:
+    """Returns the gin bindings of a training run: the shared ones, --steps and --seed."""
+    params = gin_bindings(options)
+    if options.steps is not None:
+        params.append(f"utils.run.train_steps = {options.steps}")
+    if options.seed is not None:
+        params.append(f"run_config.seed.value = {options.seed}")
+    return params
+
+
+def _device_bindings(options: argparse.Namespace) -> list[str]:
+    if not hasattr(options, "devices"):
+        return []
+    if options.devices and options.tpu:
+        raise UserError("--devices is for this machine and --tpu for another: give one.")
+    if options.tpu:
+        # The configuration of a model_dir may name the devices that it was trained on.
+        return ["devices.value = None"]
+    return [f"devices.value = {options.devices}"] if options.devices else []
+
+
+def tpu_cluster(options: argparse.Namespace) -> Any | None:
+    """Returns the TPUClusterResolver that the flags name, or None for this machine."""
+    if not options.tpu:
+        return None
+    import tensorflow as tf
+
+    return tf.distribute.cluster_resolver.TPUClusterResolver(
+        options.tpu, zone=options.tpu_zone, project=options.gcp_project
+    )

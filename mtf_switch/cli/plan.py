@@ -1,0 +1,78 @@
+"""`run_switch.py plan`: plans the memory, communication and time of a model on a pod."""
+
+from __future__ import annotations
+
+import argparse
+
+from mtf_switch.cli import flags
+from mtf_switch.errors import UserError
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    """Adds the parser of `plan`, with its flags."""
+    parser = subparsers.add_parser(
+        "plan",
+        help="whether a model fits a TPU pod, what it communicates, and how long a step takes",
+        description="Lowers the training graph of a model for the cores of a layout, without a "
+        "TPU, and counts memory, exchanges between cores and arithmetic on it.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=(
+            "examples:\n  run_switch.py plan --gin_file=models/switch_c.gin \\\n"
+            "    --gin_file=layouts/expert_2048.gin\n"
+            "  run_switch.py plan --gin_file=models/switch_xxl.gin \\\n"
+            "    --compare layouts/expert_model_512.gin layouts/expert_model_2048.gin"
+        ),
+    )
+    flags.add_gin(parser)
+    parser.add_argument(
+        "--batch_tokens",
+        type=flags.positive_integer,
+        metavar="N",
+        help="tokens of input in a step (default: 2^20, as in the paper)",
+    )
+    parser.add_argument(
+        "--vocab_size",
+        type=flags.positive_integer,
+        metavar="N",
+        help="pieces and sentinels (default: 32100, T5's)",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="FILE",
+        help="plan the model under each of these layouts, and recommend one",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of a table"
+    )
+    parser.add_argument(
+        "--output_dir", metavar="D", help="gets the JSON, the text and a plot of it as well"
+    )
+    return parser
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Plans a model under one layout, or compares layouts."""
+    if not options.gin_file:
+        raise UserError(
+            "No model is named: pass --gin_file, such as --gin_file=models/switch_c.gin "
+            "--gin_file=layouts/expert_2048.gin."
+        )
+    from tqdm import tqdm
+
+    from mtf_switch.planning import plan_report, planner
+
+    if options.output_dir:
+        plan_report.check_folder(options.output_dir, bool(options.compare))
+    vocabulary = options.vocab_size or planner.VOCABULARY
+    plans = {}
+    layouts = options.compare or [""]
+    for layout in tqdm(layouts, "plan", unit="layout", leave=False, disable=len(layouts) < 2):
+        files = [*options.gin_file, *([layout] if layout else [])]
+        settings = planner.parse(files, options.gin_param, options.batch_tokens)
+        plans[layout] = planner.plan(settings, vocabulary)
+    compared = bool(options.compare)
+    report = plan_report.comparison(plans) if compared else plan_report.single(plans[""])
+    if options.output_dir:
+        report.write(options.output_dir)
+    print(report.to_json() if options.json else report.text)

@@ -1,0 +1,64 @@
+"""`run_switch.py predict`: decodes targets for a file of inputs."""
+
+from __future__ import annotations
+
+import argparse
+
+from mtf_switch.cli import flags
+from mtf_switch.config import saved_config
+from mtf_switch.errors import UserError
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    """Adds the parser of `predict`, with its flags."""
+    parser = subparsers.add_parser(
+        "predict", help="decode targets for a file of inputs, one a line"
+    )
+    flags.add_model_dir(parser, "of a training run")
+    parser.add_argument("--input_file", required=True, help="one input a line, utf-8")
+    parser.add_argument("--output_file", required=True, help="gets one prediction a line")
+    parser.add_argument(
+        "--beams", type=flags.positive_integer, default=1, help="beam search with N > 1 beams"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="0 decodes greedily; above it samples (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--top_k",
+        type=flags.positive_integer,
+        metavar="K",
+        help="sample from the K most likely tokens only",
+    )
+    parser.add_argument(
+        "--max_length",
+        type=flags.positive_integer,
+        metavar="N",
+        help="tokens to decode at most",
+    )
+    flags.add_gin(parser)
+    flags.add_machine(parser)
+    return parser
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Decodes a target for each line of the input file."""
+    from mtf_switch.runs import prediction
+
+    params = flags.gin_bindings(options)
+    params.append(f"Bitransformer.decode.beam_size = {options.beams}")
+    params.append(f"Bitransformer.decode.temperature = {options.temperature}")
+    if options.top_k is not None:
+        params.append(f"Bitransformer.decode.sampling_keep_top_k = {options.top_k}")
+    if options.max_length is not None:
+        params.append(f"Bitransformer.decode.max_decode_length = {options.max_length}")
+    if options.beams > 1 and options.temperature:
+        raise UserError(
+            "Beam search and sampling exclude each other: give --beams or --temperature."
+        )
+    saved_config.load(options.model_dir, options.gin_file, params)
+    prediction.predict(
+        options.model_dir, options.input_file, options.output_file, flags.tpu_cluster(options)
+    )

@@ -1,0 +1,41 @@
+"""`run_switch.py superglue`: writes the files that SuperGLUE's server takes."""
+
+from __future__ import annotations
+
+import argparse
+
+from mtf_switch.cli import flags
+from mtf_switch.config import saved_config
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    """Adds the parser of `superglue`, with its flags."""
+    parser = subparsers.add_parser(
+        "superglue",
+        help="files of answers to SuperGLUE's test sets, for its server",
+    )
+    flags.add_model_dir(parser, "of a run fine-tuned on SuperGLUE")
+    parser.add_argument(
+        "--output_dir", required=True, metavar="O", help="gets ten .jsonl files"
+    )
+    parser.add_argument(
+        "--step",
+        type=flags.positive_integer,
+        metavar="S",
+        help="of the checkpoint (default: the latest)",
+    )
+    flags.add_data(parser)
+    flags.add_gin(parser)
+    flags.add_machine(parser)
+    return parser
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Writes a submission to SuperGLUE."""
+    from mtf_switch.downstream import superglue
+
+    saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
+    written = superglue.write(
+        options.model_dir, options.output_dir, options.step, flags.tpu_cluster(options)
+    )
+    print(superglue.table(written))

@@ -1,0 +1,37 @@
+"""`run_switch.py tasks`: lists the tasks."""
+
+from __future__ import annotations
+
+import argparse
+
+from mtf_switch.cli import flags
+from mtf_switch.config import gin_text
+from mtf_switch.errors import UserError
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    """Adds the parser of `tasks`, with its flags."""
+    parser = subparsers.add_parser(
+        "tasks", help="every task: sizes, metrics, splits, and whether its data is here"
+    )
+    parser.add_argument(
+        "pattern", nargs="?", default="*", help="of names, in quotes: '*glue*' (default: all)"
+    )
+    flags.add_data(parser)
+    flags.add_gin(parser)
+    return parser
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Prints the tasks and mixtures whose names match a pattern."""
+    import tasks
+    from tasks import task_list
+
+    gin_text.parse(options.gin_file, flags.gin_bindings(options))
+    tasks.register()
+    found = task_list.list_tasks(options.pattern)
+    if not found:
+        raise UserError(
+            f"No task or mixture matches {options.pattern!r}. '*glue*' in quotes matches some."
+        )
+    print(task_list.format_table(found))

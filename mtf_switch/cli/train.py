@@ -1,0 +1,69 @@
+"""`run_switch.py train`: pre-trains or fine-tunes a model on a task."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from mtf_switch.cli import flags
+from mtf_switch.config import gin_text, saved_config
+from mtf_switch.errors import UserError
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    """Adds the parser of `train`, with its flags."""
+    parser = subparsers.add_parser(
+        "train",
+        help="pre-train or fine-tune on a task; a second call continues",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=(
+            "example:\n  run_switch.py train --gin_file=models/switch_tiny.gin \\\n"
+            "    --gin_file=runs/embedded.gin --model_dir=runs/switch_tiny"
+        ),
+    )
+    flags.add_model_dir(
+        parser, "gets checkpoints and summaries; a second call continues from it"
+    )
+    flags.add_gin(parser)
+    parser.add_argument(
+        "--corpus",
+        metavar="GLOB",
+        help="train on your own text: 'path/*.txt', utf-8, quoted",
+    )
+    parser.add_argument(
+        "--task",
+        help="task or mixture of seqio's registry (default: what the gin files say)",
+    )
+    flags.add_training(parser)
+    flags.add_data(parser)
+    flags.add_machine(parser)
+    return parser
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Trains the model that the gin files name, or the one of an existing model_dir."""
+    corpus = []
+    if options.corpus is not None:
+        corpus = [f"text_files.files = {options.corpus!r}", "MIXTURE_NAME = 'text_files'"]
+    params = corpus + flags.training_bindings(options)
+    if options.gin_file:
+        gin_text.parse(options.gin_file, params)
+    elif os.path.isfile(os.path.join(options.model_dir, "config.gin")):
+        saved_config.load(options.model_dir, [], params)
+    else:
+        raise UserError(
+            "No model is named: pass --gin_file, such as --gin_file=models/switch_tiny.gin "
+            "--gin_file=runs/embedded.gin."
+        )
+    start_training(options)
+
+
+def start_training(options: argparse.Namespace) -> None:
+    """Trains what the parsed gin configuration says, and prints where the run is."""
+    from mtf_switch.runs import training
+
+    step = training.train(options.model_dir, flags.tpu_cluster(options))
+    print(
+        f"{options.model_dir} is at step {step}. Next: run_switch.py eval "
+        f"--model_dir={options.model_dir}"
+    )
