@@ -12,7 +12,7 @@ import numpy as np
 import sizes
 import tensorflow.compat.v1 as tf
 
-from mtf_switch.config import gin_text, run_settings
+from mtf_switch.config import gin_config, run_settings
 from mtf_switch.runs import estimator
 
 Run = Callable[..., None]
@@ -68,7 +68,7 @@ def configure(competitor: str, setting: sizes.Model) -> None:
     elif competitor != "dense":
         params["SwitchFFN.dispatch"] = repr(competitor)
     gin.clear_config()
-    gin_text.parse(files, [f"{name} = {value}" for name, value in params.items()])
+    gin_config.parse(files, [f"{name} = {value}" for name, value in params.items()])
 
 
 def step(
@@ -81,7 +81,7 @@ def step(
       what it holds.
     """
     configure(competitor, setting)
-    settings = run_settings.settings()
+    settings = run_settings.from_gin()
     vocabulary = types.SimpleNamespace(vocab_size=setting.vocabulary)
     folder = tempfile.TemporaryDirectory()
     shapes = {

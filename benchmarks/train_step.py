@@ -19,7 +19,7 @@ from typing import Any
 import measure
 import sizes
 
-from mtf_switch.upstream import repairs
+from mtf_switch.upstream import logs
 
 COMPETITORS = ("dense", "gather", "einsum", "upstream", "hf", "hf_dense")
 
@@ -43,7 +43,7 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     Raises:
       UserError: for sizes that do not divide.
     """
-    repairs.quiet_logs()
+    logs.show_errors_only()
     # Takes seconds, and is not needed to understand the options.
     import step_graphs
 

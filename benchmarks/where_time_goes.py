@@ -15,7 +15,7 @@ import sys
 import measure
 import sizes
 
-from mtf_switch.upstream import repairs
+from mtf_switch.upstream import logs
 
 # The first that is found in an operation's name says what it belongs to.
 _PARTS = (
@@ -39,7 +39,7 @@ def part_of(operation: str) -> str:
 
 def trace(competitor: str, setting: sizes.Model) -> list[tuple[str, str, float]]:
     """(name, type, milliseconds) of each operation of one training step."""
-    repairs.quiet_logs()
+    logs.show_errors_only()
     # Takes seconds, and is not needed to understand the options.
     import step_graphs
     import tensorflow.compat.v1 as tf

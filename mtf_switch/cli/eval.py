@@ -76,7 +76,7 @@ def _wants_metrics(options: argparse.Namespace) -> bool:
                 "--follow away."
             )
         return False
-    task = run_settings.settings().task
+    task = run_settings.from_gin().task
     data.prepare(task)
     return asked or bool(task_metrics.tasks_with_metrics(task))
 
@@ -85,7 +85,7 @@ def _eval_metrics(options: argparse.Namespace) -> None:
     from mtf_switch.downstream import checkpoint_scores
 
     steps = checkpoint_scores.parse_steps(options.checkpoint_steps or checkpoint_scores.LATEST)
-    settings = run_settings.settings()
+    settings = run_settings.from_gin()
     limit = options.eval_batches and options.eval_batches * settings.batch_size
     scores = checkpoint_scores.evaluate(
         options.model_dir,

@@ -41,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = make_parser().parse_args(arguments)
     try:
-        from mtf_switch.upstream import repairs
+        from mtf_switch.upstream import logs
 
-        repairs.quiet_logs()
+        logs.show_errors_only()
         options.run_command(options)
     except UserError as error:
         # Gin appends the chain of its calls to every message that passes through it.

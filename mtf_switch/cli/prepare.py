@@ -6,7 +6,7 @@ import argparse
 import os
 
 from mtf_switch.cli import flags
-from mtf_switch.config import gin_text
+from mtf_switch.config import gin_config
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -28,7 +28,7 @@ def run_command(options: argparse.Namespace) -> None:
 
     if options.data_dir:
         os.makedirs(options.data_dir, exist_ok=True)
-    gin_text.parse(options.gin_file, flags.gin_bindings(options))
+    gin_config.parse(options.gin_file, flags.gin_bindings(options))
     data.check_known(options.task)
     tasks.prepare_text(options.task)
     done = tfds_data.prepare_datasets(options.task)

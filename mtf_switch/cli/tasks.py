@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mtf_switch.cli import flags
-from mtf_switch.config import gin_text
+from mtf_switch.config import gin_config
 from mtf_switch.errors import UserError
 
 
@@ -27,7 +27,7 @@ def run_command(options: argparse.Namespace) -> None:
     import tasks
     from tasks import task_list
 
-    gin_text.parse(options.gin_file, flags.gin_bindings(options))
+    gin_config.parse(options.gin_file, flags.gin_bindings(options))
     tasks.register()
     found = task_list.list_tasks(options.pattern)
     if not found:

@@ -6,7 +6,7 @@ import argparse
 import os
 
 from mtf_switch.cli import flags
-from mtf_switch.config import gin_text, saved_config
+from mtf_switch.config import gin_config, saved_config
 from mtf_switch.errors import UserError
 
 
@@ -47,7 +47,7 @@ def run_command(options: argparse.Namespace) -> None:
         corpus = [f"text_files.files = {options.corpus!r}", "MIXTURE_NAME = 'text_files'"]
     params = corpus + flags.training_bindings(options)
     if options.gin_file:
-        gin_text.parse(options.gin_file, params)
+        gin_config.parse(options.gin_file, params)
     elif os.path.isfile(os.path.join(options.model_dir, "config.gin")):
         saved_config.load(options.model_dir, [], params)
     else:

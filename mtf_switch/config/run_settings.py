@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 import gin
 
-from mtf_switch.config import gin_text
+from mtf_switch.config import gin_config
 from mtf_switch.config.mesh_layout import MeshLayout, on_devices
 from mtf_switch.errors import UserError
 
@@ -81,7 +81,7 @@ class RunSettings:
         return self.batch_size * sum(self.sequence_length.values())
 
 
-def settings() -> RunSettings:
+def from_gin() -> RunSettings:
     """Reads the settings of a run from the parsed gin configuration.
 
     Raises:
@@ -97,7 +97,7 @@ def settings() -> RunSettings:
     try:
         values = {**defaults, **gin.get_bindings("mesh_tensorflow.transformer.utils.run")}
     except ValueError as error:
-        raise UserError(gin_text.explain(error)) from error
+        raise UserError(gin_config.explain(error)) from error
     lengths = values["sequence_length"]
     if isinstance(lengths, int):
         lengths = {"inputs": lengths, "targets": lengths}

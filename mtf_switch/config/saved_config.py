@@ -6,7 +6,7 @@ import difflib
 import os
 from collections.abc import Sequence
 
-from mtf_switch.config import gin_text
+from mtf_switch.config import gin_config
 from mtf_switch.errors import UserError
 
 # Bindings that may differ between two calls on one model_dir: how long, how often, where.
@@ -41,7 +41,7 @@ def save_or_compare(model_dir: str) -> None:
     import tensorflow.compat.v1 as tf
 
     path = os.path.join(model_dir, "config.gin")
-    new = gin_text.text()
+    new = gin_config.to_text()
     has_checkpoints = tf.io.gfile.exists(os.path.join(model_dir, "checkpoint"))
     if not (tf.io.gfile.exists(path) and has_checkpoints):
         try:
@@ -89,7 +89,7 @@ def load(model_dir: str, gin_files: Sequence[str] = (), gin_params: Sequence[str
             f"{model_dir} holds no config.gin, so it is not the model_dir of a training run. "
             "Give the folder that `run_switch.py train --model_dir` wrote."
         )
-    gin_text.parse([os.path.abspath(path), *gin_files], gin_params)
+    gin_config.parse([os.path.abspath(path), *gin_files], gin_params)
 
 
 def _first_line(error: Exception) -> str:

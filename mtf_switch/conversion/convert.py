@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from mtf_switch.config import gin_text, run_settings
+from mtf_switch.config import gin_config, run_settings
 from mtf_switch.conversion import architecture as architecture_lib
 from mtf_switch.conversion import model_gin
 from mtf_switch.conversion.architecture import Architecture
@@ -203,10 +203,10 @@ def _write_gin(
     with open(path, "w", encoding="utf-8") as file:
         file.write(model_gin.of_architecture(architecture, comment))
     param = f"utils.get_variable_dtype.master_dtype = {dtype.name!r}"
-    gin_text.parse(_gin_files(path, request), [param, *request.gin_params])
-    run_settings.settings()
+    gin_config.parse(_gin_files(path, request), [param, *request.gin_params])
+    run_settings.from_gin()
     with open(os.path.join(folder, CONFIG_GIN), "w", encoding="utf-8") as file:
-        file.write(gin_text.text())
+        file.write(gin_config.to_text())
 
 
 def _gin_files(model: str, request: ConversionRequest) -> list[str]:

@@ -95,9 +95,9 @@ def run(output_dir: str, demo_dir: str, steps: int | None, seed: int) -> None:
     Raises:
       UserError: if a folder holds other runs.
     """
-    from mtf_switch.upstream import repairs
+    from mtf_switch.upstream import logs
 
-    repairs.quiet_logs()
+    logs.show_errors_only()
     if not os.path.exists(os.path.join(demo_dir, "results.json")):
         print(f"{demo_dir} holds no demo yet: pre-training its two models first.")
         pretraining.run(demo_dir, pretraining.DEFAULT_MINUTES, seed=0)

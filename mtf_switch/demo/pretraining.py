@@ -113,9 +113,9 @@ def run(output_dir: str, minutes: float, seed: int) -> None:
     if not minutes > 0:
         raise UserError(f"--minutes is {minutes:g}, but it is above 0.")
     started = time.time()
-    from mtf_switch.upstream import repairs
+    from mtf_switch.upstream import logs
 
-    repairs.quiet_logs()
+    logs.show_errors_only()
     from mtf_switch.demo import pretraining_report
 
     results = [
@@ -137,17 +137,17 @@ def run(output_dir: str, minutes: float, seed: int) -> None:
 def _train_and_evaluate(name: str, model_dir: str, minutes: float, seed: int) -> ModelResult:
     import numpy as np
 
-    from mtf_switch.config import gin_text, run_settings
+    from mtf_switch.config import gin_config, run_settings
     from mtf_switch.model import flops, switch_transformer
     from mtf_switch.runs import checkpoints, data, evaluation, train_log, training
 
-    gin_text.parse([f"models/{name}.gin", RUN], [f"run_config.seed.value = {seed}"])
-    steps = _steps(run_settings.settings().train_steps, minutes)
-    gin_text.bind("utils.run.train_steps", steps)
-    gin_text.bind("utils.run.total_run_steps", steps)
-    gin_text.bind("utils.run.save_checkpoints_steps", steps // EVALUATIONS)
-    gin_text.bind("utils.run.keep_checkpoint_max", EVALUATIONS + 1)
-    settings = run_settings.settings()
+    gin_config.parse([f"models/{name}.gin", RUN], [f"run_config.seed.value = {seed}"])
+    steps = _steps(run_settings.from_gin().train_steps, minutes)
+    gin_config.bind("utils.run.train_steps", steps)
+    gin_config.bind("utils.run.total_run_steps", steps)
+    gin_config.bind("utils.run.save_checkpoints_steps", steps // EVALUATIONS)
+    gin_config.bind("utils.run.keep_checkpoint_max", EVALUATIONS + 1)
+    settings = run_settings.from_gin()
     training.train(model_dir)
 
     log = train_log.read(model_dir)

@@ -107,7 +107,7 @@ def evaluate(
     Raises:
       UserError: for a task without metrics or data, or a step without a checkpoint.
     """
-    settings = run_settings.settings()
+    settings = run_settings.from_gin()
     vocabulary = data.prepare(settings.task)
     paths = _paths(model_dir, steps) if not follow else []
     sets = task_metrics.load(settings, split, limit)

@@ -90,7 +90,7 @@ def write(
     Raises:
       UserError: if a data set or the checkpoint is not there.
     """
-    settings = run_settings.settings()
+    settings = run_settings.from_gin()
     files = submissions()
     for each in files:
         vocabulary = data.prepare(each.task)

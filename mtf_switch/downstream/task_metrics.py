@@ -15,7 +15,7 @@ import seqio
 from t5.evaluation import eval_utils
 from t5.models import mesh_transformer
 
-from mtf_switch.config import gin_text, run_settings
+from mtf_switch.config import gin_config, run_settings
 from mtf_switch.errors import UserError
 from mtf_switch.runs import data, prediction
 
@@ -150,7 +150,7 @@ def bind_decode_length(settings: run_settings.RunSettings) -> None:
     try:
         gin.query_parameter(name)
     except ValueError:
-        gin_text.bind(name, settings.sequence_length["targets"])
+        gin_config.bind(name, settings.sequence_length["targets"])
 
 
 def answers(

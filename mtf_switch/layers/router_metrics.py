@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import mesh_tensorflow as mtf
 import numpy as np
 import tensorflow.compat.v1 as tf
+
+from mtf_switch.upstream import microbatches
 
 _COLLECTION = "mtf_switch_router_sums"
 _VECTOR = "router_sums"
@@ -131,46 +132,11 @@ class _Record(mtf.Operation):
 
 
 def record_sums(layer: str, sums: mtf.Tensor) -> None:
-    """Hands a layer's sums [6 + 2 E] to whoever runs the graph.
+    """Makes a layer's sums [6 + 2 E] available to whoever runs the graph: see `recorded_sums`.
 
-    Inside a microbatch loop they join the outputs of the loop (see
-    `serialize_training_step`), which a step sees summed over its microbatches.
+    With microbatches, a step records their sum over its microbatches.
     """
-    loop = getattr(sums.graph, _COLLECTION, None)
-    if loop is None:
-        _Record(layer, sums)
-    else:
-        loop[layer] = sums
-
-
-def wrap_serialize_training_step(original: Any) -> Any:
-    """Wraps Mesh TF's microbatch loop so that the routers' sums come out of it.
-
-    Args:
-      original: `mtf.serialize_training_step`.
-
-    Returns:
-      A function with the same signature and results.
-    """
-
-    def serialize(features, model_fn, batch_dim, num_splits):
-        graph = next(iter(features.values())).graph
-
-        def model_fn_with_metrics(microbatch):
-            setattr(graph, _COLLECTION, {})
-            outputs = model_fn(microbatch)
-            layers = graph.__dict__.pop(_COLLECTION)
-            return {
-                **outputs,
-                **{(_COLLECTION, layer): sums for layer, sums in layers.items()},
-            }
-
-        grads, outputs = original(features, model_fn_with_metrics, batch_dim, num_splits)
-        for key in [key for key in outputs if isinstance(key, tuple)]:
-            record_sums(key[1], outputs.pop(key))
-        return grads, outputs
-
-    return serialize
+    microbatches.deliver_sum(sums, functools.partial(_Record, layer))
 
 
 def recorded_sums(graph: tf.Graph) -> dict[str, tf.Tensor]:

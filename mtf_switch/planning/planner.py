@@ -17,7 +17,7 @@ from typing import Any
 
 import mesh_tensorflow as mtf
 
-from mtf_switch.config import gin_text, run_settings
+from mtf_switch.config import gin_config, run_settings
 from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.errors import UserError
 from mtf_switch.model import flops, switch_transformer
@@ -152,8 +152,8 @@ def parse(
     params = list(gin_params)
     if batch_tokens is not None:
         params.append(f"utils.run.batch_size = ('tokens_per_batch', {batch_tokens})")
-    gin_text.parse([*BEFORE, DEFAULT_HARDWARE, *gin_files], params)
-    settings = run_settings.settings()
+    gin_config.parse([*BEFORE, DEFAULT_HARDWARE, *gin_files], params)
+    settings = run_settings.from_gin()
     if settings.layout.size == 1:
         raise UserError(
             "There is nothing to plan for one core: name a layout, such as "

@@ -69,7 +69,7 @@ def evaluate(
     Raises:
       UserError: without a checkpoint or such a split, or if either cannot be read.
     """
-    settings = run_settings.settings()
+    settings = run_settings.from_gin()
     vocabulary = data.prepare(settings.task)
     checkpoint = checkpoint or checkpoints.find(model_dir)
     runner = estimator.build(settings, vocabulary, model_dir, cluster)

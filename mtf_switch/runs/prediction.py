@@ -14,7 +14,7 @@ from mesh_tensorflow.transformer import utils
 from mtf_switch.config import run_settings
 from mtf_switch.errors import UserError
 from mtf_switch.runs import checkpoints, data, estimator
-from mtf_switch.upstream import repairs
+from mtf_switch.upstream.host_vocabulary import HostDecodedVocabulary
 
 EOS_ID = 1
 
@@ -75,7 +75,7 @@ def _run(
     model_dir: str, texts: dict[str, list[str]], cluster: Any | None, score: bool
 ) -> tuple[list[dict[str, np.ndarray]], Any]:
     """What the latest checkpoint gives for each line, and the vocabulary of targets."""
-    settings = run_settings.settings()
+    settings = run_settings.from_gin()
     vocabulary = data.prepare(settings.task)
     features = {
         name: ids_of(lines, vocabulary_of(vocabulary, name), settings.sequence_length[name])
@@ -121,7 +121,7 @@ def run(
     """
     # Ids come back, and are decoded on the host.
     on_host = tuple(
-        repairs.HostDecodedVocabulary(vocabulary_of(vocabulary, feature))
+        HostDecodedVocabulary(vocabulary_of(vocabulary, feature))
         for feature in ("inputs", "targets")
     )
     runner = estimator.build(settings, on_host, model_dir, cluster, score)

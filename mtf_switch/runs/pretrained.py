@@ -14,7 +14,7 @@ import tensorflow.compat.v1 as tf
 from t5.models import mesh_transformer
 
 import tasks
-from mtf_switch.config import gin_text, run_settings
+from mtf_switch.config import gin_config, run_settings
 from mtf_switch.errors import UserError
 from mtf_switch.runs import data
 from tasks import pretraining
@@ -52,8 +52,8 @@ class Pretrained:
           UserError: for gin files that cannot be read, or a task of another vocabulary.
         """
         start = f"utils.run.init_checkpoint = {self.checkpoint!r}"
-        gin_text.parse(gin_files, [start, *gin_params], base=self.config)
-        task = run_settings.settings().task
+        gin_config.parse(gin_files, [start, *gin_params], base=self.config)
+        task = run_settings.from_gin().task
         self.check_vocabulary(task, data.prepare(task))
 
     def check_vocabulary(self, task: str, vocabulary: Any) -> None:
@@ -135,7 +135,7 @@ def _own(checkpoint: str, config: str) -> Pretrained:
     model = _of_model(config)
     of_vocabulary = [m[0] for m in _STATEMENT.finditer(config) if m[1] == "task_vocabulary"]
     task = re.search(r"^MIXTURE_NAME = '(.*)'$", config, re.MULTILINE)
-    gin_text.parse([], [], base="\n".join([model, *of_vocabulary]))
+    gin_config.parse([], [], base="\n".join([model, *of_vocabulary]))
     tasks.register()
     if not task or task[1] not in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names():
         return Pretrained(checkpoint, model, None)

@@ -29,7 +29,7 @@ def train(model_dir: str, cluster: Any | None = None) -> int:
       UserError: for a mistake in what was asked, a loss that is not finite, a disk that is
         full, or a checkpoint that cannot be read.
     """
-    settings = run_settings.settings()
+    settings = run_settings.from_gin()
     if settings.init_checkpoint and not tf.train.checkpoint_exists(settings.init_checkpoint):
         raise UserError(
             f"utils.run.init_checkpoint = {settings.init_checkpoint!r} is not there. Give a "

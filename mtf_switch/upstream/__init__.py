@@ -1,4 +1,4 @@
-"""Repairs of the installed packages, made as those are imported: one file for each package.
+"""Repairs of faults in the installed packages, made when those packages are imported.
 
-Only faults of those packages are mended here; features live elsewhere.
+Nothing here adds a feature, and nothing here imports another part of mtf_switch.
 """

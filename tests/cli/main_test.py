@@ -7,7 +7,7 @@ import time
 import pytest
 
 from mtf_switch.cli import main
-from mtf_switch.config import gin_text
+from mtf_switch.config import gin_files
 
 COMMANDS = ("train", "eval", "predict", "score")
 OTHERS = ("plan", "finetune", "compare", "superglue", "tasks", "prepare")
@@ -28,7 +28,7 @@ def test_help_answers_within_a_second_and_imports_no_tensorflow(arguments):
         start = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments],
-            cwd=gin_text.REPOSITORY,
+            cwd=gin_files.REPOSITORY,
             capture_output=True,
             text=True,
             check=True,

@@ -17,7 +17,7 @@ from random_checkpoints import BFLOAT16, FLOAT32, assert_bit_equal, tensors
 from safetensors.numpy import load_file, save_file
 from tiny_run import TinyRun, contents
 
-from mtf_switch.config import gin_text, run_settings, saved_config
+from mtf_switch.config import gin_config, gin_files, run_settings, saved_config
 from mtf_switch.conversion import hf_checkpoint
 from mtf_switch.conversion.convert import ConversionRequest, convert_checkpoint
 from mtf_switch.errors import UserError
@@ -157,14 +157,14 @@ def test_the_run_of_a_converted_model_is_that_of_its_gin_file(tmp_path):
     start = random_models.write("hf", tmp_path / "start", random_models.SWITCH)
     convert_checkpoint(ConversionRequest("hf", "mtf", str(start), str(tmp_path / "mtf")))
     saved_config.load(str(tmp_path / "mtf"))
-    settings = run_settings.settings()
+    settings = run_settings.from_gin()
     assert settings.task == "c4_v220_span_corruption"
     assert settings.batch_size == 8
     assert settings.learning_rate_schedule == 0.001
     # The configuration holds still: train compares it with what it gets.
-    assert gin_text.text() == (tmp_path / "mtf" / "config.gin").read_text()
+    assert gin_config.to_text() == (tmp_path / "mtf" / "config.gin").read_text()
     # model.gin is a model like those in gin/models/.
-    gin_text.parse([str(tmp_path / "mtf" / "model.gin"), "runs/embedded.gin"], [])
+    gin_config.parse([str(tmp_path / "mtf" / "model.gin"), "runs/embedded.gin"], [])
 
 
 # --- mistakes
@@ -380,7 +380,7 @@ def test_memory_is_that_of_a_few_tensors_whatever_the_checkpoints_size(tmp_path)
     size = big_checkpoint.make(str(tmp_path / "hf"), blocks=4, experts=16) / 2**20
     assert size > 1300
     script = str(Path(big_checkpoint.__file__))
-    environment = {"PYTHONPATH": f"{gin_text.REPOSITORY}:{Path(script).parent}"}
+    environment = {"PYTHONPATH": f"{gin_files.REPOSITORY}:{Path(script).parent}"}
     for source, target, limit in (
         ("hf", "mtf", 1700),
         ("mtf", "hf", 2300),

@@ -20,9 +20,9 @@ def test_an_optimizers_variables_stay_behind(trained, tmp_path):
     assert_bit_equal(after, {n: array for n, array in before.items() if "_slot_" not in n})
     # From one model_dir to another, the run is the same.
     saved_config.load(str(trained))
-    settings = run_settings.settings()
+    settings = run_settings.from_gin()
     saved_config.load(str(tmp_path / "mtf"))
-    again = run_settings.settings()
+    again = run_settings.from_gin()
     assert (again.task, again.batch_size) == (settings.task, settings.batch_size)
     assert again.sequence_length == settings.sequence_length == {"inputs": 32, "targets": 16}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mtf_switch.config import gin_text
+from mtf_switch.config import gin_files
 from mtf_switch.conversion import public_checkpoints
 
 PUBLIC = {public.name: public for public in public_checkpoints.PUBLIC}
@@ -30,7 +30,7 @@ def test_public_checkpoints_have_the_papers_parameters(name, billions):
 
 
 def test_every_public_checkpoint_is_in_the_documentation():
-    text = (gin_text.REPOSITORY / "docs" / "checkpoints.md").read_text()
+    text = (gin_files.REPOSITORY / "docs" / "checkpoints.md").read_text()
     for public in public_checkpoints.PUBLIC:
         assert f"google/{public.name}" in text
         assert f"{public.architecture.parameters:,}" in text

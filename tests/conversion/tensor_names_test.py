@@ -7,7 +7,7 @@ import re
 import pytest
 import random_checkpoints as random_models
 
-from mtf_switch.config import gin_text
+from mtf_switch.config import gin_config
 from mtf_switch.conversion import model_gin, tensor_names
 from mtf_switch.conversion.mtf_checkpoint import variable
 from mtf_switch.conversion.tensor_names import FORMATS, HF, MTF, T5X
@@ -86,7 +86,7 @@ def test_public_models_are_laid_out_as_the_gin_files_of_the_project_have_them(fi
     from mtf_switch.conversion.public_checkpoints import PUBLIC
 
     public = next(p for p in PUBLIC if p.name == model).architecture
-    gin_text.parse([f"models/{file}.gin"], ["MIXTURE_NAME = 'x'"])
+    gin_config.parse([f"models/{file}.gin"], ["MIXTURE_NAME = 'x'"])
     for stack in ("encoder", "decoder"):
         with gin.config_scope(stack):
             bound = gin.get_bindings("transformer.make_layer_stack")

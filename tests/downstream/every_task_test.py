@@ -13,7 +13,7 @@ import tfds_examples
 from tiny_run import PARAMS, TinyRun, faster
 
 import tasks
-from mtf_switch.config import gin_text, run_settings
+from mtf_switch.config import gin_config, run_settings
 from mtf_switch.downstream import task_metrics
 from mtf_switch.runs import checkpoints, data, estimator
 from tasks import tfds_data
@@ -46,13 +46,13 @@ def every_task(tiny: TinyRun, tfds_dir: Path, text_vocabulary: Path, tmp_path_fa
             "tfds_data.data_dir": repr(str(tfds_dir)),
             "task_vocabulary.source": repr(str(text_vocabulary)),
         }
-        gin_text.parse([str(tiny.gin_file)], [f"{k} = {v}" for k, v in params.items()])
+        gin_config.parse([str(tiny.gin_file)], [f"{k} = {v}" for k, v in params.items()])
         tasks.register()
         seqio.MixtureRegistry.remove(MIXTURE)
         seqio.MixtureRegistry.add(MIXTURE, list(tfds_examples.GOLDEN), default_rate=1.0)
-        settings = run_settings.settings()
+        settings = run_settings.from_gin()
         vocabulary = data.prepare(MIXTURE)
-        config = gin_text.text()
+        config = gin_config.to_text()
         tfds_data.check_prepared(MIXTURE)
         trained = [
             n for n in tfds_examples.GOLDEN if "train" in seqio.TaskRegistry.get(n).splits
@@ -71,7 +71,7 @@ def every_task(tiny: TinyRun, tfds_dir: Path, text_vocabulary: Path, tmp_path_fa
 def configured(every_task):
     """The same, with its configuration parsed."""
     *found, config = every_task
-    gin_text.parse([], [], base=config)
+    gin_config.parse([], [], base=config)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from model_files import FILES, MODELS, count_model, read_header, read_stated_size
 
-from mtf_switch.config import gin_text, run_settings
+from mtf_switch.config import gin_config, run_settings
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
@@ -13,7 +13,7 @@ def test_a_gin_file_has_a_header_and_parses(path):
     assert read_header(path).startswith("# -*-Python-*-\n# ")
     model_file = ["models/switch_tiny.gin"] if path not in MODELS else []
     params = ["MIXTURE_NAME = 'a_task'"] if path.parent.name != "runs" else []
-    gin_text.parse([*model_file, str(path)], params)
+    gin_config.parse([*model_file, str(path)], params)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in MODELS])
@@ -22,8 +22,8 @@ def test_a_model_has_the_parameters_that_its_header_states(name):
 
 
 def test_the_run_on_c4_is_the_papers():
-    gin_text.parse(["models/t5_base.gin", "runs/c4.gin"], [])
-    settings = run_settings.settings()
+    gin_config.parse(["models/t5_base.gin", "runs/c4.gin"], [])
+    settings = run_settings.from_gin()
     assert settings.batch_size * settings.sequence_length["inputs"] == 2**20
     assert settings.train_steps == 550_000
     assert settings.sequence_length == {"inputs": 512, "targets": 114}

@@ -12,7 +12,7 @@ from model_files import (
     read_stated_size,
 )
 
-from mtf_switch.config import gin_text, run_settings
+from mtf_switch.config import gin_config, run_settings
 from mtf_switch.errors import UserError
 from mtf_switch.model import switch_transformer
 
@@ -250,11 +250,11 @@ def test_experts_have_the_activation_of_the_dense_layers_beside_them(
 
 
 def test_an_odd_number_of_blocks_makes_no_pairs():
-    gin_text.parse(
+    gin_config.parse(
         ["models/switch_tiny.gin", "models/every_other_switch.gin", "runs/embedded.gin"],
         ["num_layers = 3"],
     )
-    settings = run_settings.settings()
+    settings = run_settings.from_gin()
     with pytest.raises(
         UserError, match=r"num_layers is 3.*choose an even number, or models/ever"
     ):

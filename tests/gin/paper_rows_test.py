@@ -14,7 +14,7 @@ import pytest
 from model_files import FILES, count_files, read_header, read_stated_size
 from tiny_models_test import train_two_steps
 
-from mtf_switch.config import gin_text, run_settings
+from mtf_switch.config import gin_config, run_settings
 from mtf_switch.model import switch_transformer
 
 C4_TOKENS = 2**20
@@ -129,8 +129,8 @@ def test_a_row_is_what_the_paper_says(name):
     row, path = ROWS[name], f"paper/{name}.gin"
     header = " ".join(read_header(path).replace("\n# ", " ").split())
     assert not [text for text in row.header if text not in header]
-    gin_text.parse([path], [])
-    settings = run_settings.settings()
+    gin_config.parse([path], [])
+    settings = run_settings.from_gin()
     assert settings.task == "c4_v220_span_corruption"
     assert settings.sequence_length == {"inputs": 512, "targets": 114}
     assert settings.batch_size * 512 == row.tokens
@@ -140,7 +140,7 @@ def test_a_row_is_what_the_paper_says(name):
 
 @pytest.mark.parametrize("experts", ["2", "4", "8", "16", "32", "64", "128", "256"])
 def test_the_points_of_figure_4_have_their_experts(experts):
-    gin_text.parse([f"paper/figure_4/switch_base_{experts}.gin"], [])
+    gin_config.parse([f"paper/figure_4/switch_base_{experts}.gin"], [])
     assert gin.query_parameter("%num_experts") == int(experts)
 
 
@@ -148,8 +148,8 @@ def test_the_points_of_figure_4_have_their_experts(experts):
 def test_mixture_of_experts_differs_from_switch_in_its_router_alone(rows):
     texts = []
     for row in rows:
-        gin_text.parse([f"paper/{row}.gin"], [])
-        lines = gin_text.text().splitlines()
+        gin_config.parse([f"paper/{row}.gin"], [])
+        lines = gin_config.to_text().splitlines()
         texts.append({line for line in lines if not line.startswith("import ")})
     assert "SwitchFFN.router = @TopKRouter()" in texts[0] - texts[1]
     assert not texts[1] - texts[0]
@@ -179,7 +179,7 @@ def test_a_row_trains_at_the_size_of_t5_tiny(tiny, tmp_path, name):
 def test_a_rows_batch_suits_the_32_cores_of_table_1(name):
     """What `switch_transformer.build` checks, with the layout and the microbatches of a TPU."""
     layout = "layouts/expert_32.gin" if "switch" in name else "layouts/data.gin"
-    gin_text.parse([f"paper/{name}.gin", "runs/tpu.gin", layout], ["mesh.data = 32"])
-    settings = run_settings.settings()
+    gin_config.parse([f"paper/{name}.gin", "runs/tpu.gin", layout], ["mesh.data = 32"])
+    settings = run_settings.from_gin()
     assert settings.layout.size == 32
     switch_transformer.build(settings, type("Vocabulary", (), {"vocab_size": 32100}))

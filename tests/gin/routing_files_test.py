@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tiny_run import SWITCH_LAYERS, variables
 
-from mtf_switch.config import gin_text
+from mtf_switch.config import gin_files
 from mtf_switch.runs import train_log
 
-FILES = sorted(path.stem for path in (gin_text.GIN_FOLDER / "routing").glob("*.gin"))
+FILES = sorted(path.stem for path in (gin_files.GIN_FOLDER / "routing").glob("*.gin"))
 # The others run too, as slow tests; exploration_test and routers_test have them layer by layer.
 QUICK = ("top_2",)
 

@@ -10,7 +10,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
 
-from mtf_switch.config import gin_text, run_settings
+from mtf_switch.config import gin_config, run_settings
 from mtf_switch.errors import UserError
 from mtf_switch.layers import initialization
 from mtf_switch.model import switch_transformer
@@ -56,7 +56,7 @@ CASES = {
 
 def _initial_values(file, *params):
     """Name -> initial value of every variable of a file's model at a small size."""
-    gin_text.parse(
+    gin_config.parse(
         [file],
         [
             f"d_model = {MODEL}",
@@ -71,7 +71,7 @@ def _initial_values(file, *params):
             *params,
         ],
     )
-    settings = run_settings.settings()
+    settings = run_settings.from_gin()
     built = switch_transformer.build(settings, types.SimpleNamespace(vocab_size=500))
     with tf.Graph().as_default():
         tf.set_random_seed(0)

@@ -6,7 +6,7 @@ import types
 
 from mesh_tensorflow.transformer import utils
 
-from mtf_switch.config import gin_text
+from mtf_switch.config import gin_config
 from mtf_switch.planning import planner, pod_census, pod_graph
 from mtf_switch.planning.communication import ALL_REDUCE, ALL_TO_ALL
 from mtf_switch.planning.pod_graph import BACKWARD, FORWARD, UPDATE
@@ -77,7 +77,7 @@ def test_a_tpu_run_is_in_selective_precision_and_a_later_file_has_the_last_word(
         (["precision/float32.gin"], "float32"),
         ([], "float32"),
     ):
-        gin_text.parse(["models/t5_tiny.gin", *files], ["MIXTURE_NAME = 'a_task'"])
+        gin_config.parse(["models/t5_tiny.gin", *files], ["MIXTURE_NAME = 'a_task'"])
         dtypes = utils.get_variable_dtype()
         assert dtypes.activation_dtype.name == dtype
         assert dtypes.master_dtype.name == dtypes.slice_dtype.name == "float32"

@@ -26,7 +26,7 @@ from packed_examples import NO_DROP, run_packed_and_alone
 from strategies import STRATEGIES
 from tiny_run import EOS_ID, INPUTS, TARGETS, log_likelihoods
 
-from mtf_switch.config import gin_text, run_settings
+from mtf_switch.config import gin_config, run_settings
 from mtf_switch.errors import UserError
 from mtf_switch.layers.capacity import ExpertCapacity
 from mtf_switch.layers.exploration import Exploration
@@ -500,8 +500,8 @@ def on_one_device():
 
 
 def layout_of(strategy):
-    gin_text.parse([f"layouts/{strategy}.gin"], ["MIXTURE_NAME = 'x'", "num_layers = 1"])
-    layout = run_settings.settings().layout
+    gin_config.parse([f"layouts/{strategy}.gin"], ["MIXTURE_NAME = 'x'", "num_layers = 1"])
+    layout = run_settings.from_gin().layout
     gin.clear_config()  # of dropout, say
     return {"mesh_shape": layout.mesh_shape, "layout": layout.layout_rules}
 
@@ -715,8 +715,8 @@ SIZES = (
 
 
 def cost(*files, params=()):
-    gin_text.parse(["models/t5_tiny.gin", *files], ["MIXTURE_NAME = 'x'", *SIZES, *params])
-    settings = run_settings.settings()
+    gin_config.parse(["models/t5_tiny.gin", *files], ["MIXTURE_NAME = 'x'", *SIZES, *params])
+    settings = run_settings.from_gin()
     return flops.count(
         switch_transformer.build(settings, types.SimpleNamespace(vocab_size=500)), settings
     )

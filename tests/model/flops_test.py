@@ -6,15 +6,15 @@ import types
 
 import pytest
 
-from mtf_switch.config import gin_text, run_settings
+from mtf_switch.config import gin_config, run_settings
 from mtf_switch.model import flops, switch_transformer
 
 PAPER_LENGTHS = "utils.run.sequence_length = {'inputs': 512, 'targets': 114}"
 
 
 def _count(files, *params, vocabulary=32100):
-    gin_text.parse(files, ["MIXTURE_NAME = 'a_task'", *params])
-    settings = run_settings.settings()
+    gin_config.parse(files, ["MIXTURE_NAME = 'a_task'", *params])
+    settings = run_settings.from_gin()
     sizes = types.SimpleNamespace(vocab_size=vocabulary)
     return flops.count(switch_transformer.build(settings, sizes), settings)
 

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from mtf_switch.config import gin_text, mesh_layout
+from mtf_switch.config import gin_config, mesh_layout
 from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.planning import hardware, plan_report, planner, pod_census
 from mtf_switch.planning.communication import ALL_REDUCE, ALL_TO_ALL, Collective
@@ -52,7 +52,7 @@ def planned(model_file):
 
 
 def tpu(name: str = "tpu_v3") -> hardware.Hardware:
-    gin_text.parse([f"hardware/{name}.gin"], [])
+    gin_config.parse([f"hardware/{name}.gin"], [])
     return hardware.Hardware()
 
 

@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as tf
 from model_files import read_stated_size
 from strategies import STRATEGIES
 
-from mtf_switch.config import gin_text, run_settings
+from mtf_switch.config import gin_config, gin_files, run_settings
 from mtf_switch.planning import planner, pod_census, pod_graph
 
 # Graph operators that "Available TensorFlow Ops" of Cloud TPU's documentation lists
@@ -141,8 +141,8 @@ def test_a_tiny_model_is_ready_for_a_tpu_under_every_strategy(strategy, microbat
 
 def run_config_ways(strategy: str) -> int:
     """Over how many cores a strategy's file splits the batch."""
-    gin_text.parse([f"layouts/{strategy}.gin"], ["MIXTURE_NAME = 'x'", "num_layers = 1"])
-    return run_settings.settings().layout.ways("batch")
+    gin_config.parse([f"layouts/{strategy}.gin"], ["MIXTURE_NAME = 'x'", "num_layers = 1"])
+    return run_settings.from_gin().layout.ways("batch")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_switch_c_on_a_whole_pod_is_planned_within_a_minute_and_4_gb():
             *(sys.executable, "run_switch.py", "plan", "--json"),
             *("--gin_file=gin/models/switch_c.gin", "--gin_file=gin/layouts/expert_2048.gin"),
         ],
-        cwd=gin_text.REPOSITORY,
+        cwd=gin_files.REPOSITORY,
         capture_output=True,
         text=True,
         check=True,

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from mtf_switch.config import gin_text
+from mtf_switch.config import gin_files
 
-BENCHMARKS = gin_text.GIN_FOLDER.parent / "benchmarks"
+BENCHMARKS = gin_files.GIN_FOLDER.parent / "benchmarks"
 TINY_LAYER = ["--tokens=64", "--group_sizes=32", "--d_model=8", "--d_ff=16", "--experts=4"]
 TINY_LAYER += ["--dtypes=float32", "--capacity_factors=1.25", "--repetitions=2"]
 TINY_STEP = ["--batch_size=2", "--inputs=8", "--targets=4", "--d_model=8", "--d_ff=16"]

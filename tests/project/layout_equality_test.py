@@ -20,7 +20,7 @@ from mesh_tensorflow.transformer import utils
 from strategies import STRATEGIES
 from tiny_run import BATCH, INPUTS, TARGETS, TinyRun
 
-from mtf_switch.config import gin_text, run_settings
+from mtf_switch.config import gin_config, run_settings
 from mtf_switch.layers.switch_ffn import SwitchFFN
 from mtf_switch.model import switch_transformer
 from mtf_switch.runs import estimator
@@ -84,10 +84,10 @@ class Program:
     def __init__(self, tiny: TinyRun, strategy: str, dispatch: str):
         layout = {}
         if strategy != ONE:
-            gin_text.parse(
+            gin_config.parse(
                 [f"layouts/{strategy}.gin"], ["MIXTURE_NAME = 'x'", "num_layers = 1"]
             )
-            values = run_settings.settings().layout
+            values = run_settings.from_gin().layout
             layout = {
                 "utils.run.mesh_shape": repr(values.mesh_shape),
                 "utils.run.layout_rules": repr(values.layout_rules),

@@ -6,10 +6,10 @@ import pytest
 from model_files import MODELS, count_model
 from paper_rows_test import ROWS
 
-from mtf_switch.config import gin_text
+from mtf_switch.config import gin_files
 from mtf_switch.model import switch_transformer
 
-PAGE = (gin_text.REPOSITORY / "docs" / "models.md").read_text(encoding="utf-8")
+PAGE = (gin_files.REPOSITORY / "docs" / "models.md").read_text(encoding="utf-8")
 FEED_FORWARD = {("gelu", "linear"): "gated GELU", ("relu",): "ReLU"}
 
 

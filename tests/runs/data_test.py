@@ -11,7 +11,7 @@ import seqio
 import tensorflow.compat.v1 as tf
 from tiny_run import BATCH, INPUTS, TARGETS, TinyRun
 
-from mtf_switch.config import gin_text, run_settings
+from mtf_switch.config import gin_config, run_settings
 from mtf_switch.errors import UserError
 from mtf_switch.runs import data
 
@@ -169,7 +169,7 @@ def test_a_mixture_is_evaluated_on_the_examples_of_all_its_tasks(
     tiny: TinyRun, tasks: None
 ) -> None:
     settings = dataclasses.replace(settings_of(tiny), task=NAMES[2])
-    gin_text.bind("mesh_eval_dataset_fn.mixture_or_task_name", NAMES[2])
+    gin_config.bind("mesh_eval_dataset_fn.mixture_or_task_name", NAMES[2])
     (batch,) = read(data.eval_input_fn(settings, "test", batches=None))
     np.testing.assert_array_equal(batch["targets"][:, 0], [1, 2, 0, 0, 0, 0, 0, 0])
 

@@ -10,7 +10,7 @@ import pytest
 import t5_reference
 from tiny_run import TinyRun, contents, variables
 
-from mtf_switch.config import gin_text, run_settings
+from mtf_switch.config import gin_config, run_settings
 from mtf_switch.errors import UserError
 from mtf_switch.runs import init_checkpoint, pretrained
 
@@ -38,8 +38,10 @@ def test_the_papers_recipe_is_on_top_of_the_checkpoints_model(finetuned: Path) -
 
 
 def test_the_recipe_is_the_papers() -> None:
-    gin_text.parse(["models/switch_base.gin", "runs/finetune.gin"], ["MIXTURE_NAME = 'a_task'"])
-    settings = run_settings.settings()
+    gin_config.parse(
+        ["models/switch_base.gin", "runs/finetune.gin"], ["MIXTURE_NAME = 'a_task'"]
+    )
+    settings = run_settings.from_gin()
     assert settings.batch_size * settings.sequence_length["inputs"] == 2**20
     assert settings.train_steps == 16_000
     assert settings.save_checkpoints_steps == 200
@@ -61,7 +63,7 @@ def test_the_rows_of_table_4(file: str, dropout: float, expert_dropout: float | 
     import gin
 
     model = "models/t5_tiny.gin" if expert_dropout is None else "models/switch_tiny.gin"
-    gin_text.parse(
+    gin_config.parse(
         [model, "runs/finetune.gin", f"paper/table_4/{file}.gin"], ["MIXTURE_NAME = 'a_task'"]
     )
     assert gin.query_parameter("%dropout_rate") == dropout
@@ -196,7 +198,7 @@ def test_a_checkpoint_of_t5s_own_program_is_fine_tuned(
 @pytest.mark.slow
 def test_the_projects_dense_models_have_t5s_names(t5_checkpoint: Path, tmp_path: Path) -> None:
     """Of the public checkpoints: T5 1.0's file of the wheel made the one compared with."""
-    gin_text.parse(
+    gin_config.parse(
         ["models/t5_tiny.gin"],
         [f"{name} = {value}" for name, value in t5_reference.SIZES.items()]
         + [
@@ -224,6 +226,6 @@ def test_the_projects_dense_models_have_t5s_names(t5_checkpoint: Path, tmp_path:
             return variable
 
         patch.setattr(mtf.ops.tf, "get_variable", get_variable)
-        run_model(None, run_settings.settings(), Vocabulary(), [ids])
+        run_model(None, run_settings.from_gin(), Vocabulary(), [ids])
     theirs = {n: list(v.shape) for n, v in weights(t5_checkpoint, t5_reference.STEPS).items()}
     assert names == theirs

@@ -24,7 +24,7 @@ from tiny_run import (
 
 from mtf_switch.errors import UserError
 from mtf_switch.runs import checkpoints, estimator, prediction
-from mtf_switch.upstream import repairs
+from mtf_switch.upstream.host_vocabulary import HostDecodedVocabulary
 
 # No encoder layer drops a token: an expert has a slot for each of a group's.
 NO_DROP = "--gin_param=ExpertCapacity.capacity_factor_eval = 4.0"
@@ -134,7 +134,7 @@ def decode(tiny: TinyRun, model_dir: Path, inputs: list[str], *params: str) -> D
     """Decodes one batch, and calls the model on inputs and outputs at once."""
     settings, vocabulary = tiny.load(model_dir, [NO_DROP.split("=", 1)[1], *params])
     inputs = encoded(inputs, vocabulary[0], INPUTS)
-    on_host = tuple(map(repairs.HostDecodedVocabulary, vocabulary))
+    on_host = tuple(map(HostDecodedVocabulary, vocabulary))
     checkpoint = checkpoints.find(str(model_dir))
     with faster():
         results = estimator.build(settings, on_host, str(model_dir)).predict(

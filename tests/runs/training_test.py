@@ -15,7 +15,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tiny_run import EXPERTS, SWITCH_LAYERS, TinyRun, contents, copy_of, variables
 
-from mtf_switch.config import gin_text
+from mtf_switch.config import gin_files
 from mtf_switch.runs import train_log
 
 ROUTER_SCALARS = {"dropped_fraction", "entropy", "gate", "aux_loss", "z_loss"}
@@ -122,7 +122,7 @@ def test_the_screen_shows_one_line_of_progress_and_where_the_run_is(
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # which the tests set
     ran = subprocess.run(
         [sys.executable, "run_switch.py", *arguments],
-        cwd=gin_text.REPOSITORY,
+        cwd=gin_files.REPOSITORY,
         env=environment,
         capture_output=True,
         text=True,

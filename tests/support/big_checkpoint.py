@@ -53,9 +53,9 @@ def _anonymous() -> float:
 def convert(source_format: str, target_format: str, source: str, target: str, limit: int):
     """Converts under a limit of so many MiB of private memory."""
     from mtf_switch.conversion import convert
-    from mtf_switch.upstream import repairs
+    from mtf_switch.upstream import logs
 
-    repairs.quiet_logs()
+    logs.show_errors_only()
     for format in (source_format, target_format):
         convert._class(format, "Source")  # what else is imported
     before = _anonymous()

@@ -69,7 +69,7 @@ def run(
             *params,
         ],
     )
-    settings = run_settings.settings()
+    settings = run_settings.from_gin()
     checkpoint = checkpoints.find(str(model_dir))
     vocab_size = tf.train.load_checkpoint(checkpoint).get_tensor("shared/embedding").shape[0]
     with tf.Graph().as_default(), _Recorder() as recorder:

@@ -7,11 +7,11 @@ import functools
 import re
 import types
 
-from mtf_switch.config import gin_text, run_settings
+from mtf_switch.config import gin_config, gin_files, run_settings
 from mtf_switch.model import flops, switch_transformer
 
 FILES = sorted(
-    path.relative_to(gin_text.GIN_FOLDER) for path in gin_text.GIN_FOLDER.rglob("*.gin")
+    path.relative_to(gin_files.GIN_FOLDER) for path in gin_files.GIN_FOLDER.rglob("*.gin")
 )
 # To be included after a model.
 FRAGMENTS = (
@@ -41,7 +41,7 @@ class Counted:
 
 
 def read_header(path):
-    return (gin_text.GIN_FOLDER / path).read_text()
+    return (gin_files.GIN_FOLDER / path).read_text()
 
 
 def read_stated_size(path):
@@ -61,7 +61,7 @@ def count_model(name):
 
 def count_files(files, vocabulary=32100, lengths=LENGTHS):
     """What these files make: a Counted."""
-    gin_text.parse(
+    gin_config.parse(
         files,
         [
             "MIXTURE_NAME = 'a_task'",
@@ -69,7 +69,7 @@ def count_files(files, vocabulary=32100, lengths=LENGTHS):
             f"utils.run.sequence_length = {lengths}",
         ],
     )
-    settings = run_settings.settings()
+    settings = run_settings.from_gin()
     built = switch_transformer.build(settings, types.SimpleNamespace(vocab_size=vocabulary))
     router_flops = sum(
         2 * stack.model_dim.size * layer.num_experts * length

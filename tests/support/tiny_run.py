@@ -152,10 +152,10 @@ class TinyRun:
         Returns:
           (settings, vocabulary).
         """
-        from mtf_switch.config import gin_text
+        from mtf_switch.config import gin_config
 
         bindings = {"text_files.files": repr(str(self.corpus)), **PARAMS, **params}
-        gin_text.parse(
+        gin_config.parse(
             [str(self.gin_file)],
             [f"{name} = {value}" for name, value in bindings.items()]
             + [f"MIXTURE_NAME = {task!r}", "utils.run.train_steps = 6"],
@@ -174,7 +174,7 @@ class TinyRun:
         from mtf_switch.config import run_settings
         from mtf_switch.runs import data
 
-        settings = run_settings.settings()
+        settings = run_settings.from_gin()
         with mock.patch.dict(os.environ, self.environment):
             return settings, data.prepare(settings.task)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tiny_run import BATCH, TinyRun
 
-from mtf_switch.config import gin_text
+from mtf_switch.config import gin_files
 
 BEAM_PYTHON = os.environ.get("BEAM_PYTHON")
 
@@ -39,8 +39,8 @@ def cache(tmp_path_factory) -> Path:
             f"--output_cache_dir={folder}",
             "--pipeline_options=--runner=DirectRunner",
         ],
-        cwd=gin_text.REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(gin_text.REPOSITORY)},
+        cwd=gin_files.REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(gin_files.REPOSITORY)},
         capture_output=True,
         text=True,
         timeout=1200,
@@ -54,8 +54,8 @@ def in_beams_environment(*arguments: str) -> str:
     """What a program prints there: the embedded text is that of an environment's packages."""
     done = subprocess.run(
         [BEAM_PYTHON, *arguments],
-        cwd=gin_text.REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(gin_text.REPOSITORY)},
+        cwd=gin_files.REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(gin_files.REPOSITORY)},
         capture_output=True,
         text=True,
         timeout=600,

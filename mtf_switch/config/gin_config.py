@@ -7,16 +7,14 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from tokenize import TokenError
 from typing import Any
 
 import gin
 
+from mtf_switch.config import gin_files
 from mtf_switch.errors import UserError, suggest_names
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-GIN_FOLDER = REPOSITORY / "gin"
 # What gin raises for a mistake in its input.
 _GIN_ERRORS = (
     ValueError,
@@ -27,20 +25,6 @@ _GIN_ERRORS = (
     AttributeError,
     TokenError,
 )
-
-
-def _search_paths() -> list[Path]:
-    """Where a gin file's relative path may start."""
-    t5_models = Path(importlib.util.find_spec("t5").origin).parent / "models"
-    mesh_tensorflow = Path(importlib.util.find_spec("mesh_tensorflow").origin).parent
-    return [
-        Path.cwd(),
-        REPOSITORY,
-        GIN_FOLDER,
-        t5_models / "gin",
-        mesh_tensorflow / "transformer" / "gin",
-        mesh_tensorflow.parent,
-    ]
 
 
 def _register_configurables() -> None:
@@ -65,11 +49,11 @@ def _register_configurables() -> None:
         importlib.import_module(module)
 
 
-def parse(gin_files: Sequence[str], gin_params: Sequence[str], base: str = "") -> None:
+def parse(files: Sequence[str], gin_params: Sequence[str], base: str = "") -> None:
     """Parses defaults.gin, then the files, then the bindings; later ones win.
 
     Args:
-      gin_files: paths, from the working directory, the repository, its `gin/` folder, or
+      files: paths, from the working directory, the repository, its `gin/` folder, or
         T5's own gin folder.
       gin_params: bindings such as "SwitchFFN.num_experts = 16".
       base: gin text that comes between defaults.gin and the files; what gin does not know of
@@ -78,16 +62,15 @@ def parse(gin_files: Sequence[str], gin_params: Sequence[str], base: str = "") -
     Raises:
       UserError: for a file that is not there, a name that gin does not know, or bad syntax.
     """
-    for file in gin_files:
-        _check_exists(file)
+    gin_files.check_files_exist(files)
     _register_configurables()
     gin.clear_config()
-    for path in _search_paths():
+    for path in gin_files.search_paths():
         gin.add_config_file_search_path(str(path))
     with _explained("The gin files cannot be read: "):
         gin.parse_config_file("defaults.gin")
         gin.parse_config(base, skip_unknown=True)
-        for file in gin_files:
+        for file in files:
             gin.parse_config_file(file)
     for param in gin_params:
         with _explained(f"--gin_param={param!r}: "):
@@ -115,16 +98,6 @@ def _check_macros(gin_params: Sequence[str]) -> None:
                 f"{suggest_names(name, used)} A parameter is bound as "
                 "function.parameter = value."
             )
-
-
-def _check_exists(file: str) -> None:
-    if any((path / file).is_file() for path in _search_paths()):
-        return
-    known = [str(p.relative_to(REPOSITORY)) for p in sorted(GIN_FOLDER.rglob("*.gin"))]
-    raise UserError(
-        f"There is no gin file {file!r}, seen from the working directory, the repository, its "
-        f"gin/ folder or T5's.{suggest_names(file, known)} All of the project's are below gin/."
-    )
 
 
 @contextlib.contextmanager
@@ -168,7 +141,7 @@ def bind(name: str, value: Any) -> None:
         gin.bind_parameter(name, value)
 
 
-def text() -> str:
+def to_text() -> str:
     """The whole parsed configuration as gin text that parses back to itself."""
     lines = gin.config_str(max_line_length=1000).splitlines()
     return "".join(f"{line}\n" for line in lines if not line.startswith("#"))

@@ -9,7 +9,7 @@ import mesh_tensorflow as mtf
 import pytest
 from tiny_run import contents
 
-from mtf_switch.config import gin_text, run_settings, saved_config
+from mtf_switch.config import gin_config, run_settings, saved_config
 from mtf_switch.errors import UserError
 from mtf_switch.model.adafactor import LeanAdafactor
 
@@ -18,12 +18,12 @@ TASK = "MIXTURE_NAME = 'text_files'"
 
 
 def parse(*params: str, files: list[str] = FILES) -> None:
-    gin_text.parse(files, [TASK, *params])
+    gin_config.parse(files, [TASK, *params])
 
 
 def settings(*params: str) -> run_settings.RunSettings:
     parse("utils.run.train_steps = 6", *params)
-    return run_settings.settings()
+    return run_settings.from_gin()
 
 
 def test_bindings_win_over_files_and_later_ones_over_earlier_ones(tmp_path: Path) -> None:
@@ -94,9 +94,9 @@ def test_a_gin_file_with_a_mistake_is_named_with_its_line(tmp_path: Path) -> Non
 
 
 def test_a_run_without_a_task_is_refused() -> None:
-    gin_text.parse(FILES, [])
+    gin_config.parse(FILES, [])
     with pytest.raises(UserError, match=r"No task is named: pass --task=NAME"):
-        run_settings.settings()
+        run_settings.from_gin()
 
 
 def test_settings_are_what_gin_says() -> None:
@@ -159,16 +159,16 @@ def test_the_learning_rate_is_a_number_a_schedule_or_a_product_of_schedules() ->
 
 def test_bind_has_the_last_word() -> None:
     parse("utils.run.train_steps = 6")
-    gin_text.bind("utils.run.train_steps", 9)
-    assert run_settings.settings().train_steps == 9
+    gin_config.bind("utils.run.train_steps", 9)
+    assert run_settings.from_gin().train_steps == 9
 
 
 def test_the_text_of_a_configuration_parses_back_to_itself(tmp_path: Path) -> None:
     parse("SwitchFFN.activation = ['gelu', 'linear']", "utils.run.train_steps = 6")
-    text = gin_text.text()
+    text = gin_config.to_text()
     (tmp_path / "config.gin").write_text(text)
     saved_config.load(str(tmp_path))
-    assert gin_text.text() == text
+    assert gin_config.to_text() == text
 
 
 def test_loading_puts_further_bindings_on_top(tmp_path: Path) -> None:

@@ -1,0 +1,24 @@
+"""What the installed packages write to the screen."""
+
+from __future__ import annotations
+
+import os
+
+
+def show_errors_only() -> None:
+    """Hides the logs and warnings of the installed packages that are not errors.
+
+    Upstream logs every line twice, and logs failures that are none. Call this before
+    TensorFlow is imported: its C++ part reads the environment when it is loaded.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import warnings
+
+    import absl.logging
+    import tensorflow.compat.v1 as tf
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    tf.get_logger().propagate = False
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)

@@ -1,0 +1,199 @@
+"""How and when repairs are made.
+
+What depends on the order of imports runs in processes of its own. They take some seconds
+each, so one process checks several things.
+"""
+
+import importlib
+import json
+import sys
+import types
+from unittest import mock
+
+import numpy as np
+import pytest
+from mesh_harness import noise
+from unrepaired import run_python
+
+from mtf_switch.upstream import import_hooks
+
+# Logs and warns as upstream does. Only the last line is an error.
+SPEAK = """
+    import warnings
+    import absl.logging
+    import tensorflow.compat.v1 as tf
+    warnings.warn("old, says Python", DeprecationWarning)
+    absl.logging.info("much ado, says absl")
+    tf.logging.warning("soon to go, says TensorFlow")
+    tf.logging.error("a real error")
+"""
+
+# Prints the noise of a step and which modules the repaired functions are from.
+REPORT = """
+    import json
+    import mesh_harness
+    import mesh_tensorflow as mtf
+    import mesh_tensorflow.transformer.utils
+    print(json.dumps({
+        "noise": mesh_harness.noise(step=3).tolist(),
+        "Print": mesh_tensorflow.transformer.utils.tf.Print.__module__,
+        "random": mtf.placement_mesh_impl.PlacementMeshImpl.random.__module__,
+        "microbatches": mtf.serialize_training_step.__module__,
+    }))
+"""
+REPAIRED = {
+    "Print": "mtf_switch.upstream.mesh_tensorflow_repairs",
+    "random": "mtf_switch.upstream.noise",
+    "microbatches": "mtf_switch.upstream.microbatches",
+}
+
+
+def check_report(line):
+    """Python salts hashes and seeds in that process and in this one: noise must agree."""
+    report = json.loads(line)
+    np.testing.assert_array_equal(report.pop("noise"), noise(step=3))
+    assert report == REPAIRED
+
+
+def test_importing_the_package_is_cheap_and_arranges_the_repairs_once():
+    run_python("""
+        import sys
+        import mtf_switch
+        heavy = {"tensorflow", "mesh_tensorflow", "t5", "seqio", "gin", "numpy", "absl"}
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+        assert not {name for name in sys.modules if name.startswith("mtf_switch.layers")}
+        finders = len(sys.meta_path)
+        mtf_switch.upstream.import_hooks.repair_on_import()
+        assert len(sys.meta_path) == finders
+    """)
+
+
+def test_mesh_tensorflow_imports_after_the_package_even_where_it_failed_before():
+    """The TPU code's flags are absl's, which would parse sys.argv, and fail on --gin_file."""
+    out, err = run_python(
+        """
+        import sys
+        sys.argv = ["run_switch.py", "plan", "--gin_file=x"]
+        try:
+            import mesh_tensorflow
+        except AttributeError as error:
+            assert "register_tensor_conversion_function" in str(error)
+        else:
+            raise SystemExit("Mesh TensorFlow imports without the repair: drop the repair.")
+        import mtf_switch
+        import mesh_tensorflow
+        from mesh_tensorflow import simd_mesh_impl
+        shape = simd_mesh_impl.physical_shape_3d_from_topology_proto_4d([4, 4, 1, 2])
+        assert shape == [4, 4, 2], shape
+        """,
+        REPORT,
+        SPEAK,
+    )
+    check_report(out)
+    # The silence of the next test is not for lack of noise.
+    for line in ("old, says Python", "soon to go, says TensorFlow", "a real error", "oneDNN"):
+        assert line in err
+
+
+@pytest.mark.slow
+def test_packages_that_a_user_made_importable_and_imported_first_are_repaired_too():
+    """With the real packages; the next test has the same for a made-up module."""
+    out, _ = run_python(
+        """
+        from tensorflow.python.framework import ops, tensor_conversion_registry
+        ours = tensor_conversion_registry.register_tensor_conversion_function
+        ops.register_tensor_conversion_function = ours
+        import gin.resource_reader
+        import logging
+        import mesh_tensorflow.transformer.utils
+        assert gin.resource_reader.logging is logging
+        assert mesh_tensorflow.transformer.utils.tf.Print.__module__.startswith("tensorflow")
+        import mtf_switch
+        assert gin.resource_reader.logging is not logging
+        """,
+        REPORT,
+    )
+    check_report(out)
+
+
+def test_a_module_is_repaired_when_it_is_imported_and_at_once_if_it_was_imported_first(
+    monkeypatch, tmp_path
+):
+    (tmp_path / "imported_later.py").write_text("value = 'faulty'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    first = types.ModuleType("imported_first")
+    first.value = "faulty"
+    monkeypatch.setitem(sys.modules, "imported_first", first)
+
+    def repair(module):
+        assert module.value == "faulty"
+        module.value = "repaired"
+
+    needed_before = mock.Mock()
+    modules = ("imported_first", "imported_later", "never_imported")
+    monkeypatch.setattr(import_hooks, "AFTER_IMPORT", {name: (repair,) for name in modules})
+    monkeypatch.setattr(import_hooks, "BEFORE_IMPORT", {"imported_later": needed_before})
+    monkeypatch.setattr(sys, "meta_path", [importlib.machinery.PathFinder])
+    import_hooks.repair_on_import()
+    assert first.value == "repaired"
+    needed_before.assert_not_called()
+    assert importlib.import_module("imported_later").value == "repaired"
+    needed_before.assert_called_once_with()
+    monkeypatch.delitem(sys.modules, "imported_later")
+    # `repair` would fail if a second call had added a second finder.
+    import_hooks.repair_on_import()
+    assert importlib.import_module("imported_later").value == "repaired"
+    monkeypatch.delitem(sys.modules, "imported_later")
+
+
+def test_t5_models_import_without_torch_and_show_errors_only_shows_errors_alone():
+    out, err = run_python(
+        """
+        import sys
+        import mtf_switch
+        from mtf_switch.upstream import import_hooks, logs
+        logs.show_errors_only()
+
+        repair = import_hooks.BEFORE_IMPORT.pop("t5.models")
+        try:
+            import t5.models
+        except ImportError as error:
+            assert error.name == "torch", error
+        else:
+            raise SystemExit("t5.models imports without torch: drop the repair.")
+        import_hooks.BEFORE_IMPORT["t5.models"] = repair
+
+        import t5.models
+        assert "torch" not in sys.modules
+        assert t5.models.MtfModel
+        try:
+            t5.models.HfPyTorchModel("a name", "a directory", "a device")
+        except ImportError as error:
+            print(error)
+        """,
+        SPEAK,
+    )
+    assert out.strip() == (
+        "t5.models.HfPyTorchModel needs torch, which mtf_switch does not install."
+    )
+    (line,) = err.strip().splitlines()
+    assert line.endswith("a real error")
+
+
+def test_every_repair_is_one_that_a_test_takes_out():
+    # Add a test of the fault and of the cure in this folder before adding a name here.
+    assert {repair.__name__ for repair in import_hooks.BEFORE_IMPORT.values()} == {
+        "restore_register_tensor_conversion_function",
+        "install_stand_in_for_torch_model",
+    }
+    after = {repair for repairs in import_hooks.AFTER_IMPORT.values() for repair in repairs}
+    assert {repair.__name__ for repair in after} == {
+        "silence_failed_lookups",
+        "ignore_folders_without_python",
+        "return_sums_from_microbatches",
+        "make_noise_reproducible",
+        "make_tpu_noise_reproducible",
+        "mark_flags_as_parsed",
+        "keep_float32_in_all_to_all",
+        "silence_step_print",
+    }
