@@ -63,16 +63,18 @@ def run_command(options: argparse.Namespace) -> None:
     from mtf_switch.planning import plan_report, planner
 
     if options.output_dir:
-        plan_report.check_folder(options.output_dir, bool(options.compare))
-    vocabulary = options.vocab_size or planner.VOCABULARY
+        plan_report.check_output_dir(options.output_dir, bool(options.compare))
+    vocabulary = options.vocab_size or planner.T5_VOCABULARY_SIZE
     plans = {}
     layouts = options.compare or [""]
     for layout in tqdm(layouts, "plan", unit="layout", leave=False, disable=len(layouts) < 2):
         files = [*options.gin_file, *([layout] if layout else [])]
-        settings = planner.parse(files, options.gin_param, options.batch_tokens)
-        plans[layout] = planner.plan(settings, vocabulary)
-    compared = bool(options.compare)
-    report = plan_report.comparison(plans) if compared else plan_report.single(plans[""])
+        settings = planner.parse_settings(files, options.gin_param, options.batch_tokens)
+        plans[layout] = planner.make_plan(settings, vocabulary)
+    if options.compare:
+        report = plan_report.report_comparison(plans)
+    else:
+        report = plan_report.report_plan(plans[""])
     if options.output_dir:
         report.write(options.output_dir)
     print(report.to_json() if options.json else report.text)

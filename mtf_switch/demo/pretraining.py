@@ -158,7 +158,7 @@ def _train_and_evaluate(name: str, model_dir: str, minutes: float, seed: int) ->
         for path in checkpoints.all_of(model_dir)
         if checkpoints.step_of(path) in seconds
     ]
-    cost = flops.count(
+    cost = flops.compute_cost(
         switch_transformer.build(settings, data.prepare(settings.task)), settings
     )
     per_step = np.median(np.diff([0.0, *seconds.values()]))

@@ -48,7 +48,7 @@ class Cost:
         return self.flops_per_sequence / self.tokens_per_sequence
 
 
-def count(model: Any, settings: RunSettings) -> Cost:
+def compute_cost(model: Any, settings: RunSettings) -> Cost:
     """Counts a model's parameters and FLOPs; nothing is lowered, no variable is made.
 
     Args:
@@ -86,7 +86,9 @@ def count(model: Any, settings: RunSettings) -> Cost:
     products = [op for op in graph.operations if isinstance(op, mtf.EinsumOperation)]
     return Cost(
         parameters=sum(variable.size for variable in graph.trainable_variables),
-        flops_per_sequence=per_sequence(model, products, settings.batch_size, settings),
+        flops_per_sequence=compute_flops_per_sequence(
+            model, products, settings.batch_size, settings
+        ),
         arithmetic_per_sequence=(
             sum(_size(_dims(op)) for op in products) / settings.batch_size
         ),
@@ -94,7 +96,7 @@ def count(model: Any, settings: RunSettings) -> Cost:
     )
 
 
-def per_sequence(
+def compute_flops_per_sequence(
     model: Any, products: Iterable[mtf.Operation], batch_size: int, settings: RunSettings
 ) -> float:
     """FLOPs of a sequence, forward, as Table 9 counts them; see `Cost`.

@@ -33,7 +33,7 @@ def build(settings: RunSettings, vocabulary: Any, on_tpu: bool = False) -> Any:
       UserError: for what upstream would swallow, or would fail on long after.
     """
     check_layer_specifications()
-    with explained():
+    with convert_value_errors():
         model = utils.build_model(
             model_type=settings.model_type,
             input_vocab_size=utils.inputs_vocabulary(vocabulary).vocab_size,
@@ -44,7 +44,7 @@ def build(settings: RunSettings, vocabulary: Any, on_tpu: bool = False) -> Any:
     for stack in stacks(model):
         for layer in switch_layers(stack):
             layer.on_tpu = on_tpu
-    check(model, settings)
+    check_model(model, settings)
     return model
 
 
@@ -74,7 +74,7 @@ def pairs_of_blocks(num_layers: int) -> int:
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
+def convert_value_errors() -> Iterator[None]:
     """Turns the ValueErrors with which Mesh TF refuses a configuration into UserErrors."""
     try:
         yield
@@ -131,20 +131,20 @@ def switch_layers(stack: transformer.Unitransformer) -> list[SwitchLayer]:
     return layers
 
 
-def check(model: Any, settings: RunSettings) -> None:
+def check_model(model: Any, settings: RunSettings) -> None:
     """Checks the layout against every tensor, and each Switch layer against its capacity.
 
     Raises:
       UserError: where something does not divide, two dimensions of a tensor are on one mesh
         axis, or an expert has no slot.
     """
-    settings.layout.check(tensors(model, settings))
+    settings.layout.check(list_tensors_to_split(model, settings))
     for stack in stacks(model):
         for layer in switch_layers(stack):
             _check_capacity(stack, layer, settings)
 
 
-def microbatches(settings: RunSettings) -> int:
+def count_microbatches(settings: RunSettings) -> int:
     """Into how many parts, one after the other, a training step's batch is cut."""
     return utils.serialize_num_microbatches(
         mtf.Dimension("batch", settings.batch_size),
@@ -159,7 +159,7 @@ def _length(stack: transformer.Unitransformer, settings: RunSettings) -> int:
     return settings.sequence_length.get(feature, max(settings.sequence_length.values()))
 
 
-def tensors(model: Any, settings: RunSettings) -> Iterator[Tensor]:
+def list_tensors_to_split(model: Any, settings: RunSettings) -> Iterator[Tensor]:
     """The tensors that decide whether a layout can split a model.
 
     Args:
@@ -170,7 +170,7 @@ def tensors(model: Any, settings: RunSettings) -> Iterator[Tensor]:
       Tensors with their dimensions: features, embeddings and logits, and of each layer the
       weights and the activations between them.
     """
-    batch = ("batch", settings.batch_size // microbatches(settings))
+    batch = ("batch", settings.batch_size // count_microbatches(settings))
     batch_fix = {"batch": "(utils.run.batch_size, or a microbatch of it)"}
     for stack in stacks(model):
         x = (batch, ("length", _length(stack, settings)))
@@ -229,7 +229,7 @@ def _check_capacity(
 ) -> None:
     length = _length(stack, settings)
     cores = settings.layout.ways("batch")
-    parts = microbatches(settings)
+    parts = count_microbatches(settings)
     tokens = settings.batch_size * length
     sizes = {capacity.TRAIN: tokens // parts, capacity.EVAL: tokens}
     for mode, tokens_of_mode in sizes.items():

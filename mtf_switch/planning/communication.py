@@ -1,10 +1,11 @@
-"""What cores say to one another: Section 5's closed forms, and what a collective costs.
+"""Communication between cores: Section 5's closed forms, and what a collective sends.
 
-No TensorFlow in here. `pod_census` counts the collectives of the graph that a pod would run,
-and the tests hold that count against these formulas.
+This module does not import TensorFlow. `pod_census` counts the collectives in the graph that a
+pod would run, and the tests compare that count with these closed forms.
 
-Letters as in `dimensions`: G groups of the batch, S tokens of each, E experts of C slots for a
-group, M d_model; n = ways of data, m = ways of model parallelism.
+Letters as in `dimensions`: G groups in the batch, S tokens per group, E experts, C expert
+capacity, M d_model. In addition, n is the ways of data parallelism and m the ways of model
+parallelism.
 """
 
 from __future__ import annotations
@@ -12,140 +13,179 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from mtf_switch.config.mesh_layout import MeshLayout
 
-ALL_TO_ALL, ALL_REDUCE, PERMUTE = "all_to_all", "all_reduce", "collective_permute"
-BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "int32": 4, "bool": 1}
+CollectiveKind = Literal["all_to_all", "all_reduce", "collective_permute"]
+ALL_TO_ALL: CollectiveKind = "all_to_all"
+ALL_REDUCE: CollectiveKind = "all_reduce"
+PERMUTE: CollectiveKind = "collective_permute"
+
+# The gradients of weights belong to the backward pass, the optimizer is the update.
+Phase = Literal["forward", "backward", "update"]
+FORWARD: Phase = "forward"
+BACKWARD: Phase = "backward"
+UPDATE: Phase = "update"
+
+BYTES_PER_ELEMENT = {"bfloat16": 2, "float16": 2, "float32": 4, "int32": 4, "bool": 1}
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One kind of exchange between cores, and how often a training step does it.
+    """One collective operation, and how often a training step runs it.
 
     Attributes:
-      kind: ALL_TO_ALL, ALL_REDUCE or PERMUTE.
-      axis: of the mesh; "data+model" is over both.
-      group: cores that exchange with one another.
-      dtype: what crosses the wires.
-      shape: of one core's operand.
-      phase: "forward", "backward" (gradients of weights included) or "update" (optimizer).
-      count: in a step, all microbatches together.
+      kind: what the collective does.
+      axis: the mesh axis it runs over, or several joined by "+", such as "data+model".
+      cores_per_group: the number of cores that communicate with one another.
+      dtype: the dtype that is sent.
+      shape: the shape of one core's operand.
+      phase: the part of the training step that the operand comes from.
+      count: runs per training step, over all microbatches.
     """
 
-    kind: str
+    kind: CollectiveKind
     axis: str
-    group: int
+    cores_per_group: int
     dtype: str
     shape: tuple[int, ...]
-    phase: str
+    phase: Phase
     count: int
 
     @property
     def operand_bytes(self) -> int:
-        """Bytes of a core's operands, of all `count` together."""
-        return math.prod(self.shape) * BYTES[self.dtype] * self.count
+        """Bytes of one core's operands, over all `count` runs."""
+        return math.prod(self.shape) * BYTES_PER_ELEMENT[self.dtype] * self.count
 
     @property
     def wire_bytes(self) -> float:
-        """Bytes that a core sends, of all `count` together; see `wire_bytes`."""
-        return wire_bytes(self.kind, self.operand_bytes, self.group)
+        """Bytes that one core sends, over all `count` runs; see `compute_wire_bytes`."""
+        return compute_wire_bytes(self.kind, self.operand_bytes, self.cores_per_group)
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the collective as a JSON object, with sizes in bytes."""
+        return {
+            "kind": self.kind,
+            "axis": self.axis,
+            "group": self.cores_per_group,
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "phase": self.phase,
+            "count": self.count,
+            "operand_bytes": self.operand_bytes,
+            "wire_bytes": self.wire_bytes,
+        }
 
 
-def wire_bytes(kind: str, operand_bytes: float, group: int) -> float:
-    """Bytes that each core of a group of k sends for an operand of b bytes.
+def compute_wire_bytes(
+    kind: CollectiveKind, operand_bytes: float, cores_per_group: int
+) -> float:
+    """Returns the bytes that each core sends for an operand of b bytes in a group of k cores.
 
-    All-to-all: it keeps one of k parts and sends the others, b (k - 1) / k. All-reduce, as a
-    ring: a reduce-scatter and an all-gather of b (k - 1) / k each. Permute: b.
+    - All-to-all: each core keeps one of k parts and sends the others, b (k - 1) / k.
+    - All-reduce, as a ring: a reduce-scatter and an all-gather, b (k - 1) / k each.
+    - Permute: b.
     """
     if kind == PERMUTE:
         return operand_bytes
-    others = (group - 1) / group
+    others = (cores_per_group - 1) / cores_per_group
     return operand_bytes * others * (2 if kind == ALL_REDUCE else 1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Exchange:
-    """What Section 5 says of one exchange: how many numbers of each core, how often.
+class PredictedCollective:
+    """A collective that Section 5 predicts for a layer.
 
     Attributes:
-      kind: ALL_TO_ALL or ALL_REDUCE.
-      axis: of the mesh.
-      elements: of one core's operand.
-      forward: times in a forward pass.
-      backward: times in a backward pass.
+      kind: what the collective does.
+      axis: the mesh axis it runs over.
+      elements: the number of elements in one core's operand.
+      forward: runs per forward pass.
+      backward: runs per backward pass.
     """
 
-    kind: str
+    kind: CollectiveKind
     axis: str
     elements: int
     forward: int
     backward: int
 
 
-def switch_layer(
+def predict_switch_layer(
     layout: MeshLayout, groups: int, experts: int, capacity: int, d_model: int
-) -> list[Exchange]:
-    """The exchanges of one Switch layer (Sections 5.4 and 5.5).
+) -> list[PredictedCollective]:
+    """Predicts the collectives of one Switch layer (Sections 5.4 and 5.5).
 
-    Two all-to-alls of E x C x M numbers a core and group in each direction: tokens to the
-    experts' cores and back; backward their gradients the same way. Where each expert's hidden
-    units are split over m cores, their partial sums are one all-reduce of what a core's
-    experts give, [E / n, G, C, M], and backward one of the gradients of what they were given.
-    Where experts are not split, a core has the slots of its own groups: [E, G / n, C, M].
+    Splitting the experts takes two all-to-alls in the forward pass, to the experts' cores and
+    back, and two for the gradients in the backward pass. The operand of a core is E x C x M
+    elements for each of its groups.
+
+    Splitting each expert's hidden units over m cores takes an all-reduce of the partial sums of
+    the expert outputs, [E / n, G, C, M], and in the backward pass one of the gradients of the
+    expert inputs. If the experts are not split, a core processes only its own groups, and the
+    operand is [E, G / n, C, M].
 
     Args:
-      layout: with rules for batch, experts or batch_unsplit, and expert_hidden.
-      groups: G, of the whole batch.
-      experts: E.
-      capacity: C.
-      d_model: M.
+      layout: a layout with rules for batch, experts or batch_unsplit, and expert_hidden.
+      groups: G, the number of groups in the whole batch.
+      experts: E, the number of experts.
+      capacity: C, the expert capacity.
+      d_model: M, the model dimension.
     """
-    exchanges = []
+    collectives = []
     if layout.ways("experts") > 1:
-        per_core = experts * groups // layout.ways("batch") * capacity * d_model
-        exchanges.append(Exchange(ALL_TO_ALL, layout.axis("experts"), per_core, 2, 2))
+        elements = experts * groups // layout.ways("batch") * capacity * d_model
+        collectives.append(
+            PredictedCollective(ALL_TO_ALL, layout.axis("experts"), elements, 2, 2)
+        )
     if layout.ways("expert_hidden") > 1:
-        slots = experts // layout.ways("experts") * (groups // layout.ways("batch_unsplit"))
-        slots *= capacity * d_model
-        exchanges.append(Exchange(ALL_REDUCE, layout.axis("expert_hidden"), slots, 1, 1))
-    return exchanges
+        experts_per_core = experts // layout.ways("experts")
+        groups_per_core = groups // layout.ways("batch_unsplit")
+        elements = experts_per_core * groups_per_core * capacity * d_model
+        collectives.append(
+            PredictedCollective(ALL_REDUCE, layout.axis("expert_hidden"), elements, 1, 1)
+        )
+    return collectives
 
 
-def dense_layer(
-    layout: MeshLayout, tokens: int, d_model: int, split: str = "d_ff"
-) -> list[Exchange]:
-    """The exchanges of one dense layer (Sections 5.2 and 5.3).
+def predict_dense_layer(
+    layout: MeshLayout, tokens: int, d_model: int, hidden_dim: str = "d_ff"
+) -> list[PredictedCollective]:
+    """Predicts the collectives of one dense layer (Sections 5.2 and 5.3).
 
-    One all-reduce of [B / n, M] forward, for the layer's output, and one backward, for the
-    gradient of its input. That of attention is the same, where heads are split: the gradients
-    by way of queries, keys and values are added up before they are reduced.
+    If the hidden dimension is split, there is one all-reduce of [B / n, M] in the forward pass,
+    for the output, and one in the backward pass, for the gradient of the input. Attention with
+    split heads has the same two: the gradients through queries, keys and values are added
+    before they are reduced.
 
     Args:
-      layout: with rules for batch and `split`.
-      tokens: B, of the whole batch.
-      d_model: M.
-      split: the dimension inside the layer: "d_ff", or "heads" for attention.
+      layout: a layout with rules for batch and `hidden_dim`.
+      tokens: B, the number of tokens in the whole batch.
+      d_model: M, the model dimension.
+      hidden_dim: the dimension inside the layer: "d_ff", or "heads" for attention.
     """
-    if layout.ways(split) == 1:
+    if layout.ways(hidden_dim) == 1:
         return []
-    per_core = tokens // layout.ways("batch") * d_model
-    return [Exchange(ALL_REDUCE, layout.axis(split), per_core, 1, 1)]
+    elements = tokens // layout.ways("batch") * d_model
+    return [PredictedCollective(ALL_REDUCE, layout.axis(hidden_dim), elements, 1, 1)]
 
 
-def gradients(layout: MeshLayout, weights: Iterable[Mapping[str, int]]) -> list[Exchange]:
-    """The exchanges of data parallelism (Section 5.1): each gradient, once a step.
+def predict_gradients(
+    layout: MeshLayout, variables: Iterable[Mapping[str, int]]
+) -> list[PredictedCollective]:
+    """Predicts the collectives of data parallelism (Section 5.1): each gradient, once per step.
 
-    A weight that is itself split over the data axis, as experts are, has the gradient of all
-    tokens that visited it on its own core.
+    A variable that is itself split over the data axis, such as the experts, needs none: the
+    core that holds a part of it computes that part's gradient for all tokens.
 
     Args:
-      layout: with a rule for batch.
-      weights: the dimensions of each trainable variable.
+      layout: a layout with a rule for batch.
+      variables: the dimensions of each trainable variable, by name.
     """
     data = layout.axis("batch")
     return [
-        Exchange(ALL_REDUCE, data, layout.slice_size(dims), 0, 1)
-        for dims in weights
+        PredictedCollective(ALL_REDUCE, data, layout.slice_size(dims), 0, 1)
+        for dims in variables
         if data and data not in {layout.axis(name) for name in dims}
     ]

@@ -1,6 +1,6 @@
-"""A pod as numbers, and how long it takes: a roofline for products, a torus for exchanges.
+"""Estimates the time of a training step: a roofline for matmuls, a torus for collectives.
 
-No TensorFlow in here. The numbers are in gin/hardware/, with their sources.
+This module does not import TensorFlow. The numbers, with their sources, are in gin/hardware/.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gin
 
@@ -16,22 +16,24 @@ from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.errors import UserError
 from mtf_switch.planning.communication import ALL_TO_ALL, Collective
 
+StepPart = Literal["compute", "all_to_all", "all_reduce"]
+
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """A kind of pod.
+    """The hardware of a TPU pod.
 
     Attributes:
-      name: such as "TPU v3".
-      slices: the numbers of cores that can be had.
+      name: the name of the hardware, such as "TPU v3".
+      slices: the numbers of cores in the slices that are available.
       cores_per_chip: cores that share a chip, its memory and its links.
-      cores_per_host: cores of one host machine.
+      cores_per_host: cores attached to one host machine.
       chip_flops: peak FLOP/s of a chip, in bfloat16.
-      chip_hbm_bytes: memory of a chip.
-      chip_hbm_bandwidth: bytes/s of a chip's memory.
-      torus_dimensions: of the network of chips.
-      chip_link_bandwidth: bytes/s that a chip can send, all its links together.
+      chip_hbm_bytes: memory of a chip, in bytes.
+      chip_hbm_bandwidth: memory bandwidth of a chip, in bytes/s.
+      torus_dimensions: dimensions of the torus that connects the chips.
+      chip_link_bandwidth: bytes/s that a chip can send over all of its links together.
       pod_bisection_bandwidth: bytes/s from one half of the largest slice to the other.
     """
 
@@ -53,46 +55,56 @@ class Hardware:
 
     @property
     def core_hbm_bytes(self) -> int:
-        """Memory of a core."""
+        """Memory of a core, in bytes."""
         return self.chip_hbm_bytes // self.cores_per_chip
 
     @property
     def core_hbm_bandwidth(self) -> float:
-        """Bytes/s of a core's memory."""
+        """Memory bandwidth of a core, in bytes/s."""
         return self.chip_hbm_bandwidth / self.cores_per_chip
 
     def check_slice(self, cores: int) -> None:
-        """Raises UserError, with the nearest slices, for a mesh that is no slice."""
+        """Checks that there is a slice with this number of cores.
+
+        Raises:
+          UserError: if there is none. The message names the nearest sizes.
+        """
         if cores in self.slices:
             return
-        near = sorted(self.slices, key=lambda size: abs(math.log2(size / cores)))[:2]
+        nearest = sorted(self.slices, key=lambda size: abs(math.log2(size / cores)))[:2]
         raise UserError(
-            f"The mesh is of {cores} cores, and there is no {self.name} slice of that "
-            f"size: there are {', '.join(str(size) for size in self.slices)}. The nearest: "
-            f"{' and '.join(str(size) for size in sorted(near))}. Change mesh.data or "
-            "mesh.model, or name other hardware with a file of gin/hardware/."
+            f"The mesh has {cores} cores, but there is no {self.name} slice of that size. The "
+            f"slices have {', '.join(str(size) for size in self.slices)} cores; the nearest "
+            f"sizes are {' and '.join(str(size) for size in sorted(nearest))}. Change "
+            "mesh.data or mesh.model, or choose other hardware with a file in gin/hardware/."
         )
 
-    def product_seconds(self, flops: float, bytes_: float) -> float:
-        """Of a matrix product on one core: bound by arithmetic or by memory."""
-        return max(flops / self.core_flops, bytes_ / self.core_hbm_bandwidth)
-
-    def exchange_seconds(self, collective: Collective, span: int) -> float:
-        """Of all `count` of a collective, at peak bandwidth and without latency.
-
-        Each chip sends what its cores send, over all its links. Within one chip the memory is
-        the wire. An all-to-all also crosses the middle of the torus: of what a chip holds, a
-        half goes to the other half, so a half of the chips send half of theirs across.
+    def matmul_seconds(self, flops: float, bytes_: float) -> float:
+        """Seconds of a matmul on one core, limited by arithmetic or by memory bandwidth.
 
         Args:
-          collective: what is exchanged.
-          span: cores between the first and the last of a group, groups of inner axes included:
-            those exchange at the same time, and share the links.
+          flops: FLOPs of the matmul.
+          bytes_: bytes of its operands and its result.
+        """
+        return max(flops / self.core_flops, bytes_ / self.core_hbm_bandwidth)
+
+    def collective_seconds(self, collective: Collective, span: int) -> float:
+        """Seconds of all `count` runs of a collective, at peak bandwidth and without latency.
+
+        Each chip sends the data of its cores over all of its links. Within one chip, data moves
+        through the chip's memory. An all-to-all also has to cross the middle of the torus: half
+        of the chips send half of their data to the other half.
+
+        Args:
+          collective: the collective.
+          span: cores from the first to the last of a group. They include the groups of inner
+            axes, which communicate at the same time and share the links.
         """
         if span <= self.cores_per_chip:
             return collective.wire_bytes / self.core_hbm_bandwidth
         chips = span / self.cores_per_chip
-        # Two chips are neighbours in one dimension, four in two: the links of others idle.
+        # Two chips are neighbours in one dimension of the torus, four chips in two. The links
+        # in other dimensions are idle.
         links = min(1.0, math.log2(chips) / self.torus_dimensions)
         sent = self.cores_per_chip * collective.wire_bytes
         sending = sent / (links * self.chip_link_bandwidth)
@@ -102,10 +114,10 @@ class Hardware:
         return max(sending, across / self.bisection_bandwidth(chips))
 
     def bisection_bandwidth(self, chips: float) -> float:
-        """Bytes/s across the middle of so many chips.
+        """Bytes/s from one half of this many chips to the other.
 
-        The links that cross grow as chips^((d - 1) / d) in d dimensions. A slice that is not
-        the whole pod has no links around the edge, and so half as many.
+        The number of links that cross the middle grows as chips^((d - 1) / d) in d dimensions.
+        A slice that is smaller than the pod has no wrap-around links, and so half as many.
         """
         pod = max(self.slices) / self.cores_per_chip
         share = (chips / pod) ** (1 - 1 / self.torus_dimensions)
@@ -113,66 +125,87 @@ class Hardware:
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
-    """How long a training step takes, if nothing overlaps and every part runs at its peak.
+class StepEstimate:
+    """The time of a training step if nothing overlaps and all parts run at their peak.
 
     Attributes:
-      hardware: the name of it.
-      compute_seconds: matrix products by roofline, and the optimizer's pass over the weights.
-      all_to_all_seconds, all_reduce_seconds: exchanges; permutes count as all-reduces.
-      binds: the largest of the three: "compute", "all_to_all" or "all_reduce".
-      step_seconds: their sum.
-      hbm_bytes: of a core.
+      hardware: the name of the hardware.
+      compute_seconds: time of the matmuls, and of the optimizer's pass over the variables.
+      all_to_all_seconds: time of the all-to-alls.
+      all_reduce_seconds: time of the all-reduces and of the permutes.
+      bottleneck: the part that takes the longest.
+      step_seconds: the sum of the three parts.
+      hbm_bytes: memory of a core, in bytes.
     """
 
     hardware: str
     compute_seconds: float
     all_to_all_seconds: float
     all_reduce_seconds: float
-    binds: str
+    bottleneck: StepPart
     step_seconds: float
     hbm_bytes: int
 
+    def as_json(self) -> dict[str, Any]:
+        """Returns the estimate as a JSON object, with times in seconds."""
+        return {
+            "hardware": self.hardware,
+            "compute_seconds": self.compute_seconds,
+            "all_to_all_seconds": self.all_to_all_seconds,
+            "all_reduce_seconds": self.all_reduce_seconds,
+            "binds": self.bottleneck,
+            "step_seconds": self.step_seconds,
+            "hbm_bytes": self.hbm_bytes,
+        }
 
-def span(layout: MeshLayout, axis: str) -> int:
-    """Cores between the first and the last of a group of an axis, or of several ("a+b").
 
-    Neighbours in the innermost axis are neighbours on the torus: Mesh TF places them so.
+def compute_span(layout: MeshLayout, axis: str) -> int:
+    """Returns the cores from the first to the last of a group of cores on an axis.
+
+    Mesh TF places neighbours on the innermost axis next to one another on the torus.
+
+    Args:
+      layout: the mesh.
+      axis: the name of an axis, or several joined by "+".
     """
-    sizes = list(layout.axes)
-    outermost = min(index for index, (name, _) in enumerate(sizes) if name in axis.split("+"))
-    return math.prod(cores for _, cores in sizes[outermost:])
+    axes = list(layout.axes)
+    outermost = min(index for index, (name, _) in enumerate(axes) if name in axis.split("+"))
+    return math.prod(cores for _, cores in axes[outermost:])
 
 
-def estimate(
+def estimate_step(
     hardware: Hardware,
     layout: MeshLayout,
-    products: Iterable[Any],
-    weight_bytes: int,
+    matmuls: Iterable[Any],
+    variable_bytes: int,
     collectives: Iterable[Collective],
-) -> Estimate:
+) -> StepEstimate:
     """Estimates the time of a training step.
 
     Args:
-      hardware: of the pod.
-      layout: of the mesh.
-      products: each with the `flops` and `bytes` of one core in a step.
-      weight_bytes: of parameters and slots of one core, which the optimizer reads and writes.
-      collectives: of the step.
+      hardware: the pod.
+      layout: the mesh.
+      matmuls: the matmuls of one core, each with its `flops` and `bytes` per step.
+      variable_bytes: bytes of the parameters and optimizer slots on one core. The optimizer
+        reads and writes them once per step.
+      collectives: the collectives of the step.
     """
-    parts = {
-        "compute": sum(hardware.product_seconds(p.flops, p.bytes) for p in products)
-        + 2 * weight_bytes / hardware.core_hbm_bandwidth,
+    seconds: dict[StepPart, float] = {
+        "compute": sum(hardware.matmul_seconds(m.flops, m.bytes) for m in matmuls)
+        + 2 * variable_bytes / hardware.core_hbm_bandwidth,
         "all_to_all": 0.0,
         "all_reduce": 0.0,
     }
     for collective in collectives:
-        part = "all_to_all" if collective.kind == ALL_TO_ALL else "all_reduce"
-        parts[part] += hardware.exchange_seconds(collective, span(layout, collective.axis))
-    return Estimate(
+        part: StepPart = "all_to_all" if collective.kind == ALL_TO_ALL else "all_reduce"
+        span = compute_span(layout, collective.axis)
+        seconds[part] += hardware.collective_seconds(collective, span)
+    return StepEstimate(
         hardware=hardware.name,
-        **{f"{name}_seconds": seconds for name, seconds in parts.items()},
-        binds=max(parts, key=parts.get),
-        step_seconds=sum(parts.values()),
+        compute_seconds=seconds["compute"],
+        all_to_all_seconds=seconds["all_to_all"],
+        all_reduce_seconds=seconds["all_reduce"],
+        bottleneck=max(seconds, key=seconds.get),
+        step_seconds=sum(seconds.values()),
         hbm_bytes=hardware.core_hbm_bytes,
     )

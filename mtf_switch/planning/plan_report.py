@@ -1,268 +1,299 @@
-"""A plan, or several compared, as text, as JSON and as a plot."""
+"""Reports a plan, or a comparison of several, as text, JSON and a plot."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtf_switch.errors import UserError
-from mtf_switch.planning.communication import ALL_REDUCE, ALL_TO_ALL, PERMUTE
-from mtf_switch.planning.planner import MEMORY_GROUPS, Plan, size_text
+from mtf_switch.planning.communication import (
+    ALL_REDUCE,
+    ALL_TO_ALL,
+    PERMUTE,
+    CollectiveKind,
+)
+from mtf_switch.planning.core_memory import MEMORY_GROUPS, OPTIMIZER_SLOTS, format_bytes
+from mtf_switch.planning.planner import Plan
 from mtf_switch.report import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SINGLE, COMPARISON = "plan", "compare"
+# Names of the files, without their endings.
+_PLAN, _COMPARISON = "plan", "compare"
+# Part of a step -> (attribute of StepEstimate, color in the plot).
 _TIMES = {
     "compute": ("compute_seconds", "tab:blue"),
     "all-to-all": ("all_to_all_seconds", "tab:orange"),
     "all-reduce": ("all_reduce_seconds", "tab:green"),
 }
-_WIRES = (
-    (ALL_TO_ALL, "all-to-all", "tab:orange"),
-    (ALL_REDUCE, "all-reduce", "tab:green"),
-    (PERMUTE, "permute", "tab:red"),
-)
-# Rows of exchanges shown; the JSON has all.
-_SHOWN = 12
+# Kind of collective -> (label, color) in the plot.
+_WIRES: Mapping[CollectiveKind, tuple[str, str]] = {
+    ALL_TO_ALL: ("all-to-all", "tab:orange"),
+    ALL_REDUCE: ("all-reduce", "tab:green"),
+    PERMUTE: ("permute", "tab:red"),
+}
+# The text shows this many rows of collectives, the JSON all of them.
+_MAX_COLLECTIVES = 12
 
 
-def check_folder(folder: str, is_comparison: bool) -> None:
-    """Refuses a folder that holds such a report already, before minutes are spent.
+def check_output_dir(folder: str, is_comparison: bool) -> None:
+    """Checks, before planning starts, that a folder holds no report of this kind yet.
 
     Raises:
-      UserError: that names the file.
+      UserError: if it does. The message names the file.
     """
-    path = Path(folder) / f"{COMPARISON if is_comparison else SINGLE}.json"
+    path = Path(folder) / f"{_COMPARISON if is_comparison else _PLAN}.json"
     if path.exists():
-        raise UserError(f"{path} is there already. Choose another --output_dir, or remove it.")
+        raise UserError(f"{path} already exists. Choose another --output_dir, or remove it.")
 
 
-def single(plan: Plan) -> Report:
-    """The report of one plan."""
-    return _report(SINGLE, text(plan), plan.as_json(), {plan.layout.mesh_shape: plan})
-
-
-def comparison(plans: Mapping[str, Plan]) -> Report:
-    """The report of several plans of one model.
-
-    Args:
-      plans: by name of the layout.
-    """
-    data = {
-        "plans": {name: plan.as_json() for name, plan in plans.items()},
-        "recommendation": recommendation(plans),
-    }
-    lines = compare_table(plans) + "\n\n" + data["recommendation"]
-    return _report(COMPARISON, lines, data, plans)
-
-
-def _report(name: str, lines: str, data: dict[str, Any], plans: Mapping[str, Plan]) -> Report:
-    return Report(
-        name,
-        lines,
-        data,
-        documents={f"{name}.txt": lines + "\n"},
-        plots={f"{name}.png": lambda figure: draw(figure, plans)},
+def report_plan(plan: Plan) -> Report:
+    """Reports one plan."""
+    return _make_report(
+        _PLAN, format_plan(plan), plan.as_json(), {plan.layout.mesh_shape: plan}
     )
 
 
-def text(plan: Plan) -> str:
-    """A plan as text for the screen."""
+def report_comparison(plans: Mapping[str, Plan]) -> Report:
+    """Reports several plans of one model.
+
+    Args:
+      plans: the name of each layout and its plan.
+    """
+    data = {
+        "plans": {name: plan.as_json() for name, plan in plans.items()},
+        "recommendation": recommend_layout(plans),
+    }
+    text = format_comparison(plans) + "\n\n" + data["recommendation"]
+    return _make_report(_COMPARISON, text, data, plans)
+
+
+def _make_report(
+    name: str, text: str, data: dict[str, Any], plans: Mapping[str, Plan]
+) -> Report:
+    return Report(
+        name,
+        text,
+        data,
+        documents={f"{name}.txt": text + "\n"},
+        plots={f"{name}.png": lambda figure: draw_plans(figure, plans)},
+    )
+
+
+def format_plan(plan: Plan) -> str:
+    """Formats a plan as text for the screen."""
     estimate = plan.estimate
+    flops_per_wire_byte = sum(plan.core_flops.values()) / max(plan.wire_bytes, 1)
     parts = [
-        f"{plan.layout.size} cores ({plan.layout.mesh_shape}) of {estimate.hardware}",
-        f"rules: {plan.layout.layout_rules}",
-        f"a step: {plan.sequences:,} sequences, {plan.batch_tokens:,} tokens of input"
+        f"{estimate.hardware}, {plan.layout.size} cores ({plan.layout.mesh_shape})",
+        f"layout rules: {plan.layout.layout_rules}",
+        f"per step: {plan.sequences:,} sequences, {plan.batch_tokens:,} input tokens"
         + (f", {plan.microbatches} microbatches" if plan.microbatches > 1 else ""),
         "",
-        _memory_table(plan),
+        _format_memory(plan),
         "",
-        _collectives_table(plan),
+        _format_collectives(plan),
         "",
-        f"FLOPs of a sequence, forward (as Table 9 counts)  {plan.flops_per_sequence:.4g}",
-        f"FLOPs of a step, all cores, all products          {plan.flops_per_step:.4g}",
-        f"arithmetic intensity of a core's products         "
+        f"forward FLOPs per sequence (as in Table 9)  {plan.flops_per_sequence:.4g}",
+        f"FLOPs per step, all matmuls on all cores    {plan.flops_per_step:.4g}",
+        "arithmetic intensity of the matmuls         "
         f"{plan.arithmetic_intensity:.0f} FLOP/byte",
-        f"FLOPs of a core per byte that it sends            "
-        f"{sum(plan.core_flops.values()) / max(plan.wire_bytes, 1):.4g}",
+        f"FLOPs per byte that a core sends            {flops_per_wire_byte:.4g}",
         "",
-        f"estimate of a step, nothing overlapped, everything at its peak: "
-        f"{seconds_text(estimate.step_seconds)}",
+        f"estimated time of a step, if nothing overlaps and all parts run at their peak: "
+        f"{format_seconds(estimate.step_seconds)}",
         *(
-            f"  {name:11s} {seconds_text(getattr(estimate, field)):>9s}"
+            f"  {name:11s} {format_seconds(getattr(estimate, field)):>9s}"
             f"  {getattr(estimate, field) / estimate.step_seconds:4.0%}"
             for name, (field, _) in _TIMES.items()
         ),
-        f"{estimate.binds.replace('_', '-')} binds; "
-        f"{plan.batch_tokens / estimate.step_seconds:,.0f} tokens of input/s",
+        f"bottleneck: {_name_bottleneck(plan)}; {plan.tokens_per_second:,.0f} input tokens/s",
         "",
         plan.verdict,
         "",
-        f"planned in {plan.seconds_to_plan:.0f} s with {size_text(plan.peak_rss_bytes)}",
+        f"planned in {plan.seconds_to_plan:.0f} s with {format_bytes(plan.peak_rss_bytes)} of "
+        "memory",
     ]
     return "\n".join(parts)
 
 
-def _memory_table(plan: Plan) -> str:
-    lines = ["on each core                  parameters        bytes"]
+def _format_memory(plan: Plan) -> str:
+    lines = ["                           parameters     per core"]
     for group in MEMORY_GROUPS:
-        count = plan.parameters.get(group)
-        of_all = f"{count:,}" if count is not None else ""
-        if group == "optimizer_slots":
-            of_all = f"{plan.slots:,}"
-        lines.append(f"{group:16s} {of_all:>23s} {size_text(plan.per_core[group]):>12s}")
+        elements = (
+            plan.optimizer_slots if group == OPTIMIZER_SLOTS else plan.parameters.get(group)
+        )
+        whole = f"{elements:,}" if elements is not None else ""
+        lines.append(f"{group:16s} {whole:>23s} {format_bytes(plan.memory[group]):>12s}")
     lines.append(
-        f"{'total':16s} {sum(plan.parameters.values()):>23,} {size_text(plan.total_bytes):>12s}"
+        f"{'total':16s} {sum(plan.parameters.values()):>23,} "
+        f"{format_bytes(plan.total_bytes):>12s}"
     )
     lines.append(
-        "(parameters: of the whole model. activations: forward tensors that the backward pass "
-        f"reads,\nelementwise ones done over; {size_text(plan.activations_unfused)} if XLA "
-        "fused nothing. gradients: all at once.)"
+        "(Parameters: of the whole model. Activations: the forward tensors that the backward "
+        "pass reads,\nwith elementwise operations recomputed; "
+        f"{format_bytes(plan.activations_unfused)} if XLA fused nothing.\n"
+        "Gradients: all of them at once.)"
     )
     return "\n".join(lines)
 
 
-def _collectives_table(plan: Plan) -> str:
+def _format_collectives(plan: Plan) -> str:
     lines = [
-        "exchanges of a step      axis        dtype     of a core's            count  operands"
+        "collectives of a step    axis        dtype     operand of a core      count  operands"
         "      on the wire",
     ]
-    for item in plan.collectives[:_SHOWN]:
+    for item in plan.collectives[:_MAX_COLLECTIVES]:
         shape = "[" + ",".join(str(size) for size in item.shape) + "]"
         lines.append(
             f"{item.kind:14s} {item.phase:9s} {item.axis:11s} {item.dtype:9s} {shape:22s} "
-            f"{item.count:5d}  {size_text(item.operand_bytes):>11s}  "
-            f"{size_text(item.wire_bytes):>11s}"
+            f"{item.count:5d}  {format_bytes(item.operand_bytes):>11s}  "
+            f"{format_bytes(item.wire_bytes):>11s}"
         )
-    rest = plan.collectives[_SHOWN:]
+    rest = plan.collectives[_MAX_COLLECTIVES:]
     if rest:
         lines.append(
-            f"and {len(rest)} smaller kinds ({sum(item.count for item in rest)} exchanges)  "
-            f"{size_text(sum(item.wire_bytes for item in rest))} on the wire"
+            f"and {len(rest)} smaller rows ({sum(item.count for item in rest)} collectives)  "
+            f"{format_bytes(sum(item.wire_bytes for item in rest))} on the wire"
         )
     lines.append(
-        f"all: {size_text(plan.wire_bytes)} on the wire a core. On the wire: all-reduce of b "
-        "bytes over k cores\nas a ring, 2 b (k - 1) / k; all-to-all b (k - 1) / k."
+        f"total: each core sends {format_bytes(plan.wire_bytes)}. For an operand of b bytes in "
+        "a group of k cores,\nit sends 2 b (k - 1) / k in an all-reduce (as a ring) and "
+        "b (k - 1) / k in an all-to-all."
     )
     return "\n".join(lines)
 
 
-def seconds_text(seconds: float) -> str:
-    """Seconds as people read them: 48.2 ms."""
+def format_seconds(seconds: float) -> str:
+    """Formats a time for people: 48.2 ms."""
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.1f} ms"
 
 
-def compare_table(plans: Mapping[str, Plan]) -> str:
-    """Plans side by side."""
+def format_comparison(plans: Mapping[str, Plan]) -> str:
+    """Formats plans as the rows of a table."""
     width = max(len(name) for name in plans)
     head = "cores      memory  fits        sent    compute  all-to-all  all-reduce"
-    lines = [f"{'layout':{width}s}  {head}       step  binds       tokens/s/core"]
+    lines = [f"{'layout':{width}s}  {head}       step  bottleneck  tokens/s/core"]
     for name, plan in plans.items():
-        times = [seconds_text(getattr(plan.estimate, field)) for field, _ in _TIMES.values()]
+        times = [format_seconds(getattr(plan.estimate, field)) for field, _ in _TIMES.values()]
         lines.append(
-            f"{name:{width}s}  {plan.layout.size:5d}  {size_text(plan.total_bytes):>10s}  "
-            f"{'yes ' if plan.fits else 'no  '}  {size_text(plan.wire_bytes):>10s}  "
+            f"{name:{width}s}  {plan.layout.size:5d}  {format_bytes(plan.total_bytes):>10s}  "
+            f"{'yes ' if plan.fits else 'no  '}  {format_bytes(plan.wire_bytes):>10s}  "
             f"{times[0]:>9s}  {times[1]:>10s}  {times[2]:>10s}  "
-            f"{seconds_text(plan.estimate.step_seconds):>9s}  "
-            f"{plan.estimate.binds.replace('_', '-'):10s}  {_rate(plan):13,.0f}"
+            f"{format_seconds(plan.estimate.step_seconds):>9s}  "
+            f"{_name_bottleneck(plan):10s}  {_tokens_per_core(plan):13,.0f}"
         )
     return "\n".join(lines)
 
 
-def _cause(plan: Plan) -> str:
-    return plan.estimate.binds.replace("_", "-").capitalize()
+def _name_bottleneck(plan: Plan) -> str:
+    return plan.estimate.bottleneck.replace("_", "-")
 
 
-def _rate(plan: Plan) -> float:
-    """Tokens of input per second and core."""
-    return plan.batch_tokens / plan.estimate.step_seconds / plan.layout.size
+def _tokens_per_core(plan: Plan) -> float:
+    """Input tokens per second and core."""
+    return plan.tokens_per_second / plan.layout.size
 
 
-def recommendation(plans: Mapping[str, Plan]) -> str:
-    """Which layout to take, and what is traded for it (Section 5.5; Future work 3).
+def recommend_layout(plans: Mapping[str, Plan]) -> str:
+    """Recommends a layout and says what it trades off (Section 5.5; Future Work, item 3).
 
-    Of those that fit, the one with the most tokens a second; of several sizes of pod, it also
-    names the one that makes the most of each core. Section 5.5's trade-off: model parallelism
-    frees memory and costs an all-reduce in each layer; experts cost all-to-alls, no FLOPs.
+    The layout with the most tokens per second is recommended, among those that fit. If the
+    layouts have different numbers of cores, the text also names the one with the most tokens
+    per second and core. The trade-off of Section 5.5: model parallelism frees memory and costs
+    an all-reduce per layer; experts cost all-to-alls but no FLOPs.
+
+    Args:
+      plans: the name of each layout and its plan.
     """
     fitting = {name: plan for name, plan in plans.items() if plan.fits}
     if not fitting:
         nearest = min(plans, key=lambda name: plans[name].total_bytes)
-        return f"None fits. The nearest is {nearest}. {plans[nearest].verdict}"
-    best = max(fitting, key=lambda name: _rate(fitting[name]) * fitting[name].layout.size)
+        return f"None of the layouts fits. {nearest} is the nearest: {plans[nearest].verdict}"
+    best = max(fitting, key=lambda name: fitting[name].tokens_per_second)
     plan = fitting[best]
     lines = [
-        f"Recommended: {best}, of those that fit the one with the most tokens of input a "
-        f"second ({plan.batch_tokens / plan.estimate.step_seconds:,.0f}; a step of "
-        f"{seconds_text(plan.estimate.step_seconds)}). {_cause(plan)} binds it."
+        f"Recommended: {best}. Of the layouts that fit, it processes the most input tokens per "
+        f"second ({plan.tokens_per_second:,.0f}, with "
+        f"{format_seconds(plan.estimate.step_seconds)} per step). Its bottleneck is "
+        f"{_name_bottleneck(plan)}."
     ]
-    thrifty = max(fitting, key=lambda name: _rate(fitting[name]))
-    if thrifty != best and fitting[thrifty].layout.size != plan.layout.size:
+    thriftiest = max(fitting, key=lambda name: _tokens_per_core(fitting[name]))
+    if thriftiest != best and fitting[thriftiest].layout.size != plan.layout.size:
         lines.append(
-            f"{thrifty} does the most on each core: {_rate(fitting[thrifty]):,.0f} tokens/s "
-            f"instead of {_rate(plan):,.0f}."
+            f"{thriftiest} processes the most tokens per core: "
+            f"{_tokens_per_core(fitting[thriftiest]):,.0f} tokens/s instead of "
+            f"{_tokens_per_core(plan):,.0f}."
         )
-    quicker = [
+    faster = [
         name
         for name, other in plans.items()
-        if not other.fits and _rate(other) * other.layout.size > _rate(plan) * plan.layout.size
+        if not other.fits and other.tokens_per_second > plan.tokens_per_second
     ]
-    if quicker:
+    if faster:
         lines.append(
-            f"{' and '.join(quicker)} would be quicker and "
-            f"{'does' if len(quicker) == 1 else 'do'} not fit: more model parallelism or "
+            f"{' and '.join(faster)} would be faster but "
+            f"{'does' if len(faster) == 1 else 'do'} not fit: more model parallelism or "
             "smaller microbatches trade time for memory."
         )
     return " ".join(lines)
 
 
-def draw(figure: Figure, plans: Mapping[str, Plan]) -> None:
-    """Stacked bars: memory of a core by group, what it sends, time of a step by cause."""
+def draw_plans(figure: Figure, plans: Mapping[str, Plan]) -> None:
+    """Draws stacked bars per plan: memory by group, bytes sent by kind, time by part.
+
+    Args:
+      figure: an empty figure.
+      plans: the label of each bar and its plan.
+    """
     figure.set_size_inches(14, 1.6 + 0.45 * len(plans))
     memory, wires, times = figure.subplots(1, 3, sharey=True)
     names = list(plans)[::-1]
-    _bars(
+    rows = [plans[name] for name in names]
+    _draw_bars(
         memory,
         names,
         {
-            group: ([plans[name].per_core[group] / 2**30 for name in names], f"C{index}")
+            group: ([plan.memory[group] / 2**30 for plan in rows], f"C{index}")
             for index, group in enumerate(MEMORY_GROUPS)
         },
     )
-    limit = next(iter(plans.values())).estimate.hbm_bytes / 2**30
+    limit = rows[0].estimate.hbm_bytes / 2**30
     memory.axvline(limit, color="black", linestyle="--", linewidth=1)
-    memory.set_xlabel(f"GiB a core (dashed: the {limit:.0f} GiB it has)")
-    _bars(
+    memory.set_xlabel(f"GiB per core (dashed: the {limit:.0f} GiB that a core has)")
+    _draw_bars(
         wires,
         names,
         {
-            label: ([_sent(plans[name], kind) / 2**20 for name in names], color)
-            for kind, label, color in _WIRES
+            label: ([_sum_wire_bytes(plan, kind) / 2**20 for plan in rows], color)
+            for kind, (label, color) in _WIRES.items()
         },
     )
-    wires.set_xlabel("MiB that a core sends a step")
-    _bars(
+    wires.set_xlabel("MiB that a core sends per step")
+    _draw_bars(
         times,
         names,
         {
-            label: ([1e3 * getattr(plans[name].estimate, field) for name in names], color)
+            label: ([1e3 * getattr(plan.estimate, field) for plan in rows], color)
             for label, (field, color) in _TIMES.items()
         },
     )
-    times.set_xlabel("estimated ms a step")
+    times.set_xlabel("estimated ms per step")
     for axes in (memory, wires, times):
         axes.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5)
 
 
-def _sent(plan: Plan, kind: str) -> float:
+def _sum_wire_bytes(plan: Plan, kind: CollectiveKind) -> float:
     return sum(item.wire_bytes for item in plan.collectives if item.kind == kind)
 
 
-def _bars(axes: Axes, names: list[str], parts: dict[str, tuple[list[float], str]]) -> None:
+def _draw_bars(
+    axes: Axes, names: Sequence[str], parts: Mapping[str, tuple[list[float], str]]
+) -> None:
+    """Draws stacked bars, without the parts that would be too thin to see."""
     left = [0.0] * len(names)
     for label, (values, color) in parts.items():
         if any(value > 0.002 * sum(left + values) for value in values):

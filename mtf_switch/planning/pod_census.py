@@ -1,4 +1,4 @@
-"""What a pod's program does, counted on the graph itself: bytes, collectives, arithmetic."""
+"""Counts variables, activations, collectives and matmuls on the graph that a pod would run."""
 
 from __future__ import annotations
 
@@ -11,21 +11,36 @@ from collections.abc import Iterator, Mapping
 import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
 
-from mtf_switch.planning.communication import ALL_REDUCE, ALL_TO_ALL, PERMUTE, Collective
-from mtf_switch.planning.pod_graph import BACKWARD, FORWARD, PodGraph
+from mtf_switch.planning.communication import (
+    ALL_REDUCE,
+    ALL_TO_ALL,
+    BACKWARD,
+    FORWARD,
+    PERMUTE,
+    Collective,
+    CollectiveKind,
+    Phase,
+)
+from mtf_switch.planning.core_memory import (
+    ATTENTION,
+    DENSE_FFN,
+    EMBEDDING,
+    EXPERTS,
+    OPTIMIZER_SLOTS,
+    OTHER,
+    ROUTER,
+    VariableGroup,
+    VariableSize,
+)
+from mtf_switch.planning.pod_graph import PodGraph
 
-KINDS = {
+KIND_OF_OPERATION: Mapping[str, CollectiveKind] = {
     "AllToAll": ALL_TO_ALL,
     "CrossReplicaSum": ALL_REDUCE,
     "CollectivePermute": PERMUTE,
 }
-EMBEDDING, ATTENTION, DENSE_FFN, EXPERTS, ROUTER, OTHER, SLOTS = (
-    *("embedding", "attention", "dense_ffn", "experts", "router", "other"),
-    "optimizer_slots",
-)
-GROUPS = (EMBEDDING, ATTENTION, DENSE_FFN, EXPERTS, ROUTER, OTHER, SLOTS)
-# Operations that XLA fuses into whatever reads them, and so does over in the backward pass
-# instead of keeping what they gave.
+# XLA fuses these operations into the ones that read them. Their outputs are recomputed in the
+# backward pass and not kept.
 _RECOMPUTED = (
     "AddOperation",
     "BinaryOpWithBroadcasting",
@@ -43,60 +58,38 @@ _RECOMPUTED = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Weight:
-    """A variable of the model or of the optimizer.
+class Matmul:
+    """The part of a matmul that one core computes.
 
     Attributes:
-      group: one of GROUPS.
-      dims: (name, size) of its dimensions.
-      bytes_each: of an element, as the cores hold it.
-      gradient_bytes_each: of an element of its gradient; 0 for a slot.
+      phase: the part of the training step that it belongs to.
+      flops: FLOPs per step, over all microbatches. A multiplication and an addition are two.
+      bytes: bytes of its operands and its result, per step.
     """
 
-    group: str
-    dims: tuple[tuple[str, int], ...]
-    bytes_each: int
-    gradient_bytes_each: int
-
-    @property
-    def size(self) -> int:
-        """Elements of the whole variable."""
-        return math.prod(size for _, size in self.dims)
-
-
-@dataclasses.dataclass(frozen=True)
-class Product:
-    """A matrix product of the graph, as one core does it.
-
-    Attributes:
-      phase: "forward", "backward" or "update".
-      flops: of a step, all microbatches together; an addition is one and a multiplication is.
-      bytes: that its operands and its result have.
-    """
-
-    phase: str
+    phase: Phase
     flops: float
     bytes: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Activations:
-    """Bytes of forward tensors that a core keeps for the backward pass, of a microbatch.
+    """Bytes of the forward tensors that one core keeps for the backward pass of a microbatch.
 
     Attributes:
-      kept: with elementwise operations, casts and one-hots done over in the backward pass, as
-        XLA does by fusing them into what reads them: the estimate.
-      unfused: of every forward tensor that the backward pass reads: an upper bound.
+      kept: the estimate. The backward pass recomputes elementwise operations, casts and
+        one-hots, because XLA fuses them into the operations that read their outputs.
+      unfused: an upper bound: every forward tensor that the backward pass reads.
     """
 
     kept: int
     unfused: int
 
 
-def group_of(name: str) -> str:
-    """The group of a variable, by its name."""
+def classify_variable(name: str) -> VariableGroup:
+    """Returns the group that a variable's name belongs to."""
     if "_slot_" in name:
-        return SLOTS
+        return OPTIMIZER_SLOTS
     if "switch_gating" in name:
         return ROUTER
     if re.search(r"SwitchFFN|SwitchAttention/(query|key_value)/", name):
@@ -110,44 +103,51 @@ def group_of(name: str) -> str:
     return EMBEDDING if "embedding" in name or "logits" in name else OTHER
 
 
-def weights(pod: PodGraph) -> list[Weight]:
-    """All variables that the cores hold."""
+def measure_variables(pod: PodGraph) -> list[VariableSize]:
+    """Returns the sizes of all variables of the model and of the optimizer."""
     return [
-        Weight(
-            group=group_of(variable.name),
+        VariableSize(
+            group=classify_variable(variable.name),
             dims=tuple((dim.name, dim.size) for dim in variable.shape.dims),
-            bytes_each=variable.slice_dtype.size,
-            gradient_bytes_each=variable.activation_dtype.size if variable.trainable else 0,
+            bytes_per_element=variable.slice_dtype.size,
+            gradient_bytes_per_element=(
+                variable.activation_dtype.size if variable.trainable else 0
+            ),
         )
         for variable in pod.variables
     ]
 
 
-def collectives(pod: PodGraph) -> list[Collective]:
-    """Every collective of the TensorFlow graph, equal ones counted together."""
+def count_collectives(pod: PodGraph) -> list[Collective]:
+    """Counts the collectives in the TensorFlow graph.
+
+    Returns:
+      One Collective for each combination of attributes, with the sum of their counts, by
+      descending `wire_bytes`.
+    """
     phases = {operation.name: phase for operation, phase in pod.phases.items()}
     counts: dict[Collective, int] = collections.Counter()
-    for operation in _all_operations(pod.tf_graph):
-        if operation.type not in KINDS:
+    for operation in _walk_operations(pod.tf_graph):
+        if operation.type not in KIND_OF_OPERATION:
             continue
         operand = operation.inputs[0]
         groups = tf.get_static_value(operation.inputs[1])
         key = Collective(
-            kind=KINDS[operation.type],
-            axis="+".join(pod.mesh_impl.axes_of(groups)),
-            group=groups.shape[1],
+            kind=KIND_OF_OPERATION[operation.type],
+            axis="+".join(pod.mesh_impl.find_axes(groups)),
+            cores_per_group=groups.shape[1],
             dtype=operand.dtype.base_dtype.name,
             shape=tuple(operand.shape.as_list()),
-            phase=_phase(operation, phases),
+            phase=_find_phase(operation, phases),
             count=0,
         )
-        counts[key] += pod.microbatches if _in_loop(operation) else 1
-    found = [dataclasses.replace(key, count=count) for key, count in counts.items()]
-    return sorted(found, key=lambda c: -c.wire_bytes)
+        counts[key] += pod.microbatches if _is_in_loop(operation) else 1
+    counted = [dataclasses.replace(key, count=count) for key, count in counts.items()]
+    return sorted(counted, key=lambda collective: -collective.wire_bytes)
 
 
-def _all_operations(graph: tf.Graph) -> Iterator[tf.Operation]:
-    """Operations of a graph and of the loops in it."""
+def _walk_operations(graph: tf.Graph) -> Iterator[tf.Operation]:
+    """Yields the operations of a graph and of the loop bodies in it."""
     yield from graph.get_operations()
     for name in graph._functions:
         function = graph._get_function(name)
@@ -155,23 +155,23 @@ def _all_operations(graph: tf.Graph) -> Iterator[tf.Operation]:
             yield from function.graph.get_operations()
 
 
-def _in_loop(operation: tf.Operation) -> bool:
+def _is_in_loop(operation: tf.Operation) -> bool:
     in_function = operation.graph.building_function
     return in_function or operation._get_control_flow_context() is not None
 
 
-def _phase(operation: tf.Operation, phases: Mapping[str, str]) -> str:
-    """That of the Mesh TF operation that the operand comes from, by the names of scopes.
+def _find_phase(operation: tf.Operation, phases: Mapping[str, Phase]) -> Phase:
+    """Returns the phase of the Mesh TF operation that made a collective's operand.
 
-    Not of the one that the collective is in: Mesh TF sums over cores where a sum is first
-    read, so that a weight's gradient is reduced in the scope of the optimizer.
+    The scope of the collective itself can be that of a later phase: Mesh TF reduces a sum over
+    cores where it is first read, so a gradient is reduced in the optimizer's scope.
     """
     source = operation
-    while source.type in (*KINDS, "Cast", "Identity", "Reshape") and source.inputs:
+    while source.type in (*KIND_OF_OPERATION, "Cast", "Identity", "Reshape") and source.inputs:
         source = source.inputs[0].op
     scope = source.name
     while scope:
-        # TensorFlow numbers a scope that it has seen before.
+        # TensorFlow appends a number to a scope that it has seen before.
         for name in (scope, re.sub(r"_\d+$", "", scope)):
             if name in phases:
                 inside = source.name[len(scope) :]
@@ -180,37 +180,40 @@ def _phase(operation: tf.Operation, phases: Mapping[str, str]) -> str:
     raise ValueError(f"no operation of the Mesh TensorFlow graph made {source.name}")
 
 
-def products(pod: PodGraph) -> list[Product]:
-    """Every matrix product, as one core does it."""
-    found = []
+def count_matmuls(pod: PodGraph) -> list[Matmul]:
+    """Returns every matmul of the Mesh TF graph, as one core computes it."""
+    matmuls = []
     for operation, phase in pod.phases.items():
         if not isinstance(operation, mtf.EinsumOperation):
             continue
         tensors = [*operation.inputs, *operation.outputs]
         dims = {dim for tensor in operation.inputs for dim in tensor.shape.dims}
-        runs = pod.runs(operation)
+        runs = pod.count_runs(operation)
         multiplications = math.prod(_slice_dim(pod, dim) for dim in dims)
-        found.append(
-            Product(
+        matmuls.append(
+            Matmul(
                 phase=phase,
+                # An einsum with one operand is a sum.
                 flops=2.0 * runs * multiplications if len(operation.inputs) > 1 else 0.0,
-                bytes=float(runs * sum(_slice_bytes(pod, tensor) for tensor in tensors)),
+                bytes=float(runs * sum(_measure_slice(pod, tensor) for tensor in tensors)),
             )
         )
-    return found
+    return matmuls
 
 
 def _slice_dim(pod: PodGraph, dim: mtf.Dimension) -> int:
+    """Returns the size of one core's part of a dimension."""
     axis = pod.mesh_impl.tensor_dimension_to_mesh_axis(dim)
     return dim.size if axis is None else dim.size // pod.mesh_impl.shape[axis].size
 
 
-def _slice_bytes(pod: PodGraph, tensor: mtf.Tensor) -> int:
+def _measure_slice(pod: PodGraph, tensor: mtf.Tensor) -> int:
+    """Returns the bytes of one core's slice of a tensor."""
     return math.prod(_slice_dim(pod, d) for d in tensor.shape.dims) * tensor.dtype.size
 
 
-def activations(pod: PodGraph) -> Activations:
-    """What the forward pass keeps for the backward pass, on one core."""
+def measure_activations(pod: PodGraph) -> Activations:
+    """Measures what the forward pass keeps for the backward pass on one core."""
     forward = {op for op, phase in pod.phases.items() if phase == FORWARD}
     read = {
         tensor
@@ -220,6 +223,8 @@ def activations(pod: PodGraph) -> Activations:
         if tensor.operation in forward
     }
     unfused = {t for t in read if not isinstance(t.operation, mtf.Variable)}
+    # To recompute an operation, the backward pass needs its inputs, or what they are
+    # recomputed from.
     kept: set[mtf.Tensor] = set()
     waiting, seen = list(read), set(read)
     while waiting:
@@ -233,8 +238,8 @@ def activations(pod: PodGraph) -> Activations:
         seen.update(fresh)
         waiting += fresh
     return Activations(
-        kept=sum(_slice_bytes(pod, tensor) for tensor in kept),
-        unfused=sum(_slice_bytes(pod, tensor) for tensor in unfused),
+        kept=sum(_measure_slice(pod, tensor) for tensor in kept),
+        unfused=sum(_measure_slice(pod, tensor) for tensor in unfused),
     )
 
 
@@ -243,7 +248,7 @@ def _is_recomputed(pod: PodGraph, operation: mtf.Operation) -> bool:
         return False
     if not isinstance(operation, mtf.ReshapeOperation):
         return True
-    # A reshape that moves data between cores would move it again.
+    # Recomputing a reshape that moves data between cores would move the data again.
     before, after = (
         pod.mesh_impl.mesh_axis_to_cumprod(tensor.shape)
         for tensor in (operation.inputs[0], operation.outputs[0])

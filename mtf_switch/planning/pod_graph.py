@@ -1,9 +1,9 @@
-"""The training graph that a TPU pod would run, lowered here: no TPU, no variable memory.
+"""Builds and lowers, on this machine, the training graph that a TPU pod would run.
 
-It is the graph of `estimator.model_fn`, the one that training on a TPU builds, lowered by
-Mesh TF's SimdMeshImpl: one program for all cores, so its size does not grow with their
-number. What a pod provides is stood in for: its topology, its number of hosts, and the
-slices of variables, each one placeholder instead of a tf.Variable on every core.
+The graph comes from `estimator.model_fn`, the function that also builds it for training on a
+TPU. Mesh TF's SimdMeshImpl lowers it to one program that every core runs, so its size does not
+depend on the number of cores. Stand-ins replace what only a pod has: its topology, its hosts,
+and the memory for the variables (each slice is a placeholder instead of a tf.Variable).
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ import dataclasses
 import tempfile
 import types
 from collections.abc import Iterator
-from typing import Any
-from unittest import mock
+from typing import Any, Callable
 
 import mesh_tensorflow as mtf
 import numpy as np
 import tensorflow.compat.v1 as tf
 from mesh_tensorflow import simd_mesh_impl
 
+from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.model import switch_transformer
+from mtf_switch.planning.communication import BACKWARD, FORWARD, UPDATE, Phase
 from mtf_switch.runs import estimator
-
-FORWARD, BACKWARD, UPDATE = "forward", "backward", "update"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,33 +33,33 @@ class PodGraph:
 
     Attributes:
       model: a transformer.Bitransformer or Unitransformer.
-      tf_graph: one core's program.
-      mesh_graph: the Mesh TF graph that it was lowered from.
-      mesh_impl: a SimdMeshImpl, for the slices of tensors.
-      variables: of the Mesh TF graph, trainable or not, by the order of their making.
-      phases: Mesh TF operation -> FORWARD, BACKWARD or UPDATE; those in loops, too.
-      microbatches: how often the operations of the loop, if there is one, run in a step.
-      looped: the Mesh TF operations in the microbatch loop.
-      train_op: of the TensorFlow graph.
+      tf_graph: the TensorFlow graph, which is the program of one core.
+      mesh_graph: the Mesh TF graph that was lowered.
+      mesh_impl: the mesh implementation that lowered it, which knows the slices of tensors.
+      variables: all Mesh TF variables, trainable or not, in the order of their creation.
+      phases: the phase of each Mesh TF operation, including those in loops.
+      microbatches: microbatches per step, which is how often the microbatch loop runs.
+      looped: the Mesh TF operations in the microbatch loop; empty if there is no loop.
+      train_op: the TensorFlow operation that runs a training step.
     """
 
     model: Any
     tf_graph: tf.Graph
     mesh_graph: mtf.Graph
-    mesh_impl: simd_mesh_impl.SimdMeshImpl
+    mesh_impl: AbstractMeshImpl
     variables: list[mtf.Variable]
-    phases: dict[mtf.Operation, str]
+    phases: dict[mtf.Operation, Phase]
     microbatches: int
     looped: set[mtf.Operation]
     train_op: tf.Operation
 
-    def runs(self, operation: mtf.Operation) -> int:
-        """How often a Mesh TF operation runs in a training step."""
+    def count_runs(self, operation: mtf.Operation) -> int:
+        """Returns how often a Mesh TF operation runs in a training step."""
         return self.microbatches if operation in self.looped else 1
 
 
-class _SliceOnPaper:
-    """A core's slice of a variable as one placeholder: nothing is allocated."""
+class _AbstractVariable:
+    """One core's slice of a variable as a placeholder, which takes no memory."""
 
     def __init__(self, variable: mtf.Variable, mesh_impl: simd_mesh_impl.SimdMeshImpl):
         shape = mesh_impl.slice_shape(variable.outputs[0].shape)
@@ -74,10 +73,10 @@ class _SliceOnPaper:
         return tf.group(*[value.op for value in values])
 
 
-class _MeshOnPaper(simd_mesh_impl.SimdMeshImpl):
-    """SimdMeshImpl without the parts that need the pod's memory or its devices."""
+class AbstractMeshImpl(simd_mesh_impl.SimdMeshImpl):
+    """A SimdMeshImpl that needs neither the pod's memory nor its devices."""
 
-    LaidOutVariable = _SliceOnPaper
+    LaidOutVariable = _AbstractVariable
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -96,114 +95,131 @@ class _MeshOnPaper(simd_mesh_impl.SimdMeshImpl):
             self._group_assignments[axes] = super()._create_group_assignment(mesh_axes)
         return self._group_assignments[axes]
 
-    def axes_of(self, groups: np.ndarray) -> tuple[str, ...]:
-        """The names of the axes that a group assignment spans."""
+    def find_axes(self, groups: np.ndarray) -> tuple[str, ...]:
+        """Returns the names of the mesh axes that a group assignment spans."""
         for axes, known in self._group_assignments.items():
             if np.array_equal(known, groups):
                 return tuple(self.shape.dims[axis].name for axis in axes)
-        raise ValueError("no axes of the mesh make these groups")
+        raise ValueError("no axes of the mesh form these groups")
+
+
+@contextlib.contextmanager
+def replace_simd_mesh_impl(make_mesh_impl: Callable[..., Any]) -> Iterator[None]:
+    """Makes upstream's model function call `make_mesh_impl` where it makes a SimdMeshImpl.
+
+    Upstream looks the class up in the module `mtf.simd_mesh_impl`, and has no argument for it.
+    Its methods look it up in the same way, so the module is replaced and not the class in it.
+    """
+    replacement = types.ModuleType(simd_mesh_impl.__name__, simd_mesh_impl.__doc__)
+    vars(replacement).update({**vars(simd_mesh_impl), "SimdMeshImpl": make_mesh_impl})
+    mtf.simd_mesh_impl = replacement
+    try:
+        yield
+    finally:
+        mtf.simd_mesh_impl = simd_mesh_impl
 
 
 @dataclasses.dataclass
-class _Notes:
-    """What is noted while upstream's model function runs."""
+class _Recorder:
+    """Records the parts of a training step while upstream's model function builds it."""
 
     mesh_impl: Any = None
     mesh_graph: Any = None
-    phases: dict = dataclasses.field(default_factory=dict)
-    looped: set = dataclasses.field(default_factory=set)
+    phases: dict[mtf.Operation, Phase] = dataclasses.field(default_factory=dict)
+    looped: set[mtf.Operation] = dataclasses.field(default_factory=set)
 
-    def mark(self, operations: list[mtf.Operation], phase: str) -> None:
+    def make_mesh_impl(self, *args, **kwargs) -> AbstractMeshImpl:
+        """Makes the mesh implementation of the graph, and keeps it."""
+        self.mesh_impl = AbstractMeshImpl(*args, **kwargs)
+        return self.mesh_impl
+
+    def mark(self, operations: list[mtf.Operation], phase: Phase) -> None:
+        """Marks the operations that have no phase yet."""
         for operation in operations:
             self.phases.setdefault(operation, phase)
 
-    def note_loops(self, graph: mtf.Graph, phase: str) -> None:
+    def mark_loops(self, graph: mtf.Graph, phase: Phase) -> None:
+        """Marks the operations inside the loops of a graph."""
         for operation in graph.operations:
             if isinstance(operation, mtf.ops.WhileLoopOperation):
                 self.looped.update(operation._body_ops)
                 self.mark(operation._body_ops, phase)
+
+    @contextlib.contextmanager
+    def mark_forward(self, model: Any) -> Iterator[None]:
+        """Marks what exists when the model has been called: the forward pass."""
+        call = model.call_simple
+
+        def call_and_mark(*args, **kwargs):
+            result = call(*args, **kwargs)
+            self.mark(result[1].graph.operations, FORWARD)
+            return result
+
+        model.call_simple = call_and_mark
+        try:
+            yield
+        finally:
+            del model.call_simple
+
+    def mark_backward(self, optimizer: type) -> type:
+        """Returns an optimizer that marks what exists when it starts: the backward pass."""
+        recorder = self
+
+        class MarkingOptimizer(optimizer):
+            def apply_grads(self, grads, variables):
+                recorder.mesh_graph = variables[0].graph
+                recorder.mark_loops(recorder.mesh_graph, BACKWARD)
+                recorder.mark(recorder.mesh_graph.operations, BACKWARD)
+                return super().apply_grads(grads, variables)
+
+        return MarkingOptimizer
 
 
 def build(settings: RunSettings, vocabulary: Any) -> PodGraph:
     """Builds and lowers the training graph of a run for the cores of its mesh.
 
     Args:
-      settings: of the run.
+      settings: the settings of the run.
       vocabulary: a vocabulary, or an (inputs, targets) pair.
-
-    Returns:
-      The PodGraph.
 
     Raises:
       UserError: if the model cannot be built, or the layout cannot split it.
     """
-    built = switch_transformer.build(settings, vocabulary, on_tpu=True)
-    notes = _Notes()
-    settings = dataclasses.replace(settings, optimizer=_noting(settings.optimizer, notes))
+    model = switch_transformer.build(settings, vocabulary, on_tpu=True)
+    recorder = _Recorder()
+    settings = dataclasses.replace(
+        settings, optimizer=recorder.mark_backward(settings.optimizer)
+    )
     with tf.Graph().as_default() as graph, contextlib.ExitStack() as stack:
         tf.train.get_or_create_global_step()
-        stack.enter_context(_on_paper(notes, built))
+        stack.enter_context(replace_simd_mesh_impl(recorder.make_mesh_impl))
+        stack.enter_context(recorder.mark_forward(model))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        function = estimator.model_fn(
-            settings, built, vocabulary, folder, True, [""] * settings.layout.size
+        model_fn = estimator.model_fn(
+            settings, model, vocabulary, folder, True, [""] * settings.layout.size
         )
         features = {
             name: tf.placeholder(tf.int32, [settings.batch_size, length], name=name)
             for name, length in settings.sequence_length.items()
         }
-        spec = function(features, None, "train", {"context": _pod(settings.layout.size)})
-    notes.mark(notes.mesh_graph.operations, UPDATE)
+        spec = model_fn(features, None, "train", {"context": _make_context(settings.layout)})
+    recorder.mark(recorder.mesh_graph.operations, UPDATE)
     return PodGraph(
-        model=built,
+        model=model,
         tf_graph=graph,
-        mesh_graph=notes.mesh_graph,
-        mesh_impl=notes.mesh_impl,
-        variables=list(notes.mesh_graph.all_variables),
-        phases=notes.phases,
-        microbatches=switch_transformer.microbatches(settings),
-        looped=notes.looped,
+        mesh_graph=recorder.mesh_graph,
+        mesh_impl=recorder.mesh_impl,
+        variables=list(recorder.mesh_graph.all_variables),
+        phases=recorder.phases,
+        microbatches=switch_transformer.count_microbatches(settings),
+        looped=recorder.looped,
         train_op=spec.train_op,
     )
 
 
-def _noting(optimizer: type, notes: _Notes) -> type:
-    """The optimizer, which notes that what is there when it starts was made before it."""
-
-    class Noting(optimizer):
-        def apply_grads(self, grads, variables):
-            notes.mesh_graph = variables[0].graph
-            notes.note_loops(notes.mesh_graph, BACKWARD)
-            notes.mark(notes.mesh_graph.operations, BACKWARD)
-            return super().apply_grads(grads, variables)
-
-    return Noting
-
-
-@contextlib.contextmanager
-def _on_paper(notes: _Notes, built: Any) -> Iterator[None]:
-    """Stands in for a pod while upstream's model function runs."""
-    call = built.call_simple
-
-    def noting_call(*args, **kwargs):
-        result = call(*args, **kwargs)
-        notes.mark(result[1].graph.operations, FORWARD)
-        return result
-
-    def mesh_impl(*args, **kwargs):
-        notes.mesh_impl = _MeshOnPaper(*args, **kwargs)
-        return notes.mesh_impl
-
-    # Upstream names the class by its module; there is no argument to give another one.
-    module = types.SimpleNamespace(**{**vars(simd_mesh_impl), "SimdMeshImpl": mesh_impl})
-    with (
-        mock.patch.object(mtf, "simd_mesh_impl", module),
-        mock.patch.object(built, "call_simple", noting_call),
-    ):
-        yield
-
-
-def _pod(cores: int) -> Any:
-    """What TPUEstimator tells a model function about a pod, as far as Mesh TF asks."""
+def _make_context(layout: MeshLayout) -> Any:
+    """Returns the parts of TPUEstimator's context of a pod that Mesh TF reads."""
+    cores = layout.size
     chips = max(1, cores // 2)
     rows = 2 ** (int(chips).bit_length() // 2)
     while chips % rows:

@@ -179,7 +179,7 @@ def _model_fn(
     getter = initialization.make_scaled_getter(initialization.init_scale())
     scope = tf.variable_scope(tf.get_variable_scope(), custom_getter=getter)
     batch_number = features.pop(BATCH_NUMBER, None)
-    with scope, switch_transformer.explained(), _noise_of_batch(batch_number):
+    with scope, switch_transformer.convert_value_errors(), _noise_of_batch(batch_number):
         spec = upstream_model_fn(features, labels, mode, params)
     sums = router_metrics.recorded_sums(tf.get_default_graph())
     if mode == tf.estimator.ModeKeys.EVAL and sums:

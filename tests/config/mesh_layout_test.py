@@ -153,7 +153,9 @@ def forward(tiny):
     built = switch_transformer.build(settings, vocabulary)
     operations = _forward_graph(built, settings).operations
     shapes = {str(t.shape): t.shape for operation in operations for t in operation.outputs}
-    return list(switch_transformer.tensors(built, settings)), list(shapes.values())
+    return list(switch_transformer.list_tensors_to_split(built, settings)), list(
+        shapes.values()
+    )
 
 
 @pytest.mark.parametrize("mesh_shape", ["data:2,model:2", "data:4,model:2", "data:2,model:3"])

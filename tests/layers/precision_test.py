@@ -8,8 +8,13 @@ from mesh_tensorflow.transformer import utils
 
 from mtf_switch.config import gin_config
 from mtf_switch.planning import planner, pod_census, pod_graph
-from mtf_switch.planning.communication import ALL_REDUCE, ALL_TO_ALL
-from mtf_switch.planning.pod_graph import BACKWARD, FORWARD, UPDATE
+from mtf_switch.planning.communication import (
+    ALL_REDUCE,
+    ALL_TO_ALL,
+    BACKWARD,
+    FORWARD,
+    UPDATE,
+)
 
 MODEL, EXPERTS = 24, 8
 SIZES = (
@@ -21,9 +26,11 @@ SIZES = (
 def crossing(precision, *params):
     """The collectives of a training step of a small Switch-Base on 4 x 2 cores."""
     files = ("models/switch_base.gin", "layouts/expert_model_data.gin")
-    settings = planner.parse([*files, f"precision/{precision}.gin"], [*SIZES, *params])
-    pod = pod_graph.build(settings, types.SimpleNamespace(vocab_size=planner.VOCABULARY))
-    found = pod_census.collectives(pod)
+    settings = planner.parse_settings([*files, f"precision/{precision}.gin"], [*SIZES, *params])
+    pod = pod_graph.build(
+        settings, types.SimpleNamespace(vocab_size=planner.T5_VOCABULARY_SIZE)
+    )
+    found = pod_census.count_collectives(pod)
     # The program is whole: two exchanges each way for each of two sparse layers.
     assert sum(c.count for c in found if c.kind == ALL_TO_ALL) == 8
     assert {c.phase for c in found} == {FORWARD, BACKWARD, UPDATE}

@@ -717,7 +717,7 @@ SIZES = (
 def cost(*files, params=()):
     gin_config.parse(["models/t5_tiny.gin", *files], ["MIXTURE_NAME = 'x'", *SIZES, *params])
     settings = run_settings.from_gin()
-    return flops.count(
+    return flops.compute_cost(
         switch_transformer.build(settings, types.SimpleNamespace(vocab_size=500)), settings
     )
 
@@ -763,11 +763,11 @@ def test_a_token_that_visits_two_experts_costs_two_of_them(file, in_experts):
 
 @pytest.mark.parametrize("network", ["linear", "ffn"])
 def test_a_pod_is_planned_with_its_experts(network):
-    settings = planner.parse(
+    settings = planner.parse_settings(
         ["models/t5_tiny.gin", ATTENTION_FILE, "layouts/expert_model_data.gin"],
         (*SIZES, *SPARSE, f"SwitchAttention.expert_network = '{network}'"),
     )
-    plan = planner.plan(settings)
+    plan = planner.make_plan(settings)
     experts = PROJECTION if network == "linear" else 16 * 24 + 24 * 32
     assert plan.parameters["experts"] == 2 * 2 * 8 * experts
     assert plan.parameters["router"] == 2 * 2 * ROUTER

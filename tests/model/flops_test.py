@@ -16,7 +16,7 @@ def _count(files, *params, vocabulary=32100):
     gin_config.parse(files, ["MIXTURE_NAME = 'a_task'", *params])
     settings = run_settings.from_gin()
     sizes = types.SimpleNamespace(vocab_size=vocabulary)
-    return flops.count(switch_transformer.build(settings, sizes), settings)
+    return flops.compute_cost(switch_transformer.build(settings, sizes), settings)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,12 @@ from tiny_run import TinyRun
 
 from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.planning import communication, pod_census, pod_graph
-from mtf_switch.planning.communication import ALL_REDUCE, ALL_TO_ALL, Collective, Exchange
+from mtf_switch.planning.communication import (
+    ALL_REDUCE,
+    ALL_TO_ALL,
+    Collective,
+    PredictedCollective,
+)
 
 RULES = {
     "data": "batch:data,batch_unsplit:data",
@@ -61,8 +66,8 @@ def test_the_formulas_need_no_tensorflow():
 
 def test_what_crosses_the_wires():
     # By hand: of 4 parts of 2 KiB each core keeps one; a ring passes 3 parts on, twice.
-    assert communication.wire_bytes(ALL_TO_ALL, 8192, 4) == 3 * 2048
-    assert communication.wire_bytes(ALL_REDUCE, 8192, 4) == 2 * 3 * 2048
+    assert communication.compute_wire_bytes(ALL_TO_ALL, 8192, 4) == 3 * 2048
+    assert communication.compute_wire_bytes(ALL_REDUCE, 8192, 4) == 2 * 3 * 2048
     one = Collective(ALL_TO_ALL, "data", 4, "bfloat16", (4, 1024), "forward", 3)
     assert one.operand_bytes == 3 * 8192
     assert one.wire_bytes == 3 * 3 * 2048
@@ -71,19 +76,19 @@ def test_what_crosses_the_wires():
 def test_the_paper_section_5_4():
     """An all-to-all of E x C x d_model a core, twice each way; nothing without experts split."""
     layout = MeshLayout.parse("data:4", "batch:data,experts:data")
-    assert communication.switch_layer(layout, groups=4, experts=8, capacity=5, d_model=16) == [
-        Exchange(ALL_TO_ALL, "data", 8 * 5 * 16, 2, 2)
-    ]
+    assert communication.predict_switch_layer(
+        layout, groups=4, experts=8, capacity=5, d_model=16
+    ) == [PredictedCollective(ALL_TO_ALL, "data", 8 * 5 * 16, 2, 2)]
     replicated = MeshLayout.parse("data:4", "batch:data")
-    assert communication.switch_layer(replicated, 4, 8, 5, 16) == []
+    assert communication.predict_switch_layer(replicated, 4, 8, 5, 16) == []
 
 
 def test_the_paper_sections_5_2_and_5_3():
     layout = MeshLayout.parse("data:4,model:2", "batch:data,d_ff:model")
-    assert communication.dense_layer(layout, tokens=512, d_model=16) == [
-        Exchange(ALL_REDUCE, "model", 512 // 4 * 16, 1, 1)
+    assert communication.predict_dense_layer(layout, tokens=512, d_model=16) == [
+        PredictedCollective(ALL_REDUCE, "model", 512 // 4 * 16, 1, 1)
     ]
-    assert communication.dense_layer(layout, 512, 16, split="heads") == []
+    assert communication.predict_dense_layer(layout, 512, 16, split="heads") == []
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +122,7 @@ def _census(tiny: TinyRun, strategy: str, mesh: str, microbatches: int = 1):
     )
     pod = pod_graph.build(settings, types.SimpleNamespace(vocab_size=500))
     assert pod.microbatches == microbatches
-    return pod, layout, pod_census.collectives(pod)
+    return pod, layout, pod_census.count_collectives(pod)
 
 
 def counted(collectives, kind: str, axis: str, keep=lambda item: True):
@@ -129,7 +134,7 @@ def counted(collectives, kind: str, axis: str, keep=lambda item: True):
     return counts
 
 
-def expected(exchanges: list[Exchange], times: int = 1):
+def expected(exchanges: list[PredictedCollective], times: int = 1):
     counts = collections.Counter()
     for exchange in exchanges:
         counts["forward", exchange.elements] += exchange.forward * times
@@ -137,13 +142,15 @@ def expected(exchanges: list[Exchange], times: int = 1):
     return +counts
 
 
-def switch_exchanges(layout: MeshLayout, microbatches: int) -> list[Exchange]:
+def switch_exchanges(layout: MeshLayout, microbatches: int) -> list[PredictedCollective]:
     """Of the encoder's Switch layer and the decoder's two."""
     found = []
     for length, layers in ((INPUTS, 1), (TARGETS, 2)):
         groups = BATCH // microbatches * length // GROUP
         # 16 tokens x 1.25 / 8 experts is 2; at least 4.
-        found += layers * communication.switch_layer(layout, groups, EXPERTS, 4, D_MODEL)
+        found += layers * communication.predict_switch_layer(
+            layout, groups, EXPERTS, 4, D_MODEL
+        )
     return found
 
 
@@ -162,18 +169,18 @@ def test_all_reduces_of_activations_are_those_of_sections_5_2_to_5_5(census, str
     _, layout, collectives = census(strategy, mesh)
     encoder, decoder = BATCH * INPUTS, BATCH * TARGETS
     want = [e for e in switch_exchanges(layout, 1) if e.kind == ALL_REDUCE]
-    want += communication.dense_layer(layout, encoder, D_MODEL)
-    want += 2 * communication.dense_layer(layout, encoder, D_MODEL, "heads")
-    want += 3 * communication.dense_layer(layout, decoder, D_MODEL, "heads")
+    want += communication.predict_dense_layer(layout, encoder, D_MODEL)
+    want += 2 * communication.predict_dense_layer(layout, encoder, D_MODEL, "heads")
+    want += 3 * communication.predict_dense_layer(layout, decoder, D_MODEL, "heads")
     if layout.ways("vocab") > 1:
         n = layout.ways("batch")
         # Where the vocabulary is split, looking a token up is a sum over its parts ...
-        want.append(Exchange(ALL_REDUCE, "model", encoder // n * D_MODEL, 1, 0))
-        want.append(Exchange(ALL_REDUCE, "model", decoder // n * D_MODEL, 1, 0))
+        want.append(PredictedCollective(ALL_REDUCE, "model", encoder // n * D_MODEL, 1, 0))
+        want.append(PredictedCollective(ALL_REDUCE, "model", decoder // n * D_MODEL, 1, 0))
         # ... and so is the gradient of what the logits are made from.
-        want.append(Exchange(ALL_REDUCE, "model", decoder // n * D_MODEL, 0, 1))
+        want.append(PredictedCollective(ALL_REDUCE, "model", decoder // n * D_MODEL, 0, 1))
         # The decoder's attention to the encoder: one gradient for all of its layers.
-        want.append(Exchange(ALL_REDUCE, "model", encoder // n * D_MODEL, 0, 1))
+        want.append(PredictedCollective(ALL_REDUCE, "model", encoder // n * D_MODEL, 0, 1))
     activations = counted(
         collectives,
         ALL_REDUCE,
@@ -196,11 +203,11 @@ def test_gradients_are_reduced_once_over_the_data_axis(census, strategy, mesh):
             biases += 1
         else:
             weights.append({dim.name: dim.size for dim in variable.shape.dims})
-    want = communication.gradients(layout, weights)
+    want = communication.predict_gradients(layout, weights)
     if layout.axis("batch"):
         heads = 4 // layout.ways("heads")
-        want += [Exchange(ALL_REDUCE, "data", INPUTS * INPUTS * heads, 0, 1)] * 2
-        want += [Exchange(ALL_REDUCE, "data", TARGETS * TARGETS * heads, 0, 1)]
+        want += [PredictedCollective(ALL_REDUCE, "data", INPUTS * INPUTS * heads, 0, 1)] * 2
+        want += [PredictedCollective(ALL_REDUCE, "data", TARGETS * TARGETS * heads, 0, 1)]
     assert biases == 2
     got = counted(collectives, ALL_REDUCE, "data", lambda c: c.phase == "backward")
     assert +got == expected(want)
@@ -230,9 +237,9 @@ def test_microbatches_multiply_exchanges_of_activations_and_not_those_of_gradien
 def test_every_collective_of_the_graph_is_counted_once(census):
     pod, _, collectives = census(*GRID[8])
     in_graph = collections.Counter(
-        pod_census.KINDS[op.type]
+        pod_census.KIND_OF_OPERATION[op.type]
         for op in pod.tf_graph.get_operations()
-        if op.type in pod_census.KINDS
+        if op.type in pod_census.KIND_OF_OPERATION
     )
     got = collections.Counter()
     for item in collectives:

@@ -9,9 +9,9 @@ import pytest
 
 from mtf_switch.config import gin_config, mesh_layout
 from mtf_switch.config.mesh_layout import MeshLayout
-from mtf_switch.planning import hardware, plan_report, planner, pod_census
+from mtf_switch.planning import core_memory, hardware, plan_report, planner, pod_census
 from mtf_switch.planning.communication import ALL_REDUCE, ALL_TO_ALL, Collective
-from mtf_switch.planning.pod_census import Weight
+from mtf_switch.planning.core_memory import StepBatch, VariableSize
 
 TINY = """
 include 'models/bi_v1.gin'
@@ -48,7 +48,7 @@ def model_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def planned(model_file):
-    return planner.plan(planner.parse([model_file, "layouts/expert_8.gin"], []))
+    return planner.make_plan(planner.parse_settings([model_file, "layouts/expert_8.gin"], []))
 
 
 def tpu(name: str = "tpu_v3") -> hardware.Hardware:
@@ -68,21 +68,21 @@ def test_bytes_of_each_group_by_hand(planned):
         "other": 8 * 16,
     }
     # In float32; of 32 experts each of 8 cores holds 4.
-    assert planned.per_core["experts"] == 4 * experts // 8
-    assert planned.per_core["attention"] == 4 * (attention + biases)
+    assert planned.memory["experts"] == 4 * experts // 8
+    assert planned.memory["attention"] == 4 * (attention + biases)
     # Gradients are in bfloat16, the router's in float32.
     whole = sum(planned.parameters.values()) - experts + planned.parameters["router"]
-    assert planned.per_core["gradients"] == 2 * (whole + experts // 8)
-    assert planned.total_bytes == sum(planned.per_core.values())
-    assert 0 < planned.per_core["activations"] <= planned.activations_unfused
+    assert planned.memory["gradients"] == 2 * (whole + experts // 8)
+    assert planned.total_bytes == sum(planned.memory.values())
+    assert 0 < planned.memory["activations"] <= planned.activations_unfused
 
 
 def test_flops_of_a_sequence_are_those_of_the_other_count(planned, model_file):
     from mtf_switch.model import flops, switch_transformer
 
-    settings = planner.parse([model_file, "layouts/expert_8.gin"], [])
-    vocabulary = types.SimpleNamespace(vocab_size=planner.VOCABULARY)
-    cost = flops.count(switch_transformer.build(settings, vocabulary), settings)
+    settings = planner.parse_settings([model_file, "layouts/expert_8.gin"], [])
+    vocabulary = types.SimpleNamespace(vocab_size=planner.T5_VOCABULARY_SIZE)
+    cost = flops.compute_cost(switch_transformer.build(settings, vocabulary), settings)
     assert planned.flops_per_sequence == cost.flops_per_sequence
     assert sum(planned.parameters.values()) == cost.parameters
     # Each core does a part of the forward products, and none twice.
@@ -94,15 +94,15 @@ def test_flops_of_a_sequence_are_those_of_the_other_count(planned, model_file):
 
 
 def test_microbatches_change_neither_flops_nor_weights(planned, model_file):
-    settings = planner.parse(
+    settings = planner.parse_settings(
         [model_file, "layouts/expert_8.gin"],
         ["utils.serialize_num_microbatches.tokens_per_microbatch_per_replica = 64"],
     )
-    halves = planner.plan(settings)
+    halves = planner.make_plan(settings)
     assert (planned.microbatches, halves.microbatches) == (1, 2)
     assert halves.flops_per_sequence == planned.flops_per_sequence
     assert halves.parameters == planned.parameters
-    assert halves.per_core["activations"] < 0.6 * planned.per_core["activations"]
+    assert halves.memory["activations"] < 0.6 * planned.memory["activations"]
 
 
 def test_the_command_prints_one_json_object_and_writes_a_folder(tiny, model_file, tmp_path):
@@ -134,7 +134,7 @@ def test_the_command_prints_one_json_object_and_writes_a_folder(tiny, model_file
     assert "It fits" in (folder / "plan.txt").read_text()
     again = tiny.command(*arguments, f"--output_dir={folder}")
     assert again.code == 1
-    assert "plan.json is there already. Choose another --output_dir" in again.err
+    assert "plan.json already exists. Choose another --output_dir" in again.err
 
 
 def test_layouts_are_compared_and_one_is_recommended(tiny, model_file, tmp_path):
@@ -148,7 +148,7 @@ def test_layouts_are_compared_and_one_is_recommended(tiny, model_file, tmp_path)
     assert list(data["plans"]) == layouts
     steps = {n: p["estimate"]["step_seconds"] for n, p in data["plans"].items()}
     assert data["recommendation"].startswith(
-        f"Recommended: {min(steps, key=steps.get)}, of those"
+        f"Recommended: {min(steps, key=steps.get)}. Of the layouts that fit"
     )
     assert data["recommendation"] in result.out
     assert all(result.out.count(name) >= 1 for name in layouts)
@@ -173,8 +173,9 @@ def test_a_mesh_that_is_no_slice_of_the_hardware_is_refused(tiny, model_file):
         "--gin_param=mesh.data = 16",
     )
     assert result.code == 1
-    assert "there is no TPU v3 slice of that size: there are 8, 32, 64" in result.err
-    assert "The nearest: 8 and 32." in result.err
+    assert "The mesh has 16 cores" in result.err
+    assert "there is no TPU v3 slice of that size. The slices have 8, 32, 64" in result.err
+    assert "the nearest sizes are 8 and 32." in result.err
 
 
 def test_a_layout_that_names_an_axis_that_the_mesh_lacks_is_refused(tiny, model_file):
@@ -186,39 +187,32 @@ def test_a_layout_that_names_an_axis_that_the_mesh_lacks_is_refused(tiny, model_
     assert "names a mesh axis 'expert', and the mesh has none: its axes are data" in result.err
 
 
-def settings_of(layout: MeshLayout, batch: int = 64) -> types.SimpleNamespace:
-    return types.SimpleNamespace(
-        layout=layout,
-        batch_size=batch,
-        sequence_length={"inputs": 512, "targets": 114},
-        mesh_shape=layout.mesh_shape,
-        layout_rules=layout.layout_rules,
-    )
+BATCH = StepBatch(sequences=64, sequence_length=512)
 
 
 def test_a_model_too_large_says_by_how_much_and_what_would_fit():
     """64 GiB of experts on 8 cores of 16 GiB: 8 GiB each, their gradients 4, activations 8."""
     layout = MeshLayout.parse("data:8", "batch:data,experts:data")
-    experts = [Weight("experts", (("experts", 128), ("d_model", 2**27)), 4, 2)]
-    memory = planner.per_core(experts, 8 * 2**30, layout)
+    experts = [VariableSize("experts", (("experts", 128), ("d_model", 2**27)), 4, 2)]
+    memory = core_memory.measure_memory(experts, 8 * 2**30, layout)
     assert memory["experts"] == 8 * 2**30
     assert memory["gradients"] == 4 * 2**30
-    said = planner.verdict(experts, memory, settings_of(layout), tpu())
+    said = core_memory.describe_fit(experts, memory, layout, BATCH, tpu())
     assert said == (
-        "It does not fit: it needs 20.00 GiB a core, and a core of TPU v3 has 16.00 GiB, 4.00 GiB "
-        "too little. What would fit: microbatches of 4 sequences a core instead of 8 "
+        "It does not fit: it needs 20.00 GiB per core, 4.00 GiB more than the 16.00 GiB of a "
+        "TPU v3 core. To make it fit, use microbatches of 4 sequences per core instead of 8 "
         "(--gin_param='utils.serialize_num_microbatches.tokens_per_microbatch_per_replica = "
-        "2048'); or the same on 32 cores (data:32)."
+        "2048'), or a mesh of 32 cores with the same rules (data:32)."
     )
 
 
 def test_a_model_that_no_mesh_with_these_rules_holds_is_told_so():
     layout = MeshLayout.parse("data:8", "batch:data,batch_unsplit:data")
-    experts = [Weight("experts", (("experts", 128), ("d_model", 2**27)), 4, 2)]
-    memory = planner.per_core(experts, 0, layout)
-    said = planner.verdict(experts, memory, settings_of(layout), tpu())
-    assert "80.00 GiB too little" in said
-    assert "No mesh of up to 2048 cores with these rules would hold it: split more" in said
+    experts = [VariableSize("experts", (("experts", 128), ("d_model", 2**27)), 4, 2)]
+    memory = core_memory.measure_memory(experts, 0, layout)
+    said = core_memory.describe_fit(experts, memory, layout, BATCH, tpu())
+    assert "it needs 96.00 GiB per core, 80.00 GiB more than the 16.00 GiB" in said
+    assert "No mesh of up to 2048 cores with these rules can hold it: split more" in said
 
 
 @pytest.mark.parametrize("name", ["tpu_v3", "tpu_v4"])
@@ -236,21 +230,23 @@ def test_exchanges_take_as_long_as_their_wires_say():
     reduce_ = Collective(ALL_REDUCE, "data", 2048, "float32", (2**20,), "backward", 10)
     # Ten times 4 MiB by a ring; two cores share the links of a chip.
     seconds = 10 * 2 * (2047 / 2048) * 2**22 * 2 / pod.chip_link_bandwidth
-    assert pod.exchange_seconds(reduce_, 2048) == pytest.approx(seconds)
+    assert pod.collective_seconds(reduce_, 2048) == pytest.approx(seconds)
     # Two chips are joined in one of two dimensions.
     pair = Collective(ALL_REDUCE, "model", 4, "float32", (2**20,), "backward", 1)
     seconds = 2 * 3 / 4 * 2**22 * 2 / (pod.chip_link_bandwidth / 2)
-    assert pod.exchange_seconds(pair, 4) == pytest.approx(seconds)
+    assert pod.collective_seconds(pair, 4) == pytest.approx(seconds)
     # All-to-all over a whole pod: a quarter of all that the chips hold crosses its middle.
     exchange = Collective(ALL_TO_ALL, "data", 2048, "bfloat16", (2**20,), "forward", 1)
-    assert pod.exchange_seconds(exchange, 2048) == pytest.approx(
+    assert pod.collective_seconds(exchange, 2048) == pytest.approx(
         2048 * 2 * 2**20 / 4 / pod.pod_bisection_bandwidth
     )
 
 
 def test_the_span_of_an_axis_holds_the_axes_inside_it():
     layout = MeshLayout.parse("data:4,model:2", "batch:data,d_ff:model")
-    assert [hardware.span(layout, axis) for axis in ("data", "model", "data+model")] == [
+    assert [
+        hardware.compute_span(layout, axis) for axis in ("data", "model", "data+model")
+    ] == [
         8,
         2,
         8,
@@ -273,12 +269,12 @@ def test_the_span_of_an_axis_holds_the_axes_inside_it():
     ],
 )
 def test_variables_are_grouped_by_their_names(name, group):
-    assert pod_census.group_of(name) == group
+    assert pod_census.classify_variable(name) == group
 
 
 def test_reading_sizes():
-    assert [planner.size_text(n) for n in (5, 2048, 3 * 2**20, 5.5 * 2**30)] == [
+    assert [core_memory.format_bytes(n) for n in (5, 2048, 3 * 2**20, 5.5 * 2**30)] == [
         *("5 B", "2.00 KiB", "3.00 MiB", "5.50 GiB")
     ]
-    assert [plan_report.seconds_text(s) for s in (0.0482, 1.5)] == ["48.2 ms", "1.50 s"]
+    assert [plan_report.format_seconds(s) for s in (0.0482, 1.5)] == ["48.2 ms", "1.50 s"]
     assert mesh_layout.mesh(4, 2) == "data:4,model:2"

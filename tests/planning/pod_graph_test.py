@@ -15,6 +15,7 @@ from strategies import STRATEGIES
 
 from mtf_switch.config import gin_config, gin_files, run_settings
 from mtf_switch.planning import planner, pod_census, pod_graph
+from mtf_switch.planning.communication import BACKWARD, FORWARD, UPDATE
 
 # Graph operators that "Available TensorFlow Ops" of Cloud TPU's documentation lists
 # (cloud.google.com/tpu/docs/tensorflow-ops), those of them that a training graph may need.
@@ -109,15 +110,15 @@ def assert_ready_for_a_tpu(pod: pod_graph.PodGraph) -> None:
     ]
     assert not dynamic
     assert not [op.type for op in operations for t in op.outputs if t.dtype == tf.string]
-    collectives = {op for op in operations if op.type in pod_census.KINDS}
+    collectives = {op for op in operations if op.type in pod_census.KIND_OF_OPERATION}
     # The program is whole: it holds the exchanges of forward and backward passes.
     assert sum("/gradients" in op.name for op in collectives) > 3
 
 
 def build(
-    *files: str, params: tuple[str, ...] = (), vocabulary: int = planner.VOCABULARY
+    *files: str, params: tuple[str, ...] = (), vocabulary: int = planner.T5_VOCABULARY_SIZE
 ) -> pod_graph.PodGraph:
-    settings = planner.parse(files, params)
+    settings = planner.parse_settings(files, params)
     return pod_graph.build(settings, types.SimpleNamespace(vocab_size=vocabulary))
 
 
@@ -217,7 +218,7 @@ def test_the_graph_is_the_one_that_the_model_function_builds_for_a_tpu(monkeypat
     assert call["use_tpu"]
     assert call["autostack"]
     phases = set(pod.phases.values())
-    assert phases == {pod_graph.FORWARD, pod_graph.BACKWARD, pod_graph.UPDATE}
+    assert phases == {FORWARD, BACKWARD, UPDATE}
     slots = [v for v in pod.variables if "_slot_" in v.name]
     assert len(slots) > 5
     # SimdMeshImpl is itself again.

@@ -76,4 +76,4 @@ def count_files(files, vocabulary=32100, lengths=LENGTHS):
         for stack, length in zip(switch_transformer.stacks(built), lengths.values())
         for layer in switch_transformer.switch_layers(stack)
     )
-    return Counted(flops.count(built, settings), router_flops, built)
+    return Counted(flops.compute_cost(built, settings), router_flops, built)

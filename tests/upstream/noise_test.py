@@ -132,7 +132,7 @@ def noise_of_cores(step=0, seed=0, fn=mtf.random_uniform, **kwargs):
         drawn = fn(mesh, shape, **kwargs)
         cores = mtf.convert_to_shape("data:2,model:2")
         rules = mtf.convert_to_layout_rules("batch:data")
-        impl = pod_graph._MeshOnPaper(cores, rules, None, None)
+        impl = pod_graph.AbstractMeshImpl(cores, rules, None, None)
         lowering = mtf.Lowering(mesh.graph, {mesh: impl}, autostack=False)
         (slice_,) = lowering.tensors[drawn].to_laid_out_tensor().tensor_list
         session.run(tf.global_variables_initializer())

@@ -1,0 +1,201 @@
+"""The memory that a training step needs on each core, and how to make a model fit.
+
+This module does not import TensorFlow. `pod_census` measures the variables and activations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, Union
+
+from mtf_switch.config.mesh_layout import MeshLayout
+from mtf_switch.planning.hardware import Hardware
+
+VariableGroup = Literal[
+    "embedding", "attention", "dense_ffn", "experts", "router", "other", "optimizer_slots"
+]
+EMBEDDING: VariableGroup = "embedding"
+ATTENTION: VariableGroup = "attention"
+DENSE_FFN: VariableGroup = "dense_ffn"
+EXPERTS: VariableGroup = "experts"
+ROUTER: VariableGroup = "router"
+OTHER: VariableGroup = "other"
+OPTIMIZER_SLOTS: VariableGroup = "optimizer_slots"
+PARAMETER_GROUPS = (EMBEDDING, ATTENTION, DENSE_FFN, EXPERTS, ROUTER, OTHER)
+VARIABLE_GROUPS = (*PARAMETER_GROUPS, OPTIMIZER_SLOTS)
+
+MemoryGroup = Union[VariableGroup, Literal["gradients", "activations"]]
+GRADIENTS: MemoryGroup = "gradients"
+ACTIVATIONS: MemoryGroup = "activations"
+MEMORY_GROUPS: tuple[MemoryGroup, ...] = (*VARIABLE_GROUPS, GRADIENTS, ACTIVATIONS)
+
+
+@dataclasses.dataclass(frozen=True)
+class VariableSize:
+    """The size of one variable of the model or of the optimizer.
+
+    Attributes:
+      group: the group that its memory is counted in.
+      dims: (name, size) of each dimension.
+      bytes_per_element: bytes of an element as the cores store it.
+      gradient_bytes_per_element: bytes of an element of its gradient; 0 for an optimizer slot.
+    """
+
+    group: VariableGroup
+    dims: tuple[tuple[str, int], ...]
+    bytes_per_element: int
+    gradient_bytes_per_element: int
+
+    @property
+    def size(self) -> int:
+        """The number of elements, on all cores together."""
+        return math.prod(size for _, size in self.dims)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepBatch:
+    """The batch of a training step, as far as memory depends on it.
+
+    Attributes:
+      sequences: sequences in a microbatch, on all cores together.
+      sequence_length: tokens in the longest feature of a sequence.
+    """
+
+    sequences: int
+    sequence_length: int
+
+
+def measure_memory(
+    variables: Sequence[VariableSize], activation_bytes: int, layout: MeshLayout
+) -> dict[MemoryGroup, int]:
+    """Returns the bytes that one core needs for each of MEMORY_GROUPS.
+
+    Args:
+      variables: all variables of the model and of the optimizer.
+      activation_bytes: bytes of the activations that one core keeps.
+      layout: the mesh and its layout rules.
+    """
+    memory: dict[MemoryGroup, int] = dict.fromkeys(MEMORY_GROUPS, 0)
+    for variable in variables:
+        elements = layout.slice_size(dict(variable.dims))
+        memory[variable.group] += elements * variable.bytes_per_element
+        memory[GRADIENTS] += elements * variable.gradient_bytes_per_element
+    memory[ACTIVATIONS] = activation_bytes
+    return memory
+
+
+def describe_fit(
+    variables: Sequence[VariableSize],
+    memory: Mapping[MemoryGroup, int],
+    layout: MeshLayout,
+    batch: StepBatch,
+    hardware: Hardware,
+) -> str:
+    """Says whether a model fits and, if it does not, by how much and what would.
+
+    Args:
+      variables: all variables of the model and of the optimizer.
+      memory: the bytes that one core needs, by group.
+      layout: the mesh and its layout rules.
+      batch: the batch of the step that was measured.
+      hardware: the pod.
+    """
+    total, limit = sum(memory.values()), hardware.core_hbm_bytes
+    needs = f"it needs {format_bytes(total)} per core"
+    if total <= limit:
+        return f"It fits: {needs}, and a {hardware.name} core has {format_bytes(limit)}."
+    activations = memory[ACTIVATIONS]
+    fixes = []
+    room = limit - (total - activations)
+    if room > 0:
+        fixes.append(_suggest_microbatches(activations, room, layout, batch))
+    larger = _find_larger_mesh(variables, activations, layout, batch, hardware)
+    if larger:
+        fixes.append(f"a mesh of {larger.size} cores with the same rules ({larger.mesh_shape})")
+    advice = (
+        f"To make it fit, use {', or '.join(fixes)}."
+        if fixes
+        else (
+            f"No mesh of up to {max(hardware.slices)} cores with these rules can hold it: "
+            "split more dimensions (layouts/expert_model_data.gin), or make the model smaller."
+        )
+    )
+    return (
+        f"It does not fit: {needs}, {format_bytes(total - limit)} more than the "
+        f"{format_bytes(limit)} of a {hardware.name} core. {advice}"
+    )
+
+
+def _suggest_microbatches(
+    activation_bytes: int, room: int, layout: MeshLayout, batch: StepBatch
+) -> str:
+    """Suggests microbatches whose activations fit into `room` bytes.
+
+    The activations are taken to be proportional to the sequences.
+    """
+    sequences = batch.sequences // layout.ways("batch")
+    fewer = next(
+        (
+            n
+            for n in range(sequences, 0, -1)
+            if sequences % n == 0 and activation_bytes * n / sequences <= room
+        ),
+        1,
+    )
+    return (
+        f"microbatches of {fewer} sequences per core instead of {sequences} "
+        "(--gin_param='utils.serialize_num_microbatches.tokens_per_microbatch_per_replica = "
+        f"{fewer * batch.sequence_length}')"
+    )
+
+
+def _find_larger_mesh(
+    variables: Sequence[VariableSize],
+    activation_bytes: int,
+    layout: MeshLayout,
+    batch: StepBatch,
+    hardware: Hardware,
+) -> MeshLayout | None:
+    """Returns the smallest larger slice, by doubling axes, that holds the model."""
+    meshes = sorted(_list_larger_meshes(layout, max(hardware.slices)), key=lambda m: m.size)
+    for mesh in meshes:
+        if mesh.size not in hardware.slices or not _can_split(variables, mesh, batch):
+            continue
+        share = layout.size / mesh.size
+        memory = measure_memory(variables, int(activation_bytes * share), mesh)
+        if sum(memory.values()) <= hardware.core_hbm_bytes:
+            return mesh
+    return None
+
+
+def _list_larger_meshes(layout: MeshLayout, max_cores: int) -> Iterator[MeshLayout]:
+    """Yields the layouts that doubling axes once or more makes, up to `max_cores`."""
+    meshes: list[tuple] = [()]
+    for name, cores in layout.axes:
+        meshes = [
+            (*mesh, (name, cores * 2**power))
+            for mesh in meshes
+            for power in range(int(math.log2(max_cores)) + 1)
+        ]
+    for axes in meshes:
+        larger = MeshLayout(axes, layout.rules)
+        if layout.size < larger.size <= max_cores:
+            yield larger
+
+
+def _can_split(variables: Sequence[VariableSize], layout: MeshLayout, batch: StepBatch) -> bool:
+    """Whether the layout divides the batch and every variable."""
+    return batch.sequences % layout.ways("batch") == 0 and all(
+        size % layout.ways(name) == 0 for variable in variables for name, size in variable.dims
+    )
+
+
+def format_bytes(size: float) -> str:
+    """Formats a number of bytes for people: 5.42 GiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.2f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
