@@ -1,101 +1,101 @@
-# One command for each thing a newcomer does; `make` alone lists them.
+# The commands for users and contributors. `make` lists them.
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-# Tried in this order; `make install PYTHONS=/path/to/python3.10` names another one.
+# Candidates, in this order. To use another one: `make install PYTHONS=/path/to/python3.10`.
 PYTHONS := python3.11 python3.10 python3.9 python3
 
-# Large pages for large tensors, where glibc is 2.35 or later: steps take 5 to 10% less time
+# Huge pages for large tensors. With glibc 2.35 or later, steps take 5 to 10% less time
 # (docs/performance.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-# Stamps: what is already in .venv.
+# Stamp files that record what is installed in .venv.
 PACKAGES := $(VENV)/.packages-installed
 INSTALLED := $(VENV)/.installed
 DEV_INSTALLED := $(VENV)/.dev-installed
-# Says nothing but errors, and builds the few packages that come as source with the
-# setuptools of requirements.txt.
+# Installs quietly. The few packages that come as source are built with the setuptools of
+# requirements.txt.
 BUILD_PINS := $(VENV)/build-pins.txt
 PIP_INSTALL := PIP_CONSTRAINT=$(BUILD_PINS) $(PYTHON) -m pip install -qq --disable-pip-version-check
 
-# `make demo MINUTES=30`, or any flag of the demo: `make demo DEMO_FLAGS=--help`.
+# `make demo MINUTES=30`. DEMO_FLAGS passes any flag to the demo: `make demo DEMO_FLAGS=--help`.
 DEMO_FLAGS := $(if $(MINUTES),--minutes=$(MINUTES))
-# Any flag of the fine-tuning demo: `make demo-finetune FINETUNE_FLAGS=--seed=1`.
+# Passes any flag to the fine-tuning demo: `make demo-finetune FINETUNE_FLAGS=--seed=1`.
 FINETUNE_FLAGS :=
-# `make bench HF_PYTHON=path/to/python` names an environment with torch and transformers.
+# HF_PYTHON is a Python with torch and transformers: `make bench HF_PYTHON=path/to/python`.
 BENCH_FLAGS := --competitors dense gather einsum upstream \
 	$(if $(HF_PYTHON),hf --hf_python $(HF_PYTHON))
-# `make test PYTEST_FLAGS='-x -k router'`.
+# Passes any flag to pytest: `make test PYTEST_FLAGS='-x -k router'`.
 PYTEST_FLAGS :=
-# Where torch and transformers are, for the tests that compare with them.
+# The environment with torch and transformers, for the tests that compare with them.
 TORCH_VENV := .venv-torch
 TORCH_INSTALLED := $(TORCH_VENV)/.installed
-# Files of tests that run at a time; each takes up to 3 GB.
+# Number of test files that run at the same time. Each takes up to 3 GB.
 PROCESSES ?= 2
-SIDE_BY_SIDE = -n $(PROCESSES) --dist loadfile
+PYTEST_PARALLEL = -n $(PROCESSES) --dist loadfile
 
-# `make lock LOCK_FLAGS=--upgrade` moves every package; without it, pins that still fit stay.
+# `make lock` keeps the pins that still fit. `make lock LOCK_FLAGS=--upgrade` upgrades everything.
 LOCK_FLAGS :=
 UV_COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.9 \
 	--no-emit-index-url --annotation-style line --custom-compile-command 'make lock' $(LOCK_FLAGS)
 
-# TensorFlow, and what is there for it alone: a TPU's image has its own, built for TPUs.
-OF_TPU_IMAGE := '^tensorflow(-macos)?==|\# via tensorflow$$'
+# TensorFlow and the packages that only TensorFlow needs. A TPU image has its own TensorFlow.
+TPU_IMAGE_PACKAGES := '^tensorflow(-macos)?==|\# via tensorflow$$'
 
 .PHONY: help install install-dev demo demo-finetune bench test test-all goldens lint format lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
 
-install: $(INSTALLED) ## make .venv and install requirements.txt and this package into it
+install: $(INSTALLED) ## create .venv and install the pinned packages and this project
 	@:
 
-install-dev: install $(DEV_INSTALLED) ## the same, with the tools of `make test` and `make lint`
+install-dev: install $(DEV_INSTALLED) ## also install the tools of `make test` and `make lint`
 	@:
 
-demo: install ## train a small Switch Transformer and its dense twin; MINUTES=30 for longer
+demo: install ## train a tiny Switch Transformer and its dense twin; MINUTES=30 trains longer
 	@$(PYTHON) -m mtf_switch.demo $(DEMO_FLAGS)
 
-demo-finetune: install ## fine-tune the demo's models on three tasks: Table 4 of the paper, small
+demo-finetune: install ## fine-tune the demo's models on three tasks: a small version of the paper's Table 4
 	@$(PYTHON) -m mtf_switch.demo.finetuning $(FINETUNE_FLAGS)
 
-bench: install ## time the Switch layer and whole training steps; HF_PYTHON=... adds transformers
+bench: install ## time the Switch layer and a training step; HF_PYTHON=... adds transformers
 	@$(PYTHON) benchmarks/switch_layer.py $(BENCH_FLAGS)
 	@$(PYTHON) benchmarks/switch_layer.py --experts 8 --group_sizes 4096 $(BENCH_FLAGS)
 	@$(PYTHON) benchmarks/train_step.py $(BENCH_FLAGS)
 
-test: install-dev ## run the tests, the slow ones left out; PROCESSES=1 for one file after the other
-	@$(PYTHON) -m pytest $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
+test: install-dev ## run the tests without the slow ones; PROCESSES=1 runs one file at a time
+	@$(PYTHON) -m pytest $(PYTEST_PARALLEL) $(PYTEST_FLAGS)
 
-test-all: install-dev $(TORCH_INSTALLED) ## run all tests; HF_PYTHON=... names a Python with torch
+test-all: install-dev $(TORCH_INSTALLED) ## run all tests; HF_PYTHON=... is a Python with torch and transformers
 	@HF_PYTHON=$${HF_PYTHON:-$$(ls $(TORCH_VENV)/bin/python 2>/dev/null)} \
-		$(PYTHON) -m pytest -m "" $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
+		$(PYTHON) -m pytest -m "" $(PYTEST_PARALLEL) $(PYTEST_FLAGS)
 
-goldens: install-dev $(TORCH_INSTALLED) ## make tests/goldens anew, with transformers
+goldens: install-dev $(TORCH_INSTALLED) ## regenerate tests/goldens with transformers
 	@PYTHONPATH=. $(PYTHON) tests/support/make_goldens.py $(or $(HF_PYTHON),$(TORCH_VENV)/bin/python)
 
-lint: install-dev ## check the code's style
+lint: install-dev ## check the code style
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 
-format: install-dev ## bring the code into style
+format: install-dev ## format the code
 	@$(PYTHON) -m ruff check --fix .
 	@$(PYTHON) -m ruff format .
 
-lock: install-dev ## resolve requirements.in and requirements-dev.in again, and make requirements-tpu.txt
+lock: install-dev ## resolve all requirements*.in again, and write requirements-tpu.txt
 	@$(PIP_INSTALL) uv==0.13.9
 	$(UV_COMPILE) requirements.in -o requirements.txt
 	$(UV_COMPILE) requirements-dev.in -c requirements.txt -o requirements-dev.txt
 	$(UV_COMPILE) --only-binary apache-beam requirements-beam.in -o requirements-beam.txt
-	grep -vE $(OF_TPU_IMAGE) requirements.txt > requirements-tpu.txt
+	grep -vE $(TPU_IMAGE_PACKAGES) requirements.txt > requirements-tpu.txt
 
-clean: ## remove .venv and every cache
+clean: ## remove .venv and all caches
 	rm -rf $(VENV) $(TORCH_VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp goes first and comes back last: after an interrupted install there is none, and
-# the next call starts from an empty .venv. A python3.x that is only a launcher for a Python
-# that is not installed is found on PATH but does not run, so each candidate is run.
+# The stamp is removed first and written last. After an interrupted install it is missing, and the
+# next call starts from an empty .venv. Each candidate Python is executed, because a python3.x on
+# PATH may be a launcher for a Python that is not installed.
 $(PACKAGES): requirements.txt
 	@chosen=; if [ ! -e $@ ]; then \
 		for python in $(PYTHONS); do \
@@ -104,7 +104,7 @@ $(PACKAGES): requirements.txt
 			fi; \
 		done; \
 		if [ -z "$$chosen" ]; then \
-			echo "No usable Python among $(PYTHONS): this needs Python 3.9, 3.10 or 3.11 (with venv and ensurepip), because TensorFlow 2.15.1, the last with the Estimator that Mesh TensorFlow trains with, has wheels for these only." >&2; \
+			echo "No usable Python among $(PYTHONS): this project needs Python 3.9, 3.10 or 3.11 (with venv and ensurepip). Mesh TensorFlow trains with the Estimator of TensorFlow 2.15.1, which has wheels for these versions only." >&2; \
 			exit 1; \
 		fi; \
 		$$chosen -m venv --clear $(VENV); \
@@ -124,8 +124,8 @@ $(DEV_INSTALLED): requirements-dev.txt $(PACKAGES)
 	@$(PIP_INSTALL) -r requirements-dev.txt
 	@touch $@
 
-# torch needs Python 3.10. Without it, or with HF_PYTHON, there is nothing to do; tests say which
-# of them they skip.
+# torch needs Python 3.10 or later. Nothing is installed with an older Python or with HF_PYTHON; the
+# tests report what they skip.
 $(TORCH_INSTALLED): tests/requirements-torch.txt $(PACKAGES)
 	@if [ -n "$(HF_PYTHON)" ]; then :; \
 	elif $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then \
@@ -134,4 +134,4 @@ $(TORCH_INSTALLED): tests/requirements-torch.txt $(PACKAGES)
 		$(TORCH_VENV)/bin/python -m pip install -qq --disable-pip-version-check \
 			-r tests/requirements-torch.txt && \
 		touch $@; \
-	else echo "torch needs Python 3.10: the tests that compare with it will be skipped."; fi
+	else echo "torch needs Python 3.10 or later: the tests that compare with it will be skipped."; fi
