@@ -1,21 +1,23 @@
-"""Everything a model can be trained on: T5's own tasks and mixtures, and those here.
+"""The tasks and mixtures that models train on: T5's own, and those of this package.
 
-`register` makes them known to seqio, where `train --task=NAME` looks for them. Importing
-this package is cheap; registering imports TensorFlow, and neither reads nor downloads data.
+`register` adds them to seqio's registry, where `train --task=NAME` looks them up. Importing
+this package is cheap. `register` imports TensorFlow, but it neither reads nor downloads data.
+Nothing here knows a layer, a model or a run.
 """
 
 from __future__ import annotations
 
 
 def register() -> None:
-    """Registers T5's tasks and mixtures and the project's, as gin configures them now.
+    """Registers the tasks and mixtures of T5 and of this project as gin configures them now.
 
-    Call it after gin was parsed (and import `tasks.pretraining` and `tasks.text_to_text`
-    before that, so that gin knows their names). A later call replaces them with what gin says
-    then: the text of the text tasks, the vocabulary of all others, the folder of TFDS's data.
+    Call it after gin has parsed its files. Before that, import `tasks.pretraining`,
+    `tasks.repeats`, `tasks.text_to_text` and `tasks.tfds_data`, so that gin knows their names.
+    Another call applies gin's values at that time: the text of the text tasks, the vocabulary
+    of all other tasks, and the folder with TFDS's data.
 
     Raises:
-      UserError: if gin's values make no corpus, or the folder is not there.
+      UserError: if gin's values describe no valid corpus, or the folder does not exist.
     """
     from tasks import (
         c4,
@@ -48,15 +50,18 @@ def register() -> None:
 
 
 def prepare_text(name: str) -> None:
-    """Makes the text and vocabulary that a task or mixture needs, if it needs any.
+    """Prepares the text and vocabulary of a task or mixture, if it uses this project's text.
 
-    They would be made at first use as well; called beforehand, the user sees the progress.
+    They would also be prepared at first use; a call beforehand shows the user the progress.
     TFDS's data is not downloaded: see `tasks.tfds_data`.
 
+    Args:
+      name: a registered task or mixture.
+
     Raises:
-      UserError: if no task or mixture has that name, or its text cannot be prepared.
+      UserError: if there is no such task or mixture, or its text cannot be prepared.
     """
     from tasks import embedded_tasks, pretraining
 
-    pretraining.prepare(name)
-    embedded_tasks.prepare(name)
+    pretraining.prepare_corpora(name)
+    embedded_tasks.prepare_examples(name)

@@ -1,14 +1,15 @@
-"""Pre-training on C4 as T5's registry has it, and with repeats inside an example removed.
+"""Pre-training on C4 without the text that an example repeats.
 
-T5's own task is `c4_v220_span_corruption`. The paper pre-trains on "an improved C4 with
-intra-example text duplication removed" (Section 2, footnote on Lee et al., arXiv 2107.06499):
-`c4_v220_span_corruption_no_repeats` differs by that step only. T5's span corruption masks 15%
-of the tokens in spans of 3 on average, as the paper does.
+T5's own task on C4 is `c4_v220_span_corruption`. The paper pre-trains on "an improved C4 with
+intra-example text duplication removed" (Section 2, footnote on Lee et al., arXiv 2107.06499);
+`c4_v220_span_corruption_no_repeats` adds that step and is otherwise equal. T5's span corruption
+masks 15% of the tokens in spans of 3 tokens on average, as the paper does.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 
 import seqio
 from t5.data import preprocessors as t5_preprocessors
@@ -21,32 +22,33 @@ NO_REPEATS = "c4_v220_span_corruption_no_repeats"
 
 
 def register(vocabulary: seqio.Vocabulary | None) -> None:
-    """Registers C4 without repeats.
+    """Registers `c4_v220_span_corruption_no_repeats`.
 
     Args:
-      vocabulary: None is T5's.
+      vocabulary: the task's vocabulary, or None for T5's.
     """
-    span_corruption(
+    add_span_corruption_task(
         NO_REPEATS,
         seqio.TfdsDataSource(C4),
-        text_to_text.features(vocabulary),
+        text_to_text.make_features(vocabulary),
         [remove_repeats],
     )
 
 
-def span_corruption(
+def add_span_corruption_task(
     name: str,
     source: seqio.DataSource,
     output_features: dict[str, seqio.Feature],
-    of_tokens: list = (),
+    token_preprocessors: Sequence[Callable] = (),
 ) -> seqio.Task:
-    """Registers T5's span corruption on the field "text", in place of an earlier task.
+    """Registers T5's span corruption, and replaces an earlier task with the same name.
 
     Args:
-      name: of the task.
-      source: of examples with "text".
-      output_features: see `text_to_text.features`.
-      of_tokens: further preprocessors of the tokenised text, before the cache.
+      name: the task's name.
+      source: examples with the field "text".
+      output_features: what `text_to_text.make_features` returns.
+      token_preprocessors: further preprocessors, applied to the tokenised text before seqio
+        caches it.
     """
     seqio.TaskRegistry.remove(name)
     return seqio.TaskRegistry.add(
@@ -57,7 +59,7 @@ def span_corruption(
                 seqio.preprocessors.rekey, key_map={"inputs": None, "targets": "text"}
             ),
             seqio.preprocessors.tokenize,
-            *of_tokens,
+            *token_preprocessors,
             seqio.CacheDatasetPlaceholder(),
             t5_preprocessors.span_corruption,
             seqio.preprocessors.append_eos_after_trim,

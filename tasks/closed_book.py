@@ -1,18 +1,17 @@
-"""Closed-book questions as in Roberts et al. (arXiv 2002.08910): no text to look the answer up.
+"""Closed-book question answering as in Roberts et al. (arXiv 2002.08910): no context is given.
 
     inputs   nq question: who wrote the iliad
     targets  Homer
 
-Names, prefixes and splits are theirs: `natural_questions_open` ("nq question: "),
+Names, prefixes and splits are those of that paper: `natural_questions_open` ("nq question: "),
 `web_questions_open` ("wq question: ") and `trivia_qa_open` ("trivia_qa question: "). The last
-tenth of the training data is the validation split, and what others call the development set
-the test split. A model learns the first answer, and may give any (exact match and F1 as
-in SQuAD, TriviaQA's own normalisation for TriviaQA).
+tenth of the training data is the validation split; the test split is what others call the
+development set. The first answer is the training target, and any given answer counts as right.
+The metrics are SQuAD's exact match and F1, with TriviaQA's own normalisation for TriviaQA.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import seqio
@@ -26,7 +25,7 @@ NATURAL_QUESTIONS = "natural_questions_open"
 WEB_QUESTIONS = "web_questions_open"
 TRIVIA_QA = "trivia_qa_open"
 MIXTURE = "closed_book_qa"
-# Training examples, after the validation examples are taken away.
+# Training examples that are left when the validation split is taken away.
 SIZES = {NATURAL_QUESTIONS: 79_168, WEB_QUESTIONS: 3_417, TRIVIA_QA: 78_785}
 
 
@@ -34,29 +33,29 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
     """Registers the three tasks, and their mixture in proportion to their sizes.
 
     Args:
-      vocabulary: None is T5's.
+      vocabulary: their vocabulary, or None for T5's.
     """
-    features = text_to_text.features(vocabulary)
+    features = text_to_text.make_features(vocabulary)
     for name, tfds_name, test, text_format, metric in (
         (
             NATURAL_QUESTIONS,
             "natural_questions_open:1.0.0",
             "validation",
-            _text_format("nq question: ", lambda example: example["answer"]),
+            _make_text_format("nq question: ", lambda example: example["answer"]),
             metrics.squad,
         ),
         (
             WEB_QUESTIONS,
             "web_questions:1.0.0",
             "test",
-            _text_format("wq question: ", lambda example: example["answers"]),
+            _make_text_format("wq question: ", lambda example: example["answers"]),
             metrics.squad,
         ),
         (
             TRIVIA_QA,
             "trivia_qa/unfiltered.nocontext:1.1.0",
             "validation",
-            _text_format(
+            _make_text_format(
                 "trivia_qa question: ",
                 lambda example: example["answer"]["aliases"],
                 lambda example: example["answer"]["value"],
@@ -69,7 +68,7 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
             "validation": f"train[{SIZES[name]}:]",
             "test": test,
         }
-        text_to_text.add(
+        text_to_text.add_task(
             name,
             seqio.TfdsDataSource(tfds_name, splits=splits),
             text_format,
@@ -80,25 +79,23 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
     text_to_text.add_mixture(MIXTURE, {name: float(size) for name, size in SIZES.items()})
 
 
-def _text_format(prefix: str, answers: Callable, target: Callable | None = None) -> Callable:
-    """The preprocessor of a data set.
+def _make_text_format(
+    prefix: str, get_answers: Callable, get_target: Callable | None = None
+) -> Callable:
+    """Returns the preprocessor of a data set.
 
     Args:
-      prefix: of the inputs.
-      answers: from an example to all right answers, [n] strings.
-      target: from an example to the answer to learn; the first of them by default.
+      prefix: what the inputs begin with.
+      get_answers: returns all right answers of an example, [n] strings.
+      get_target: returns the answer to learn; by default, the first of the right ones.
     """
 
-    def question_and_answers(example):
-        right = answers(example)
+    def format_example(example):
+        answers = get_answers(example)
         return {
             "inputs": tf.strings.join([prefix, example["question"]]),
-            "targets": target(example) if target else right[0],
-            "answers": right,
+            "targets": get_target(example) if get_target else answers[0],
+            "answers": answers,
         }
 
-    return functools.partial(_map, question_and_answers)
-
-
-def _map(function: Callable, dataset: tf.data.Dataset) -> tf.data.Dataset:
-    return dataset.map(function, num_parallel_calls=tf.data.experimental.AUTOTUNE)
+    return seqio.map_over_dataset(format_example)

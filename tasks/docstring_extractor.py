@@ -1,12 +1,12 @@
-"""Reads the docstrings out of Python files: the script that `tasks.docstrings` runs.
+"""Extracts the docstrings of Python files: the script that `tasks.docstrings` runs.
 
-It needs the standard library only and imports nothing of what it reads, so that a fresh
-interpreter is ready in milliseconds, wherever it is started from (a program that has loaded
-TensorFlow, a notebook, a script without an `if __name__ == "__main__"`).
+It uses the standard library only and does not import the files that it reads, so a new
+interpreter is ready in milliseconds. It can be started from anywhere: a program that has loaded
+TensorFlow, a notebook, or a script without an `if __name__ == "__main__"`.
 
-Standard input: a JSON list of paths. Standard output: a JSON list with, for each path, the
-list of its docstrings in the order of the file, each a pair: the name in its module of what is
-documented ("Class.method"; "" for the module itself), and the text.
+It reads a JSON list of paths from standard input and writes a JSON list to standard output. For
+each path, that list holds the file's docstrings in their order, each as a pair: the documented
+name within its module ("Class.method", or "" for the module itself) and the text.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import sys
 import warnings
 from collections.abc import Iterator
 
-# Larger files are tables written by a program: megabytes to parse, hardly a docstring.
+# Larger files are generated tables: megabytes to parse with hardly a docstring in them.
 MAX_SOURCE_BYTES = 1_500_000
 
-# A docstring is kept if it reads as English prose: enough words, made of letters rather
-# than of digits and rulers, with the small words that only sentences have.
+# A docstring is kept if it reads as English prose: it has enough words, mostly letters rather
+# than digits and lines, and the function words that sentences have and lists lack.
 MIN_WORDS = 20
 MIN_SHARE_OF_LETTERS = 0.6
 MIN_SHARE_OF_FUNCTION_WORDS = 0.1
@@ -38,11 +38,13 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _FIELDS_OF_STATEMENTS = ("body", "handlers", "orelse", "finalbody", "cases")
 
 
-def docstrings_of(source: bytes) -> list[tuple[str, str]]:
-    """Returns names and prose docstrings of a file, or none if it is too large or not Python.
+def extract_docstrings(source: bytes) -> list[tuple[str, str]]:
+    """Returns the (name, text) pairs of a file's prose docstrings.
+
+    The list is empty if the file is too large or is not valid Python.
 
     Args:
-      source: the file as it lies on disk; Python's own rules decide its encoding.
+      source: the bytes of the file, in the encoding that it declares.
     """
     if len(source) > MAX_SOURCE_BYTES:
         return []
@@ -50,12 +52,12 @@ def docstrings_of(source: bytes) -> list[tuple[str, str]]:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
-    cleaned = ((name, inspect.cleandoc(text)) for name, text in _raw_docstrings(tree))
+    cleaned = ((name, inspect.cleandoc(text)) for name, text in _walk_docstrings(tree))
     return [(name, text) for name, text in cleaned if is_prose(text)]
 
 
 def is_prose(text: str) -> bool:
-    """Whether `text` has enough English words to teach a language model something."""
+    """Returns whether `text` is English prose, by its words, letters and function words."""
     words = _WORD.findall(text)
     if len(words) < MIN_WORDS or not _is_encodable(text):
         return False
@@ -68,11 +70,11 @@ def is_prose(text: str) -> bool:
     )
 
 
-def _raw_docstrings(node: ast.AST, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yields names and docstrings in the order of the file.
+def _walk_docstrings(node: ast.AST, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yields (name, text) pairs in the order of the file, without cleaning the text.
 
-    Only statements are visited: `ast.walk` would also visit every expression, which takes
-    as long as parsing.
+    Only statements are visited: `ast.walk` would visit every expression as well, which takes as
+    long as parsing.
     """
     if isinstance(node, _DOCUMENTED):
         text = ast.get_docstring(node, clean=False)
@@ -82,11 +84,11 @@ def _raw_docstrings(node: ast.AST, name: str = "") -> Iterator[tuple[str, str]]:
         for child in getattr(node, field, ()):
             inner = getattr(child, "name", None) if isinstance(child, _DOCUMENTED) else None
             below = f"{name}.{inner}" if name and inner else inner or name
-            yield from _raw_docstrings(child, below)
+            yield from _walk_docstrings(child, below)
 
 
 def _is_encodable(text: str) -> bool:
-    """False for the lone surrogates that "\\ud800" in a docstring makes."""
+    """Returns False for a lone surrogate, which an escape such as "\\ud800" makes."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -95,7 +97,7 @@ def _is_encodable(text: str) -> bool:
 
 
 def _read(path: str) -> bytes:
-    """Returns the file's bytes, or none for a file that the installer's record misses."""
+    """Returns the file's bytes, or b"" if an installed package lists a file it lacks."""
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -104,11 +106,11 @@ def _read(path: str) -> bytes:
 
 
 def main() -> None:
-    """Answers one list of paths."""
-    warnings.simplefilter("ignore")  # about other people's invalid escapes
-    gc.disable()  # syntax trees hold no cycles worth a search; parsing is 1.4x faster
+    """Reads one list of paths and writes the docstrings of their files."""
+    warnings.simplefilter("ignore")  # other projects' invalid escapes
+    gc.disable()  # parsing is 1.4x faster, and syntax trees hold few reference cycles
     paths = json.load(sys.stdin)
-    json.dump([docstrings_of(_read(path)) for path in paths], sys.stdout)
+    json.dump([extract_docstrings(_read(path)) for path in paths], sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""English text with no download: the docstrings of the packages in requirements.txt.
+"""English text without a download: the docstrings of the packages in requirements.txt.
 
-Technical prose with some code in it, the same on every machine that installed the same
-versions. Nothing is imported: the files are parsed.
+The text is technical prose with some code in it. It is the same on every machine that has the
+same versions installed. The packages' files are parsed, not imported.
 
-Packages copy from one another. With exact repeats removed, a third of the runs of 13 words
-in the validation split still stand somewhere in the training split, so the validation loss
-compares models; it does not say how well one reads prose of another kind.
+Packages copy from one another. Even without exact repeats, a third of the 13-grams (runs of 13
+words) of the validation split also occur in the training split. The validation loss is
+therefore good for comparing models, but it does not measure how well a model reads other prose.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
 # Raise this whenever the extraction changes what it yields: caches are keyed by it.
 EXTRACTION_VERSION = 1
 
-# Test suites: a fifth of the source to parse, a fiftieth of the text.
+# Test suites are left out: they are a fifth of the source and a fiftieth of the text.
 _TEST_FILE = re.compile(r"(^|/)tests?/|(^|/)test_[^/]*$|_test\.py$")
 
-# Files that one run of the extractor reads: half a second of work.
+# Files per run of the extractor: about half a second of work.
 _FILES_PER_RUN = 400
 
 
@@ -45,9 +45,9 @@ class Package:
     """One installed distribution.
 
     Attributes:
-      name: canonical (lower case, dashes).
-      version: as installed, whatever requirements.txt says.
-      distribution: its metadata and list of files.
+      name: canonical name (lower case, with dashes).
+      version: the installed version, which may differ from requirements.txt.
+      distribution: the metadata and the list of files.
     """
 
     name: str
@@ -55,11 +55,11 @@ class Package:
     distribution: importlib.metadata.Distribution
 
     def sources(self) -> dict[str, str]:
-        """Paths of its Python files and their modules, tests left out, sorted."""
+        """Returns path -> module of its Python files, sorted by path and without tests."""
         files = self.distribution.files or []
         names = {file.as_posix() for file in files if file.suffix == ".py"}
         return {
-            str(self.distribution.locate_file(name)): _module(name)
+            str(self.distribution.locate_file(name)): _module_name(name)
             for name in sorted(names)
             if not _TEST_FILE.search(name)
         }
@@ -67,13 +67,14 @@ class Package:
 
 @dataclass(frozen=True)
 class Docstring:
-    """One docstring and where it stands.
+    """One docstring and its place.
 
     Attributes:
       package: canonical name of the distribution.
-      module: such as "seqio.utils".
-      name: in the module, such as "LazyTfdsLoader.load"; "" for the module's own.
-      text: of the docstring.
+      module: dotted name of the module, such as "seqio.utils".
+      name: the documented name within the module, such as "LazyTfdsLoader.load", or "" if the
+        docstring is the module's own.
+      text: the docstring itself.
     """
 
     package: str
@@ -87,29 +88,29 @@ class Docstrings:
     """The docstrings of the installed packages that a requirements file names.
 
     Attributes:
-      requirements: a file in pip's format.
-      search_path: folders that hold installed packages; None for `sys.path`.
+      requirements: a requirements file in pip's format.
+      search_path: folders that hold installed packages, or None for `sys.path`.
     """
 
     requirements: Path = REQUIREMENTS
     search_path: tuple[str, ...] | None = None
 
     def identity(self) -> dict:
-        """Everything that decides the text, for JSON: what a cache is keyed by."""
+        """Returns everything that decides the text, as JSON values, to key the cache by."""
         return {
             "extraction": EXTRACTION_VERSION,
-            "python": list(sys.version_info[:2]),  # newer Pythons parse newer syntax
+            "python": list(sys.version_info[:2]),  # decides which syntax can be parsed
             "packages": {package.name: package.version for package in self.packages()},
         }
 
     def documents(self) -> Iterator[str]:
-        """Yields docstrings by package, file and place in the file; repeats included."""
+        """Yields the texts in the order of `docstrings`, including repeats."""
         for docstring in self.docstrings():
             yield docstring.text
 
     def docstrings(self) -> Iterator[Docstring]:
-        """Yields what `documents` does, with its place."""
-        places: dict[str, tuple[str, str]] = {}  # two distributions may own one file
+        """Yields all docstrings, ordered by package, file and place in the file."""
+        places: dict[str, tuple[str, str]] = {}  # a file of two packages counts for the first
         for package in self.packages():
             for path, module in package.sources().items():
                 places.setdefault(path, (package.name, module))
@@ -117,12 +118,12 @@ class Docstrings:
             yield Docstring(*places[path], name, text)
 
     def packages(self) -> list[Package]:
-        """Those named packages that are installed, sorted by name.
+        """Returns the named packages that are installed, sorted by name.
 
         Raises:
           UserError: if the requirements file is missing or not in pip's format.
         """
-        named = pinned_names(self.requirements)
+        named = read_pinned_names(self.requirements)
         installed: dict[str, Package] = {}
         path = list(sys.path if self.search_path is None else self.search_path)
         for distribution in importlib.metadata.distributions(path=path):
@@ -131,16 +132,18 @@ class Docstrings:
                 installed[name] = Package(name, distribution.version, distribution)
         return [installed[name] for name in sorted(installed)]
 
-    def too_little(self, found: str) -> str:
-        """The error for too little text, where `found` says how much there is."""
+    def shortage_message(self, found: str) -> str:
+        """Returns the error message for too little text; `found` says how much there is."""
         return (
             f"{found} in the docstrings of the packages that {self.requirements} names. "
             f"Install them into this Python ({sys.executable}): make install."
         )
 
 
-def pinned_names(requirements: Path) -> set[str]:
-    """Returns the canonical names in a requirements file that are meant for this Python.
+def read_pinned_names(requirements: Path) -> set[str]:
+    """Returns the canonical names of the packages that a requirements file pins here.
+
+    Packages whose environment marker excludes this Python or machine are left out.
 
     Raises:
       UserError: if the file is missing or a line of it is not a requirement.
@@ -154,7 +157,7 @@ def pinned_names(requirements: Path) -> set[str]:
         ) from error
     names = set()
     for line in text.replace("\\\n", " ").splitlines():
-        # Comments, then options such as --hash, are no part of a requirement.
+        # Cut comments and options such as --hash.
         line = re.split(r"(?:^|\s)(?:#|--)", line)[0].strip()
         if not line or line.startswith("-"):
             continue
@@ -170,21 +173,21 @@ def pinned_names(requirements: Path) -> set[str]:
     return names
 
 
-def _module(file: str) -> str:
-    """The module of a file, by its path from where packages are installed."""
+def _module_name(file: str) -> str:
+    """Returns the dotted name of a module: "seqio.utils" for "seqio/utils.py"."""
     return re.sub(r"(^|/)__init__$", "", file[: -len(".py")]).replace("/", ".")
 
 
 def _extract(paths: Sequence[str]) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yields path, name and text of the docstrings of many files in order.
+    """Yields (path, (name, text)) of the docstrings of many files, in the order of the paths.
 
-    They are read by one process for each core.
+    One process per core reads the files.
     """
     runs = [
         paths[start : start + _FILES_PER_RUN] for start in range(0, len(paths), _FILES_PER_RUN)
     ]
     executor = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
-    # disable=None: no bar where standard error is not a terminal.
+    # disable=None: no progress bar unless standard error is a terminal.
     progress = tqdm(total=len(paths), desc="docstrings", unit=" files", disable=None)
     try:
         with progress:
@@ -198,7 +201,7 @@ def _extract(paths: Sequence[str]) -> Iterator[tuple[str, tuple[str, str]]]:
 
 
 def _run_extractor(paths: Sequence[str]) -> list[list[list[str]]]:
-    """Returns each file's names and docstrings, found by an interpreter that loads nothing."""
+    """Returns the [name, text] pairs of each file, extracted by a new interpreter."""
     command = [sys.executable, "-I", "-S", docstring_extractor.__file__]
     answer = subprocess.run(
         command, input=json.dumps(paths), capture_output=True, text=True, check=False

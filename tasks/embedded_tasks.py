@@ -1,14 +1,14 @@
-"""Downstream tasks with real labels from the embedded text, with no download.
+"""Downstream tasks with real labels, made from the docstrings of the embedded text.
 
-    embedded_package   which package a docstring is of            accuracy
-    embedded_summary   a docstring's first sentence from the rest  ROUGE
-    embedded_module    closed book: which module defines a name    exact match, F1
-    embedded_downstream  the three together, each drawn equally often
+    embedded_package     the package that a docstring belongs to          accuracy
+    embedded_summary     the first paragraph of a docstring from the rest  ROUGE
+    embedded_module      closed book: the module that defines a name       exact match, F1
+    embedded_downstream  the mixture of the three in equal parts
 
-A docstring is for validation if the pre-training corpus `embedded_text` keeps it from training
-and it shares no run of 13 words with any docstring that is trained on, in pre-training or in
-these tasks (the usual test of contamination). Names that are asked for in validation occur in
-no question of training.
+A docstring is in a validation split if the pre-training corpus `embedded_text` keeps it out of
+training, and if it shares no 13-gram of words with a docstring that is trained on, either in
+pre-training or in these tasks (the usual test for contamination). No name that validation asks
+for occurs in a question of training.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import seqio
 import tensorflow as tf
@@ -27,27 +28,19 @@ from t5.data import postprocessors as t5_postprocessors
 from t5.evaluation import metrics
 
 from mtf_switch.errors import UserError
-from tasks import pretraining, text_to_text
+from tasks import pretraining, text_cache, text_to_text
 from tasks.docstrings import Docstring, Docstrings
-from tasks.text_corpus import (
-    SPLITS,
-    cache_directory,
-    digest_of,
-    hash_of,
-    is_for_validation,
-    read_json,
-    replace_file,
-    say,
-    write_json,
-)
+from tasks.document_split import SPLITS, document_digest, is_for_validation
 
-PACKAGE, SUMMARY, MODULE = "embedded_package", "embedded_summary", "embedded_module"
+TaskName = Literal["embedded_package", "embedded_summary", "embedded_module"]
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
+PACKAGE, SUMMARY, MODULE = TASKS
 MIXTURE = "embedded_downstream"
 
-# Raise this whenever the same docstrings would make other examples.
-VERSION = 1
-RUN_OF_WORDS = 13
-# Packages to choose from: those with the most docstrings.
+# Raise this whenever the same docstrings would make different examples.
+EXAMPLES_VERSION = 1
+NGRAM_WORDS = 13
+# Classes of `embedded_package`: the packages with the most docstrings.
 PACKAGES = 12
 
 _FIRST_PARAGRAPH = re.compile(r"\A(.+?)(?:\n\s*\n|\Z)", re.DOTALL)
@@ -56,12 +49,12 @@ _NAME = re.compile(r"(?:[A-Z]\w*|[a-z]\w*_\w+)\Z")
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A question as text.
+    """A question and its answers as text.
 
     Attributes:
-      inputs: of the model.
+      inputs: the question.
       targets: the answer to learn.
-      answers: every right answer.
+      answers: all right answers.
     """
 
     inputs: str
@@ -73,37 +66,38 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
     """Registers the three tasks and their mixture.
 
     Args:
-      vocabulary: None is that of `embedded_text`.
+      vocabulary: their vocabulary, or None for that of `embedded_text`.
     """
     vocabulary = vocabulary or pretraining.CorpusVocabulary(pretraining.embedded_text())
-    features = text_to_text.features(vocabulary)
-    text_to_text.add(
-        PACKAGE, ExamplesSource(PACKAGE), _as_they_are, features, [metrics.accuracy]
-    )
-    text_to_text.add(SUMMARY, ExamplesSource(SUMMARY), _as_they_are, features, [metrics.rouge])
-    text_to_text.add(
-        MODULE,
-        ExamplesSource(MODULE),
-        _as_they_are,
-        features,
-        [metrics.squad],
-        t5_postprocessors.qa,
-    )
-    text_to_text.add_mixture(MIXTURE, dict.fromkeys((PACKAGE, SUMMARY, MODULE), 1.0))
+    features = text_to_text.make_features(vocabulary)
+    for name, metric, postprocess_fn in (
+        (PACKAGE, metrics.accuracy, None),
+        (SUMMARY, metrics.rouge, None),
+        (MODULE, metrics.squad, t5_postprocessors.qa),
+    ):
+        # The examples are text already, so no preprocessor formats them.
+        text_to_text.add_task(
+            name, ExamplesSource(name), [], features, [metric], postprocess_fn
+        )
+    text_to_text.add_mixture(MIXTURE, dict.fromkeys(TASKS, 1.0))
 
 
-def prepare(name: str) -> None:
-    """Makes the examples of a task or mixture, if it is one of these."""
+def prepare_examples(name: str) -> None:
+    """Makes the examples of these tasks, if the named task or mixture contains one of them.
+
+    Args:
+      name: a registered task or mixture.
+    """
     for task in seqio.get_subtasks(seqio.get_mixture_or_task(name)):
         if isinstance(task.source, ExamplesSource):
-            prepared_file()
+            ensure_examples_file()
 
 
 def make_examples(docstrings: Iterable[Docstring]) -> dict[str, dict[str, list[Example]]]:
-    """Makes the examples of every task and split.
+    """Makes the examples of all tasks and splits.
 
     Args:
-      docstrings: in a fixed order; repeats included.
+      docstrings: all docstrings in a fixed order, including repeats.
 
     Returns:
       task -> split -> examples.
@@ -111,18 +105,18 @@ def make_examples(docstrings: Iterable[Docstring]) -> dict[str, dict[str, list[E
     distinct: dict[bytes, Docstring] = {}
     packages = collections.defaultdict(set)
     for docstring in docstrings:
-        digest = digest_of(docstring.text)
+        digest = document_digest(docstring.text)
         distinct.setdefault(digest, docstring)
         packages[digest].add(docstring.package)
     trained = {d: distinct[d] for d in sorted(distinct) if not is_for_validation(d)}
     held_out = {d: distinct[d] for d in sorted(distinct) if is_for_validation(d)}
-    seen = _shared_runs(held_out.values(), trained.values())
-    # A text that several packages have: whose is it?
+    seen = _shared_ngrams(held_out.values(), trained.values())
+    # A text of several packages has no label, so it is left out.
     train = [text for digest, text in trained.items() if len(packages[digest]) == 1]
     clean = [
         text
         for digest, text in held_out.items()
-        if len(packages[digest]) == 1 and seen.isdisjoint(runs_of_words(text.text))
+        if len(packages[digest]) == 1 and seen.isdisjoint(word_ngrams(text.text))
     ]
     return {
         PACKAGE: _package_examples(train, clean),
@@ -133,28 +127,34 @@ def make_examples(docstrings: Iterable[Docstring]) -> dict[str, dict[str, list[E
     }
 
 
-def _shared_runs(
+def _shared_ngrams(
     held_out: Iterable[Docstring], trained: Iterable[Docstring]
 ) -> set[tuple[str, ...]]:
-    """The runs of words of `held_out` that stand in a docstring of `trained` too."""
-    asked = {run for docstring in held_out for run in runs_of_words(docstring.text)}
+    """Returns the 13-grams that occur both in `held_out` and in `trained`."""
+    validation = {ngram for docstring in held_out for ngram in word_ngrams(docstring.text)}
     return {
-        run for docstring in trained for run in runs_of_words(docstring.text) if run in asked
+        ngram
+        for docstring in trained
+        for ngram in word_ngrams(docstring.text)
+        if ngram in validation
     }
 
 
-def runs_of_words(text: str) -> Iterator[tuple[str, ...]]:
-    """Every run of 13 words, lower case without punctuation; a shorter text is one."""
+def word_ngrams(text: str) -> Iterator[tuple[str, ...]]:
+    """Yields the 13-grams of a text: lower-case words without punctuation.
+
+    A text with fewer words gives one shorter n-gram.
+    """
     words = re.findall(r"\w+", text.lower())
-    for start in range(max(len(words) - RUN_OF_WORDS, 0) + 1):
-        yield tuple(words[start : start + RUN_OF_WORDS])
+    for start in range(max(len(words) - NGRAM_WORDS, 0) + 1):
+        yield tuple(words[start : start + NGRAM_WORDS])
 
 
 def _package_examples(
     train: Sequence[Docstring], validation: Sequence[Docstring]
 ) -> dict[str, list[Example]]:
     counts = collections.Counter(docstring.package for docstring in train)
-    # By count, then name: the same on every machine.
+    # Ties are broken by name, so that every machine chooses the same packages.
     known = sorted(counts, key=lambda package: (-counts[package], package))[:PACKAGES]
     return {
         split: [
@@ -183,52 +183,59 @@ def _module_examples(
     for split, part in zip(SPLITS, (train, validation)):
         modules = collections.defaultdict(set)
         for docstring in part:
-            # Classes and functions of a module; one word says too little.
+            # Classes and functions of a module; a name of one lower-case word is too vague.
             if "." not in docstring.name and _NAME.match(docstring.name):
                 modules[docstring.name].add(docstring.module)
         questions[split] = modules
-    asked = questions["train"].keys()
+    trained = questions["train"].keys()
     questions["validation"] = {
-        name: modules for name, modules in questions["validation"].items() if name not in asked
+        name: modules
+        for name, modules in questions["validation"].items()
+        if name not in trained
     }
     return {
         split: [
             Example(f"module question: {name}", *_module_answers(modules))
-            for name, modules in sorted(of_split.items())
+            for name, modules in sorted(modules_by_name.items())
         ]
-        for split, of_split in questions.items()
+        for split, modules_by_name in questions.items()
     }
 
 
 def _module_answers(modules: Iterable[str]) -> tuple[str, tuple[str, ...]]:
-    """The answer to learn and all right ones, in words, so that F1 sees their parts."""
-    in_words = tuple(module.replace(".", " ") for module in sorted(modules))
-    return in_words[0], in_words
+    """Returns the answer to learn and all right answers.
+
+    The parts of a module's name become words, so that F1 compares them one by one.
+    """
+    answers = tuple(module.replace(".", " ") for module in sorted(modules))
+    return answers[0], answers
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def prepared_file() -> Path:
-    """The file with all examples, made if it is not there or damaged.
+def ensure_examples_file() -> Path:
+    """Returns the file with all examples, and makes it if it is missing or damaged.
 
     Raises:
       UserError: if the cache cannot be written.
     """
-    source = Docstrings()
-    identity = {"examples": VERSION, "source": source.identity()}
-    file = cache_directory() / f"embedded_tasks-{hash_of(identity)}.json"
+    file = _examples_file()
     if not _is_complete(file):
-        say(f"Preparing the embedded downstream tasks (once) in {file}")
-        made = make_examples(source.docstrings())
+        text_cache.print_status(f"Preparing the embedded downstream tasks (once) in {file}")
         content = {
-            task: {split: [dataclasses.astuple(e) for e in part] for split, part in of.items()}
-            for task, of in made.items()
+            task: {
+                split: [dataclasses.astuple(e) for e in part]
+                for split, part in by_split.items()
+            }
+            for task, by_split in make_examples(Docstrings().docstrings()).items()
         }
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(file, lambda temporary: write_json(temporary, content))
+            text_cache.replace_file(
+                file, lambda temporary: text_cache.write_json(temporary, content)
+            )
         except OSError as error:
             raise UserError(
                 f"The embedded tasks cannot be kept in {file.parent}: {error}. Set the "
@@ -238,14 +245,19 @@ def prepared_file() -> Path:
 
 
 def is_prepared() -> bool:
-    """Whether the examples are in the cache."""
-    identity = {"examples": VERSION, "source": Docstrings().identity()}
-    return _is_complete(cache_directory() / f"embedded_tasks-{hash_of(identity)}.json")
+    """Returns whether the examples are in the cache."""
+    return _is_complete(_examples_file())
+
+
+def _examples_file() -> Path:
+    identity = {"examples": EXAMPLES_VERSION, "source": Docstrings().identity()}
+    name = f"embedded_tasks-{text_cache.cache_key(identity)}.json"
+    return text_cache.cache_directory() / name
 
 
 def _is_complete(file: Path) -> bool:
-    content = read_json(file)
-    return all(set(content.get(task, {})) == set(SPLITS) for task in (PACKAGE, SUMMARY, MODULE))
+    content = text_cache.read_json(file)
+    return all(set(content.get(task, {})) == set(SPLITS) for task in TASKS)
 
 
 @functools.lru_cache(maxsize=1)
@@ -253,35 +265,37 @@ def _read(file: Path) -> dict[str, dict[str, list[Example]]]:
     content = json.loads(file.read_text(encoding="utf-8"))
     return {
         task: {
-            split: [Example(inputs, targets, tuple(all_)) for inputs, targets, all_ in part]
-            for split, part in of.items()
+            split: [
+                Example(inputs, targets, tuple(answers)) for inputs, targets, answers in part
+            ]
+            for split, part in by_split.items()
         }
-        for task, of in content.items()
+        for task, by_split in content.items()
     }
 
 
 class ExamplesSource(seqio.DataSource):
-    """The examples of one task, made at first use."""
+    """The examples of one task, which are made when they are first used."""
 
-    def __init__(self, task: str):
+    def __init__(self, task: TaskName):
         super().__init__(splits=SPLITS)
         self.task = task
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
-        """No: one file."""
+        """False: all examples are in one file."""
         return False
 
     def list_shards(self, split: str) -> Sequence[str]:
-        """One shard."""
+        """Returns one shard."""
         return [split]
 
     def examples(self, split: str) -> list[Example]:
-        """All examples of a split."""
-        return _read(prepared_file())[self.task][split]
+        """Returns all examples of a split."""
+        return _read(ensure_examples_file())[self.task][split]
 
     def num_input_examples(self, split: str) -> int:
-        """How many examples a split has."""
+        """Returns the number of examples in a split."""
         return len(self.examples(split))
 
     def get_dataset(
@@ -292,14 +306,17 @@ class ExamplesSource(seqio.DataSource):
         shard_info: seqio.ShardInfo | None = None,
         **unused,
     ) -> tf.data.Dataset:
-        """Returns "inputs", "targets" and "answers", in another order for each seed."""
+        """Returns "inputs", "targets" and "answers"; `shuffle` orders them by the seed."""
         if shard_info and shard_info.num_shards > 1:
-            raise ValueError("The embedded tasks have one shard; use tf.data.Dataset.shard.")
+            raise ValueError(
+                f"The embedded tasks have one shard, not {shard_info.num_shards}; use "
+                "tf.data.Dataset.shard."
+            )
         examples = self.examples(split)
         columns = {
             "inputs": tf.constant([e.inputs for e in examples]),
             "targets": tf.constant([e.targets for e in examples]),
-            # Ragged columns take long to make.
+            # Joined and split again below, because ragged columns are slow to make.
             "answers": tf.constant(["\n".join(e.answers) for e in examples]),
         }
         dataset = tf.data.Dataset.from_tensor_slices(columns)
@@ -308,7 +325,3 @@ class ExamplesSource(seqio.DataSource):
         return dataset.map(
             lambda example: {**example, "answers": tf.strings.split(example["answers"], "\n")}
         )
-
-
-def _as_they_are(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    return dataset

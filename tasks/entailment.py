@@ -1,10 +1,10 @@
-"""ANLI, rounds 1 to 3 (Nie et al., arXiv 1910.14599), in T5's format of MNLI.
+"""ANLI, rounds 1 to 3 (Nie et al., arXiv 1910.14599), in the format that T5 uses for MNLI.
 
     inputs   anli hypothesis: <hypothesis> premise: <context>
     targets  entailment, neutral or contradiction
 
-Table 5 reports round 3. ANLI's authors train on the three rounds together: that is the mixture
-`anli`, in proportion to the rounds' sizes.
+The paper's Table 5 reports round 3. ANLI's authors train on all three rounds together, which is
+the mixture `anli`: it draws the rounds in proportion to their sizes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tasks import text_to_text
 
 LABELS = ("entailment", "neutral", "contradiction")
 MIXTURE = "anli"
-# Training examples (Table 2 of the ANLI paper).
+# Training examples of each round (Table 2 of the ANLI paper).
 ROUNDS = {"anli_r1": 16_946.0, "anli_r2": 45_460.0, "anli_r3": 100_459.0}
 
 
@@ -28,10 +28,10 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
     """Registers the three rounds and their mixture.
 
     Args:
-      vocabulary: None is T5's.
+      vocabulary: their vocabulary, or None for T5's.
     """
     for name in ROUNDS:
-        text_to_text.add(
+        text_to_text.add_task(
             name,
             seqio.TfdsDataSource(
                 f"anli/{name[-2:]}:0.1.0", splits=["train", "validation", "test"]
@@ -46,7 +46,7 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
                     id_key=None,
                 ),
             ],
-            text_to_text.features(vocabulary),
+            text_to_text.make_features(vocabulary),
             [metrics.accuracy],
             functools.partial(t5_postprocessors.string_label_to_class_id, label_classes=LABELS),
         )
@@ -55,5 +55,5 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
 
 @seqio.map_over_dataset
 def _with_premise(example: dict) -> dict:
-    """ANLI's context, under the name that NLI data sets have for it."""
+    """Adds ANLI's "context" under the name "premise", as other NLI data sets call it."""
     return {**example, "premise": example["context"]}

@@ -1,19 +1,21 @@
 """Pre-training tasks: T5's span corruption on plain text.
 
-A document becomes tokens; 128 documents in a row are joined and cut into segments; in each,
-15% of the tokens are replaced, three in a row on average, each run by one sentinel:
+Documents are tokenised; 128 consecutive ones are joined and cut into segments. In each segment,
+15% of the tokens are masked in spans of three tokens on average, and each span is replaced by
+one sentinel:
 
     segment  Thank you for inviting me to your party last week
     inputs   Thank you <X> me to your party <Y> week </s>
     targets  <X> for inviting <Y> last </s>
 
-The first sentinel is the highest id of the vocabulary, the second the next lower one, ...
+The first sentinel is the highest id of the vocabulary, the second one the next lower id, etc.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import gin
 import seqio
@@ -21,28 +23,30 @@ import tensorflow as tf
 from t5.data import preprocessors as t5_preprocessors
 
 from mtf_switch.errors import UserError, suggest_names
-from tasks.text_corpus import SPLITS, TextCorpus
+from tasks.document_split import SPLITS
+from tasks.text_corpus import TextCorpus
 
 NOISE_DENSITY = 0.15
 MEAN_NOISE_SPAN_LENGTH = 3.0
 SENTINELS = 100
 
-EMBEDDED_TEXT = "embedded_text"
-TEXT_FILES = "text_files"
+CorpusName = Literal["embedded_text", "text_files"]
+EMBEDDED_TEXT: CorpusName = "embedded_text"
+TEXT_FILES: CorpusName = "text_files"
 
-_NAME_FILES = "Name its files first, for example text_files.files = 'books/*.txt'."
+_HOW_TO_NAME_FILES = "Name its files first, for example text_files.files = 'books/*.txt'."
 
-# Documents: all of the embedded corpus, and 100 MB of a user's text. They are stored in the
-# order of their hashes, so larger corpora are well mixed, too.
+# In documents: the whole embedded corpus, or 100 MB of a user's text. Larger corpora are well
+# mixed, too, because they are stored in the order of their hashes.
 _SHUFFLE_BUFFER = 50_000
 
 
 @gin.configurable
 def embedded_text(vocab_size: int = 4096) -> TextCorpus:
-    """The docstrings of the pinned packages, with no download.
+    """Returns the corpus of the pinned packages' docstrings, which needs no download.
 
     Args:
-      vocab_size: SentencePiece pieces, the 100 sentinels not counted.
+      vocab_size: number of SentencePiece pieces, not counting the 100 sentinels.
     """
     return TextCorpus(EMBEDDED_TEXT, files=None, vocab_size=vocab_size)
 
@@ -51,11 +55,11 @@ def embedded_text(vocab_size: int = 4096) -> TextCorpus:
 def text_files(
     files: str | Sequence[str] | None = None, vocab_size: int = 4096
 ) -> TextCorpus | None:
-    """The user's own utf-8 text files; None while `files` is not set.
+    """Returns the corpus of the user's own utf-8 text files, or None if `files` is not set.
 
     Args:
-      files: a path or glob, such as 'books/*.txt', or several.
-      vocab_size: SentencePiece pieces, the 100 sentinels not counted.
+      files: a path or glob, such as 'books/*.txt', or a sequence of them.
+      vocab_size: number of SentencePiece pieces, not counting the 100 sentinels.
     """
     if files is None:
         return None
@@ -64,53 +68,61 @@ def text_files(
 
 
 def register() -> None:
-    """Registers the text tasks as gin configures them now, in place of earlier ones."""
-    for name in (EMBEDDED_TEXT, TEXT_FILES):
+    """Registers the text tasks as gin configures them now, and replaces earlier ones."""
+    for name in get_args(CorpusName):
         seqio.TaskRegistry.remove(name)
-        corpus = embedded_text() if name == EMBEDDED_TEXT else text_files()
+        corpus = _configured_corpus(name)
         if corpus is not None:
-            span_corruption_task(name, corpus)
+            add_corpus_task(name, corpus)
 
 
-def corpus_named(name: str) -> TextCorpus | None:
-    """The corpus "embedded_text" or "text_files" as gin configures it now; None for others.
+def find_corpus(name: str) -> TextCorpus | None:
+    """Returns the corpus with this name as gin configures it now.
+
+    Args:
+      name: "embedded_text", "text_files", or any other text, for which there is no corpus.
 
     Raises:
       UserError: for "text_files" without files.
     """
-    if name == EMBEDDED_TEXT:
-        return embedded_text()
-    if name == TEXT_FILES:
-        corpus = text_files()
-        if corpus is None:
-            raise UserError(f"{name} has no files. {_NAME_FILES}")
-        return corpus
-    return None
+    if name not in get_args(CorpusName):
+        return None
+    corpus = _configured_corpus(name)
+    if corpus is None:
+        raise UserError(f"{name} has no files. {_HOW_TO_NAME_FILES}")
+    return corpus
 
 
-def prepare(name: str) -> None:
-    """Prepares the corpora behind a registered task or mixture; others need nothing.
+def _configured_corpus(name: CorpusName) -> TextCorpus | None:
+    return embedded_text() if name == EMBEDDED_TEXT else text_files()
+
+
+def prepare_corpora(name: str) -> None:
+    """Prepares the text corpora that a task or mixture reads, if there are any.
+
+    Args:
+      name: a registered task or mixture.
 
     Raises:
-      UserError: if nothing has that name, or a corpus cannot be prepared.
+      UserError: if there is no such task or mixture, or a corpus cannot be prepared.
     """
     known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
     if name not in known:
-        hint = f" {_NAME_FILES}" if name == TEXT_FILES else suggest_names(name, known)
+        hint = f" {_HOW_TO_NAME_FILES}" if name == TEXT_FILES else suggest_names(name, known)
         raise UserError(f"No task or mixture is registered as {name!r}.{hint}")
     for task in seqio.get_subtasks(seqio.get_mixture_or_task(name)):
         if isinstance(task.source, CorpusSource):
             _ = task.source.corpus.prepared
 
 
-def span_corruption_task(name: str, corpus: TextCorpus) -> seqio.Task:
-    """Registers and returns a seqio Task of span corruption on `corpus`.
+def add_corpus_task(name: str, corpus: TextCorpus) -> seqio.Task:
+    """Registers and returns a seqio Task of span corruption on a corpus.
 
-    Nothing is read or trained before its dataset or vocabulary is used.
+    The corpus is prepared only when the task's dataset or vocabulary is used.
 
     Args:
-      name: not yet registered.
-      corpus: has the splits train and validation.
+      name: a name that is not registered yet.
+      corpus: the text.
     """
     feature = seqio.Feature(vocabulary=CorpusVocabulary(corpus), add_eos=True)
     return seqio.TaskRegistry.add(
@@ -129,11 +141,18 @@ def span_corruption_task(name: str, corpus: TextCorpus) -> seqio.Task:
 
 
 def targets_length(inputs_length: int) -> int:
-    """Tokens in the targets of span corruption, where inputs have `inputs_length`.
+    """Returns the number of target tokens that belong to `inputs_length` input tokens.
 
-    Both count their sentinels and the end of sequence.
+    Both numbers include the sentinels and the end of sequence.
     """
-    return _segment_and_targets_length(inputs_length)[1]
+    _, length = t5_preprocessors.random_spans_helper(
+        inputs_length=inputs_length,
+        noise_density=NOISE_DENSITY,
+        mean_noise_span_length=MEAN_NOISE_SPAN_LENGTH,
+        extra_tokens_per_span_inputs=1,
+        extra_tokens_per_span_targets=1,
+    )
+    return length
 
 
 def corrupt_spans(
@@ -141,15 +160,16 @@ def corrupt_spans(
     sequence_length: Mapping[str, int] | None,
     output_features: Mapping[str, seqio.Feature],
 ) -> tf.data.Dataset:
-    """T5's span corruption with this module's density and length of spans.
+    """Applies T5's span corruption with this module's noise density and span length.
 
     Args:
-      dataset: examples with int32 `targets` [tokens of a document].
-      sequence_length: tokens in `inputs` and `targets`; inputs are filled without padding.
-      output_features: of the task.
+      dataset: examples with int32 `targets` [document length].
+      sequence_length: maximum numbers of tokens in `inputs` and `targets`. Segments are cut so
+        that they fill the inputs without padding.
+      output_features: the features of the task.
 
     Returns:
-      Examples with int32 `inputs` and `targets`, without end of sequence.
+      Examples with int32 `inputs` and `targets`, without the end of sequence.
 
     Raises:
       UserError: if the targets would not fit.
@@ -158,7 +178,7 @@ def corrupt_spans(
     if not {"inputs", "targets"} <= set(lengths):
         raise UserError(
             "Span corruption cuts text to the length of the inputs, so sequence_length "
-            f"must name inputs and targets; it is {sequence_length!r}."
+            f"must name inputs and targets; it is {sequence_length!r}. Set both."
         )
     needed = targets_length(lengths["inputs"])
     if lengths["targets"] < needed:
@@ -179,8 +199,8 @@ def corrupt_spans(
 class CorpusSource(seqio.DataSource):
     """The documents of a corpus as examples {"text": utf-8 bytes}.
 
-    Unlike seqio.FunctionDataSource, it knows the number of its examples only when asked,
-    and shuffles documents well, so there is nothing to warn of.
+    Unlike seqio.FunctionDataSource, it counts its examples only when it is asked to, and it
+    shuffles whole documents, so seqio has no reason to warn.
     """
 
     def __init__(self, corpus: TextCorpus):
@@ -189,15 +209,15 @@ class CorpusSource(seqio.DataSource):
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
-        """No: one file for each split."""
+        """False: each split is one file."""
         return False
 
     def list_shards(self, split: str) -> Sequence[str]:
-        """One shard; seqio divides the examples where more are asked for."""
+        """Returns one shard; seqio divides the examples if more are requested."""
         return [split]
 
     def num_input_examples(self, split: str) -> int:
-        """Number of documents in a split."""
+        """Returns the number of documents in a split."""
         return self.corpus.prepared.documents[split]
 
     def get_dataset(
@@ -208,9 +228,12 @@ class CorpusSource(seqio.DataSource):
         shard_info: seqio.ShardInfo | None = None,
         **unused,
     ) -> tf.data.Dataset:
-        """Returns the documents, in another order for each seed and epoch if `shuffle`."""
+        """Returns the documents; `shuffle` gives another order for each seed and epoch."""
         if shard_info and shard_info.num_shards > 1:
-            raise ValueError("A text corpus has one shard; use tf.data.Dataset.shard.")
+            raise ValueError(
+                f"A text corpus has one shard, not {shard_info.num_shards}; use "
+                "tf.data.Dataset.shard."
+            )
         documents = tf.data.TFRecordDataset(str(self.corpus.prepared.split_file(split)))
         if shuffle:
             documents = documents.shuffle(_SHUFFLE_BUFFER, seed=seed)
@@ -218,9 +241,9 @@ class CorpusSource(seqio.DataSource):
 
 
 class CorpusVocabulary(seqio.SentencePieceVocabulary):
-    """A corpus's vocabulary with T5's 100 sentinels, trained when it is first needed.
+    """The vocabulary of a corpus with T5's 100 sentinels, trained when it is first needed.
 
-    Equal to another one if their corpora are equal, whether used before or not.
+    Two of them are equal if their corpora are equal, whether they have been used or not.
     """
 
     def __init__(self, corpus: TextCorpus):
@@ -229,7 +252,7 @@ class CorpusVocabulary(seqio.SentencePieceVocabulary):
 
     @property
     def sentencepiece_model_file(self) -> str:
-        """Path of the SentencePiece model (without sentinels)."""
+        """Path of the SentencePiece model, which does not hold the sentinels."""
         return str(self.corpus.prepared.vocabulary_file)
 
     def _model_context(self):
@@ -238,22 +261,11 @@ class CorpusVocabulary(seqio.SentencePieceVocabulary):
         return super()._model_context()
 
     def __getstate__(self):
-        # The path depends on this machine's cache, so equality and pickles leave it out.
+        # The path depends on this machine's cache, so it is left out of equality and pickles.
         return {**super().__getstate__(), "_sentencepiece_model_file": ""}
 
     def __str__(self) -> str:
-        # seqio's own would train the vocabulary in order to print its hash.
+        # seqio's own method would train the vocabulary to print its hash.
         return f"CorpusVocabulary({self.corpus}, sentinels={SENTINELS})"
 
     __repr__ = __str__
-
-
-def _segment_and_targets_length(inputs_length: int) -> tuple[int, int]:
-    """Tokens in a segment before corruption, and in its targets after it."""
-    return t5_preprocessors.random_spans_helper(
-        inputs_length=inputs_length,
-        noise_density=NOISE_DENSITY,
-        mean_noise_span_length=MEAN_NOISE_SPAN_LENGTH,
-        extra_tokens_per_span_inputs=1,
-        extra_tokens_per_span_targets=1,
-    )

@@ -1,6 +1,8 @@
-"""Registers every task by being imported: for seqio's cache job, which takes modules.
+"""Registers all tasks when it is imported, for seqio's cache job, which takes module names.
 
-seqio_cache_tasks --module_import=mtf_switch,tasks.register_all --tasks=... ; docs/finetuning.md
+    seqio_cache_tasks --module_import=mtf_switch --module_import=tasks.register_all --tasks=...
+
+See "C4 and mC4" in docs/finetuning.md.
 """
 
 from __future__ import annotations
@@ -12,4 +14,4 @@ from tasks import tfds_data
 
 tasks.register()
 for _name in list(seqio.TaskRegistry.names()):
-    tfds_data.dataset_name(seqio.TaskRegistry.get(_name))
+    tfds_data.resolve_dataset_name(seqio.TaskRegistry.get(_name))

@@ -1,4 +1,4 @@
-"""Removes what an example repeats of itself (Lee et al., arXiv 2107.06499, within examples)."""
+"""Removing text that an example repeats (Lee et al., arXiv 2107.06499, within examples)."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ import tensorflow as tf
 
 @gin.configurable
 def remove_repeats(dataset: tf.data.Dataset, min_tokens: int = 50) -> tf.data.Dataset:
-    """Drops from "targets" every run of tokens that stands earlier in the same example.
+    """Removes from "targets" every run of tokens that occurred earlier in the same example.
 
-    Of two equal runs of at least `min_tokens` the first stays: the exact-substring rule of
-    Lee et al. with its threshold of 50 tokens, applied to each example alone.
+    Of two equal runs with at least `min_tokens` tokens, the first one is kept. This is the
+    exact-substring rule of Lee et al. with their threshold of 50 tokens, applied to each
+    example on its own.
 
     Args:
-      dataset: examples with int32 "targets" [tokens].
+      dataset: examples with int32 "targets" [length].
       min_tokens: length of the shortest run that counts as a repeat.
     """
 
     def without_repeats(example):
         tokens = example["targets"]
-        kept = tf.boolean_mask(tokens, ~repeated(tokens, min_tokens))
+        kept = tf.boolean_mask(tokens, ~find_repeats(tokens, min_tokens))
         return {**example, "targets": kept}
 
     return dataset.map(without_repeats, num_parallel_calls=tf.data.experimental.AUTOTUNE)
 
 
-def repeated(tokens: tf.Tensor, min_tokens: int) -> tf.Tensor:
-    """Which tokens belong to a run of `min_tokens` that began at an earlier place too.
+def find_repeats(tokens: tf.Tensor, min_tokens: int) -> tf.Tensor:
+    """Marks the tokens of every run of `min_tokens` tokens that occurred earlier.
 
     Args:
-      tokens: [n] int32.
+      tokens: [length] int32.
       min_tokens: at least 1.
 
     Returns:
-      [n] bool.
+      [length] bool, True for a token of a repeat.
     """
     length = tf.size(tokens)
     windows = tf.maximum(length - min_tokens + 1, 0)
@@ -48,7 +49,7 @@ def repeated(tokens: tf.Tensor, min_tokens: int) -> tf.Tensor:
     _, group = tf.unique(text)
     first = tf.math.unsorted_segment_min(starts, group, tf.maximum(windows, 1))
     is_later = tf.cast(tf.gather(first, group) < starts, tf.int32)
-    # A token is covered if a later window begins at it or up to min_tokens - 1 before it.
+    # A token is in a repeat if one begins at it or at most min_tokens - 1 tokens before it.
     begun = tf.cumsum(tf.pad(is_later, [[0, length - windows]]))
     ended = tf.pad(begun, [[min_tokens, 0]])[:length]
     return begun > ended

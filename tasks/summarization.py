@@ -1,6 +1,6 @@
-"""XSum (Narayan et al., arXiv 1808.08745) in T5's format of summarisation.
+"""XSum (Narayan et al., arXiv 1808.08745) in T5's format for summarisation.
 
-CNN/DailyMail is T5's own `cnn_dailymail_v002`.
+CNN/DailyMail is T5's own task `cnn_dailymail_v002`.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ XSUM = "xsum"
 
 
 def register(vocabulary: seqio.Vocabulary | None) -> None:
-    """Registers XSum: `summarize: <document>` to its one-sentence summary.
+    """Registers `xsum`, from "summarize: <document>" to a summary of one sentence.
 
     Args:
-      vocabulary: None is T5's.
+      vocabulary: the task's vocabulary, or None for T5's.
     """
-    text_to_text.add(
+    text_to_text.add_task(
         XSUM,
         seqio.TfdsDataSource("xsum:1.1.0", splits=["train", "validation", "test"]),
         functools.partial(
             t5_preprocessors.summarize, article_key="document", summary_key="summary"
         ),
-        text_to_text.features(vocabulary),
+        text_to_text.make_features(vocabulary),
         [metrics.rouge],
     )

@@ -1,13 +1,13 @@
 """T5's own tasks and mixtures: C4, GLUE, SuperGLUE, SQuAD, CNN/DailyMail, WMT, ...
 
-They are reused as T5 registers them; only their vocabulary can be another one.
+They are used as T5 registers them, except that their vocabulary can be replaced.
 """
 
 from __future__ import annotations
 
 import seqio
 import t5.data
-import t5.data.mixtures  # registers by being imported
+import t5.data.mixtures  # the import registers them
 import t5.data.tasks
 
 GLUE = "glue_v002_proportional"
@@ -17,12 +17,12 @@ CNN_DAILYMAIL = "cnn_dailymail_v002"
 
 
 def register(vocabulary: seqio.Vocabulary | None) -> None:
-    """Gives T5's tasks a vocabulary.
+    """Replaces the vocabulary of T5's tasks.
 
     Args:
-      vocabulary: None is T5's.
+      vocabulary: the new vocabulary, or None for T5's.
     """
     vocabulary = vocabulary or t5.data.get_default_vocabulary()
-    # T5's tasks share these two objects, which are frozen.
+    # All of T5's tasks share these two objects, which are frozen dataclasses.
     for feature in t5.data.tasks.DEFAULT_OUTPUT_FEATURES.values():
         object.__setattr__(feature, "vocabulary", vocabulary)

@@ -1,4 +1,4 @@
-"""`run_switch.py tasks`: every task and mixture, and whether it can be used on this machine."""
+"""The list that `run_switch.py tasks` prints: all tasks and mixtures, and which are ready."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from t5.evaluation import eval_utils
 
 from tasks import closed_book, embedded_tasks, entailment, pretraining, tfds_data
 
-# Training examples, as the data sets' papers or T5's mixing rates state them.
+# Numbers of training examples, from the data sets' papers or T5's mixing rates.
 PUBLISHED_SIZES = {
     **{name: int(size) for name, size in glue_utils.GLUE_WEIGHT_MAPPING.items() if size},
     **{name: int(size) for name, size in glue_utils.SUPER_GLUE_WEIGHT_MAPPING.items() if size},
@@ -28,14 +28,14 @@ PUBLISHED_SIZES = {
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A task or mixture.
+    """A task or mixture in the list.
 
     Attributes:
-      name: of the registry.
-      sizes: split -> examples; None where nobody has counted.
-      metrics: names of its metrics; none for a mixture, whose tasks have them.
-      ready: "yes", or what is missing.
-      parts: tasks in a mixture; 0 for a task.
+      name: the registered name.
+      sizes: split -> number of examples, or None if it is unknown.
+      metrics: names of the metrics; empty for a mixture, whose tasks have their own.
+      ready: "yes", possibly with a remark, or "no" with what is missing.
+      parts: number of tasks in a mixture; 0 for a task.
     """
 
     name: str
@@ -46,30 +46,37 @@ class Entry:
 
 
 def list_tasks(pattern: str = "*") -> list[Entry]:
-    """All tasks, then all mixtures, by name.
+    """Returns all tasks and then all mixtures, sorted by name.
 
     Args:
-      pattern: of names, as in a shell.
+      pattern: shell pattern of the names to return.
     """
-    states: dict[str, tfds_data.State] = {}
+    states: dict[str, tfds_data.DatasetState] = {}
     tasks = {
-        name: _task(seqio.TaskRegistry.get(name), states)
+        name: _make_task_entry(seqio.TaskRegistry.get(name), states)
         for name in sorted(seqio.TaskRegistry.names())
     }
     mixtures = [
-        _mixture(seqio.MixtureRegistry.get(name), tasks)
+        _make_mixture_entry(seqio.MixtureRegistry.get(name), tasks)
         for name in sorted(seqio.MixtureRegistry.names())
     ]
-    return [e for e in [*tasks.values(), *mixtures] if fnmatch.fnmatch(e.name, pattern)]
+    entries = [*tasks.values(), *mixtures]
+    return [entry for entry in entries if fnmatch.fnmatch(entry.name, pattern)]
 
 
-def _task(task: seqio.Task, states: dict[str, tfds_data.State]) -> Entry:
-    metrics = _metric_names(task)
-    tfds_name = tfds_data.dataset_name(task)
+def _make_task_entry(task: seqio.Task, states: dict[str, tfds_data.DatasetState]) -> Entry:
+    """Returns the entry of a task.
+
+    Args:
+      task: the task.
+      states: TFDS name -> state of the data sets inspected so far; new ones are added.
+    """
+    metrics = _find_metric_names(task)
+    tfds_name = tfds_data.resolve_dataset_name(task)
     if tfds_name is not None:
         if tfds_name not in states:
             states[tfds_name] = tfds_data.inspect_dataset(tfds_name)
-        return _tfds_entry(task, metrics, states[tfds_name])
+        return _make_tfds_entry(task, metrics, states[tfds_name])
     prepared = True
     if isinstance(task.source, pretraining.CorpusSource):
         prepared = task.source.corpus.is_prepared()
@@ -81,17 +88,19 @@ def _task(task: seqio.Task, states: dict[str, tfds_data.State]) -> Entry:
     return Entry(task.name, sizes, metrics, "yes" if prepared else "yes, made at first use")
 
 
-def _tfds_entry(task: seqio.Task, metrics: list[str], state: tfds_data.State) -> Entry:
+def _make_tfds_entry(
+    task: seqio.Task, metrics: list[str], state: tfds_data.DatasetState
+) -> Entry:
     if state.readiness is not tfds_data.Readiness.READY:
         published = PUBLISHED_SIZES.get(task.name)
         sizes = {"train": published} if published else {}
         return Entry(task.name, sizes, metrics, state.readiness.value)
-    tfds_data.forget_unprepared(task)
+    tfds_data.drop_stale_builder(task)
     sizes = {split: task.num_input_examples(split) for split in task.splits}
     return Entry(task.name, sizes, metrics, "yes")
 
 
-def _mixture(mixture: seqio.Mixture, tasks: dict[str, Entry]) -> Entry:
+def _make_mixture_entry(mixture: seqio.Mixture, tasks: dict[str, Entry]) -> Entry:
     parts = [tasks[task.name] for task in seqio.get_subtasks(mixture)]
     ready = sum(part.ready.startswith("yes") for part in parts)
     return Entry(
@@ -103,20 +112,18 @@ def _mixture(mixture: seqio.Mixture, tasks: dict[str, Entry]) -> Entry:
     )
 
 
-def _metric_names(task: seqio.Task) -> list[str]:
-    """What a task's metrics are called in results, as far as T5 says; else their functions."""
+def _find_metric_names(task: seqio.Task) -> list[str]:
+    """Returns T5's names for a task's metrics, or the names of their functions."""
     tags = [tag.split("/") for tag in eval_utils.METRIC_NAMES]
-    of_t5 = [
-        metric for name, metric in (tag for tag in tags if len(tag) == 2) if name == task.name
-    ]
-    return of_t5 or [getattr(metric, "__name__", str(metric)) for metric in task.metric_fns]
+    t5_names = [tag[1] for tag in tags if len(tag) == 2 and tag[0] == task.name]
+    return t5_names or [getattr(metric, "__name__", str(metric)) for metric in task.metric_fns]
 
 
-def format_table(found: list[Entry]) -> str:
-    """The entries as text for the screen."""
-    width = max(len(entry.name) for entry in found)
+def format_table(entries: list[Entry]) -> str:
+    """Returns the entries as a text table."""
+    width = max(len(entry.name) for entry in entries)
     lines = [f"{'task':{width}}  {'ready':22}  {'metrics':29}  examples"]
-    for entry in found:
+    for entry in entries:
         splits = ", ".join(
             split if size is None else f"{split} {size:,}"
             for split, size in sorted(entry.sizes.items())
@@ -125,7 +132,7 @@ def format_table(found: list[Entry]) -> str:
         metrics = ", ".join(entry.metrics) or ("" if entry.parts else "none")
         lines.append(f"{entry.name:{width}}  {entry.ready:22}  {metrics:29}  {content}")
     lines.append(
-        "Sizes of what is not prepared are the published ones, where known. A task without "
-        "metrics is evaluated by its negative log perplexity."
+        "Data that is not prepared is listed with its published size, if that is known. A task "
+        "without metrics is evaluated by its negative log perplexity."
     )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A user's own text: utf-8 files, cut into documents at blank lines."""
+"""The user's own text: utf-8 files that are cut into documents at blank lines."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from mtf_switch.errors import UserError
 
-# Paragraphs are grouped to about this many characters (some 500 tokens): short enough that
-# a single book divides into training and validation text.
+# Paragraphs are grouped into documents of about this many characters (some 500 tokens), which
+# is short enough to divide a single book into training and validation text.
 DOCUMENT_CHARACTERS = 2_000
 
-# The text is sorted in memory; this much needs about five times as much of it.
+# The text is sorted in memory, which takes about five times as much memory as it has bytes.
 MAX_BYTES = 2 * 1024**3
 
 # Raise this whenever the cutting changes what it yields: caches are keyed by it.
@@ -26,29 +26,29 @@ _BLANK_LINES = re.compile(r"\n\s*\n")
 
 @dataclass(frozen=True)
 class TextFiles:
-    """The text of the files that match any of some globs.
+    """The text of all files that match at least one pattern.
 
     Attributes:
-      patterns: paths or globs; `**` stands for any folders.
+      patterns: paths or globs, in which `**` matches any folders.
     """
 
     patterns: tuple[str, ...]
 
     def identity(self) -> dict:
-        """Everything that decides the text, for JSON: what a cache is keyed by.
+        """Returns everything that decides the text, as JSON values, to key the cache by.
 
-        The files' contents count, not their names or dates.
+        The contents of the files count, but not their names or dates.
         """
         return {
             "cutting": CUTTING_VERSION,
-            "files": sorted(_sha256_of_file(path) for path in self.paths()),
+            "files": sorted(_hash_file(path) for path in self.paths()),
         }
 
     def documents(self) -> Iterator[str]:
-        """Yields documents by path and place in the file; repeats included.
+        """Yields all documents, ordered by path and place in the file, including repeats.
 
         Raises:
-          UserError: as `paths` does, and if a file is not utf-8.
+          UserError: if a file is not utf-8, and in the cases of `paths`.
         """
         for path in self.paths():
             yield from split_into_documents(_read_utf8(path))
@@ -57,7 +57,7 @@ class TextFiles:
         """Returns the matching files, sorted.
 
         Raises:
-          UserError: if a pattern matches no file or there is too much text for memory.
+          UserError: if a pattern matches no file, or the files are too large for memory.
         """
         paths = sorted({path for pattern in self.patterns for path in _matches(pattern)})
         total = sum(map(os.path.getsize, paths))
@@ -69,20 +69,20 @@ class TextFiles:
             )
         return paths
 
-    def too_little(self, found: str) -> str:
-        """The error for too little text, where `found` says how much there is."""
+    def shortage_message(self, found: str) -> str:
+        """Returns the error message for too little text; `found` says how much there is."""
         patterns = ", ".join(self.patterns)
         return f"{found} in {len(self.paths()):,} files ({patterns}). Give more text."
 
 
 def split_into_documents(text: str, size: int = DOCUMENT_CHARACTERS) -> Iterator[str]:
-    """Groups paragraphs into documents of at most about `size` characters.
+    """Yields documents: groups of paragraphs with at most about `size` characters.
 
-    A longer paragraph is cut at the end of a line, else at a space, else anywhere.
+    A longer paragraph is cut at the end of a line if possible, else at a space, else anywhere.
 
     Args:
       text: any text, with any line endings.
-      size: characters in a document, the blank lines between paragraphs not counted.
+      size: characters in a document, not counting the blank lines between paragraphs.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     group: list[str] = []
@@ -114,7 +114,7 @@ def _cut(paragraph: str, size: int) -> Iterator[str]:
 
 
 def _matches(pattern: str) -> list[str]:
-    """Returns the files that one pattern matches."""
+    """Returns the files that match one pattern, or raises UserError if none does."""
     found = glob.glob(os.path.expanduser(pattern), recursive=True)
     files = [path for path in found if os.path.isfile(path)]
     if files:
@@ -137,8 +137,8 @@ def _read_bytes(path: str) -> bytes:
             return file.read()
     except OSError as error:
         raise UserError(
-            f"The text file {path} cannot be read: {error.strerror}. Mend that, or leave "
-            "the file out of the pattern."
+            f"The text file {path} cannot be read: {error.strerror}. Make it readable, or "
+            "leave it out of the pattern."
         ) from error
 
 
@@ -158,5 +158,5 @@ def _read_utf8(path: str) -> str:
     return text[1:] if text.startswith("\ufeff") else text
 
 
-def _sha256_of_file(path: str) -> str:
+def _hash_file(path: str) -> str:
     return hashlib.sha256(_read_bytes(path)).hexdigest()

@@ -1,4 +1,4 @@
-"""What all text-to-text tasks share: features, a vocabulary, and the order of preprocessing."""
+"""What all text-to-text tasks share: vocabulary, features, and the order of preprocessing."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from tasks import pretraining
 def task_vocabulary(
     source: str | None = None, sentinels: int = pretraining.SENTINELS
 ) -> seqio.Vocabulary | None:
-    """The vocabulary of every task that does not come with one of its own.
+    """Returns the vocabulary of every task that has no vocabulary of its own.
 
     Args:
-      source: a SentencePiece model (without sentinels; a path or gs:// address), or
-        "embedded_text" or "text_files" for the vocabulary of that corpus. None is the
-        default of each task: T5's, or mT5's for mC4.
-      sentinels: added to a SentencePiece model; 0 for one that holds them, as mT5's does.
+      source: a SentencePiece model (a path or gs:// address), or "embedded_text" or
+        "text_files" for the vocabulary of that corpus. None selects the default of each task:
+        mT5's vocabulary for mC4 and T5's for all others.
+      sentinels: how many sentinels to add to a SentencePiece model. Use 0 for a model that
+        holds them already, as mT5's does.
 
     Returns:
-      The vocabulary, or None.
+      The vocabulary, or None if `source` is None.
 
     Raises:
       UserError: for "text_files" without files.
     """
     if source is None:
         return None
-    corpus = pretraining.corpus_named(source)
+    corpus = pretraining.find_corpus(source)
     if corpus is not None:
         return pretraining.CorpusVocabulary(corpus)
     return seqio.SentencePieceVocabulary(source, extra_ids=sentinels)
 
 
-def features(vocabulary: seqio.Vocabulary | None) -> dict[str, seqio.Feature]:
-    """Inputs and targets that end with the end-of-sequence token.
+def make_features(vocabulary: seqio.Vocabulary | None) -> dict[str, seqio.Feature]:
+    """Returns the features "inputs" and "targets", which end with the end of sequence.
 
     Args:
-      vocabulary: of both; None is T5's.
+      vocabulary: the vocabulary of both, or None for T5's.
     """
     vocabulary = vocabulary or t5.data.get_default_vocabulary()
     return {
@@ -50,7 +51,7 @@ def features(vocabulary: seqio.Vocabulary | None) -> dict[str, seqio.Feature]:
     }
 
 
-def add(
+def add_task(
     name: str,
     source: seqio.DataSource,
     text_format: Callable | Sequence[Callable],
@@ -58,15 +59,16 @@ def add(
     metric_fns: Sequence[Callable],
     postprocess_fn: Callable | None = None,
 ) -> seqio.Task:
-    """Registers a supervised task, in place of an earlier one of that name.
+    """Registers a supervised task, and replaces an earlier one with the same name.
 
     Args:
-      name: of the task.
-      source: of its examples.
-      text_format: preprocessors that make the strings "inputs" and "targets" of them.
-      output_features: see `features`.
-      metric_fns: of (targets, predictions), as in t5.evaluation.metrics.
-      postprocess_fn: from text to what the metrics compare, as in t5.data.postprocessors.
+      name: the task's name.
+      source: the examples.
+      text_format: the preprocessors that turn an example into the strings "inputs" and
+        "targets", or a single one.
+      output_features: what `make_features` returns.
+      metric_fns: functions of (targets, predictions), as in t5.evaluation.metrics.
+      postprocess_fn: turns text into what the metrics compare, as in t5.data.postprocessors.
     """
     steps = [text_format] if callable(text_format) else list(text_format)
     seqio.TaskRegistry.remove(name)
@@ -86,7 +88,12 @@ def add(
 
 
 def add_mixture(name: str, rates: Mapping[str, float] | Sequence[tuple]) -> seqio.Mixture:
-    """Registers a mixture, in place of an earlier one of that name."""
+    """Registers a mixture, and replaces an earlier one with the same name.
+
+    Args:
+      name: the mixture's name.
+      rates: task -> rate, or (task, rate) pairs, whose rate may be a function of the task.
+    """
     seqio.MixtureRegistry.remove(name)
     pairs = list(rates.items()) if isinstance(rates, Mapping) else list(rates)
     return seqio.MixtureRegistry.add(name, pairs)

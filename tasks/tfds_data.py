@@ -1,4 +1,4 @@
-"""Whether the TFDS data of a task is on this machine, and how to get it there."""
+"""The TFDS data of the tasks: whether it is on this machine, and how it is prepared."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import gin
@@ -19,207 +19,219 @@ import tensorflow_datasets as tfds
 
 from mtf_switch.errors import UserError
 
-
-@gin.configurable
-def tfds_data(data_dir: str | None = None) -> str | None:
-    """The folder with TFDS's data; None is TFDS's own default, ~/tensorflow_datasets."""
-    return data_dir
-
-
-# What tasks named when they were registered.
-_NAMED: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+# TFDS loader of a task -> the name of the data set with which the task was registered.
+_REGISTERED_NAMES: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
 class Readiness(enum.Enum):
-    """What there is of a data set; the values are what `run_switch.py tasks` prints."""
+    """Whether a data set can be read; the values are what `run_switch.py tasks` prints."""
 
     READY = "yes"
     ABSENT = "no: prepare it"
-    HALF = "no: half prepared"
+    INCOMPLETE = "no: half prepared"
     UNKNOWN = "no: not in this TFDS"
 
 
 @dataclasses.dataclass(frozen=True)
-class State:
-    """What there is of a data set, and what of it is missing, as a sentence."""
+class DatasetState:
+    """Whether a data set can be read.
+
+    Attributes:
+      readiness: the answer.
+      missing: a sentence that says what is missing; "" if the data set is ready.
+    """
 
     readiness: Readiness
     missing: str = ""
 
 
+@gin.configurable("tfds_data")
+def configured_data_dir(data_dir: str | None = None) -> str | None:
+    """Returns the folder with TFDS's data.
+
+    Args:
+      data_dir: the folder, or None for TFDS's default, ~/tensorflow_datasets.
+    """
+    return data_dir
+
+
 def use_data_dir() -> None:
-    """Makes seqio read from the folder that gin names.
+    """Makes seqio read TFDS's data from the folder that gin names.
 
     Raises:
-      UserError: if it is not there.
+      UserError: if the folder does not exist.
     """
-    data_dir = tfds_data()
+    data_dir = configured_data_dir()
     if data_dir is not None and not tf.io.gfile.isdir(data_dir):
         raise UserError(
-            f"There is no folder {data_dir}, which --data_dir (tfds_data.data_dir) names as "
-            "the one with TFDS's data. Make it, or name another one."
+            f"There is no folder {data_dir}. --data_dir (tfds_data.data_dir) must name the "
+            "folder with TFDS's data: make it, or name another one."
         )
     seqio.set_tfds_data_dir_override(data_dir)
 
 
-def dataset_name(task: seqio.Task) -> str | None:
-    """TFDS's name of a task's data, such as "glue/cola:2.0.0"; None for other sources.
+def resolve_dataset_name(task: seqio.Task) -> str | None:
+    """Returns TFDS's name of a task's data, and makes the task read the data of that name.
 
-    T5 names versions of GLUE and C4 that the pinned TFDS reads, but cannot make any more. Where
-    such a version is not in the data_dir, the task is made to read the one that it can make.
+    T5's tasks name versions of GLUE and C4 that the pinned TFDS can read but no longer prepare.
+    If the data_dir does not hold such a version, the task reads the newest one instead.
+
+    Returns:
+      A name such as "glue/cola:2.0.0", or None if the data is not TFDS's.
     """
     if not isinstance(task.source, seqio.TfdsDataSource):
         return None
     loader = task.source.tfds_dataset
-    named = _NAMED.setdefault(loader, loader.name)
-    loader._name = _readable_or_newest(named)
+    registered_name = _REGISTERED_NAMES.setdefault(loader, loader.name)
+    loader._name = _choose_version(registered_name)
     return loader.name
 
 
-def _readable_or_newest(tfds_name: str) -> str:
+def _choose_version(tfds_name: str) -> str:
+    """Returns the name itself, or that of the newest version if the named one is absent."""
     if inspect_dataset(tfds_name).readiness is not Readiness.ABSENT:
         return tfds_name
-    return f"{tfds_name.split(':')[0]}:{_newest(tfds_name)[0]}"
+    return f"{tfds_name.split(':')[0]}:{_find_newest_version(tfds_name)[0]}"
 
 
 @functools.cache
-def _newest(tfds_name: str) -> tuple[str | None, str]:
-    """The version of a data set that TFDS can make; None and the reason if it has no such."""
+def _find_newest_version(tfds_name: str) -> tuple[str | None, str]:
+    """Returns (version that TFDS can prepare, "") or, if there is none, (None, reason)."""
     try:
-        return str(_builder(tfds_name).canonical_version), ""
+        return str(_make_builder(tfds_name).canonical_version), ""
     except (ValueError, AssertionError) as error:
         return None, str(error).strip().splitlines()[0]
 
 
-def _folder(tfds_name: str) -> str:
-    """Where TFDS lays a data set out; to ask its builder would take a while."""
-    return os.path.join(_root(), *re.split("[/:]", tfds_name))
+def _dataset_folder(tfds_name: str) -> str:
+    """Returns the folder of a data set without asking its builder, which is slow to make."""
+    return os.path.join(_root_folder(), *re.split("[/:]", tfds_name))
 
 
-def _root() -> str:
-    return os.path.expanduser(tfds_data() or tfds.core.constants.DATA_DIR)
+def _root_folder() -> str:
+    return os.path.expanduser(configured_data_dir() or tfds.core.constants.DATA_DIR)
 
 
-def inspect_dataset(tfds_name: str) -> State:
-    """Looks for a data set on this machine; nothing is downloaded.
+def inspect_dataset(tfds_name: str) -> DatasetState:
+    """Looks for a data set on this machine, without downloading anything.
 
     Args:
-      tfds_name: such as "glue/cola:1.0.0".
+      tfds_name: a name with its version, such as "glue/cola:1.0.0".
     """
-    newest, reason = _newest(tfds_name)
+    newest, reason = _find_newest_version(tfds_name)
     if newest is None:
         missing = f"TFDS {tfds.__version__} does not have {tfds_name}: {reason}"
-        return State(Readiness.UNKNOWN, missing)
-    folder = _folder(tfds_name)
+        return DatasetState(Readiness.UNKNOWN, missing)
+    folder = _dataset_folder(tfds_name)
     if not tf.io.gfile.isdir(folder):
-        return State(Readiness.ABSENT, f"{tfds_name} is not prepared in {_root()}.")
+        missing = f"{tfds_name} is not prepared in {_root_folder()}."
+        return DatasetState(Readiness.ABSENT, missing)
     try:
-        splits = _builder(tfds_name).info.splits
-    except FileNotFoundError:  # dataset_info.json, which TFDS writes last
+        splits = _make_builder(tfds_name).info.splits
+    except FileNotFoundError:  # no dataset_info.json, which TFDS writes last
         splits = {}
-    absent = [path for path in _files(splits.values()) if not tf.io.gfile.exists(path)]
+    absent = [path for path in _list_files(splits.values()) if not tf.io.gfile.exists(path)]
     if splits and not absent:
-        return State(Readiness.READY)
-    what = f"{len(absent)} files such as {absent[0]}" if splits else "dataset_info.json"
-    return State(
-        Readiness.HALF, f"{tfds_name} is half prepared: in {folder} there is no {what}."
-    )
+        return DatasetState(Readiness.READY)
+    files = f"{len(absent)} files such as {absent[0]}" if splits else "dataset_info.json"
+    missing = f"{tfds_name} is half prepared: {folder} lacks {files}."
+    return DatasetState(Readiness.INCOMPLETE, missing)
 
 
 def check_prepared(task_or_mixture: str) -> None:
-    """Makes sure that the data of a task or of each task in a mixture can be read.
+    """Checks that the data of a task, or of every task in a mixture, can be read.
 
     Raises:
-      UserError: with the command that prepares the first one that is not ready.
+      UserError: if a data set is not ready, with the command that prepares it.
     """
     for task in seqio.get_subtasks(seqio.get_mixture_or_task(task_or_mixture)):
-        name = dataset_name(task)
+        name = resolve_dataset_name(task)
         if name is None:
             continue
-        found = inspect_dataset(name)
-        if found.readiness is not Readiness.READY:
-            raise UserError(f"{found.missing}{_remedy(found, task_or_mixture, name)}")
-        forget_unprepared(task)
+        state = inspect_dataset(name)
+        if state.readiness is not Readiness.READY:
+            raise UserError(f"{state.missing}{_describe_remedy(state, task_or_mixture, name)}")
+        drop_stale_builder(task)
 
 
-def _remedy(found: State, task: str, tfds_name: str) -> str:
-    """What a user does about it."""
-    if found.readiness is Readiness.UNKNOWN:
+def _describe_remedy(state: DatasetState, task: str, tfds_name: str) -> str:
+    """Returns a sentence with the command that makes a data set ready, or ""."""
+    if state.readiness is Readiness.UNKNOWN:
         return ""
-    first = "Prepare it"
-    if found.readiness is Readiness.HALF:
-        first = f"Remove {_folder(tfds_name)}, then prepare it"
-    command = f"run_switch.py prepare --task={task} --data_dir={_root()}"
-    return f" {first}: {command}{_by_hand(tfds_name)}"
+    action = "Prepare it"
+    if state.readiness is Readiness.INCOMPLETE:
+        action = f"Remove {_dataset_folder(tfds_name)}, then prepare it"
+    command = f"run_switch.py prepare --task={task} --data_dir={_root_folder()}"
+    return f" {action}: {command}{_describe_manual_steps(tfds_name)}"
 
 
 def prepare_datasets(task_or_mixture: str) -> list[str]:
-    """Downloads and prepares the data of every task in a mixture that is not ready.
+    """Downloads and prepares the data of a task, or of every task in a mixture.
+
+    Data sets that are ready are left as they are.
 
     Returns:
-      TFDS's names of the data sets that were prepared now.
+      TFDS's names of the data sets that this call prepared.
 
     Raises:
-      UserError: if one cannot be prepared, with the reason.
+      UserError: if a data set cannot be prepared, with the reason.
     """
-    names = {
-        dataset_name(task): None
-        for task in seqio.get_subtasks(seqio.get_mixture_or_task(task_or_mixture))
-    }
-    done = []
+    subtasks = seqio.get_subtasks(seqio.get_mixture_or_task(task_or_mixture))
+    names = dict.fromkeys(resolve_dataset_name(task) for task in subtasks)
+    prepared = []
     for name in filter(None, names):
-        found = inspect_dataset(name)
-        if found.readiness is Readiness.READY:
+        state = inspect_dataset(name)
+        if state.readiness is Readiness.READY:
             continue
-        if found.readiness is not Readiness.ABSENT:
-            raise UserError(f"{found.missing}{_remedy(found, task_or_mixture, name)}")
+        if state.readiness is not Readiness.ABSENT:
+            raise UserError(f"{state.missing}{_describe_remedy(state, task_or_mixture, name)}")
         _download_and_prepare(name)
-        done.append(name)
-    return done
+        prepared.append(name)
+    return prepared
 
 
 def _download_and_prepare(tfds_name: str) -> None:
-    builder = _builder(tfds_name)
-    # Each of its retries is a warning.
+    builder = _make_builder(tfds_name)
+    # Without this, each retry prints a warning.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     try:
         builder.download_and_prepare()
-    except Exception as error:  # TFDS raises whatever its readers and its network raise
+    except Exception as error:  # TFDS passes on all errors of its readers and of the network
         lines = str(error).strip().splitlines() or [""]
         raise UserError(
-            f"TFDS could not prepare {tfds_name} in {_root()} "
-            f"({type(error).__name__}: {lines[0][:300]}).{_by_hand(tfds_name)}"
+            f"TFDS could not prepare {tfds_name} in {_root_folder()} "
+            f"({type(error).__name__}: {lines[0][:300]}).{_describe_manual_steps(tfds_name)}"
         ) from error
 
 
-def _by_hand(tfds_name: str) -> str:
-    """What TFDS does not do by itself for a data set."""
+def _describe_manual_steps(tfds_name: str) -> str:
+    """Returns a sentence on what the user has to do because TFDS does not do it, or ""."""
     cls = tfds.builder_cls(re.split("[/:]", tfds_name)[0])
     if issubclass(cls, tfds.core.BeamBasedBuilder):
-        return " It is made by a Beam job, on a cluster: docs/finetuning.md, 'C4 and mC4'."
+        return " A Beam job on a cluster makes it: see 'C4 and mC4' in docs/finetuning.md."
     instructions = cls.MANUAL_DOWNLOAD_INSTRUCTIONS
     if not instructions:
         return ""
-    folder = os.path.join(_root(), "downloads", "manual")
+    folder = os.path.join(_root_folder(), "downloads", "manual")
     return (
-        f" Before, do by hand what TFDS says, with {folder} as its manual_dir: "
+        f" First follow TFDS's instructions, with {folder} as its manual_dir: "
         f"{' '.join(instructions.split())}"
     )
 
 
-def _builder(tfds_name: str) -> tfds.core.DatasetBuilder:
-    """The builder as the data is now; seqio would remember that of an earlier look."""
-    return tfds.builder(tfds_name, data_dir=tfds_data(), try_gcs=False)
+def _make_builder(tfds_name: str) -> tfds.core.DatasetBuilder:
+    """Returns a new builder, which sees the data as it is now; seqio would reuse an old one."""
+    return tfds.builder(tfds_name, data_dir=configured_data_dir(), try_gcs=False)
 
 
-def _files(splits) -> Iterator[str]:
+def _list_files(splits: Iterable[tfds.core.SplitInfo]) -> Iterator[str]:
     for split in splits:
         for path in split.filepaths:
             yield str(path)
 
 
-def forget_unprepared(task: seqio.Task) -> None:
-    """Drops the builder that seqio keeps if it was made before its data was."""
+def drop_stale_builder(task: seqio.Task) -> None:
+    """Drops the builder that seqio has cached if it was made before the data was prepared."""
     loader = task.source.tfds_dataset
     if loader.is_memoized() and not loader.builder.info.splits:
         del seqio.LazyTfdsLoader._MEMOIZED_BUILDERS[(loader.name, loader.data_dir)]

@@ -1,4 +1,4 @@
-"""Trains the SentencePiece vocabulary of a corpus, with T5's conventions."""
+"""Training a SentencePiece vocabulary with T5's conventions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from mtf_switch.errors import UserError
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 
-# Sizes that make sense: an alphabet has to fit, and more than the largest is never found in
-# the sample below.
+# A smaller vocabulary cannot hold an alphabet; the sample below never yields a larger one.
 MIN_VOCAB_SIZE = 256
 MAX_VOCAB_SIZE = 100_000
 
-# Characters to train on. On the embedded corpus, four times as many take three times as
-# long and make the text 1% shorter in tokens.
+# Characters to train on. On the embedded corpus, four times as many take three times as long
+# and make the text only 1% shorter in tokens.
 SAMPLE_CHARACTERS = 4_000_000
 
-# SentencePiece skips longer lines; these are bytes.
+# SentencePiece skips longer lines.
 _MAX_LINE_BYTES = 65_536
 
 _TOO_LARGE = re.compile(r"Please set it to a value <= (\d+)")
@@ -35,25 +34,24 @@ def check_vocab_size(vocab_size: int) -> None:
     if not whole or not MIN_VOCAB_SIZE <= vocab_size <= MAX_VOCAB_SIZE:
         raise UserError(
             f"vocab_size must be a whole number from {MIN_VOCAB_SIZE} to "
-            f"{MAX_VOCAB_SIZE:,} (the 100 sentinels come on top); it is {vocab_size!r}."
+            f"{MAX_VOCAB_SIZE:,}, not counting the 100 sentinels; it is {vocab_size!r}."
         )
 
 
 def train_vocabulary(documents: Iterable[str], characters: int, vocab_size: int) -> bytes:
-    """Returns a SentencePiece unigram model, the same bytes for the same text.
+    """Trains a SentencePiece unigram model and returns its bytes, the same for the same text.
 
-    Pad is 0, end of sequence 1, unknown 2, and there is no beginning of sequence. Sentinels
-    are not in the model: seqio adds them on top.
+    The id of pad is 0, of end of sequence 1, of unknown 2; there is no beginning of sequence.
+    The model does not hold the sentinels: seqio adds them as the highest ids.
 
     Args:
-      documents: the training text, in an order that has nothing to do with its content.
-      characters: how many characters `documents` have together; with more than
-        `SAMPLE_CHARACTERS`, every n-th document is used.
-      vocab_size: pieces in the model, the three special ones included.
+      documents: the training text, in an order that does not depend on its content.
+      characters: the number of characters of all documents together. If it exceeds
+        `SAMPLE_CHARACTERS`, only every n-th document is used.
+      vocab_size: number of pieces in the model, including the three special ones.
 
     Raises:
-      UserError: if the text does not yield that many pieces, or has more distinct
-        characters than pieces are asked for.
+      UserError: if the text yields fewer pieces, or has more distinct characters than pieces.
     """
     stride = -(-characters // SAMPLE_CHARACTERS) or 1
     model = io.BytesIO()
@@ -69,36 +67,36 @@ def train_vocabulary(documents: Iterable[str], characters: int, vocab_size: int)
             bos_id=-1,
             byte_fallback=False,
             max_sentence_length=_MAX_LINE_BYTES,
-            num_threads=1,  # sums in another order would make other scores
-            minloglevel=2,  # errors, which are raised anyway
+            num_threads=1,  # several would add scores up in a random order
+            minloglevel=2,  # log errors only; they are raised as well
         )
     except RuntimeError as error:
-        raise _explained(error, vocab_size) from error
+        raise _convert_error(error, vocab_size) from error
     return model.getvalue()
 
 
 def _lines(documents: Iterable[str]) -> Iterator[str]:
-    """Yields lines with a letter or digit; SentencePiece aborts if it gets no such line."""
+    """Yields the lines with a letter or digit; SentencePiece aborts if there is none."""
     for document in documents:
         for line in document.splitlines():
             if any(map(str.isalnum, line)):
                 yield line
 
 
-def _explained(error: RuntimeError, vocab_size: int) -> Exception:
-    """Returns SentencePiece's error as a UserError if the user can mend it."""
+def _convert_error(error: RuntimeError, vocab_size: int) -> Exception:
+    """Returns a UserError for those errors of SentencePiece that the user can fix."""
     too_large = _TOO_LARGE.search(str(error))
     if too_large:
         return UserError(
-            f"This text yields at most {int(too_large[1]):,} SentencePiece pieces, and "
+            f"This text yields at most {int(too_large[1]):,} SentencePiece pieces, but "
             f"vocab_size is {vocab_size:,}. Set vocab_size to at most "
             f"{int(too_large[1]):,}, or add text."
         )
     too_small = _TOO_SMALL.search(str(error))
     if too_small:
         return UserError(
-            f"A vocabulary needs one piece for each of this text's characters, and "
-            f"vocab_size is {vocab_size:,}. Set vocab_size to at least "
-            f"{int(too_small[1]):,}; several times that makes pieces of whole words."
+            f"A vocabulary needs at least one piece for each distinct character of the text, "
+            f"but vocab_size is {vocab_size:,}. Set vocab_size to at least "
+            f"{int(too_small[1]):,}; several times as many give pieces of whole words."
         )
     return error

@@ -36,7 +36,7 @@ except ValueError:
         """{handler}"""
 x = """{PROSE.format("string that documents nothing")}"""
 '''
-    assert docstring_extractor.docstrings_of(source.encode()) == [
+    assert docstring_extractor.extract_docstrings(source.encode()) == [
         ("", module),
         ("C", cls),
         ("C.method", method),
@@ -48,7 +48,7 @@ x = """{PROSE.format("string that documents nothing")}"""
 
 def test_indentation_is_cleaned():
     source = f'def f():\n    """{PROSE}\n\n    Args:\n      x: one.\n    """\n'
-    assert docstring_extractor.docstrings_of(source.encode()) == [
+    assert docstring_extractor.extract_docstrings(source.encode()) == [
         ("f", f"{PROSE}\n\nArgs:\n  x: one.")
     ]
 
@@ -69,14 +69,14 @@ def test_what_is_no_prose_is_dropped(text, reason):
 
 @pytest.mark.parametrize("source", [b"def f(:", b'"""\x00"""', b"\xff", b"print 'python 2'"])
 def test_a_file_that_does_not_parse_has_no_docstrings(source):
-    assert docstring_extractor.docstrings_of(source) == []
+    assert docstring_extractor.extract_docstrings(source) == []
 
 
 def test_a_file_too_large_to_be_written_by_hand_is_skipped(monkeypatch):
     source = f'"""{PROSE}"""'.encode()
     monkeypatch.setattr(docstring_extractor, "MAX_SOURCE_BYTES", len(source))
-    assert docstring_extractor.docstrings_of(source) == [("", PROSE)]
-    assert docstring_extractor.docstrings_of(source + b" ") == []
+    assert docstring_extractor.extract_docstrings(source) == [("", PROSE)]
+    assert docstring_extractor.extract_docstrings(source + b" ") == []
 
 
 def test_as_a_script_it_answers_for_each_path_even_a_missing_one(tmp_path):

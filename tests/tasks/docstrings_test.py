@@ -6,7 +6,7 @@ import pytest
 
 from mtf_switch.errors import UserError
 from tasks import docstrings
-from tasks.docstrings import Docstrings, pinned_names
+from tasks.docstrings import Docstrings, read_pinned_names
 
 PROSE = (
     "Returns the number of the {} that is given, or zero if there is none of that kind in "
@@ -88,21 +88,21 @@ def test_requirements_are_read_with_markers_options_hashes_and_comments(tmp_path
         "hashed==1.0 \\\n    --hash=sha256:00\n"
         "other-python==1.0 ; python_full_version < '3'\n"
     )
-    assert pinned_names(file) == {"plain", "with-dots-and", "hashed"}
+    assert read_pinned_names(file) == {"plain", "with-dots-and", "hashed"}
 
 
 def test_this_repository_s_requirements_are_understood():
-    names = pinned_names(docstrings.REQUIREMENTS)
+    names = read_pinned_names(docstrings.REQUIREMENTS)
     assert {"tensorflow", "mesh-tensorflow", "t5", "seqio-nightly", "gin-config"} <= names
 
 
 def test_a_missing_requirements_file_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"cannot be read: No such file.*from a checkout"):
-        pinned_names(tmp_path / "requirements.txt")
+        read_pinned_names(tmp_path / "requirements.txt")
 
 
 def test_a_line_that_is_no_requirement_is_shown(tmp_path):
     file = tmp_path / "requirements.txt"
     file.write_text("good==1.0\nnot a requirement\n")
     with pytest.raises(UserError, match=r"'name==version', not 'not a requirement'"):
-        pinned_names(file)
+        read_pinned_names(file)

@@ -12,7 +12,7 @@ import seqio
 import tasks
 from tasks import embedded_tasks
 from tasks.docstrings import Docstring, Docstrings
-from tasks.text_corpus import digest_of, is_for_validation, split_documents
+from tasks.document_split import document_digest, is_for_validation, split_documents
 
 WORDS = [f"word{i}" for i in range(400)]
 
@@ -64,7 +64,7 @@ def test_no_13_words_of_a_validation_example_stand_in_what_is_trained_on(
             checked += 1
     assert checked > 20
     # The test can fail: a third of the docstrings copy, and were left out.
-    held_out = [d for d in docstrings if is_for_validation(digest_of(d.text))]
+    held_out = [d for d in docstrings if is_for_validation(document_digest(d.text))]
     assert len(made[embedded_tasks.SUMMARY]["validation"]) < len(held_out)
 
 
@@ -87,7 +87,7 @@ def test_the_text_of_each_task() -> None:
     one = Docstring("pip", "pip.main", "Runner", f"Runs a command\nto its end.\n\n{prose}")
     two = Docstring("pip", "pip.other", "Runner", "Runs something else.")
     method = Docstring("pip", "pip.main", "Runner.run", "Runs.")
-    known = [d for d in (one, two, method) if not is_for_validation(digest_of(d.text))]
+    known = [d for d in (one, two, method) if not is_for_validation(document_digest(d.text))]
     assert len(known) == 3
     made = embedded_tasks.make_examples(known)
     packages = {e.inputs: e.targets for e in made["embedded_package"]["train"]}
@@ -112,11 +112,11 @@ def test_examples_are_cached_and_read_through_the_registry(
     gin.clear_config()
     tasks.register()
     assert not embedded_tasks.is_prepared()
-    embedded_tasks.prepare("embedded_downstream")
+    embedded_tasks.prepare_examples("embedded_downstream")
     assert embedded_tasks.is_prepared()
-    file = embedded_tasks.prepared_file()
+    file = embedded_tasks.ensure_examples_file()
     before = file.stat().st_mtime_ns
-    embedded_tasks.prepare("embedded_downstream")
+    embedded_tasks.prepare_examples("embedded_downstream")
     assert file.stat().st_mtime_ns == before
     source = seqio.TaskRegistry.get("embedded_module").source
     (example, *_) = source.get_dataset("validation", shuffle=False).as_numpy_iterator()
@@ -125,7 +125,7 @@ def test_examples_are_cached_and_read_through_the_registry(
     assert source.num_input_examples("validation") == len(source.examples("validation"))
     file.write_text("{")  # damaged
     assert not embedded_tasks.is_prepared()
-    assert embedded_tasks.prepared_file().stat().st_size > 1000
+    assert embedded_tasks.ensure_examples_file().stat().st_size > 1000
 
 
 def test_the_mixture_draws_the_three_equally_often() -> None:

@@ -14,8 +14,9 @@ import tensorflow as tf
 import tasks
 from mtf_switch.errors import UserError
 from tasks import pretraining
-from tasks.pretraining import CorpusVocabulary, span_corruption_task, targets_length
-from tasks.text_corpus import TextCorpus, read_documents
+from tasks.document_split import read_documents
+from tasks.pretraining import CorpusVocabulary, add_corpus_task, targets_length
+from tasks.text_corpus import TextCorpus
 
 LENGTHS = {"inputs": 128, "targets": 32}
 VOCAB_SIZE = 300
@@ -46,7 +47,7 @@ def registry():
 
 @pytest.fixture
 def task(corpus, registry) -> seqio.Task:
-    return span_corruption_task("fake", corpus)
+    return add_corpus_task("fake", corpus)
 
 
 def examples(task: seqio.Task, split: str = "train", **kwargs) -> list[dict]:
@@ -57,7 +58,7 @@ def examples(task: seqio.Task, split: str = "train", **kwargs) -> list[dict]:
 @pytest.fixture(scope="module")
 def in_stored_order(corpus) -> list[dict]:
     """The training examples of one epoch, not shuffled."""
-    task = span_corruption_task("fake_in_stored_order", corpus)
+    task = add_corpus_task("fake_in_stored_order", corpus)
     seqio.TaskRegistry.remove(task.name)
     return examples(task, shuffle=False)
 
@@ -159,7 +160,7 @@ def test_it_works_inside_a_tensorflow_1_graph(corpus, registry, cache):
     """Where Estimator calls its input function, and nothing was prepared before."""
     fresh = copy.copy(corpus)
     fresh.__dict__.pop("prepared", None)
-    fresh_task = span_corruption_task("fake", fresh)
+    fresh_task = add_corpus_task("fake", fresh)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         dataset = fresh_task.get_dataset(LENGTHS, split="train", seed=0)
         example = tf.compat.v1.data.make_one_shot_iterator(dataset).get_next()

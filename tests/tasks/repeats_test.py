@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from tasks.repeats import remove_repeats, repeated
+from tasks.repeats import find_repeats, remove_repeats
 
 
 def by_loop(tokens: list[int], min_tokens: int) -> list[bool]:
@@ -25,14 +25,14 @@ def by_loop(tokens: list[int], min_tokens: int) -> list[bool]:
 
 @hypothesis.given(st.lists(st.integers(1, 3), max_size=40), st.integers(1, 6))
 def test_every_later_run_is_marked_and_no_other(tokens: list[int], min_tokens: int) -> None:
-    found = repeated(tf.constant(tokens, tf.int32), min_tokens)
+    found = find_repeats(tf.constant(tokens, tf.int32), min_tokens)
     assert found.numpy().tolist() == by_loop(tokens, min_tokens)
 
 
 @pytest.mark.parametrize("length", [0, 1, 49])
 def test_a_text_shorter_than_a_run_stays(length: int) -> None:
     tokens = tf.zeros([length], tf.int32)
-    assert not repeated(tokens, 50).numpy().any()
+    assert not find_repeats(tokens, 50).numpy().any()
 
 
 def test_the_first_of_two_equal_passages_stays() -> None:

@@ -13,14 +13,11 @@ import pytest
 import tensorflow as tf
 
 from mtf_switch.errors import UserError
-from tasks import text_corpus
+from tasks import document_split, text_cache, text_corpus
 from tasks.docstrings import Docstrings
-from tasks.text_corpus import (
-    TextCorpus,
-    cache_directory,
-    read_documents,
-    split_documents,
-)
+from tasks.document_split import read_documents, split_documents
+from tasks.text_cache import cache_directory
+from tasks.text_corpus import TextCorpus
 
 
 @pytest.fixture
@@ -190,13 +187,20 @@ def test_damage_is_noticed_and_mended(corpus, name, damage, capsys):
         assert said.count("is damaged: making it again") == 1
 
 
-@pytest.mark.parametrize("step", ["split_documents", "_write_split", "write_json"])
-def test_an_interrupted_build_leaves_nothing(corpus, cache, monkeypatch, step):
+@pytest.mark.parametrize(
+    ("module", "step"),
+    [
+        (document_split, "split_documents"),
+        (text_corpus, "_write_split"),
+        (text_cache, "write_json"),
+    ],
+)
+def test_an_interrupted_build_leaves_nothing(corpus, cache, monkeypatch, module, step):
     def interrupt(*args):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(text_corpus, step, interrupt)
+        patch.setattr(module, step, interrupt)
         with pytest.raises(KeyboardInterrupt):
             corpus.prepare()
     assert list(cache.iterdir()) == []

@@ -147,7 +147,7 @@ def test_glue_in_the_version_that_t5_names_is_read_if_it_is_there(
         gin.clear_config()
         gin.bind_parameter("tfds_data.data_dir", str(folder))
         tasks.register()
-        assert tfds_data.dataset_name(task) == f"glue/cola:{version}"
+        assert tfds_data.resolve_dataset_name(task) == f"glue/cola:{version}"
         tfds_data.check_prepared("glue_cola_v002")
 
 
@@ -168,7 +168,7 @@ def test_a_step_by_hand_and_a_beam_job_are_said(tmp_path: Path) -> None:
     tasks.register()
     with pytest.raises(UserError, match="xsum-extracts-from-downloads"):
         tfds_data.check_prepared("xsum")
-    with pytest.raises(UserError, match="made by a Beam job"):
+    with pytest.raises(UserError, match="A Beam job on a cluster makes it"):
         tfds_data.check_prepared("c4_v220_span_corruption")
 
 
@@ -178,7 +178,7 @@ def test_half_prepared_data_is_told_apart(tfds_dir: Path, tmp_path: Path, lost: 
     (tmp_path / "xsum" / "1.1.0" / lost).unlink()
     gin.bind_parameter("tfds_data.data_dir", str(tmp_path))
     tasks.register()
-    assert tfds_data.inspect_dataset("xsum:1.1.0").readiness is Readiness.HALF
+    assert tfds_data.inspect_dataset("xsum:1.1.0").readiness is Readiness.INCOMPLETE
     with pytest.raises(UserError) as raised:
         tfds_data.check_prepared("xsum")
     assert "xsum:1.1.0 is half prepared" in str(raised.value)

@@ -1,0 +1,98 @@
+"""Files in the cache of prepared text: their place, fingerprints, and atomic replacement."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def cache_directory() -> Path:
+    """Returns the folder that holds all prepared text.
+
+    It is `$MTF_SWITCH_CACHE` if that environment variable is set, else
+    `$XDG_CACHE_HOME/mtf_switch`, else `~/.cache/mtf_switch`. Everything in it can be deleted:
+    it is made again when it is next needed.
+    """
+    chosen = os.environ.get("MTF_SWITCH_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(caches).expanduser() / "mtf_switch"
+
+
+def cache_key(identity: dict) -> str:
+    """Returns 16 hexadecimal digits that change with `identity`, to name a file or folder.
+
+    Args:
+      identity: everything that decides the content, as JSON values.
+    """
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def compute_fingerprint(file: Path) -> dict:
+    """Returns {"bytes": size, "sha256": hash} of a file."""
+    hashed = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 20):
+            hashed.update(block)
+    return {"bytes": file.stat().st_size, "sha256": hashed.hexdigest()}
+
+
+def matches_fingerprint(file: Path, fingerprint: dict) -> bool:
+    """Returns whether `file` exists with the recorded size and hash.
+
+    Args:
+      file: any path.
+      fingerprint: as `compute_fingerprint` returns it; further keys are ignored, and an empty
+        one matches no file.
+    """
+    if not fingerprint or not file.is_file():
+        return False
+    if file.stat().st_size != fingerprint.get("bytes"):
+        return False
+    return compute_fingerprint(file)["sha256"] == fingerprint.get("sha256")
+
+
+def read_json(file: Path) -> dict:
+    """Returns the object in `file`, or {} if the file is missing or damaged."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_json(file: Path, content: dict) -> None:
+    """Writes an object as indented JSON."""
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def temporary_path(path: Path) -> Path:
+    """Returns an unused path in the same folder, so that it can be renamed to `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+
+
+def replace_file(file: Path, write: Callable[[Path], object]) -> None:
+    """Replaces `file` in one step; safe while other processes do the same.
+
+    Args:
+      file: the path to replace or create.
+      write: called with a temporary path, to which it writes the new content.
+    """
+    temporary = temporary_path(file)
+    try:
+        write(temporary)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def print_status(line: str) -> None:
+    """Prints a line on standard error."""
+    print(line, file=sys.stderr, flush=True)
