@@ -1,4 +1,4 @@
-"""docs/fidelity.md names only what exists."""
+"""docs/fidelity.md is complete, and the pages that lead into the code name only what exists."""
 
 from __future__ import annotations
 
@@ -10,8 +10,19 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
+LESSONS = (ROOT / "docs" / "lessons.md").read_text(encoding="utf-8")
+OTHER_PAGES = [
+    (ROOT / name).read_text(encoding="utf-8")
+    for name in ("docs/paper_map.md", "CONTRIBUTING.md")
+]
 # `tests/layers/router_test.py::test_x`, `gin/models/switch_c.gin`, `gin/attention/`
-PLACES = sorted(set(re.findall(r"`((?:\w+/)+(?:[\w.-]+\.(?:py|gin|md))?(?:::\w+)?)`", PAGE)))
+PLACES = sorted(
+    {
+        place
+        for page in (PAGE, LESSONS, *OTHER_PAGES)
+        for place in re.findall(r"`((?:\w+/)+(?:[\w.-]+\.(?:py|gin|md))?(?:::\w+)?)`", page)
+    }
+)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -31,6 +42,16 @@ def test_the_page_names_a_test_for_each_of_the_twelve_rulings_and_more():
     assert len(rows) > 12
     for number, test in rows:
         assert "`tests/" in test, number
+
+
+def test_each_lesson_has_a_row_and_each_test_of_a_lesson_is_in_its_row():
+    rows = re.findall(r"^\| (\d+) \|(.*)\|$", LESSONS, re.M)
+    assert [int(number) for number, _ in rows] == list(range(1, 31))
+    for number, row in rows:
+        assert "open" in row or "`tests/" in row, number
+    source = (ROOT / "tests" / "project" / "lessons_test.py").read_text(encoding="utf-8")
+    for number in re.findall(r"^def test_lesson_(\d+)_", source, re.M):
+        assert f"::test_lesson_{number}_" in dict(rows)[number]
 
 
 @pytest.mark.parametrize("what", ["equation", "Figure", "Table"])

@@ -1,10 +1,7 @@
-"""What went wrong elsewhere does not here: rows of the table of lessons, by their numbers.
+"""What went wrong in other implementations does not happen here: the rows of docs/lessons.md.
 
-The rows on the layer are tested here. Elsewhere: 1's second half (the z-loss on raw logits)
-and 13's second half (alarms for NaN and dead experts) with what they are about; 9, 10 and 11
-(goldens, order of experts, every tensor) with checkpoints; 12 (what is sharded where) with the
-planner; 15 (the install, the printed configuration) in install_test and with the commands;
-16 is the project.
+A test is named by the number of its row. The rows about the layer are tested here; docs/lessons.md
+names the tests of the others.
 """
 
 import mesh_harness
