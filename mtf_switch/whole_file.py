@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -26,14 +27,15 @@ def open_for_writing(
 ) -> Iterator[IO[Any]]:
     """Opens a file that replaces `path` when the `with` block ends.
 
-    Until then `path` keeps its old content, also if the block raises.
+    Until then `path` keeps its old content, also if the block raises. Several processes may
+    write the same path: each has a temporary file of its own, and the last one wins.
 
     Args:
       path: The file to write.
       mode: "w" for UTF-8 text, "wb" for bytes.
       newline: See `open`.
     """
-    part = os.fspath(path) + ".part"
+    part = f"{os.fspath(path)}.{secrets.token_hex(4)}.part"
     encoding = None if "b" in mode else "utf-8"
     try:
         with open(part, mode, encoding=encoding, newline=newline) as file:

@@ -233,9 +233,7 @@ def ensure_examples_file() -> Path:
         }
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            text_cache.replace_file(
-                file, lambda temporary: text_cache.write_json(temporary, content)
-            )
+            text_cache.write_json(file, content)
         except OSError as error:
             raise UserError(
                 f"The embedded tasks cannot be kept in {file.parent}: {error}. Set the "

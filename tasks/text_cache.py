@@ -1,4 +1,4 @@
-"""Files in the cache of prepared text: their place, fingerprints, and atomic replacement."""
+"""Files in the cache of prepared text: their folder, their names and their fingerprints."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Callable
 from pathlib import Path
+
+from mtf_switch import whole_file
 
 
 def cache_directory() -> Path:
@@ -69,28 +70,13 @@ def read_json(file: Path) -> dict:
 
 
 def write_json(file: Path, content: dict) -> None:
-    """Writes an object as indented JSON."""
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    """Writes an object as indented JSON; the file is complete or absent."""
+    whole_file.write_text(file, json.dumps(content, indent=2) + "\n")
 
 
 def temporary_path(path: Path) -> Path:
     """Returns an unused path in the same folder, so that it can be renamed to `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-
-
-def replace_file(file: Path, write: Callable[[Path], object]) -> None:
-    """Replaces `file` in one step; safe while other processes do the same.
-
-    Args:
-      file: the path to replace or create.
-      write: called with a temporary path, to which it writes the new content.
-    """
-    temporary = temporary_path(file)
-    try:
-        write(temporary)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def print_status(line: str) -> None:

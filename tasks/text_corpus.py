@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from mtf_switch import whole_file
 from mtf_switch.errors import UserError, suggest_names
 from tasks import document_split, text_cache
 from tasks.docstrings import Docstrings
@@ -206,12 +207,10 @@ class TextCorpus:
             characters=manifest["splits"]["train"]["characters"],
             vocab_size=self.vocab_size,
         )
-        text_cache.replace_file(file, lambda temporary: temporary.write_bytes(model))
+        whole_file.write_bytes(file, model)
         seconds = round(time.monotonic() - started, 1)
-        entry = {**text_cache.compute_fingerprint(file), "seconds": seconds}
-        text_cache.replace_file(
-            record, lambda temporary: text_cache.write_json(temporary, entry)
-        )
+        fingerprint = text_cache.compute_fingerprint(file)
+        text_cache.write_json(record, {**fingerprint, "seconds": seconds})
         return file
 
 

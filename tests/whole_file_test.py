@@ -26,6 +26,16 @@ def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> Non
     assert path.read_text() == "new"
 
 
+def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with whole_file.open_for_writing(path) as first:
+        first.write("first")
+        whole_file.write_text(path, "second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert [child.name for child in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_failure_leaves_the_old_file_alone_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
