@@ -46,7 +46,7 @@ def configure(competitor: str, setting: sizes.Model) -> None:
     if competitor == "dense":
         params["num_layers"] = setting.blocks
     else:
-        files.append("models/every_other_switch.gin")
+        files.append("sparsity/every_other_switch.gin")
         params |= {
             "num_experts": setting.experts,
             "transformer.make_layer_stack.num_layers": setting.blocks // 2,

@@ -1,19 +1,41 @@
-"""Where gin files are found."""
+"""Where gin files are found, and where those that moved are now."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
+
+import gin
 
 from mtf_switch.errors import UserError, suggest_names
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GIN_FOLDER = REPOSITORY / "gin"
 
+# Old path -> present path, both below gin/. Commands and gin files that name an old path go on
+# working.
+MOVED = {
+    "models/every_other_switch.gin": "sparsity/every_other_switch.gin",
+    "models/every_switch.gin": "sparsity/every_switch.gin",
+    "models/switch_c_32_heads.gin": "models/switch_c.gin",
+    "models/tiny_sizes.gin": "sizes/tiny.gin",
+    "attention/experts_attention.gin": "sparsity/experts_attention.gin",
+    "attention/experts_ff_and_attention.gin": "sparsity/experts_ff_and_attention.gin",
+    **{
+        f"scaling/{name}.gin": f"paper/section_5/{name}.gin"
+        for name in (
+            *(f"weak_{cores}" for cores in (8, 32, 128, 512, 2048)),
+            *(f"model_{ways}_of_512" for ways in (1, 2, 4, 8, 16)),
+        )
+    },
+}
+
 
 def search_paths() -> list[Path]:
-    """The folders from which the relative path of a gin file may start, first match first."""
+    """The folders from which the relative path of a gin file may start, in order."""
     t5_models = Path(importlib.util.find_spec("t5").origin).parent / "models"
     mesh_tensorflow = Path(importlib.util.find_spec("mesh_tensorflow").origin).parent
     return [
@@ -26,18 +48,42 @@ def search_paths() -> list[Path]:
     ]
 
 
+def use_search_paths() -> None:
+    """Makes gin look for files, and for the files that they include, in `search_paths`."""
+    gin.config._LOCATION_PREFIXES[:] = ["", *map(str, search_paths())]
+
+
 def check_files_exist(files: Sequence[str]) -> None:
     """Checks that every file is in one of the search paths.
 
     Raises:
-      UserError: for the first that is in none, with the nearest names.
+      UserError: if a file is in none of them, with the nearest names.
     """
     folders = search_paths()
     for file in files:
-        if not any((folder / file).is_file() for folder in folders):
+        paths = [folder / file for folder in folders]
+        if not any(path.is_file() or _has_moved(str(path)) for path in paths):
             known = [str(p.relative_to(REPOSITORY)) for p in sorted(GIN_FOLDER.rglob("*.gin"))]
             raise UserError(
                 f"There is no gin file {file!r} in the working directory, the repository, its "
                 f"gin/ folder, or T5's gin folder.{suggest_names(file, known)} The project's "
                 "own files are all below gin/."
             )
+
+
+def _has_moved(path: str) -> bool:
+    return _old_path(path) in MOVED
+
+
+def _open_moved(path: str) -> TextIO:
+    return open(GIN_FOLDER / MOVED[_old_path(path)], encoding="utf-8")
+
+
+def _old_path(path: str) -> str:
+    """The path below gin/, or a path that begins with "..", for a file elsewhere."""
+    return Path(os.path.relpath(path, GIN_FOLDER)).as_posix()
+
+
+# gin asks its readers in turn, for each search path. This one comes after the reader of files
+# that exist.
+gin.config.register_file_reader(_open_moved, _has_moved)

@@ -1,11 +1,12 @@
-"""The settings of a run, resolved from the parsed gin configuration."""
+"""The settings of a run, read from the parsed gin configuration."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import inspect
-from typing import Any, Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import gin
 
@@ -14,41 +15,42 @@ from mtf_switch.config.mesh_layout import MeshLayout, on_devices
 from mtf_switch.errors import UserError
 
 
+# Users bind run_config.seed.value: that name is part of the interface.
 @gin.configurable(module="mtf_switch.run_config")
 def seed(value: int = 0) -> int:
-    """The seed of a run: of the data's order, the initial weights, and all noise."""
+    """The seed of a run, for the order of its data, its initial weights and all noise."""
     return value
 
 
 @gin.configurable(module="mtf_switch.run_config")
 def devices(value: int | None = None) -> int | None:
-    """On how many devices of this machine a run is placed; None if nothing said so."""
+    """The number of devices of this machine that a run uses; None if --devices is not given."""
     return value
 
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """What `utils.run` is told in gin, resolved; the names are T5's.
+    """The parameters of `utils.run`, with references evaluated. The names are T5's.
 
     Attributes:
-      model_type: "bitransformer" or another of Mesh TF's.
-      task: name of a task or mixture in seqio's registry.
-      batch_size: sequences per step.
-      sequence_length: {"inputs": L, "targets": L'} in tokens.
-      train_steps: the step at which training ends.
-      mesh_shape: mtf.Shape.
-      layout_rules: mtf.LayoutRules.
-      learning_rate_schedule: from step to learning rate, or a float.
-      optimizer: subclass of mtf.optimize.Optimizer.
-      save_checkpoints_steps: steps between checkpoints.
-      keep_checkpoint_max: checkpoints kept.
-      iterations_per_loop: steps per loop on a TPU.
-      autostack: whether variables of one shape are stacked (helps TPUs only).
-      init_checkpoint: where variables start from, or None.
-      variable_filter: regular expression of the variables to train, or None for all.
-      skip_seen_data: whether a resumed run passes over the batches it has seen.
-      seed: of data, weights and noise.
-      devices: of this machine, as one mesh; None if nothing said how many.
+      model_type: "bitransformer" or another of Mesh TF's model types.
+      task: Name of a task or mixture in seqio's registry.
+      batch_size: Sequences per step.
+      sequence_length: {"inputs": L, "targets": L'}, in tokens.
+      train_steps: The step at which training ends.
+      mesh_shape: mtf.Shape of the mesh.
+      layout_rules: mtf.LayoutRules of the mesh.
+      learning_rate_schedule: A function from step to learning rate, or a constant.
+      optimizer: Subclass of mtf.optimize.Optimizer.
+      save_checkpoints_steps: Steps between checkpoints.
+      keep_checkpoint_max: Number of checkpoints kept; None keeps all.
+      iterations_per_loop: Steps per loop on a TPU.
+      autostack: Whether variables of one shape are stacked, which helps only TPUs.
+      init_checkpoint: Checkpoint from which variables start; None for none.
+      variable_filter: Regular expression of the variables to train; None trains all.
+      skip_seen_data: Whether a resumed run skips the batches that it has seen.
+      seed: Seed of data, weights and noise.
+      devices: Devices of this machine that form the mesh; None if --devices is not given.
     """
 
     model_type: str
@@ -88,55 +90,31 @@ def from_gin() -> RunSettings:
       UserError: if a binding that every run needs is missing or cannot be used.
     """
     import mesh_tensorflow as mtf
-    from mesh_tensorflow.transformer import learning_rate_schedules, utils
 
-    defaults = {
-        name: parameter.default
-        for name, parameter in inspect.signature(utils.run).parameters.items()
-    }
-    try:
-        values = {**defaults, **gin.get_bindings("mesh_tensorflow.transformer.utils.run")}
-    except ValueError as error:
-        raise UserError(gin_config.explain(error)) from error
+    values = _bound_to_run()
     lengths = values["sequence_length"]
     if isinstance(lengths, int):
         lengths = {"inputs": lengths, "targets": lengths}
     layout = on_devices(
         MeshLayout.parse(values["mesh_shape"], values["layout_rules"]), devices()
     )
-    mesh_shape = mtf.convert_to_shape(layout.mesh_shape)
-    layout_rules = mtf.convert_to_layout_rules(layout.layout_rules)
-    batch_size = values["batch_size"]
-    if not isinstance(batch_size, int):
-        try:
-            batch_size = utils.compute_batch_size(lengths, mesh_shape, layout_rules, batch_size)
-        except ValueError as error:
-            raise UserError(
-                f"utils.run.batch_size = {batch_size} does not fit sequences of "
-                f"{max(lengths.values())} tokens: {error}."
-            ) from error
+    batch_size = _sequences_per_step(values["batch_size"], lengths, layout)
     steps = values["train_steps"]
     if not isinstance(steps, int):
         steps = steps(batch_size, lengths)
     if steps < 1:
-        raise UserError(f"The number of training steps is {steps}, but it is at least 1.")
-    schedule = values["learning_rate_schedule"]
-    total_steps = values["total_run_steps"] or steps
-    if isinstance(schedule, list):
-        schedule = functools.partial(
-            learning_rate_schedules.product_learning_rate, factors=schedule
-        )
-    if callable(schedule):
-        schedule = functools.partial(schedule, total_train_steps=total_steps)
+        raise UserError(f"The number of training steps is {steps}, but it must be at least 1.")
     return RunSettings(
         model_type=values["model_type"],
         task=_task(),
         batch_size=batch_size,
         sequence_length=lengths,
         train_steps=steps,
-        mesh_shape=mesh_shape,
-        layout_rules=layout_rules,
-        learning_rate_schedule=schedule,
+        mesh_shape=mtf.convert_to_shape(layout.mesh_shape),
+        layout_rules=mtf.convert_to_layout_rules(layout.layout_rules),
+        learning_rate_schedule=_learning_rate_schedule(
+            values["learning_rate_schedule"], values["total_run_steps"] or steps
+        ),
         optimizer=values["optimizer"],
         save_checkpoints_steps=values["save_checkpoints_steps"],
         keep_checkpoint_max=values["keep_checkpoint_max"],
@@ -148,6 +126,49 @@ def from_gin() -> RunSettings:
         seed=seed(),
         devices=devices(),
     )
+
+
+def _bound_to_run() -> dict[str, Any]:
+    """The parameters of `utils.run`: what gin binds, and its defaults for the rest."""
+    from mesh_tensorflow.transformer import utils
+
+    parameters = inspect.signature(utils.run).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    try:
+        return {**defaults, **gin.get_bindings("mesh_tensorflow.transformer.utils.run")}
+    except ValueError as error:
+        raise UserError(gin_config.describe_error(error)) from error
+
+
+def _sequences_per_step(batch_size: Any, lengths: Mapping[str, int], layout: MeshLayout) -> int:
+    """Converts a batch size such as ("tokens_per_batch", 1048576), by T5's rules."""
+    import mesh_tensorflow as mtf
+    from mesh_tensorflow.transformer import utils
+
+    if isinstance(batch_size, int):
+        return batch_size
+    mesh_shape = mtf.convert_to_shape(layout.mesh_shape)
+    layout_rules = mtf.convert_to_layout_rules(layout.layout_rules)
+    try:
+        return utils.compute_batch_size(lengths, mesh_shape, layout_rules, batch_size)
+    except ValueError as error:
+        raise UserError(
+            f"utils.run.batch_size = {batch_size} does not fit sequences of "
+            f"{max(lengths.values())} tokens: {error}."
+        ) from error
+
+
+def _learning_rate_schedule(schedule: Any, total_steps: int) -> Callable | float:
+    """A constant, or a function of the step: a list of schedules becomes their product."""
+    from mesh_tensorflow.transformer import learning_rate_schedules
+
+    if isinstance(schedule, list):
+        schedule = functools.partial(
+            learning_rate_schedules.product_learning_rate, factors=schedule
+        )
+    if callable(schedule):
+        schedule = functools.partial(schedule, total_train_steps=total_steps)
+    return schedule
 
 
 def _task() -> str:

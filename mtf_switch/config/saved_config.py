@@ -1,4 +1,4 @@
-"""The configuration that a model_dir keeps: config.gin."""
+"""The configuration that a model_dir keeps in its config.gin."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import difflib
 import os
 from collections.abc import Sequence
 
-from mtf_switch.config import gin_config
+from mtf_switch.config import gin_config, gin_statements
 from mtf_switch.errors import UserError
 
-# Bindings that may differ between two calls on one model_dir: how long, how often, where.
+# Bindings that may differ between two calls on one model_dir: they say how long to train, how
+# often to save, and on which devices. A name of a configurable stands for all its parameters.
 MAY_CHANGE = (
     "run.train_steps",
     "run.save_checkpoints_steps",
@@ -27,61 +28,33 @@ MAY_CHANGE = (
 
 
 def save_or_compare(model_dir: str) -> None:
-    """Keeps the configuration of a model_dir, and refuses one that differs from it.
+    """Saves the parsed configuration, or checks that it is that of an earlier call.
 
-    What a run left that ended before its first checkpoint is replaced.
+    A config.gin that was left by a run without a checkpoint is replaced.
 
     Args:
-      model_dir: made if it is not there.
+      model_dir: The folder. It is made if it does not exist.
 
     Raises:
-      UserError: with the differing lines, if the folder was made with another
-        configuration; or if it cannot be written.
+      UserError: if the folder was made with another configuration, with the bindings that
+        differ; or if it cannot be written.
     """
     import tensorflow.compat.v1 as tf
 
     path = os.path.join(model_dir, "config.gin")
-    new = gin_config.to_text()
     has_checkpoints = tf.io.gfile.exists(os.path.join(model_dir, "checkpoint"))
-    if not (tf.io.gfile.exists(path) and has_checkpoints):
-        try:
-            tf.io.gfile.makedirs(model_dir)
-            with tf.io.gfile.GFile(path, "w") as file:
-                file.write(new)
-        except (OSError, tf.errors.OpError) as error:
-            raise UserError(
-                f"The model_dir {model_dir} cannot be written ({_first_line(error)}). Choose a "
-                "folder that you may write to."
-            ) from error
-        return
-    with tf.io.gfile.GFile(path) as file:
-        old = file.read()
-    difference = [
-        line
-        for line in difflib.unified_diff(_comparable(old), _comparable(new), lineterm="", n=0)
-        if line[:1] in "+-" and line[:3] not in ("+++", "---")
-    ]
-    if difference:
-        raise UserError(
-            f"{model_dir} was made with another configuration (- is what it has, + is what "
-            "you asked for):\n  " + "\n  ".join(difference) + "\nTrain in another "
-            "--model_dir, or ask for what it has."
-        )
-
-
-def _comparable(config: str) -> list[str]:
-    """The binding lines that must not change between two calls on one model_dir."""
-    lines = [line for line in config.splitlines() if line and not line.startswith("import ")]
-    return sorted(
-        line for line in lines if not any(name in line.split("=")[0] for name in MAY_CHANGE)
-    )
+    if has_checkpoints and tf.io.gfile.exists(path):
+        with tf.io.gfile.GFile(path) as file:
+            _check_same(model_dir, file.read(), gin_config.to_text())
+    else:
+        _save(model_dir, path)
 
 
 def load(model_dir: str, gin_files: Sequence[str] = (), gin_params: Sequence[str] = ()) -> None:
-    """Parses the configuration that a model_dir was trained with, then what is put on top.
+    """Parses the configuration that a model_dir was trained with, then files and bindings.
 
     Raises:
-      UserError: if the folder holds none.
+      UserError: if the folder holds no config.gin.
     """
     path = os.path.join(model_dir, "config.gin")
     if not os.path.isfile(path):
@@ -92,5 +65,48 @@ def load(model_dir: str, gin_files: Sequence[str] = (), gin_params: Sequence[str
     gin_config.parse([os.path.abspath(path), *gin_files], gin_params)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def _save(model_dir: str, path: str) -> None:
+    import tensorflow.compat.v1 as tf
+
+    try:
+        tf.io.gfile.makedirs(model_dir)
+        # GFile also writes to gs://, which whole_file does not.
+        with tf.io.gfile.GFile(path + ".part", "w") as file:
+            file.write(gin_config.to_text())
+        tf.io.gfile.rename(path + ".part", path, overwrite=True)
+    except (OSError, tf.errors.OpError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"The model_dir {model_dir} cannot be written ({first_line}). Choose a folder "
+            "that you may write to."
+        ) from error
+
+
+def _check_same(model_dir: str, old: str, new: str) -> None:
+    """Checks that two configurations agree in the bindings that must not change."""
+    lines = difflib.unified_diff(_fixed_bindings(old), _fixed_bindings(new), lineterm="", n=0)
+    difference = [line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")]
+    if difference:
+        raise UserError(
+            f"{model_dir} was made with another configuration (- is what it has, + is what "
+            "you asked for):\n  " + "\n  ".join(difference) + "\nTrain in another "
+            "--model_dir, or ask for what it has."
+        )
+
+
+def _fixed_bindings(config: str) -> list[str]:
+    """The bindings that must not change between two calls on one model_dir, sorted."""
+    return sorted(
+        str(binding)
+        for binding in gin_statements.read_bindings(config)
+        if not _may_change(binding)
+    )
+
+
+def _may_change(binding: gin_statements.Binding) -> bool:
+    """Whether a binding is in MAY_CHANGE, with or without the modules before its name."""
+    parameter = f".{binding.name}.{binding.parameter}"
+    return any(
+        parameter.endswith(f".{name}") or f".{binding.name}".endswith(f".{name}")
+        for name in MAY_CHANGE
+    )

@@ -56,7 +56,7 @@ def activation_of_dense_layers() -> str | list[str]:
 
 @gin.configurable(module="mtf_switch.model")
 def pairs_of_blocks(num_layers: int) -> int:
-    """How many blocks a stack has where each is two of T5's: gin/models/every_other_switch.gin.
+    """Blocks of a stack in which each block is two of T5's (sparsity/every_other_switch.gin).
 
     Args:
       num_layers: T5's number of blocks in each stack.
@@ -67,8 +67,8 @@ def pairs_of_blocks(num_layers: int) -> int:
     if num_layers % 2:
         raise UserError(
             f"num_layers is {num_layers}, but with a Switch layer in every other block "
-            "(models/every_other_switch.gin) blocks come in pairs: choose an even number, or "
-            "models/every_switch.gin."
+            "(sparsity/every_other_switch.gin) blocks come in pairs: choose an even number, or "
+            "sparsity/every_switch.gin."
         )
     return num_layers // 2
 

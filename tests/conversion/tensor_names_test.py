@@ -77,7 +77,7 @@ def test_layers_stand_where_mesh_tensorflow_repeats_the_pattern(blocks, expected
 
 @pytest.mark.parametrize(
     ("file", "model"),
-    [("switch_base_16", "switch-base-16"), ("switch_c", "switch-c-2048")],
+    [("switch_base_16", "switch-base-16"), ("switch_c_released", "switch-c-2048")],
 )
 def test_public_models_are_laid_out_as_the_gin_files_of_the_project_have_them(file, model):
     """So that a converted checkpoint is one of models/NAME.gin, too."""

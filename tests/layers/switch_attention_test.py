@@ -598,7 +598,7 @@ def tiny_trained(tiny, tmp_path_factory):
     model_dir = tmp_path_factory.mktemp("attention") / "run"
     outcome = tiny.train(
         model_dir,
-        "--gin_file=attention/experts_ff_and_attention.gin",
+        "--gin_file=sparsity/experts_ff_and_attention.gin",
         "--steps=2",
         params={"num_layers": "2", "mesh_train_dataset_fn.pack": "True"},
     )
@@ -723,7 +723,7 @@ def cost(*files, params=()):
 
 
 SPARSE = ("num_experts = 8", "transformer.make_layer_stack.num_layers = 1")
-ATTENTION_FILE = "attention/experts_attention.gin"
+ATTENTION_FILE = "sparsity/experts_attention.gin"
 TOKENS = 32 + 16
 PROJECTION, ROUTER = 16 * 4 * 8, 16 * 8
 
@@ -741,8 +741,8 @@ def test_linear_experts_do_what_dense_attention_does_but_for_the_router_and_shar
     ("file", "in_experts"),
     [
         (ATTENTION_FILE, 2 * PROJECTION),
-        ("models/every_other_switch.gin", 2 * 16 * 24),
-        ("attention/experts_ff_and_attention.gin", 2 * PROJECTION + 2 * 16 * 24),
+        ("sparsity/every_other_switch.gin", 2 * 16 * 24),
+        ("sparsity/experts_ff_and_attention.gin", 2 * PROJECTION + 2 * 16 * 24),
     ],
 )
 def test_a_token_that_visits_two_experts_costs_two_of_them(file, in_experts):

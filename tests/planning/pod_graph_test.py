@@ -75,7 +75,6 @@ FULL_SIZE = {
     "switch_xxl_64_experts": _on("expert_model_data", data=64, model=16),
     "switch_c": _on("expert_2048"),
     "switch_c_released": _on("expert_2048"),
-    "switch_c_32_heads": _on("expert_2048"),
 }
 
 

@@ -15,7 +15,7 @@ OTHER_PAGES = [
     (ROOT / name).read_text(encoding="utf-8")
     for name in ("docs/paper_map.md", "CONTRIBUTING.md")
 ]
-# `tests/layers/router_test.py::test_x`, `gin/models/switch_c.gin`, `gin/attention/`
+# `tests/layers/router_test.py::test_x`, `gin/models/switch_c.gin`, `gin/sparsity/`
 PLACES = sorted(
     {
         place

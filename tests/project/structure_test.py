@@ -59,7 +59,6 @@ EXCEPTIONS_LONG = {
     "tests/support/mesh_harness.py",
     "tests/support/oracle.py",
     "tests/support/tfds_examples.py",
-    "tests/upstream/upstream_test.py",
 }
 EXCEPTIONS_TESTS = {
     "exploration_test",

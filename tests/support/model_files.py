@@ -13,12 +13,7 @@ from mtf_switch.model import flops, switch_transformer
 FILES = sorted(
     path.relative_to(gin_files.GIN_FOLDER) for path in gin_files.GIN_FOLDER.rglob("*.gin")
 )
-# To be included after a model.
-FRAGMENTS = (
-    *("every_other_switch.gin", "every_switch.gin", "tiny_sizes.gin"),
-    *("experts_attention.gin", "experts_ff_and_attention.gin"),
-)
-MODELS = [path for path in FILES if path.parent.name == "models" and path.name not in FRAGMENTS]
+MODELS = [path for path in FILES if path.parent.name == "models"]
 TINY = [path for path in MODELS if path.stem.endswith("tiny")]
 FULL_SIZE = [path for path in MODELS if path not in TINY]
 STATED = re.compile(r"^# Parameters: ([\d,]+) \(vocabulary of ([\d,]+)", re.MULTILINE)

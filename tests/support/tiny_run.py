@@ -30,9 +30,6 @@ SWITCH_LAYERS = ("decoder/block_000/layer_005", "encoder/block_000/layer_003")
 # jitter.
 MODEL = """
 include 'models/bi_v1.gin'
-import mtf_switch.layers.capacity
-import mtf_switch.layers.router
-import mtf_switch.layers.switch_ffn
 
 d_model = 16
 d_ff = 32

@@ -1,0 +1,115 @@
+"""Reads gin text as data. Nothing is bound, imported or included."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from gin import config_parser
+
+
+@dataclasses.dataclass(frozen=True)
+class Macro:
+    """A macro that stands for a value, as in `%d_model`."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return f"%{self.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A configurable that stands for a value, as in `@SwitchRouter()`.
+
+    Attributes:
+      name: The name of the configurable, with its scope.
+      is_call: Whether the value is what the configurable returns.
+    """
+
+    name: str
+    is_call: bool
+
+    def __repr__(self) -> str:
+        return f"@{self.name}{'()' if self.is_call else ''}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """A statement such as `encoder/utils.run.train_steps = 6`, or `d_model = 16` for a macro.
+
+    Attributes:
+      scope: The scope, such as "encoder"; "" without one.
+      name: The configurable, such as "utils.run", or the macro, such as "d_model".
+      parameter: The parameter, such as "train_steps"; "" for a macro.
+      value: The value. It may hold a `Macro` or a `Reference` at any depth.
+    """
+
+    scope: str
+    name: str
+    parameter: str
+    value: Any
+
+    @property
+    def key(self) -> str:
+        """What stands to the left of the equals sign."""
+        scope = f"{self.scope}/" if self.scope else ""
+        return scope + ".".join(part for part in (self.name, self.parameter) if part)
+
+    @property
+    def value_text(self) -> str:
+        """The value in gin's notation."""
+        return repr(self.value)
+
+    def __str__(self) -> str:
+        return f"{self.key} = {self.value_text}"
+
+    def macros(self) -> set[str]:
+        """The names of the macros that the value holds."""
+        return {leaf.name for leaf in _leaves(self.value) if isinstance(leaf, Macro)}
+
+
+def read_bindings(text: str) -> Iterator[Binding]:
+    """Reads the bindings of a gin text in order; a block is read as its single bindings.
+
+    Raises:
+      SyntaxError: if the text is not gin.
+    """
+    for statement in config_parser.ConfigParser(text, _Delegate()):
+        if isinstance(statement, config_parser.BindingStatement):
+            yield Binding(*statement[:-1])
+
+
+def read_imports(text: str) -> list[str]:
+    """Reads the import statements of a gin text.
+
+    Raises:
+      SyntaxError: if the text is not gin.
+    """
+    return [
+        statement.format()
+        for statement in config_parser.ConfigParser(text, _Delegate())
+        if isinstance(statement, config_parser.ImportStatement)
+    ]
+
+
+class _Delegate(config_parser.ParserDelegate):
+    """Reads references and macros as data."""
+
+    def configurable_reference(self, scoped_configurable_name, evaluate):
+        return Reference(scoped_configurable_name, evaluate)
+
+    def macro(self, macro_name):
+        return Macro(macro_name)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """The elements of nested lists, tuples and dictionaries."""
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if not isinstance(value, (list, tuple)):
+        yield value
+        return
+    for element in value:
+        yield from _leaves(element)
