@@ -11,12 +11,15 @@ class UserError(Exception):
     """A mistake in the user's input. The message states the rule, the values and the fix."""
 
 
-def run_command(command: Callable[[], None], program: str, when_interrupted: str = "") -> int:
+def run_command(
+    command: Callable[[], None], program: str, hint: str = "", when_interrupted: str = ""
+) -> int:
     """Runs a command, and prints a UserError as one message without a traceback.
 
     Args:
       command: What to run.
       program: Name of the program, for the message.
+      hint: What to add to each message.
       when_interrupted: What to say after "Stopped." if the user presses Ctrl-C.
 
     Returns:
@@ -27,7 +30,7 @@ def run_command(command: Callable[[], None], program: str, when_interrupted: str
     except UserError as error:
         # Gin appends the chain of its calls to every message that passes through it.
         message = str(error).split("\n  In call to configurable")[0]
-        print(f"{program}: {message}", file=sys.stderr)
+        print(f"{program}: {message} {hint}".rstrip(), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"Stopped. {when_interrupted}".rstrip(), file=sys.stderr)

@@ -22,9 +22,17 @@ def test_a_user_error_is_one_message_without_gins_chain_of_calls(capsys) -> None
     assert capsys.readouterr() == ("", "demo: It is 3, but must be 4.\n")
 
 
+def test_a_hint_follows_the_message(capsys) -> None:
+    error = errors.UserError("It is 3.")
+    assert errors.run_command(lambda: raise_error(error), "demo", hint="Try 4.") == 1
+    assert capsys.readouterr() == ("", "demo: It is 3. Try 4.\n")
+
+
 @pytest.mark.parametrize(("hint", "printed"), [("Go on.", "Stopped. Go on."), ("", "Stopped.")])
 def test_an_interrupted_command_says_how_to_continue(capsys, hint: str, printed: str) -> None:
-    assert errors.run_command(lambda: raise_error(KeyboardInterrupt()), "demo", hint) == 130
+    interrupt = KeyboardInterrupt()
+    code = errors.run_command(lambda: raise_error(interrupt), "demo", when_interrupted=hint)
+    assert code == 130
     assert capsys.readouterr() == ("", printed + "\n")
 
 

@@ -44,11 +44,11 @@ def run_command(options: argparse.Namespace) -> None:
     saved_config.load(options.models[0])
     for task in options.tasks:
         data.check_known(task)
-    rows = comparison.compare(options.models, options.tasks, options.split)
-    text = comparison.table(rows, options.models, options.paper)
+    rows = comparison.compare_models(options.models, options.tasks, options.split)
+    report = comparison.build_report(rows, options.models, options.paper)
     if options.output_dir:
-        comparison.write(options.output_dir, rows, options.models, text)
-    print(text)
+        report.write(options.output_dir)
+    print(report.text)
     print(
         "In brackets: 95% of 1,000 bootstrap draws of the examples. Each model is at its best "
         "checkpoint for the task."

@@ -65,7 +65,7 @@ def run_command(options: argparse.Namespace) -> None:
 
 def _wants_metrics(options: argparse.Namespace) -> bool:
     """Whether answers are decoded: if the task has metrics, or checkpoints are asked for."""
-    from mtf_switch.downstream import task_metrics
+    from mtf_switch.downstream import evaluation_sets
     from mtf_switch.runs import data
 
     asked = options.checkpoint_steps is not None or options.follow
@@ -78,25 +78,23 @@ def _wants_metrics(options: argparse.Namespace) -> bool:
         return False
     task = run_settings.from_gin().task
     data.prepare(task)
-    return asked or bool(task_metrics.tasks_with_metrics(task))
+    return asked or bool(evaluation_sets.tasks_with_metrics(task))
 
 
 def _eval_metrics(options: argparse.Namespace) -> None:
-    from mtf_switch.downstream import checkpoint_scores
+    from mtf_switch.downstream import evaluate_checkpoints, scores, scores_report
 
-    steps = checkpoint_scores.parse_steps(options.checkpoint_steps or checkpoint_scores.LATEST)
+    selection = evaluate_checkpoints.parse_selection(options.checkpoint_steps or "latest")
     settings = run_settings.from_gin()
     limit = options.eval_batches and options.eval_batches * settings.batch_size
-    scores = checkpoint_scores.evaluate(
+    steps = evaluate_checkpoints.score_checkpoints(
         options.model_dir,
         options.split,
-        steps,
+        selection,
         limit,
         options.follow,
         flags.tpu_cluster(options),
     )
-    print(checkpoint_scores.table(scores, options.split))
-    file = checkpoint_scores.results_file(
-        options.model_dir, options.split, settings.task, limit
-    )
+    print(scores_report.format_table(options.split, steps))
+    file = scores.scores_file(options.model_dir, options.split, settings.task, limit)
     print(f"Scores: {file}, .csv and .png; answers: the .jsonl files beside it.")

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from mtf_switch import errors
 from mtf_switch.cli import (
     compare,
     convert,
@@ -20,7 +21,6 @@ from mtf_switch.cli import (
     tasks,
     train,
 )
-from mtf_switch.errors import UserError
 
 # In the order of --help.
 _COMMANDS = (
@@ -40,21 +40,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
       stderr), and 130 after Ctrl-C.
     """
     options = make_parser().parse_args(arguments)
-    try:
+
+    def run() -> None:
         from mtf_switch.upstream import logs
 
         logs.show_errors_only()
         options.run_command(options)
-    except UserError as error:
-        # Gin appends the chain of its calls to every message that passes through it.
-        message = str(error).split("\n  In call to configurable")[0]
-        print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        goes_on = " The same command continues from the last checkpoint."
-        print(f"Stopped.{goes_on if options.command == 'train' else ''}", file=sys.stderr)
-        return 130
-    return 0
+
+    return errors.run_command(
+        run,
+        program=os.path.basename(sys.argv[0]),
+        when_interrupted="The same command continues from the last checkpoint."
+        if options.command == "train"
+        else "",
+    )
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -35,7 +35,7 @@ def run_command(options: argparse.Namespace) -> None:
     from mtf_switch.downstream import superglue
 
     saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
-    written = superglue.write(
+    files = superglue.write_submission(
         options.model_dir, options.output_dir, options.step, flags.tpu_cluster(options)
     )
-    print(superglue.table(written))
+    print(superglue.format_table(files))

@@ -1,4 +1,4 @@
-"""The two demos: a sparse model beside its dense twin, and a small version of Table 4.
+"""The two demos: a sparse model beside its dense twin, and Table 4 at the size of a laptop.
 
-They use what the commands use; nothing imports them.
+They use what the commands use, and no package imports them.
 """

@@ -1,122 +1,142 @@
-"""The table, plot and report of `make demo-finetune`, all from its measured results."""
+"""The report of `make demo-finetune`: its tables, page and plot."""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from typing import TYPE_CHECKING
 
 from mtf_switch import machine
-from mtf_switch.demo import finetuning
-from mtf_switch.downstream import checkpoint_scores, comparison, paper_tables
-from mtf_switch.downstream.checkpoint_scores import StepScores
+from mtf_switch.demo.results import DENSE, FinetunedModel
+from mtf_switch.downstream import answers, comparison, scores
+from mtf_switch.downstream.scores import Metric, StepScores
+from mtf_switch.report import Report
 from tasks import embedded_tasks
 
-# (task, metric) of each column; ROUGE-2 as in the paper, ROUGE-1 as it says more at this size.
-COLUMNS = (
-    (embedded_tasks.PACKAGE, "accuracy"),
-    (embedded_tasks.SUMMARY, "rouge1"),
-    (embedded_tasks.SUMMARY, "rouge2"),
-    (embedded_tasks.MODULE, "em"),
-    (embedded_tasks.MODULE, "f1"),
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# The columns of the table. The paper reports ROUGE-2; ROUGE-1 says more at this size.
+METRICS = (
+    Metric(embedded_tasks.PACKAGE, "accuracy"),
+    Metric(embedded_tasks.SUMMARY, "rouge1"),
+    Metric(embedded_tasks.SUMMARY, "rouge2"),
+    Metric(embedded_tasks.MODULE, "em"),
+    Metric(embedded_tasks.MODULE, "f1"),
 )
+_AVERAGE = Metric("", "average")
+
+ModelScores = Mapping[FinetunedModel, Sequence[StepScores]]
 
 
-def table(results: Mapping[str, Sequence[StepScores]]) -> str:
-    """A row for each row of Table 4, each task at its peak, as Markdown."""
-    heads = ["", "dropout", "expert dropout"]
-    heads += [f"{task.split('_')[1]} {metric}" for task, metric in COLUMNS]
-    heads += ["average", "SuperGLUE in the paper"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for (name, steps), paper in zip(results.items(), paper_tables.TABLE_4):
-        best = checkpoint_scores.peaks(steps)
-        cells = [name.split("_")[0], f"{paper[1]}", "-" if paper[2] is None else f"{paper[2]}"]
-        cells += [
-            f"{best[task].values[metric]:.1f} ({best[task].step})" for task, metric in COLUMNS
-        ]
-        average = checkpoint_scores.averages_of_peaks(steps)["average"]
-        cells += [f"{average:.2f}", f"{paper[3][3]}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def majority(model_dir: str, step: int) -> float:
-    """Accuracy of always naming the most frequent package of the validation examples."""
-    answers = comparison.read_answers(model_dir, embedded_tasks.PACKAGE, "validation", step)
-    counts = collections.Counter(answers.targets)
-    return 100 * counts.most_common(1)[0][1] / len(answers.targets)
-
-
-def write(
-    output_dir: str, results: Mapping[str, Sequence[StepScores]], command: str, took: float
-) -> str:
-    """Writes `report.md` and `table4.png`.
+def build_report(
+    output_dir: str, model_scores: ModelScores, command: str, seconds: float
+) -> Report:
+    """Builds the report: results.json, report.md and table4.png.
 
     Args:
-      output_dir: of the run, with a model_dir for each result.
-      results: the scores of each row's checkpoints.
-      command: that made them.
-      took: seconds.
-
-    Returns:
-      The tables, as they are printed.
+      output_dir: Folder of the demo, which holds the model_dir of each model.
+      model_scores: Scores of the checkpoints of each model.
+      command: The command that gave these scores.
+      seconds: How long it took.
     """
-    _plot(os.path.join(output_dir, "table4.png"), results)
-    names = list(results)
-    models = [os.path.join(output_dir, names[0]), os.path.join(output_dir, names[-1])]
-    rows = comparison.compare(models, [embedded_tasks.MIXTURE], "validation")
-    last = results[names[0]][-1]
-    guess = majority(models[0], last.step)
-    examples = ", ".join(f"{count} of {task}" for task, count in last.examples.items())
-    text = "\n".join(
+    tables = format_tables(output_dir, model_scores)
+    made_by = f"Made by `{command}`, which took {seconds:.0f} s, on {machine.describe()}."
+    page = [
+        "# Table 4 at the size of a laptop",
+        "",
+        tables,
+        "",
+        "![curves](table4.png)",
+        "",
+        made_by,
+        "",
+    ]
+    return Report(
+        name="results",
+        text=tables,
+        data={
+            model.name: [dataclasses.asdict(step) for step in steps]
+            for model, steps in model_scores.items()
+        },
+        documents={"report.md": "\n".join(page)},
+        plots={"table4.png": lambda figure: draw_scores(figure, model_scores)},
+    )
+
+
+def format_tables(output_dir: str, model_scores: ModelScores) -> str:
+    """Formats Table 4, and the comparison of its first row with its last."""
+    first, *_, last = model_scores
+    dense_dir, sparse_dir = (os.path.join(output_dir, model.name) for model in (first, last))
+    rows = comparison.compare_models(
+        [dense_dir, sparse_dir], [embedded_tasks.MIXTURE], "validation"
+    )
+    final = model_scores[first][-1]
+    guess = majority_accuracy(dense_dir, final.step)
+    examples = ", ".join(f"{count} of {task}" for task, count in final.examples.items())
+    return "\n".join(
         [
-            table(results),
+            format_table_4(model_scores),
             "",
             "Each task at its best checkpoint (step in brackets), chosen on the validation "
             f"examples that it is reported on ({examples}). Always naming the most frequent "
             f"package has accuracy {guess:.1f}.",
             "",
-            comparison.table(rows, models, "Base"),
+            comparison.format_table(rows, [dense_dir, sparse_dir], "Base"),
             "",
             "In brackets: 95% of 1,000 bootstrap draws of the examples; another seed of the "
             "training is not in it.",
         ]
     )
-    made_by = f"Made by `{command}`, which took {took:.0f} s, on {machine.describe()}."
-    lines = [
-        "# Table 4 at the size of a laptop",
-        "",
-        text,
-        "",
-        "![curves](table4.png)",
-        "",
-        made_by,
-    ]
-    with open(os.path.join(output_dir, "report.md"), "w", encoding="utf-8") as file:
-        file.write("\n".join(lines) + "\n")
-    return text
 
 
-def _plot(path: str, results: Mapping[str, Sequence[StepScores]]) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), constrained_layout=True)
-    task, metric = COLUMNS[0]
-    for name, steps in results.items():
-        style = {"color": "black", "linestyle": "--"} if name == finetuning.ROWS[0].name else {}
-        at = [scores.step for scores in steps]
-        axes[0].plot(
-            at, [s.averages["average"] for s in steps], marker="o", label=name, **style
-        )
-        axes[1].plot(at, [s.scores[task][metric] for s in steps], marker="o", **style)
-    axes[0].set_title("Average of the three tasks")
-    axes[1].set_title("Package of a docstring: accuracy")
-    for axis in axes:
+def format_table_4(model_scores: ModelScores) -> str:
+    """Formats a row for each model as a Markdown table, each task at its best checkpoint."""
+    heads = ["", "dropout", "expert dropout"]
+    heads += [f"{metric.task.split('_')[1]} {metric.name}" for metric in METRICS]
+    heads += ["average", "SuperGLUE in the paper"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for model, steps in model_scores.items():
+        peaks = scores.find_peaks(steps)
+        rate = model.paper.expert_dropout
+        cells = [
+            model.pretrained.removesuffix("_tiny"),
+            f"{model.paper.dropout}",
+            "-" if rate is None else f"{rate}",
+        ]
+        for metric in METRICS:
+            peak = peaks[metric.task]
+            cells.append(f"{peak.values[metric.name]:.1f} ({peak.step})")
+        cells.append(f"{scores.average_peaks(steps)['average']:.2f}")
+        cells.append(f"{model.paper.superglue}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def majority_accuracy(model_dir: str, step: int) -> float:
+    """Returns the accuracy of always naming the validation split's most frequent package."""
+    targets = answers.read_answers(
+        model_dir, "validation", embedded_tasks.PACKAGE, step
+    ).targets
+    ((_, count),) = collections.Counter(targets).most_common(1)
+    return 100 * count / len(targets)
+
+
+def draw_scores(figure: Figure, model_scores: ModelScores) -> None:
+    """Draws the average over tasks, and the accuracy for packages, against steps."""
+    figure.set_size_inches(12, 4.5)
+    axes = figure.subplots(1, 2)
+    titles = ("Average of the three tasks", "Package of a docstring: accuracy")
+    for axis, metric, title in zip(axes, (_AVERAGE, METRICS[0]), titles):
+        for model, steps in model_scores.items():
+            style = {"color": "black", "linestyle": "--"} if model.pretrained == DENSE else {}
+            values = [step.get_value(metric) for step in steps]
+            axis.plot(
+                [step.step for step in steps], values, marker="o", label=model.name, **style
+            )
+        axis.set_title(title)
         axis.set_xlabel("steps of fine-tuning")
         axis.grid(alpha=0.3)
     axes[0].legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)

@@ -1,23 +1,45 @@
-"""The demo's table, plot and report, all from its measured results."""
+"""The report of `make demo`: its table, page and plot."""
 
 from __future__ import annotations
 
-import os
+import dataclasses
+from typing import TYPE_CHECKING
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
 from mtf_switch import machine
-from mtf_switch.demo import pretraining
+from mtf_switch.demo.results import EvaluationPoint, PretrainingResult
+from mtf_switch.report import Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _DENSE_COLOR, _SPARSE_COLOR = "tab:gray", "tab:blue"
 
 
-def table(dense: pretraining.ModelResult, sparse: pretraining.ModelResult) -> str:
-    """The comparison as a Markdown table."""
+def build_report(
+    dense: PretrainingResult, sparse: PretrainingResult, command: str, seconds: float
+) -> Report:
+    """Builds the report: results.json, report.md and demo.png.
+
+    Args:
+      dense: Result of the dense model.
+      sparse: Result of the sparse model.
+      command: The command that gave these results.
+      seconds: How long it took.
+    """
+    return Report(
+        name="results",
+        text=f"{format_table(dense, sparse)}\n{describe_speed_up(dense, sparse)}",
+        data=[dataclasses.asdict(result) for result in (dense, sparse)],
+        documents={"report.md": format_page(dense, sparse, command, seconds)},
+        plots={"demo.png": lambda figure: draw_results(figure, dense, sparse)},
+    )
+
+
+def format_table(dense: PretrainingResult, sparse: PretrainingResult) -> str:
+    """Formats the comparison as a Markdown table."""
     rows = [
         "| | parameters | FLOPs per token | tokens/s | neg. log perplexity |",
         "|---|---|---|---|---|",
@@ -36,15 +58,17 @@ def table(dense: pretraining.ModelResult, sparse: pretraining.ModelResult) -> st
     return "\n".join(rows)
 
 
-def steps_to_reach(points: list[pretraining.Point], quality: float) -> float | None:
-    """The step at which a curve first reaches a quality, between evaluations by a line.
+def find_step_of_quality(points: list[EvaluationPoint], quality: float) -> float | None:
+    """Finds the step at which a model first reaches a quality.
+
+    Between evaluations the quality is interpolated linearly.
 
     Args:
-      points: evaluations in order of steps.
-      quality: negative log perplexity.
+      points: Evaluations in the order of their steps.
+      quality: Negative log perplexity.
 
     Returns:
-      A step, or None if no evaluation reaches it.
+      The step, or None if no evaluation reaches the quality.
     """
     for before, after in zip([None, *points], points):
         if after.neg_log_perplexity < quality:
@@ -57,10 +81,10 @@ def steps_to_reach(points: list[pretraining.Point], quality: float) -> float | N
     return None
 
 
-def speed_up_sentence(dense: pretraining.ModelResult, sparse: pretraining.ModelResult) -> str:
-    """How many times fewer steps the sparse model needs for the dense one's final quality."""
+def describe_speed_up(dense: PretrainingResult, sparse: PretrainingResult) -> str:
+    """Says how many times fewer steps the sparse model needs for the dense model's quality."""
     quality = dense.final.neg_log_perplexity
-    steps = steps_to_reach(sparse.points, quality)
+    steps = find_step_of_quality(sparse.points, quality)
     if steps is None:
         return (
             f"{sparse.name} does not reach the final quality of {dense.name} ({quality:.4f}) "
@@ -75,19 +99,11 @@ def speed_up_sentence(dense: pretraining.ModelResult, sparse: pretraining.ModelR
     )
 
 
-def write(
-    output_dir: str, results: list[pretraining.ModelResult], command: str, took: float
-) -> None:
-    """Writes `report.md` and `demo.png` into output_dir.
-
-    Args:
-      output_dir: of the demo.
-      results: of the dense and the sparse model.
-      command: that made them.
-      took: seconds of the whole demo.
-    """
-    dense, sparse = results
-    _plot(os.path.join(output_dir, "demo.png"), dense, sparse)
+def format_page(
+    dense: PretrainingResult, sparse: PretrainingResult, command: str, seconds: float
+) -> str:
+    """Formats report.md; see `build_report`."""
+    heads = [f"{result.name}: seconds | neg. log perplexity" for result in (dense, sparse)]
     lines = [
         "# Switch Transformer against its FLOP-matched T5",
         "",
@@ -95,9 +111,9 @@ def write(
         "the embedded text, and evaluated on the same "
         f"{dense.target_tokens:,} target tokens of its validation split.",
         "",
-        table(dense, sparse),
+        format_table(dense, sparse),
         "",
-        speed_up_sentence(dense, sparse),
+        describe_speed_up(dense, sparse),
         "",
         "FLOPs per token are forward ones, counted as in the paper's Table 9. Negative log "
         "perplexity is in nats per target token; higher is better. One seed is one sample: "
@@ -105,32 +121,32 @@ def write(
         "",
         "![curves](demo.png)",
         "",
-        "| step | " + " | ".join(f"{r.name}: seconds | neg. log perplexity" for r in results)
-        + " |",
+        f"| step | {heads[0]} | {heads[1]} |",
         "|---" * 5 + "|",
-    ]  # fmt: skip
+    ]
     for d, s in zip(dense.points, sparse.points):
         lines.append(
             f"| {d.step} | {d.seconds:.1f} | {d.neg_log_perplexity:.4f} | {s.seconds:.1f} | "
             f"{s.neg_log_perplexity:.4f} |"
         )
-    made_by = f"Made by `{command}`, which took {took:.0f} s, on {machine.describe()}."
+    made_by = f"Made by `{command}`, which took {seconds:.0f} s, on {machine.describe()}."
     lines += ["", made_by, ""]
-    with open(os.path.join(output_dir, "report.md"), "w", encoding="utf-8") as file:
-        file.write("\n".join(lines))
+    return "\n".join(lines)
 
 
-def _plot(path: str, dense: pretraining.ModelResult, sparse: pretraining.ModelResult) -> None:
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8), constrained_layout=True)
-    _plot_quality(axes[0, 0], dense, sparse, "step", "steps")
-    _plot_quality(axes[0, 1], dense, sparse, "seconds", "seconds of training")
-    _plot_load(figure, axes[1, 0], sparse)
-    _plot_dropped(axes[1, 1], sparse)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+def draw_results(figure: Figure, dense: PretrainingResult, sparse: PretrainingResult) -> None:
+    """Draws quality against steps and seconds, expert load, and dropped tokens."""
+    figure.set_size_inches(11, 8)
+    axes = figure.subplots(2, 2)
+    _draw_quality(axes[0, 0], dense, sparse, "step", "steps")
+    _draw_quality(axes[0, 1], dense, sparse, "seconds", "seconds of training")
+    _draw_load(figure, axes[1, 0], sparse)
+    _draw_dropped(axes[1, 1], sparse)
 
 
-def _plot_quality(axis, dense, sparse, x: str, label: str) -> None:
+def _draw_quality(
+    axis: Axes, dense: PretrainingResult, sparse: PretrainingResult, x: str, label: str
+) -> None:
     for result, color in ((dense, _DENSE_COLOR), (sparse, _SPARSE_COLOR)):
         axis.plot(
             [getattr(point, x) for point in result.points],
@@ -146,8 +162,8 @@ def _plot_quality(axis, dense, sparse, x: str, label: str) -> None:
     axis.legend()
 
 
-def _plot_load(figure, axis, sparse: pretraining.ModelResult) -> None:
-    """Share of each layer's tokens that chose each expert; 1 is an even share."""
+def _draw_load(figure: Figure, axis: Axes, sparse: PretrainingResult) -> None:
+    """Draws the fraction of each layer's tokens that chose each expert, times the experts."""
     load = np.array(list(sparse.expert_load.values()))
     experts = load.shape[1]
     image = axis.imshow(load * experts, aspect="auto", cmap="viridis", vmin=0)
@@ -160,7 +176,7 @@ def _plot_load(figure, axis, sparse: pretraining.ModelResult) -> None:
     figure.colorbar(image, ax=axis, label="times the even share")
 
 
-def _plot_dropped(axis, sparse: pretraining.ModelResult) -> None:
+def _draw_dropped(axis: Axes, sparse: PretrainingResult) -> None:
     steps = np.arange(1, len(sparse.dropped) + 1)
     axis.plot(steps, 100 * np.array(sparse.dropped), color=_SPARSE_COLOR, linewidth=0.8)
     axis.set_ylim(bottom=0)

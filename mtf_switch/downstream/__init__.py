@@ -1,4 +1,4 @@
-"""Decoded answers, their metrics, and comparisons of models on downstream tasks.
+"""Fine-tuned models: decoded answers, the tasks' own metrics, and comparisons of models.
 
-Nothing here trains a model or evaluates perplexity.
+Training and negative log perplexity are in `runs`, not here.
 """

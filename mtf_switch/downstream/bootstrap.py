@@ -14,9 +14,9 @@ from mtf_switch.downstream import task_metrics
 DRAWS = 1000
 LEVEL = 0.95
 
-# Metrics that are means over examples: one value for each is enough. T5's ROUGE is the middle
-# of a bootstrap of its own around that mean.
-_MEANS = (
+# Metrics that are means over examples, so that each example needs to be scored only once. (T5's
+# ROUGE bootstraps by itself, and reports the middle of its draws of that mean.)
+_MEANS_OVER_EXAMPLES = (
     metrics.accuracy,
     metrics.sequence_accuracy,
     metrics.squad,
@@ -25,47 +25,48 @@ _MEANS = (
 )
 
 
-def draws(
+def resample_metrics(
     task: seqio.Task,
     targets: Sequence[Any],
     predictions: Sequence[Sequence[Any]],
-    number: int = DRAWS,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> list[dict[str, np.ndarray]]:
-    """Values of a task's metrics on examples drawn with replacement.
+    """Computes a task's metrics on examples that are drawn with replacement.
 
-    All models are scored on the same draws, so that their difference has an interval, too.
-    Where the targets have groups (MultiRC's questions, ReCoRD's queries), groups are drawn.
+    All models are scored on the same draws, so that differences of models have intervals, too.
+    Where targets belong to groups (MultiRC's questions, ReCoRD's queries), whole groups are
+    drawn.
 
     Args:
-      task: whose metrics are asked.
-      targets: postprocessed.
-      predictions: for each model, postprocessed.
-      number: of draws.
-      seed: of the draws.
+      task: The task, whose metrics are computed.
+      targets: Postprocessed target of each example.
+      predictions: For each model, the postprocessed prediction for each example.
+      draws: How often to draw as many examples as there are.
+      seed: Seed of the draws.
 
     Returns:
-      For each model: metric -> [number] float64.
+      For each model: metric -> [draws] float64.
     """
-    units = _units(targets)
-    chosen = np.random.default_rng(seed).integers(len(units), size=(number, len(units)))
-    found: list[dict[str, np.ndarray]] = [{} for _ in predictions]
+    groups = _group_examples(targets)
+    drawn = np.random.default_rng(seed).integers(len(groups), size=(draws, len(groups)))
+    results: list[dict[str, np.ndarray]] = [{} for _ in predictions]
     for metric_fn in task.predict_metric_fns:
-        draw = _mean_draws if metric_fn in _MEANS else _recomputed_draws
-        for of_model, answers in zip(found, predictions):
-            of_model.update(draw(metric_fn, targets, answers, units, chosen))
-    return found
+        resample = _resample_mean if metric_fn in _MEANS_OVER_EXAMPLES else _resample
+        for result, of_model in zip(results, predictions):
+            result.update(resample(metric_fn, targets, of_model, groups, drawn))
+    return results
 
 
-def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The middle part of the draws that holds `level` of them."""
+def percentile_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """Returns the interval that holds the middle `level` of the values, such as 95%."""
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
 
 
-def _units(targets: Sequence[Any]) -> list[list[int]]:
-    """Indices of examples that are drawn together."""
+def _group_examples(targets: Sequence[Any]) -> list[list[int]]:
+    """Returns the indices of the examples in each group; most examples are their own group."""
     groups: dict[Any, list[int]] = {}
     for index, target in enumerate(targets):
         group = target.get("group") if isinstance(target, dict) else None
@@ -73,31 +74,46 @@ def _units(targets: Sequence[Any]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _mean_draws(
-    metric_fn: Callable, targets: Sequence, predictions: Sequence, units: list, chosen: Any
+def _resample_mean(
+    metric_fn: Callable,
+    targets: Sequence[Any],
+    predictions: Sequence[Any],
+    groups: list[list[int]],
+    drawn: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    each = [metric_fn([targets[i]], [predictions[i]]) for (i,) in units]
+    """Resamples a mean over examples: scores each example once, then averages each draw."""
+    scores = [metric_fn([targets[index]], [predictions[index]]) for (index,) in groups]
     return {
-        name: np.array([one[name] for one in each])[chosen].mean(axis=1) for name in each[0]
+        name: np.array([score[name] for score in scores])[drawn].mean(axis=1)
+        for name in scores[0]
     }
 
 
-def _recomputed_draws(
-    metric_fn: Callable, targets: Sequence, predictions: Sequence, units: list, chosen: Any
+def _resample(
+    metric_fn: Callable,
+    targets: Sequence[Any],
+    predictions: Sequence[Any],
+    groups: list[list[int]],
+    drawn: np.ndarray,
 ) -> dict[str, np.ndarray]:
+    """Resamples any metric, by computing it on each draw."""
     values = []
-    for drawn in chosen:
-        drawn_targets, drawn_predictions = [], []
-        for copy, unit in enumerate(drawn):
-            for index in units[unit]:
-                drawn_targets.append(_copy(targets[index], copy))
-                drawn_predictions.append(predictions[index])
-        values.append(task_metrics.values_of(metric_fn, drawn_targets, drawn_predictions))
+    for draw in drawn:
+        indices = [
+            (number, index) for number, group in enumerate(draw) for index in groups[group]
+        ]
+        values.append(
+            task_metrics.compute_metric(
+                metric_fn,
+                [_renumber_group(targets[index], number) for number, index in indices],
+                [predictions[index] for _, index in indices],
+            )
+        )
     return {name: np.array([value[name] for value in values]) for name in values[0]}
 
 
-def _copy(target: Any, number: int) -> Any:
-    """A group that is drawn twice is two groups."""
+def _renumber_group(target: Any, number: int) -> Any:
+    """Makes the group of a target distinct, as a group that is drawn twice counts twice."""
     if isinstance(target, dict) and "group" in target:
         return {**target, "group": (number, target["group"])}
     return target

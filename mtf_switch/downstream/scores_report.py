@@ -1,42 +1,92 @@
-"""The plot of metrics against steps."""
+"""The scores of a model's checkpoints as a table, JSON, CSV and a plot."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import matplotlib
+from mtf_switch.downstream import scores
+from mtf_switch.downstream.scores import StepScores
+from mtf_switch.report import Report
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-from mtf_switch.downstream import checkpoint_scores
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def write(path: str, title: str, steps: Sequence[checkpoint_scores.StepScores]) -> None:
-    """Draws each metric, and the averages as thick lines.
+def build_report(
+    task: str, split: str, limit: int | None, steps: Sequence[StepScores]
+) -> Report:
+    """Builds the report on a task; its files belong into `scores.eval_folder`.
 
     Args:
-      path: of a PNG file.
-      title: of the plot.
-      steps: in order.
+      task: Name of the task or mixture.
+      split: Split that the checkpoints were scored on.
+      limit: The most examples that were read of each task, or None.
+      steps: Scores of at least one checkpoint, in the order of their steps.
     """
-    figure, axis = plt.subplots(figsize=(9, 5), constrained_layout=True)
-    for column in checkpoint_scores.columns(steps):
-        points = [(s.step, checkpoint_scores.value(s, column)) for s in steps]
-        points = [point for point in points if point[1] is not None]
+    name = scores.scores_name(task, limit)
+    return Report(
+        name=name,
+        text=format_table(split, steps),
+        data=scores.to_data(task, split, steps),
+        documents={f"{name}.csv": format_csv(steps)},
+        plots={f"{name}.png": lambda figure: draw_scores(figure, f"{task} ({split})", steps)},
+    )
+
+
+def format_table(split: str, steps: Sequence[StepScores]) -> str:
+    """Formats each metric at the last step and at its task's best step, for the screen."""
+    last, peaks = steps[-1], scores.find_peaks(steps)
+    width = max(len(metric.label) for metric in last.metrics)
+    lines = [f"{'':{width}}  step {last.step:<8}  peak      at step"]
+    for metric in last.metrics:
+        peak = peaks[metric.task or metric.name]
+        at_peak = peak.values[metric.name if metric.task else "average"]
+        lines.append(
+            f"{metric.label:{width}}  {last.get_value(metric):<13.2f}  {at_peak:<8.2f}  "
+            f"{peak.step}"
+        )
+    for name, average in scores.average_peaks(steps).items():
+        lines.append(f"{name}, each task at its own peak: {average:.2f}")
+    if len(steps) > 1 and split != "test":
+        lines.append(
+            f"The peaks of {len(steps)} checkpoints were chosen on {split}, the data that they "
+            "are reported on, as the paper does: expect less on other data."
+        )
+    return "\n".join(lines)
+
+
+def format_line(step: StepScores) -> str:
+    """Formats the scores of one step as one line."""
+    parts = [f"{metric.label} {step.get_value(metric):.2f}" for metric in step.metrics]
+    return f"step {step.step}: {', '.join(parts)}"
+
+
+def format_csv(steps: Sequence[StepScores]) -> str:
+    """Formats a row for each step, and a column for each metric of the last step."""
+    metrics = steps[-1].metrics
+    rows = [["step", *(metric.label for metric in metrics)]]
+    for step in steps:
+        values = [step.get_value(metric) for metric in metrics]
+        rows.append([str(step.step), *("" if v is None else f"{v:.3f}" for v in values)])
+    return "".join(",".join(row) + "\n" for row in rows)
+
+
+def draw_scores(figure: Figure, title: str, steps: Sequence[StepScores]) -> None:
+    """Draws each metric against steps; averages are thick lines."""
+    figure.set_size_inches(9, 5)
+    axis = figure.subplots()
+    for metric in steps[-1].metrics:
+        scored = [step for step in steps if step.get_value(metric) is not None]
         axis.plot(
-            *zip(*points),
+            [step.step for step in scored],
+            [step.get_value(metric) for step in scored],
             marker="o",
-            linewidth=1.2 if column[0] else 3,
-            label="/".join(filter(None, column)),
+            linewidth=1.2 if metric.task else 3,
+            label=metric.label,
         )
     axis.set_xlabel("steps of fine-tuning")
     axis.set_ylabel("metric")
     axis.set_title(title)
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    # The ending says the format, which ".part" would hide.
-    figure.savefig(path + ".part", dpi=120, format="png")
-    plt.close(figure)
-    os.replace(path + ".part", path)

@@ -1,7 +1,8 @@
 """`run_switch.py superglue`: the files that SuperGLUE's server takes, AX-b and AX-g included.
 
-One file of JSON lines for each task, as on super.gluebenchmark.com: `{"idx": 0, "label":
-"entailment"}`, and a nested form for MultiRC. The labels are those of SuperGLUE's own files.
+There is one file of JSON lines for each task, in the form that super.gluebenchmark.com takes:
+`{"idx": 0, "label": "entailment"}`, and a nested form for MultiRC. The labels are those of
+SuperGLUE's own data files.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import collections
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import seqio
@@ -19,134 +20,133 @@ from tqdm import tqdm
 
 from mtf_switch import whole_file
 from mtf_switch.config import run_settings
-from mtf_switch.downstream import task_metrics
-from mtf_switch.downstream.task_metrics import EvaluationSet
-from mtf_switch.errors import UserError
-from mtf_switch.runs import checkpoints, data
+from mtf_switch.downstream import evaluate_checkpoints, evaluation_sets
+from mtf_switch.downstream.evaluation_sets import EvaluationSet
+from mtf_switch.runs import data
 
 _BOOLEAN = ("false", "true")
 
 
 @dataclasses.dataclass(frozen=True)
-class Submission:
-    """How a task's answers become a file.
+class TaskFile:
+    """One file of a submission, and the task that it answers.
 
     Attributes:
-      file: name without its ending.
-      task: of T5's registry.
-      labels: by class id; () where the answer is the label.
+      name: Name of the file without its ending.
+      task: The task in T5's registry.
+      labels: Label of each class id; () where the postprocessed answer is the label itself.
     """
 
-    file: str
+    name: str
     task: str
     labels: tuple[Any, ...]
 
 
-def submissions() -> list[Submission]:
-    """All files of a submission."""
-    configs = tfds.text.super_glue.SuperGlue.builder_configs
-    two_way = tuple(configs["rte"].label_classes)
-    return [
-        Submission("BoolQ", "super_glue_boolq_v102", _BOOLEAN),
-        Submission("CB", "super_glue_cb_v102", tuple(configs["cb"].label_classes)),
-        Submission("COPA", "super_glue_copa_v102", (0, 1)),
-        Submission("MultiRC", "super_glue_multirc_v102", (0, 1)),
-        Submission("ReCoRD", "super_glue_record_v102", ()),
-        Submission("RTE", "super_glue_rte_v102", two_way),
-        Submission("WiC", "super_glue_wic_v102", _BOOLEAN),
-        Submission("WSC", "super_glue_wsc_v102_simple_eval", ("False", "True")),
-        Submission("AX-b", "super_glue_axb_v102", two_way),
-        Submission("AX-g", "super_glue_axg_v102", two_way),
-    ]
-
-
 @dataclasses.dataclass(frozen=True)
-class Written:
-    """One file of a submission.
+class WrittenFile:
+    """What was written into one file of a submission.
 
     Attributes:
-      file: its path.
-      examples: answered.
-      invalid: answers that are no label; they were given the task's first one, as the server
-        takes labels only.
+      path: Path of the file.
+      examples: Number of answered examples.
+      invalid: Number of answers that are not a label. The server accepts labels only, so they
+        are replaced by the task's first label.
     """
 
-    file: str
+    path: str
     examples: int
     invalid: int
 
 
-def write(
+def list_task_files() -> list[TaskFile]:
+    """Lists the files of a submission."""
+    configs = tfds.text.super_glue.SuperGlue.builder_configs
+    entailment = tuple(configs["rte"].label_classes)
+    return [
+        TaskFile("BoolQ", "super_glue_boolq_v102", _BOOLEAN),
+        TaskFile("CB", "super_glue_cb_v102", tuple(configs["cb"].label_classes)),
+        TaskFile("COPA", "super_glue_copa_v102", (0, 1)),
+        TaskFile("MultiRC", "super_glue_multirc_v102", (0, 1)),
+        TaskFile("ReCoRD", "super_glue_record_v102", ()),
+        TaskFile("RTE", "super_glue_rte_v102", entailment),
+        TaskFile("WiC", "super_glue_wic_v102", _BOOLEAN),
+        TaskFile("WSC", "super_glue_wsc_v102_simple_eval", ("False", "True")),
+        TaskFile("AX-b", "super_glue_axb_v102", entailment),
+        TaskFile("AX-g", "super_glue_axg_v102", entailment),
+    ]
+
+
+def write_submission(
     model_dir: str, output_dir: str, step: int | None = None, cluster: Any | None = None
-) -> list[Written]:
-    """Decodes the test sets with one checkpoint and writes all files.
+) -> list[WrittenFile]:
+    """Decodes the test sets with one checkpoint and writes the files of a submission.
 
     Args:
-      model_dir: of a run whose configuration is parsed.
-      output_dir: gets the files; made if it is not there.
-      step: of the checkpoint; None is the latest.
-      cluster: a TPUClusterResolver; None decodes on this machine.
+      model_dir: Folder of the training run whose configuration is parsed.
+      output_dir: Folder for the files, which is made if needed.
+      step: Step of the checkpoint; None takes the latest.
+      cluster: A TPUClusterResolver; None decodes on this machine.
 
     Raises:
-      UserError: if a data set or the checkpoint is not there.
+      UserError: If a data set or the checkpoint is absent.
     """
     settings = run_settings.from_gin()
-    files = submissions()
-    for each in files:
-        vocabulary = data.prepare(each.task)
-        data.check_readable(each.task, "test", cached=False)
-    tasks = [seqio.TaskRegistry.get(each.task) for each in files]
-    sets = task_metrics.load_tasks(tasks, settings, "test")
-    task_metrics.bind_decode_length(settings)
-    checkpoint = _checkpoint(model_dir, step)
-    decoded = task_metrics.answers(sets, settings, vocabulary, model_dir, checkpoint, cluster)
+    files = list_task_files()
+    for file in files:
+        vocabulary = data.prepare(file.task)
+        data.check_readable(file.task, "test", cached=False)
+    tasks = [seqio.TaskRegistry.get(file.task) for file in files]
+    sets = evaluation_sets.load_tasks(tasks, settings, "test")
+    evaluation_sets.bind_decode_length(settings)
+    (checkpoint,) = evaluate_checkpoints.select_checkpoints(
+        model_dir, "latest" if step is None else [step]
+    )
+    decoded = evaluation_sets.decode(sets, settings, vocabulary, model_dir, checkpoint, cluster)
     total = sum(len(part.examples) for part in sets)
     texts = list(tqdm(decoded, "test sets", total, unit="example", leave=False, disable=None))
     os.makedirs(output_dir, exist_ok=True)
-    written, start = [], 0
-    for each, part in zip(files, sets):
-        mine = texts[start : start + len(part.examples)]
-        start += len(mine)
-        written.append(_write_file(output_dir, each, part, mine))
-    return written
-
-
-def _checkpoint(model_dir: str, step: int | None) -> str:
-    if step is None:
-        return checkpoints.find(model_dir)
-    for path in checkpoints.all_of(model_dir):
-        if checkpoints.step_of(path) == step:
-            return path
-    raise UserError(f"{model_dir} has no checkpoint of step {step}.")
+    return [
+        _write_file(output_dir, file, part, part_texts)
+        for file, (part, part_texts) in zip(files, evaluation_sets.split_by_set(sets, texts))
+    ]
 
 
 def _write_file(
-    output_dir: str, each: Submission, part: EvaluationSet, texts: Sequence[str]
-) -> Written:
-    predictions = [p["value"] if isinstance(p, dict) else p for p in part.postprocessed(texts)]
-    valid = [not each.labels or 0 <= p < len(each.labels) for p in predictions]
-    labels = [
-        each.labels[p if ok else 0] if each.labels else p for p, ok in zip(predictions, valid)
-    ]
-    lines: Callable = _multirc_lines if each.file == "MultiRC" else _lines
-    path = os.path.join(output_dir, f"{each.file}.jsonl")
-    with whole_file.open_for_writing(path) as file:
-        for line in lines(part.examples, labels):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    return Written(path, len(labels), valid.count(False))
+    output_dir: str, file: TaskFile, examples: EvaluationSet, texts: Sequence[str]
+) -> WrittenFile:
+    predictions = examples.postprocess(texts)
+    # MultiRC and ReCoRD are scored by groups, so their predictions are {"value": ..., ...}.
+    predictions = [p["value"] if isinstance(p, dict) else p for p in predictions]
+    invalid = 0
+    labels = []
+    for prediction in predictions:
+        if not file.labels:
+            labels.append(prediction)
+        elif 0 <= prediction < len(file.labels):
+            labels.append(file.labels[prediction])
+        else:
+            labels.append(file.labels[0])
+            invalid += 1
+    format_lines = _format_multirc if file.name == "MultiRC" else _format_labels
+    path = os.path.join(output_dir, f"{file.name}.jsonl")
+    with whole_file.open_for_writing(path) as opened:
+        for line in format_lines(examples.examples, labels):
+            opened.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return WrittenFile(path, len(labels), invalid)
 
 
-def _lines(examples: Sequence[dict], labels: Sequence[Any]) -> list[dict]:
-    """One line for each question; ReCoRD's questions are its queries."""
-    found = {}
+def _format_labels(examples: Sequence[dict], labels: Sequence[Any]) -> list[dict]:
+    """Formats one line for each question. The questions of ReCoRD are its queries."""
+    lines: dict[int, dict] = {}
     for example, label in zip(examples, labels):
         index = int(example["idx/query"] if "idx/query" in example else example["idx"])
-        found.setdefault(index, {"idx": index, "label": label})
-    return [found[index] for index in sorted(found)]
+        lines.setdefault(index, {"idx": index, "label": label})
+    return [lines[index] for index in sorted(lines)]
 
 
-def _multirc_lines(examples: Sequence[dict], labels: Sequence[int]) -> list[dict]:
-    """A line for each paragraph, with its questions, with their answers."""
+def _format_multirc(examples: Sequence[dict], labels: Sequence[int]) -> list[dict]:
+    """Formats one line for each paragraph, with its questions and their answers."""
+    # Paragraph -> question -> answer -> label.
     paragraphs: dict = collections.defaultdict(lambda: collections.defaultdict(dict))
     for example, label in zip(examples, labels):
         paragraph, question, answer = (
@@ -154,29 +154,25 @@ def _multirc_lines(examples: Sequence[dict], labels: Sequence[int]) -> list[dict
         )
         paragraphs[paragraph][question][answer] = label
     return [
-        {
-            "idx": paragraph,
-            "passage": {
-                "questions": [
-                    {
-                        "idx": question,
-                        "answers": [
-                            {"idx": answer, "label": of_question[answer]}
-                            for answer in sorted(of_question)
-                        ],
-                    }
-                    for question, of_question in sorted(questions.items())
-                ]
-            },
-        }
+        {"idx": paragraph, "passage": {"questions": _format_questions(questions)}}
         for paragraph, questions in sorted(paragraphs.items())
     ]
 
 
-def table(written: Sequence[Written]) -> str:
-    """What was written, as text for the screen."""
+def _format_questions(questions: dict[int, dict[int, int]]) -> list[dict]:
+    return [
+        {
+            "idx": question,
+            "answers": [{"idx": a, "label": label} for a, label in sorted(answers.items())],
+        }
+        for question, answers in sorted(questions.items())
+    ]
+
+
+def format_table(files: Sequence[WrittenFile]) -> str:
+    """Formats what was written, for the screen."""
     lines = [f"{'file':32} {'answers':>8} {'no label':>9}"]
-    lines += [f"{w.file:32} {w.examples:8,} {w.invalid:9,}" for w in written]
-    if any(w.invalid for w in written):
-        lines.append("Answers that are no label were given the first one of the task.")
+    lines += [f"{file.path:32} {file.examples:8,} {file.invalid:9,}" for file in files]
+    if any(file.invalid for file in files):
+        lines.append("Answers that are not a label were replaced by the task's first label.")
     return "\n".join(lines)

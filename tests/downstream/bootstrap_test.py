@@ -31,7 +31,7 @@ ANSWERS = [0, 1, 0, 0, 1, 1, 1, 1]
 
 @pytest.mark.parametrize("metric_fn", [metrics.accuracy, metrics.f1_score_with_invalid])
 def test_draws_are_the_metric_of_drawn_examples(metric_fn) -> None:
-    (drawn,) = bootstrap.draws(task(metric_fn), TARGETS, [ANSWERS], number=20, seed=3)
+    (drawn,) = bootstrap.resample_metrics(task(metric_fn), TARGETS, [ANSWERS], draws=20, seed=3)
     expected = by_hand(metric_fn, TARGETS, ANSWERS, 20, 3)
     for name, values in drawn.items():
         np.testing.assert_allclose(values, [e[name] for e in expected], rtol=1e-12)
@@ -40,15 +40,17 @@ def test_draws_are_the_metric_of_drawn_examples(metric_fn) -> None:
 def test_squads_two_metrics_are_means_over_examples() -> None:
     targets = [["a b"], ["c"], ["d e f"]]
     answers = ["a", "c", "d e"]
-    (drawn,) = bootstrap.draws(task(metrics.squad), targets, [answers], number=10, seed=0)
+    (drawn,) = bootstrap.resample_metrics(
+        task(metrics.squad), targets, [answers], draws=10, seed=0
+    )
     expected = by_hand(metrics.squad, targets, answers, 10, 0)
     for name in ("em", "f1"):
         np.testing.assert_allclose(drawn[name], [e[name] for e in expected], rtol=1e-12)
 
 
 def test_models_are_scored_on_the_same_draws() -> None:
-    first, second = bootstrap.draws(
-        task(metrics.accuracy), TARGETS, [ANSWERS, ANSWERS], number=50
+    first, second = bootstrap.resample_metrics(
+        task(metrics.accuracy), TARGETS, [ANSWERS, ANSWERS], draws=50
     )
     np.testing.assert_array_equal(first["accuracy"], second["accuracy"])
 
@@ -59,7 +61,7 @@ def test_questions_are_drawn_whole_and_twice_drawn_they_count_twice() -> None:
     groups = [0, 0, 1, 1, 2, 2]
     targets = [{"group": g, "value": 1} for g in groups]
     answers = [{"value": v} for v in (1, 1, 1, 0, 0, 0)]
-    (drawn,) = bootstrap.draws(task(exact), targets, [answers], number=30, seed=1)
+    (drawn,) = bootstrap.resample_metrics(task(exact), targets, [answers], draws=30, seed=1)
     # One of three questions is right: each draw has 0 to 3 of it.
     chosen = np.random.default_rng(1).integers(3, size=(30, 3))
     expected = 100 * (chosen == 0).mean(axis=1)
@@ -70,8 +72,8 @@ def test_the_interval_of_an_accuracy_is_that_of_the_normal_approximation() -> No
     random = np.random.default_rng(0)
     targets = [1] * 2000
     answers = (random.random(2000) < 0.7).astype(int).tolist()
-    (drawn,) = bootstrap.draws(task(metrics.accuracy), targets, [answers])
-    low, high = bootstrap.interval(drawn["accuracy"])
+    (drawn,) = bootstrap.resample_metrics(task(metrics.accuracy), targets, [answers])
+    low, high = bootstrap.percentile_interval(drawn["accuracy"])
     accuracy = 100 * np.mean(answers)
     half = 1.96 * 100 * np.sqrt(0.7 * 0.3 / 2000)
     # 1,000 draws place each end to about a tenth of the half width.

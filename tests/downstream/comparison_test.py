@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 from tiny_run import TinyRun
 
-from mtf_switch.downstream import checkpoint_scores, comparison, paper_tables
-from mtf_switch.downstream.checkpoint_scores import StepScores
+from mtf_switch.downstream import answers, comparison, paper_tables, scores, scores_report
+from mtf_switch.downstream.comparison import TaskResult
+from mtf_switch.downstream.scores import Peak, StepScores
 
 TASK = "winogrande_xl"
 
@@ -28,16 +30,15 @@ def write_model(model_dir: Path, right_at: dict[int, int], questions: int = 20) 
             }
             for i in range(questions)
         ]
-        path = Path(
-            checkpoint_scores.predictions_file(
-                checkpoint_scores.folder(str(model_dir), "validation"), TASK, step
-            )
-        )
+        path = Path(answers.answers_file(str(model_dir), "validation", TASK, step))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        scores = {TASK: {"accuracy": 100 * right / questions}}
-        steps.append(StepScores(step, {TASK: questions}, scores, {}))
-    checkpoint_scores.write(str(model_dir), "validation", TASK, None, steps)
+        values = {TASK: {"accuracy": 100 * right / questions}}
+        steps.append(StepScores(step, {TASK: questions}, values, {}))
+    report = scores_report.build_report(TASK, "validation", None, steps)
+    dataclasses.replace(report, plots={}).write(
+        scores.eval_folder(str(model_dir), "validation")
+    )
     (model_dir / "config.gin").write_text(f"MIXTURE_NAME = '{TASK}'\n")
     return str(model_dir)
 
@@ -55,7 +56,7 @@ def rows(models: list[str]) -> list[comparison.Row]:
     import tasks
 
     tasks.register()
-    return comparison.compare(models, [TASK], "validation")
+    return comparison.compare_models(models, [TASK], "validation")
 
 
 def test_each_model_is_at_its_best_checkpoint(rows: list[comparison.Row]) -> None:
@@ -70,14 +71,14 @@ def test_each_model_is_at_its_best_checkpoint(rows: list[comparison.Row]) -> Non
 
 
 def test_the_papers_row_stands_beside(rows: list[comparison.Row], models: list[str]) -> None:
-    lines = comparison.table(rows, models, "Base").splitlines()
+    lines = comparison.format_table(rows, models, "Base").splitlines()
     assert lines[0].endswith(
         "| t5 | switch | switch - t5 | T5-Base in the paper | Switch-Base in the paper | "
         "difference in the paper |"
     )
     assert lines[2].startswith("| winogrande_xl/accuracy | 20 | 50.00 [")
     assert lines[2].endswith("| 66.6 | 73.3 | +6.7 |")
-    large = comparison.table(rows, models, "Large").splitlines()
+    large = comparison.format_table(rows, models, "Large").splitlines()
     assert large[2].endswith("| 79.1 | 83.0 | +3.9 |")
 
 
@@ -118,9 +119,13 @@ def test_answers_that_are_gone_are_named(models, tiny: TinyRun) -> None:
 def test_an_average_of_several_tasks_is_drawn_task_by_task() -> None:
     import numpy as np
 
-    values = [{"a": {"em": 40.0}, "b": {"em": 60.0}}] * 2
-    one = {"a": {"em": np.full(1000, 30.0)}, "b": {"em": np.linspace(40, 80, 1000)}}
-    (row,) = comparison._average_rows(values, [one, one], 7)
+    results = [
+        TaskResult("a", 3, [Peak(2, {"em": 40.0})] * 2, [{"em": np.full(1000, 30.0)}] * 2),
+        TaskResult(
+            "b", 4, [Peak(4, {"em": 60.0})] * 2, [{"em": np.linspace(40, 80, 1000)}] * 2
+        ),
+    ]
+    (row,) = comparison._build_average_rows(results)
     assert (row.task, row.metric, row.examples) == ("", "average", 7)
     assert row.cells[0].value == 50.0
     # (30 + [40, 80]) / 2, without 2.5% at each end.
@@ -132,8 +137,8 @@ def test_the_tables_of_the_paper_agree_with_one_another() -> None:
     """Winogrande to CB Trivia QA, and both tables' best row, as printed."""
     titles = [column.title for column in paper_tables.TABLE_5]
     assert len(titles) == len(set(titles)) == 11
-    assert paper_tables.of("", "super_glue_average").values == (75.1, 79.5, 82.7, 84.7)
-    assert paper_tables.of("anli_r3", "accuracy").title == "ANLI (R3)"
-    assert paper_tables.of("anli_r1", "accuracy") is None
-    dropouts = [(row[1], row[2]) for row in paper_tables.TABLE_4]
+    assert paper_tables.find_column("", "super_glue_average").values == (75.1, 79.5, 82.7, 84.7)
+    assert paper_tables.find_column("anli_r3", "accuracy").title == "ANLI (R3)"
+    assert paper_tables.find_column("anli_r1", "accuracy") is None
+    dropouts = [(row.dropout, row.expert_dropout) for row in paper_tables.TABLE_4]
     assert dropouts == [(0.1, None), (0.1, 0.1), (0.2, 0.2), (0.3, 0.3), (0.1, 0.4)]

@@ -14,7 +14,7 @@ from tiny_run import PARAMS, TinyRun, faster
 
 import tasks
 from mtf_switch.config import gin_config, run_settings
-from mtf_switch.downstream import task_metrics
+from mtf_switch.downstream import evaluation_sets, task_metrics
 from mtf_switch.runs import checkpoints, data, estimator
 from tasks import tfds_data
 
@@ -105,18 +105,18 @@ def test_each_task_with_metrics_decodes_and_scores(configured) -> None:
         task = seqio.TaskRegistry.get(name)
         split = next(s for s in ("validation", "test", "train") if s in task.splits)
         if task.predict_metric_fns:
-            sets += task_metrics.load_tasks([task], settings, split)
+            sets += evaluation_sets.load_tasks([task], settings, split)
     assert len(sets) >= 28
     with faster():
         texts = list(
-            task_metrics.answers(
+            evaluation_sets.decode(
                 sets, settings, vocabulary, str(model_dir), checkpoints.find(str(model_dir))
             )
         )
     assert len(texts) == sum(len(part.examples) for part in sets)
     for part in sets:
         mine = [texts.pop(0) for _ in part.examples]
-        found = task_metrics.score(part.task, part.targets, part.postprocessed(mine))
+        found = task_metrics.compute_metrics(part.task, part.targets, part.postprocess(mine))
         assert found
         assert all(np.isfinite(value) for value in found.values()), part.task.name
 
@@ -129,9 +129,9 @@ def test_the_right_answers_score_full_marks(configured) -> None:
         if not task.predict_metric_fns:
             continue
         split = next(s for s in ("validation", "test", "train") if s in task.splits)
-        (part,) = task_metrics.load_tasks([task], settings, split)
-        right = [part.text(i, "targets") for i in range(len(part.examples))]
-        found = task_metrics.score(task, part.targets, part.postprocessed(right))
+        (part,) = evaluation_sets.load_tasks([task], settings, split)
+        right = [part.get_text(i, "targets") for i in range(len(part.examples))]
+        found = task_metrics.compute_metrics(task, part.targets, part.postprocess(right))
         if name == "super_glue_wsc_v102_simple_eval":
             # The targets name the candidate, right or not: one of the two is.
             assert found == {"accuracy": 50.0}

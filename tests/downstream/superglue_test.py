@@ -85,7 +85,7 @@ def test_what_is_no_label_gets_the_first_one_and_is_counted(written) -> None:
     row = next(line for line in printed.splitlines() if "BoolQ.jsonl" in line)
     assert row.split()[1:] == ["2", "2"]
     assert [line["label"] for line in lines(folder, "BoolQ")] == ["false", "false"]
-    assert "Answers that are no label were given the first one of the task." in printed
+    assert "Answers that are not a label were replaced by the task's first label." in printed
 
 
 def test_valid_answers_become_their_labels(tmp_path: Path) -> None:
@@ -93,10 +93,10 @@ def test_valid_answers_become_their_labels(tmp_path: Path) -> None:
     import seqio
 
     import tasks
-    from mtf_switch.downstream.task_metrics import EvaluationSet
+    from mtf_switch.downstream.evaluation_sets import EvaluationSet
 
     tasks.register()
-    by_file = {each.file: each for each in superglue.submissions()}
+    by_name = {file.name: file for file in superglue.list_task_files()}
     cases = {
         "BoolQ": ([{"idx": 7}, {"idx": 3}], ["True", "False"], [(3, "false"), (7, "true")]),
         "CB": ([{"idx": 0}], ["contradiction"], [(0, "contradiction")]),
@@ -106,8 +106,8 @@ def test_valid_answers_become_their_labels(tmp_path: Path) -> None:
         "ReCoRD": ([{"idx/passage": 5, "idx/query": 9}], ["Ada"], [(9, "Ada")]),
     }
     for name, (examples, answers, expected) in cases.items():
-        part = EvaluationSet(seqio.TaskRegistry.get(by_file[name].task), None, examples, [])
-        found = superglue._write_file(str(tmp_path), by_file[name], part, answers)
+        part = EvaluationSet(seqio.TaskRegistry.get(by_name[name].task), None, examples, [])
+        found = superglue._write_file(str(tmp_path), by_name[name], part, answers)
         assert found.invalid == 0
         assert [(line["idx"], line["label"]) for line in lines(tmp_path, name)] == expected
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from pathlib import Path
 
 import pytest
 from tiny_run import TinyRun, copy_of
 
-from mtf_switch.downstream import checkpoint_scores, task_metrics
-from mtf_switch.downstream.checkpoint_scores import StepScores
-from mtf_switch.errors import UserError
+from mtf_switch.downstream import evaluate_checkpoints, scores
 
 SUPER_GLUE = "super_glue_v102_proportional"
 
@@ -33,11 +30,11 @@ def answers(model_dir: Path, task: str, step: int) -> list[dict]:
 
 def test_every_checkpoint_and_subtask_is_scored(evaluated) -> None:
     model_dir, _ = evaluated
-    steps = checkpoint_scores.read(str(model_dir), "validation", SUPER_GLUE)
-    assert [scores.step for scores in steps] == [0, 2, 4]
-    for scores in steps:
+    steps = scores.read_scores(str(model_dir), "validation", SUPER_GLUE)
+    assert [step.step for step in steps] == [0, 2, 4]
+    for step in steps:
         # DPR has no validation split, AX-b and AX-g no metric.
-        assert sorted(scores.scores) == [
+        assert sorted(step.scores) == [
             "super_glue_boolq_v102",
             "super_glue_cb_v102",
             "super_glue_copa_v102",
@@ -47,12 +44,12 @@ def test_every_checkpoint_and_subtask_is_scored(evaluated) -> None:
             "super_glue_wic_v102",
             "super_glue_wsc_v102_simple_eval",
         ]
-        assert list(scores.averages) == ["super_glue_average"]
+        assert list(step.averages) == ["super_glue_average"]
 
 
 def test_scores_are_those_of_the_answers_that_were_written(evaluated) -> None:
     model_dir, _ = evaluated
-    (*_, last) = checkpoint_scores.read(str(model_dir), "validation", SUPER_GLUE)
+    (*_, last) = scores.read_scores(str(model_dir), "validation", SUPER_GLUE)
     for name, classes in (("boolq", ("False", "True")), ("rte", ("entailment",))):
         lines = answers(model_dir, f"super_glue_{name}_v102", 4)
         right = sum(line["prediction"] == line["targets"] for line in lines)
@@ -65,10 +62,10 @@ def test_scores_are_those_of_the_answers_that_were_written(evaluated) -> None:
 
 def test_the_average_is_the_mean_over_tasks_of_the_mean_over_metrics(evaluated) -> None:
     model_dir, _ = evaluated
-    for scores in checkpoint_scores.read(str(model_dir), "validation", SUPER_GLUE):
-        means = [sum(of.values()) / len(of) for of in scores.scores.values()]
+    for step in scores.read_scores(str(model_dir), "validation", SUPER_GLUE):
+        means = [sum(of.values()) / len(of) for of in step.scores.values()]
         expected = sum(means) / len(means)
-        assert scores.averages["super_glue_average"] == pytest.approx(expected)
+        assert step.averages["super_glue_average"] == pytest.approx(expected)
 
 
 def test_csv_and_plot_hold_a_row_and_a_point_for_each_step(evaluated) -> None:
@@ -76,11 +73,11 @@ def test_csv_and_plot_hold_a_row_and_a_point_for_each_step(evaluated) -> None:
     root = model_dir / "validation_eval" / SUPER_GLUE
     with open(root.with_suffix(".csv"), newline="") as file:
         rows = list(csv.DictReader(file))
-    steps = checkpoint_scores.read(str(model_dir), "validation", SUPER_GLUE)
+    steps = scores.read_scores(str(model_dir), "validation", SUPER_GLUE)
     assert [row["step"] for row in rows] == ["0", "2", "4"]
-    for row, scores in zip(rows, steps):
+    for row, step in zip(rows, steps):
         assert float(row["super_glue_cb_v102/accuracy"]) == pytest.approx(
-            scores.scores["super_glue_cb_v102"]["accuracy"], abs=5e-4
+            step.scores["super_glue_cb_v102"]["accuracy"], abs=5e-4
         )
     assert root.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
@@ -103,18 +100,22 @@ def test_one_step_is_added_to_what_there_is(
             f"--checkpoint_steps={steps}",
         )
         assert outcome.code == 0, outcome.err
-    found = checkpoint_scores.read(str(model_dir), "validation", "super_glue_wic_v102")
+    found = scores.read_scores(str(model_dir), "validation", "super_glue_wic_v102")
     assert [scores.step for scores in found] == [2, 4]
 
 
 def test_follow_scores_what_appears_until_the_last_step(
     finetuned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scores, "_SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr(evaluate_checkpoints, "_SECONDS_BETWEEN_LOOKS", 0)
     there = [["c-0"], ["c-0"], ["c-0", "c-2"], ["c-0", "c-2", "c-4"]]
     looks = iter(there)
-    monkeypatch.setattr(checkpoint_scores.checkpoints, "all_of", lambda _: next(looks))
-    assert list(checkpoint_scores._growing("model_dir", last_step=4)) == ["c-0", "c-2", "c-4"]
+    monkeypatch.setattr(evaluate_checkpoints.checkpoints, "all_of", lambda _: next(looks))
+    assert list(evaluate_checkpoints._wait_for_checkpoints("model_dir", last_step=4)) == [
+        "c-0",
+        "c-2",
+        "c-4",
+    ]
 
 
 def test_perplexity_of_a_task_with_metrics(
@@ -130,7 +131,7 @@ def test_perplexity_of_a_task_with_metrics(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--checkpoint_steps=last",), "--checkpoint_steps is 'last', but it is 'all'"),
+        (("--checkpoint_steps=last",), "--checkpoint_steps is 'last', but it must be 'all'"),
         (("--checkpoint_steps=0,3",), "has no checkpoint of step 3; it has those of 0, 2, 4"),
         (("--split=validatoin",), f"Task '{SUPER_GLUE}' has no split 'validatoin'; it has"),
         (("--task=super_glue_axb_v102", "--follow"), "has no metric of its own"),
@@ -167,69 +168,3 @@ def test_an_empty_split_is_refused(tiny: TinyRun, finetuned: Path) -> None:
     outcome = tiny.command("eval", f"--model_dir={finetuned}", "--task=mtf_switch_test_empty")
     assert outcome.code == 1
     assert "The split 'validation' of task 'mtf_switch_test_empty' is empty." in outcome.err
-
-
-def test_a_damaged_file_of_scores_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "validation_eval" / "xsum.json"
-    path.parent.mkdir()
-    path.write_text('{"steps": [')
-    with pytest.raises(UserError, match=r"xsum\.json is damaged"):
-        checkpoint_scores.read(str(tmp_path), "validation", "xsum")
-
-
-# ---- peaks and averages, by hand
-
-
-def scores(step: int, **of_tasks: dict[str, float]) -> StepScores:
-    averages = task_metrics.averages(of_tasks)
-    return StepScores(step, dict.fromkeys(of_tasks, 10), of_tasks, averages)
-
-
-STEPS = [
-    scores(200, a={"em": 10.0, "f1": 30.0}, b={"accuracy": 50.0}),
-    scores(400, a={"em": 30.0, "f1": 20.0}, b={"accuracy": 40.0}),
-    scores(600, a={"em": 25.0, "f1": 25.0}, b={"accuracy": 49.0}),
-]
-
-
-def test_a_peak_is_by_the_mean_of_a_tasks_metrics_and_the_first_of_equals() -> None:
-    peaks = checkpoint_scores.peaks(STEPS)
-    # Means of a: 20, 25, 25.
-    assert (peaks["a"].step, peaks["a"].values) == (400, {"em": 30.0, "f1": 20.0})
-    assert peaks["b"].step == 200
-    # Averages: (20 + 50) / 2 = 35, (25 + 40) / 2 = 32.5, (25 + 49) / 2 = 37.
-    assert (peaks["average"].step, peaks["average"].values) == (600, {"average": 37.0})
-    # Each at its own peak: (25 + 50) / 2.
-    assert checkpoint_scores.averages_of_peaks(STEPS) == {"average": 37.5}
-
-
-def test_glues_average_takes_mnlis_two_sets_as_one_task() -> None:
-    """By hand, as in T5: eight tasks, of which three have two metrics."""
-    glue = {
-        "glue_cola_v002": {"matthews_corrcoef": 8.0},
-        "glue_sst2_v002": {"accuracy": 16.0},
-        "glue_mrpc_v002": {"f1": 20.0, "accuracy": 28.0},  # 24
-        "glue_stsb_v002": {"pearson_corrcoef": 30.0, "spearman_corrcoef": 34.0},  # 32
-        "glue_qqp_v002": {"f1": 40.0, "accuracy": 40.0},  # 40
-        "glue_mnli_matched_v002": {"accuracy": 50.0},  # 48 with the other
-        "glue_mnli_mismatched_v002": {"accuracy": 46.0},
-        "glue_qnli_v002": {"accuracy": 56.0},
-        "glue_rte_v002": {"accuracy": 64.0},
-    }
-    # (8 + 16 + 24 + 32 + 40 + 48 + 56 + 64) / 8
-    assert task_metrics.averages(glue) == {"glue_average": 36.0}
-    del glue["glue_rte_v002"]
-    assert list(task_metrics.averages(glue)) == ["average"]
-
-
-def test_one_task_has_no_average() -> None:
-    assert task_metrics.averages({"a": {"accuracy": 1.0}}) == {}
-
-
-def test_a_correlation_with_a_constant_counts_as_0() -> None:
-    from t5.evaluation import metrics
-
-    value = metrics.pearson_corrcoef([1.0, 2.0, 3.0], [2.0, 2.0, 2.0])["pearson_corrcoef"]
-    assert math.isnan(value)
-    found = task_metrics.values_of(metrics.pearson_corrcoef, [1.0, 2.0, 3.0], [2.0, 2.0, 2.0])
-    assert found == {"pearson_corrcoef": 0.0}

@@ -1,0 +1,105 @@
+"""The answers of a checkpoint to one task, as a file of JSON lines.
+
+The file is `<model_dir>/<split>_eval/<task>-<step>.jsonl`. Each line holds the example's input,
+target and predicted text, and the two values that the metrics compare.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mtf_switch import whole_file
+from mtf_switch.downstream import scores
+from mtf_switch.downstream.evaluation_sets import EvaluationSet
+from mtf_switch.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """The answers of one checkpoint to one task.
+
+    Attributes:
+      step: Step of the checkpoint.
+      inputs: Input text of each example.
+      targets: Postprocessed target of each example.
+      predictions: Postprocessed prediction for each example.
+    """
+
+    step: int
+    inputs: list[str]
+    targets: list[Any]
+    predictions: list[Any]
+
+
+def answers_file(model_dir: str, split: str, task: str, step: int) -> str:
+    """Returns the path of the file with the answers of one checkpoint to one task."""
+    return os.path.join(scores.eval_folder(model_dir, split), f"{task}-{step}.jsonl")
+
+
+def write_answers(
+    path: str, examples: EvaluationSet, texts: Sequence[str], predictions: Sequence[Any]
+) -> None:
+    """Writes one line of JSON for each example.
+
+    Args:
+      path: The file; see `answers_file`. Its folder is made if needed.
+      examples: The examples.
+      texts: The decoded text for each example.
+      predictions: The postprocessed texts.
+    """
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with whole_file.open_for_writing(path) as file:
+        for index, (text, prediction) in enumerate(zip(texts, predictions)):
+            line = {
+                "inputs": examples.get_text(index, "inputs"),
+                "targets": examples.get_text(index, "targets"),
+                "prediction": text,
+                "target_value": examples.targets[index],
+                "prediction_value": prediction,
+            }
+            file.write(json.dumps(line, ensure_ascii=False, default=_to_json) + "\n")
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    raise TypeError(f"{type(value)} cannot be written as JSON")
+
+
+def read_answers(model_dir: str, split: str, task: str, step: int) -> Answers:
+    """Reads the answers of one checkpoint to one task.
+
+    Raises:
+      UserError: If the file is absent or damaged.
+    """
+    path = answers_file(model_dir, split, task, step)
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [json.loads(line) for line in file]
+        return Answers(
+            step,
+            [line["inputs"] for line in lines],
+            [_with_hashable_group(line["target_value"]) for line in lines],
+            [line["prediction_value"] for line in lines],
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}, which holds the answers of the model's best checkpoint, cannot be read "
+            f"({type(error).__name__}). Write it again: run_switch.py eval "
+            f"--model_dir={model_dir} --checkpoint_steps={step}"
+        ) from error
+
+
+def _with_hashable_group(target: Any) -> Any:
+    """Turns the group of a target, a list in JSON, back into a tuple."""
+    if isinstance(target, dict) and isinstance(target.get("group"), list):
+        return {**target, "group": tuple(target["group"])}
+    return target

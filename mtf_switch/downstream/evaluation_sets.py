@@ -1,0 +1,192 @@
+"""The examples that a checkpoint is evaluated on, and the text that it decodes for them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import gin
+import numpy as np
+import seqio
+from t5.models import mesh_transformer
+
+from mtf_switch.config import gin_config, run_settings
+from mtf_switch.errors import UserError
+from mtf_switch.runs import data, prediction
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSet:
+    """The examples of one split of one task, with the values that its metrics compare.
+
+    Attributes:
+      task: The task.
+      inputs: [examples, length] int32 token ids.
+      examples: The preprocessed examples, including their texts.
+      targets: Postprocessed target of each example.
+    """
+
+    task: seqio.Task
+    inputs: np.ndarray
+    examples: list[dict[str, Any]]
+    targets: list[Any]
+
+    def get_text(self, index: int, feature: str) -> str:
+        """Returns the text of an example's "inputs" or "targets" before tokenization."""
+        example = self.examples[index]
+        text = example.get(f"{feature}_pretokenized")
+        if text is None:
+            vocabulary = self.task.output_features[feature].vocabulary
+            return vocabulary.decode([int(i) for i in example[feature]])
+        return text.decode("utf-8") if isinstance(text, bytes) else str(text)
+
+    def postprocess(self, texts: Sequence[str]) -> list[Any]:
+        """Turns one decoded text per example into what the metrics compare."""
+        return [
+            self.task.postprocess_fn(text, example=example, is_target=False)
+            for text, example in zip(texts, self.examples)
+        ]
+
+
+def tasks_with_metrics(name: str) -> list[seqio.Task]:
+    """Returns the tasks of a task or mixture that have metrics of decoded text."""
+    subtasks = seqio.get_subtasks(seqio.get_mixture_or_task(name))
+    return [task for task in subtasks if task.predict_metric_fns]
+
+
+def load_evaluation_sets(
+    settings: run_settings.RunSettings, split: str, limit: int | None
+) -> list[EvaluationSet]:
+    """Reads the examples that the checkpoints of a run are evaluated on.
+
+    Args:
+      settings: Settings of the run, with its task and sequence lengths.
+      split: Split of the task, such as "validation".
+      limit: The most examples to read of each task; None reads all.
+
+    Returns:
+      One set for each task of a mixture that has metrics and this split.
+
+    Raises:
+      UserError: If no task has metrics, or the split is absent or empty.
+    """
+    tasks = tasks_with_metrics(settings.task)
+    if not tasks:
+        raise UserError(
+            f"Task {settings.task!r} has no metric of its own, so there is nothing to decode "
+            "for. Leave --checkpoint_steps and --follow away to get its negative log "
+            "perplexity."
+        )
+    cached = data.is_cached(mesh_transformer.mesh_eval_dataset_fn)
+    data.check_readable(settings.task, split, cached)
+    return load_tasks(
+        [task for task in tasks if split in task.splits], settings, split, limit, cached
+    )
+
+
+def load_tasks(
+    tasks: Iterable[seqio.Task],
+    settings: run_settings.RunSettings,
+    split: str,
+    limit: int | None = None,
+    cached: bool = False,
+) -> list[EvaluationSet]:
+    """Reads the examples of one split of several tasks, in the order of the data.
+
+    Inputs are truncated to the run's length. Targets are not, so that answers are compared
+    with the full target.
+
+    Args:
+      tasks: The tasks.
+      settings: Settings of the run, with its sequence lengths.
+      split: Split of the tasks.
+      limit: The most examples to read of each task; None reads all.
+      cached: Whether to read seqio's cache of the tasks.
+
+    Raises:
+      UserError: If `tasks` or a split is empty.
+    """
+    length = settings.sequence_length["inputs"]
+    lengths = {**settings.sequence_length, "targets": None}
+    sets = []
+    for task in tasks:
+        dataset = task.get_dataset(lengths, split, use_cached=cached, shuffle=False)
+        if limit is not None:
+            dataset = dataset.take(limit)
+        examples = [_without_tensors(example) for example in dataset.as_numpy_iterator()]
+        if not examples:
+            raise UserError(f"The split {split!r} of task {task.name!r} is empty.")
+        sets.append(_build_evaluation_set(task, examples, length))
+    if not sets:
+        raise UserError(f"No task with a metric has the split {split!r} in this mixture.")
+    return sets
+
+
+def _without_tensors(example: dict[str, Any]) -> dict[str, Any]:
+    """Turns ragged tensors, which `as_numpy_iterator` leaves as they are, into arrays."""
+    return {
+        name: value.numpy() if hasattr(value, "numpy") else value
+        for name, value in example.items()
+    }
+
+
+def _build_evaluation_set(
+    task: seqio.Task, examples: list[dict[str, Any]], length: int
+) -> EvaluationSet:
+    inputs = np.zeros([len(examples), length], np.int32)
+    for row, example in zip(inputs, examples):
+        ids = example["inputs"][:length]
+        row[: len(ids)] = ids
+    without_targets = EvaluationSet(task, inputs, examples, [])
+    targets = [
+        task.postprocess_fn(
+            without_targets.get_text(i, "targets"), example=example, is_target=True
+        )
+        for i, example in enumerate(examples)
+    ]
+    return dataclasses.replace(without_targets, targets=targets)
+
+
+def bind_decode_length(settings: run_settings.RunSettings) -> None:
+    """Limits decoded text to the run's target length, unless gin sets another limit."""
+    name = "Bitransformer.decode.max_decode_length"
+    try:
+        gin.query_parameter(name)
+    except ValueError:
+        gin_config.bind(name, settings.sequence_length["targets"])
+
+
+def decode(
+    sets: Sequence[EvaluationSet],
+    settings: run_settings.RunSettings,
+    vocabulary: Any,
+    model_dir: str,
+    checkpoint: str,
+    cluster: Any | None = None,
+) -> Iterator[str]:
+    """Decodes the inputs of all sets with one checkpoint.
+
+    The decoding method is what gin binds for `Bitransformer.decode`.
+
+    Yields:
+      One text for each example, set by set.
+    """
+    inputs = np.concatenate([part.inputs for part in sets])
+    decoder = prediction.vocabulary_of(vocabulary, "targets")
+    results = prediction.run(
+        settings, vocabulary, model_dir, checkpoint, {"inputs": inputs}, cluster
+    )
+    for result in results:
+        yield decoder.decode([int(i) for i in result["outputs"]])
+
+
+def split_by_set(
+    sets: Sequence[EvaluationSet], texts: Sequence[str]
+) -> Iterator[tuple[EvaluationSet, Sequence[str]]]:
+    """Yields each set with the texts that `decode` gave for its examples."""
+    start = 0
+    for part in sets:
+        stop = start + len(part.examples)
+        yield part, texts[start:stop]
+        start = stop

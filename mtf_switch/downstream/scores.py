@@ -1,0 +1,157 @@
+"""The scores of a model's checkpoints on a task or mixture, and its best checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from mtf_switch.downstream import task_metrics
+from mtf_switch.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """The name of a number that checkpoints are scored with.
+
+    Attributes:
+      task: The task; "" for an average over tasks.
+      name: The task's metric, or the average's name.
+    """
+
+    task: str
+    name: str
+
+    @property
+    def label(self) -> str:
+        """TASK/METRIC, or an average's name."""
+        return f"{self.task}/{self.name}" if self.task else self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class StepScores:
+    """The scores of one checkpoint, in the metrics' own units (mostly percent).
+
+    Attributes:
+      step: Step of the checkpoint.
+      examples: Task -> number of examples that it was scored on.
+      scores: Task -> metric -> value.
+      averages: Averages over tasks; see `task_metrics.average_tasks`.
+    """
+
+    step: int
+    examples: dict[str, int]
+    scores: dict[str, dict[str, float]]
+    averages: dict[str, float]
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """Every metric of every task, then every average."""
+        return [
+            *(Metric(task, name) for task, values in self.scores.items() for name in values),
+            *(Metric("", name) for name in self.averages),
+        ]
+
+    def get_value(self, metric: Metric) -> float | None:
+        """Returns the value of a metric, or None if this step was not scored with it."""
+        values = self.scores.get(metric.task, {}) if metric.task else self.averages
+        return values.get(metric.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Peak:
+    """The best checkpoint for one task, or for an average.
+
+    Attributes:
+      step: Step of the checkpoint.
+      values: Metric -> value at that step. An average has one value, "average".
+    """
+
+    step: int
+    values: dict[str, float]
+
+
+def find_peaks(steps: Sequence[StepScores]) -> dict[str, Peak]:
+    """Finds the best checkpoint for each task and for each average of the last step.
+
+    A task's best checkpoint has the highest mean over the task's metrics. If several are
+    equally good, it is the first of them.
+
+    Args:
+      steps: Scores of checkpoints in the order of their steps.
+
+    Returns:
+      Name of a task or average -> its peak.
+    """
+    peaks = {}
+    for task in steps[-1].scores:
+        scored = [step for step in steps if task in step.scores]
+        means = [task_metrics.average_metrics(step.scores[task]) for step in scored]
+        best = scored[means.index(max(means))]
+        peaks[task] = Peak(best.step, best.scores[task])
+    for name in steps[-1].averages:
+        scored = [step for step in steps if name in step.averages]
+        averages = [step.averages[name] for step in scored]
+        best = scored[averages.index(max(averages))]
+        peaks[name] = Peak(best.step, {"average": best.averages[name]})
+    return peaks
+
+
+def average_peaks(steps: Sequence[StepScores]) -> dict[str, float]:
+    """Averages over tasks, each task at its own best checkpoint, as T5 reports them."""
+    peaks = find_peaks(steps)
+    return task_metrics.average_tasks({task: peaks[task].values for task in steps[-1].scores})
+
+
+def eval_folder(model_dir: str, split: str) -> str:
+    """Returns the folder with the scores and answers of a split."""
+    return os.path.join(model_dir, f"{split}_eval")
+
+
+def scores_name(task: str, limit: int | None) -> str:
+    """Returns the name of a task's files of scores, without their endings.
+
+    Scores on the first `limit` examples only have files of their own.
+    """
+    return task if limit is None else f"{task}-first{limit}"
+
+
+def scores_file(model_dir: str, split: str, task: str, limit: int | None) -> str:
+    """Returns the path of the JSON file with the scores on a task."""
+    return os.path.join(eval_folder(model_dir, split), f"{scores_name(task, limit)}.json")
+
+
+def read_scores(
+    model_dir: str, split: str, task: str, limit: int | None = None
+) -> list[StepScores]:
+    """Reads the scores that `eval` has written, in the order of their steps.
+
+    Returns:
+      The scores of each step; an empty list if there is no file.
+
+    Raises:
+      UserError: If the file is damaged.
+    """
+    path = scores_file(model_dir, split, task, limit)
+    if not os.path.exists(path):
+        return []
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [StepScores(**entry) for entry in json.load(file)["steps"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}). Remove it; eval writes it again."
+        ) from error
+
+
+def to_data(task: str, split: str, steps: Sequence[StepScores]) -> dict[str, Any]:
+    """Returns what the JSON file of scores holds; `read_scores` reads its "steps"."""
+    return {
+        "task": task,
+        "split": split,
+        "steps": [dataclasses.asdict(step) for step in steps],
+        "peaks": {name: dataclasses.asdict(peak) for name, peak in find_peaks(steps).items()},
+        "averages_of_peaks": average_peaks(steps),
+    }

@@ -1,0 +1,42 @@
+"""Best checkpoints and averages, by hand, and the file of scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mtf_switch.downstream import scores, task_metrics
+from mtf_switch.downstream.scores import StepScores
+from mtf_switch.errors import UserError
+
+
+def make_step(step: int, **of_tasks: dict[str, float]) -> StepScores:
+    averages = task_metrics.average_tasks(of_tasks)
+    return StepScores(step, dict.fromkeys(of_tasks, 10), of_tasks, averages)
+
+
+STEPS = [
+    make_step(200, a={"em": 10.0, "f1": 30.0}, b={"accuracy": 50.0}),
+    make_step(400, a={"em": 30.0, "f1": 20.0}, b={"accuracy": 40.0}),
+    make_step(600, a={"em": 25.0, "f1": 25.0}, b={"accuracy": 49.0}),
+]
+
+
+def test_a_peak_is_by_the_mean_of_a_tasks_metrics_and_the_first_of_equals() -> None:
+    peaks = scores.find_peaks(STEPS)
+    # Means of a: 20, 25, 25.
+    assert (peaks["a"].step, peaks["a"].values) == (400, {"em": 30.0, "f1": 20.0})
+    assert peaks["b"].step == 200
+    # Averages: (20 + 50) / 2 = 35, (25 + 40) / 2 = 32.5, (25 + 49) / 2 = 37.
+    assert (peaks["average"].step, peaks["average"].values) == (600, {"average": 37.0})
+    # Each at its own peak: (25 + 50) / 2.
+    assert scores.average_peaks(STEPS) == {"average": 37.5}
+
+
+def test_a_damaged_file_of_scores_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "validation_eval" / "xsum.json"
+    path.parent.mkdir()
+    path.write_text('{"steps": [')
+    with pytest.raises(UserError, match=r"xsum\.json is damaged"):
+        scores.read_scores(str(tmp_path), "validation", "xsum")
