@@ -77,12 +77,12 @@ def small_closed_book(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def text_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SentencePiece model of the hand-written examples, without sentinels."""
-    import tfds_examples
+    import golden_texts
 
     from tasks.vocabulary import train_vocabulary
 
     path = tmp_path_factory.mktemp("vocabulary") / "sentencepiece.model"
-    texts = [*tfds_examples.texts(), made_up_text(20_000)]
+    texts = [*golden_texts.list_texts(), made_up_text(20_000)]
     path.write_bytes(train_vocabulary(texts, sum(map(len, texts)), vocab_size=256))
     return path
 

@@ -10,6 +10,7 @@ import pytest
 import seqio
 import tensorflow.compat.v1 as tf
 import tfds_examples
+from golden_texts import GOLDEN_TEXTS
 from tiny_run import PARAMS, TinyRun, faster
 
 import tasks
@@ -49,14 +50,12 @@ def every_task(tiny: TinyRun, tfds_dir: Path, text_vocabulary: Path, tmp_path_fa
         gin_config.parse([str(tiny.gin_file)], [f"{k} = {v}" for k, v in params.items()])
         tasks.register()
         seqio.MixtureRegistry.remove(MIXTURE)
-        seqio.MixtureRegistry.add(MIXTURE, list(tfds_examples.GOLDEN), default_rate=1.0)
+        seqio.MixtureRegistry.add(MIXTURE, list(GOLDEN_TEXTS), default_rate=1.0)
         settings = run_settings.from_gin()
         vocabulary = data.prepare(MIXTURE)
         config = gin_config.to_text()
         tfds_data.check_prepared(MIXTURE)
-        trained = [
-            n for n in tfds_examples.GOLDEN if "train" in seqio.TaskRegistry.get(n).splits
-        ]
+        trained = [n for n in GOLDEN_TEXTS if "train" in seqio.TaskRegistry.get(n).splits]
         steps = 2 * len(trained)
         with faster():
             runner = estimator.build(settings, vocabulary, str(model_dir))
@@ -101,7 +100,7 @@ def test_each_task_with_metrics_decodes_and_scores(configured) -> None:
     settings, vocabulary, model_dir, _ = configured
     gin.bind_parameter("Bitransformer.decode.max_decode_length", 6)
     sets = []
-    for name in tfds_examples.GOLDEN:
+    for name in GOLDEN_TEXTS:
         task = seqio.TaskRegistry.get(name)
         split = next(s for s in ("validation", "test", "train") if s in task.splits)
         if task.predict_metric_fns:
@@ -124,7 +123,7 @@ def test_each_task_with_metrics_decodes_and_scores(configured) -> None:
 def test_the_right_answers_score_full_marks(configured) -> None:
     """Given the targets' own text as answers, every metric is at its best."""
     settings, *_ = configured
-    for name in tfds_examples.GOLDEN:
+    for name in GOLDEN_TEXTS:
         task = seqio.TaskRegistry.get(name)
         if not task.predict_metric_fns:
             continue

@@ -53,7 +53,6 @@ EXCEPTIONS_LONG = {
     "tests/support/converted_model.py",
     "tests/support/mesh_harness.py",
     "tests/support/oracle.py",
-    "tests/support/tfds_examples.py",
 }
 EXCEPTIONS_TESTS = {
     "exploration_test",

@@ -1,7 +1,7 @@
-"""Hand-written examples of every TFDS data set of the paper, and the text that they become.
+"""Hand-written examples of every TFDS data set of the paper; golden_texts.py has their text.
 
-TFDS's own builders encode and write them, so that the folder is what `prepare` would have left,
-except for its size. Every text is made up.
+TFDS's own builders encode and write them, so the folder is what `prepare` leaves, only smaller.
+All text is made up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _in_all(*examples: dict, splits: tuple[str, ...] = TRAIN_AND_TEST) -> dict:
 
 
 def _pair(first: str, second: str, labels: tuple = (0, 1)) -> tuple[dict, dict]:
-    """Two examples of sentence pairs under the given names of features."""
+    """Returns two examples of sentence pairs with the given feature names."""
     return (
         {first: "The cat sat on the mat.", second: "A cat sat.", "idx": 0, "label": labels[0]},
         {first: "It rained all day.", second: "The sun shone.", "idx": 1, "label": labels[1]},
@@ -233,181 +233,41 @@ EXAMPLES: dict[str, dict[str, list[dict]]] = {
     },
     "c4/en:3.1.0": _in_all(_C4, splits=("train", "validation")),
 }
-# Of the three training questions, two are for training: see tasks.closed_book.
+# Two of the three training questions are for training; tasks.closed_book takes the third one for
+# validation.
 CLOSED_BOOK_TRAINING = 2
-
-_ENTAIL = "premise: The cat sat on the mat."
-# task -> split -> (inputs, targets) of one of its examples.
-GOLDEN: dict[str, dict[str, tuple[str, str]]] = {
-    "super_glue_boolq_v102": {
-        "train": ("boolq passage: Ice is frozen. question: is ice cold", "True")
-    },
-    "super_glue_cb_v102": {
-        "validation": (f"cb hypothesis: A cat sat. {_ENTAIL}", "entailment"),
-    },
-    "super_glue_copa_v102": {
-        "train": (
-            "copa choice1: It broke. choice2: It sang. premise: The glass fell. "
-            "question: effect",
-            "choice1",
-        )
-    },
-    "super_glue_multirc_v102": {
-        "validation": (
-            "multirc question: What has Bob? answer: A dog paragraph: Sent 1: Bob has a dog. ",
-            "True",
-        )
-    },
-    "super_glue_record_v102": {
-        "train": (
-            "record query: @placeholder met Ben. entities: Ann, Ben passage: Ann met Ben. "
-            "They talked",
-            "Ann",
-        )
-    },
-    "super_glue_rte_v102": {"train": (f"rte hypothesis: A cat sat. {_ENTAIL}", "entailment")},
-    "super_glue_wic_v102": {
-        "train": (
-            "wic sentence1: The bank was steep. sentence2: The bank was closed. word: bank",
-            "False",
-        )
-    },
-    "super_glue_wsc_v102_simple_train": {
-        "train": ("wsc: Mark told Pete that *he* was late .", "Pete")
-    },
-    "super_glue_wsc_v102_simple_eval": {
-        "validation": ("wsc: Mark told Pete that *he* was late .", "Pete")
-    },
-    "super_glue_axb_v102": {
-        "test": ("rte hypothesis: A cat sat. premise: The cat sat on the mat.", "entailment")
-    },
-    "super_glue_axg_v102": {
-        "test": ("rte hypothesis: A cat sat. premise: The cat sat on the mat.", "entailment")
-    },
-    "glue_cola_v002": {"train": ("cola sentence: The cat sat.", "acceptable")},
-    "glue_sst2_v002": {"train": ("sst2 sentence: a joy", "positive")},
-    "glue_mrpc_v002": {
-        "train": (
-            "mrpc sentence1: The cat sat on the mat. sentence2: A cat sat.",
-            "not_equivalent",
-        )
-    },
-    "glue_qqp_v002": {
-        "train": (
-            "qqp question1: The cat sat on the mat. question2: A cat sat.",
-            "not_duplicate",
-        )
-    },
-    "glue_stsb_v002": {
-        # 1.9 is rounded to the nearest fifth.
-        "train": ("stsb sentence1: The cat sat on the mat. sentence2: A cat sat.", "2.0")
-    },
-    "glue_mnli_v002": {"train": (f"mnli hypothesis: A cat sat. {_ENTAIL}", "entailment")},
-    "glue_mnli_matched_v002": {
-        "validation": (f"mnli hypothesis: A cat sat. {_ENTAIL}", "entailment")
-    },
-    "glue_mnli_mismatched_v002": {
-        "validation": (f"mnli hypothesis: A cat sat. {_ENTAIL}", "entailment")
-    },
-    "glue_qnli_v002": {
-        "train": (
-            "qnli question: The cat sat on the mat. sentence: A cat sat.",
-            "entailment",
-        )
-    },
-    "glue_rte_v002": {
-        "train": ("rte sentence1: The cat sat on the mat. sentence2: A cat sat.", "entailment")
-    },
-    "glue_ax_v002": {"test": (f"mnli hypothesis: A cat sat. {_ENTAIL}", "entailment")},
-    "dpr_v001_simple": {"train": ("wsc: Bob asked Tom if *he* can lend some money.", "Tom")},
-    "squad_v010_allanswers": {
-        # T5 sets punctuation apart.
-        "train": (
-            "question: When was the tower built ? context: The tower was built in 1889 . It is "
-            "tall . ",
-            "in 1889",
-        )
-    },
-    "cnn_dailymail_v002": {
-        "validation": ("summarize: A dog ran off. It came back.", "Dog returns.")
-    },
-    "xsum": {"validation": ("summarize: A dog ran off. It is back.", "Dog is back.")},
-    "winogrande_xl": {
-        "train": (
-            "the cup missed the bag as the _ was wide. \\n (a) cup (b) bag",
-            "cup",
-        ),
-        "test": ("ann thanked ivy as _ had helped. \\n (a) ann (b) ivy", "<unk>"),
-    },
-    "anli_r1": {
-        "train": (
-            "anli hypothesis: Ada wrote. premise: Ada wrote the first program.",
-            "entailment",
-        )
-    },
-    "anli_r2": {
-        "test": (
-            "anli hypothesis: Ada wrote. premise: Ada wrote the first program.",
-            "neutral",
-        )
-    },
-    "anli_r3": {
-        "validation": (
-            "anli hypothesis: Ada wrote. premise: Ada wrote the first program.",
-            "contradiction",
-        )
-    },
-    "arc_easy": {
-        "train": ("which of these is a mammal? \\n (a) trout (b) bat (c) wren", "bat")
-    },
-    "arc_challenge": {
-        "validation": ("which of these is a mammal? \\n (a) p (b) q (c) r (d) s (e) t", "t")
-    },
-    "natural_questions_open": {
-        "train": ("nq question: who wrote book 0", "Homer"),
-        "validation": ("nq question: who wrote book 2", "Homer"),
-        "test": ("nq question: who sang", "Nobody"),
-    },
-    "web_questions_open": {
-        "train": ("wq question: where is town 0?", "Spain"),
-        "validation": ("wq question: where is town 2?", "Spain"),
-        "test": ("wq question: where is town 0?", "Spain"),
-    },
-    "trivia_qa_open": {
-        "train": ("trivia_qa question: Which is the highest mountain?", "Mount Everest"),
-        "validation": ("trivia_qa question: Which is the highest mountain?", "Mount Everest"),
-        "test": ("trivia_qa question: Which is the highest mountain?", "Mount Everest"),
-    },
-}
 
 
 def write_all(data_dir: Path) -> None:
     """Writes every data set of EXAMPLES."""
     for name in EXAMPLES:
-        write(name, data_dir)
+        write_dataset(name, data_dir)
 
 
-def texts() -> list[str]:
-    """All inputs and targets of GOLDEN, to train a vocabulary on."""
-    return [text for of in GOLDEN.values() for pair in of.values() for text in pair]
+def write_dataset(
+    tfds_name: str, data_dir: Path, splits: dict[str, list[dict]] | None = None
+) -> None:
+    """Makes the builder of a data set write examples instead of downloading its data.
 
-
-def write(tfds_name: str, data_dir: Path, splits: dict[str, list[dict]] | None = None) -> None:
-    """Lets the builder of a data set write examples in place of what it would download."""
+    Args:
+      tfds_name: a name with its version, such as "xsum:1.1.0".
+      data_dir: the folder for all data sets.
+      splits: split -> examples; by default those of EXAMPLES.
+    """
     splits = EXAMPLES[tfds_name] if splits is None else splits
     builder = tfds.builder(tfds_name, data_dir=str(data_dir))
     generators = {
         split: [(index, example) for index, example in enumerate(examples)]
         for split, examples in splits.items()
     }
-    of_class = mock.patch.object(type(builder), "_split_generators", return_value=generators)
-    with of_class, quiet():
+    examples = mock.patch.object(type(builder), "_split_generators", return_value=generators)
+    with examples, silence_tfds():
         builder.download_and_prepare()
 
 
 @contextlib.contextmanager
-def quiet():
-    """Without TFDS's bars and lines."""
+def silence_tfds():
+    """Hides TFDS's progress bars and messages."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     tfds.disable_progress_bar()
     with contextlib.ExitStack() as stack:

@@ -56,7 +56,7 @@ def data_dir(tmp_path_factory) -> Path:
     for language in mc4.languages():
         splits[language] = documents(language, size_of(language))
         splits[f"{language}-validation"] = documents(language, 1)
-    tfds_examples.write(mc4.MC4, folder, splits)
+    tfds_examples.write_dataset(mc4.MC4, folder, splits)
     return folder
 
 

@@ -13,6 +13,7 @@ import pytest
 import seqio
 import t5.data
 import tfds_examples
+from golden_texts import GOLDEN_TEXTS
 from tiny_run import TinyRun
 
 import tasks
@@ -38,7 +39,7 @@ def registered(tfds_dir: Path, text_vocabulary: Path, small_closed_book: None):
     gin.bind_parameter("tfds_data.data_dir", str(tfds_dir))
     gin.bind_parameter("task_vocabulary.source", str(text_vocabulary))
     tasks.register()
-    for name in tfds_examples.GOLDEN:
+    for name in GOLDEN_TEXTS:
         tfds_data.check_prepared(name)
     yield
     gin.clear_config()
@@ -50,9 +51,9 @@ def examples(name: str, split: str) -> list[dict]:
     return list(task.get_dataset(LENGTHS, split, shuffle=False).as_numpy_iterator())
 
 
-@pytest.mark.parametrize("name", tfds_examples.GOLDEN)
+@pytest.mark.parametrize("name", GOLDEN_TEXTS)
 def test_a_task_has_exactly_the_text_of_its_paper(name: str, registered) -> None:
-    for split, golden in tfds_examples.GOLDEN[name].items():
+    for split, golden in GOLDEN_TEXTS[name].items():
         found = [
             (e["inputs_pretokenized"].decode(), e["targets_pretokenized"].decode())
             for e in examples(name, split)
@@ -76,7 +77,7 @@ def test_every_task_of_the_papers_tables_has_a_golden_example() -> None:
     names = {t.name for m in mixtures for t in seqio.get_subtasks(seqio.get_mixture_or_task(m))}
     names |= {*ADDED, t5_tasks.SQUAD, t5_tasks.CNN_DAILYMAIL}
     # Span corruption is random; tests/tasks/repeats_test.py has what is not.
-    assert names - set(tfds_examples.GOLDEN) == {"c4_v220_span_corruption_no_repeats"}
+    assert names - set(GOLDEN_TEXTS) == {"c4_v220_span_corruption_no_repeats"}
 
 
 def test_wsc_trains_on_right_referents_only_and_scores_both(registered) -> None:
@@ -201,7 +202,7 @@ def test_prepared_before_and_after_seqio_looked(tfds_dir: Path, tmp_path: Path) 
     tasks.register()
     task = seqio.TaskRegistry.get("xsum")
     assert not task.source.tfds_dataset.info.splits
-    tfds_examples.write("xsum:1.1.0", tmp_path)
+    tfds_examples.write_dataset("xsum:1.1.0", tmp_path)
     tfds_data.check_prepared("xsum")
     assert task.num_input_examples("train") == 1
 
@@ -254,7 +255,7 @@ def test_prepare_makes_what_is_missing(tiny: TinyRun, tmp_path: Path, monkeypatc
 
     def write(name: str) -> None:
         made.append(name)
-        tfds_examples.write(name, tmp_path / "new")
+        tfds_examples.write_dataset(name, tmp_path / "new")
 
     monkeypatch.setattr(tfds_data, "_download_and_prepare", write)
     arguments = ("prepare", "--task=anli", f"--data_dir={tmp_path / 'new'}")
