@@ -65,7 +65,7 @@ def _check_macros(gin_params: Sequence[str]) -> None:
 
     For gin, `num_expert = 16` binds a macro of that name, whether it is used or not.
     """
-    bindings = list(gin_statements.read_bindings(gin.config_str()))
+    bindings = gin_statements.read_bindings(gin.config_str())
     used = {name for binding in bindings for name in binding.macros()}
     bound = {binding.key for binding in bindings if not binding.parameter}
     for name in sorted(used - bound - {"MIXTURE_NAME"}):

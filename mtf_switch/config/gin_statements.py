@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from tokenize import TokenError
 from typing import Any
 
 from gin import config_parser
+
+from mtf_switch.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,11 @@ class Binding:
     value: Any
 
     @property
+    def base_name(self) -> str:
+        """The name without modules: "run" of `utils.run`."""
+        return self.name.split(".")[-1]
+
+    @property
     def key(self) -> str:
         """What stands to the left of the equals sign."""
         scope = f"{self.scope}/" if self.scope else ""
@@ -70,28 +78,45 @@ class Binding:
         return {leaf.name for leaf in _leaves(self.value) if isinstance(leaf, Macro)}
 
 
-def read_bindings(text: str) -> Iterator[Binding]:
+def read_bindings(text: str, source: str = "The configuration") -> list[Binding]:
     """Reads the bindings of a gin text in order; a block is read as its single bindings.
 
+    Args:
+      text: The gin text.
+      source: Where the text is from, as the subject of an error message.
+
     Raises:
-      SyntaxError: if the text is not gin.
+      UserError: if the text is not gin.
     """
-    for statement in config_parser.ConfigParser(text, _Delegate()):
-        if isinstance(statement, config_parser.BindingStatement):
-            yield Binding(*statement[:-1])
+    return [
+        Binding(*statement[:-1])
+        for statement in _read(text, source)
+        if isinstance(statement, config_parser.BindingStatement)
+    ]
 
 
-def read_imports(text: str) -> list[str]:
+def read_imports(text: str, source: str = "The configuration") -> list[str]:
     """Reads the import statements of a gin text.
 
+    Args:
+      text: The gin text.
+      source: Where the text is from, as the subject of an error message.
+
     Raises:
-      SyntaxError: if the text is not gin.
+      UserError: if the text is not gin.
     """
     return [
         statement.format()
-        for statement in config_parser.ConfigParser(text, _Delegate())
+        for statement in _read(text, source)
         if isinstance(statement, config_parser.ImportStatement)
     ]
+
+
+def _read(text: str, source: str) -> list[Any]:
+    try:
+        return list(config_parser.ConfigParser(text, _Delegate()))
+    except (SyntaxError, ValueError, TokenError) as error:
+        raise UserError(f"{source} cannot be read as gin: {error}.") from error
 
 
 class _Delegate(config_parser.ParserDelegate):

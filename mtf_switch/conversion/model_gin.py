@@ -7,8 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from gin import config_parser
-
+from mtf_switch.config import gin_statements
 from mtf_switch.conversion import public_checkpoints
 from mtf_switch.conversion.architecture import STACKS, Architecture
 from mtf_switch.errors import UserError
@@ -52,20 +51,6 @@ _NAMES = {
 }
 
 
-class _Macro(str):
-    """The name of a gin macro where a value stands."""
-
-
-class _Delegate(config_parser.ParserDelegate):
-    """Reads references without importing what they name."""
-
-    def configurable_reference(self, scoped_configurable_name, evaluate):
-        return None
-
-    def macro(self, macro_name):
-        return _Macro(macro_name)
-
-
 def period(sparse: Sequence[bool]) -> int:
     """The fewest blocks of T5 whose pattern of sparse layers, repeated, gives the stack."""
     return next(
@@ -89,10 +74,6 @@ def of_architecture(architecture: Architecture, comment: str) -> str:
         f"# {comment}",
         f"# Parameters: {a.parameters:,} (vocabulary of {a.vocab_size:,}, padding included).",
         "include 'models/bi_v1.gin'",
-        "import mtf_switch.layers.capacity",
-        "import mtf_switch.layers.initialization",
-        "import mtf_switch.layers.router",
-        "import mtf_switch.layers.switch_ffn",
         "",
         f"d_model = {a.d_model}",
         f"d_ff = {a.d_ff}",
@@ -260,18 +241,16 @@ def _bindings(path: str) -> Mapping[str, Any]:
     """Each `selector.argument` or macro of a file, with its value, macros replaced."""
     try:
         with open(path, encoding="utf-8") as file:
-            statements = list(config_parser.ConfigParser(file.read(), _Delegate()))
-    except (OSError, UnicodeDecodeError, SyntaxError, ValueError) as error:
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The gin file {path} cannot be read: {error}.") from error
-    values: dict[str, Any] = {}
-    for statement in statements:
-        if isinstance(statement, config_parser.BindingStatement):
-            name = ".".join(part for part in (statement.selector, statement.arg_name) if part)
-            values[name] = statement.value
+    bindings = gin_statements.read_bindings(text, source=f"The gin file {path}")
+    values = {".".join(filter(None, (b.name, b.parameter))): b.value for b in bindings}
     return {name: _resolved(value, values) for name, value in values.items()}
 
 
 def _resolved(value: Any, values: Mapping[str, Any], depth: int = 0) -> Any:
-    if isinstance(value, _Macro) and depth < 10:
-        return _resolved(values.get(value), values, depth + 1)
-    return value
+    """A value without macros; None for a reference to what gin makes."""
+    if isinstance(value, gin_statements.Macro) and depth < 10:
+        return _resolved(values.get(value.name), values, depth + 1)
+    return None if isinstance(value, gin_statements.Reference) else value

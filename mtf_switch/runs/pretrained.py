@@ -14,7 +14,7 @@ import tensorflow.compat.v1 as tf
 from t5.models import mesh_transformer
 
 import tasks
-from mtf_switch.config import gin_config, run_settings
+from mtf_switch.config import gin_config, gin_statements, run_settings
 from mtf_switch.errors import UserError
 from mtf_switch.runs import data
 from tasks import pretraining
@@ -28,7 +28,6 @@ _OF_THE_RUN = re.compile(
     |task_vocabulary|tpu_\w+|utils)\Z""",
     re.VERBOSE,
 )
-_STATEMENT = re.compile(r"^(?:[\w./]*?)([\w]+)(?:\.\w+)? = .*(?:\n[ \t]+.*)*", re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,25 +120,25 @@ def _read(path: str) -> str:
 
 def _of_model(config: str) -> str:
     """The bindings of a run's configuration that make its model and its text."""
-    imports = re.findall(r"^import .*", config, re.MULTILINE)
     kept = [
-        match[0]
-        for match in _STATEMENT.finditer(config)
-        if not _OF_THE_RUN.match(match[1]) or ".model_type =" in match[0]
+        str(binding)
+        for binding in gin_statements.read_bindings(config)
+        if not _OF_THE_RUN.match(binding.base_name) or binding.parameter == "model_type"
     ]
-    return "\n".join([*imports, *kept]) + "\n"
+    return "\n".join([*gin_statements.read_imports(config), *kept]) + "\n"
 
 
 def _own(checkpoint: str, config: str) -> Pretrained:
     """What the config.gin of a run of the project says."""
     model = _of_model(config)
-    of_vocabulary = [m[0] for m in _STATEMENT.finditer(config) if m[1] == "task_vocabulary"]
-    task = re.search(r"^MIXTURE_NAME = '(.*)'$", config, re.MULTILINE)
+    bindings = gin_statements.read_bindings(config)
+    of_vocabulary = [str(b) for b in bindings if b.base_name == "task_vocabulary"]
+    task = {b.key: b.value for b in bindings}.get("MIXTURE_NAME")
     gin_config.parse([], [], base="\n".join([model, *of_vocabulary]))
     tasks.register()
-    if not task or task[1] not in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names():
+    if task not in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names():
         return Pretrained(checkpoint, model, None)
-    vocabulary = mesh_transformer.get_vocabulary(task[1])
+    vocabulary = mesh_transformer.get_vocabulary(task)
     part = vocabulary[0] if isinstance(vocabulary, tuple) else vocabulary
     return Pretrained(checkpoint, model + _bindings(part), part)
 

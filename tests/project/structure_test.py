@@ -41,7 +41,6 @@ NAMES_THAT_SAY_NOTHING = {"common", "helpers", "misc", "util", "utils"}
 
 # What is still to be put right; these lists only get shorter.
 EXCEPTIONS_LONG = {
-    "mtf_switch/config/run_settings.py",
     "mtf_switch/layers/switch_attention.py",
     "mtf_switch/runs/estimator.py",
     "mtf_switch/runs/evaluation.py",
