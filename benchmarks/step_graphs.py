@@ -14,8 +14,8 @@ import tensorflow.compat.v1 as tf
 
 from mtf_switch.config import gin_config, run_settings
 from mtf_switch.runs import estimator
+from mtf_switch.runs.run import Run
 
-Run = Callable[..., None]
 _SWITCH = "transformer.make_layer_stack.layers"
 # Of upstream alone: its layer, and its look-up of embeddings by a one-hot product.
 _UPSTREAM = {
@@ -91,7 +91,7 @@ def step(
     with tf.Graph().as_default() as graph:
         tf.set_random_seed(0)
         tf.train.get_or_create_global_step()
-        runner = estimator.build(settings, vocabulary, folder.name)
+        runner = estimator.build(Run(settings, vocabulary, folder.name))
         features = {name: tf.placeholder(tf.int32, shape) for name, shape in shapes.items()}
         mode = tf.estimator.ModeKeys.TRAIN
         spec = runner._call_model_fn(dict(features), None, mode, runner.config)

@@ -43,7 +43,7 @@ def run_command(options: argparse.Namespace) -> None:
 
     saved_config.load(options.models[0])
     for task in options.tasks:
-        data.check_known(task)
+        data.check_task_exists(task)
     rows = comparison.compare_models(options.models, options.tasks, options.split)
     report = comparison.build_report(rows, options.models, options.paper)
     if options.output_dir:

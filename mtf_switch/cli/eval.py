@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from mtf_switch.cli import flags
-from mtf_switch.config import run_settings, saved_config
+from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError
+
+if TYPE_CHECKING:
+    from mtf_switch.runs.run import Run
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -49,52 +53,42 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run_command(options: argparse.Namespace) -> None:
-    """Evaluates checkpoints of a model_dir."""
+    """Evaluates checkpoints by the metrics of their task, or the latest by its perplexity."""
+    asks_for_checkpoints = options.checkpoint_steps is not None or options.follow
+    if options.perplexity and asks_for_checkpoints:
+        raise UserError(
+            "--perplexity is of the latest checkpoint: leave --checkpoint_steps and --follow "
+            "away."
+        )
     saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
-    if _wants_metrics(options):
-        _eval_metrics(options)
-        return
+    from mtf_switch.downstream import evaluation_sets
+    from mtf_switch.runs.run import Run
+
+    run = Run.from_gin(options.model_dir, flags.tpu_cluster(options))
+    has_metrics = bool(evaluation_sets.tasks_with_metrics(run.settings.task))
+    if asks_for_checkpoints or (has_metrics and not options.perplexity):
+        _score_checkpoints(run, options)
+    else:
+        _measure_perplexity(run, options)
+
+
+def _measure_perplexity(run: Run, options: argparse.Namespace) -> None:
     from mtf_switch.runs import evaluation
 
-    result = evaluation.evaluate(
-        options.model_dir, options.split, options.eval_batches, flags.tpu_cluster(options)
-    )
-    evaluation.write(options.model_dir, result)
-    print(evaluation.table(result))
+    result = evaluation.evaluate(run, options.split, options.eval_batches)
+    report = evaluation.make_report(result)
+    report.write(options.model_dir)
+    print(report.text)
 
 
-def _wants_metrics(options: argparse.Namespace) -> bool:
-    """Whether answers are decoded: if the task has metrics, or checkpoints are asked for."""
-    from mtf_switch.downstream import evaluation_sets
-    from mtf_switch.runs import data
-
-    asked = options.checkpoint_steps is not None or options.follow
-    if options.perplexity:
-        if asked:
-            raise UserError(
-                "--perplexity is of the latest checkpoint: leave --checkpoint_steps and "
-                "--follow away."
-            )
-        return False
-    task = run_settings.from_gin().task
-    data.prepare(task)
-    return asked or bool(evaluation_sets.tasks_with_metrics(task))
-
-
-def _eval_metrics(options: argparse.Namespace) -> None:
+def _score_checkpoints(run: Run, options: argparse.Namespace) -> None:
     from mtf_switch.downstream import evaluate_checkpoints, scores, scores_report
 
     selection = evaluate_checkpoints.parse_selection(options.checkpoint_steps or "latest")
-    settings = run_settings.from_gin()
-    limit = options.eval_batches and options.eval_batches * settings.batch_size
+    limit = options.eval_batches and options.eval_batches * run.settings.batch_size
     steps = evaluate_checkpoints.score_checkpoints(
-        options.model_dir,
-        options.split,
-        selection,
-        limit,
-        options.follow,
-        flags.tpu_cluster(options),
+        run, options.split, selection, limit, options.follow
     )
     print(scores_report.format_table(options.split, steps))
-    file = scores.scores_file(options.model_dir, options.split, settings.task, limit)
+    file = scores.scores_file(run.model_dir, options.split, run.settings.task, limit)
     print(f"Scores: {file}, .csv and .png; answers: the .jsonl files beside it.")

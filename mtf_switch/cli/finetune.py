@@ -44,16 +44,21 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run_command(options: argparse.Namespace) -> None:
     """Fine-tunes the model of a checkpoint."""
-    from mtf_switch.runs import pretrained
+    from mtf_switch.runs.pretrained_checkpoint import PretrainedCheckpoint
 
-    start = pretrained.find(options.init_checkpoint)
+    start = PretrainedCheckpoint.from_path(options.init_checkpoint)
     if not start.config and not options.gin_file:
         raise UserError(
-            f"Beside {start.checkpoint} there is no config.gin (or T5's operative_config.gin) "
-            "that says which model it is. Name it: --gin_file=models/t5_base.gin."
+            f"Beside {start.path} there is no config.gin (or T5's operative_config.gin) "
+            "that describes its model. Name the model: --gin_file=models/t5_base.gin."
         )
     # A model comes before the recipe, which sets its dropout.
     models = [file for file in options.gin_file if os.path.dirname(file).endswith("models")]
     others = [file for file in options.gin_file if file not in models]
-    start.configure([*models, _RECIPE, *others], flags.training_bindings(options))
-    train.start_training(options)
+    run = start.configure_run(
+        [*models, _RECIPE, *others],
+        flags.training_bindings(options),
+        options.model_dir,
+        flags.tpu_cluster(options),
+    )
+    train.start_training(run)

@@ -45,8 +45,6 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run_command(options: argparse.Namespace) -> None:
     """Decodes a target for each line of the input file."""
-    from mtf_switch.runs import prediction
-
     params = flags.gin_bindings(options)
     params.append(f"Bitransformer.decode.beam_size = {options.beams}")
     params.append(f"Bitransformer.decode.temperature = {options.temperature}")
@@ -59,6 +57,10 @@ def run_command(options: argparse.Namespace) -> None:
             "Beam search and sampling exclude each other: give --beams or --temperature."
         )
     saved_config.load(options.model_dir, options.gin_file, params)
-    prediction.predict(
-        options.model_dir, options.input_file, options.output_file, flags.tpu_cluster(options)
-    )
+    from mtf_switch.runs import prediction, text_lines
+    from mtf_switch.runs.run import Run
+
+    lines = text_lines.read_lines(options.input_file)
+    text_lines.check_writable(options.output_file)
+    run = Run.from_gin(options.model_dir, flags.tpu_cluster(options))
+    text_lines.write_lines(options.output_file, prediction.decode_lines(run, lines))

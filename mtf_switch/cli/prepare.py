@@ -29,7 +29,7 @@ def run_command(options: argparse.Namespace) -> None:
     if options.data_dir:
         os.makedirs(options.data_dir, exist_ok=True)
     gin_config.parse(options.gin_file, flags.gin_bindings(options))
-    data.check_known(options.task)
+    data.check_task_exists(options.task)
     tasks.prepare_text(options.task)
     done = tfds_data.prepare_datasets(options.task)
     tfds_data.check_prepared(options.task)

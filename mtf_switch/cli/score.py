@@ -6,6 +6,7 @@ import argparse
 
 from mtf_switch.cli import flags
 from mtf_switch.config import saved_config
+from mtf_switch.errors import UserError
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -24,13 +25,18 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run_command(options: argparse.Namespace) -> None:
     """Scores each line of the target file given the same line of the input file."""
-    from mtf_switch.runs import prediction
-
     saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
-    prediction.score(
-        options.model_dir,
-        options.input_file,
-        options.target_file,
-        options.output_file,
-        flags.tpu_cluster(options),
-    )
+    from mtf_switch.runs import prediction, text_lines
+    from mtf_switch.runs.run import Run
+
+    inputs = text_lines.read_lines(options.input_file)
+    targets = text_lines.read_lines(options.target_file)
+    if len(inputs) != len(targets):
+        raise UserError(
+            f"{options.input_file} has {len(inputs)} lines and {options.target_file} "
+            f"{len(targets)}, but each input needs one target."
+        )
+    text_lines.check_writable(options.output_file)
+    run = Run.from_gin(options.model_dir, flags.tpu_cluster(options))
+    scores = prediction.score_lines(run, inputs, targets)
+    text_lines.write_lines(options.output_file, (f"{score:.6f}" for score in scores))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import TYPE_CHECKING
 
 from mtf_switch.cli import flags
-from mtf_switch.config import gin_config, saved_config
+from mtf_switch.config import gin_config, run_settings, saved_config
 from mtf_switch.errors import UserError
+
+if TYPE_CHECKING:
+    from mtf_switch.runs.run import Run
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -55,15 +59,22 @@ def run_command(options: argparse.Namespace) -> None:
             "No model is named: pass --gin_file, such as --gin_file=models/switch_tiny.gin "
             "--gin_file=runs/embedded.gin."
         )
-    start_training(options)
+    from mtf_switch.runs import initial_weights
+    from mtf_switch.runs.run import Run
+
+    init_checkpoint = run_settings.from_gin().init_checkpoint
+    if init_checkpoint:
+        # Before the data is prepared, which may take long.
+        initial_weights.check_exists(init_checkpoint)
+    start_training(Run.from_gin(options.model_dir, flags.tpu_cluster(options)))
 
 
-def start_training(options: argparse.Namespace) -> None:
-    """Trains what the parsed gin configuration says, and prints where the run is."""
+def start_training(run: Run) -> None:
+    """Trains a run, and prints the step that it is at."""
     from mtf_switch.runs import training
 
-    step = training.train(options.model_dir, flags.tpu_cluster(options))
+    step = training.train(run)
     print(
-        f"{options.model_dir} is at step {step}. Next: run_switch.py eval "
-        f"--model_dir={options.model_dir}"
+        f"{run.model_dir} is at step {step}. Next: run_switch.py eval "
+        f"--model_dir={run.model_dir}"
     )

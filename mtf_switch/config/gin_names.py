@@ -37,7 +37,7 @@ MODULES = (
     "mtf_switch.model.switch_transformer",
     "mtf_switch.planning.hardware",
     "mtf_switch.runs.data",
-    "mtf_switch.runs.init_checkpoint",
+    "mtf_switch.runs.initial_weights",
     "tasks.mc4",
     "tasks.pretraining",
     "tasks.repeats",

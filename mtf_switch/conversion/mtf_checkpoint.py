@@ -16,7 +16,7 @@ from mtf_switch.conversion import model_gin
 from mtf_switch.conversion.architecture import STACKS, Architecture, Shape
 from mtf_switch.conversion.catalog import Catalog
 from mtf_switch.conversion.tensor_names import MTF, Piece
-from mtf_switch.runs import checkpoints
+from mtf_switch.runs import saved_checkpoints
 
 _STEP = "global_step"
 # What optimizers keep of each variable: Mesh TensorFlow's Adafactor and Adam. No other format
@@ -55,8 +55,8 @@ class MtfSource:
         Raises:
           UserError: for what is missing, damaged, unknown or contradictory.
         """
-        self._path = checkpoints.find(path) if os.path.isdir(path) else path
-        with checkpoints.readable(self._path):
+        self._path = saved_checkpoints.find_latest(path) if os.path.isdir(path) else path
+        with saved_checkpoints.explain_read_errors(self._path):
             self._reader = tf.train.load_checkpoint(self._path)
             shapes = self._reader.get_variable_to_shape_map()
             self.step = int(self._reader.get_tensor(_STEP)) if _STEP in shapes else 0
@@ -84,7 +84,7 @@ class MtfSource:
         name = self._catalog.names[dataclasses.replace(piece, expert=None)]
         if self._last[0] != name:
             self._last = ("", None)  # before the next one takes its memory
-            with checkpoints.readable(self._path):
+            with saved_checkpoints.explain_read_errors(self._path):
                 self._last = (name, self._reader.get_tensor(name))
         array = self._last[1]
         part = array if piece.expert is None else array[piece.expert]

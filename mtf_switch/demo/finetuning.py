@@ -99,9 +99,10 @@ def _finetune_and_evaluate(
     model: FinetunedModel, pretrained_dir: str, model_dir: str, steps: int | None, seed: int
 ) -> list:
     from mtf_switch.downstream import evaluate_checkpoints
-    from mtf_switch.runs import pretrained, training
+    from mtf_switch.runs import training
+    from mtf_switch.runs.pretrained_checkpoint import PretrainedCheckpoint
 
-    start = pretrained.find(pretrained_dir)
+    start = PretrainedCheckpoint.from_path(pretrained_dir)
     params = [f"run_config.seed.value = {seed}"]
     if steps is not None:
         every = max(1, steps // 4)
@@ -109,9 +110,9 @@ def _finetune_and_evaluate(
             f"utils.run.train_steps = {steps}",
             f"utils.run.save_checkpoints_steps = {every}",
         ]
-    start.configure([*RECIPE, model.gin_file], params)
-    training.train(model_dir)
-    return evaluate_checkpoints.score_checkpoints(model_dir, "validation", "all")
+    run = start.configure_run([*RECIPE, model.gin_file], params, model_dir)
+    training.train(run)
+    return evaluate_checkpoints.score_checkpoints(run, "validation", "all")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ def _train_and_evaluate(
 
     from mtf_switch.config import gin_config, run_settings
     from mtf_switch.model import flops, switch_transformer
-    from mtf_switch.runs import checkpoints, data, evaluation, train_log, training
+    from mtf_switch.runs import data, evaluation, saved_checkpoints, train_log, training
+    from mtf_switch.runs.run import Run
 
     gin_config.parse([f"models/{name}.gin", RUN], [f"run_config.seed.value = {seed}"])
     steps = _count_steps(run_settings.from_gin().train_steps, minutes)
@@ -70,20 +71,21 @@ def _train_and_evaluate(
     gin_config.bind("utils.run.total_run_steps", steps)
     gin_config.bind("utils.run.save_checkpoints_steps", steps // EVALUATIONS)
     gin_config.bind("utils.run.keep_checkpoint_max", EVALUATIONS + 1)
-    settings = run_settings.from_gin()
-    training.train(model_dir)
+    run = Run.from_gin(model_dir)
+    settings = run.settings
+    training.train(run)
 
     log = train_log.read(model_dir)
     seconds = {logged.step: logged.seconds for logged in log}
-    batches = data.in_memory(data.eval_input_fn(settings, "validation", EVAL_BATCHES))
-    evaluations = [
-        evaluation.evaluate(model_dir, checkpoint=path, input_fn=batches)
-        for path in checkpoints.all_of(model_dir)
-        if checkpoints.step_of(path) in seconds
-    ]
-    cost = flops.compute_cost(
-        switch_transformer.build(settings, data.prepare(settings.task)), settings
+    batches = data.read_into_memory(
+        data.make_eval_input_fn(settings, "validation", EVAL_BATCHES)
     )
+    evaluations = [
+        evaluation.evaluate(run, checkpoint=path, input_fn=batches)
+        for path in saved_checkpoints.list_paths(model_dir)
+        if saved_checkpoints.parse_step(path) in seconds
+    ]
+    cost = flops.compute_cost(switch_transformer.build(settings, run.vocabulary), settings)
     per_step = np.median(np.diff([0.0, *seconds.values()]))
     return PretrainingResult(
         name=name,

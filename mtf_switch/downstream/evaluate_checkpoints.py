@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Union
+from typing import Literal, Union
 
 from tqdm import tqdm
 
-from mtf_switch.config import run_settings
 from mtf_switch.downstream import (
     answers,
     evaluation_sets,
@@ -27,7 +26,8 @@ from mtf_switch.downstream import (
 from mtf_switch.downstream.evaluation_sets import EvaluationSet
 from mtf_switch.downstream.scores import StepScores
 from mtf_switch.errors import UserError
-from mtf_switch.runs import checkpoints, data
+from mtf_switch.runs import saved_checkpoints
+from mtf_switch.runs.run import Run
 
 # Which checkpoints to score: those of the listed steps, the latest one, or all.
 Selection = Union[Literal["latest", "all"], Sequence[int]]
@@ -52,23 +52,21 @@ def parse_selection(text: str) -> Selection:
 
 
 def score_checkpoints(
-    model_dir: str,
+    run: Run,
     split: str,
     selection: Selection,
     limit: int | None = None,
     follow: bool = False,
-    cluster: Any | None = None,
 ) -> list[StepScores]:
-    """Scores checkpoints on the parsed task, and writes all scores after each.
+    """Scores checkpoints on the task of a run, and writes all scores after each.
 
     Args:
-      model_dir: Folder of the training run whose configuration is parsed.
+      run: The run, made from the gin configuration that is parsed.
       split: Split of the task.
       selection: Which checkpoints to score, unless `follow` is set.
       limit: The most examples to read of each task; None reads all.
       follow: Whether to score every checkpoint, and to wait for further ones until training
         has reached its last step.
-      cluster: A TPUClusterResolver; None evaluates on this machine.
 
     Returns:
       The scores of every step in the file, including those of earlier calls.
@@ -76,8 +74,7 @@ def score_checkpoints(
     Raises:
       UserError: If the task has no metrics or no data, or a step has no checkpoint.
     """
-    settings = run_settings.from_gin()
-    vocabulary = data.prepare(settings.task)
+    settings, model_dir = run.settings, run.model_dir
     paths = [] if follow else select_checkpoints(model_dir, selection)
     sets = evaluation_sets.load_evaluation_sets(settings, split, limit)
     evaluation_sets.bind_decode_length(settings)
@@ -85,8 +82,8 @@ def score_checkpoints(
         step.step: step for step in scores.read_scores(model_dir, split, settings.task, limit)
     }
     for path in _wait_for_checkpoints(model_dir, settings.train_steps) if follow else paths:
-        step = checkpoints.step_of(path)
-        decoded = evaluation_sets.decode(sets, settings, vocabulary, model_dir, path, cluster)
+        step = saved_checkpoints.parse_step(path)
+        decoded = evaluation_sets.decode(sets, run, path)
         total = sum(len(part.examples) for part in sets)
         bar = tqdm(decoded, f"step {step}", total, unit="example", leave=False, disable=None)
         by_step[step] = _score_answers(model_dir, split, step, sets, list(bar))
@@ -104,10 +101,13 @@ def select_checkpoints(model_dir: str, selection: Selection) -> list[str]:
     Raises:
       UserError: If there is no checkpoint, or none of a listed step.
     """
-    latest = checkpoints.find(model_dir)
+    latest = saved_checkpoints.find_latest(model_dir)
     if selection == "latest":
         return [latest]
-    paths = {checkpoints.step_of(path): path for path in checkpoints.all_of(model_dir)}
+    paths = {
+        saved_checkpoints.parse_step(path): path
+        for path in saved_checkpoints.list_paths(model_dir)
+    }
     if selection == "all":
         return list(paths.values())
     for step in selection:
@@ -128,11 +128,11 @@ def _wait_for_checkpoints(model_dir: str, last_step: int) -> Iterator[str]:
         while last_step not in done:
             new = [
                 path
-                for path in checkpoints.all_of(model_dir)
-                if checkpoints.step_of(path) not in done
+                for path in saved_checkpoints.list_paths(model_dir)
+                if saved_checkpoints.parse_step(path) not in done
             ]
             for path in new:
-                done.add(checkpoints.step_of(path))
+                done.add(saved_checkpoints.parse_step(path))
                 yield path
             if not new:
                 time.sleep(_SECONDS_BETWEEN_LOOKS)

@@ -14,6 +14,7 @@ from t5.models import mesh_transformer
 from mtf_switch.config import gin_config, run_settings
 from mtf_switch.errors import UserError
 from mtf_switch.runs import data, prediction
+from mtf_switch.runs.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,14 +158,7 @@ def bind_decode_length(settings: run_settings.RunSettings) -> None:
         gin_config.bind(name, settings.sequence_length["targets"])
 
 
-def decode(
-    sets: Sequence[EvaluationSet],
-    settings: run_settings.RunSettings,
-    vocabulary: Any,
-    model_dir: str,
-    checkpoint: str,
-    cluster: Any | None = None,
-) -> Iterator[str]:
+def decode(sets: Sequence[EvaluationSet], run: Run, checkpoint: str) -> Iterator[str]:
     """Decodes the inputs of all sets with one checkpoint.
 
     The decoding method is what gin binds for `Bitransformer.decode`.
@@ -173,12 +167,9 @@ def decode(
       One text for each example, set by set.
     """
     inputs = np.concatenate([part.inputs for part in sets])
-    decoder = prediction.vocabulary_of(vocabulary, "targets")
-    results = prediction.run(
-        settings, vocabulary, model_dir, checkpoint, {"inputs": inputs}, cluster
-    )
-    for result in results:
-        yield decoder.decode([int(i) for i in result["outputs"]])
+    vocabulary = run.feature_vocabulary("targets")
+    for result in prediction.predict_rows(run, checkpoint, {"inputs": inputs}):
+        yield vocabulary.decode([int(i) for i in result["outputs"]])
 
 
 def split_by_set(

@@ -19,10 +19,10 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from mtf_switch import whole_file
-from mtf_switch.config import run_settings
 from mtf_switch.downstream import evaluate_checkpoints, evaluation_sets
 from mtf_switch.downstream.evaluation_sets import EvaluationSet
 from mtf_switch.runs import data
+from mtf_switch.runs.run import Run
 
 _BOOLEAN = ("false", "true")
 
@@ -76,32 +76,28 @@ def list_task_files() -> list[TaskFile]:
     ]
 
 
-def write_submission(
-    model_dir: str, output_dir: str, step: int | None = None, cluster: Any | None = None
-) -> list[WrittenFile]:
+def write_submission(run: Run, output_dir: str, step: int | None = None) -> list[WrittenFile]:
     """Decodes the test sets with one checkpoint and writes the files of a submission.
 
     Args:
-      model_dir: Folder of the training run whose configuration is parsed.
+      run: The run, made for a task of SuperGLUE from the gin configuration that is parsed.
       output_dir: Folder for the files, which is made if needed.
       step: Step of the checkpoint; None takes the latest.
-      cluster: A TPUClusterResolver; None decodes on this machine.
 
     Raises:
       UserError: If a data set or the checkpoint is absent.
     """
-    settings = run_settings.from_gin()
     files = list_task_files()
     for file in files:
-        vocabulary = data.prepare(file.task)
+        data.prepare_task(file.task)
         data.check_readable(file.task, "test", cached=False)
     tasks = [seqio.TaskRegistry.get(file.task) for file in files]
-    sets = evaluation_sets.load_tasks(tasks, settings, "test")
-    evaluation_sets.bind_decode_length(settings)
+    sets = evaluation_sets.load_tasks(tasks, run.settings, "test")
+    evaluation_sets.bind_decode_length(run.settings)
     (checkpoint,) = evaluate_checkpoints.select_checkpoints(
-        model_dir, "latest" if step is None else [step]
+        run.model_dir, "latest" if step is None else [step]
     )
-    decoded = evaluation_sets.decode(sets, settings, vocabulary, model_dir, checkpoint, cluster)
+    decoded = evaluation_sets.decode(sets, run, checkpoint)
     total = sum(len(part.examples) for part in sets)
     texts = list(tqdm(decoded, "test sets", total, unit="example", leave=False, disable=None))
     os.makedirs(output_dir, exist_ok=True)

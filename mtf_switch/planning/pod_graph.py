@@ -1,7 +1,7 @@
 """Builds and lowers, on this machine, the training graph that a TPU pod would run.
 
-The graph comes from `estimator.model_fn`, the function that also builds it for training on a
-TPU. Mesh TF's SimdMeshImpl lowers it to one program that every core runs, so its size does not
+The graph comes from `estimator.make_model_fn`, which also builds it for training on a TPU. Mesh
+TF's SimdMeshImpl lowers it to one program that every core runs, so its size does not
 depend on the number of cores. Stand-ins replace what only a pod has: its topology, its hosts,
 and the memory for the variables (each slice is a placeholder instead of a tf.Variable).
 """
@@ -25,6 +25,7 @@ from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.model import switch_transformer
 from mtf_switch.planning.communication import BACKWARD, FORWARD, UPDATE, Phase
 from mtf_switch.runs import estimator
+from mtf_switch.runs.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,9 +196,9 @@ def build(settings: RunSettings, vocabulary: Any) -> PodGraph:
         stack.enter_context(replace_simd_mesh_impl(recorder.make_mesh_impl))
         stack.enter_context(recorder.mark_forward(model))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        model_fn = estimator.model_fn(
-            settings, model, vocabulary, folder, True, [""] * settings.layout.size
-        )
+        run = Run(settings, vocabulary, folder)
+        devices = [""] * settings.layout.size
+        model_fn = estimator.make_model_fn(run, model, devices, use_tpu=True)
         features = {
             name: tf.placeholder(tf.int32, [settings.batch_size, length], name=name)
             for name, length in settings.sequence_length.items()

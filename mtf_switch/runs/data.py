@@ -1,4 +1,4 @@
-"""The data of a run: T5's dataset functions on a task or mixture of seqio's registry."""
+"""The data of a run: T5's dataset functions for a task or mixture of seqio's registry."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from tasks import tfds_data
 
 @gin.configurable
 def task_cache(folders: Sequence[str] = ()) -> list[str]:
-    """Folders with tasks that seqio's cache job has prepared; see docs/tpu.md.
+    """Returns the folders with tasks that seqio's cache job has prepared; see docs/tpu.md.
 
-    They are read where `mesh_train_dataset_fn.use_cached` is True.
+    They are read if `mesh_train_dataset_fn.use_cached` is True.
     """
     return list(folders)
 
 
-def prepare(task: str) -> Any:
-    """Makes a task ready: registers it, and builds what it reads if it is the project's.
+def prepare_task(task: str) -> Any:
+    """Registers a task, and prepares the text and the vocabulary that it needs.
 
     Args:
-      task: name of a task or mixture.
+      task: Name of a task or mixture.
 
     Returns:
       The task's vocabulary, or its (inputs, targets) vocabularies.
 
     Raises:
-      UserError: if the name is unknown or the vocabulary cannot be read.
+      UserError: If the name is unknown or the vocabulary cannot be read.
     """
-    check_known(task)
+    check_task_exists(task)
     tasks.prepare_text(task)
     vocabulary = mesh_transformer.get_vocabulary(task)
     for part in vocabulary if isinstance(vocabulary, tuple) else (vocabulary,):
@@ -49,11 +49,11 @@ def prepare(task: str) -> Any:
     return vocabulary
 
 
-def check_known(task: str) -> None:
-    """Registers all tasks, and refuses a name that is not among them.
+def check_task_exists(task: str) -> None:
+    """Registers all tasks, and checks that `task` is one of them.
 
     Raises:
-      UserError: with the nearest names.
+      UserError: If it is not; the message has the nearest names.
     """
     tasks.register()
     seqio.set_global_cache_dirs(task_cache())
@@ -66,22 +66,22 @@ def check_known(task: str) -> None:
 
 
 def check_readable(task: str, split: str, cached: bool) -> None:
-    """Makes sure that there are examples of a split on this machine, before any work.
+    """Checks that the examples of a split are on this machine, before any work is done.
 
     Args:
-      task: name of a task or mixture; `prepare` it first.
-      split: such as "train".
-      cached: whether they are read from the folders of `task_cache`.
+      task: Name of a task or mixture, prepared by `prepare_task`.
+      split: Name of a split, such as "train".
+      cached: Whether the examples are read from the folders of `task_cache`.
 
     Raises:
-      UserError: if the data is not there, or the task has no such split, or it is empty.
+      UserError: If the data is missing, or the task has no such split, or it is empty.
     """
     subtasks = seqio.get_subtasks(seqio.get_mixture_or_task(task))
     if cached:
         missing = [subtask.name for subtask in subtasks if not subtask.cache_dir]
         if missing:
             raise UserError(
-                f"Task {missing[0]!r} is to be read from a cache (use_cached), and the folders "
+                f"Task {missing[0]!r} is to be read from a cache (use_cached), but the folders "
                 f"of task_cache.folders ({', '.join(task_cache()) or 'none'}) do not hold it. "
                 "docs/finetuning.md, 'C4 and mC4', has the job that writes it."
             )
@@ -102,7 +102,7 @@ def _splits(subtasks: Sequence[seqio.Task]) -> str:
 
 
 def is_cached(dataset_fn: Callable) -> bool:
-    """Whether gin lets one of T5's dataset functions read cached tasks."""
+    """Returns whether gin makes one of T5's dataset functions read cached tasks."""
     return bool(gin.get_bindings(dataset_fn).get("use_cached"))
 
 
@@ -113,18 +113,18 @@ def _check_vocabulary(task: str, vocabulary: Any) -> None:
         file = getattr(vocabulary, "sentencepiece_model_file", "?")
         raise UserError(
             f"The vocabulary of task {task!r} cannot be read from {file}: "
-            f"{str(error).splitlines()[0]}. It needs a copy that this machine can reach: "
-            "T5's default one lives on Google Cloud Storage."
+            f"{str(error).splitlines()[0]}. Give --vocabulary a copy that this machine "
+            "can reach: T5's default vocabulary is on Google Cloud Storage."
         ) from error
 
 
-def train_input_fn(settings: RunSettings, first_step: int):
-    """The input function of training.
+def make_train_input_fn(settings: RunSettings, first_step: int) -> Callable:
+    """Makes the input function of training.
 
     Args:
-      settings: of the run.
-      first_step: batches that earlier calls have seen, which are passed over if
-        `settings.skip_seen_data`.
+      settings: The settings of the run.
+      first_step: The step to start at. If `settings.skip_seen_data`, that number of batches
+        is skipped.
     """
 
     def input_fn(params):
@@ -140,16 +140,18 @@ def train_input_fn(settings: RunSettings, first_step: int):
     return input_fn
 
 
-def eval_input_fn(settings: RunSettings, split: str, batches: int | None):
-    """The input function of evaluation: a split once, its last batch filled with padding.
+def make_eval_input_fn(settings: RunSettings, split: str, batches: int | None) -> Callable:
+    """Makes the input function of evaluation: one pass over a split.
+
+    Rows of padding complete the last batch.
 
     Args:
-      settings: of the run.
-      split: such as "validation".
-      batches: at most so many; None is all.
+      settings: The settings of the run.
+      split: Name of a split, such as "validation".
+      batches: Number of batches at most; None for all.
 
     Raises:
-      UserError: if the task has no such split, or it is empty.
+      UserError: If the task has no such split, or it is empty.
     """
     check_readable(settings.task, split, is_cached(mesh_transformer.mesh_eval_dataset_fn))
     datasets = mesh_transformer.mesh_eval_dataset_fn(
@@ -189,10 +191,11 @@ def _without_graph_seed() -> Iterator[None]:
         graph.seed = seed
 
 
-def in_memory(input_fn: Callable) -> Callable:
-    """Reads an input function's batches once; the one returned gives them from memory.
+def read_into_memory(input_fn: Callable) -> Callable:
+    """Returns an input function that serves the batches of another one from memory.
 
-    Building and reading a task's pipeline takes seconds, again for each checkpoint.
+    Building and reading a task's pipeline takes seconds, which this saves for each further
+    checkpoint.
     """
     with tf.Graph().as_default(), tf.Session() as session:
         batch = tf.data.make_one_shot_iterator(input_fn()).get_next()

@@ -1,4 +1,4 @@
-"""Mesh TF's model function in a TPUEstimator, with this project's needs added to it."""
+"""Mesh TF's model function in a TPUEstimator, with what this project adds to it."""
 
 from __future__ import annotations
 
@@ -8,114 +8,106 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Callable
 
 import mesh_tensorflow as mtf
-import numpy as np
-import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
 from tensorflow.python.tpu import tpu_config, tpu_estimator
 
 from mtf_switch.config import mesh_layout
-from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.errors import UserError
 from mtf_switch.layers import initialization, router_metrics
 from mtf_switch.model import switch_transformer
-from mtf_switch.runs import checkpoints
-from mtf_switch.runs.init_checkpoint import start_from
+from mtf_switch.runs import initial_weights, restoring, router_summaries
+from mtf_switch.runs.run import Run
 
-_EVAL_PREFIX = "router/"
-# A feature of prediction, [B] int32: which batch this is.
+# A feature of prediction, [B] int32: the number of the batch.
 BATCH_NUMBER = "batch_number"
 
 
+def _make_no_hooks(loss: tf.Tensor) -> list:
+    del loss
+    return []
+
+
 def build(
-    settings: RunSettings,
-    vocabulary: Any,
-    model_dir: str,
-    cluster: Any | None = None,
+    run: Run,
     score: bool = False,
-    make_hooks: Callable[[tf.Tensor], list] = lambda loss: [],
+    make_hooks: Callable[[tf.Tensor], list] = _make_no_hooks,
 ) -> tpu_estimator.TPUEstimator:
-    """Makes the estimator of a run.
+    """Builds the estimator of a run.
 
     Args:
-      settings: of the run.
-      vocabulary: a vocabulary, or an (inputs, targets) pair.
-      model_dir: where checkpoints and summaries are.
-      cluster: a TPUClusterResolver; None runs on this machine.
-      score: whether `predict` scores targets instead of decoding.
-      make_hooks: from the loss, the hooks of a training run. They come before the
-        checkpoint saver's, so one that raises prevents the saving of a bad step.
+      run: The run, made from the gin configuration that is parsed.
+      score: Whether `predict` scores targets instead of decoding.
+      make_hooks: Makes the hooks of a training run from its loss. They come before the
+        checkpoint saver, so a hook that raises keeps a bad step from being saved.
 
     Returns:
       A TPUEstimator for train, evaluate and predict.
 
     Raises:
-      UserError: if the model cannot be built, or the mesh has no devices here.
+      UserError: If the model cannot be built, or this machine lacks devices for the mesh.
     """
-    use_tpu = cluster is not None
-    if not use_tpu:
+    settings = run.settings
+    if not run.on_tpu:
         mesh_layout.check_has_devices(settings.layout, settings.devices)
-    devices = [""] * settings.layout.size if use_tpu else mesh_devices(settings.layout.size)
-    run_config = tpu_config.RunConfig(
-        cluster=cluster,
-        model_dir=model_dir,
-        tf_random_seed=settings.seed,
-        session_config=_session_config(use_tpu, devices),
-        save_checkpoints_steps=settings.save_checkpoints_steps,
-        log_step_count_steps=None,
-        tpu_config=tpu_config.TPUConfig(
-            iterations_per_loop=settings.iterations_per_loop,
-            num_cores_per_replica=1,
-            per_host_input_for_training=tpu_config.InputPipelineConfig.BROADCAST,
-        ),
-    )
+    size = settings.layout.size
+    devices = [""] * size if run.on_tpu else assign_devices(size)
+    model = switch_transformer.build(settings, run.vocabulary, run.on_tpu)
     return tpu_estimator.TPUEstimator(
-        model_fn=model_fn(
-            settings,
-            switch_transformer.build(settings, vocabulary, use_tpu),
-            vocabulary,
-            model_dir,
-            use_tpu,
-            devices,
-            score,
-            make_hooks,
-        ),
-        config=run_config,
+        model_fn=make_model_fn(run, model, devices, run.on_tpu, score, make_hooks),
+        config=_make_run_config(run, devices),
         train_batch_size=settings.batch_size,
         eval_batch_size=settings.batch_size,
         predict_batch_size=settings.batch_size,
-        use_tpu=use_tpu,
+        use_tpu=run.on_tpu,
         export_to_tpu=False,
         params={},
     )
 
 
-def model_fn(
-    settings: RunSettings,
+def _make_run_config(run: Run, devices: Sequence[str]) -> tpu_config.RunConfig:
+    return tpu_config.RunConfig(
+        cluster=run.cluster,
+        model_dir=run.model_dir,
+        tf_random_seed=run.settings.seed,
+        session_config=_session_config(run.on_tpu, devices),
+        save_checkpoints_steps=run.settings.save_checkpoints_steps,
+        log_step_count_steps=None,
+        tpu_config=tpu_config.TPUConfig(
+            iterations_per_loop=run.settings.iterations_per_loop,
+            num_cores_per_replica=1,
+            per_host_input_for_training=tpu_config.InputPipelineConfig.BROADCAST,
+        ),
+    )
+
+
+def make_model_fn(
+    run: Run,
     transformer_model: Any,
-    vocabulary: Any,
-    model_dir: str,
-    use_tpu: bool,
     devices: Sequence[str],
+    use_tpu: bool,
     score: bool = False,
-    make_hooks: Callable[[tf.Tensor], list] = lambda loss: [],
+    make_hooks: Callable[[tf.Tensor], list] = _make_no_hooks,
 ) -> Callable:
-    """The model function of a run: what TPUEstimator calls to build a graph.
+    """Makes the function that TPUEstimator calls to build a graph.
 
     Args:
-      settings, vocabulary, model_dir, score, make_hooks: see `build`.
-      transformer_model: what `switch_transformer.build` made.
-      use_tpu: whether the graph is for a TPU.
-      devices: one name for each core of the mesh; a TPU's have none.
+      run: The run. Its cluster is not used.
+      transformer_model: The model that `switch_transformer.build` made.
+      devices: One name for each core of the mesh; "" for the cores of a TPU.
+      use_tpu: Whether the graph is for a TPU.
+      score: See `build`.
+      make_hooks: See `build`.
 
     Returns:
       A function of (features, labels, mode, params).
     """
+    settings = run.settings
     upstream_model_fn = utils.tpu_estimator_model_fn(
         model_type=settings.model_type,
         transformer_model=transformer_model,
-        vocabulary=vocabulary,
-        model_dir=model_dir,
+        vocabulary=run.vocabulary,
+        model_dir=run.model_dir,
         use_tpu=use_tpu,
         mesh_shape=settings.mesh_shape,
         layout_rules=settings.layout_rules,
@@ -130,25 +122,23 @@ def model_fn(
         variable_filter=settings.variable_filter,
         score_in_predict_mode=score,
     )
-    return functools.partial(
-        _model_fn, upstream_model_fn, model_dir, settings.init_checkpoint, make_hooks
-    )
+    return functools.partial(_model_fn, upstream_model_fn, run, make_hooks)
 
 
-def mesh_devices(size: int) -> list[str]:
-    """The devices of this machine that a mesh of `size` cores is placed on.
+def assign_devices(size: int) -> list[str]:
+    """Returns the devices of this machine on which a mesh of `size` cores is placed.
 
     Raises:
-      UserError: if there are GPUs, but too few.
+      UserError: If the machine has GPUs, but fewer than `size`.
     """
     if size == 1:
         return [""]
     gpus = len(tf.config.list_physical_devices("GPU"))
     if 0 < gpus < size:
         raise UserError(
-            f"The mesh is of {size} cores, and this machine has {gpus} of the GPUs that it "
-            f"would be placed on. Pass --devices={gpus}, or hide the GPUs with "
-            "CUDA_VISIBLE_DEVICES= to use the processor."
+            f"The mesh has {size} cores, but this machine has only {gpus} GPUs to place them "
+            f"on. Pass --devices={gpus}, or hide the GPUs with CUDA_VISIBLE_DEVICES= to use "
+            "the processor."
         )
     return [f"{'gpu' if gpus else 'cpu'}:{index}" for index in range(size)]
 
@@ -160,15 +150,14 @@ def _session_config(use_tpu: bool, devices: Sequence[str] = ("",)) -> tf.ConfigP
         config.device_count["CPU"] = len(devices)
         config.allow_soft_placement = False
     if use_tpu:
-        # The graph optimiser takes long on these graphs, and the TPU compiler redoes it.
+        # The graph optimizer is slow on these graphs, and the TPU compiler repeats its work.
         config.graph_options.rewrite_options.disable_meta_optimizer = True
     return config
 
 
 def _model_fn(
     upstream_model_fn: Callable,
-    model_dir: str,
-    init_checkpoint: str | None,
+    run: Run,
     make_hooks: Callable[[tf.Tensor], list],
     features: dict[str, tf.Tensor],
     labels: Any,
@@ -179,33 +168,38 @@ def _model_fn(
     getter = initialization.make_scaled_getter(initialization.init_scale())
     scope = tf.variable_scope(tf.get_variable_scope(), custom_getter=getter)
     batch_number = features.pop(BATCH_NUMBER, None)
-    with scope, switch_transformer.convert_value_errors(), _noise_of_batch(batch_number):
+    with scope, switch_transformer.convert_value_errors(), _separate_noise(batch_number):
         spec = upstream_model_fn(features, labels, mode, params)
     sums = router_metrics.recorded_sums(tf.get_default_graph())
     if mode == tf.estimator.ModeKeys.EVAL and sums:
-        return _with(spec, eval_metrics=_with_router_metrics(spec.eval_metrics, sums))
+        eval_metrics = router_summaries.add_to_eval_metrics(spec.eval_metrics, sums)
+        return _replace_fields(spec, eval_metrics=eval_metrics)
     if mode == tf.estimator.ModeKeys.TRAIN:
         _count_step_last(spec.train_op)
         for saver in tf.get_collection(tf.GraphKeys.SAVERS):
-            checkpoints.restore_without_slots(saver, model_dir)
-        if init_checkpoint:
+            restoring.let_saver_skip_missing_slots(saver, run.model_dir)
+        if run.settings.init_checkpoint:
             with mtf.utils.outside_all_rewrites():
-                start_from(init_checkpoint)
+                initial_weights.load_into_graph(run.settings.init_checkpoint)
         if isinstance(spec, tpu_estimator.TPUEstimatorSpec):
-            return _with(spec, host_call=_summaries_host_call(model_dir, sums))
-        _summarise(sums)
+            host_call = router_summaries.make_host_call(run.model_dir, sums)
+            return _replace_fields(spec, host_call=host_call)
+        router_summaries.add_summaries(sums)
         hooks = (*make_hooks(spec.loss), *spec.training_chief_hooks)
-        return _with(spec, training_chief_hooks=hooks)
+        return _replace_fields(spec, training_chief_hooks=hooks)
     return spec
 
 
 @contextlib.contextmanager
-def _noise_of_batch(number: tf.Tensor | None) -> Iterator[None]:
-    """Gives each batch of a prediction noise of its own: to the noise it is a later step."""
+def _separate_noise(batch_number: tf.Tensor | None) -> Iterator[None]:
+    """Gives each batch of a prediction its own noise.
+
+    Noise depends on the global step, so each batch sees another step.
+    """
     steps = tf.get_collection_ref(tf.GraphKeys.GLOBAL_STEP)
     before = list(steps)
-    if number is not None:
-        steps[:] = [tf.train.get_global_step() + tf.cast(number[0], tf.int64)]
+    if batch_number is not None:
+        steps[:] = [tf.train.get_global_step() + tf.cast(batch_number[0], tf.int64)]
     try:
         yield
     finally:
@@ -213,92 +207,25 @@ def _noise_of_batch(number: tf.Tensor | None) -> Iterator[None]:
 
 
 def _count_step_last(train_op: tf.Operation) -> None:
-    """Makes the global step wait for the other updates of a training step.
+    """Makes the increment of the global step wait for all other updates of a training step.
 
-    Upstream counts it up at any moment of the step, while the learning rate, Adafactor's
-    decay and all noise read it: whether they see n or n + 1 would be chance.
+    Upstream increments it at any moment of the step. The learning rate, Adafactor's decay and
+    all noise read it, so whether they see n or n + 1 would depend on chance.
     """
-    updates = _leaves(train_op)
+    updates = _flatten_group(train_op)
     step = tf.train.get_global_step().handle
     counting = [op for op in updates if step in op.inputs]
     for count in counting:
         count._add_control_inputs([op for op in updates if op not in counting])
 
 
-def _leaves(group: tf.Operation) -> list[tf.Operation]:
-    """The operations of a `tf.group`, which groups them once more by device."""
+def _flatten_group(group: tf.Operation) -> list[tf.Operation]:
+    """Returns the operations of a `tf.group`, which nests them by device."""
     if group.type != "NoOp":
         return [group]
-    return [leaf for part in group.control_inputs for leaf in _leaves(part)]
+    return [op for part in group.control_inputs for op in _flatten_group(part)]
 
 
-def _with(spec: Any, **fields: Any) -> Any:
-    """A copy of a spec with other fields. (`_replace` would skip what its class sets up.)"""
+def _replace_fields(spec: Any, **fields: Any) -> Any:
+    """Copies a spec with other fields. (`_replace` would skip its class's own constructor.)"""
     return type(spec)(**{**spec._asdict(), **fields})
-
-
-def _with_router_metrics(eval_metrics: tuple, sums: dict[str, tf.Tensor]) -> tuple:
-    """Adds each layer's vector of sums, added up over batches, to Mesh TF's metrics."""
-    metric_fn, tensors = eval_metrics
-
-    def metrics(*args):
-        values = dict(metric_fn(*args[: len(tensors)]))
-        for layer, vector in zip(sums, args[len(tensors) :]):
-            values[_EVAL_PREFIX + layer] = _running_sum(layer, vector)
-        return values
-
-    return metrics, [*tensors, *sums.values()]
-
-
-def _running_sum(name: str, vector: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    total = tf.get_variable(
-        f"router_sums/{name}",
-        shape=vector.shape,
-        dtype=tf.float32,
-        trainable=False,
-        collections=[tf.GraphKeys.LOCAL_VARIABLES],
-        initializer=tf.zeros_initializer(),
-    )
-    return total, tf.assign_add(total, vector)
-
-
-def router_results(results: dict[str, Any]) -> dict[str, router_metrics.RouterMetrics]:
-    """The routers' part of what `evaluate` returns, by layer."""
-    return {
-        name[len(_EVAL_PREFIX) :]: router_metrics.RouterMetrics.from_sums(np.asarray(value))
-        for name, value in sorted(results.items())
-        if name.startswith(_EVAL_PREFIX)
-    }
-
-
-def _summarise(sums: dict[str, tf.Tensor]) -> None:
-    """Adds each layer's metrics to the TensorBoard summaries of a CPU or GPU run."""
-    for layer, vector in sums.items():
-        for name, value in router_metrics.compute_means(vector).items():
-            summary = tf.summary.scalar if value.shape.rank == 0 else tf.summary.histogram
-            summary(f"{layer}/{name}", value)
-
-
-def _summaries_host_call(model_dir: str, sums: dict[str, tf.Tensor]) -> tuple | None:
-    """The same on a TPU, where summaries are written by a call on the host.
-
-    Returns:
-      (function, tensors), or None without Switch layers: a host call without tensors hangs.
-    """
-    if not sums:
-        return None
-
-    def write(step, *vectors):
-        with tf2.summary.create_file_writer(model_dir).as_default():
-            for layer, vector in zip(sums, vectors):
-                # One row for each shard of the outfeed.
-                for name, value in router_metrics.compute_means(
-                    tf.reduce_mean(vector, 0)
-                ).items():
-                    is_scalar = value.shape.rank == 0
-                    summary = tf2.summary.scalar if is_scalar else tf2.summary.histogram
-                    summary(f"{layer}/{name}", value, step=tf.cast(step[0], tf.int64))
-            return tf.summary.all_v2_summary_ops()
-
-    step = tf.reshape(tf.cast(tf.train.get_global_step(), tf.int32), [1])
-    return write, [step, *(tf.expand_dims(vector, 0) for vector in sums.values())]

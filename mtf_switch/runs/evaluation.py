@@ -1,36 +1,36 @@
-"""`run_switch.py eval`: negative log perplexity on a split, and what the routers did."""
+"""`run_switch.py eval`: negative log perplexity on a split, and metrics of the routers."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from mtf_switch import whole_file
-from mtf_switch.config import run_settings
-from mtf_switch.runs import checkpoints, data, estimator
+from mtf_switch.layers.router_metrics import RouterMetrics
+from mtf_switch.report import Report
+from mtf_switch.runs import data, estimator, router_summaries, saved_checkpoints
+from mtf_switch.runs.restoring import CheckShapesHook
+from mtf_switch.runs.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The result of one evaluation; `eval.json` holds it.
+    """The result of one evaluation, as `eval.json` holds it.
 
     Attributes:
-      step: of the checkpoint.
-      task: of the registry.
-      split: of the task.
-      neg_log_perplexity: minus the mean cross-entropy, in nats per target token.
-      token_accuracy: share of target tokens that the argmax gets right, teacher-forced.
-      target_tokens: how many target tokens were scored.
-      dropped_fraction: share of the tokens that Switch layers dropped; 0 without any.
-      expert_load: layer -> share of its tokens whose first choice each expert was.
-      served: layer -> share of its tokens that got a slot by their first choice, by their
-        second, and so on, as far as the router goes.
-      router: layer -> dropped_fraction, entropy (nats), gate, aux_loss, z_loss.
+      step: Step of the checkpoint.
+      task: Name of the task or mixture.
+      split: Split of the task.
+      neg_log_perplexity: Minus the mean cross-entropy, in nats per target token.
+      token_accuracy: Share of target tokens that the argmax predicts, teacher-forced.
+      target_tokens: Number of target tokens that were scored.
+      dropped_fraction: Share of the tokens that Switch layers dropped; 0 without such layers.
+      expert_load: Layer -> share of its tokens whose first choice each expert was.
+      served: Layer -> share of its tokens that their first choice served, their second, and
+        so on, as far as the router goes.
+      router: Layer -> dropped_fraction, entropy (nats), gate, aux_loss, z_loss.
     """
 
     step: int
@@ -46,48 +46,48 @@ class Evaluation:
 
 
 def evaluate(
-    model_dir: str,
+    run: Run,
     split: str = "validation",
     batches: int | None = None,
-    cluster: Any | None = None,
     checkpoint: str | None = None,
     input_fn: Callable | None = None,
 ) -> Evaluation:
-    """Evaluates a checkpoint of a model_dir, whose configuration is parsed.
+    """Evaluates a checkpoint of a run.
 
     Args:
-      model_dir: of a training run.
-      split: of the task.
-      batches: at most so many; None is the whole split.
-      cluster: a TPUClusterResolver; None evaluates on this machine.
-      checkpoint: path of one; the latest by default.
-      input_fn: gives the batches, in place of the task's own; see `data.in_memory`.
+      run: The run, made from the gin configuration that is parsed.
+      split: Split of the task.
+      batches: Number of batches to evaluate at most; None for the whole split.
+      checkpoint: Path of the checkpoint; by default, the latest.
+      input_fn: Input function that replaces the task's own; see `data.read_into_memory`.
 
     Returns:
       The Evaluation.
 
     Raises:
-      UserError: without a checkpoint or such a split, or if either cannot be read.
+      UserError: If there is no checkpoint or no such split, or if either cannot be read.
     """
-    settings = run_settings.from_gin()
-    vocabulary = data.prepare(settings.task)
-    checkpoint = checkpoint or checkpoints.find(model_dir)
-    runner = estimator.build(settings, vocabulary, model_dir, cluster)
-    input_fn = input_fn or data.eval_input_fn(settings, split, batches)
-    with checkpoints.explained(model_dir):
+    checkpoint = checkpoint or saved_checkpoints.find_latest(run.model_dir)
+    runner = estimator.build(run)
+    input_fn = input_fn or data.make_eval_input_fn(run.settings, split, batches)
+    with saved_checkpoints.explain_errors(run.model_dir):
         results = runner.evaluate(
             input_fn,
             steps=batches,
-            hooks=[checkpoints.FitsModel(checkpoint)],
+            hooks=[CheckShapesHook(checkpoint)],
             checkpoint_path=checkpoint,
             name=split,
         )
-    routers = estimator.router_results(results)
+    return _to_evaluation(run.settings.task, split, results)
+
+
+def _to_evaluation(task: str, split: str, results: Mapping[str, Any]) -> Evaluation:
+    routers = router_summaries.metrics_from_results(results)
     tokens = sum(metrics.tokens for metrics in routers.values())
     dropped = sum(m.tokens * m.dropped_fraction for m in routers.values())
     return Evaluation(
         step=int(results["global_step"]),
-        task=settings.task,
+        task=task,
         split=split,
         neg_log_perplexity=float(results["neg_log_perplexity"]),
         token_accuracy=float(results["token_accuracy"]),
@@ -95,29 +95,26 @@ def evaluate(
         dropped_fraction=dropped / max(tokens, 1.0),
         expert_load={name: m.expert_load.tolist() for name, m in routers.items()},
         served={name: np.trim_zeros(m.served, "b").tolist() for name, m in routers.items()},
-        router={
-            name: {
-                "dropped_fraction": m.dropped_fraction,
-                "entropy": m.entropy,
-                "gate": m.gate,
-                "aux_loss": m.aux_loss,
-                "z_loss": m.z_loss,
-            }
-            for name, m in routers.items()
-        },
+        router={name: _router_scalars(metrics) for name, metrics in routers.items()},
     )
 
 
-def write(model_dir: str, result: Evaluation) -> None:
-    """Writes `eval.json` into a model_dir, whole or not at all."""
-    path = os.path.join(model_dir, "eval.json")
-    with whole_file.open_for_writing(path) as file:
-        json.dump(dataclasses.asdict(result), file, indent=2)
-        file.write("\n")
+def _router_scalars(metrics: RouterMetrics) -> dict[str, float]:
+    return {
+        "dropped_fraction": metrics.dropped_fraction,
+        "entropy": metrics.entropy,
+        "gate": metrics.gate,
+        "aux_loss": metrics.aux_loss,
+        "z_loss": metrics.z_loss,
+    }
 
 
-def table(result: Evaluation) -> str:
-    """The result as text for the screen."""
+def make_report(result: Evaluation) -> Report:
+    """Returns the report of an evaluation; written into a model_dir, it is `eval.json`."""
+    return Report("eval", _format_text(result), dataclasses.asdict(result))
+
+
+def _format_text(result: Evaluation) -> str:
     lines = [
         f"task                {result.task} ({result.split})",
         f"step                {result.step}",

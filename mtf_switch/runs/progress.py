@@ -1,8 +1,9 @@
-"""What a user sees of a training run: one line, and a stop when the loss is lost."""
+"""The progress bar of a training run, which also stops it when the loss is not finite."""
 
 from __future__ import annotations
 
 import math
+import os
 import time
 from typing import Any
 
@@ -12,38 +13,26 @@ from tqdm import tqdm
 
 from mtf_switch.errors import UserError
 from mtf_switch.layers import router_metrics
+from mtf_switch.runs.run import Run
 from mtf_switch.runs.train_log import TrainLog
 
 
 class ProgressHook(tf.estimator.SessionRunHook):
-    """Shows step, loss, tokens/s, dropped share and time left; logs; watches the loss.
+    """Shows step, loss, tokens/s, dropped tokens and time left, and logs each step.
 
-    It must come before the checkpoint saver: what it raises keeps a bad step unsaved.
+    It must come before the checkpoint saver: when it raises, the bad step is not saved.
     """
 
-    def __init__(
-        self,
-        loss: tf.Tensor,
-        total_steps: int,
-        tokens_per_batch: int,
-        model_dir: str,
-        name: str,
-    ):
+    def __init__(self, loss: tf.Tensor, run: Run):
         """Makes the hook.
 
         Args:
-          loss: float32 scalar, the training loss: cross-entropy in nats per position plus
+          loss: The training loss, a float32 scalar: cross-entropy in nats per position, plus
             auxiliary losses.
-          total_steps: where the run ends.
-          tokens_per_batch: positions of a step.
-          model_dir: gets the log.
-          name: at the start of the line.
+          run: The run, whose model_dir gets the log and names the progress bar.
         """
         self._loss = loss
-        self._total_steps = total_steps
-        self._tokens_per_batch = tokens_per_batch
-        self._model_dir = model_dir
-        self._name = name
+        self._run = run
         self._bar: tqdm | None = None
 
     def begin(self) -> None:
@@ -56,11 +45,11 @@ class ProgressHook(tf.estimator.SessionRunHook):
     def after_create_session(self, session: tf.Session, coord: Any) -> None:
         del coord
         start = int(session.run(self._global_step))
-        self._log = TrainLog(self._model_dir, start)
+        self._log = TrainLog(self._run.model_dir, start)
         self._bar = tqdm(
-            total=self._total_steps,
+            total=self._run.settings.train_steps,
             initial=start,
-            desc=self._name,
+            desc=os.path.basename(os.path.normpath(self._run.model_dir)),
             unit="step",
             dynamic_ncols=True,
             mininterval=0.5,
@@ -78,9 +67,10 @@ class ProgressHook(tf.estimator.SessionRunHook):
         step = self._bar.n + 1
         if not math.isfinite(loss):
             raise LossIsNotFinite(step, loss)
-        dropped = dropped_fraction(run_values.results["sums"])
+        dropped = compute_dropped_fraction(run_values.results["sums"])
         self._log.append(step, seconds, loss, dropped)
-        text = f"loss {loss:.3f}, {self._tokens_per_batch / seconds:,.0f} tokens/s"
+        tokens_per_second = self._run.settings.tokens_per_batch / seconds
+        text = f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s"
         if dropped is not None:
             text += f", dropped {dropped:.1%}"
         self._bar.set_postfix_str(text, refresh=False)
@@ -91,7 +81,7 @@ class ProgressHook(tf.estimator.SessionRunHook):
         self.close()
 
     def close(self) -> None:
-        """Leaves the line as it stands, and closes the log."""
+        """Ends the progress bar where it is, and closes the log."""
         if self._bar is not None:
             self._bar.close()
             self._log.close()
@@ -106,11 +96,11 @@ class LossIsNotFinite(UserError):
         self.step = step
 
 
-def dropped_fraction(sums: dict[str, np.ndarray]) -> float | None:
-    """Share of all layers' tokens that were dropped; None without Switch layers.
+def compute_dropped_fraction(sums: dict[str, np.ndarray]) -> float | None:
+    """Returns the share of tokens that all layers dropped; None without Switch layers.
 
     Args:
-      sums: layer -> [6 + 2 E], see `router_metrics`.
+      sums: Layer -> sums over its tokens, [6 + 2 E]; see `router_metrics`.
     """
     if not sums:
         return None

@@ -1,83 +1,73 @@
-"""`run_switch.py train`: pre-trains or fine-tunes on a task, and continues where it stopped."""
+"""`run_switch.py train`: trains a run, and continues where it stopped."""
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
-import tensorflow.compat.v1 as tf
 from t5.models import mesh_transformer
 
-from mtf_switch.config import run_settings, saved_config
+from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError
-from mtf_switch.runs import checkpoints, data, estimator
+from mtf_switch.runs import data, estimator, saved_checkpoints
 from mtf_switch.runs.progress import LossIsNotFinite, ProgressHook
+from mtf_switch.runs.restoring import CheckShapesHook
+from mtf_switch.runs.run import Run
 
 
-def train(model_dir: str, cluster: Any | None = None) -> int:
-    """Trains what the parsed gin configuration says, up to its number of steps.
+def train(run: Run) -> int:
+    """Trains a run up to its configured number of steps.
+
+    Training continues from the latest checkpoint in the model_dir. It writes checkpoints,
+    TensorBoard summaries, `train_log.csv` and the configuration there.
 
     Args:
-      model_dir: gets the checkpoints, TensorBoard summaries, `train_log.csv` and the
-        configuration; training continues from what it holds.
-      cluster: a TPUClusterResolver; None trains on this machine.
+      run: The run, made from the gin configuration that is parsed.
 
     Returns:
-      The step that the model_dir now is at.
+      The step that the run is at now.
 
     Raises:
-      UserError: for a mistake in what was asked, a loss that is not finite, a disk that is
-        full, or a checkpoint that cannot be read.
+      UserError: If the configuration has a mistake, the training data is missing, the loss is
+        not finite, the disk is full, or a checkpoint cannot be read.
     """
-    settings = run_settings.from_gin()
-    if settings.init_checkpoint and not tf.train.checkpoint_exists(settings.init_checkpoint):
-        raise UserError(
-            f"utils.run.init_checkpoint = {settings.init_checkpoint!r} is not there. Give a "
-            "path as in a file named checkpoint: runs/base/model.ckpt-1000."
-        )
-    vocabulary = data.prepare(settings.task)
+    settings = run.settings
     data.check_readable(
         settings.task, "train", data.is_cached(mesh_transformer.mesh_train_dataset_fn)
     )
     hooks: list[ProgressHook] = []
 
     def make_hooks(loss):
-        hooks.append(
-            ProgressHook(
-                loss,
-                settings.train_steps,
-                settings.tokens_per_batch,
-                model_dir,
-                name=os.path.basename(os.path.normpath(model_dir)),
-            )
-        )
+        hooks.append(ProgressHook(loss, run))
         return hooks[-1:]
 
-    # Checks the model before anything is written.
-    runner = estimator.build(settings, vocabulary, model_dir, cluster, make_hooks=make_hooks)
-    saved_config.save_or_compare(model_dir)
-    start = checkpoints.latest_step(model_dir)
+    # Checks the model, so it comes before anything is written.
+    runner = estimator.build(run, make_hooks=make_hooks)
+    saved_config.save_or_compare(run.model_dir)
+    start = saved_checkpoints.latest_step(run.model_dir)
     if start >= settings.train_steps:
         return start
-    fits = [checkpoints.FitsModel(checkpoints.find(model_dir))] if start else []
+    latest = [saved_checkpoints.find_latest(run.model_dir)] if start else []
     try:
-        with checkpoints.explained(model_dir):
+        with saved_checkpoints.explain_errors(run.model_dir):
             runner.train(
-                data.train_input_fn(settings, start),
-                hooks=fits,
+                data.make_train_input_fn(settings, start),
+                hooks=[CheckShapesHook(path) for path in latest],
                 max_steps=settings.train_steps,
             )
     except LossIsNotFinite as error:
-        kept = checkpoints.drop_spoiled(model_dir, error.step)
-        start_from = (
-            f' The last good checkpoint is {kept}; there, --gin_param="utils.run.'
-            f"init_checkpoint = '{kept}'\" starts from it."
-        )
-        raise UserError(
-            f"{error} Training stopped. Train in another --model_dir, with a lower learning "
-            f"rate or another --seed.{start_from if kept else ''}"
-        ) from error
+        raise UserError(_drop_and_explain(run.model_dir, error)) from error
     finally:
         for hook in hooks:
             hook.close()
-    return checkpoints.latest_step(model_dir)
+    return saved_checkpoints.latest_step(run.model_dir)
+
+
+def _drop_and_explain(model_dir: str, error: LossIsNotFinite) -> str:
+    """Removes a checkpoint that the lost loss has spoiled, and says how to go on."""
+    kept = saved_checkpoints.drop_spoiled(model_dir, error.step)
+    restart = (
+        f" The last good checkpoint is {kept}; to start the other run from it, add "
+        f"--gin_param=\"utils.run.init_checkpoint = '{kept}'\"."
+    )
+    return (
+        f"{error} Training stopped. Train in another --model_dir, with a lower learning rate "
+        f"or another --seed.{restart if kept else ''}"
+    )

@@ -276,8 +276,6 @@ def test_what_two_devices_trained_is_evaluated_alike_on_one(tiny, tmp_path):
 def test_fewer_gpus_than_cores_are_refused(monkeypatch):
     gpus = [types.SimpleNamespace()] * 2
     monkeypatch.setattr(estimator.tf.config, "list_physical_devices", lambda kind: gpus)
-    assert estimator.mesh_devices(2) == ["gpu:0", "gpu:1"]
-    with pytest.raises(
-        UserError, match=r"mesh is of 4 cores, and this machine has 2 of the GPUs"
-    ):
-        estimator.mesh_devices(4)
+    assert estimator.assign_devices(2) == ["gpu:0", "gpu:1"]
+    with pytest.raises(UserError, match=r"mesh has 4 cores, but this machine has only 2 GPUs"):
+        estimator.assign_devices(4)

@@ -16,7 +16,8 @@ from tiny_run import PARAMS, TinyRun, faster
 import tasks
 from mtf_switch.config import gin_config, run_settings
 from mtf_switch.downstream import evaluation_sets, task_metrics
-from mtf_switch.runs import checkpoints, data, estimator
+from mtf_switch.runs import data, estimator, saved_checkpoints
+from mtf_switch.runs.run import Run
 from tasks import tfds_data
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,7 @@ MIXTURE = "mtf_switch_test_every_task"
 def every_task(tiny: TinyRun, tfds_dir: Path, text_vocabulary: Path, tmp_path_factory):
     """A tiny Switch Transformer that has seen two batches of each task.
 
-    Gives its settings, its vocabulary, its model_dir, its steps and its configuration.
+    Gives the run, its steps and its configuration.
     """
     from tasks import closed_book
 
@@ -52,15 +53,15 @@ def every_task(tiny: TinyRun, tfds_dir: Path, text_vocabulary: Path, tmp_path_fa
         seqio.MixtureRegistry.remove(MIXTURE)
         seqio.MixtureRegistry.add(MIXTURE, list(GOLDEN_TEXTS), default_rate=1.0)
         settings = run_settings.from_gin()
-        vocabulary = data.prepare(MIXTURE)
+        run = Run(settings, data.prepare_task(MIXTURE), str(model_dir))
         config = gin_config.to_text()
         tfds_data.check_prepared(MIXTURE)
         trained = [n for n in GOLDEN_TEXTS if "train" in seqio.TaskRegistry.get(n).splits]
         steps = 2 * len(trained)
         with faster():
-            runner = estimator.build(settings, vocabulary, str(model_dir))
+            runner = estimator.build(run)
             runner.train(lambda params: _two_batches_of_each(trained), max_steps=steps)
-        yield settings, vocabulary, model_dir, steps, config
+        yield run, steps, config
     seqio.MixtureRegistry.remove(MIXTURE)
     gin.clear_config()
     tasks.register()
@@ -87,9 +88,9 @@ def _two_batches_of_each(names: list[str]) -> tf.data.Dataset:
 
 
 def test_two_steps_of_each_task_were_trained_and_moved_the_weights(configured) -> None:
-    _, _, model_dir, steps = configured
-    latest = checkpoints.find(str(model_dir))
-    assert checkpoints.step_of(latest) == steps
+    run, steps = configured
+    latest = saved_checkpoints.find_latest(run.model_dir)
+    assert saved_checkpoints.parse_step(latest) == steps
     assert steps == 2 * 29  # tasks with a training split
     reader = tf.train.load_checkpoint(latest)
     for name in reader.get_variable_to_shape_map():
@@ -97,20 +98,18 @@ def test_two_steps_of_each_task_were_trained_and_moved_the_weights(configured) -
 
 
 def test_each_task_with_metrics_decodes_and_scores(configured) -> None:
-    settings, vocabulary, model_dir, _ = configured
+    run, _ = configured
     gin.bind_parameter("Bitransformer.decode.max_decode_length", 6)
     sets = []
     for name in GOLDEN_TEXTS:
         task = seqio.TaskRegistry.get(name)
         split = next(s for s in ("validation", "test", "train") if s in task.splits)
         if task.predict_metric_fns:
-            sets += evaluation_sets.load_tasks([task], settings, split)
+            sets += evaluation_sets.load_tasks([task], run.settings, split)
     assert len(sets) >= 28
     with faster():
         texts = list(
-            evaluation_sets.decode(
-                sets, settings, vocabulary, str(model_dir), checkpoints.find(str(model_dir))
-            )
+            evaluation_sets.decode(sets, run, saved_checkpoints.find_latest(run.model_dir))
         )
     assert len(texts) == sum(len(part.examples) for part in sets)
     for part in sets:
@@ -122,13 +121,13 @@ def test_each_task_with_metrics_decodes_and_scores(configured) -> None:
 
 def test_the_right_answers_score_full_marks(configured) -> None:
     """Given the targets' own text as answers, every metric is at its best."""
-    settings, *_ = configured
+    run, _ = configured
     for name in GOLDEN_TEXTS:
         task = seqio.TaskRegistry.get(name)
         if not task.predict_metric_fns:
             continue
         split = next(s for s in ("validation", "test", "train") if s in task.splits)
-        (part,) = evaluation_sets.load_tasks([task], settings, split)
+        (part,) = evaluation_sets.load_tasks([task], run.settings, split)
         right = [part.get_text(i, "targets") for i in range(len(part.examples))]
         found = task_metrics.compute_metrics(task, part.targets, part.postprocess(right))
         if name == "super_glue_wsc_v102_simple_eval":

@@ -14,7 +14,7 @@ from tiny_run import EOS_ID, EXPERTS, SWITCH_LAYERS, TARGETS
 from mtf_switch.errors import UserError
 from mtf_switch.layers.switch_ffn import SwitchFFN
 from mtf_switch.model import switch_transformer
-from mtf_switch.runs import checkpoints, train_log
+from mtf_switch.runs import saved_checkpoints, train_log
 
 
 def _first_step(tiny, folder, params):
@@ -194,7 +194,7 @@ def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(
     """Two short examples a row, kept apart by their segments; no token is dropped."""
     params = {**NO_DROP, **ROUTERS[router]}
     settings, vocabulary = tiny.load(trained, [f"{k} = {v}" for k, v in params.items()])
-    checkpoint = checkpoints.find(str(trained))
+    checkpoint = saved_checkpoints.find_latest(str(trained))
     got, expected, alone = run_packed_and_alone(checkpoint, settings, vocabulary)
     for layer in SWITCH_LAYERS:
         tokens, dropped = got.router_sums[layer][:2]

@@ -96,7 +96,7 @@ class Program:
         if len(DISPATCHES) > 1:
             layout["SwitchFFN.dispatch"] = repr(dispatch)
         settings, vocabulary = tiny.parse({**PINNED, **layout})
-        self._devices = estimator.mesh_devices(settings.layout.size)
+        self._devices = estimator.assign_devices(settings.layout.size)
         built = switch_transformer.build(settings, vocabulary)
         with tf.Graph().as_default() as self._graph:
             tf.set_random_seed(0)

@@ -81,7 +81,7 @@ def test_an_unknown_task_is_refused_with_the_nearest_names(tiny: TinyRun) -> Non
         UserError,
         match=r"no task or mixture 'glue_colla_v002'\. The nearest names are: glue_cola_v002",
     ):
-        data.prepare("glue_colla_v002")
+        data.prepare_task("glue_colla_v002")
 
 
 def test_a_vocabulary_that_is_not_there_is_named_with_its_task(tiny: TinyRun) -> None:
@@ -96,7 +96,7 @@ def test_a_vocabulary_that_is_not_there_is_named_with_its_task(tiny: TinyRun) ->
     )
     try:
         with pytest.raises(UserError) as caught:
-            data.prepare(name)
+            data.prepare_task(name)
     finally:
         seqio.TaskRegistry.remove(name)
     message = str(caught.value)
@@ -104,38 +104,38 @@ def test_a_vocabulary_that_is_not_there_is_named_with_its_task(tiny: TinyRun) ->
         f"vocabulary of task {name!r} cannot be read from /nowhere/sentencepiece.model"
         in message
     )
-    assert "needs a copy that this machine can reach" in message
+    assert "Give --vocabulary a copy that this machine can reach" in message
     assert "\n" not in message
 
 
 def test_training_reads_the_same_for_a_seed_and_goes_on_where_it_stopped(tiny: TinyRun) -> None:
     settings = settings_of(tiny)
-    batches = read(data.train_input_fn(settings, first_step=0), batches=5)
+    batches = read(data.make_train_input_fn(settings, first_step=0), batches=5)
     assert {name: ids.shape for name, ids in batches[0].items()} == {
         "inputs": (BATCH, INPUTS),
         "targets": (BATCH, TARGETS),
     }
-    assert_equal(read(data.train_input_fn(settings, first_step=0), batches=5), batches)
-    assert_equal(read(data.train_input_fn(settings, first_step=3), batches=2), batches[3:])
+    assert_equal(read(data.make_train_input_fn(settings, first_step=0), batches=5), batches)
+    assert_equal(read(data.make_train_input_fn(settings, first_step=3), batches=2), batches[3:])
     from_the_start = dataclasses.replace(settings, skip_seen_data=False)
-    assert_equal(read(data.train_input_fn(from_the_start, first_step=3), 2), batches[:2])
+    assert_equal(read(data.make_train_input_fn(from_the_start, first_step=3), 2), batches[:2])
     # A seed of its own is bound in gin, and set for the graph.
     other = settings_of(tiny, run_config__seed__value="1")
     assert other.seed == 1
-    assert differ(read(data.train_input_fn(other, first_step=0), 5, seed=1), batches)
+    assert differ(read(data.make_train_input_fn(other, first_step=0), 5, seed=1), batches)
 
 
 def test_training_goes_through_the_corpus_more_than_once(tiny: TinyRun) -> None:
     """The tiny corpus makes some 600 batches; a step after them has data, too."""
     settings = settings_of(tiny, utils__run__batch_size="512")
-    batches = read(data.train_input_fn(settings, first_step=0), batches=25)
+    batches = read(data.make_train_input_fn(settings, first_step=0), batches=25)
     rows = np.concatenate([batch["inputs"] for batch in batches])
     assert len(np.unique(rows, axis=0)) < len(rows)
 
 
 def test_evaluation_reads_every_example_once_and_fills_up_the_last_batch(tiny: TinyRun) -> None:
     settings = settings_of(tiny)
-    batches = read(data.eval_input_fn(settings, "validation", batches=None))
+    batches = read(data.make_eval_input_fn(settings, "validation", batches=None))
     assert {batch["targets"].shape for batch in batches} == {(BATCH, TARGETS)}
     targets = np.concatenate([batch["targets"] for batch in batches])
     examples = seqio.get_mixture_or_task("text_files").get_dataset(
@@ -150,8 +150,8 @@ def test_evaluation_reads_every_example_once_and_fills_up_the_last_batch(tiny: T
 
 def test_evaluation_of_a_number_of_batches_reads_the_first_ones(tiny: TinyRun) -> None:
     settings = settings_of(tiny)
-    every = read(data.eval_input_fn(settings, "validation", batches=None))
-    first = read(data.eval_input_fn(settings, "validation", batches=1))
+    every = read(data.make_eval_input_fn(settings, "validation", batches=None))
+    first = read(data.make_eval_input_fn(settings, "validation", batches=1))
     assert_equal(first, every[:1])
     assert len(every) > 1
 
@@ -159,9 +159,9 @@ def test_evaluation_of_a_number_of_batches_reads_the_first_ones(tiny: TinyRun) -
 def test_runs_of_two_seeds_are_evaluated_on_the_same_examples(tiny: TinyRun) -> None:
     """Span corruption is random; a task's own seed decides it, and not the graph's."""
     of_seed_0 = settings_of(tiny)
-    batches = read(data.eval_input_fn(of_seed_0, "validation", batches=None), seed=0)
+    batches = read(data.make_eval_input_fn(of_seed_0, "validation", batches=None), seed=0)
     of_seed_1 = settings_of(tiny, run_config__seed__value="1")
-    others = read(data.eval_input_fn(of_seed_1, "validation", batches=None), seed=1)
+    others = read(data.make_eval_input_fn(of_seed_1, "validation", batches=None), seed=1)
     assert_equal(batches, others)
 
 
@@ -170,7 +170,7 @@ def test_a_mixture_is_evaluated_on_the_examples_of_all_its_tasks(
 ) -> None:
     settings = dataclasses.replace(settings_of(tiny), task=NAMES[2])
     gin_config.bind("mesh_eval_dataset_fn.mixture_or_task_name", NAMES[2])
-    (batch,) = read(data.eval_input_fn(settings, "test", batches=None))
+    (batch,) = read(data.make_eval_input_fn(settings, "test", batches=None))
     np.testing.assert_array_equal(batch["targets"][:, 0], [1, 2, 0, 0, 0, 0, 0, 0])
 
 
@@ -181,12 +181,12 @@ def test_an_unknown_split_is_refused_with_those_that_there_are(
     with pytest.raises(
         UserError, match=r"has no split 'validation'; it has test. Name one with"
     ):
-        data.eval_input_fn(settings, "validation", batches=None)
+        data.make_eval_input_fn(settings, "validation", batches=None)
 
 
 def test_batches_in_memory_are_those_that_were_read(tiny: TinyRun) -> None:
-    input_fn = data.eval_input_fn(settings_of(tiny), "validation", batches=None)
-    assert_equal(read(data.in_memory(input_fn)), read(input_fn))
+    input_fn = data.make_eval_input_fn(settings_of(tiny), "validation", batches=None)
+    assert_equal(read(data.read_into_memory(input_fn)), read(input_fn))
 
 
 def test_the_folders_of_cached_tasks_are_seqios(tiny, tmp_path, monkeypatch):

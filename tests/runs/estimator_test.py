@@ -11,13 +11,14 @@ from tensorflow.python.ops import summary_ops_v2
 from tiny_run import BATCH, INPUTS, TARGETS, TinyRun
 
 from mtf_switch.errors import UserError
-from mtf_switch.runs import estimator
+from mtf_switch.runs import estimator, router_summaries
+from mtf_switch.runs.run import Run
 
 
 def training_spec(tiny: TinyRun, model_dir: Path, **params: str) -> tf.estimator.EstimatorSpec:
     """The spec of a training graph, built in the default graph."""
-    settings, vocabulary = tiny.parse({k.replace("__", "."): v for k, v in params.items()})
-    runner = estimator.build(settings, vocabulary, str(model_dir))
+    run = Run(*tiny.parse({k.replace("__", "."): v for k, v in params.items()}), str(model_dir))
+    runner = estimator.build(run)
     tf.train.get_or_create_global_step()
     features = {
         "inputs": tf.zeros([BATCH, INPUTS], tf.int32),
@@ -80,7 +81,7 @@ def test_on_a_tpu_the_host_writes_the_same_summaries(tmp_path: Path) -> None:
     sums = np.array([8.0, 2.0, *means, 6.0, 2.0, 5.0, 1.0], np.float32)
     with tf.Graph().as_default():
         tf.train.get_or_create_global_step()
-        call = estimator._summaries_host_call(
+        call = router_summaries.make_host_call(
             str(tmp_path), {"encoder/layer": tf.constant(sums)}
         )
         function, tensors = call
@@ -110,4 +111,4 @@ def test_on_a_tpu_the_host_writes_the_same_summaries(tmp_path: Path) -> None:
 
 
 def test_without_switch_layers_a_tpu_gets_no_host_call(tmp_path: Path) -> None:
-    assert estimator._summaries_host_call(str(tmp_path), {}) is None
+    assert router_summaries.make_host_call(str(tmp_path), {}) is None

@@ -209,5 +209,5 @@ def test_a_result_that_cannot_be_written_leaves_the_earlier_one(
     before = (evaluated.model_dir / "eval.json").read_bytes()
     result = evaluation.Evaluation(**{**evaluated.result, "router": {"layer": object()}})
     with pytest.raises(TypeError):
-        evaluation.write(str(evaluated.model_dir), result)
+        evaluation.make_report(result).write(str(evaluated.model_dir))
     assert (evaluated.model_dir / "eval.json").read_bytes() == before

@@ -12,14 +12,15 @@ from tiny_run import TinyRun, contents, variables
 
 from mtf_switch.config import gin_config, run_settings
 from mtf_switch.errors import UserError
-from mtf_switch.runs import init_checkpoint, pretrained
+from mtf_switch.runs import initial_weights
+from mtf_switch.runs.pretrained_checkpoint import PretrainedCheckpoint
 
 SUPER_GLUE = "super_glue_v102_proportional"
 
 
 def weights(model_dir: Path, step: int) -> dict[str, np.ndarray]:
     found = variables(model_dir, step)
-    return {name: value for name, value in found.items() if init_checkpoint.weights_only(name)}
+    return {name: value for name, value in found.items() if initial_weights.weights_only(name)}
 
 
 def test_the_papers_recipe_is_on_top_of_the_checkpoints_model(finetuned: Path) -> None:
@@ -97,8 +98,8 @@ def test_the_same_command_again_changes_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gin_param=d_model = 32"], "16] there and"),
-        (["--gin_param=num_layers = 2"], "is missing there and"),
+        (["--gin_param=d_model = 32"], "16] in the checkpoint and"),
+        (["--gin_param=num_layers = 2"], "is missing in the checkpoint and"),
         (["--task=super_glu_v102_proportional"], "names are: super_glue_v102_proportional"),
         (["--data_dir=/nowhere"], "There is no folder /nowhere"),
     ],
@@ -137,7 +138,7 @@ def test_a_checkpoint_that_is_not_there(kind: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     path = tmp_path / ("empty" if "folder" in kind else "model.ckpt-7")
     with pytest.raises(UserError, match=r"holds no checkpoint|There is no checkpoint"):
-        pretrained.find(str(path))
+        PretrainedCheckpoint.from_path(str(path))
 
 
 def test_a_checkpoint_without_a_configuration_needs_a_named_model(

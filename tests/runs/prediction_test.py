@@ -23,7 +23,8 @@ from tiny_run import (
 )
 
 from mtf_switch.errors import UserError
-from mtf_switch.runs import checkpoints, estimator, prediction
+from mtf_switch.runs import estimator, prediction, saved_checkpoints, text_lines
+from mtf_switch.runs.run import Run
 from mtf_switch.upstream.host_vocabulary import HostDecodedVocabulary
 
 # No encoder layer drops a token: an expert has a slot for each of a group's.
@@ -135,10 +136,10 @@ def decode(tiny: TinyRun, model_dir: Path, inputs: list[str], *params: str) -> D
     settings, vocabulary = tiny.load(model_dir, [NO_DROP.split("=", 1)[1], *params])
     inputs = encoded(inputs, vocabulary[0], INPUTS)
     on_host = tuple(map(HostDecodedVocabulary, vocabulary))
-    checkpoint = checkpoints.find(str(model_dir))
+    checkpoint = saved_checkpoints.find_latest(str(model_dir))
     with faster():
-        results = estimator.build(settings, on_host, str(model_dir)).predict(
-            prediction._input_fn({"inputs": inputs}, BATCH), checkpoint_path=checkpoint
+        results = estimator.build(Run(settings, on_host, str(model_dir))).predict(
+            prediction.make_input_fn({"inputs": inputs}, BATCH), checkpoint_path=checkpoint
         )
         ids = np.stack([result["outputs"] for result in results])
     batch = {"inputs": inputs, "targets": ids}
@@ -248,7 +249,10 @@ def test_scores_are_the_log_likelihoods_of_the_model_in_nats(
     expected = [
         log_likelihoods(ran.logits, batch["targets"]).sum(axis=-1)
         for batch, ran in zip(
-            batches, run_model(checkpoints.find(str(trained)), settings, vocabulary, batches)
+            batches,
+            run_model(
+                saved_checkpoints.find_latest(str(trained)), settings, vocabulary, batches
+            ),
         )
     ]
     # Sums of up to 16 float32 terms near 6; printed with 6 decimals.
@@ -270,18 +274,18 @@ def test_files_of_different_lengths_are_refused(
 
 def test_a_line_ends_at_a_newline_and_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "file.txt").write_bytes("\ufeffa\u2028b\x0cc\r\n\r\nd".encode())
-    assert prediction.read_lines(str(tmp_path / "file.txt")) == ["a\u2028b\x0cc", "", "d"]
+    assert text_lines.read_lines(str(tmp_path / "file.txt")) == ["a\u2028b\x0cc", "", "d"]
 
 
 def test_a_missing_input_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"missing.txt cannot be read: No such file"):
-        prediction.read_lines(str(tmp_path / "missing.txt"))
+        text_lines.read_lines(str(tmp_path / "missing.txt"))
 
 
 def test_an_empty_input_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(UserError, match=r"empty.txt has no lines, so there is nothing to do"):
-        prediction.read_lines(str(tmp_path / "empty.txt"))
+        text_lines.read_lines(str(tmp_path / "empty.txt"))
 
 
 def test_an_input_file_that_is_not_utf_8_is_named_with_the_byte_and_the_cure(
@@ -291,7 +295,7 @@ def test_an_input_file_that_is_not_utf_8_is_named_with_the_byte_and_the_cure(
     with pytest.raises(
         UserError, match=r"latin.txt is not utf-8 \(byte 7\). Convert it: iconv"
     ):
-        prediction.read_lines(str(tmp_path / "latin.txt"))
+        text_lines.read_lines(str(tmp_path / "latin.txt"))
 
 
 @pytest.mark.parametrize("output", ["missing/outputs.txt", "folder"])
@@ -315,4 +319,4 @@ def test_an_output_without_permission_is_refused(
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match=r"cannot be written. Choose another --output_file"):
-        prediction._check_writable(str(tmp_path / "outputs.txt"))
+        text_lines.check_writable(str(tmp_path / "outputs.txt"))

@@ -242,7 +242,7 @@ def test_a_full_disk_stops_the_run_and_the_earlier_checkpoint_stays_usable(
     *_, message = outcome.err.strip().splitlines()
     assert f"could not be saved in {model_dir}" in message
     assert "No space left on device" in message
-    assert f"The earlier one, {model_dir}/model.ckpt-6, is as it was." in message
+    assert f"The previous one, {model_dir}/model.ckpt-6, is unchanged." in message
     assert "Free some space" in message
     assert_same_variables(model_dir, trained, step=6)
 
@@ -260,7 +260,7 @@ def test_a_full_disk_under_the_log_is_said_too(
     outcome = tiny.train(model_dir, "--steps=8")
     assert outcome.code == 1
     assert "No space left on device" in outcome.err
-    assert f"The earlier one, {model_dir}/model.ckpt-6, is as it was." in outcome.err
+    assert f"The previous one, {model_dir}/model.ckpt-6, is unchanged." in outcome.err
 
 
 def test_a_model_dir_below_a_file_is_refused(tiny: TinyRun, tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_disk_that_is_really_full_is_reported(tiny: TinyRun, tmp_path: Path) -
         assert "No space left on device" in message
         assert "Free some space" in message
         kept = tf.train.latest_checkpoint(str(model_dir))
-        assert f"The earlier one, {kept}, is as it was." in message
+        assert f"The previous one, {kept}, is unchanged." in message
         step = int(kept.rsplit("-", 1)[1])
         assert variables(model_dir, step)["global_step"] == step
     finally:

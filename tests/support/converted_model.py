@@ -18,7 +18,7 @@ from mtf_switch.config import run_settings, saved_config
 from mtf_switch.layers.router import SwitchRouter
 from mtf_switch.layers.switch_ffn import SwitchFFN
 from mtf_switch.model import switch_transformer
-from mtf_switch.runs import checkpoints
+from mtf_switch.runs import saved_checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ def run(
         ],
     )
     settings = run_settings.from_gin()
-    checkpoint = checkpoints.find(str(model_dir))
+    checkpoint = saved_checkpoints.find_latest(str(model_dir))
     vocab_size = tf.train.load_checkpoint(checkpoint).get_tensor("shared/embedding").shape[0]
     with tf.Graph().as_default(), _Recorder() as recorder:
         tf.train.get_or_create_global_step()

@@ -6,6 +6,7 @@ import tensorflow.compat.v1 as tf
 
 from mtf_switch.layers import router_metrics
 from mtf_switch.runs import data, estimator
+from mtf_switch.runs.run import Run
 
 # Training without jitter and dropout.
 QUIET = {
@@ -17,13 +18,13 @@ QUIET = {
 
 def run_first_step(tiny, params):
     """The loss of a first training step in float32, and the sums of its routers by layer."""
-    settings, vocabulary = tiny.parse(params={**QUIET, **params})
+    run = Run(*tiny.parse(params={**QUIET, **params}), model_dir="unused")
     with tf.Graph().as_default(), tf.Session() as session:
-        tf.set_random_seed(settings.seed)
+        tf.set_random_seed(run.settings.seed)
         tf.train.get_or_create_global_step()
-        features = data.train_input_fn(settings, 0)({})
+        features = data.make_train_input_fn(run.settings, 0)({})
         batch = tf.data.make_one_shot_iterator(features).get_next()
-        runner = estimator.build(settings, vocabulary, "unused")
+        runner = estimator.build(run)
         spec = runner._call_model_fn(batch, None, "train", runner.config)
         session.run(tf.global_variables_initializer())
         return session.run([spec.loss, router_metrics.recorded_sums(tf.get_default_graph())])

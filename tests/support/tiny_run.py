@@ -173,7 +173,7 @@ class TinyRun:
 
         settings = run_settings.from_gin()
         with mock.patch.dict(os.environ, self.environment):
-            return settings, data.prepare(settings.task)
+            return settings, data.prepare_task(settings.task)
 
 
 @contextlib.contextmanager

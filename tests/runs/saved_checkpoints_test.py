@@ -12,7 +12,7 @@ import tensorflow.compat.v1 as tf
 from tiny_run import TinyRun, contents, copy_of, variables
 
 from mtf_switch.errors import UserError
-from mtf_switch.runs import checkpoints, train_log
+from mtf_switch.runs import saved_checkpoints, train_log
 
 
 @pytest.fixture
@@ -22,22 +22,25 @@ def model_dir(trained: Path, tmp_path: Path) -> Path:
 
 
 def listed(model_dir: Path) -> list[int]:
-    return [checkpoints.step_of(path) for path in checkpoints.all_of(str(model_dir))]
+    return [
+        saved_checkpoints.parse_step(path)
+        for path in saved_checkpoints.list_paths(str(model_dir))
+    ]
 
 
 def test_checkpoints_are_found_by_step(model_dir: Path) -> None:
     assert listed(model_dir) == [0, 3, 6]
-    assert checkpoints.latest_step(str(model_dir)) == 6
-    assert checkpoints.find(str(model_dir)) == str(model_dir / "model.ckpt-6")
+    assert saved_checkpoints.latest_step(str(model_dir)) == 6
+    assert saved_checkpoints.find_latest(str(model_dir)) == str(model_dir / "model.ckpt-6")
 
 
 def test_a_folder_without_a_checkpoint_is_at_step_0_and_cannot_be_evaluated(
     tmp_path: Path,
 ) -> None:
-    assert checkpoints.latest_step(str(tmp_path)) == 0
-    assert checkpoints.all_of(str(tmp_path)) == []
+    assert saved_checkpoints.latest_step(str(tmp_path)) == 0
+    assert saved_checkpoints.list_paths(str(tmp_path)) == []
     with pytest.raises(UserError, match=r"holds no checkpoint yet: train it first"):
-        checkpoints.find(str(tmp_path))
+        saved_checkpoints.find_latest(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -53,9 +56,13 @@ def test_a_folder_without_a_checkpoint_is_at_step_0_and_cannot_be_evaluated(
 def test_the_checkpoint_of_a_lost_loss_is_dropped(
     model_dir: Path, bad_step: int, kept: list[int]
 ) -> None:
-    last = checkpoints.drop_spoiled(str(model_dir), bad_step)
+    last = saved_checkpoints.drop_spoiled(str(model_dir), bad_step)
     assert listed(model_dir) == kept
-    assert last == str(model_dir / f"model.ckpt-{kept[-1]}") == checkpoints.find(str(model_dir))
+    assert (
+        last
+        == str(model_dir / f"model.ckpt-{kept[-1]}")
+        == saved_checkpoints.find_latest(str(model_dir))
+    )
     files = {path.name.split(".")[1] for path in model_dir.glob("model.ckpt-*")}
     assert files == {f"ckpt-{step}" for step in kept}
 
@@ -67,8 +74,8 @@ def test_with_its_only_checkpoint_spoiled_a_run_is_at_step_0(model_dir: Path) ->
     (model_dir / "checkpoint").write_text(
         'model_checkpoint_path: "model.ckpt-0"\nall_model_checkpoint_paths: "model.ckpt-0"\n'
     )
-    assert checkpoints.drop_spoiled(str(model_dir), bad_step=1) is None
-    assert checkpoints.latest_step(str(model_dir)) == 0
+    assert saved_checkpoints.drop_spoiled(str(model_dir), bad_step=1) is None
+    assert saved_checkpoints.latest_step(str(model_dir)) == 0
     assert not list(model_dir.glob("model.ckpt-*"))
 
 
@@ -135,15 +142,21 @@ def test_a_damaged_list_of_checkpoints_does_not_start_training_again_from_0(
     ]
     for outcome in commands:
         assert outcome.code == 1
-        assert f"{model_dir}/checkpoint names no checkpoint that is there. Write" in outcome.err
+        assert f"{model_dir}/checkpoint names no checkpoint that exists. Write" in outcome.err
     assert contents(model_dir) == before
 
 
 @pytest.mark.parametrize(
     ("param", "difference"),
     [
-        ("num_experts = 8", "SwitchFFN/wi/kernel is [4, 16, 32] there and [8, 16, 32] as"),
-        ("num_layers = 2", "block_001/layer_000/rms_norm/scale is missing there and [16] as"),
+        (
+            "num_experts = 8",
+            "SwitchFFN/wi/kernel is [4, 16, 32] in the checkpoint and [8, 16, 32] in",
+        ),
+        (
+            "num_layers = 2",
+            "block_001/layer_000/rms_norm/scale is missing in the checkpoint and [16] in",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_shape_is_refused_with_the_variables(
@@ -155,7 +168,7 @@ def test_a_checkpoint_of_another_shape_is_refused_with_the_variables(
     assert f"The checkpoint {trained}/model.ckpt-6 is of another model: " in message
     assert difference in message
     assert "and 3 more" in message or "and 41 more" in message
-    assert "Take away the --gin_param" in message
+    assert "Remove each --gin_param that is not in its config.gin" in message
 
 
 def test_a_checkpoint_that_has_lost_some_of_its_slots_is_still_refused(
@@ -173,7 +186,7 @@ def test_a_checkpoint_that_has_lost_some_of_its_slots_is_still_refused(
         tf.train.Saver(made).save(session, str(model_dir / "model.ckpt-6"))
     outcome = tiny.train(model_dir, "--steps=8")
     assert outcome.code == 1
-    assert f"{lost} is missing there" in outcome.err
+    assert f"{lost} is missing in the checkpoint" in outcome.err
 
 
 def test_a_checkpoint_to_start_from_that_is_not_there_is_refused(
@@ -182,7 +195,7 @@ def test_a_checkpoint_to_start_from_that_is_not_there_is_refused(
     params = {"utils.run.init_checkpoint": "'/nowhere/model.ckpt-7'"}
     outcome = tiny.train(tmp_path / "run", "--steps=1", params=params)
     assert outcome.code == 1
-    assert "utils.run.init_checkpoint = '/nowhere/model.ckpt-7' is not there" in outcome.err
+    assert "utils.run.init_checkpoint = '/nowhere/model.ckpt-7' does not exist" in outcome.err
     assert not (tmp_path / "run").exists()
 
 
@@ -190,7 +203,7 @@ def test_an_error_that_is_no_users_mistake_keeps_its_traceback(tmp_path: Path) -
     error = tf.errors.InvalidArgumentError(None, None, "a bug")
     with (
         pytest.raises(tf.errors.InvalidArgumentError) as caught,
-        checkpoints.explained(str(tmp_path)),
+        saved_checkpoints.explain_errors(str(tmp_path)),
     ):
         raise error
     assert caught.value is error
@@ -202,8 +215,8 @@ def test_what_there_is_of_a_checkpoint_that_found_the_disk_full_is_removed(
     before = contents(model_dir)
     (model_dir / "model.ckpt-9_temp").mkdir()
     (model_dir / "model.ckpt-9_temp" / "part-00001-of-00002").write_text("half a checkpoint")
-    with pytest.raises(UserError) as caught, checkpoints.explained(str(model_dir)):
+    with pytest.raises(UserError) as caught, saved_checkpoints.explain_errors(str(model_dir)):
         raise OSError(errno.ENOSPC, "No space left on device")
-    assert f"The earlier one, {model_dir}/model.ckpt-6, is as it was." in str(caught.value)
+    assert f"The previous one, {model_dir}/model.ckpt-6, is unchanged." in str(caught.value)
     assert contents(model_dir) == before
     assert not (model_dir / "model.ckpt-9_temp").exists()

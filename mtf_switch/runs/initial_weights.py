@@ -1,0 +1,106 @@
+"""Lets a training run start from the weights of a checkpoint: `utils.run.init_checkpoint`.
+
+Mesh TensorFlow's own code silently leaves a weight that the checkpoint lacks at its random
+initial value, and fails at the first step if the checkpoint holds bfloat16 weights, which is
+T5's default. Its gin parameters still apply: `should_load_variable.filter_fn` and
+`init_checkpoint_variable_mapping.mapping_fn`.
+"""
+
+from __future__ import annotations
+
+import re
+
+import gin
+import tensorflow.compat.v1 as tf
+from mesh_tensorflow.transformer import utils
+
+from mtf_switch.errors import UserError
+
+# Mesh TF's optimizers keep their state in variables of these names.
+_SLOT = re.compile(r"_slot_\w+$")
+
+
+@gin.configurable(module="mtf_switch.init_checkpoint")
+def weights_only(name: str) -> bool:
+    """Selects the weights of a model, without the global step and the optimizer's state.
+
+    Bind it to `should_load_variable.filter_fn`, and a run that starts from a checkpoint counts
+    its steps from 0.
+
+    Args:
+      name: The name of a variable.
+    """
+    return name != "global_step" and not _SLOT.search(name)
+
+
+def check_exists(checkpoint: str) -> None:
+    """Checks that the checkpoint to start from exists.
+
+    Raises:
+      UserError: If it does not.
+    """
+    if not tf.train.checkpoint_exists(checkpoint):
+        raise UserError(
+            f"utils.run.init_checkpoint = {checkpoint!r} does not exist. Give the path of a "
+            "checkpoint without the ending of its files, such as runs/base/model.ckpt-1000."
+        )
+
+
+def load_into_graph(checkpoint: str) -> None:
+    """Makes the variables of the default graph start at their values in a checkpoint.
+
+    Values of another floating-point type are cast. Each weight must be in the checkpoint; the
+    optimizer's variables may be missing, and then keep their initial values.
+
+    Args:
+      checkpoint: The path of the checkpoint.
+
+    Raises:
+      UserError: If weights are missing or have another shape; it names up to three of them.
+    """
+    check_exists(checkpoint)
+    reader = tf.train.load_checkpoint(checkpoint)
+    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    sources = {
+        variable: utils.init_checkpoint_variable_mapping(variable.op.name)
+        for variable in tf.global_variables()
+        if utils.should_load_variable(variable.op.name)
+    }
+    _check_shapes(checkpoint, sources, shapes)
+    for variable, source in sources.items():
+        if source not in shapes:
+            continue
+        value = tf.raw_ops.RestoreV2(
+            prefix=checkpoint,
+            tensor_names=[source],
+            shape_and_slices=[""],
+            dtypes=[dtypes[source]],
+        )[0]
+        _set_initial_value(variable, tf.reshape(value, variable.shape))
+
+
+def _check_shapes(checkpoint: str, sources: dict[tf.Variable, str], shapes: dict) -> None:
+    different = [
+        f"{source} is {shapes.get(source, 'missing')} in the checkpoint and "
+        f"{variable.shape.as_list()} in the model"
+        for variable, source in sources.items()
+        if shapes.get(source, "missing") != variable.shape.as_list()
+        and (source in shapes or weights_only(variable.op.name))
+    ]
+    if different:
+        more = f", and {len(different) - 3} more" if len(different) > 3 else ""
+        raise UserError(
+            f"The checkpoint {checkpoint} is of another model or vocabulary: "
+            f"{'; '.join(different[:3])}{more}. Remove the --gin_file and --gin_param that "
+            "describe the model, which is read from the checkpoint's folder, or name the "
+            "model that the checkpoint is of."
+        )
+
+
+def _set_initial_value(variable: tf.Variable, value: tf.Tensor) -> None:
+    """Does what tf.train.init_from_checkpoint does, but accepts a value of another type."""
+    value = tf.cast(value, variable.dtype.base_dtype)
+    with tf.device(variable.device):
+        assign = tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
+    variable._initializer_op = assign
+    variable._initial_value = value

@@ -1,0 +1,178 @@
+"""A checkpoint to fine-tune: its path, the configuration of its model, and its vocabulary."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import seqio
+import t5.data
+import tensorflow.compat.v1 as tf
+from mesh_tensorflow.transformer import utils
+from t5.models import mesh_transformer
+
+import tasks
+from mtf_switch.config import gin_config, gin_statements
+from mtf_switch.errors import UserError
+from mtf_switch.runs.run import Run
+from tasks import pretraining
+
+# Configurables that describe a run rather than its model. Their bindings are not inherited.
+_RUN_CONFIGURABLES = re.compile(
+    r"""(MIXTURE_NAME|run|seed|devices|mesh|constant|linear_\w+|learning_rate\w*|\w*_rsqrt\w*
+    |product_learning_rate|\w*Optimizer|LeanAdafactor|mesh_\w+_dataset_fn|\w*pack\w*
+    |get_variable_dtype|get_vocab_embedding_cls|serialize_num_microbatches|decode
+    |should_load_variable|init_checkpoint_variable_mapping|task_cache|tfds_data
+    |task_vocabulary|tpu_\w+|utils)\Z""",
+    re.VERBOSE,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedCheckpoint:
+    """A checkpoint to start from, and what its folder says about it.
+
+    Attributes:
+      path: Path of the checkpoint, without the ending of its files.
+      config: Gin text of its model; "" if the folder has none.
+      vocabulary: The vocabulary that it was trained with; None if the folder does not say.
+    """
+
+    path: str
+    config: str
+    vocabulary: seqio.Vocabulary | None
+
+    @classmethod
+    def from_path(cls, path: str) -> PretrainedCheckpoint:
+        """Looks for a checkpoint, and for the configuration beside it.
+
+        Args:
+          path: A checkpoint such as "model.ckpt-1000", or a folder, whose latest checkpoint
+            is taken. Both may be gs:// addresses.
+
+        Raises:
+          UserError: If there is no checkpoint.
+        """
+        checkpoint = _find_latest(path) if tf.io.gfile.isdir(path) else path
+        if not tf.train.checkpoint_exists(checkpoint):
+            raise UserError(
+                f"There is no checkpoint {checkpoint!r}. --init_checkpoint is a path such as "
+                "runs/base/model.ckpt-1000 (without .index), or the folder that holds it."
+            )
+        folder = os.path.dirname(checkpoint)
+        config_file = os.path.join(folder, "config.gin")
+        t5_config_file = os.path.join(folder, "operative_config.gin")
+        if tf.io.gfile.exists(config_file):
+            return cls(checkpoint, *_read_config(_read_file(config_file)))
+        if tf.io.gfile.exists(t5_config_file):
+            return cls(checkpoint, _select_model_bindings(_read_file(t5_config_file)), None)
+        return cls(checkpoint, "", None)
+
+    def configure_run(
+        self,
+        gin_files: Sequence[str],
+        gin_params: Sequence[str],
+        model_dir: str,
+        cluster: Any | None = None,
+    ) -> Run:
+        """Parses the configuration of a run that starts from this checkpoint.
+
+        Args:
+          gin_files: Gin files on top of the configuration of this checkpoint's model.
+          gin_params: Bindings on top of the files.
+          model_dir: The folder of the new run.
+          cluster: A TPUClusterResolver, or None for this machine.
+
+        Returns:
+          The run, whose configuration is now the parsed one.
+
+        Raises:
+          UserError: If the configuration cannot be parsed, or its task has another vocabulary
+            than the checkpoint.
+        """
+        start = f"utils.run.init_checkpoint = {self.path!r}"
+        gin_config.parse(gin_files, [start, *gin_params], base=self.config)
+        run = Run.from_gin(model_dir, cluster)
+        self._check_vocabulary(run)
+        return run
+
+    def _check_vocabulary(self, run: Run) -> None:
+        for feature in ("inputs", "targets"):
+            vocabulary = run.feature_vocabulary(feature)
+            if self.vocabulary is not None and not _are_same(vocabulary, self.vocabulary):
+                raise UserError(
+                    f"Task {run.settings.task!r} uses {_describe(vocabulary)}, and the "
+                    f"checkpoint {self.path} was trained with {_describe(self.vocabulary)}. "
+                    "Remove --vocabulary to use the checkpoint's, or start from another "
+                    "checkpoint."
+                )
+
+
+def _find_latest(folder: str) -> str:
+    found = tf.train.latest_checkpoint(folder)
+    if found is None:
+        raise UserError(
+            f"The folder {folder} holds no checkpoint. --init_checkpoint is a model_dir of "
+            "run_switch.py train, or the path of a checkpoint in one."
+        )
+    return found
+
+
+def _read_file(path: str) -> str:
+    with tf.io.gfile.GFile(path) as file:
+        return file.read()
+
+
+def _select_model_bindings(config: str) -> str:
+    """Keeps the bindings of a run's configuration that describe its model and its text."""
+    kept = [
+        str(binding)
+        for binding in gin_statements.read_bindings(config)
+        if not _RUN_CONFIGURABLES.match(binding.base_name) or binding.parameter == "model_type"
+    ]
+    return "\n".join([*gin_statements.read_imports(config), *kept]) + "\n"
+
+
+def _read_config(config: str) -> tuple[str, seqio.Vocabulary | None]:
+    """Returns what the config.gin of a model_dir says: gin text of the model, vocabulary."""
+    model = _select_model_bindings(config)
+    bindings = gin_statements.read_bindings(config)
+    of_vocabulary = [str(b) for b in bindings if b.base_name == "task_vocabulary"]
+    task = {b.key: b.value for b in bindings}.get("MIXTURE_NAME")
+    gin_config.parse([], [], base="\n".join([model, *of_vocabulary]))
+    tasks.register()
+    if task not in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names():
+        return model, None
+    vocabulary = utils.inputs_vocabulary(mesh_transformer.get_vocabulary(task))
+    return model + _bind_vocabulary(vocabulary), vocabulary
+
+
+def _bind_vocabulary(vocabulary: seqio.Vocabulary) -> str:
+    """Returns gin text that gives every task this vocabulary; "" for T5's own."""
+    if isinstance(vocabulary, pretraining.CorpusVocabulary):
+        return f"task_vocabulary.source = {vocabulary.corpus.name!r}\n"
+    file = getattr(vocabulary, "sentencepiece_model_file", None)
+    if file is None or file == t5.data.DEFAULT_SPM_PATH:
+        return ""
+    return (
+        f"task_vocabulary.source = {file!r}\ntask_vocabulary.sentinels = "
+        f"{vocabulary.extra_ids}\n"
+    )
+
+
+def _are_same(a: seqio.Vocabulary, b: seqio.Vocabulary) -> bool:
+    if a is b:
+        return True
+    paths = [getattr(v, "_sentencepiece_model_file", None) for v in (a, b)]
+    if type(a) is type(b) and paths[0] and paths[0] == paths[1]:
+        return a.extra_ids == b.extra_ids
+    return a == b
+
+
+def _describe(vocabulary: seqio.Vocabulary) -> str:
+    name = getattr(vocabulary, "corpus", None)
+    name = name or getattr(vocabulary, "sentencepiece_model_file", str(vocabulary))
+    return f"the vocabulary of {name} ({vocabulary.vocab_size:,} ids)"

@@ -1,0 +1,94 @@
+"""Restores a run's checkpoint: checks shapes first, and lets optimizer state be missing."""
+
+from __future__ import annotations
+
+import tensorflow.compat.v1 as tf
+
+from mtf_switch.errors import UserError
+from mtf_switch.runs import saved_checkpoints
+
+
+class CheckShapesHook(tf.estimator.SessionRunHook):
+    """Compares a checkpoint with the variables of the graph before it is restored.
+
+    TensorFlow would restore a variable of another shape, and fail later in some operation that
+    uses it.
+    """
+
+    def __init__(self, checkpoint: str):
+        """Makes the hook.
+
+        Args:
+          checkpoint: The path of the checkpoint.
+        """
+        self._checkpoint = checkpoint
+
+    def begin(self) -> None:
+        """Raises a UserError that names up to three variables that differ."""
+        try:
+            shapes = tf.train.load_checkpoint(self._checkpoint).get_variable_to_shape_map()
+        except tf.errors.OpError as error:
+            reason = saved_checkpoints.shorten_reason(error)
+            raise UserError(
+                saved_checkpoints.describe_damage(self._checkpoint, reason)
+            ) from error
+        missing_slots = set(find_missing_slots(self._checkpoint))
+        different = [
+            f"{variable.op.name} is {shapes.get(variable.op.name, 'missing')} in the "
+            f"checkpoint and {variable.shape.as_list()} in the model"
+            for variable in tf.global_variables()
+            if shapes.get(variable.op.name) != variable.shape.as_list()
+            and variable.op.name not in missing_slots
+        ]
+        if different:
+            more = f", and {len(different) - 3} more" if len(different) > 3 else ""
+            raise UserError(
+                f"The checkpoint {self._checkpoint} is of another model: "
+                f"{'; '.join(different[:3])}{more}. Remove each --gin_param that is not in its "
+                "config.gin."
+            )
+
+
+def find_missing_slots(checkpoint: str) -> list[str]:
+    """Returns the names of the optimizer's variables if a checkpoint has none of them.
+
+    A converted checkpoint has none. One that has only some of them was written with another
+    optimizer, or is damaged; for it the list is empty.
+    """
+    step = tf.train.get_global_step()
+    weights = {variable.op.name for variable in tf.trainable_variables()}
+    slots = [
+        variable.op.name
+        for variable in tf.global_variables()
+        if variable.op.name not in weights and variable is not step
+    ]
+    names = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
+    return [] if any(name in names for name in slots) else slots
+
+
+def let_saver_skip_missing_slots(saver: tf.train.Saver, model_dir: str) -> None:
+    """Lets a training graph's saver restore a checkpoint without the optimizer's variables.
+
+    The optimizer's variables then start at their initial values; TensorFlow alone would fail
+    on the first of them.
+
+    Args:
+      saver: The saver of all variables of the default graph.
+      model_dir: The folder whose latest checkpoint is going to be restored.
+    """
+    checkpoint = tf.train.latest_checkpoint(model_dir)
+    missing = set(find_missing_slots(checkpoint)) if checkpoint else set()
+    if not missing:
+        return
+    variables = tf.global_variables()
+    others = tf.train.Saver([v for v in variables if v.op.name not in missing])
+    initialize = tf.group([v.initializer for v in variables if v.op.name in missing])
+    restore_all = saver.restore
+
+    def restore(session: tf.Session, path: str) -> None:
+        if path != checkpoint:
+            return restore_all(session, path)
+        session.run(initialize)
+        return others.restore(session, path)
+
+    saver.restore = restore

@@ -1,0 +1,96 @@
+"""The routers' metrics in TensorBoard summaries and in the results of evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf2
+import tensorflow.compat.v1 as tf
+
+from mtf_switch.layers import router_metrics
+
+_EVAL_PREFIX = "router/"
+
+
+def add_summaries(sums: Mapping[str, tf.Tensor]) -> None:
+    """Adds each layer's metrics to the TensorBoard summaries of a CPU or GPU run.
+
+    Args:
+      sums: Layer -> sums over its tokens, [6 + 2 E]; see `router_metrics`.
+    """
+    for layer, vector in sums.items():
+        for name, value in router_metrics.compute_means(vector).items():
+            summary = tf.summary.scalar if value.shape.rank == 0 else tf.summary.histogram
+            summary(f"{layer}/{name}", value)
+
+
+def make_host_call(model_dir: str, sums: Mapping[str, tf.Tensor]) -> tuple | None:
+    """Makes the call on the host that writes the same summaries for a TPU run.
+
+    Args:
+      model_dir: The folder that gets the summaries.
+      sums: Layer -> sums over its tokens, [6 + 2 E]; see `router_metrics`.
+
+    Returns:
+      (function, tensors), or None without Switch layers: a host call without tensors hangs.
+    """
+    if not sums:
+        return None
+
+    def write_summaries(step, *vectors):
+        with tf2.summary.create_file_writer(model_dir).as_default():
+            for layer, vector in zip(sums, vectors):
+                # Each shard of the outfeed gives one row.
+                means = router_metrics.compute_means(tf.reduce_mean(vector, 0))
+                for name, value in means.items():
+                    is_scalar = value.shape.rank == 0
+                    summary = tf2.summary.scalar if is_scalar else tf2.summary.histogram
+                    summary(f"{layer}/{name}", value, step=tf.cast(step[0], tf.int64))
+            return tf.summary.all_v2_summary_ops()
+
+    step = tf.reshape(tf.cast(tf.train.get_global_step(), tf.int32), [1])
+    return write_summaries, [step, *(tf.expand_dims(vector, 0) for vector in sums.values())]
+
+
+def add_to_eval_metrics(eval_metrics: tuple, sums: Mapping[str, tf.Tensor]) -> tuple:
+    """Adds each layer's sums, accumulated over the batches, to the metrics of an evaluation.
+
+    Args:
+      eval_metrics: (metric function, tensors), as in a TPUEstimatorSpec.
+      sums: Layer -> sums over its tokens, [6 + 2 E]; see `router_metrics`.
+
+    Returns:
+      (metric function, tensors).
+    """
+    metric_fn, tensors = eval_metrics
+
+    def compute_metrics(*args):
+        values = dict(metric_fn(*args[: len(tensors)]))
+        for layer, vector in zip(sums, args[len(tensors) :]):
+            values[_EVAL_PREFIX + layer] = _accumulate(layer, vector)
+        return values
+
+    return compute_metrics, [*tensors, *sums.values()]
+
+
+def _accumulate(layer: str, vector: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    total = tf.get_variable(
+        f"router_sums/{layer}",
+        shape=vector.shape,
+        dtype=tf.float32,
+        trainable=False,
+        collections=[tf.GraphKeys.LOCAL_VARIABLES],
+        initializer=tf.zeros_initializer(),
+    )
+    return total, tf.assign_add(total, vector)
+
+
+def metrics_from_results(results: Mapping[str, Any]) -> dict[str, router_metrics.RouterMetrics]:
+    """Returns the routers' metrics, by layer, in what an Estimator's `evaluate` returned."""
+    return {
+        name[len(_EVAL_PREFIX) :]: router_metrics.RouterMetrics.from_sums(np.asarray(value))
+        for name, value in sorted(results.items())
+        if name.startswith(_EVAL_PREFIX)
+    }
