@@ -1,35 +1,39 @@
-"""Expert capacity and groups: integer arithmetic, with no TensorFlow in it.
+"""Groups of tokens and expert capacity: integer arithmetic, without TensorFlow.
 
 Equation 3 of the paper: expert capacity = (tokens per group / experts) x capacity factor.
+Rulings are explained in docs/fidelity.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import gin
 
 from mtf_switch.errors import UserError, nearest_divisors
 
-TRAIN, EVAL, DECODE = "train", "eval", "decode"
+# Which capacity factor applies: that of training, that of evaluation, or none while decoding.
+CapacityMode = Literal["train", "eval", "decode"]
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class ExpertCapacity:
-    """How many tokens form a group, and how many of them one expert takes.
+    """How many tokens form a group, and how many of a group's tokens one expert takes.
 
     Attributes:
-      capacity_factor_train: slots over the even share of tokens, in training.
-      capacity_factor_eval: the same in evaluation and where a prompt is read.
-      min_expert_capacity: slots that an expert has at least (4 as in Mesh TF; ruling 6).
-      group_size: S, tokens per group. None is one group per core, as the paper writes it
-        (ruling 7). A core with fewer tokens than that has one group of what it has.
-      max_group_size: instead of `group_size`, S at most: the largest size up to it that divides
-        a core's tokens, as Mesh TF means it and the released models have it.
+      capacity_factor_train: the capacity factor of equation 3 in training. 1.0 gives each
+        expert its even share of the tokens.
+      capacity_factor_eval: the same in evaluation and for the prompt of a decoder.
+      min_expert_capacity: the least C (4 as in Mesh TF; ruling 6 in docs/fidelity.md).
+      group_size: S. None makes one group per core, as in the paper (ruling 7). A core with
+        fewer tokens than that has one group with all of them.
+      max_group_size: the largest S, in place of a fixed `group_size`. The largest size up to
+        it that divides a core's tokens is used, as in Mesh TF and in the released models.
 
     Raises:
-      UserError: for a value that no layer can be built with.
+      UserError: if no layer can be built with a value.
     """
 
     capacity_factor_train: float = 1.25
@@ -43,7 +47,7 @@ class ExpertCapacity:
             if not getattr(self, name) > 0:
                 raise UserError(
                     f"ExpertCapacity.{name} is {getattr(self, name)}, but a capacity factor "
-                    "is above 0: 1.0 gives each expert its even share of the tokens."
+                    "must be above 0: 1.0 gives each expert its even share of the tokens."
                 )
         for name in ("group_size", "max_group_size"):
             size = getattr(self, name)
@@ -61,21 +65,21 @@ class ExpertCapacity:
     def split_into_groups(
         self, tokens: int, cores: int = 1, strict: bool = True
     ) -> tuple[int, int]:
-        """Splits the tokens of a batch into groups.
+        """Splits the tokens of a batch into groups of equal size.
 
         Args:
-          tokens: all tokens of the batch (per copy of the experts).
-          cores: over how many cores the batch is split.
-          strict: whether `group_size` must divide, and `max_group_size` be reached by half.
-            Otherwise, as where a user's prompts decide how many tokens there are, the largest
-            size below it that divides is taken.
+          tokens: number of tokens in the batch (for one copy of the experts).
+          cores: number of cores that the batch is split over.
+          strict: whether to refuse a `group_size` that does not divide a core's tokens, and a
+            `max_group_size` that only a size of half or less would divide. If False, the
+            largest size that divides is used: for prompts, users decide the number of tokens.
 
         Returns:
           (G, S) with G * S == tokens and G a multiple of `cores`.
 
         Raises:
-          UserError: if the tokens do not divide over the cores, or a core's tokens not
-            over groups of `group_size`.
+          UserError: if the tokens do not divide over the cores, or the tokens of a core do
+            not divide into groups of the configured size.
         """
         if tokens % cores:
             raise UserError(
@@ -86,7 +90,7 @@ class ExpertCapacity:
         name = "max_group_size" if self.max_group_size else "group_size"
         size = min(getattr(self, name) or per_core, per_core)
         divisor = next(s for s in range(size, 0, -1) if per_core % s == 0)
-        # Groups of a few tokens, in which an expert has more slots than tokens, help nobody.
+        # In groups of a few tokens an expert would have more slots than there are tokens.
         if not strict or (self.max_group_size and 2 * divisor > size):
             size = divisor
         if per_core % size:
@@ -97,14 +101,14 @@ class ExpertCapacity:
             )
         return tokens // size, size
 
-    def expert_capacity(self, group_size: int, num_experts: int, mode: str) -> int:
-        """C, the expert capacity (equation 3).
+    def expert_capacity(self, group_size: int, num_experts: int, mode: CapacityMode) -> int:
+        """Returns C, the expert capacity (equation 3).
 
         Args:
           group_size: S.
           num_experts: E.
-          mode: "train", "eval", or "decode", where an expert has room for every token:
-            a token that is dropped there is lost to all that follow.
+          mode: "train", "eval", or "decode". While decoding, an expert has room for every
+            token, because a token dropped there would be lost to all later ones.
 
         Returns:
           C with 1 <= C <= S: an expert never needs more slots than the group has tokens.
@@ -112,14 +116,14 @@ class ExpertCapacity:
         Raises:
           UserError: if the factor leaves no slot.
         """
-        if mode == DECODE:
+        if mode == "decode":
             return group_size
         name = f"capacity_factor_{mode}"
         factor = getattr(self, name)
         # Rounded down as in Mesh TF.
         share = int(min(group_size, group_size * factor / num_experts))
-        slots = min(group_size, max(share, self.min_expert_capacity))
-        if slots < 1:
+        capacity = min(group_size, max(share, self.min_expert_capacity))
+        if capacity < 1:
             raise UserError(
                 f"The expert capacity is below 1: groups of {group_size} tokens / "
                 f"{num_experts} experts x {name} {factor} = "
@@ -127,4 +131,4 @@ class ExpertCapacity:
                 f"{self.min_expert_capacity}. Use larger groups, fewer experts, a larger "
                 "capacity factor, or a min_expert_capacity of at least 1."
             )
-        return slots
+        return capacity

@@ -1,14 +1,17 @@
 """Dispatch and combine: tokens to their experts and back (Figures 15 and 16).
 
-Three ways, with the same drops and the same results:
+There are three algorithms, with the same dropped tokens and the same results:
 
-    EinsumDispatch  the paper's: one-hot tensors and two matrix products. For a TPU.
-    GatherDispatch  the same slots, filled and emptied by index.
-    SortDispatch    no slots: the tokens themselves, in the order of their experts.
+    EinsumDispatch  "einsum"  The paper's: one-hot tensors and two matrix products.
+    GatherDispatch  "gather"  The same slots, filled and emptied by index.
+    SortDispatch    "sort"    No slots: the tokens themselves, sorted by their experts.
 
-An index map and its inverse carry tokens to one place and back, so that each one's gradient
+`dispatch_method` chooses among them.
+
+An index map and its inverse carry tokens to one place and back, so that the gradient of each
 is a gather by the other. A token that visits K experts is dispatched as K copies of itself, the
-first choices of all tokens first, and what comes back is added up: N = K * S.
+first choices of all tokens first, and the K outputs are summed. Rulings are explained in
+docs/fidelity.md.
 """
 
 from __future__ import annotations
@@ -24,15 +27,13 @@ import tensorflow.compat.v1 as tf
 from mtf_switch.layers import dimensions
 from mtf_switch.layers.router import Routing
 
-AUTO, EINSUM, GATHER = "auto", "einsum", "gather"
-
 
 @dataclasses.dataclass(frozen=True)
 class _SlotDispatch(abc.ABC):
-    """Tokens to the slots of experts and back.
+    """Carries tokens to the slots of experts and back.
 
     Attributes:
-      routing: what the router decided.
+      routing: the router's decisions.
       experts_dim: E, by its unsplit name.
       capacity_dim: C.
     """
@@ -57,10 +58,10 @@ class _SlotDispatch(abc.ABC):
         """Brings each token's expert output back, times its gate (equation 2).
 
         Args:
-          expert_outputs: [O, E, G, C, M] in the activation dtype.
+          expert_outputs: [O, E, G, C, H] in the activation dtype.
 
         Returns:
-          outputs: [O, G, S, M]; exactly zero for dropped tokens and padding.
+          outputs: [O, G, S, H]; exactly zero for dropped tokens and padding.
         """
 
 
@@ -70,7 +71,9 @@ class EinsumDispatch(_SlotDispatch):
     def dispatch(self, inputs: mtf.Tensor) -> mtf.Tensor:
         """See the base class."""
         outer, groups, _, model = inputs.shape.dims
-        dispatch_tensor = _added_up(self._dispatch_tensor(inputs.dtype), self.routing.choices)
+        dispatch_tensor = _sum_over_choices(
+            self._dispatch_tensor(inputs.dtype), self.routing.experts_per_token
+        )
         return mtf.einsum(
             [inputs, dispatch_tensor],
             [outer, self.experts_dim, groups, self.capacity_dim, model],
@@ -83,7 +86,9 @@ class EinsumDispatch(_SlotDispatch):
         # Cast back before it meets activations or crosses cores (Section 2.4).
         gate = mtf.cast(self.routing.gate, expert_outputs.dtype)
         combine_tensor = self._dispatch_tensor(expert_outputs.dtype) * gate
-        combine_tensor = _added_up(combine_tensor, self.routing.choices)  # [O, G, S, E, C]
+        combine_tensor = _sum_over_choices(
+            combine_tensor, self.routing.experts_per_token
+        )  # [O, G, S, E, C]
         group = combine_tensor.shape.dims[2]
         return mtf.einsum(
             [expert_outputs, combine_tensor], [outer, groups, group, model], name="combine"
@@ -92,8 +97,8 @@ class EinsumDispatch(_SlotDispatch):
     def _dispatch_tensor(self, dtype: tf.DType) -> mtf.Tensor:
         """[O, G, N, E, C], 1 where a kept token has its slot.
 
-        Made from the mask, not from the gates: a gate that underflows in bfloat16 does not
-        lose its token a slot (ruling 12).
+        It is made from the mask and not from the gates, so that a token whose gate underflows
+        in bfloat16 keeps its slot (ruling 12).
         """
         routing = self.routing
         expert = mtf.one_hot(routing.expert_index, self.experts_dim, dtype=dtype)
@@ -102,26 +107,31 @@ class EinsumDispatch(_SlotDispatch):
 
 
 class GatherDispatch(_SlotDispatch):
-    """The slots of EinsumDispatch, bit for bit, by index: no work for pairs that never meet."""
+    """Fills the slots of EinsumDispatch, bit for bit, by index instead of by products."""
 
     def dispatch(self, inputs: mtf.Tensor) -> mtf.Tensor:
         """See the base class."""
         outer, groups, _, model = inputs.shape.dims
-        tokens = _copies(inputs, self.routing.choices)
-        slots = _move(tokens, self._token_of_slot, self._slot_of_token)
-        slots = mtf.reshape(slots, [outer, groups, self.experts_dim, self.capacity_dim, model])
-        return mtf.transpose(slots, [outer, self.experts_dim, groups, self.capacity_dim, model])
+        tokens = _copy_for_each_choice(inputs, self.routing.experts_per_token)
+        expert_inputs = _move_rows(tokens, self._token_of_slot, self._slot_of_token)
+        expert_inputs = mtf.reshape(
+            expert_inputs, [outer, groups, self.experts_dim, self.capacity_dim, model]
+        )
+        return mtf.transpose(
+            expert_inputs, [outer, self.experts_dim, groups, self.capacity_dim, model]
+        )
 
     def combine(self, expert_outputs: mtf.Tensor) -> mtf.Tensor:
         """See the base class."""
         outer, experts, groups, capacity, model = expert_outputs.shape.dims
-        slots = mtf.transpose(expert_outputs, [outer, groups, experts, capacity, model])
-        slots = mtf.reshape(slots, [outer, groups, self._slots_dim, model])
-        outputs = _move(slots, self._slot_of_token, self._token_of_slot)
-        return _weighted(outputs, self.routing)
+        outputs = mtf.transpose(expert_outputs, [outer, groups, experts, capacity, model])
+        outputs = mtf.reshape(outputs, [outer, groups, self._all_slots_dim, model])
+        outputs = _move_rows(outputs, self._slot_of_token, self._token_of_slot)
+        return _combine_choices(outputs, self.routing)
 
     @property
-    def _slots_dim(self) -> mtf.Dimension:
+    def _all_slots_dim(self) -> mtf.Dimension:
+        """E * C: the slots of all experts."""
         return mtf.Dimension("slots", self.experts_dim.size * self.capacity_dim.size)
 
     @functools.cached_property
@@ -129,19 +139,20 @@ class GatherDispatch(_SlotDispatch):
         """[O, G, N] int32, expert x C + position; -1 for a token without a slot."""
         routing = self.routing
         slot = routing.expert_index * self.capacity_dim.size + routing.position_in_expert
-        return _where_kept(routing.kept, slot, otherwise=-1)
+        return _select_kept(routing.kept, slot, otherwise=-1)
 
     @functools.cached_property
     def _token_of_slot(self) -> mtf.Tensor:
-        """[O, G, E * C] int32, the token's place in its group; -1 for an empty slot."""
-        slot_of_token, slots = self._slot_of_token, self._slots_dim
+        """[O, G, E * C] int32, the token's place among the N; -1 for an empty slot."""
+        slot_of_token, slots = self._slot_of_token, self._all_slots_dim
 
         def invert(slot_of_token):  # [o, g, N] of one core
             *shape, tokens = slot_of_token.shape.as_list()
             groups = int(np.prod(shape))
             slot = tf.reshape(slot_of_token, [groups, tokens])
             slot = tf.where(slot < 0, slot, slot + slots.size * tf.range(groups)[:, None])
-            # Numbered from 1: what no token is added to stays 0. A negative slot is left out.
+            # Tokens count from 1, because the sum of an empty slot is 0. The sum ignores
+            # negative slots.
             token = tf.broadcast_to(tf.range(1, tokens + 1), [groups, tokens])
             token_of_slot = tf.math.unsorted_segment_sum(token, slot, groups * slots.size) - 1
             return tf.reshape(token_of_slot, [*shape, slots.size])
@@ -159,34 +170,37 @@ class GatherDispatch(_SlotDispatch):
 
 @dataclasses.dataclass(frozen=True)
 class SortDispatch:
-    """Sorts each core's tokens by their expert, those without one last: no padding at all.
+    """Sorts each core's tokens by expert, tokens without a slot last: there are no empty slots.
 
     Each expert then processes exactly the tokens that it has (see `Experts.apply_to_sorted`),
     so one core must hold everything.
 
     Attributes:
-      routing: what the router decided.
+      routing: the router's decisions.
       expert_of_token: [O, G, N] int32, the expert; E for a token without a slot.
-      order: [O, G, N] int32, the token of each row, both numbered within their core.
-      rank: [O, G, N] int32, its inverse: the row of each token.
+      token_of_row: [O, G, N] int32, the token in each sorted row; tokens and rows are both
+        numbered within their core.
+      row_of_token: [O, G, N] int32, the inverse: the sorted row of each token.
     """
 
     routing: Routing
     expert_of_token: mtf.Tensor
-    order: mtf.Tensor
-    rank: mtf.Tensor
+    token_of_row: mtf.Tensor
+    row_of_token: mtf.Tensor
 
     @classmethod
     def from_routing(cls, routing: Routing, experts_dim: mtf.Dimension) -> SortDispatch:
-        """From what the router decided for the experts E."""
-        expert = _where_kept(routing.kept, routing.expert_index, otherwise=experts_dim.size)
+        """Sorts the tokens of a Routing among the experts E."""
+        expert = _select_kept(routing.kept, routing.expert_index, otherwise=experts_dim.size)
 
         def sort(expert):
-            order = tf.argsort(tf.reshape(expert, [-1]), stable=True)
-            rank = tf.math.invert_permutation(order)
-            return tf.reshape(order, expert.shape), tf.reshape(rank, expert.shape)
+            token_of_row = tf.argsort(tf.reshape(expert, [-1]), stable=True)
+            row_of_token = tf.math.invert_permutation(token_of_row)
+            return tf.reshape(token_of_row, expert.shape), tf.reshape(
+                row_of_token, expert.shape
+            )
 
-        order, rank = mtf.slicewise(
+        token_of_row, row_of_token = mtf.slicewise(
             sort,
             [expert],
             output_shape=[expert.shape, expert.shape],
@@ -195,7 +209,7 @@ class SortDispatch:
             grad_function=0,
             name="sort_by_expert",
         )
-        return cls(routing, expert, order, rank)
+        return cls(routing, expert, token_of_row, row_of_token)
 
     def dispatch(self, inputs: mtf.Tensor) -> mtf.Tensor:
         """Puts the tokens in the order of their experts.
@@ -204,53 +218,55 @@ class SortDispatch:
           inputs: [O, G, S, M] in the activation dtype.
 
         Returns:
-          expert_inputs: [O, G, N, M]; a core's rows, in order, are one run of each expert's
-            tokens after the other, and then the tokens without a slot.
+          expert_inputs: [O, G, N, M]. The rows of a core, in order, are the tokens of the first
+            expert, of the second one, and so on, and then the tokens without a slot.
         """
-        return _permute(_copies(inputs, self.routing.choices), self.order, self.rank)
+        tokens = _copy_for_each_choice(inputs, self.routing.experts_per_token)
+        return _permute_rows(tokens, self.token_of_row, self.row_of_token)
 
     def combine(self, expert_outputs: mtf.Tensor) -> mtf.Tensor:
         """Puts the rows back in the order of the tokens, times the gates (equation 2).
 
         Args:
-          expert_outputs: [O, G, N, M] in the activation dtype, zeros after the last expert.
+          expert_outputs: [O, G, N, H] in the activation dtype, zeros after the last expert.
 
         Returns:
-          outputs: [O, G, S, M]; exactly zero for dropped tokens and padding.
+          outputs: [O, G, S, H]; exactly zero for dropped tokens and padding.
         """
-        outputs = _permute(expert_outputs, self.rank, self.order)
-        return _weighted(outputs, self.routing)
+        outputs = _permute_rows(expert_outputs, self.row_of_token, self.token_of_row)
+        return _combine_choices(outputs, self.routing)
 
 
-def _copies(inputs: mtf.Tensor, choices: int) -> mtf.Tensor:
-    """[O, G, S, M] to [O, G, N, M]: all tokens once for each choice."""
-    if choices == 1:
+def _copy_for_each_choice(inputs: mtf.Tensor, experts_per_token: int) -> mtf.Tensor:
+    """[O, G, S, M] to [O, G, N, M]: all tokens, once for each of their K choices."""
+    if experts_per_token == 1:
         return inputs
     outer, groups, group, model = inputs.shape.dims
-    copies = mtf.broadcast(
-        inputs, [outer, groups, dimensions.experts_per_token(choices), group, model]
-    )
-    return mtf.reshape(copies, [outer, groups, dimensions.group(choices * group.size), model])
+    choices = dimensions.experts_per_token(experts_per_token)
+    copies = mtf.broadcast(inputs, [outer, groups, choices, group, model])
+    pairs = dimensions.group(experts_per_token * group.size)
+    return mtf.reshape(copies, [outer, groups, pairs, model])
 
 
-def _added_up(x: mtf.Tensor, choices: int) -> mtf.Tensor:
-    """[O, G, N, ...] to [O, G, S, ...]: what all choices of a token gave."""
-    if choices == 1:
+def _sum_over_choices(x: mtf.Tensor, experts_per_token: int) -> mtf.Tensor:
+    """[O, G, N, ...] to [O, G, S, ...]: the sum over the K choices of each token."""
+    if experts_per_token == 1:
         return x
-    outer, groups, assignments, *rest = x.shape.dims
-    choices_dim = dimensions.experts_per_token(choices)
-    group = dimensions.group(assignments.size // choices)
-    by_choice = mtf.reshape(x, [outer, groups, choices_dim, group, *rest])
-    return mtf.reduce_sum(by_choice, reduced_dim=choices_dim)
+    outer, groups, pairs, *rest = x.shape.dims
+    choices = dimensions.experts_per_token(experts_per_token)
+    group = dimensions.group(pairs.size // experts_per_token)
+    x = mtf.reshape(x, [outer, groups, choices, group, *rest])
+    return mtf.reduce_sum(x, reduced_dim=choices)
 
 
-def _weighted(outputs: mtf.Tensor, routing: Routing) -> mtf.Tensor:
-    """What the experts gave [O, G, N, M], times the gates, as [O, G, S, M] (equation 2)."""
-    return _added_up(outputs * mtf.cast(routing.gate, outputs.dtype), routing.choices)
+def _combine_choices(outputs: mtf.Tensor, routing: Routing) -> mtf.Tensor:
+    """Expert outputs [O, G, N, H], times the gates, to [O, G, S, H] (equation 2)."""
+    gated = outputs * mtf.cast(routing.gate, outputs.dtype)
+    return _sum_over_choices(gated, routing.experts_per_token)
 
 
-def _where_kept(kept: mtf.Tensor, values: mtf.Tensor, otherwise: int) -> mtf.Tensor:
-    """int32 values where a token is kept, and another where it is not."""
+def _select_kept(kept: mtf.Tensor, values: mtf.Tensor, otherwise: int) -> mtf.Tensor:
+    """The int32 values of kept tokens, and one other value for all tokens that are not kept."""
     return mtf.cwise(
         lambda kept, values: tf.where_v2(kept > 0, values, otherwise),
         [kept, values],
@@ -260,22 +276,21 @@ def _where_kept(kept: mtf.Tensor, values: mtf.Tensor, otherwise: int) -> mtf.Ten
     )
 
 
-def _move(x: mtf.Tensor, source: mtf.Tensor, destination: mtf.Tensor) -> mtf.Tensor:
-    """Fills places from others of the same group.
+def _move_rows(x: mtf.Tensor, source: mtf.Tensor, destination: mtf.Tensor) -> mtf.Tensor:
+    """Fills Q places from the P rows of the same group.
 
     Args:
-      x: [O, G, N, M].
-      source: [O, G, K] int32, from which of the N each of the K places is filled; -1 leaves
-        it zero.
-      destination: [O, G, N] int32, its inverse, -1 for what goes nowhere.
+      x: [O, G, P, M].
+      source: [O, G, Q] int32, the row that each place is filled from; -1 leaves it zero.
+      destination: [O, G, P] int32, the inverse: the place of each row; -1 if it has none.
 
     Returns:
-      [O, G, K, M]. Its gradient is the move by the inverse.
+      [O, G, Q, M]. Its gradient is the move by the inverse.
     """
 
     def take(x, source):
         rows = tf.gather(x, tf.maximum(source, 0), batch_dims=2)
-        # Not a product with a mask: what a place leaves out may be infinite.
+        # A product with a mask would not do: a row that is left out may be infinite.
         return tf.where_v2(source[..., None] < 0, tf.zeros([], rows.dtype), rows)
 
     outer, groups, _, model = x.shape.dims
@@ -285,32 +300,32 @@ def _move(x: mtf.Tensor, source: mtf.Tensor, destination: mtf.Tensor) -> mtf.Ten
         output_shape=mtf.Shape([*source.shape.dims, model]),
         output_dtype=x.dtype,
         splittable_dims=[outer, groups, model],
-        grad_function=lambda op, dy: [_move(dy, destination, source), None],
+        grad_function=lambda op, dy: [_move_rows(dy, destination, source), None],
         name="move",
     )
 
 
-def _permute(x: mtf.Tensor, order: mtf.Tensor, inverse: mtf.Tensor) -> mtf.Tensor:
-    """Reorders the tokens of each core.
+def _permute_rows(x: mtf.Tensor, order: mtf.Tensor, inverse: mtf.Tensor) -> mtf.Tensor:
+    """Reorders the rows of each core.
 
     Args:
-      x: [O, G, S, M].
-      order: [O, G, S] int32, which row of x each row takes, numbered within the core.
-      inverse: [O, G, S] int32, of that permutation.
+      x: [O, G, N, M].
+      order: [O, G, N] int32, the row of x that each new row is; numbered within the core.
+      inverse: [O, G, N] int32, the inverse permutation.
 
     Returns:
-      [O, G, S, M]. Its gradient is the inverse permutation.
+      [O, G, N, M]. Its gradient is the inverse permutation.
     """
 
     def take(x, order):
-        tokens = tf.reshape(x, [-1, x.shape[-1]])
-        return tf.reshape(tf.gather(tokens, tf.reshape(order, [-1])), x.shape)
+        rows = tf.reshape(x, [-1, x.shape[-1]])
+        return tf.reshape(tf.gather(rows, tf.reshape(order, [-1])), x.shape)
 
     return mtf.slicewise(
         take,
         [x, order],
         output_dtype=x.dtype,
         splittable_dims=[*x.shape.dims[:2], x.shape.dims[-1]],
-        grad_function=lambda op, dy: [_permute(dy, inverse, order), None],
+        grad_function=lambda op, dy: [_permute_rows(dy, inverse, order), None],
         name="permute",
     )

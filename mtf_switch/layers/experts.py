@@ -1,10 +1,12 @@
-"""The experts: one network each, of the tokens that came to it (Section 2.1, Appendix A)."""
+"""The experts: a network each, for the tokens that are sent to it (Section 2.1, Appendix A)."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import mesh_tensorflow as mtf
 import tensorflow as tf2
@@ -13,8 +15,11 @@ from mesh_tensorflow.transformer import transformer
 
 from mtf_switch.layers import dimensions
 
-# TensorFlow's own for the activations of Mesh TF, which are functions of its tensors.
-_ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+# A tensor of Mesh TF or of TensorFlow.
+Tensor = TypeVar("Tensor", mtf.Tensor, tf.Tensor)
+
+# Mesh TF's activations work on its own tensors only. These are the same for TensorFlow's.
+_TF_ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "linear": tf.identity,
     "relu": tf.nn.relu,
     "gelu": functools.partial(tf2.nn.gelu, approximate=True),
@@ -23,9 +28,18 @@ _ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "tanh": tf.nn.tanh,
 }
 
-# With a transposed kernel of so many weights, TensorFlow's plain float32 product on a CPU takes
-# up to three times as long as the same in a batch of one; with smaller ones it is the faster.
+# On a CPU, TensorFlow's plain float32 product with a transposed kernel of this many weights or
+# more takes up to three times as long as the same product in a batch of one. With smaller
+# kernels it is faster (benchmarks/NOTES.md).
 _LARGE_KERNEL = 2**18
+
+
+def find_activation(name: str) -> Callable[[mtf.Tensor], mtf.Tensor] | None:
+    """Returns Mesh TF's activation of a name; None if there is none."""
+    if name == "linear":
+        return lambda x: x
+    activation = getattr(mtf, name, None)
+    return activation if callable(activation) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +49,10 @@ class Experts:
     Attributes:
       experts_dim: E, by its split name, as the variables have it.
       hidden_size: F.
-      activations: names of Mesh TF's activations; the outputs of several are multiplied. With
-        none, each expert is linear: one matrix [M, H].
-      dropout_rate: of the hidden units, in training.
-      output_dim: H; None: M.
+      activations: names of Mesh TF's activations. With several, their outputs are multiplied.
+        With none, each expert is linear: one matrix [M, H].
+      dropout_rate: dropout on the hidden units, in training.
+      output_dim: H; None means M.
       output_variance: initial variance of the last matrix, times its fan-in.
     """
 
@@ -49,151 +63,209 @@ class Experts:
     output_dim: mtf.Dimension | None = None
     output_variance: float = 1.0
 
-    def apply_to_slots(self, context: transformer.Context, slots: mtf.Tensor) -> mtf.Tensor:
-        """Every expert on all of its slots, the empty ones too.
+    def apply_to_slots(
+        self, context: transformer.Context, expert_inputs: mtf.Tensor
+    ) -> mtf.Tensor:
+        """Applies every expert to all of its slots, including the empty ones.
 
         Args:
-          context: of the layer.
-          slots: [O, E, G, C, M] in the activation dtype.
+          context: Mesh TF's context of the layer.
+          expert_inputs: [O, E, G, C, M] in the activation dtype.
 
         Returns:
           [O, E, G, C, H] in the activation dtype.
         """
-        kernels_in, kernel_out = self._kernels(context, slots)
-        if not kernels_in:
-            return _product(slots, kernel_out)
-        factors = []
-        for kernel, name in zip(kernels_in, self.activations):
-            factor = _product(slots, kernel)
-            factors.append(factor if name == "linear" else getattr(mtf, name)(factor))
-        hidden = functools.reduce(mtf.multiply, factors)
-        if context.train and self.dropout_rate:
-            hidden = mtf.dropout(hidden, context.train, rate=self.dropout_rate)
-        return _product(hidden, kernel_out)
+        kernels_in, kernel_out = self._kernels(context, expert_inputs)
+
+        def drop(hidden: mtf.Tensor) -> mtf.Tensor:
+            if not self._drops_units(context):
+                return hidden
+            return mtf.dropout(hidden, context.train, rate=self.dropout_rate)
+
+        return _apply_network(
+            expert_inputs,
+            kernels_in,
+            kernel_out,
+            activations=[find_activation(name) for name in self.activations],
+            multiply=_multiply_slots,
+            drop=drop,
+        )
 
     @property
     def can_apply_to_sorted(self) -> bool:
-        """Whether `apply_to_sorted` knows the activations."""
-        return all(name in _ACTIVATIONS for name in self.activations)
+        """Whether TensorFlow has all activations, which `apply_to_sorted` needs."""
+        return all(name in _TF_ACTIVATIONS for name in self.activations)
 
     def apply_to_sorted(
         self, context: transformer.Context, rows: mtf.Tensor, expert_of_token: mtf.Tensor
     ) -> mtf.Tensor:
-        """Every expert on the tokens that it has, and no others; on one core.
+        """Applies every expert to exactly the tokens that it has. One core must hold them all.
 
         Args:
-          context: of the layer.
-          rows: [O, G, S, M], all tokens of the core in the order of their experts: one run
-            of each expert's tokens after the other, and then those without an expert.
-          expert_of_token: [O, G, S] int32, in any order; E where there is none.
+          context: Mesh TF's context of the layer.
+          rows: [O, G, N, M] in the activation dtype: the tokens of the core, sorted by expert,
+            and then the tokens without an expert.
+          expert_of_token: [O, G, N] int32, in any order; E for a token without an expert.
 
         Returns:
-          [O, G, S, H] in the activation dtype; zeros in the rows without an expert.
+          [O, G, N, H] in the activation dtype; zeros in the rows without an expert.
         """
         kernels_in, kernel_out = self._kernels(context, rows)
-        arguments = [rows, expert_of_token, kernel_out, *kernels_in]
-        if kernels_in and context.train and self.dropout_rate:
+        dropout = []
+        if kernels_in and self._drops_units(context):
             hidden_dim = dimensions.expert_hidden(self.hidden_size)
             ones = mtf.ones(rows.mesh, [*rows.shape.dims[:-1], hidden_dim], rows.dtype)
-            arguments.append(mtf.dropout(ones, context.train, rate=self.dropout_rate))
+            dropout = [mtf.dropout(ones, context.train, rate=self.dropout_rate)]
+        arguments = [rows, expert_of_token, kernel_out, *kernels_in, *dropout]
         return mtf.slicewise(
-            self._networks_of_runs,
+            self._apply_to_runs,
             arguments,
             output_shape=mtf.Shape([*rows.shape.dims[:-1], kernel_out.shape.dims[-1]]),
             output_dtype=rows.dtype,
-            # On one core, rules may name any dimension and nothing is split.
+            # On one core nothing is split, but layout rules may name any dimension.
             splittable_dims=[dim for x in arguments for dim in x.shape.dims],
             name="experts_of_runs",
         )
 
-    def _networks_of_runs(
+    def _apply_to_runs(
         self,
         rows: tf.Tensor,
         expert_of_token: tf.Tensor,
         kernel_out: tf.Tensor,
-        *others: tf.Tensor,
+        *kernels_in_and_dropout: tf.Tensor,
     ) -> tf.Tensor:
-        """rows [o, g, S, M]; the others are kernels [E, M, F], and dropout [o, g, S, F]."""
+        """Applies each expert to its run of rows, on one core.
+
+        Args:
+          rows: [o, g, N, M].
+          expert_of_token: [o, g, N].
+          kernel_out: [E, F, H].
+          *kernels_in_and_dropout: [E, M, F] for each activation; and, with dropout, the factor
+            of each hidden unit, [o, g, N, F].
+        """
         experts, _, width = kernel_out.shape.as_list()
         expert_of_token = tf.reshape(expert_of_token, [-1])
         lengths = tf.math.bincount(
             expert_of_token, minlength=experts + 1, maxlength=experts + 1
         )
 
-        def runs(x):
+        def split_into_runs(x):
             return tf.split(tf.reshape(x, [-1, x.shape[-1]]), lengths, num=experts + 1)
 
-        kernels_in = [tf.unstack(kernel) for kernel in others[: len(self.activations)]]
-        kernel_out = tf.unstack(kernel_out)
-        dropout = [runs(x) for x in others[len(self.activations) :]]
-        *row_runs, rest = runs(rows)
-        outputs = []
-        for expert, run in enumerate(row_runs):
-            factors = [
-                _ACTIVATIONS[name](_run_product(run, kernels[expert]))
-                for name, kernels in zip(self.activations, kernels_in)
-            ]
-            factors += [masks[expert] for masks in dropout]
-            hidden = functools.reduce(tf.multiply, factors) if factors else run
-            outputs.append(_run_product(hidden, kernel_out[expert]))
+        number = len(self.activations)
+        kernels_in = [tf.unstack(kernel) for kernel in kernels_in_and_dropout[:number]]
+        kernels_out = tf.unstack(kernel_out)
+        dropout = [split_into_runs(x) for x in kernels_in_and_dropout[number:]]
+        *runs, rest = split_into_runs(rows)
+
+        def apply_expert(expert: int) -> tf.Tensor:
+            def drop(hidden: tf.Tensor) -> tf.Tensor:
+                return hidden * dropout[0][expert] if dropout else hidden
+
+            return _apply_network(
+                runs[expert],
+                [kernels[expert] for kernels in kernels_in],
+                kernels_out[expert],
+                activations=[_TF_ACTIVATIONS[name] for name in self.activations],
+                multiply=_multiply_rows,
+                drop=drop,
+            )
+
+        outputs = [apply_expert(expert) for expert in range(experts)]
         outputs.append(tf.zeros([tf.shape(rest)[0], width], rest.dtype))
         return tf.reshape(tf.concat(outputs, 0), [*rows.shape[:-1], width])
+
+    def _drops_units(self, context: transformer.Context) -> bool:
+        return context.train and self.dropout_rate > 0
 
     def _kernels(
         self, context: transformer.Context, x: mtf.Tensor
     ) -> tuple[list[mtf.Tensor], mtf.Tensor]:
-        """The variables in x's dtype: [E, M, F], one for each activation, and [E, F, H].
+        """Makes the variables, in the dtype of x.
 
-        Of linear experts: none, and [E, M, H].
+        Returns:
+          [E, M, F] for each activation, and [E, F, H]. For linear experts: none, and [E, M, H].
         """
-        *kernels_in, kernel_out = self.kernel_specs(x.shape.dims[-1])
+        *specs_in, spec_out = self.kernel_specs(x.shape.dims[-1])
 
-        def kernel(name, reduced, new, variance=1.0):
+        def make_kernel(name, reduced_dim, new_dim, variance=1.0):
             weights = mtf.layers.get_dense_kernel_weights(
                 x,
-                [new],
-                [reduced],
+                [new_dim],
+                [reduced_dim],
                 [self.experts_dim],
                 mtf.layers.VarianceScalingInitializer(variance),
                 name,
                 context.variable_dtype,
             )
             if mtf.layers.unit_scaling_convention():
-                weights *= reduced.size**-0.5
+                weights *= reduced_dim.size**-0.5
             return weights
 
-        kernels_in = [kernel(*matrix) for matrix in kernels_in]
-        return kernels_in, kernel(*kernel_out, self.output_variance)
+        kernels_in = [make_kernel(*spec) for spec in specs_in]
+        return kernels_in, make_kernel(*spec_out, variance=self.output_variance)
 
     def kernel_specs(
-        self, model: mtf.Dimension
+        self, model_dim: mtf.Dimension
     ) -> list[tuple[str, mtf.Dimension, mtf.Dimension]]:
-        """What an expert consists of: names, dimensions of inputs and of outputs, in order."""
-        output = self.output_dim or model
+        """Returns the kernels of an expert in order: name, input and output dimension."""
+        output_dim = self.output_dim or model_dim
         if not self.activations:
-            return [("w", model, output)]
-        hidden = dimensions.expert_hidden(self.hidden_size)
+            return [("w", model_dim, output_dim)]
+        hidden_dim = dimensions.expert_hidden(self.hidden_size)
         # Mesh TF's names, so that checkpoints agree.
         names = ["wi"]
         if len(self.activations) > 1:
             names = [f"wi_{number}" for number in range(len(self.activations))]
-        return [*((name, model, hidden) for name in names), ("wo", hidden, output)]
+        specs_in = [(name, model_dim, hidden_dim) for name in names]
+        return [*specs_in, ("wo", hidden_dim, output_dim)]
 
 
-def _product(slots: mtf.Tensor, kernel: mtf.Tensor) -> mtf.Tensor:
-    """[O, E, G, C, A] times [E, A, B]: [O, E, G, C, B]."""
+def _apply_network(
+    x: Tensor,
+    kernels_in: Sequence[Tensor],
+    kernel_out: Tensor,
+    *,
+    activations: Sequence[Callable[[Tensor], Tensor]],
+    multiply: Callable[[Tensor, Tensor], Tensor],
+    drop: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Applies an expert's network: to all slots in Mesh TF, or to rows in TensorFlow.
+
+    Args:
+      x: [..., M].
+      kernels_in: [..., M, F] for each activation; empty for a linear expert.
+      kernel_out: [..., F, H], or [..., M, H] for a linear expert.
+      activations: one for each of kernels_in; their outputs are multiplied.
+      multiply: multiplies a tensor by a kernel.
+      drop: applies dropout to the hidden units [..., F].
+
+    Returns:
+      [..., H].
+    """
+    if not kernels_in:
+        return multiply(x, kernel_out)
+    factors = [
+        activation(multiply(x, kernel)) for activation, kernel in zip(activations, kernels_in)
+    ]
+    hidden = drop(functools.reduce(operator.mul, factors))
+    return multiply(hidden, kernel_out)
+
+
+def _multiply_slots(slots: mtf.Tensor, kernel: mtf.Tensor) -> mtf.Tensor:
+    """[O, E, G, C, P] times [E, P, Q]: [O, E, G, C, Q]."""
     output_shape = [*slots.shape.dims[:-1], kernel.shape.dims[-1]]
     return mtf.einsum([slots, kernel], output_shape, name="experts_of_slots")
 
 
 @tf.custom_gradient
-def _run_product(run: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-    """[n, A] times [A, B]: [n, B]."""
+def _multiply_rows(rows: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    """[n, P] times [P, Q]: [n, Q], for the n rows of one expert."""
 
-    def gradient(dy):
-        dkernel = tf.matmul(run, dy, transpose_a=True)
+    def compute_gradients(dy):
+        dkernel = tf.matmul(rows, dy, transpose_a=True)
         if kernel.shape.num_elements() < _LARGE_KERNEL:
             return tf.matmul(dy, kernel, transpose_b=True), dkernel
         return tf.raw_ops.BatchMatMulV2(x=dy[None], y=kernel[None], adj_y=True)[0], dkernel
 
-    return tf.matmul(run, kernel), gradient
+    return tf.matmul(rows, kernel), compute_gradients

@@ -1,14 +1,15 @@
-"""Exploration: how a router strays from its best guess in training (Appendix C, Table 11).
+"""Exploration: how a router deviates from its best guess in training (Appendix C, Table 11).
 
-A router that always takes its best guess never learns what another expert would have done.
-Nothing here acts outside of training, and all of it is on the router's own copy of its input
-(ruling 1): the experts see what they would have seen. The noise is a function of the seed, the
-layer and the global step, so a resumed run sees the noise of an uninterrupted one.
+A router that always takes its best guess never learns how another expert would have done.
+Exploration acts in training only, and only on the router's own copy of its input (ruling 1 in
+docs/fidelity.md): the experts see the tokens without noise. The noise depends on the seed, the
+layer and the global step, so that a resumed run sees the noise of an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal, get_args
 
 import gin
 import mesh_tensorflow as mtf
@@ -16,31 +17,29 @@ import tensorflow.compat.v1 as tf
 
 from mtf_switch.errors import UserError
 
-ARGMAX = "argmax"
-SAMPLE_SOFTMAX = "sample_softmax"
-INPUT_DROPOUT = "input_dropout"
-INPUT_JITTER = "input_jitter"
-POLICIES = (ARGMAX, SAMPLE_SOFTMAX, INPUT_DROPOUT, INPUT_JITTER)
+Policy = Literal["argmax", "sample_softmax", "input_dropout", "input_jitter"]
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Exploration:
-    """One of Table 11's four policies.
+    """One of the four policies of Table 11.
 
     Attributes:
-      policy: "argmax", no noise; "sample_softmax", experts drawn from the router's
-        distribution; "input_dropout" or "input_jitter", noise on the router's input. Jitter
-        is best in Table 11, and the paper's choice.
-      jitter: eps of U(1 - eps, 1 + eps), by which the router's input is multiplied.
-      dropout: share of the router's input that is set to zero; the rest is scaled up.
-      temperature: of the distribution that is sampled; towards 0 it is argmax.
+      policy: "argmax" adds no noise; "sample_softmax" draws experts from the router's
+        distribution; "input_dropout" and "input_jitter" add noise to the router's input.
+        Jitter is the best in Table 11 and the paper's choice.
+      jitter: eps of the factor U(1 - eps, 1 + eps) on the router's input.
+      dropout: the share of the router's input that is set to zero; the rest is scaled up.
+      temperature: temperature of the distribution that "sample_softmax" draws from. Towards 0
+        it becomes "argmax".
 
     Raises:
-      UserError: for an unknown policy, or a value that is none.
+      UserError: for an unknown policy, or a value out of its range.
     """
 
-    policy: str = INPUT_JITTER
+    policy: Policy = "input_jitter"
     jitter: float = 0.01
     dropout: float = 0.1
     temperature: float = 1.0
@@ -51,53 +50,51 @@ class Exploration:
             raise UserError(
                 f"Exploration.policy is {self.policy!r}, but Table 11's policies are {valid}."
             )
-        for name, paper in (("jitter", 0.01), ("dropout", 0.1)):
+        for name, in_paper in (("jitter", 0.01), ("dropout", 0.1)):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(
-                    f"Exploration.{name} is {getattr(self, name)}, but it is at least 0 and "
-                    f"below 1; the paper's is {paper}."
+                    f"Exploration.{name} is {getattr(self, name)}, but it must be at least 0 "
+                    f"and below 1; the paper uses {in_paper}."
                 )
         if not self.temperature > 0:
             raise UserError(
-                f"Exploration.temperature is {self.temperature}, but it is above 0. "
-                f"Exploration.policy = {ARGMAX!r} samples nothing."
+                f"Exploration.temperature is {self.temperature}, but it must be above 0. To "
+                "sample nothing, set Exploration.policy = 'argmax'."
             )
 
     def perturb(self, router_inputs: mtf.Tensor, train: bool) -> mtf.Tensor:
-        """Noise on the router's input.
+        """Adds noise to the router's input if the policy says so.
 
         Args:
-          router_inputs: [O, G, S, M], the router's copy.
-          train: whether to explore.
+          router_inputs: [O, G, S, M], the router's own copy.
+          train: whether this is training; elsewhere nothing is added.
 
         Returns:
-          A tensor like router_inputs.
+          [O, G, S, M] in the dtype of router_inputs.
         """
-        if train and self.policy == INPUT_JITTER:
+        if train and self.policy == "input_jitter":
             return mtf.layers.multiplicative_jitter(router_inputs, self.jitter)
-        if train and self.policy == INPUT_DROPOUT:
+        if train and self.policy == "input_dropout":
             return mtf.dropout(router_inputs, train, rate=self.dropout)
         return router_inputs
 
-    def score_experts(
-        self, router_logits: mtf.Tensor, router_probs: mtf.Tensor, train: bool
-    ) -> mtf.Tensor:
-        """What ranks the experts of a token: the highest score is its first choice.
+    def samples_experts(self, train: bool) -> bool:
+        """Whether experts are drawn at random, rather than chosen by their probability."""
+        return train and self.policy == "sample_softmax"
 
-        With Gumbel noise on the logits the first choice is a sample of the softmax, and the
-        k highest are k samples without replacement.
+    def sample_scores(self, router_logits: mtf.Tensor) -> mtf.Tensor:
+        """Draws scores of which the highest one is a sample of the softmax.
+
+        They are the logits plus Gumbel noise: the k highest scores are k samples without
+        replacement.
 
         Args:
           router_logits: [O, G, S, E] float32.
-          router_probs: [O, G, S, E] float32, their softmax.
-          train: whether to explore.
 
         Returns:
-          [O, G, S, E] float32.
+          [O, G, S, E] float32, without a gradient.
         """
-        if not train or self.policy != SAMPLE_SOFTMAX:
-            return router_probs
-        # The logarithms of 0 and of 1 have none.
+        # Not from 0 to 1: the logarithms of both are infinite.
         uniform = mtf.random_uniform(
             router_logits.mesh, router_logits.shape, minval=1e-9, maxval=1.0, dtype=tf.float32
         )

@@ -1,4 +1,4 @@
-"""One initialisation scale for the whole model (Section 2.4 and Table 3 of the paper)."""
+"""One initialization scale for the whole model (Section 2.4 and Table 3 of the paper)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mtf_switch.errors import UserError
 
 @gin.configurable
 def init_scale(s: float = 1.0) -> float:
-    """The s of std = sqrt(s / fan_in), by which every weight matrix is initialised.
+    """Returns s of std = sqrt(s / fan_in), the initial deviation of every weight matrix.
 
-    The paper's Switch models use 0.1, T5 uses 1.0. Embeddings, norms and position biases
-    are no weight matrices in this sense and keep T5's initial values.
+    The paper's Switch models use 0.1, T5 uses 1.0. Embeddings, norms and position biases are
+    not weight matrices in this sense, and keep T5's initial values.
 
     Args:
       s: the scale, from gin: `init_scale.s = 0.1`.
@@ -25,7 +25,9 @@ def init_scale(s: float = 1.0) -> float:
       UserError: if s is not above 0.
     """
     if not s > 0:
-        raise UserError(f"init_scale.s is {s}, but a scale is above 0: 0.1 or 1.0, say.")
+        raise UserError(
+            f"init_scale.s is {s}, but a scale must be above 0, such as 0.1 or 1.0."
+        )
     return s
 
 
@@ -35,20 +37,23 @@ def is_weight_matrix(name: str, shape: Any) -> bool:
 
 
 def make_scaled_getter(s: float) -> Callable[..., tf.Variable]:
-    """A custom getter for `tf.variable_scope` that applies s to every weight matrix.
+    """Returns a custom getter for `tf.variable_scope` that applies s to every weight matrix.
 
-    Mesh TF gives each matrix the deviation sqrt(1 / fan_in), where an expert's fan-in is
-    its own; attention's query matrix is smaller by sqrt(d_kv), which T5 folds in there.
-    This multiplies it by sqrt(s), and draws from a normal distribution truncated at two
-    deviations, as the paper has it (Mesh TF's attention does not truncate).
+    Mesh TF initializes each matrix with the deviation sqrt(1 / fan_in); an expert's fan-in is
+    its own, and attention's query matrix also has T5's factor 1 / sqrt(d_kv). The getter
+    multiplies this deviation by sqrt(s). It draws from a normal distribution truncated at two
+    deviations, as in the paper (Mesh TF's attention does not truncate).
+
+    Args:
+      s: the scale, see `init_scale`.
     """
 
     # TensorFlow passes the next getter by the name `getter`.
-    def scaled(getter, name, *args, **kwargs):
+    def get_scaled_variable(getter, name, *args, **kwargs):
         initializer = kwargs.get("initializer")
         stddev = getattr(initializer, "stddev", None)
         if stddev is not None and is_weight_matrix(name, kwargs["shape"]):
             kwargs["initializer"] = tf.truncated_normal_initializer(stddev=stddev * s**0.5)
         return getter(name, *args, **kwargs)
 
-    return scaled
+    return get_scaled_variable

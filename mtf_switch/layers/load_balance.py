@@ -1,11 +1,17 @@
-"""The router's losses: load balancing (Figure 14, equations 4 to 6 of the paper); z-loss."""
+"""The losses of the router: load balancing (Figure 14, equations 4 to 6) and the z-loss.
+
+Rulings are explained in docs/fidelity.md.
+"""
 
 from __future__ import annotations
+
+from typing import Literal, get_args
 
 import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
 
-PADDING = MASKED, UPSTREAM = "masked", "upstream"
+Padding = Literal["masked", "upstream"]
+PADDINGS: tuple[Padding, ...] = get_args(Padding)
 
 
 def load_balance_loss(
@@ -14,58 +20,76 @@ def load_balance_loss(
     group_dim: mtf.Dimension,
     experts_dim: mtf.Dimension,
     nonpadding: mtf.Tensor | None = None,
-    padding: str = MASKED,
+    padding: Padding = "masked",
 ) -> mtf.Tensor:
-    """E * sum_i f_i P_i for each group, averaged over the groups (equations 4 to 6).
+    """Computes E * sum_i f_i P_i for each group, averaged over the groups (equations 4 to 6).
 
     f_i is the fraction of a group's tokens whose argmax is expert i, before capacity
-    (equation 5; no gradient), P_i the mean probability of expert i (equation 6). The loss
+    (equation 5; no gradient). P_i is the mean probability of expert i (equation 6). The loss
     is 1 under uniform routing, and equals Figure 14's `mean(f * P) * E^2` (ruling 4). The
-    coefficient alpha is applied by the router.
+    router multiplies it by the coefficient alpha.
 
     Args:
       router_probs: [O, G, S, E] float32, the softmax over experts.
       expert_mask: [O, G, S, E] float32, one-hot of each token's argmax.
       group_dim: S.
       experts_dim: E.
-      nonpadding: [O, G, S] float32, 1 for tokens and 0 for padding; None if unknown.
-      padding: what padding does to f and P (ruling 5). "masked": both are over real tokens
-        only, and groups without any are left out of the average. "upstream": both are over
-        all positions, times the share of real tokens, as Mesh TF's `moe.py` computes it.
+      nonpadding: [O, G, S] float32, 1 for tokens and 0 for padding. None if every position
+        holds a token.
+      padding: how padding enters f and P (ruling 5). "masked" takes both over real tokens
+        only, and leaves groups without any out of the average. "upstream" takes both over all
+        positions and multiplies by the share of real tokens, as Mesh TF's `moe.py` does.
 
     Returns:
       A float32 scalar.
     """
-    if nonpadding is None or padding == UPSTREAM:
-        density = mtf.reduce_mean(expert_mask, reduced_dim=group_dim)  # f: [O, G, E]
-        density_proxy = mtf.reduce_mean(router_probs, reduced_dim=group_dim)  # P: [O, G, E]
-    else:
-        tokens = mtf.reduce_sum(nonpadding, reduced_dim=group_dim)  # [O, G]
-        at_least_one = mtf.maximum(tokens, 1.0)
-        density = mtf.reduce_sum(expert_mask * nonpadding, reduced_dim=group_dim)
-        density /= at_least_one
-        density_proxy = mtf.reduce_sum(router_probs * nonpadding, reduced_dim=group_dim)
-        density_proxy /= at_least_one
-
-    group_losses = mtf.reduce_sum(density * density_proxy, reduced_dim=experts_dim)  # [O, G]
-    group_losses *= float(experts_dim.size)
     if nonpadding is None:
-        return mtf.reduce_mean(group_losses)
-    if padding == UPSTREAM:
         return mtf.reduce_mean(
-            group_losses * mtf.reduce_mean(nonpadding, reduced_dim=group_dim)
+            _losses_of_all_positions(router_probs, expert_mask, group_dim, experts_dim)
         )
-    with_tokens = mtf.reduce_sum(mtf.cast(mtf.greater(tokens, 0.0), tf.float32))
-    return mtf.reduce_sum(group_losses) / mtf.maximum(with_tokens, 1.0)
+    if padding == "upstream":
+        losses = _losses_of_all_positions(router_probs, expert_mask, group_dim, experts_dim)
+        return mtf.reduce_mean(losses * mtf.reduce_mean(nonpadding, reduced_dim=group_dim))
+    tokens = mtf.reduce_sum(nonpadding, reduced_dim=group_dim)  # [O, G]
+    at_least_one = mtf.maximum(tokens, 1.0)
+    density = mtf.reduce_sum(expert_mask * nonpadding, reduced_dim=group_dim)
+    density /= at_least_one  # f: [O, G, E]
+    density_proxy = mtf.reduce_sum(router_probs * nonpadding, reduced_dim=group_dim)
+    density_proxy /= at_least_one  # P: [O, G, E]
+    losses = _scaled_products(density, density_proxy, experts_dim)
+    groups_with_tokens = mtf.reduce_sum(mtf.cast(mtf.greater(tokens, 0.0), tf.float32))
+    return mtf.reduce_sum(losses) / mtf.maximum(groups_with_tokens, 1.0)
+
+
+def _losses_of_all_positions(
+    router_probs: mtf.Tensor,
+    expert_mask: mtf.Tensor,
+    group_dim: mtf.Dimension,
+    experts_dim: mtf.Dimension,
+) -> mtf.Tensor:
+    """[O, G], with f and P taken over all S positions of a group."""
+    density = mtf.reduce_mean(expert_mask, reduced_dim=group_dim)  # f: [O, G, E]
+    density_proxy = mtf.reduce_mean(router_probs, reduced_dim=group_dim)  # P: [O, G, E]
+    return _scaled_products(density, density_proxy, experts_dim)
+
+
+def _scaled_products(
+    density: mtf.Tensor, density_proxy: mtf.Tensor, experts_dim: mtf.Dimension
+) -> mtf.Tensor:
+    """E * sum_i f_i P_i: [O, G, E] and [O, G, E] to [O, G]."""
+    losses = mtf.reduce_sum(density * density_proxy, reduced_dim=experts_dim)
+    return losses * float(experts_dim.size)
 
 
 def router_z_loss(
     router_logits: mtf.Tensor, nonpadding: mtf.Tensor, experts_dim: mtf.Dimension
 ) -> mtf.Tensor:
-    """Mean over real tokens of (log sum_i exp h_i)^2 (ST-MoE, arXiv 2202.08906, equation 5).
+    """Computes the mean over real tokens of (log sum_i exp h_i)^2.
+
+    It is equation 5 of ST-MoE (arXiv 2202.08906).
 
     Args:
-      router_logits: [O, G, S, E] float32, h, not their softmax.
+      router_logits: [O, G, S, E] float32, h: the logits themselves, not their softmax.
       nonpadding: [O, G, S] float32, 1 for tokens and 0 for padding.
       experts_dim: E.
 

@@ -19,15 +19,15 @@ from mtf_switch.layers.router import Assignment, Candidate, Router, SlotAllocato
 class NoTokenLeftBehindRouter(Router):
     """Sends each token to the best of its experts that has room.
 
-    Figure 11: stage 1 is Switch routing. In each later stage the tokens that have no slot yet
-    try their next best expert, in token order, behind those that it serves already.
+    Stage 1 of Figure 11 is Switch routing. In each later stage the tokens without a slot try
+    their next best expert, in token order, after the tokens that it serves already.
 
     Attributes:
-      stages: how many experts a token tries; as many as there are experts drop nothing once
-        the experts together have as many slots as there are tokens.
+      stages: the number of experts that a token tries. If there are as many stages as experts,
+        no token is dropped as long as the experts together have a slot for every token.
 
     Raises:
-      UserError: for a value that is none.
+      UserError: for a value out of its range.
     """
 
     stages: int = 4
@@ -60,38 +60,46 @@ class NoTokenLeftBehindRouter(Router):
 
     def assign(
         self,
-        choices: Sequence[Candidate],
+        candidates: Sequence[Candidate],
         nonpadding: mtf.Tensor,
-        slots: SlotAllocator,
+        allocator: SlotAllocator,
         train: bool,
     ) -> tuple[Assignment, Sequence[mtf.Tensor]]:
         """See the base class."""
         group = nonpadding.shape.dims[-1]
-        waiting, occupied, stages = nonpadding, None, []
-        for choice in choices:
-            taken = None if occupied is None else _at(choice, occupied)
-            stage = slots.assign(choice.expert_index, waiting, choice.prob, taken)
+        stages: list[Assignment] = []
+        waiting = nonpadding  # [O, G, S], 1 for tokens without a slot
+        occupied = None  # [O, G, E], the slots of each expert that earlier stages gave away
+        for candidate in candidates:
+            stage = allocator.allocate(
+                candidate.expert_index,
+                waiting,
+                candidate.prob,
+                None if occupied is None else _look_up_occupied(occupied, candidate),
+            )
             stages.append(stage)
             waiting -= stage.kept
-            served = mtf.reduce_sum(choice.expert_mask * stage.kept, reduced_dim=group)
-            occupied = served if occupied is None else occupied + served  # [O, G, E]
-        return functools.reduce(_or_else, stages), [stage.kept for stage in stages]
+            served = mtf.reduce_sum(candidate.expert_mask * stage.kept, reduced_dim=group)
+            occupied = served if occupied is None else occupied + served
+        return functools.reduce(_merge_stages, stages), [stage.kept for stage in stages]
 
 
-def _at(choice: Candidate, of_experts: mtf.Tensor) -> mtf.Tensor:
-    """[O, G, E], at the experts of a choice: [O, G, S] int32."""
-    mask = choice.expert_mask
-    value = mtf.reduce_sum(mask * of_experts, reduced_dim=mask.shape.dims[-1])
-    return mtf.cast(value, tf.int32)
+def _look_up_occupied(occupied: mtf.Tensor, candidate: Candidate) -> mtf.Tensor:
+    """The occupied slots of each token's candidate: [O, G, E] float32 to [O, G, S] int32."""
+    mask = candidate.expert_mask
+    slots = mtf.reduce_sum(mask * occupied, reduced_dim=mask.shape.dims[-1])
+    return mtf.cast(slots, tf.int32)
 
 
-def _or_else(earlier: Assignment, later: Assignment) -> Assignment:
-    """The later stage's assignment where that has a slot, and the earlier one's elsewhere."""
+def _merge_stages(earlier: Assignment, later: Assignment) -> Assignment:
+    """Takes the later stage's assignment for tokens that it keeps, else the earlier one's."""
+
+    def merge(in_earlier: mtf.Tensor, in_later: mtf.Tensor) -> mtf.Tensor:
+        return mtf.where(mtf.cast(later.kept, tf.bool), in_later, in_earlier)
+
     return Assignment(
-        *(
-            mtf.where(
-                mtf.cast(later.kept, tf.bool), getattr(later, field), getattr(earlier, field)
-            )
-            for field in ("expert_index", "position_in_expert", "kept", "gate")
-        )
+        expert_index=merge(earlier.expert_index, later.expert_index),
+        position_in_expert=merge(earlier.position_in_expert, later.position_in_expert),
+        kept=merge(earlier.kept, later.kept),
+        gate=merge(earlier.gate, later.gate),
     )

@@ -1,18 +1,21 @@
 """The router: Figure 15 of the paper, with the rulings on where its sources disagree.
 
-Every router scores the experts and says how good a choice they are in the same way, here; they
-differ in which experts a token visits:
+Every router scores the experts and computes its losses and metrics in the same way, here. The
+routers differ in the experts that a token visits:
 
-    SwitchRouter             its best one (Section 2.1)
-    TopKRouter               its k best: the MoE baseline of Table 1     (top_k_router)
-    NoTokenLeftBehindRouter  its best one that has room (Appendix B)     (no_token_left_behind)
+    SwitchRouter             the best one (Section 2.1)
+    TopKRouter               the k best: the MoE baseline of Table 1     (top_k_router)
+    NoTokenLeftBehindRouter  the best one that has room (Appendix B)     (no_token_left_behind)
+
+Rulings are explained in docs/fidelity.md.
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Literal, get_args
 
 import gin
 import mesh_tensorflow as mtf
@@ -22,16 +25,18 @@ from mtf_switch.errors import UserError
 from mtf_switch.layers import load_balance, position_in_expert, router_metrics
 from mtf_switch.layers.exploration import Exploration
 
+RouterDtype = Literal["float32", "bfloat16"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-    """One expert for each token, or none.
+    """The expert and the slot of each token, if it has one.
 
     Attributes:
       expert_index: [O, G, N] int32, the expert that was chosen.
-      position_in_expert: [O, G, N] int32, its rank among the group's tokens of that expert.
-      kept: [O, G, N] float32, 1 if the expert had a slot for it, 0 if it is dropped or
-        padding.
+      position_in_expert: [O, G, N] int32, the number of tokens before it in that expert.
+      kept: [O, G, N] float32, 1 if the expert has a slot for the token, 0 if the token is
+        dropped or is padding.
       gate: [O, G, N] float32, the weight of the expert's output.
     """
 
@@ -43,30 +48,30 @@ class Assignment:
 
 @dataclasses.dataclass(frozen=True)
 class Routing(Assignment):
-    """Where each token goes, in index form; all ways to dispatch start from it.
+    """Where each token goes, by index. Every way to dispatch tokens starts from it.
 
-    N is S for one expert a token. For K it is K * S: first all tokens with their first
-    choices, in order, then all with their second ones. So first choices are served first.
+    With K experts per token, N is K * S: first all tokens with their first choices, in order,
+    then all tokens with their second choices, and so on. First choices are served first.
 
     Attributes:
-      aux_loss: float32 scalar, the losses of the router times their coefficients.
+      aux_loss: float32 scalar, the sum of the router's losses, each times its coefficient.
       sums: [6 + 2 E] float32, see `router_metrics`.
-      choices: K.
+      experts_per_token: K.
     """
 
     aux_loss: mtf.Tensor
     sums: mtf.Tensor
-    choices: int = 1
+    experts_per_token: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One expert for each token, before capacity.
+    """One expert for each token, before capacity: its best one, or its second best, ...
 
     Attributes:
       expert_index: [O, G, S] int32.
-      expert_mask: [O, G, S, E] float32, one-hot of it.
-      prob: [O, G, S] float32, the router's probability of it.
+      expert_mask: [O, G, S, E] float32, one-hot of expert_index.
+      prob: [O, G, S] float32, the router's probability for that expert.
     """
 
     expert_index: mtf.Tensor
@@ -76,117 +81,119 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class SlotAllocator:
-    """What there is to give away.
+    """Allocates the slots of all experts.
 
     Attributes:
       experts_dim: E, by its unsplit name.
-      capacity: C, of each expert for each group.
-      rank: how positions in experts are counted.
+      expert_capacity: C.
+      count_positions: one of the functions of `position_in_expert`.
     """
 
     experts_dim: mtf.Dimension
-    capacity: int
-    rank: position_in_expert.CountPositions
+    expert_capacity: int
+    count_positions: position_in_expert.CountPositions
 
-    def assign(
+    def allocate(
         self,
         expert_index: mtf.Tensor,
         routed: mtf.Tensor,
         gate: mtf.Tensor,
-        taken: mtf.Tensor | None = None,
+        occupied: mtf.Tensor | None = None,
     ) -> Assignment:
-        """Gives slots by token order, until an expert has none left (Figure 15).
+        """Gives slots to tokens in their order, until an expert has none left (Figure 15).
 
         Args:
           expert_index: [O, G, N] int32.
-          routed: [O, G, N] float32, 0 for those that want no slot.
+          routed: [O, G, N] float32, 0 for tokens that need no slot.
           gate: [O, G, N] float32.
-          taken: [O, G, N] int32, how many slots of that expert are gone already; None: none.
+          occupied: [O, G, N] int32, the number of slots of that expert that are occupied
+            already. None if all are free.
         """
-        position = self.rank(expert_index, routed, self.experts_dim)
-        if taken is not None:
-            position += taken
-        kept = mtf.cast(mtf.less(position, self.capacity), tf.float32) * routed
+        position = self.count_positions(expert_index, routed, self.experts_dim)
+        if occupied is not None:
+            position += occupied
+        kept = mtf.cast(mtf.less(position, self.expert_capacity), tf.float32) * routed
         return Assignment(expert_index, position, kept, gate)
 
 
 @dataclasses.dataclass(frozen=True)
 class Router(abc.ABC):
-    """What all routers share: probabilities, losses, metrics.
+    """What all routers share: probabilities, losses and metrics.
 
-    All of it is float32, whatever the activations are ("selective precision", Section 2.4):
-    also the weights, which are never rounded to bfloat16 on the way.
+    All of it is computed in float32, also where activations are bfloat16 ("selective
+    precision", Section 2.4). The router's weights are not rounded to bfloat16 either.
 
     Attributes:
-      aux_loss_coef: alpha of the load-balancing loss (equation 4).
-      z_loss_coef: of the router z-loss, which keeps logits small (ST-MoE, arXiv 2202.08906,
-        equation 5). Not in the paper, so 0; ST-MoE's is 0.001.
-      exploration: in training; by default Exploration() from gin.
+      aux_loss_coef: alpha, the coefficient of the load-balancing loss (equation 4).
+      z_loss_coef: coefficient of the router z-loss, which keeps logits small (ST-MoE, arXiv
+        2202.08906, equation 5). The z-loss is not in the paper, so the default is 0; ST-MoE
+        uses 0.001.
+      exploration: exploration in training; by default Exploration() from gin.
       padding: how padding enters the load-balancing loss, "masked" or "upstream"; see
-        `load_balance.load_balance_loss`. Padding is never routed in either.
-      router_dtype: "float32", or "bfloat16" for the row of Table 2 that diverges: logits and
-        probabilities are then rounded.
+        `load_balance.load_balance_loss`. Padding is never routed, with either.
+      router_dtype: "float32"; or "bfloat16" for the row of Table 2 that diverges, which rounds
+        logits and probabilities.
 
     Raises:
-      UserError: for a value that is none.
+      UserError: for an unknown name or a value of a wrong type.
     """
 
     aux_loss_coef: float = 0.01
     z_loss_coef: float = 0.0
     exploration: Exploration = dataclasses.field(default_factory=Exploration)
-    padding: str = load_balance.MASKED
-    router_dtype: str = "float32"
+    padding: load_balance.Padding = "masked"
+    router_dtype: RouterDtype = "float32"
 
     def __post_init__(self):
         name = type(self).__name__
-        if self.padding not in load_balance.PADDING:
+        if self.padding not in load_balance.PADDINGS:
             raise UserError(
-                f"{name}.padding is {self.padding!r}, but it is "
-                f"{' or '.join(map(repr, load_balance.PADDING))}."
+                f"{name}.padding is {self.padding!r}, but it must be "
+                f"{' or '.join(map(repr, load_balance.PADDINGS))}."
             )
-        if self.router_dtype not in ("float32", "bfloat16"):
+        if self.router_dtype not in get_args(RouterDtype):
             raise UserError(
-                f"{name}.router_dtype is {self.router_dtype!r}, but it is 'float32', or "
-                "'bfloat16' for Table 2's row that diverges."
+                f"{name}.router_dtype is {self.router_dtype!r}, but it must be 'float32', or "
+                "'bfloat16' for the row of Table 2 that diverges."
             )
         if not isinstance(self.exploration, Exploration):
             raise UserError(
-                f"{name}.exploration is {self.exploration!r}, but it is an Exploration, in gin "
-                "@Exploration(). Its policy is Exploration.policy."
+                f"{name}.exploration is {self.exploration!r}, but it must be an Exploration: "
+                "@Exploration() in gin. To choose the policy, set Exploration.policy."
             )
 
-    def check_num_experts(self, num_experts: int) -> None:  # noqa: B027  one expert is enough for most
-        """Raises UserError if this router cannot choose among so many experts."""
+    def check_num_experts(self, num_experts: int) -> None:  # noqa: B027  most need just one
+        """Raises UserError if the router cannot choose among so few experts."""
 
     @property
     def experts_per_token(self) -> int:
-        """K, how many experts a token visits at most."""
+        """K, the experts that a token visits at most."""
         return 1
 
     @property
     def num_candidates(self) -> int:
-        """How many of a token's best experts `assign` is given."""
+        """The number of experts per token that `assign` chooses from."""
         return self.experts_per_token
 
     @abc.abstractmethod
     def assign(
         self,
-        choices: Sequence[Candidate],
+        candidates: Sequence[Candidate],
         nonpadding: mtf.Tensor,
-        slots: SlotAllocator,
+        allocator: SlotAllocator,
         train: bool,
     ) -> tuple[Assignment, Sequence[mtf.Tensor]]:
         """Decides which experts each token visits.
 
         Args:
-          choices: each token's experts, the best one first.
-          nonpadding: [O, G, S] float32, 0 for padding, which visits none.
-          slots: of the experts.
+          candidates: the experts of each token, the best one first.
+          nonpadding: [O, G, S] float32, 0 for padding, which visits no expert.
+          allocator: allocates the slots.
           train: whether this is training.
 
         Returns:
-          The Assignment, N = K * S; and for each choice, which tokens got a slot by it:
-          [O, G, S] float32.
+          The Assignment, with N = K * S; and for each candidate the tokens that got a slot in
+          it: [O, G, S] float32.
         """
 
     def route(
@@ -197,7 +204,7 @@ class Router(abc.ABC):
         variable_dtype: mtf.VariableDType,
         train: bool,
         nonpadding: mtf.Tensor | None = None,
-        rank: position_in_expert.CountPositions = position_in_expert.count_by_cumsum,
+        count_positions: position_in_expert.CountPositions = position_in_expert.count_by_cumsum,
     ) -> Routing:
         """Chooses experts and slots for every token of every group.
 
@@ -205,10 +212,12 @@ class Router(abc.ABC):
           inputs: [O, G, S, M] in the activation dtype.
           experts_dim: E, by its unsplit name.
           expert_capacity: C.
-          variable_dtype: of the model; the router's weights are used in `router_dtype`.
-          train: whether to explore.
-          nonpadding: [O, G, S], 1 for tokens and 0 for padding; None if all are tokens.
-          rank: how positions in experts are counted.
+          variable_dtype: dtypes of the model's variables; the router computes in
+            `router_dtype`.
+          train: whether this is training, where the router explores.
+          nonpadding: [O, G, S], 1 for tokens and 0 for padding. None if every position holds
+            a token.
+          count_positions: one of the functions of `position_in_expert`.
 
         Returns:
           The Routing.
@@ -216,55 +225,64 @@ class Router(abc.ABC):
         # Cast the input, not the logits (ruling 3).
         router_inputs = mtf.cast(inputs, tf.as_dtype(self.router_dtype))
         router_inputs = self.exploration.perturb(router_inputs, train)
-        router_logits = _logits(router_inputs, experts_dim, variable_dtype)
+        router_logits = _compute_logits(router_inputs, experts_dim, variable_dtype)
         router_probs = mtf.softmax(router_logits, reduced_dim=experts_dim)  # [O, G, S, E]
         router_logits, router_probs = (
             mtf.cast(x, tf.float32) for x in (router_logits, router_probs)
         )
-        scores = self.exploration.score_experts(router_logits, router_probs, train)
-        choices = _best(scores, router_probs, experts_dim, self.num_candidates)
+        if self.exploration.samples_experts(train):
+            scores = self.exploration.sample_scores(router_logits)
+            candidates = _rank_by_scores(scores, router_probs, experts_dim, self.num_candidates)
+        else:
+            candidates = _rank_by_probs(router_probs, experts_dim, self.num_candidates)
 
         if nonpadding is not None:
             nonpadding = mtf.cast(nonpadding, tf.float32)
-        expert_mask = choices[0].expert_mask
-        balance = self.aux_loss_coef * self._balance(router_probs, expert_mask, nonpadding)
+        expert_mask = candidates[0].expert_mask
+        balance_loss = self.aux_loss_coef * self._load_balance_loss(
+            router_probs, expert_mask, nonpadding
+        )
         if nonpadding is None:
             nonpadding = mtf.ones(inputs.mesh, expert_mask.shape[:-1], dtype=tf.float32)
-        z_loss = self._z_loss(router_logits, nonpadding, experts_dim)
+        z_loss = self._weighted_z_loss(router_logits, nonpadding, experts_dim)
 
-        slots = SlotAllocator(experts_dim, expert_capacity, rank)
-        assignment, served = self.assign(choices, nonpadding, slots, train)
+        allocator = SlotAllocator(experts_dim, expert_capacity, count_positions)
+        assignment, served = self.assign(candidates, nonpadding, allocator, train)
         return Routing(
-            **vars(assignment),
-            aux_loss=balance if z_loss is None else balance + z_loss,
+            expert_index=assignment.expert_index,
+            position_in_expert=assignment.position_in_expert,
+            kept=assignment.kept,
+            gate=assignment.gate,
+            aux_loss=balance_loss if z_loss is None else balance_loss + z_loss,
             sums=router_metrics.compute_router_sums(
                 router_probs,
                 expert_mask * nonpadding,
-                choices[0].prob,
+                candidates[0].prob,
                 served,
                 nonpadding,
-                balance,
+                balance_loss,
                 z_loss,
                 experts_dim,
             ),
-            choices=self.experts_per_token,
+            experts_per_token=self.experts_per_token,
         )
 
-    def _balance(
+    def _load_balance_loss(
         self,
         router_probs: mtf.Tensor,
         expert_mask: mtf.Tensor,
         nonpadding: mtf.Tensor | None,
     ) -> mtf.Tensor:
-        """Of first choices, whatever becomes of them: a float32 scalar."""
+        """Load-balancing loss of first choices, before capacity: a float32 scalar."""
         *_, group_dim, experts_dim = router_probs.shape.dims
         return load_balance.load_balance_loss(
             router_probs, expert_mask, group_dim, experts_dim, nonpadding, self.padding
         )
 
-    def _z_loss(
+    def _weighted_z_loss(
         self, router_logits: mtf.Tensor, nonpadding: mtf.Tensor, experts_dim: mtf.Dimension
     ) -> mtf.Tensor | None:
+        """The z-loss times its coefficient: a float32 scalar; None if the coefficient is 0."""
         if not self.z_loss_coef:
             return None
         loss = load_balance.router_z_loss(router_logits, nonpadding, experts_dim)
@@ -278,35 +296,53 @@ class SwitchRouter(Router):
 
     def assign(
         self,
-        choices: Sequence[Candidate],
+        candidates: Sequence[Candidate],
         nonpadding: mtf.Tensor,
-        slots: SlotAllocator,
+        allocator: SlotAllocator,
         train: bool,
     ) -> tuple[Assignment, Sequence[mtf.Tensor]]:
         """See the base class."""
-        (best,) = choices
-        assignment = slots.assign(best.expert_index, nonpadding, best.prob)
+        (best,) = candidates
+        assignment = allocator.allocate(best.expert_index, nonpadding, best.prob)
         return assignment, [assignment.kept]
 
 
-def _best(
+def _rank_by_probs(
+    router_probs: mtf.Tensor, experts_dim: mtf.Dimension, number: int
+) -> list[Candidate]:
+    """The experts of highest probability for each token, the best one first."""
+    return [
+        Candidate(index, mask, prob)
+        for index, mask, prob in _top_experts(router_probs, experts_dim, number)
+    ]
+
+
+def _rank_by_scores(
     scores: mtf.Tensor, router_probs: mtf.Tensor, experts_dim: mtf.Dimension, number: int
 ) -> list[Candidate]:
-    """The experts of highest score, of each token, in order: no expert twice."""
-    sampled = scores is not router_probs
-    choices: list[Candidate] = []
-    while len(choices) < number:
-        if choices:
-            scores -= 1e9 * choices[-1].expert_mask
-        prob, index = mtf.top_1(scores, reduced_dim=experts_dim)
+    """The experts of highest score for each token, with their probabilities."""
+    return [
+        Candidate(index, mask, mtf.reduce_sum(router_probs * mask, reduced_dim=experts_dim))
+        for index, mask, _ in _top_experts(scores, experts_dim, number)
+    ]
+
+
+def _top_experts(
+    scores: mtf.Tensor, experts_dim: mtf.Dimension, number: int
+) -> Iterator[tuple[mtf.Tensor, mtf.Tensor, mtf.Tensor]]:
+    """Yields the index, one-hot mask and score of each token's next best expert.
+
+    No expert is named twice for a token.
+    """
+    for place in range(number):
+        score, index = mtf.top_1(scores, reduced_dim=experts_dim)
         mask = mtf.one_hot(index, experts_dim, dtype=tf.float32)
-        if sampled:
-            prob = mtf.reduce_sum(router_probs * mask, reduced_dim=experts_dim)
-        choices.append(Candidate(index, mask, prob))
-    return choices
+        yield index, mask, score
+        if place + 1 < number:
+            scores -= 1e9 * mask
 
 
-def _logits(
+def _compute_logits(
     router_inputs: mtf.Tensor, experts_dim: mtf.Dimension, variable_dtype: mtf.VariableDType
 ) -> mtf.Tensor:
     """h(x) = x W_r (equation 1): [O, G, S, E] in the dtype of the router's inputs."""
@@ -318,7 +354,7 @@ def _logits(
         variable_dtype=mtf.VariableDType(
             variable_dtype.master_dtype, variable_dtype.slice_dtype, router_inputs.dtype
         ),
-        # The name that Mesh TF gives it, so that checkpoints agree. One name for all routers:
+        # Mesh TF's name, so that checkpoints agree. All routers share it (ruling 21), so that
         # a model trained with one can be evaluated with another.
         name="switch_gating",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import gin
 import mesh_tensorflow as mtf
@@ -14,19 +14,24 @@ from mesh_tensorflow.transformer import attention, transformer, transformer_laye
 from mtf_switch.errors import UserError
 from mtf_switch.layers import dimensions
 from mtf_switch.layers.capacity import ExpertCapacity
-from mtf_switch.layers.dispatch import AUTO
+from mtf_switch.layers.dispatch_method import Method
 from mtf_switch.layers.experts import Experts
 from mtf_switch.layers.router import Router
 from mtf_switch.layers.switch_layer import SwitchLayer
 
-QUERY, KEY_VALUE = "query", "key_value"
-# Mesh TF's words for what experts compute.
-COMPUTATIONS = {"qkv": (QUERY, KEY_VALUE), "q": (QUERY,), "kv": (KEY_VALUE,)}
-LINEAR, FFN = NETWORKS = "linear", "ffn"
-RELATIVE_ATTENTION_TYPES = (None, "bias", "bias_shared", "contextual")
-# What of Mesh TF's SelfAttention has to be left as it is, and why.
+ExpertComputation = Literal["qkv", "q", "kv"]
+ExpertNetwork = Literal["linear", "ffn"]
+Part = Literal["query", "key_value"]
+# Mesh TF's words for what the experts compute -> the sets of experts that this takes.
+_PARTS: dict[ExpertComputation, tuple[Part, ...]] = {
+    "qkv": ("query", "key_value"),
+    "q": ("query",),
+    "kv": ("key_value",),
+}
+_RELATIVE_ATTENTION_TYPES = (None, "bias", "bias_shared", "contextual")
+# Parameters of Mesh TF's SelfAttention that must keep a value -> that value, and why.
 _REQUIRED = {
-    "shared_kv": (True, "one set of experts makes keys and values in one (Appendix A)"),
+    "shared_kv": (True, "one set of experts makes a key and value in one (Appendix A)"),
     "num_memory_heads": (0, "experts make keys and values for all heads"),
     "combine_dims": (True, "an expert's output is all heads in one dimension"),
     "keep_query_heads_dims": (False, "the output has the shape of the input"),
@@ -39,12 +44,12 @@ _REQUIRED = {
 class SwitchAttention(transformer_layers.SelfAttention):
     """Self-attention whose projections are experts (Appendix A, Figure 10, Table 10).
 
-    For each token one set of experts makes the query, and another, with a router of its own,
-    what is both key and value. Each set is a Switch layer: a token that has no slot in it, and
-    padding, has zeros there. All else is Mesh TF's SelfAttention, whose gin parameters
-    (`SelfAttention.num_heads`, ...) hold here, too; it stands wherever that does, in encoder
-    and decoder. Appendix A is about self-attention, so there is no encoder-decoder attention
-    like it.
+    One set of experts makes the query of each token. Another set, with a router of its own,
+    makes its key and value in one. Each set is a Switch layer: a token dropped by a set, and
+    padding, contribute zeros. Everything else is Mesh TF's SelfAttention, including its gin
+    parameters (`SelfAttention.num_heads`, ...). The layer may replace SelfAttention in encoder
+    and decoder; attention from decoder to encoder stays dense, as Appendix A is about
+    self-attention.
 
     Attributes:
       switch_layers: the sets of experts.
@@ -53,42 +58,43 @@ class SwitchAttention(transformer_layers.SelfAttention):
     def __init__(
         self,
         num_experts: int = 8,
-        expert_computation: str = "qkv",
-        expert_network: str = LINEAR,
+        expert_computation: ExpertComputation = "qkv",
+        expert_network: ExpertNetwork = "linear",
         hidden_size: int = 2048,
         activation: str | Sequence[str] = "relu",
         expert_dropout_rate: float = 0.0,
         capacity: ExpertCapacity | None = None,
         router: Router | None = None,
-        dispatch: str = AUTO,
+        dispatch: Method = "auto",
         shared_kv: bool = True,
         **self_attention: Any,
     ):
         """Records the hyperparameters.
 
         Args:
-          num_experts: E, of each set.
-          expert_computation: what experts make: "qkv", queries, and keys and values; "q",
-            queries alone; "kv", keys and values alone. The other is one matrix then.
-          expert_network: "linear", an expert is a matrix [M, heads * d_kv]; "ffn", a
-            feed-forward network of `hidden_size` before that.
-          hidden_size: F, of "ffn" experts.
-          activation: of "ffn" experts, as of `SwitchFFN`.
-          expert_dropout_rate: on the hidden units of "ffn" experts, in training.
+          num_experts: E, in each set.
+          expert_computation: what the experts make: "qkv" for queries, and keys and values;
+            "q" for queries only; "kv" for keys and values only. A dense matrix makes the rest.
+          expert_network: "linear" for experts that are a matrix [M, heads * d_kv]; "ffn" for
+            feed-forward networks with `hidden_size` hidden units.
+          hidden_size: F, the hidden units of "ffn" experts.
+          activation: activation of "ffn" experts, see `SwitchFFN`.
+          expert_dropout_rate: dropout on the hidden units of "ffn" experts, in training.
           capacity: groups and expert capacity; by default ExpertCapacity() from gin.
-          router: of both sets, with weights of their own; by default SwitchRouter() from gin.
-          dispatch: as of `SwitchFFN`.
-          shared_kv: True.
-          **self_attention: of Mesh TF's SelfAttention.
+          router: router of each set; every set has weights of its own. By default
+            SwitchRouter() from gin.
+          dispatch: how tokens reach their experts, see `SwitchFFN`.
+          shared_kv: must be True.
+          **self_attention: parameters of Mesh TF's SelfAttention.
 
         Raises:
-          UserError: for a value that no layer can be built with.
+          UserError: if no layer can be built with a value.
         """
         super().__init__(shared_kv=shared_kv, **self_attention)
-        _check_one_of("expert_computation", expert_computation, COMPUTATIONS)
-        _check_one_of("expert_network", expert_network, NETWORKS)
-        _check_one_of(
-            "relative_attention_type", self.relative_attention_type, RELATIVE_ATTENTION_TYPES
+        _check_choice("expert_computation", expert_computation, get_args(ExpertComputation))
+        _check_choice("expert_network", expert_network, get_args(ExpertNetwork))
+        _check_choice(
+            "relative_attention_type", self.relative_attention_type, _RELATIVE_ATTENTION_TYPES
         )
         for name, (required, reason) in _REQUIRED.items():
             if getattr(self, name) != required:
@@ -96,17 +102,19 @@ class SwitchAttention(transformer_layers.SelfAttention):
                     f"SwitchAttention works with {name} = {required} only, as {reason}; it is "
                     f"{getattr(self, name)!r}. Leave it out, or use SelfAttention."
                 )
-        # Split as the heads of dense attention are, unless the hidden units are.
-        heads = _combined([*self.heads_dims, self.kv_dim])
-        if expert_network == FFN:
-            heads = dimensions.heads_unsplit(heads.size)
+        # All heads in one dimension, split as the heads of dense attention are. With "ffn"
+        # experts the hidden units are split instead.
+        width = self.num_heads * self.key_value_size
+        if expert_network == "ffn":
+            output_dim = dimensions.heads_unsplit(width)
         else:
+            output_dim = mtf.Dimension((self.heads_dims or [self.kv_dim])[0].name, width)
             activation = ()
         self.switch_layers = tuple(
             SwitchProjection(
                 self,
                 part,
-                heads,
+                output_dim,
                 num_experts=num_experts,
                 hidden_size=hidden_size,
                 activation=activation,
@@ -115,62 +123,67 @@ class SwitchAttention(transformer_layers.SelfAttention):
                 router=router,
                 dispatch=dispatch,
             )
-            for part in COMPUTATIONS[expert_computation]
+            for part in _PARTS[expert_computation]
         )
 
     @property
     def heads_dims(self) -> list[mtf.Dimension]:
-        """The dimensions of the heads: none for one head."""
+        """The dimension of the heads; none if there is one head."""
         return [mtf.Dimension("heads", self.num_heads)] if self.num_heads > 1 else []
 
     @property
     def query_variance(self) -> float:
-        """Initial variance of what makes a query, times its fan-in.
+        """Initial variance of the matrix that makes a query, times its fan-in.
 
-        As T5 has it, 1 / sqrt(d_kv) is in the weights, and not in the attention.
+        As in T5, the factor 1 / sqrt(d_kv) is in the initial weights and not in the attention
+        (ruling 32 in docs/fidelity.md).
         """
         if self.fold_scaling_into_initializer and not mtf.layers.unit_scaling_convention():
             return 1 / self.key_value_size
         return 1.0
 
     def make_params(self, context: transformer.Context) -> SwitchAttentionParams:
-        """What `SelfAttention.call` projects with."""
+        """Makes the projections that `SelfAttention.call` uses."""
         return SwitchAttentionParams(self, context)
 
 
 class SwitchAttentionParams(attention.AttentionParams):
-    """Mesh TF's projections of attention, with experts in the place of some."""
+    """Mesh TF's attention projections, with experts in place of some of the matrices."""
 
     def __init__(self, layer: SwitchAttention, context: transformer.Context):
         """Makes the variables.
 
         Args:
-          layer: with the experts.
-          context: of its call.
+          layer: the layer that the projections belong to.
+          context: Mesh TF's context of the layer's call.
         """
         self._layer = layer
         self._context = context
         self._experts = {experts.part: experts for experts in layer.switch_layers}
         super().__init__(
             context.mesh,
-            *[context.model.model_dim] * 3,
-            *[layer.kv_dim] * 2,
-            *[layer.heads_dims] * 2,
-            context.variable_dtype,
+            query_input_dim=context.model.model_dim,
+            memory_input_dim=context.model.model_dim,
+            output_dim=context.model.model_dim,
+            key_dim=layer.kv_dim,
+            value_dim=layer.kv_dim,
+            query_heads_dims=layer.heads_dims,
+            memory_heads_dims=layer.heads_dims,
+            variable_dtype=context.variable_dtype,
             shared_kv=True,
             fold_scaling_into_initializer=layer.fold_scaling_into_initializer,
             make_attention_vars=False,
         )
 
     def init_weights(self) -> None:
-        """The output's matrix, and those of what no experts make; by Mesh TF's names."""
+        """Makes the output matrix, and the matrices that no experts replace."""
         super().init_weights()
-        if QUERY not in self._experts:
-            self.wq = self._matrix("q", self.q_shape, self._layer.query_variance)
-        if KEY_VALUE not in self._experts:
-            self.wkv = self._matrix("kv", self.k_shape)
+        if "query" not in self._experts:
+            self.wq = self._make_matrix("q", self.q_shape, self._layer.query_variance)
+        if "key_value" not in self._experts:
+            self.wkv = self._make_matrix("kv", self.k_shape)
 
-    def _matrix(
+    def _make_matrix(
         self, name: str, shape: list[mtf.Dimension], variance: float = 1.0
     ) -> mtf.Tensor:
         initializer = mtf.layers.VarianceScalingInitializer(variance)(shape[:1], shape[1:])
@@ -180,34 +193,30 @@ class SwitchAttentionParams(attention.AttentionParams):
 
     def compute_q(self, query_antecedent: mtf.Tensor) -> mtf.Tensor:
         """[<positions>, M] to [<positions>, heads, d_kv]."""
-        if QUERY not in self._experts:
+        if "query" not in self._experts:
             return super().compute_q(query_antecedent)
-        q = self._experts[QUERY].call(self._context, query_antecedent)
+        q = self._experts["query"].call(self._context, query_antecedent)
         q = mtf.replace_dimensions(q, q.shape.dims[-1], self.q_dims)
         return q if self.fold_scaling_into_initializer else q * self.key_dim.size**-0.5
 
     def compute_kv(self, memory_antecedent: mtf.Tensor) -> mtf.Tensor:
-        """[<positions>, M] to [<positions>, heads, d_kv]; the positions are the memory's."""
-        if KEY_VALUE not in self._experts:
+        """[<positions>, M] to [<positions>, heads, d_kv], with the positions of the memory."""
+        if "key_value" not in self._experts:
             return super().compute_kv(memory_antecedent)
         memory, length = self._layer.memory_length(self._context), self._context.length_dim
         in_memory = memory in memory_antecedent.shape.dims
         if in_memory:
-            # By the name of positions that the rest of the context has: padding's, say.
+            # The experts need the name that padding, for example, has for the positions.
             memory_antecedent = mtf.replace_dimensions(memory_antecedent, memory, length)
-        kv = self._experts[KEY_VALUE].call(self._context, memory_antecedent)
+        kv = self._experts["key_value"].call(self._context, memory_antecedent)
         kv = mtf.replace_dimensions(kv, kv.shape.dims[-1], self.k_dims)
         return mtf.replace_dimensions(kv, length, memory) if in_memory else kv
 
 
-def _combined(dims: list[mtf.Dimension]) -> mtf.Dimension:
-    return mtf.Dimension(dims[0].name, mtf.Shape(dims).size)
-
-
-def _check_one_of(name: str, value: Any, valid: Any) -> None:
+def _check_choice(name: str, value: Any, valid: Sequence[Any]) -> None:
     if value not in valid:
         raise UserError(
-            f"SwitchAttention.{name} is {value!r}, but it is one of "
+            f"SwitchAttention.{name} is {value!r}, but it must be one of "
             f"{', '.join(map(repr, valid))}."
         )
 
@@ -220,17 +229,17 @@ class SwitchProjection(SwitchLayer):
     def __init__(
         self,
         layer: SwitchAttention,
-        part: str,
+        part: Part,
         output_dim: mtf.Dimension,
         **hyperparameters: Any,
     ):
-        """Records what is asked.
+        """Records the hyperparameters.
 
         Args:
-          layer: that it is a part of.
-          part: QUERY or KEY_VALUE.
-          output_dim: H.
-          **hyperparameters: of a SwitchLayer.
+          layer: the layer that the set belongs to.
+          part: what the experts make, "query" or "key_value".
+          output_dim: H, heads * d_kv.
+          **hyperparameters: arguments of SwitchLayer.
         """
         super().__init__(**hyperparameters)
         self.part = part
@@ -239,12 +248,12 @@ class SwitchProjection(SwitchLayer):
 
     @property
     def name(self) -> str:
-        """Such as block_001/layer_002/query."""
+        """The name within the stack, such as block_001/layer_002/query."""
         return f"{self._layer.name}/{self.part}"
 
     @property
     def scope(self) -> str:
-        """Such as block_001/layer_002/SwitchAttention/query."""
+        """See the base class; such as block_001/layer_002/SwitchAttention/query."""
         return f"{self._layer.name}/{type(self._layer).__name__}/{self.part}"
 
     def call(self, context: transformer.Context, x: mtf.Tensor, losses=None) -> mtf.Tensor:
@@ -254,13 +263,13 @@ class SwitchProjection(SwitchLayer):
 
     @property
     def experts(self) -> Experts:
-        """The experts' networks."""
+        """See the base class."""
         return dataclasses.replace(
             super().experts,
             output_dim=self.output_dim,
-            output_variance=self._layer.query_variance if self.part == QUERY else 1.0,
+            output_variance=self._layer.query_variance if self.part == "query" else 1.0,
         )
 
     def _metrics_name(self, context: transformer.Context) -> str:
-        """Such as decoder/block_001/layer_002/query."""
+        """See the base class; such as decoder/block_001/layer_002/query."""
         return f"{super()._metrics_name(context)}/{self.part}"

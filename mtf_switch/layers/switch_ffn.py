@@ -1,4 +1,4 @@
-"""The Switch layer: Figure 16 of the paper in the place of a feed-forward layer."""
+"""The Switch layer in place of a feed-forward layer (Section 2 of the paper)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import gin
 
 from mtf_switch.layers.capacity import ExpertCapacity
-from mtf_switch.layers.dispatch import AUTO
+from mtf_switch.layers.dispatch_method import Method
 from mtf_switch.layers.router import Router
 from mtf_switch.layers.switch_layer import SwitchLayer
 
@@ -16,8 +16,8 @@ from mtf_switch.layers.switch_layer import SwitchLayer
 class SwitchFFN(SwitchLayer):
     """A feed-forward layer of E experts, of which each token visits one (Section 2).
 
-    Stands in `make_layer_stack.layers` wherever `DenseReluDense` does; `SwitchLayer` has the
-    way of the tokens.
+    It replaces `DenseReluDense` in `make_layer_stack.layers`. `SwitchLayer` describes the way
+    of the tokens.
     """
 
     gin_name = "SwitchFFN"
@@ -30,24 +30,26 @@ class SwitchFFN(SwitchLayer):
         expert_dropout_rate: float = 0.0,
         capacity: ExpertCapacity | None = None,
         router: Router | None = None,
-        dispatch: str = AUTO,
+        dispatch: Method = "auto",
     ):
         """Records the hyperparameters.
 
         Args:
           num_experts: E.
-          hidden_size: F, of each expert.
-          activation: an activation of Mesh TF by name, or a list of them whose outputs are
-            multiplied: ["gelu", "linear"] is T5 1.1's gated GELU.
+          hidden_size: F, the hidden units of each expert.
+          activation: the name of an activation of Mesh TF, or a list of names whose outputs
+            are multiplied: ["gelu", "linear"] is T5 1.1's gated GELU.
           expert_dropout_rate: dropout on the experts' hidden units, in training. Fine-tuning
-            uses 0.4 here beside 0.1 elsewhere (Table 4).
+            uses 0.4 here and 0.1 elsewhere (Table 4).
           capacity: groups and expert capacity; by default ExpertCapacity() from gin.
-          router: by default SwitchRouter() from gin; in gin @TopKRouter(), say.
-          dispatch: how tokens reach their experts, with equal results: "einsum", the paper's
-            one-hot products; "gather", by index; "auto", einsum on a TPU and gather elsewhere.
+          router: by default SwitchRouter() from gin; in gin also @TopKRouter(), for example.
+          dispatch: how tokens reach their experts, with equal results. "auto" chooses the
+            fastest: "einsum", the paper's one-hot products, on a TPU; "sort", tokens sorted by
+            expert, on one core; "gather", slots filled by index, on several cores.
+            `dispatch_method` has the details.
 
         Raises:
-          UserError: for a value that no layer can be built with.
+          UserError: if no layer can be built with a value.
         """
         super().__init__(
             num_experts,

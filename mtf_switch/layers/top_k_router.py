@@ -1,12 +1,14 @@
 """The mixture-of-experts baseline of Table 1: every token visits its k best experts.
 
-With k = 2 this is the gating of GShard (arXiv 2006.16668) and of Mesh TensorFlow.
+With k = 2 this is the gating of GShard (arXiv 2006.16668) and of Mesh TensorFlow. Rulings are
+explained in docs/fidelity.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import gin
 import mesh_tensorflow as mtf
@@ -16,7 +18,8 @@ from mtf_switch.errors import UserError
 from mtf_switch.layers import load_balance
 from mtf_switch.layers.router import Assignment, Candidate, Router, SlotAllocator
 
-ALL, NONE, THRESHOLD, RANDOM = POLICIES = "all", "none", "threshold", "random"
+LaterChoicePolicy = Literal["all", "none", "threshold", "random"]
+LATER_CHOICE_POLICIES: tuple[LaterChoicePolicy, ...] = get_args(LaterChoicePolicy)
 
 
 @gin.configurable
@@ -24,25 +27,25 @@ ALL, NONE, THRESHOLD, RANDOM = POLICIES = "all", "none", "threshold", "random"
 class TopKRouter(Router):
     """Sends each token to its k best experts; their gates add up to 1.
 
-    First choices take their slots before any second choice does. A token is dropped if none
-    of its experts has room.
+    First choices get their slots before any second choice does. A token is dropped if none of
+    its experts has room.
 
     Attributes:
-      k: experts that a token visits at most.
-      policy_train: which choices after the first are visited in training. "all": each;
-        "none": none; "threshold": those with a gate above `threshold`; "random": with
+      k: the experts that a token visits at most.
+      policy_train: which choices after the first are visited in training. "all": every one;
+        "none": none; "threshold": those with a gate above `threshold`; "random": each with
         probability gate / threshold.
-      policy_eval: the same elsewhere. Mesh TF's is "random" here too, which makes what a
-        model says depend on chance.
-      threshold: of both.
+      policy_eval: the same outside of training. Mesh TF uses "random" there as well, which
+        makes a model's answer depend on chance (ruling 17).
+      threshold: the threshold of "threshold" and "random".
 
     Raises:
-      UserError: for a value that is none.
+      UserError: for an unknown policy, or a value out of its range.
     """
 
     k: int = 2
-    policy_train: str = RANDOM
-    policy_eval: str = ALL
+    policy_train: LaterChoicePolicy = "random"
+    policy_eval: LaterChoicePolicy = "all"
     threshold: float = 0.2
 
     def __post_init__(self):
@@ -50,16 +53,16 @@ class TopKRouter(Router):
         if self.k < 1:
             raise UserError(f"TopKRouter.k is {self.k}, but a token visits at least 1 expert.")
         for name in ("policy_train", "policy_eval"):
-            if getattr(self, name) not in POLICIES:
-                valid = ", ".join(map(repr, POLICIES))
+            if getattr(self, name) not in LATER_CHOICE_POLICIES:
+                valid = ", ".join(map(repr, LATER_CHOICE_POLICIES))
                 raise UserError(
                     f"TopKRouter.{name} is {getattr(self, name)!r}, but the policies for the "
                     f"choices after the first are {valid}."
                 )
         if not 0 < self.threshold <= 1:
             raise UserError(
-                f"TopKRouter.threshold is {self.threshold}, but it is above 0 and at most 1, "
-                "as gates are."
+                f"TopKRouter.threshold is {self.threshold}, but a threshold of gates must be "
+                "above 0 and at most 1."
             )
 
     def check_num_experts(self, num_experts: int) -> None:
@@ -77,47 +80,56 @@ class TopKRouter(Router):
 
     def assign(
         self,
-        choices: Sequence[Candidate],
+        candidates: Sequence[Candidate],
         nonpadding: mtf.Tensor,
-        slots: SlotAllocator,
+        allocator: SlotAllocator,
         train: bool,
     ) -> tuple[Assignment, Sequence[mtf.Tensor]]:
         """See the base class."""
-        gates = [choice.prob for choice in choices]
+        gates = [candidate.prob for candidate in candidates]
         if self.k > 1:
             total = mtf.add_n(gates) + 1e-9
             gates = [gate / total for gate in gates]
-        visited = [nonpadding, *(nonpadding * self._visits(gate, train) for gate in gates[1:])]
+        visited = [nonpadding]
+        visited += [nonpadding * self._select_visits(gate, train) for gate in gates[1:]]
 
         group = nonpadding.shape.dims[-1]
-        # [O, G, K * S]: a slot goes to the first choices of all tokens before any second one.
-        in_turn = mtf.concat([choice.expert_index for choice in choices], group.name)
-        assignment = slots.assign(
-            in_turn, mtf.concat(visited, group.name), mtf.concat(gates, group.name)
+        # [O, G, N]: first all tokens with their first choices, then all with their second ones.
+        assignment = allocator.allocate(
+            mtf.concat([candidate.expert_index for candidate in candidates], group.name),
+            mtf.concat(visited, group.name),
+            mtf.concat(gates, group.name),
         )
         kept = mtf.split(assignment.kept, assignment.kept.shape.dims[-1], self.k)
-        return assignment, [mtf.replace_dimensions(by, by.shape.dims[-1], group) for by in kept]
+        served = [mtf.replace_dimensions(x, x.shape.dims[-1], group) for x in kept]
+        return assignment, served
 
-    def _visits(self, gate: mtf.Tensor, train: bool) -> mtf.Tensor:
-        """[O, G, S] float32, 1 where an expert that is not the first choice is visited."""
+    def _select_visits(self, gate: mtf.Tensor, train: bool) -> mtf.Tensor:
+        """Selects the tokens that visit an expert other than their first choice.
+
+        gate [O, G, S] float32 to [O, G, S] float32, 1 for a visit.
+        """
         policy = self.policy_train if train else self.policy_eval
-        if policy == ALL:
+        if policy == "all":
             return mtf.ones_like(gate)
-        if policy == NONE:
+        if policy == "none":
             return mtf.zeros_like(gate)
-        if policy == THRESHOLD:
+        if policy == "threshold":
             return mtf.cast(mtf.greater(gate, self.threshold), tf.float32)
         chance = mtf.random_uniform(gate.mesh, gate.shape, dtype=tf.float32)
         return mtf.cast(mtf.less(chance, gate / self.threshold), tf.float32)
 
-    def _balance(
+    def _load_balance_loss(
         self,
         router_probs: mtf.Tensor,
         expert_mask: mtf.Tensor,
         nonpadding: mtf.Tensor | None,
     ) -> mtf.Tensor:
-        if self.padding == load_balance.UPSTREAM and nonpadding is not None:
-            # Mesh TF's top-2 gating leaves padding out of both f and P, and divides both by
-            # all positions; its switch gating does so with P alone.
-            return super()._balance(router_probs * nonpadding, expert_mask * nonpadding, None)
-        return super()._balance(router_probs, expert_mask, nonpadding)
+        if self.padding != "upstream" or nonpadding is None:
+            return super()._load_balance_loss(router_probs, expert_mask, nonpadding)
+        # Mesh TF's top-2 gating leaves padding out of both f and P, and divides both by all
+        # positions (ruling 16). Its switch gating does so with P alone.
+        *_, group_dim, experts_dim = router_probs.shape.dims
+        return load_balance.load_balance_loss(
+            router_probs * nonpadding, expert_mask * nonpadding, group_dim, experts_dim
+        )

@@ -12,7 +12,6 @@ import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
 
 from mtf_switch.config.run_settings import RunSettings
-from mtf_switch.layers.dispatch import EINSUM
 from mtf_switch.model.switch_transformer import stacks, switch_layers
 
 # Operations through which a weight reaches a matrix product with its values unchanged.
@@ -125,14 +124,14 @@ def compute_flops_per_sequence(
 def _dispatch_by_einsum(model: Any) -> Iterator[None]:
     """Makes the experts of a model products of Mesh TF, which can be counted."""
     layers = [layer for stack in stacks(model) for layer in switch_layers(stack)]
-    before = [layer.dispatch for layer in layers]
+    before = [layer.dispatch_method for layer in layers]
     for layer in layers:
-        layer.dispatch = EINSUM
+        layer.dispatch_method = "einsum"
     try:
         yield
     finally:
         for layer, dispatch in zip(layers, before):
-            layer.dispatch = dispatch
+            layer.dispatch_method = dispatch
 
 
 def _dims(product: mtf.Operation) -> set[mtf.Dimension]:

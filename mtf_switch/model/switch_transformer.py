@@ -13,7 +13,6 @@ from mesh_tensorflow.transformer import transformer, transformer_layers, utils
 from mtf_switch.config.mesh_layout import Tensor
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.errors import UserError
-from mtf_switch.layers import capacity
 from mtf_switch.layers.switch_attention import SwitchAttention
 from mtf_switch.layers.switch_layer import SwitchLayer
 
@@ -43,7 +42,7 @@ def build(settings: RunSettings, vocabulary: Any, on_tpu: bool = False) -> Any:
         )
     for stack in stacks(model):
         for layer in switch_layers(stack):
-            layer.on_tpu = on_tpu
+            layer.set_target(on_tpu=on_tpu)
     check_model(model, settings)
     return model
 
@@ -141,6 +140,7 @@ def check_model(model: Any, settings: RunSettings) -> None:
     settings.layout.check(list_tensors_to_split(model, settings))
     for stack in stacks(model):
         for layer in switch_layers(stack):
+            layer.resolve_dispatch(settings.mesh_shape)
             _check_capacity(stack, layer, settings)
 
 
@@ -231,13 +231,13 @@ def _check_capacity(
     cores = settings.layout.ways("batch")
     parts = count_microbatches(settings)
     tokens = settings.batch_size * length
-    sizes = {capacity.TRAIN: tokens // parts, capacity.EVAL: tokens}
+    sizes = {"train": tokens // parts, "eval": tokens}
     for mode, tokens_of_mode in sizes.items():
         try:
             _, group_size = layer.capacity.split_into_groups(tokens_of_mode, cores)
             layer.capacity.expert_capacity(group_size, layer.num_experts, mode)
         except UserError as error:
-            part = f", {parts} microbatches" if mode == capacity.TRAIN and parts > 1 else ""
+            part = f", {parts} microbatches" if mode == "train" and parts > 1 else ""
             raise UserError(
                 f"{stack.name}/{layer.name}: {error} (In {mode}: batch {settings.batch_size} x "
                 f"length {length}{part}.)"

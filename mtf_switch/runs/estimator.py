@@ -170,7 +170,7 @@ def _model_fn(
     batch_number = features.pop(BATCH_NUMBER, None)
     with scope, switch_transformer.convert_value_errors(), _separate_noise(batch_number):
         spec = upstream_model_fn(features, labels, mode, params)
-    sums = router_metrics.recorded_sums(tf.get_default_graph())
+    sums = router_metrics.collect_sums(tf.get_default_graph())
     if mode == tf.estimator.ModeKeys.EVAL and sums:
         eval_metrics = router_summaries.add_to_eval_metrics(spec.eval_metrics, sums)
         return _replace_fields(spec, eval_metrics=eval_metrics)

@@ -38,7 +38,7 @@ class ProgressHook(tf.estimator.SessionRunHook):
     def begin(self) -> None:
         self._fetches = {
             "loss": self._loss,
-            "sums": router_metrics.recorded_sums(tf.get_default_graph()),
+            "sums": router_metrics.collect_sums(tf.get_default_graph()),
         }
         self._global_step = tf.train.get_global_step()
 

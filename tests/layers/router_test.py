@@ -62,7 +62,7 @@ def route(
 
 def tensors_of(routing):
     """The Routing's tensors by field."""
-    return {name: value for name, value in vars(routing).items() if name != "choices"}
+    return {name: value for name, value in vars(routing).items() if name != "experts_per_token"}
 
 
 def assert_routes_as_the_oracle(routing, x, w_r, capacity, nonpadding=None, padding="masked"):
@@ -203,7 +203,9 @@ def test_jitter_that_is_no_fraction_is_refused(eps):
 
 
 def test_an_unknown_way_with_padding_is_refused():
-    with pytest.raises(UserError, match="padding is 'none', but it is 'masked' or 'upstream'"):
+    with pytest.raises(
+        UserError, match="padding is 'none', but it must be 'masked' or 'upstream'"
+    ):
         SwitchRouter(padding="none")
 
 

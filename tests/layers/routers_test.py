@@ -105,7 +105,7 @@ class Case:
             ),
             dispatch=dispatch,
         )
-        layer.on_tpu = on_tpu
+        layer.set_target(on_tpu=on_tpu)
         return layer
 
     def draw(self):

@@ -95,7 +95,7 @@ class Case:
             fold_scaling_into_initializer=self.folded,
         )
         for experts in layer.switch_layers:
-            experts.on_tpu = on_tpu
+            experts.set_target(on_tpu=on_tpu)
         return layer
 
     def draw(self):
@@ -828,13 +828,13 @@ def test_query_weights_have_the_initial_values_of_t5s():
         ({"combine_dims": False}, r"works with combine_dims = True only"),
         ({"keep_query_heads_dims": True}, r"works with keep_query_heads_dims = False only"),
         ({"hyperprompt_length_encoder": 3}, r"works with hyperprompt_length_encoder = None"),
-        ({"num_experts": 0}, r"SwitchAttention\.num_experts is 0, but it is at least 1"),
+        ({"num_experts": 0}, r"SwitchAttention\.num_experts is 0, but it must be at least 1"),
         ({"dispatch": "scatter"}, r"SwitchAttention\.dispatch is 'scatter'"),
         (
             {"expert_network": "ffn", "activation": "rleu"},
             r"SwitchAttention\.activation names 'rleu'",
         ),
-        ({"router": "top-2"}, r"SwitchAttention\.router is 'top-2', but it is a router"),
+        ({"router": "top-2"}, r"SwitchAttention\.router is 'top-2', but it must be a router"),
         (
             {"num_experts": 1, "router": TopKRouter(exploration=ARGMAX)},
             r"TopKRouter\.k is 2, but there are only 1 experts",

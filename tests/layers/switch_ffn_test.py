@@ -94,7 +94,7 @@ class Case:
             router=SwitchRouter(exploration=Exploration("argmax"), padding=self.padding),
             dispatch=dispatch,
         )
-        layer.on_tpu = on_tpu
+        layer.set_target(on_tpu=on_tpu)
         return layer
 
     def draw(self):
@@ -435,7 +435,7 @@ def test_dtypes_at_every_boundary(mode, dtype, dispatch):
     def make_layer():
         by, on_tpu = DISPATCHES[dispatch]
         layer = SwitchFFN(4, 8, list(GATED), expert_dropout_rate=0.1, dispatch=by)
-        layer.on_tpu = on_tpu
+        layer.set_target(on_tpu=on_tpu)
         kept.append(KeepsOutput(layer))
         return kept[0]
 
@@ -503,7 +503,7 @@ def on_mesh(case, *, loss_weight=100.0, jitter=0.0, dispatch="gather", **mesh):
 
     def make_layer():
         layer = case.layer()
-        layer.dispatch = dispatch
+        layer.dispatch_method = dispatch
         layer.router = SwitchRouter(exploration=Exploration(jitter=jitter))
         return layer
 
@@ -658,7 +658,7 @@ def test_defaults_come_from_gin():
 
 
 def test_no_experts_are_refused():
-    with pytest.raises(UserError, match="num_experts is 0, but it is at least 1"):
+    with pytest.raises(UserError, match="num_experts is 0, but it must be at least 1"):
         SwitchFFN(num_experts=0)
 
 
@@ -679,7 +679,10 @@ def test_a_group_size_that_does_not_divide_is_refused_in_the_layer():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dispatch": "scatter"}, r"dispatch is 'scatter', but it is 'auto' .* or 'gather'"),
+        (
+            {"dispatch": "scatter"},
+            r"dispatch is 'scatter', .* 'einsum', 'gather', 'sort', 'auto'",
+        ),
         ({"activation": "rleu"}, r"activation names 'rleu'.*\"relu\""),
         ({"activation": ["gelu", "lin"]}, r"activation names 'lin'.*\[\"gelu\", \"linear\"\]"),
     ],
@@ -695,6 +698,9 @@ def test_unknown_names_are_refused_with_those_there_are(arguments, message):
         ("auto", True, 1, "one-hot"),
         ("auto", False, 1, "sorted"),
         ("auto", False, 2, "slots by index"),
+        ("sort", False, 1, "sorted"),
+        ("gather", False, 1, "sorted"),
+        ("gather", False, 2, "slots by index"),
         ("gather", True, 1, "slots by index"),
         ("einsum", False, 1, "one-hot"),
     ],
@@ -702,7 +708,7 @@ def test_unknown_names_are_refused_with_those_there_are(arguments, message):
 def test_the_dispatch_fits_the_machine(dispatch, on_tpu, devices, way):
     def make_layer():
         layer = SwitchFFN(2, 3, dispatch=dispatch)
-        layer.on_tpu = on_tpu
+        layer.set_target(on_tpu=on_tpu)
         return layer
 
     outcome = mesh_harness.run_layer(
@@ -717,6 +723,24 @@ def test_the_dispatch_fits_the_machine(dispatch, on_tpu, devices, way):
         for tensor in operation.outputs
     )
     assert slots == (way == "one-hot")
+
+
+@pytest.mark.parametrize(
+    ("on_tpu", "mesh_shape", "activation", "reason"),
+    [
+        (True, None, "relu", "a TPU cannot run it, as it needs static shapes"),
+        (False, "all:4", "relu", "it needs one core that holds everything, and the mesh has 4"),
+        (False, "all:1", "softplus", "TensorFlow lacks an activation of the experts"),
+    ],
+)
+def test_sorting_is_refused_where_it_cannot_run(on_tpu, mesh_shape, activation, reason):
+    layer = SwitchFFN(2, 3, activation, dispatch="sort")
+    layer.set_target(on_tpu=on_tpu)
+    with pytest.raises(UserError) as error:
+        layer.resolve_dispatch(mesh_shape)
+    assert (
+        str(error.value) == f"SwitchFFN.dispatch is 'sort', but {reason}: use 'auto' instead."
+    )
 
 
 def test_an_activation_that_is_mesh_tensorflows_alone_takes_slots_and_equals_the_paper():

@@ -139,7 +139,7 @@ def test_training_works_packed_gated_and_in_bfloat16(tiny, tmp_path, params):
 
 
 def test_a_layer_without_experts_is_refused():
-    with pytest.raises(UserError, match=r"num_experts is 0, but it is at least 1"):
+    with pytest.raises(UserError, match=r"num_experts is 0, but it must be at least 1"):
         SwitchFFN(num_experts=0)
 
 

@@ -45,7 +45,7 @@ def run(
             router=SwitchRouter(exploration=Exploration(jitter=jitter)),
             dispatch=dispatch,
         )
-        layer.on_tpu = on_tpu
+        layer.set_target(on_tpu=on_tpu)
         return layer
 
     return mesh_harness.run_layer(

@@ -27,4 +27,4 @@ def run_first_step(tiny, params):
         runner = estimator.build(run)
         spec = runner._call_model_fn(batch, None, "train", runner.config)
         session.run(tf.global_variables_initializer())
-        return session.run([spec.loss, router_metrics.recorded_sums(tf.get_default_graph())])
+        return session.run([spec.loss, router_metrics.collect_sums(tf.get_default_graph())])

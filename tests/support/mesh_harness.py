@@ -300,7 +300,7 @@ def _lower_and_run(tensors, mesh, cores, rules, values, global_step, trace):
     )
     lowering = mtf.Lowering(mesh.graph, {mesh: mesh_impl}, autostack=False)
     fetches = tf.nest.map_structure(lowering.export_to_tf_tensor, tensors)
-    fetches["metrics"] = router_metrics.recorded_sums(tf.get_default_graph())
+    fetches["metrics"] = router_metrics.collect_sums(tf.get_default_graph())
     fetches["variables"] = {v.name: v.get_master() for v in mesh.graph.trainable_variables}
     # Without this, every "device" would in silence be CPU:0.
     copy_masters_to_slices = lowering.copy_masters_to_slices()

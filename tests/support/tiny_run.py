@@ -294,7 +294,7 @@ def run_model(
         fetches = {
             "logits": tf.cast(lowering.export_to_tf_tensor(logits), tf.float32),
             "loss": tf.cast(lowering.export_to_tf_tensor(loss), tf.float32),
-            "router_sums": router_metrics.recorded_sums(tf.get_default_graph()),
+            "router_sums": router_metrics.collect_sums(tf.get_default_graph()),
         }
         with tf.Session() as session:
             if checkpoint is None:

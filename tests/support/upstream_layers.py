@@ -67,7 +67,7 @@ def run_both(case, router, gating, loss_weight, *, dispatch="auto", on_tpu=False
             router=router,
             dispatch=dispatch,
         )
-        layer.on_tpu = on_tpu
+        layer.set_target(on_tpu=on_tpu)
         return layer
 
     def theirs():
