@@ -88,7 +88,7 @@ def test_the_paper_sections_5_2_and_5_3():
     assert communication.predict_dense_layer(layout, tokens=512, d_model=16) == [
         PredictedCollective(ALL_REDUCE, "model", 512 // 4 * 16, 1, 1)
     ]
-    assert communication.predict_dense_layer(layout, 512, 16, split="heads") == []
+    assert communication.predict_dense_layer(layout, 512, 16, hidden_dim="heads") == []
 
 
 @pytest.fixture(scope="module")
