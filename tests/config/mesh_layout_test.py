@@ -42,6 +42,10 @@ def test_both_of_mesh_tensorflows_notations_are_read():
     )
 
 
+def test_the_mesh_of_the_layout_files_is_written_in_mesh_tensorflows_notation():
+    assert mesh_layout.mesh(4, 2) == "data:4,model:2"
+
+
 def test_axes_of_one_core_are_left_out_and_may_be_named_by_rules():
     layout = MeshLayout.parse("data:8,model:1", "batch:data,d_ff:model")
     assert layout == MeshLayout((("data", 8),), (("batch", "data"),))

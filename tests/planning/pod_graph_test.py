@@ -1,56 +1,219 @@
-"""The pod's graph: what a TPU is documented to run, with static shapes, for every layout."""
+"""The graph that a pod would run: what it communicates, and whether a TPU can run it."""
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+import functools
 import json
+import math
 import subprocess
 import sys
 import types
 
+import mesh_tensorflow as mtf
 import model_files
 import pytest
-import tensorflow.compat.v1 as tf
-from model_files import read_stated_size
+from pods import (
+    BATCH,
+    CAPACITY,
+    D_MODEL,
+    EXPERTS,
+    GROUP_SIZE,
+    HEADS,
+    INPUTS,
+    TARGETS,
+    build_pod,
+)
 from strategies import STRATEGIES
+from tpu_program import assert_ready_for_a_tpu
 
-from mtf_switch.config import gin_config, gin_files, run_settings
-from mtf_switch.planning import planner, pod_census, pod_graph
-from mtf_switch.planning.communication import BACKWARD, FORWARD, UPDATE
+from mtf_switch.config import gin_files
+from mtf_switch.config.mesh_layout import MeshLayout
+from mtf_switch.model import flops
+from mtf_switch.planning import communication, planner, pod_census, pod_graph
+from mtf_switch.planning.communication import (
+    ALL_REDUCE,
+    ALL_TO_ALL,
+    BACKWARD,
+    FORWARD,
+    UPDATE,
+    PredictedCollective,
+)
 
-# Graph operators that "Available TensorFlow Ops" of Cloud TPU's documentation lists
-# (cloud.google.com/tpu/docs/tensorflow-ops), those of them that a training graph may need.
-DOCUMENTED = {
-    *("Abs", "Add", "AddN", "AddV2", "ArgMax", "BatchMatMul", "BatchMatMulV2", "BiasAdd"),
-    *("BroadcastTo", "Cast", "Ceil", "ConcatV2", "Const", "CrossReplicaSum", "Cumsum", "Div"),
-    *("Einsum", "Equal", "Erf", "Exp", "ExpandDims", "Fill", "Floor", "FloorDiv", "FloorMod"),
-    *("Gather", "GatherV2", "Greater", "GreaterEqual", "Identity", "IdentityN", "Less"),
-    *("LessEqual", "Log", "LogicalAnd", "LogicalNot", "LogicalOr", "MatMul", "Max", "Maximum"),
-    *("Mean", "Min", "Minimum", "Mul", "Neg", "NoOp", "NotEqual", "OneHot", "Pack", "Pad"),
-    *("Pow", "Prod", "Range"),
-    *("ReadVariableOp", "RealDiv", "Reciprocal", "Relu", "ReluGrad", "Reshape", "Rsqrt"),
-    *("Select", "SelectV2", "Shape", "Sigmoid", "Sign", "Slice", "Softmax", "Split", "Sqrt"),
-    *("Square", "SquaredDifference", "Squeeze", "StatelessRandomNormal"),
-    *("StatelessRandomUniform", "StatelessTruncatedNormal", "StopGradient", "StridedSlice"),
-    *("Sub", "Sum"),
-    *("Tanh", "Tile", "TopKV2", "Transpose", "TruncatedNormal", "Unpack", "VarHandleOp"),
-    *("While", "ZerosLike", "AssignAddVariableOp", "AssignSubVariableOp", "AssignVariableOp"),
-}
-# Documented as operations of TPUs themselves (tensorflow.org/api_docs/python/tf/raw_ops).
-OF_TPUS = {"AllToAll", "CollectivePermute"}
-# Loops as functional operators; TensorFlow turns one into the other before it compiles.
-LOOPS = {"StatelessWhile"}
-# What stands for the pod: features, the number of the core, slices of variables.
-INPUTS = {"Placeholder"}
-ALLOWED = DOCUMENTED | OF_TPUS | LOOPS | INPUTS
+# Strategy, cores of the data axis, cores of the model axis.
+GRID = [
+    ("data", 4, 1),
+    ("model", 1, 4),
+    ("model_data", 2, 4),
+    ("expert_data", 8, 1),
+    ("expert_model_data", 4, 2),
+    *(
+        pytest.param(*mesh, marks=pytest.mark.slow)
+        for mesh in (
+            ("model", 1, 2),
+            ("model_data", 2, 2),
+            ("expert_data", 2, 1),
+            ("expert_model_data", 2, 4),
+        )
+    ),
+]
+on_every_mesh = pytest.mark.parametrize(("strategy", "data", "model"), GRID)
+
+
+@functools.cache
+def count(strategy, data, model, microbatches=1):
+    """A pod's graph, its layout, and the collectives in it."""
+    pod = build_pod(strategy, data, model, microbatches)
+    layout = MeshLayout.parse(pod.mesh_impl.shape, pod.mesh_impl.layout_rules)
+    return pod, layout, pod_census.count_collectives(pod)
+
+
+def group_counts(collectives, kind, axis, keep=lambda item: True):
+    """Counts collectives by (phase, elements of an operand)."""
+    counts = collections.Counter()
+    for item in collectives:
+        if (item.kind, item.axis) == (kind, axis) and keep(item):
+            counts[item.phase, math.prod(item.shape)] += item.count
+    return counts
+
+
+def predict_counts(predictions: list[PredictedCollective], times: int = 1):
+    counts = collections.Counter()
+    for predicted in predictions:
+        counts[FORWARD, predicted.elements] += predicted.forward * times
+        counts[BACKWARD, predicted.elements] += predicted.backward * times
+    return +counts
+
+
+def predict_switch_layers(layout: MeshLayout, kind: str, microbatches: int = 1):
+    """Of one kind, the collectives of the encoder's Switch layer and the decoder's two."""
+    predictions = []
+    for length, layers in ((INPUTS, 1), (TARGETS, 2)):
+        groups = BATCH // microbatches * length // GROUP_SIZE
+        predictions += layers * communication.predict_switch_layer(
+            layout, groups, EXPERTS, CAPACITY, D_MODEL
+        )
+    return [predicted for predicted in predictions if predicted.kind == kind]
+
+
+def test_the_grid_has_every_strategy_of_figure_9():
+    assert {mesh[0] for mesh in GRID[:5]} == set(STRATEGIES)
+
+
+@on_every_mesh
+def test_a_small_model_is_ready_for_a_tpu(strategy, data, model):
+    pod, _, _ = count(strategy, data, model)
+    assert_ready_for_a_tpu(pod)
+
+
+@on_every_mesh
+def test_all_to_alls_are_those_of_section_5_4(strategy, data, model):
+    _, layout, collectives = count(strategy, data, model)
+    predicted = predict_switch_layers(layout, ALL_TO_ALL)
+    assert group_counts(collectives, ALL_TO_ALL, "data") == predict_counts(predicted)
+    all_to_alls = [c for c in collectives if c.kind == ALL_TO_ALL]
+    assert {c.axis for c in all_to_alls} <= {"data"}
+    assert {c.dtype for c in all_to_alls} <= {"bfloat16"}
+
+
+@on_every_mesh
+def test_all_reduces_of_activations_are_those_of_sections_5_2_to_5_5(strategy, data, model):
+    _, layout, collectives = count(strategy, data, model)
+    encoder, decoder = BATCH * INPUTS, BATCH * TARGETS
+    predicted = predict_switch_layers(layout, ALL_REDUCE)
+    predicted += communication.predict_dense_layer(layout, encoder, D_MODEL)
+    predicted += 2 * communication.predict_dense_layer(layout, encoder, D_MODEL, "heads")
+    predicted += 3 * communication.predict_dense_layer(layout, decoder, D_MODEL, "heads")
+    if layout.ways("vocab") > 1:
+        n = layout.ways("batch")
+        # If the vocabulary is split, looking up a token is a sum over its parts ...
+        predicted += [
+            PredictedCollective(ALL_REDUCE, "model", tokens // n * D_MODEL, 1, 0)
+            for tokens in (encoder, decoder)
+        ]
+        # ... and so is the gradient of the logits' input.
+        predicted.append(PredictedCollective(ALL_REDUCE, "model", decoder // n * D_MODEL, 0, 1))
+        # The decoder's attention to the encoder: one gradient for all of its layers.
+        predicted.append(PredictedCollective(ALL_REDUCE, "model", encoder // n * D_MODEL, 0, 1))
+    activations = group_counts(
+        collectives,
+        ALL_REDUCE,
+        "model",
+        # The softmax over a split vocabulary reduces one number per token, not a vector.
+        lambda c: (
+            c.shape and c.shape[-1] == D_MODEL and len(c.shape) in (4, 5) and c.shape[0] == 1
+        ),
+    )
+    assert +activations == predict_counts(predicted)
+
+
+@on_every_mesh
+def test_gradients_are_reduced_once_over_the_data_axis(strategy, data, model):
+    """Except for relative position biases, which Mesh TF reduces for each layer that adds them."""
+    pod, layout, collectives = count(strategy, data, model)
+    variables, biases = [], 0
+    for variable in pod.mesh_graph.trainable_variables:
+        dims = {dim.name: dim.size for dim in variable.shape.dims}
+        # Variables of one shape are stored as one, but each has a gradient of its own.
+        copies = dims.pop("stacked", 1)
+        if "relative_attention_bias" in variable.name:
+            biases += copies
+        else:
+            variables += copies * [dims]
+    predicted = communication.predict_gradients(layout, variables)
+    if layout.axis("batch"):
+        heads = HEADS // layout.ways("heads")
+        bias = functools.partial(PredictedCollective, ALL_REDUCE, "data", forward=0, backward=1)
+        predicted += [bias(elements=INPUTS * INPUTS * heads)] * 2
+        predicted += [bias(elements=TARGETS * TARGETS * heads)]
+    assert biases == 2
+    counts = group_counts(collectives, ALL_REDUCE, "data", lambda c: c.phase == BACKWARD)
+    assert +counts == predict_counts(predicted)
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [("expert_model_data", 4, 2), pytest.param(("model_data", 2, 4), marks=pytest.mark.slow)],
+)
+def test_microbatches_multiply_collectives_of_activations_and_not_those_of_gradients(mesh):
+    _, layout, once = count(*mesh)
+    pod, _, often = count(*mesh, microbatches=2)
+    assert pod.looped
+    assert_ready_for_a_tpu(pod)
+    predicted = predict_switch_layers(layout, ALL_TO_ALL, microbatches=2)
+    assert group_counts(often, ALL_TO_ALL, "data") == predict_counts(predicted, times=2)
+
+    def count_matrices(collectives):
+        def is_gradient_of_weights(item):
+            return item.phase == BACKWARD and len(item.shape) < 3
+
+        return group_counts(collectives, ALL_REDUCE, "data", is_gradient_of_weights)
+
+    assert count_matrices(often) == count_matrices(once)
+
+
+def test_every_collective_of_the_graph_is_counted_once():
+    pod, _, collectives = count("expert_model_data", 4, 2)
+    in_graph = collections.Counter(
+        pod_census.KIND_OF_OPERATION[op.type]
+        for op in pod.tf_graph.get_operations()
+        if op.type in pod_census.KIND_OF_OPERATION
+    )
+    counts = collections.Counter()
+    for item in collectives:
+        counts[item.kind] += item.count
+    assert counts == in_graph
+    assert len({dataclasses.replace(c, count=0) for c in collectives}) == len(collectives)
 
 
 def _on(layout, data=None, model=None):
-    """A layout's file, and the sizes of its mesh where the file has others."""
+    """The name of a layout's file, and bindings for the mesh sizes that differ from it."""
     sizes = {"data": data, "model": model}
     return layout, *(f"mesh.{axis} = {size}" for axis, size in sizes.items() if size)
 
 
-# A mesh that suits it for every model of gin/models/.
+# For each full-size model of gin/models/, a mesh that suits it.
 FULL_SIZE = {
     "t5_base": _on("data"),
     "t5_large": _on("model_data"),
@@ -78,84 +241,26 @@ FULL_SIZE = {
 }
 
 
-def program(pod: pod_graph.PodGraph) -> list[tf.Operation]:
-    """The operations that a training step runs on a core: all that its updates depend on."""
-    seen, waiting = set(), [pod.train_op]
-    while waiting:
-        operation = waiting.pop()
-        if operation in seen:
-            continue
-        seen.add(operation)
-        waiting += [*operation.control_inputs, *(tensor.op for tensor in operation.inputs)]
-        for attribute in ("body", "cond"):
-            if operation.type in ("While", "StatelessWhile"):
-                name = operation.get_attr(attribute).name
-                waiting += pod.tf_graph._get_function(name).graph.get_operations()
-    return list(seen)
-
-
-def assert_ready_for_a_tpu(pod: pod_graph.PodGraph) -> None:
-    operations = program(pod)
-    others = sorted({op.type for op in operations} - ALLOWED)
-    assert not others, f"not among what Cloud TPU documents: {others}"
-    dynamic = [
-        tensor.name
-        for operation in operations
-        for tensor in operation.outputs
-        if tensor.dtype != tf.resource
-        and not tensor.shape.is_fully_defined()
-        # What a loop's condition is handed and does not read has no shape there.
-        and "redundant_placeholder" not in tensor.name
-    ]
-    assert not dynamic
-    assert not [op.type for op in operations for t in op.outputs if t.dtype == tf.string]
-    collectives = {op for op in operations if op.type in pod_census.KIND_OF_OPERATION}
-    # The program is whole: it holds the exchanges of forward and backward passes.
-    assert sum("/gradients" in op.name for op in collectives) > 3
-
-
-def build(
+def build_files(
     *files: str, params: tuple[str, ...] = (), vocabulary: int = planner.T5_VOCABULARY_SIZE
 ) -> pod_graph.PodGraph:
     settings = planner.parse_settings(files, params)
     return pod_graph.build(settings, types.SimpleNamespace(vocab_size=vocabulary))
 
 
-@pytest.mark.parametrize("microbatches", [1, 2])
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_tiny_model_is_ready_for_a_tpu_under_every_strategy(strategy, microbatches, tmp_path):
-    tokens = 8 // run_config_ways(strategy) // microbatches * 512
-    pod = build(
-        "models/switch_base.gin",
-        f"layouts/{strategy}.gin",
-        params=(
-            *("d_model = 16", "d_ff = 32", "num_heads = 8", "d_kv = 8", "num_experts = 8"),
-            "transformer.make_layer_stack.num_layers = 1",
-            "utils.run.batch_size = 8",
-            "utils.serialize_num_microbatches.tokens_per_microbatch_per_replica = "
-            f"{tokens if microbatches > 1 and tokens >= 512 else None}",
-        ),
-    )
-    assert_ready_for_a_tpu(pod)
+def count_parameters(pod: pod_graph.PodGraph) -> int:
+    return sum(variable.size for variable in pod.variables if variable.trainable)
 
 
-def run_config_ways(strategy: str) -> int:
-    """Over how many cores a strategy's file splits the batch."""
-    gin_config.parse([f"layouts/{strategy}.gin"], ["MIXTURE_NAME = 'x'", "num_layers = 1"])
-    return run_settings.from_gin().layout.ways("batch")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[pytest.mark.slow] * (n != "switch_base_8")) for n in FULL_SIZE],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL_SIZE)
 def test_full_size_models_are_ready_for_a_tpu(name):
     layout, *params = FULL_SIZE[name]
-    parameters, vocabulary = read_stated_size(f"models/{name}.gin")
+    parameters, vocabulary = model_files.read_stated_size(f"models/{name}.gin")
     files = (f"models/{name}.gin", f"layouts/{layout}.gin")
-    pod = build(*files, params=tuple(params), vocabulary=vocabulary)
+    pod = build_files(*files, params=tuple(params), vocabulary=vocabulary)
     assert_ready_for_a_tpu(pod)
-    assert sum(variable.size for variable in pod.variables if variable.trainable) == parameters
+    assert count_parameters(pod) == parameters
 
 
 def test_every_full_size_model_has_its_mesh():
@@ -165,7 +270,7 @@ def test_every_full_size_model_has_its_mesh():
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["data", "model_data"])
 def test_switch_base_is_ready_for_a_tpu_without_expert_parallelism(layout):
-    assert_ready_for_a_tpu(build("models/switch_base.gin", f"layouts/{layout}.gin"))
+    assert_ready_for_a_tpu(build_files("models/switch_base.gin", f"layouts/{layout}.gin"))
 
 
 @pytest.mark.slow
@@ -193,34 +298,30 @@ def test_switch_c_on_a_whole_pod_is_planned_within_a_minute_and_4_gb():
     assert plan["fits"]
 
 
-def test_the_graph_is_the_one_that_the_model_function_builds_for_a_tpu(monkeypatch):
-    """Nothing is rebuilt here: upstream's model function makes the graph, optimizer and all."""
+def test_two_blocks_of_switch_base_are_the_graph_that_the_model_function_builds_for_a_tpu(
+    monkeypatch,
+):
+    """Upstream's model function makes the graph, optimizer included; nothing is rebuilt here."""
     from mtf_switch.runs import estimator
 
     calls = []
     original = estimator.utils.tpu_estimator_model_fn
 
-    def noting(*args, **kwargs):
+    def record_call(*args, **kwargs):
         calls.append(kwargs)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(estimator.utils, "tpu_estimator_model_fn", noting)
-    pod = build(
-        "models/switch_base.gin",
-        "layouts/expert_8.gin",
-        params=(
-            *("d_model = 16", "d_ff = 32", "num_heads = 2", "d_kv = 8", "num_experts = 8"),
-            *("transformer.make_layer_stack.num_layers = 1", "utils.run.batch_size = 8"),
-        ),
+    monkeypatch.setattr(estimator.utils, "tpu_estimator_model_fn", record_call)
+    settings = planner.parse_settings(
+        ["models/switch_base_8.gin", "layouts/expert_8.gin"], ["num_layers = 2"]
     )
+    pod = pod_graph.build(settings, types.SimpleNamespace(vocab_size=32100))
     (call,) = calls
     assert call["use_tpu"]
     assert call["autostack"]
-    phases = set(pod.phases.values())
-    assert phases == {FORWARD, BACKWARD, UPDATE}
-    slots = [v for v in pod.variables if "_slot_" in v.name]
-    assert len(slots) > 5
+    assert set(pod.phases.values()) == {FORWARD, BACKWARD, UPDATE}
+    assert len([v for v in pod.variables if "_slot_" in v.name]) > 5
     # SimdMeshImpl is itself again.
-    import mesh_tensorflow as mtf
-
     assert mtf.simd_mesh_impl.__name__ == "mesh_tensorflow.simd_mesh_impl"
+    assert_ready_for_a_tpu(pod)
+    assert count_parameters(pod) == flops.compute_cost(pod.model, settings).parameters

@@ -1,0 +1,49 @@
+"""Memory on each core, by hand, and what the planner says of models that do not fit."""
+
+from __future__ import annotations
+
+from pod_hardware import read_hardware
+
+from mtf_switch.config.mesh_layout import MeshLayout
+from mtf_switch.planning import core_memory
+from mtf_switch.planning.core_memory import StepBatch, VariableSize
+
+BATCH = StepBatch(sequences=64, sequence_length=512)
+# 64 GiB of float32 parameters, and 32 GiB of bfloat16 gradients.
+EXPERTS = VariableSize("experts", (("experts", 128), ("d_model", 2**27)), 4, 2)
+
+
+def test_a_model_too_large_says_by_how_much_and_what_would_fit():
+    """64 GiB of experts on 8 cores of 16 GiB: 8 GiB each, their gradients 4, activations 8."""
+    layout = MeshLayout.parse("data:8", "batch:data,experts:data")
+    memory = core_memory.measure_memory([EXPERTS], 8 * 2**30, layout)
+    assert memory["experts"] == 8 * 2**30
+    assert memory["gradients"] == 4 * 2**30
+    said = core_memory.describe_fit([EXPERTS], memory, layout, BATCH, read_hardware())
+    assert said == (
+        "It does not fit: it needs 20.00 GiB per core, 4.00 GiB more than the 16.00 GiB of a "
+        "TPU v3 core. To make it fit, use microbatches of 4 sequences per core instead of 8 "
+        "(--gin_param='utils.serialize_num_microbatches.tokens_per_microbatch_per_replica = "
+        "2048'), or a mesh of 32 cores with the same rules (data:32)."
+    )
+
+
+def test_a_model_that_no_mesh_with_these_rules_holds_is_told_so():
+    layout = MeshLayout.parse("data:8", "batch:data,batch_unsplit:data")
+    memory = core_memory.measure_memory([EXPERTS], 0, layout)
+    said = core_memory.describe_fit([EXPERTS], memory, layout, BATCH, read_hardware())
+    assert "it needs 96.00 GiB per core, 80.00 GiB more than the 16.00 GiB" in said
+    assert "No mesh of up to 2048 cores with these rules can hold it: split more" in said
+
+
+def test_memory_that_is_just_enough_fits():
+    layout = MeshLayout.parse("data:8", "batch:data,experts:data")
+    memory = core_memory.measure_memory([EXPERTS], 4 * 2**30, layout)
+    said = core_memory.describe_fit([EXPERTS], memory, layout, BATCH, read_hardware())
+    assert said == "It fits: it needs 16.00 GiB per core, and a TPU v3 core has 16.00 GiB."
+
+
+def test_bytes_are_formatted_for_people():
+    assert [core_memory.format_bytes(n) for n in (5, 2048, 3 * 2**20, 5.5 * 2**30)] == [
+        *("5 B", "2.00 KiB", "3.00 MiB", "5.50 GiB")
+    ]
