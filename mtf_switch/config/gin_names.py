@@ -80,7 +80,10 @@ class _ProjectParseContext(gin.config.ParseContext):
         try:
             super().process_import(statement)
         except ImportError as error:
-            raise ImportError(f"{statement.module} cannot be imported ({error}).") from error
+            raise ImportError(
+                f"{statement.module} cannot be imported ({error}).",
+                name=error.name or statement.module,
+            ) from error
 
     def get_configurable(self, selector: str) -> Any:
         """What a name in a gin file stands for; None if it is unknown."""

@@ -12,7 +12,7 @@ from typing import Any
 import gin
 import pytest
 from model_files import FILES, count_files, read_header, read_stated_size
-from tiny_models_test import train_two_steps
+from two_steps import train_two_steps
 
 from mtf_switch.config import gin_config, run_settings
 from mtf_switch.model import switch_transformer

@@ -53,13 +53,9 @@ EXCEPTIONS_LONG = {
 EXCEPTIONS_TESTS = {
     "exploration_test",
     "layout_equality_test",
-    "models_page_test",
     "no_token_left_behind_test",
-    "paper_models_test",
-    "paper_rows_test",
     "routers_test",
     "switch_attention_test",
-    "tiny_models_test",
     "top_k_router_test",
     "transformers_parity_test",
 }

@@ -1,0 +1,86 @@
+"""The configuration that a model_dir keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gin
+import pytest
+from tiny_run import contents
+
+from mtf_switch.config import gin_config, saved_config
+from mtf_switch.errors import UserError
+
+
+def parse(*params: str) -> None:
+    gin_config.parse(["models/switch_base.gin"], ["MIXTURE_NAME = 'text_files'", *params])
+
+
+def test_loading_puts_further_bindings_on_top(tmp_path: Path) -> None:
+    parse("utils.run.train_steps = 6")
+    saved_config.save_or_compare(str(tmp_path))
+    saved_config.load(str(tmp_path), gin_params=["SwitchFFN.num_experts = 2"])
+    assert gin.query_parameter("SwitchFFN.num_experts") == 2
+
+
+def test_a_folder_without_a_configuration_is_no_model_dir(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no config.gin, so it is not the model_dir of"):
+        saved_config.load(str(tmp_path))
+
+
+def checkpointed(model_dir: Path, *params: str) -> Path:
+    """A model_dir with a configuration, that says it has a checkpoint."""
+    parse(*params)
+    saved_config.save_or_compare(str(model_dir))
+    (model_dir / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-3"\n')
+    (model_dir / "model.ckpt-3.index").write_text("")
+    return model_dir
+
+
+def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
+    model_dir = checkpointed(tmp_path / "run", "d_model = 16", "init_scale.s = 0.1")
+    before = contents(model_dir)
+    parse("d_model = 24", "init_scale.s = 0.1", "Exploration.jitter = 0.0")
+    with pytest.raises(UserError) as caught:
+        saved_config.save_or_compare(str(model_dir))
+    message = str(caught.value)
+    assert message.startswith(f"{model_dir} was made with another configuration")
+    differing = [line.strip() for line in message.splitlines() if line.startswith("  ")]
+    assert sorted(differing) == [
+        "+Exploration.jitter = 0.0",
+        "+d_model = 24",
+        "-d_model = 16",
+    ]
+    assert "Train in another --model_dir" in message
+    assert contents(model_dir) == before
+
+
+@pytest.mark.parametrize(
+    "param",
+    [
+        "utils.run.train_steps = 12",
+        "utils.run.save_checkpoints_steps = 4",
+        "utils.run.keep_checkpoint_max = 2",
+        "utils.run.mesh_shape = 'batch:2'",
+        "Bitransformer.decode.beam_size = 2",
+    ],
+)
+def test_how_long_how_often_and_where_may_change(param: str, tmp_path: Path) -> None:
+    model_dir = checkpointed(tmp_path / "run", "utils.run.train_steps = 6")
+    parse("utils.run.train_steps = 6", param)
+    saved_config.save_or_compare(str(model_dir))
+
+
+def test_what_ended_before_its_first_checkpoint_is_replaced(tmp_path: Path) -> None:
+    parse("d_model = 16")
+    saved_config.save_or_compare(str(tmp_path / "run"))
+    parse("d_model = 24")
+    saved_config.save_or_compare(str(tmp_path / "run"))
+    assert "d_model = 24\n" in (tmp_path / "run" / "config.gin").read_text()
+
+
+def test_a_model_dir_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    parse()
+    with pytest.raises(UserError, match=r"file/run cannot be written \(.*\). Choose a folder"):
+        saved_config.save_or_compare(str(tmp_path / "file" / "run"))
