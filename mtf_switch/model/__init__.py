@@ -1,4 +1,4 @@
-"""Whole models built from gin: the Transformer, its embedding, its optimizer and its FLOPs.
+"""Whole models, built from gin: the Transformer, its embedding and optimizer, and its FLOPs.
 
 Nothing here reads data or runs a session.
 """

@@ -1,7 +1,7 @@
 """Mesh TF's Adafactor (Shazeer & Stern, arXiv 1804.04235) in fewer passes over memory.
 
-Experts have many more parameters than a step has work for, so that off TPU, where nothing
-fuses elementwise operations, the optimizer is a large part of a sparse model's step.
+A sparse model has many parameters for the FLOPs of a step. On machines other than TPUs, nothing
+fuses elementwise operations, and the optimizer takes a large part of the step.
 """
 
 from __future__ import annotations
@@ -14,63 +14,72 @@ from mesh_tensorflow import optimize
 
 @gin.configurable
 class LeanAdafactor(optimize.AdafactorOptimizer):
-    """The updates of AdafactorOptimizer, equal to float32's rounding, and its variables.
+    """AdafactorOptimizer with the same variables, and equal updates except for rounding.
 
-    It is configured by the parameters of AdafactorOptimizer. Epsilon is added to means of
-    squares and not to each square, sums of squares make no tensor of squares, and clipping,
-    parameter scale and learning rate are one factor.
+    gin configures it by the parameters of AdafactorOptimizer. It saves passes over memory in
+    three places: epsilon is added to means of squares and not to each square; sums of squares
+    are computed without a tensor of squares; and clipping, parameter scale and learning rate
+    are combined into one scalar.
     """
 
     def apply_grad(self, grad: mtf.Tensor, var: mtf.Variable) -> list[mtf.Operation]:
-        """The operations that update a variable and its slots from its gradient."""
+        """Returns the operations that update a variable and its slots from its gradient."""
         if grad is None or self._stacked_dim_names:
             return super().apply_grad(grad, var)
         grad = mtf.to_float(grad)
         factored_dims = self._factored_dims(var.shape)
         if factored_dims:
-            update, slots = self._by_factors(grad, var, *factored_dims)
+            update, slots = self._divide_by_factored_squares(grad, var, *factored_dims)
         else:
-            update, slots = self._by_squares(grad, var)
-        momentum = _slot(var, "m", var.shape) if self._beta1 else None
+            update, slots = self._divide_by_squares(grad, var)
+        momentum = _get_slot(var, "m", var.shape) if self._beta1 else None
         with tf.variable_scope(var.name + "/adafactor"):
-            update *= self._scale(update, var)
+            update *= self._compute_scale(update, var)
             if momentum is not None:
                 update = momentum * self._beta1 + update * (1.0 - self._beta1)
                 slots.append(mtf.assign(momentum, update))
-            # Not an assignment of the difference: it would round a bfloat16 slice each step.
+            # Assigning the difference would round a bfloat16 slice in every step.
             return [*slots, mtf.assign_sub(var, update)]
 
-    def _by_factors(
+    def _divide_by_factored_squares(
         self, grad: mtf.Tensor, var: mtf.Variable, d0: mtf.Dimension, d1: mtf.Dimension
     ) -> tuple[mtf.Tensor, list[mtf.Operation]]:
-        """The gradient over its running mean square, kept as the means over d0 and over d1."""
-        vr, vc = _slot(var, "vr", var.shape - d0), _slot(var, "vc", var.shape - d1)
+        """Divides the gradient by its root mean square, factored into means over d0 and d1.
+
+        Returns:
+          The update, and the operations that update the two factors.
+        """
+        vr, vc = _get_slot(var, "vr", var.shape - d0), _get_slot(var, "vc", var.shape - d1)
         with tf.variable_scope(var.name + "/adafactor"):
             squared = mtf.square(grad)
             new_vr, new_vc = (
-                self._mixed(old, mtf.reduce_mean(squared, output_shape=old.shape))
+                self._update_mean(old, mtf.reduce_mean(squared, output_shape=old.shape))
                 for old in (vr, vc)
             )
             mean = mtf.reduce_mean(new_vr, reduced_dim=d1)
             update = grad * mtf.rsqrt(new_vr / mean) * mtf.rsqrt(new_vc)
             return update, [mtf.assign(vr, new_vr), mtf.assign(vc, new_vc)]
 
-    def _by_squares(
+    def _divide_by_squares(
         self, grad: mtf.Tensor, var: mtf.Variable
     ) -> tuple[mtf.Tensor, list[mtf.Operation]]:
-        """The same of a variable too small to be factored."""
-        v = _slot(var, "v", var.shape)
+        """Divides the gradient by its root mean square, for variables that are not factored.
+
+        Returns:
+          The update, and the operation that updates the mean squares.
+        """
+        v = _get_slot(var, "v", var.shape)
         with tf.variable_scope(var.name + "/adafactor"):
-            new_v = self._mixed(v, mtf.square(grad))
+            new_v = self._update_mean(v, mtf.square(grad))
             return grad * mtf.rsqrt(new_v), [mtf.assign(v, new_v)]
 
-    def _mixed(self, old: mtf.Tensor, new: mtf.Tensor) -> mtf.Tensor:
-        """The running mean, decay x old + (1 - decay) x (new + epsilon1)."""
+    def _update_mean(self, old: mtf.Tensor, new: mtf.Tensor) -> mtf.Tensor:
+        """Returns the running mean, decay x old + (1 - decay) x (new + epsilon1)."""
         mixing_rate = 1.0 - self._decay_rate
         return old * self._decay_rate + (new + self._epsilon1) * mixing_rate
 
-    def _scale(self, update: mtf.Tensor, var: mtf.Variable) -> mtf.Tensor:
-        """Learning rate x parameter scale / clipping, a scalar."""
+    def _compute_scale(self, update: mtf.Tensor, var: mtf.Variable) -> mtf.Tensor:
+        """Returns the scalar learning rate x parameter scale / clipping."""
         scale = mtf.ones(update.mesh, [], tf.float32) * self._learning_rate
         excluded = any(name in var.name for name in self._exclude_from_parameter_scale)
         if self._multiply_by_parameter_scale and not excluded:
@@ -81,8 +90,8 @@ class LeanAdafactor(optimize.AdafactorOptimizer):
         return scale
 
 
-def _slot(var: mtf.Variable, name: str, shape: mtf.Shape) -> mtf.Tensor:
-    """A variable of the optimizer, by upstream's name."""
+def _get_slot(var: mtf.Variable, name: str, shape: mtf.Shape) -> mtf.Tensor:
+    """Gets an optimizer slot by the name that upstream gives it."""
     return mtf.get_variable(
         var.mesh,
         f"{var.name}_slot_{name}",
@@ -97,7 +106,7 @@ def _root_mean_square(x: mtf.Tensor) -> mtf.Tensor:
 
 
 class _SumOfSquares(mtf.Operation):
-    """A float32 scalar from a float32 tensor, in one pass that only reads."""
+    """Reduces a float32 tensor to a float32 scalar in one pass, which writes nothing else."""
 
     def __init__(self, x: mtf.Tensor):
         super().__init__([x], name="sum_of_squares")

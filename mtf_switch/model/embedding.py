@@ -1,7 +1,7 @@
-"""Looks up the vocabulary's embeddings by gather, where Mesh TF multiplies by a one-hot.
+"""Looks up the embeddings of tokens by gather; Mesh TF multiplies by a one-hot instead.
 
-The product suits a TPU's matrix unit; elsewhere its cost, tokens x vocabulary x d_model three
-times a step, is a large part of a small model's.
+The matmul suits a TPU's matrix unit. On other machines its cost, tokens x vocabulary x d_model
+three times per step, is a large part of a small model's step.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from mtf_switch.layers import dimensions
 
 @gin.configurable
 class GatherEmbedding(transformer.VocabEmbedding):
-    """Mesh TF's VocabEmbedding, same variables and results, with look-up by gather.
+    """Mesh TF's VocabEmbedding with the same variables and results, but look-up by gather.
 
-    Where the layout splits the vocabulary or d_model, it does what Mesh TF does.
+    If the layout splits the vocabulary or d_model, it multiplies by a one-hot as Mesh TF does.
     """
 
     def ids_to_embedding(self, ids: mtf.Tensor, context: transformer.Context) -> mtf.Tensor:
-        """Returns embeddings [<dims of ids>, M] of int32 ids [<dims>].
+        """Returns the embeddings [<dims of ids>, M] of int32 ids [<dims>].
 
-        An id outside the vocabulary has the embedding 0, and no gradient.
+        The embedding of an id outside the vocabulary is 0 and has no gradient.
         """
         weights = self._embedding_weights
         split = [dim for dim in weights.shape.dims if _cores(context, dim) > 1]
@@ -41,9 +41,9 @@ def _cores(context: transformer.Context, dim: mtf.Dimension) -> int:
 
 
 def _look_up(weights: mtf.Tensor, ids: mtf.Tensor, context: transformer.Context) -> mtf.Tensor:
-    """weights [V, M] at ids [<dims>]: [<dims>, M]."""
+    """Returns the rows [<dims>, M] of weights [V, M] at ids [<dims>]."""
     vocab, model = weights.shape.dims
-    # Each core adds up the gradients of its own tokens; their sum is one all-reduce.
+    # Each core sums the gradients of its own tokens. One all-reduce then sums over the cores.
     parts = [mtf.Dimension(dim.name, _cores(context, dim)) for dim in ids.shape.dims]
     parts = [dim for dim in parts if dim.size > 1]
 
@@ -53,7 +53,7 @@ def _look_up(weights: mtf.Tensor, ids: mtf.Tensor, context: transformer.Context)
         return rows * tf.cast(known, weights.dtype)[..., tf.newaxis]
 
     def sum_by_id(gradients, ids):
-        # Negative ids are left out; so are those past the end.
+        # The sum ignores negative ids, and should ignore ids past the end as well.
         ids = tf.where(ids < vocab.size, ids, -tf.ones_like(ids))
         sums = tf.math.unsorted_segment_sum(gradients, ids, vocab.size)
         return tf.reshape(sums, [1] * len(parts) + [vocab.size, model.size])

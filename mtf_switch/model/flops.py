@@ -1,10 +1,10 @@
-"""Parameters and FLOPs of a model, counted on the Mesh TF graph that it trains with."""
+"""Counts the parameters and FLOPs of a model on the Mesh TF graph that it trains with."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import mesh_tensorflow as mtf
@@ -14,26 +14,26 @@ from mesh_tensorflow.transformer import utils
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.model.switch_transformer import stacks, switch_layers
 
-# Operations through which a weight reaches a matrix product with its values unchanged.
+# Operations that pass the values of a weight on to a matmul unchanged.
 _TRANSPARENT = ("SlicewiseOperation", "ReshapeOperation", "UnstackOperation")
-# The dimensions that index the slots of all experts.
-_SLOTS = ("experts", "batch_unsplit", "expert_capacity")
+# The dimensions that index the expert inputs of all experts, unused capacity included.
+_CAPACITY_DIMS = ("experts", "batch_unsplit", "expert_capacity")
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a model costs; a multiplication and an addition are two FLOPs.
+    """The parameters of a model and its FLOPs; a multiplication and an addition are two FLOPs.
 
     Attributes:
-      parameters: trainable ones.
-      flops_per_sequence: forward, of one pair of inputs and targets at full length, as
-        Table 9 counts: products with the weights of the blocks, each token in the experts
-        that it visits, which is one but for a top-k router.
-        Attention scores, embedding, logits, dispatch and empty slots are left out. T5-Base
-        at 512 + 114 tokens gives the 124e9 of the paper.
-      arithmetic_per_sequence: forward, of all matrix products that are done where dispatch
-        is the paper's.
-      tokens_per_sequence: inputs and targets.
+      parameters: the number of trainable parameters.
+      flops_per_sequence: forward FLOPs of a sequence (inputs and targets at full length),
+        counted as in Table 9. These are the matmuls with the weights of the blocks, where each
+        token counts once for every expert it is sent to. Attention scores, embedding, logits,
+        dispatch and unused expert capacity do not count. T5-Base at 512 + 114 tokens has the
+        paper's 124e9.
+      arithmetic_per_sequence: forward FLOPs of a sequence in all matmuls, if tokens are
+        dispatched by one-hot matmuls as in the paper.
+      tokens_per_sequence: tokens in the inputs and targets.
     """
 
     parameters: int
@@ -43,34 +43,26 @@ class Cost:
 
     @property
     def flops_per_token(self) -> float:
-        """`flops_per_sequence` over its tokens."""
+        """`flops_per_sequence` divided by `tokens_per_sequence`."""
         return self.flops_per_sequence / self.tokens_per_sequence
 
 
 def compute_cost(model: Any, settings: RunSettings) -> Cost:
-    """Counts a model's parameters and FLOPs; nothing is lowered, no variable is made.
+    """Counts a model's parameters and FLOPs, without lowering its graph or creating variables.
 
     Args:
       model: a transformer.Bitransformer.
-      settings: of the run: batch size and lengths decide how full the experts' slots are.
-
-    Returns:
-      The Cost.
+      settings: the settings of the run. The batch size and the sequence lengths determine the
+        expert capacity.
     """
     with tf.Graph().as_default():
         tf.train.get_or_create_global_step()
         graph = mtf.Graph()
         mesh = mtf.Mesh(graph, "mesh")
+        batch = mtf.Dimension("batch", settings.batch_size)
         ids = {
             name: mtf.zeros(
-                mesh,
-                mtf.Shape(
-                    [
-                        mtf.Dimension("batch", settings.batch_size),
-                        mtf.Dimension("length", length),
-                    ]
-                ),
-                dtype=tf.int32,
+                mesh, mtf.Shape([batch, mtf.Dimension("length", length)]), dtype=tf.int32
             )
             for name, length in settings.sequence_length.items()
         }
@@ -82,47 +74,48 @@ def compute_cost(model: Any, settings: RunSettings) -> Cost:
                 mode="train",
                 variable_dtype=utils.get_variable_dtype(),
             )
-    products = [op for op in graph.operations if isinstance(op, mtf.EinsumOperation)]
+    matmuls = [op for op in graph.operations if isinstance(op, mtf.EinsumOperation)]
     return Cost(
         parameters=sum(variable.size for variable in graph.trainable_variables),
         flops_per_sequence=compute_flops_per_sequence(
-            model, products, settings.batch_size, settings
+            model, matmuls, settings.batch_size, settings
         ),
         arithmetic_per_sequence=(
-            sum(_size(_dims(op)) for op in products) / settings.batch_size
+            sum(_count_flops(_collect_dims(op)) for op in matmuls) / settings.batch_size
         ),
         tokens_per_sequence=sum(settings.sequence_length.values()),
     )
 
 
 def compute_flops_per_sequence(
-    model: Any, products: Iterable[mtf.Operation], batch_size: int, settings: RunSettings
+    model: Any, matmuls: Iterable[mtf.Operation], batch_size: int, settings: RunSettings
 ) -> float:
-    """FLOPs of a sequence, forward, as Table 9 counts them; see `Cost`.
+    """Computes the forward FLOPs of a sequence, counted as in Table 9; see `Cost`.
 
     Args:
-      model: that they are of.
-      products: the EinsumOperations of a forward pass over one batch or microbatch.
-      batch_size: how many sequences that is.
-      settings: of the run.
+      model: the model that the matmuls belong to.
+      matmuls: the EinsumOperations of one forward pass, over a batch or a microbatch.
+      batch_size: the number of sequences in that pass.
+      settings: the settings of the run.
     """
     lengths = settings.sequence_length
     tokens = {
         "encoder": batch_size * lengths.get("inputs", 0),
         "decoder": batch_size * lengths["targets"],
     }
-    # How many tokens go through all experts of a layer together.
-    visits = {
+    # Scope of a Switch layer -> tokens that its experts process, all experts together.
+    expert_tokens = {
         f"{stack.name}/{layer.scope}/": layer.router.experts_per_token * tokens[stack.name]
         for stack in stacks(model)
         for layer in switch_layers(stack)
     }
-    return sum(_useful(product, visits) for product in products) / batch_size
+    flops = sum(_count_flops_as_in_table_9(matmul, expert_tokens) for matmul in matmuls)
+    return flops / batch_size
 
 
 @contextlib.contextmanager
 def _dispatch_by_einsum(model: Any) -> Iterator[None]:
-    """Makes the experts of a model products of Mesh TF, which can be counted."""
+    """Makes the experts of a model use Mesh TF's matmuls, which can be counted."""
     layers = [layer for stack in stacks(model) for layer in switch_layers(stack)]
     before = [layer.dispatch_method for layer in layers]
     for layer in layers:
@@ -130,33 +123,35 @@ def _dispatch_by_einsum(model: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        for layer, dispatch in zip(layers, before):
-            layer.dispatch_method = dispatch
+        for layer, method in zip(layers, before):
+            layer.dispatch_method = method
 
 
-def _dims(product: mtf.Operation) -> set[mtf.Dimension]:
-    return {dim for tensor in product.inputs for dim in tensor.shape.dims}
+def _collect_dims(matmul: mtf.Operation) -> set[mtf.Dimension]:
+    return {dim for tensor in matmul.inputs for dim in tensor.shape.dims}
 
 
-def _size(dims: set[mtf.Dimension]) -> float:
-    """FLOPs of a matrix product over these dimensions."""
+def _count_flops(dims: set[mtf.Dimension]) -> float:
+    """Returns the FLOPs of a matmul over these dimensions."""
     return 2.0 * mtf.Shape(list(dims)).size
 
 
-def _useful(product: mtf.Operation, visits: dict[str, int]) -> float:
-    """FLOPs of a product as Table 9 counts them; 0 for what it leaves out."""
-    dims = _dims(product)
+def _count_flops_as_in_table_9(
+    matmul: mtf.Operation, expert_tokens: Mapping[str, int]
+) -> float:
+    """Returns the FLOPs of a matmul, or 0 if Table 9 does not count it."""
+    dims = _collect_dims(matmul)
     names = {dim.name for dim in dims}
-    if "vocab" in names or not any(_is_weight(tensor) for tensor in product.inputs):
+    if "vocab" in names or not any(_is_weight(tensor) for tensor in matmul.inputs):
         return 0.0
     if not names & {"batch", "batch_unsplit"}:
         return 0.0  # relative position biases: once for all sequences
     if "experts" not in names:
-        return _size(dims)
-    # However many slots there are, a token is in one for each expert that it visits.
-    in_slots = {dim for dim in dims if dim.name in _SLOTS}
-    tokens = next(n for scope, n in visits.items() if product.name.startswith(scope))
-    return _size(dims - in_slots) * tokens
+        return _count_flops(dims)
+    # The experts' capacity does not count, but the tokens that are sent to them.
+    capacity_dims = {dim for dim in dims if dim.name in _CAPACITY_DIMS}
+    tokens = next(n for scope, n in expert_tokens.items() if matmul.name.startswith(scope))
+    return _count_flops(dims - capacity_dims) * tokens
 
 
 def _is_weight(tensor: mtf.Tensor) -> bool:

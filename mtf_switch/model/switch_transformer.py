@@ -1,4 +1,7 @@
-"""The Transformer with Switch layers, checked before minutes are spent on building it."""
+"""Builds the Transformer with Switch layers, and checks it before its graph is built.
+
+A large graph takes minutes to build, so mistakes in the configuration are reported first.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,16 @@ def build(settings: RunSettings, vocabulary: Any, on_tpu: bool = False) -> Any:
     """Builds Mesh TF's Transformer from gin, and checks it.
 
     Args:
-      settings: of the run.
+      settings: the settings of the run.
       vocabulary: a vocabulary, or an (inputs, targets) pair.
-      on_tpu: whether the graph is for a TPU, which decides how Switch layers dispatch.
+      on_tpu: whether the graph is for a TPU, which decides how Switch layers dispatch tokens.
 
     Returns:
       A transformer.Bitransformer or Unitransformer.
 
     Raises:
-      UserError: for what upstream would swallow, or would fail on long after.
+      UserError: if the configuration is wrong, also where upstream would ignore the mistake or
+        fail much later.
     """
     check_layer_specifications()
     with convert_value_errors():
@@ -49,19 +53,21 @@ def build(settings: RunSettings, vocabulary: Any, on_tpu: bool = False) -> Any:
 
 @gin.configurable(module="mtf_switch.model")
 def activation_of_dense_layers() -> str | list[str]:
-    """What gin binds to DenseReluDense.activation, for `SwitchFFN.activation`."""
+    """Returns what gin binds to DenseReluDense.activation; the default of the experts'."""
     return gin.get_bindings(transformer_layers.DenseReluDense).get("activation", "relu")
 
 
 @gin.configurable(module="mtf_switch.model")
 def pairs_of_blocks(num_layers: int) -> int:
-    """Blocks of a stack in which each block is two of T5's (sparsity/every_other_switch.gin).
+    """Returns the number of blocks in a stack whose blocks are pairs of T5's blocks.
+
+    gin/sparsity/every_other_switch.gin has such blocks.
 
     Args:
-      num_layers: T5's number of blocks in each stack.
+      num_layers: the number of T5's blocks in each stack.
 
     Raises:
-      UserError: if they do not make pairs.
+      UserError: if the number is odd.
     """
     if num_layers % 2:
         raise UserError(
@@ -74,7 +80,7 @@ def pairs_of_blocks(num_layers: int) -> int:
 
 @contextlib.contextmanager
 def convert_value_errors() -> Iterator[None]:
-    """Turns the ValueErrors with which Mesh TF refuses a configuration into UserErrors."""
+    """Raises UserError for each ValueError with which Mesh TF rejects a configuration."""
     try:
         yield
     except ValueError as error:
@@ -83,10 +89,12 @@ def convert_value_errors() -> Iterator[None]:
 
 
 def check_layer_specifications() -> None:
-    """Refuses nested lists in `make_layer_stack.layers`: upstream keeps one class of each.
+    """Checks that no entry of `make_layer_stack.layers` is a list of several layers.
+
+    Upstream would keep one layer of such a list and ignore the others.
 
     Raises:
-      UserError: that names the entry.
+      UserError: if there is such an entry.
     """
     for scope in ("", "encoder", "decoder"):
         with gin.config_scope(scope or None):
@@ -99,19 +107,18 @@ def check_layer_specifications() -> None:
                 continue
             raise UserError(
                 f"{scope + '/' if scope else ''}make_layer_stack.layers[{index}] is a list "
-                f"with {len(classes)} layers in it: {[_name(c) for c in classes]}. Mesh "
-                "TensorFlow would keep one of them and drop the rest in silence. An entry is "
-                "a layer, or a list of one layer, its name and its parameters; write each "
-                "layer as an entry of its own."
+                f"of {len(classes)} layers: {[_get_name(c) for c in classes]}. Mesh TensorFlow "
+                "would silently keep only one of them. An entry is a layer, or a list of one "
+                "layer, its name and its parameters: write each layer as an entry of its own."
             )
 
 
-def _name(layer: Any) -> str:
+def _get_name(layer: Any) -> str:
     return getattr(layer, "__name__", str(layer))
 
 
 def stacks(model: Any) -> Iterator[transformer.Unitransformer]:
-    """The encoder and the decoder, or the one stack of a language model."""
+    """Yields the encoder and the decoder, or the only stack of a language model."""
     if isinstance(model, transformer.Bitransformer):
         yield model.encoder
         yield model.decoder
@@ -120,7 +127,7 @@ def stacks(model: Any) -> Iterator[transformer.Unitransformer]:
 
 
 def switch_layers(stack: transformer.Unitransformer) -> list[SwitchLayer]:
-    """The Switch layers of a stack, in order; those in a SwitchAttention each."""
+    """Returns the Switch layers of a stack in order, including those inside SwitchAttention."""
     layers: list[SwitchLayer] = []
     for layer in stack.layer_stack.layers:
         if isinstance(layer, SwitchLayer):
@@ -131,11 +138,11 @@ def switch_layers(stack: transformer.Unitransformer) -> list[SwitchLayer]:
 
 
 def check_model(model: Any, settings: RunSettings) -> None:
-    """Checks the layout against every tensor, and each Switch layer against its capacity.
+    """Checks that the layout can split every tensor and that groups and capacities are valid.
 
     Raises:
-      UserError: where something does not divide, two dimensions of a tensor are on one mesh
-        axis, or an expert has no slot.
+      UserError: if a size does not divide, if two dimensions of a tensor are split over one
+        mesh axis, or if an expert capacity is below 1.
     """
     settings.layout.check(list_tensors_to_split(model, settings))
     for stack in stacks(model):
@@ -145,7 +152,7 @@ def check_model(model: Any, settings: RunSettings) -> None:
 
 
 def count_microbatches(settings: RunSettings) -> int:
-    """Into how many parts, one after the other, a training step's batch is cut."""
+    """Returns the number of microbatches that a training step runs one after the other."""
     return utils.serialize_num_microbatches(
         mtf.Dimension("batch", settings.batch_size),
         settings.sequence_length,
@@ -154,42 +161,44 @@ def count_microbatches(settings: RunSettings) -> int:
     )
 
 
-def _length(stack: transformer.Unitransformer, settings: RunSettings) -> int:
+def _get_length(stack: transformer.Unitransformer, settings: RunSettings) -> int:
     feature = "inputs" if stack.name == "encoder" else "targets"
     return settings.sequence_length.get(feature, max(settings.sequence_length.values()))
 
 
 def list_tensors_to_split(model: Any, settings: RunSettings) -> Iterator[Tensor]:
-    """The tensors that decide whether a layout can split a model.
+    """Lists the tensors that decide whether a layout can split a model.
 
     Args:
       model: a transformer.Bitransformer or Unitransformer.
-      settings: of the run; the batch is one microbatch.
+      settings: the settings of the run.
 
     Yields:
-      Tensors with their dimensions: features, embeddings and logits, and of each layer the
-      weights and the activations between them.
+      The inputs, embeddings and logits of each stack, and the weights and activations of each
+      layer. Their batch dimension is one microbatch.
     """
     batch = ("batch", settings.batch_size // count_microbatches(settings))
     batch_fix = {"batch": "(utils.run.batch_size, or a microbatch of it)"}
     for stack in stacks(model):
-        x = (batch, ("length", _length(stack, settings)))
-        model_dim = _pair(stack.model_dim)
+        x = (batch, ("length", _get_length(stack, settings)))
+        model_dim = _name_and_size(stack.model_dim)
         yield Tensor(f"{stack.name}'s input", (*x, model_dim), batch_fix)
         vocabularies = {stack.input_vocab_dim, stack.output_vocab_dim or stack.input_vocab_dim}
         for vocab in sorted(vocabularies, key=lambda dim: dim.size):
             fix = {"vocab": "of the padded vocabulary"}
-            yield Tensor(f"{stack.name}'s embedding", (_pair(vocab), model_dim), fix)
-            yield Tensor(f"{stack.name}'s logits", (*x, _pair(vocab)), fix)
+            yield Tensor(f"{stack.name}'s embedding", (_name_and_size(vocab), model_dim), fix)
+            yield Tensor(f"{stack.name}'s logits", (*x, _name_and_size(vocab)), fix)
         for layer in stack.layer_stack.layers:
-            yield from _tensors_of_layer(f"{stack.name}/{layer.name}", layer, x, model_dim)
+            yield from _list_tensors_of_layer(f"{stack.name}/{layer.name}", layer, x, model_dim)
 
 
-def _pair(dim: mtf.Dimension) -> tuple[str, int]:
+def _name_and_size(dim: mtf.Dimension) -> tuple[str, int]:
     return dim.name, dim.size
 
 
-def _tensors_of_layer(where: str, layer: Any, x: tuple, model_dim: tuple) -> Iterator[Tensor]:
+def _list_tensors_of_layer(
+    where: str, layer: Any, x: tuple, model_dim: tuple
+) -> Iterator[Tensor]:
     if isinstance(layer, transformer_layers.SelfAttention):
         heads, fix = ("heads", layer.num_heads), {"heads": "of num_heads"}
         d_kv = ("d_kv", layer.key_value_size)
@@ -199,16 +208,16 @@ def _tensors_of_layer(where: str, layer: Any, x: tuple, model_dim: tuple) -> Ite
         yield Tensor(f"{where}: attention's logits", (*x, heads, memory), fix)
         if isinstance(layer, SwitchAttention):
             for part in layer.switch_layers:
-                yield from _tensors_of_experts(f"{where}/{part.part}", part, x, model_dim)
+                yield from _list_tensors_of_experts(f"{where}/{part.part}", part, x, model_dim)
     elif isinstance(layer, transformer_layers.DenseReluDense):
         hidden, fix = ("d_ff", layer.hidden_size), {"d_ff": "of d_ff"}
         yield Tensor(f"{where}: weights", (model_dim, hidden), fix)
         yield Tensor(f"{where}: hidden units", (*x, hidden), fix)
     elif isinstance(layer, SwitchLayer):
-        yield from _tensors_of_experts(where, layer, x, model_dim)
+        yield from _list_tensors_of_experts(where, layer, x, model_dim)
 
 
-def _tensors_of_experts(
+def _list_tensors_of_experts(
     where: str, layer: SwitchLayer, x: tuple, model_dim: tuple
 ) -> Iterator[Tensor]:
     fix = {
@@ -218,7 +227,7 @@ def _tensors_of_experts(
     }
     experts = layer.experts
     for _, *dims in experts.kernel_specs(mtf.Dimension(*model_dim)):
-        shape = (_pair(experts.experts_dim), *map(_pair, dims))
+        shape = (_name_and_size(experts.experts_dim), *map(_name_and_size, dims))
         yield Tensor(f"{where}: experts' weights", shape, fix)
     unsplit = ("expert_unsplit", layer.num_experts)
     yield Tensor(f"{where}: probabilities of experts", (*x, unsplit), fix)
@@ -227,18 +236,20 @@ def _tensors_of_experts(
 def _check_capacity(
     stack: transformer.Unitransformer, layer: SwitchLayer, settings: RunSettings
 ) -> None:
-    length = _length(stack, settings)
+    length = _get_length(stack, settings)
     cores = settings.layout.ways("batch")
-    parts = count_microbatches(settings)
+    microbatches = count_microbatches(settings)
     tokens = settings.batch_size * length
-    sizes = {"train": tokens // parts, "eval": tokens}
-    for mode, tokens_of_mode in sizes.items():
+    tokens_by_mode = {"train": tokens // microbatches, "eval": tokens}
+    for mode, tokens_at_once in tokens_by_mode.items():
         try:
-            _, group_size = layer.capacity.split_into_groups(tokens_of_mode, cores)
+            _, group_size = layer.capacity.split_into_groups(tokens_at_once, cores)
             layer.capacity.expert_capacity(group_size, layer.num_experts, mode)
         except UserError as error:
-            part = f", {parts} microbatches" if mode == "train" and parts > 1 else ""
+            parts = (
+                f", {microbatches} microbatches" if mode == "train" and microbatches > 1 else ""
+            )
             raise UserError(
                 f"{stack.name}/{layer.name}: {error} (In {mode}: batch {settings.batch_size} x "
-                f"length {length}{part}.)"
+                f"length {length}{parts}.)"
             ) from error

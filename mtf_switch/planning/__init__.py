@@ -1,4 +1,4 @@
-"""What a model needs and communicates on a TPU pod, counted on the graph of one core.
+"""Plans a training step on a TPU pod: its memory, communication and time.
 
-Nothing here runs that graph.
+Everything is counted on the graph of one core. Nothing here runs that graph.
 """
