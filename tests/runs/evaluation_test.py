@@ -207,7 +207,7 @@ def test_a_result_that_cannot_be_written_leaves_the_earlier_one(
     from mtf_switch.runs import evaluation
 
     before = (evaluated.model_dir / "eval.json").read_bytes()
-    result = evaluation.Evaluation(**{**evaluated.result, "router": {"layer": object()}})
+    result = evaluation.Evaluation(**{**evaluated.result, "task": object()})
     with pytest.raises(TypeError):
         evaluation.make_report(result).write(str(evaluated.model_dir))
     assert (evaluated.model_dir / "eval.json").read_bytes() == before
