@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
+from collections.abc import Sequence
 
 from mtf_switch.cli import flags, train
+from mtf_switch.config import gin_files
 from mtf_switch.errors import UserError
 
 _RECIPE = "runs/finetune.gin"
@@ -52,13 +53,19 @@ def run_command(options: argparse.Namespace) -> None:
             f"Beside {start.path} there is no config.gin (or T5's operative_config.gin) "
             "that describes its model. Name the model: --gin_file=models/t5_base.gin."
         )
-    # A model comes before the recipe, which sets its dropout.
-    models = [file for file in options.gin_file if os.path.dirname(file).endswith("models")]
-    others = [file for file in options.gin_file if file not in models]
     run = start.configure_run(
-        [*models, _RECIPE, *others],
+        add_recipe(options.gin_file),
         flags.training_bindings(options),
         options.model_dir,
         flags.tpu_cluster(options),
     )
     train.start_training(run)
+
+
+def add_recipe(files: Sequence[str]) -> list[str]:
+    """Adds the recipe of fine-tuning to the user's gin files.
+
+    Models come before the recipe, which sets their dropout. All other files come after it.
+    """
+    models = [file for file in files if gin_files.is_model(file)]
+    return [*models, _RECIPE, *(file for file in files if file not in models)]

@@ -59,16 +59,36 @@ def check_files_exist(files: Sequence[str]) -> None:
     Raises:
       UserError: if a file is in none of them, with the nearest names.
     """
-    folders = search_paths()
     for file in files:
-        paths = [folder / file for folder in folders]
-        if not any(path.is_file() or _has_moved(str(path)) for path in paths):
+        if find_file(file) is None:
             known = [str(p.relative_to(REPOSITORY)) for p in sorted(GIN_FOLDER.rglob("*.gin"))]
             raise UserError(
                 f"There is no gin file {file!r} in the working directory, the repository, its "
                 f"gin/ folder, or T5's gin folder.{suggest_names(file, known)} The project's "
                 "own files are all below gin/."
             )
+
+
+def find_file(file: str) -> Path | None:
+    """Returns the full path of the gin file that gin would read; None if there is none."""
+    for folder in search_paths():
+        path = folder / file
+        if path.is_file():
+            return path.resolve()
+        if _has_moved(str(path)):
+            return GIN_FOLDER / MOVED[_old_path(str(path))]
+    return None
+
+
+def is_model(file: str) -> bool:
+    """Whether a gin file is one of the models of this project or of T5.
+
+    The full path decides: a user's own folder may be named "models", too.
+    """
+    path = find_file(file)
+    t5_folder = Path(importlib.util.find_spec("t5").origin).resolve().parent / "models" / "gin"
+    folders = (GIN_FOLDER / "models", t5_folder / "models")
+    return path is not None and any(folder in path.parents for folder in folders)
 
 
 def _has_moved(path: str) -> bool:
