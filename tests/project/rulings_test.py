@@ -1,7 +1,7 @@
-"""Where the paper's text, its pseudo-code and the released code disagree: one test a ruling.
+"""Where the paper's text, its pseudo-code and the released code disagree: one test per ruling.
 
-The numbers are those of the table of rulings in docs. Rulings 9 to 11 are sizes of published
-models, which gin files hold and their own tests check.
+The numbers are those of the rulings in docs/fidelity.md. Rulings 9 to 11 are about the sizes of
+published models, which gin files hold and their own tests check.
 """
 
 import mesh_harness
