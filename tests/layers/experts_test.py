@@ -1,6 +1,7 @@
 """The experts' networks: on slots and on runs of rows, against a loop over tokens."""
 
 import functools
+import itertools
 
 import gin
 import mesh_harness
@@ -132,10 +133,31 @@ def both(rng, activations, dtype=tf.float32, mode="train", rate=0.0):
     ]
 
 
-@pytest.mark.parametrize("activations", [("relu",), ("gelu", "linear"), ("swish",)])
-@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
-@pytest.mark.parametrize("unit_scaling", [False, True])
-@pytest.mark.parametrize("large", [False, True])
+# Activations, dtype, the convention of unit scaling, and whether kernels count as large.
+AGREEMENT = list(
+    itertools.product(
+        [("relu",), ("gelu", "linear"), ("swish",)],
+        [tf.float32, tf.bfloat16],
+        [False, True],
+        [False, True],
+    )
+)
+# Each value of each, and both sizes of kernels in both dtypes.
+FAST_AGREEMENT = [
+    (("relu",), tf.float32, False, False),
+    (("gelu", "linear"), tf.float32, False, True),
+    (("gelu", "linear"), tf.bfloat16, False, False),
+    (("swish",), tf.bfloat16, True, True),
+]
+
+
+@pytest.mark.parametrize(
+    ("activations", "dtype", "unit_scaling", "large"),
+    [
+        pytest.param(*case, marks=() if case in FAST_AGREEMENT else pytest.mark.slow)
+        for case in AGREEMENT
+    ],
+)
 def test_slots_and_runs_agree_in_outputs_and_all_gradients(
     activations, dtype, unit_scaling, large, monkeypatch
 ):

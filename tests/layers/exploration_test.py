@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import mesh_harness
 import mesh_tensorflow as mtf
 import numpy as np
 import oracle
 import pytest
 import tensorflow.compat.v1 as tf
-from routers_test import ROUTERS, route
+from routing import ROUTERS, route
 
 from mtf_switch.errors import UserError
 from mtf_switch.layers.capacity import ExpertCapacity
@@ -19,21 +21,37 @@ from mtf_switch.layers.switch_ffn import SwitchFFN
 NOISY = [policy for policy in POLICIES if policy != "argmax"]
 
 
-def gates(policy, router=SwitchRouter, jitter=0.3, **kwargs):
+@functools.cache
+def gates(policy, router="switch", jitter=0.3, **kwargs):
+    """Gates of 32 tokens, computed once for each set of arguments."""
     rng = np.random.default_rng(1)
     w_r = oracle.Weights.draw(rng, 4, 5, 1).w_r
     x = oracle.tokens_with_clear_choices(rng, (1, 4, 8, 4), w_r)
-    explore = Exploration(policy, jitter, 0.3)
-    return route(router(exploration=explore), x, w_r, 8, **kwargs)["gate"]
+    exploration = Exploration(policy, jitter, 0.3)
+    return route(x, w_r, 8, router=ROUTERS[router](exploration=exploration), **kwargs)["gate"]
 
 
-@pytest.mark.parametrize("router", ROUTERS)
-@pytest.mark.parametrize("policy", NOISY)
-def test_every_router_explores_in_training_and_not_otherwise(policy, router):
-    still = gates("argmax", ROUTERS[router], train=True)
-    np.testing.assert_array_equal(gates(policy, ROUTERS[router]), still)
-    np.testing.assert_array_equal(gates(policy, ROUTERS[router], step=1), still)
-    assert np.any(gates(policy, ROUTERS[router], train=True) != still)
+def _routers_and_policies():
+    """All pairs; fast are every policy with one router, and sampling with every router."""
+    for router in ROUTERS:
+        for policy in NOISY:
+            fast = router == "switch" or policy == "sample_softmax"
+            yield pytest.param(router, policy, marks=() if fast else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("router", "policy"), _routers_and_policies())
+def test_every_router_explores_in_training_and_not_otherwise(router, policy):
+    still = gates("argmax", router, train=True)
+    np.testing.assert_array_equal(gates(policy, router), still)
+    np.testing.assert_array_equal(gates(policy, router, step=1), still)
+    assert np.any(gates(policy, router, train=True) != still)
+
+
+def test_jitter_changes_every_gate():
+    first = gates("input_jitter", train=True, step=7)
+    assert np.all(first != gates("argmax", train=True))
+    assert np.all(first != gates("input_jitter", train=True, step=8))
+    assert np.all(first != gates("input_jitter", train=True, step=7, seed=1))
 
 
 @pytest.mark.parametrize("policy", NOISY)
@@ -41,7 +59,8 @@ def test_noise_is_new_at_each_step_and_the_same_when_a_step_is_repeated(policy):
     first = gates(policy, train=True, step=7)
     assert np.any(gates(policy, train=True, step=8) != first)
     assert np.any(gates(policy, train=True, step=7, seed=1) != first)
-    np.testing.assert_array_equal(gates(policy, train=True, step=7), first)
+    again = gates.__wrapped__(policy, train=True, step=7)
+    np.testing.assert_array_equal(again, first)
 
 
 @pytest.mark.parametrize("policy", NOISY)
@@ -119,7 +138,9 @@ def choices(policy, logits, k=1, tokens=8192, temperature=1.0):
     router = ROUTERS["top-2, all"] if k == 2 else SwitchRouter
     explore = Exploration(policy, temperature=temperature)
     x = np.ones((1, 1, tokens, 1))
-    routing = route(router(exploration=explore), x, np.array([logits]), tokens, train=True)
+    routing = route(
+        x, np.array([logits]), tokens, router=router(exploration=explore), train=True
+    )
     index = routing["expert_index"].reshape(k, tokens)
     return index, routing["gate"].reshape(k, tokens)
 
@@ -155,7 +176,7 @@ def test_input_dropout_drops_its_share_and_scales_the_rest_up(rate):
     tokens = 4096
     x = np.eye(3)[np.random.default_rng(2).integers(0, 3, tokens)][None, None]
     router = SwitchRouter(exploration=Exploration("input_dropout", dropout=rate))
-    gate = route(router, x, np.eye(3), tokens, train=True)["gate"].ravel()
+    gate = route(x, np.eye(3), tokens, router=router, train=True)["gate"].ravel()
     kept = np.exp(1 / (1 - rate)) / (np.exp(1 / (1 - rate)) + 2)
     is_kept = np.isclose(gate, kept, rtol=1e-5)
     np.testing.assert_allclose(gate[~is_kept], 1 / 3, rtol=1e-5)

@@ -6,10 +6,10 @@ routers_test has it against the loops.
 from __future__ import annotations
 
 import numpy as np
-import oracle
 import pytest
 import upstream_layers
-from routers_test import DISPATCHES, STILL, route
+from alternate import alternate
+from routing import DISPATCHES, STILL, route
 from upstream_layers import CASES, Parity
 
 from mtf_switch.errors import UserError
@@ -18,8 +18,7 @@ from mtf_switch.layers.router_metrics import RouterMetrics
 from mtf_switch.layers.switch_ffn import SwitchFFN
 
 
-@pytest.mark.parametrize("stages", [1, 2, 3])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "stages"), alternate(CASES, [3, 1, 2]))
 def test_outputs_and_their_gradients_equal_upstreams(name, stages):
     ours, theirs = upstream_layers.run_both(
         CASES[name],
@@ -65,9 +64,7 @@ def test_upstreams_balance_loss_counts_all_stages_as_if_each_were_a_first_choice
         ntlb_top_k=stages,
         switch_policy_train="argmax",
     )
-    rng = np.random.default_rng(len("ntlb"))
-    weights = oracle.Weights.draw(rng, 8, 4, upstream_layers.HIDDEN)
-    x = oracle.tokens_with_clear_choices(rng, (4, 16, 8), weights.w_r, skew=0.5, choices=3)
+    x, _, _, weights = upstream_layers.draw_case(Parity(), "ntlb")
     logits = x @ weights.w_r
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     order = np.argsort(-probs, -1)
@@ -87,7 +84,7 @@ def test_stages_by_hand():
     probs = np.exp([3.0, 2.0, 1.0]) / np.exp([3.0, 2.0, 1.0]).sum()
     for stages, kept in ((1, [1, 0, 0, 0]), (2, [1, 1, 0, 0]), (3, [1, 1, 1, 0])):
         router = NoTokenLeftBehindRouter(stages=stages, exploration=STILL)
-        routing = route(router, x, w_r, capacity=1)
+        routing = route(x, w_r, 1, router=router)
         np.testing.assert_array_equal(routing["kept"][0, 0], kept)
         served = np.arange(stages)
         np.testing.assert_array_equal(routing["expert_index"][0, 0, :stages], served)
@@ -101,7 +98,7 @@ def test_a_rescued_token_stands_behind_those_that_the_expert_serves_already():
     # Tokens 0 to 2 prefer expert 0, token 3 expert 1; two slots each.
     x = np.eye(2)[[0, 0, 0, 1]][None, None]
     w_r = np.array([[3.0, 0.0], [0.0, 3.0]])
-    routing = route(NoTokenLeftBehindRouter(stages=2, exploration=STILL), x, w_r, capacity=2)
+    routing = route(x, w_r, 2, router=NoTokenLeftBehindRouter(stages=2, exploration=STILL))
     np.testing.assert_array_equal(routing["expert_index"][0, 0], [0, 0, 1, 1])
     np.testing.assert_array_equal(routing["position_in_expert"][0, 0], [0, 1, 1, 0])
     np.testing.assert_array_equal(routing["kept"][0, 0], [1, 1, 1, 1])

@@ -212,11 +212,11 @@ def unsplit():
     ("splits", "devices", "dispatch"),
     [
         (4, 1, "einsum"),
-        (2, 4, "einsum"),
-        (2, 1, "gather"),
-        (4, 1, "gather"),
         (2, 2, "gather"),
-        (2, 4, "gather"),
+        (4, 1, "sort"),
+        pytest.param(2, 1, "sort", marks=pytest.mark.slow),
+        pytest.param(2, 4, "einsum", marks=pytest.mark.slow),
+        pytest.param(2, 4, "gather", marks=pytest.mark.slow),
     ],
 )
 def test_a_step_in_microbatches_equals_the_whole_one(unsplit, splits, devices, dispatch):

@@ -8,61 +8,15 @@ import pytest
 import tensorflow.compat.v1 as tf
 from hypothesis import given
 from hypothesis import strategies as st
+from routing import STILL, collect_tensors, route
 
 from mtf_switch.errors import UserError
 from mtf_switch.layers.exploration import Exploration
 from mtf_switch.layers.router import SwitchRouter
 
-QUIET = SwitchRouter(exploration=Exploration("argmax"))
 # Probabilities and losses go through a softmax of logits of the order of 1 to 10: float32's
 # 6e-8 times a few roundings.
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
-
-
-def route(
-    x,
-    w_r,
-    capacity,
-    *,
-    nonpadding=None,
-    train=False,
-    router=QUIET,
-    dtype=tf.float32,
-    step=0,
-    seed=0,
-    mesh_shape=None,
-    layout="batch:all,experts:all",
-):
-    """The Routing of x [O, G, S, M] as arrays by field."""
-
-    def build(mesh):
-        inputs = mesh_harness.constant(mesh, x, "outer_batch batch group d_model")
-        real = None
-        if nonpadding is not None:
-            real = mesh_harness.constant(mesh, nonpadding, "outer_batch batch group")
-        routing = router.route(
-            mtf.cast(inputs, dtype),
-            mtf.Dimension("expert_unsplit", w_r.shape[1]),
-            capacity,
-            mtf.VariableDType(tf.float32, tf.float32, dtype),
-            train,
-            real,
-        )
-        return tensors_of(routing)
-
-    return mesh_harness.evaluate(
-        build,
-        variables={"switch_gating/kernel": w_r},
-        global_step=step,
-        seed=seed,
-        mesh_shape=mesh_shape,
-        layout=layout,
-    )["value"]
-
-
-def tensors_of(routing):
-    """The Routing's tensors by field."""
-    return {name: value for name, value in vars(routing).items() if name != "experts_per_token"}
 
 
 def assert_routes_as_the_oracle(routing, x, w_r, capacity, nonpadding=None, padding="masked"):
@@ -104,7 +58,7 @@ def test_routing_equals_the_loops(shape, experts, capacity, real, padding, skew,
     w_r = oracle.Weights.draw(rng, shape[-1], experts, 1).w_r
     x = oracle.tokens_with_clear_choices(rng, shape, w_r, skew=skew)
     nonpadding = None if real is None else (rng.random(shape[:3]) < real).astype(int)
-    router = SwitchRouter(exploration=Exploration("argmax"), padding=padding)
+    router = SwitchRouter(exploration=STILL, padding=padding)
     routing = route(x, w_r, capacity, nonpadding=nonpadding, router=router)
     assert_routes_as_the_oracle(routing, x, w_r, capacity, nonpadding, padding)
 
@@ -146,40 +100,9 @@ def test_the_loss_is_multiplied_by_its_coefficient(alpha):
     rng = np.random.default_rng(0)
     w_r = oracle.Weights.draw(rng, 4, 3, 1).w_r
     x = oracle.tokens_with_clear_choices(rng, (1, 2, 5, 4), w_r)
-    routing = route(
-        x, w_r, 5, router=SwitchRouter(aux_loss_coef=alpha, exploration=Exploration("argmax"))
-    )
+    routing = route(x, w_r, 5, router=SwitchRouter(aux_loss_coef=alpha, exploration=STILL))
     loss = oracle.load_balance_loss(oracle.route(x[0], w_r, 5).probs)
     np.testing.assert_allclose(routing["aux_loss"], alpha * loss, **TOLERANCE)
-
-
-def jittered_gates(**kwargs):
-    rng = np.random.default_rng(1)
-    w_r = oracle.Weights.draw(rng, 4, 3, 1).w_r
-    x = oracle.tokens_with_clear_choices(rng, (1, 4, 6, 4), w_r)
-    return route(x, w_r, 6, router=SwitchRouter(exploration=Exploration(jitter=0.3)), **kwargs)[
-        "gate"
-    ]
-
-
-def test_jitter_acts_in_training_and_not_otherwise():
-    off = jittered_gates(train=False)
-    np.testing.assert_array_equal(off, jittered_gates(train=False, step=1))
-    assert np.abs(jittered_gates(train=True) - off).min() > 0
-
-
-def test_jitter_is_new_at_each_step_and_the_same_when_a_step_is_repeated():
-    first = jittered_gates(train=True, step=7)
-    assert np.abs(jittered_gates(train=True, step=8) - first).min() > 0
-    assert np.abs(jittered_gates(train=True, step=7, seed=1) - first).min() > 0
-    np.testing.assert_array_equal(jittered_gates(train=True, step=7), first)
-
-
-def test_jitter_is_the_same_on_all_cores_that_hold_the_same_tokens():
-    # A core of one model dimension that saw other noise would route the token elsewhere.
-    data = jittered_gates(train=True, mesh_shape="data:2", layout="batch:data")
-    both = jittered_gates(train=True, mesh_shape="data:2,model:2", layout="batch:data")
-    np.testing.assert_array_equal(data, both)
 
 
 @pytest.mark.parametrize("eps", [0.01, 0.5])
@@ -258,8 +181,8 @@ def test_every_float_of_the_routing_is_float32():
         routing = SwitchRouter().route(
             inputs, mtf.Dimension("expert_unsplit", 2), 2, in_bfloat16, train=True
         )
-        dtypes.update({name: x.dtype.name for name, x in tensors_of(routing).items()})
-        return tensors_of(routing)
+        dtypes.update({name: x.dtype.name for name, x in collect_tensors(routing).items()})
+        return collect_tensors(routing)
 
     mesh_harness.evaluate(build)
     assert dtypes == {

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import upstream_layers
-from routers_test import DISPATCHES, STILL, route
+from alternate import alternate
+from routing import DISPATCHES, STILL, route
 from upstream_layers import CASES, Parity
 
 from mtf_switch.errors import UserError
@@ -18,14 +19,13 @@ from mtf_switch.layers.top_k_router import TopKRouter
 # upstream's policy; its threshold. "random" is certain where the threshold is below any gate.
 POLICIES = {
     "all": ("all", 0.2),
-    "none": ("none", 0.2),
     "threshold": ("threshold", 0.3),
     "random": ("random", 1e-9),
+    "none": ("none", 0.2),
 }
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "policy"), alternate(CASES, list(POLICIES)))
 def test_top_2_equals_upstream_in_outputs_losses_and_all_gradients(name, policy):
     kind, threshold = POLICIES[policy]
     ours, theirs = upstream_layers.run_both(
@@ -100,7 +100,7 @@ def test_second_choices_wait_for_all_first_ones_by_hand():
     #   token 0: expert 0, then 1     token 1: expert 0, then 1     token 2: expert 1, then 0
     x = np.eye(3)[None, None]
     w_r = np.array([[3.0, 2.0, 0.0], [3.0, 2.0, 0.0], [2.0, 3.0, 0.0]])
-    routing = route(TopKRouter(exploration=STILL), x, w_r, capacity=2)
+    routing = route(x, w_r, 2, router=TopKRouter(exploration=STILL))
     np.testing.assert_array_equal(routing["expert_index"][0, 0], [0, 0, 1, 1, 1, 0])
     # Expert 1 serves token 2, its first choice, and token 0; expert 0 tokens 0 and 1.
     np.testing.assert_array_equal(routing["position_in_expert"][0, 0], [0, 1, 0, 1, 2, 2])
@@ -118,7 +118,7 @@ def test_a_random_second_choice_is_visited_with_probability_gate_over_threshold(
     router = TopKRouter(exploration=STILL, threshold=0.5)
     w_r = np.array([[1.0, 0.0]])
     second = [
-        route(router, x, w_r, tokens, train=train, step=step)["kept"][0, 0, tokens:]
+        route(x, w_r, tokens, router=router, train=train, step=step)["kept"][0, 0, tokens:]
         for train, step in ((True, 0), (True, 1), (True, 0), (False, 0))
     ]
     probability = 1 / (1 + np.e) / 0.5
@@ -158,7 +158,10 @@ def test_values_that_are_none_are_refused(values, message):
 def test_the_second_expert_is_another_one_even_if_all_others_underflow():
     # e^-200 is 0 in float32.
     routing = route(
-        TopKRouter(exploration=STILL), np.ones((1, 1, 1, 1)), np.array([[200.0, 0.0, 0.0]]), 1
+        np.ones((1, 1, 1, 1)),
+        np.array([[200.0, 0.0, 0.0]]),
+        1,
+        router=TopKRouter(exploration=STILL),
     )
     np.testing.assert_array_equal(routing["expert_index"][0, 0], [0, 1])
     np.testing.assert_array_equal(routing["gate"][0, 0], [1, 0])
