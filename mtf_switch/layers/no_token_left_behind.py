@@ -11,7 +11,8 @@ import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
 
 from mtf_switch.errors import UserError
-from mtf_switch.layers.router import Assignment, Candidate, Router, SlotAllocator
+from mtf_switch.layers.candidates import Candidate
+from mtf_switch.layers.router import Assignment, Router, SlotAllocator
 
 
 @gin.configurable

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import gin
@@ -23,6 +23,7 @@ import tensorflow.compat.v1 as tf
 
 from mtf_switch.errors import UserError
 from mtf_switch.layers import load_balance, position_in_expert, router_metrics
+from mtf_switch.layers.candidates import Candidate, rank_by_probs, rank_by_scores
 from mtf_switch.layers.exploration import Exploration
 
 RouterDtype = Literal["float32", "bfloat16"]
@@ -62,21 +63,6 @@ class Routing(Assignment):
     aux_loss: mtf.Tensor
     sums: mtf.Tensor
     experts_per_token: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """One expert for each token, before capacity: its best one, or its second best, ...
-
-    Attributes:
-      expert_index: [O, G, S] int32.
-      expert_mask: [O, G, S, E] float32, one-hot of expert_index.
-      prob: [O, G, S] float32, the router's probability for that expert.
-    """
-
-    expert_index: mtf.Tensor
-    expert_mask: mtf.Tensor
-    prob: mtf.Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,19 +208,10 @@ class Router(abc.ABC):
         Returns:
           The Routing.
         """
-        # Cast the input, not the logits (ruling 3).
-        router_inputs = mtf.cast(inputs, tf.as_dtype(self.router_dtype))
-        router_inputs = self.exploration.perturb(router_inputs, train)
-        router_logits = _compute_logits(router_inputs, experts_dim, variable_dtype)
-        router_probs = mtf.softmax(router_logits, reduced_dim=experts_dim)  # [O, G, S, E]
-        router_logits, router_probs = (
-            mtf.cast(x, tf.float32) for x in (router_logits, router_probs)
+        router_logits, router_probs = self._score_experts(
+            inputs, experts_dim, variable_dtype, train
         )
-        if self.exploration.samples_experts(train):
-            scores = self.exploration.sample_scores(router_logits)
-            candidates = _rank_by_scores(scores, router_probs, experts_dim, self.num_candidates)
-        else:
-            candidates = _rank_by_probs(router_probs, experts_dim, self.num_candidates)
+        candidates = self._rank_experts(router_logits, router_probs, train)
 
         if nonpadding is not None:
             nonpadding = mtf.cast(nonpadding, tf.float32)
@@ -266,6 +243,31 @@ class Router(abc.ABC):
             ),
             experts_per_token=self.experts_per_token,
         )
+
+    def _score_experts(
+        self,
+        inputs: mtf.Tensor,
+        experts_dim: mtf.Dimension,
+        variable_dtype: mtf.VariableDType,
+        train: bool,
+    ) -> tuple[mtf.Tensor, mtf.Tensor]:
+        """Computes the router's logits and probabilities: [O, G, S, E] float32 each."""
+        # Cast the input, not the logits (ruling 3).
+        router_inputs = mtf.cast(inputs, tf.as_dtype(self.router_dtype))
+        router_inputs = self.exploration.perturb(router_inputs, train)
+        router_logits = _compute_logits(router_inputs, experts_dim, variable_dtype)
+        router_probs = mtf.softmax(router_logits, reduced_dim=experts_dim)
+        return mtf.cast(router_logits, tf.float32), mtf.cast(router_probs, tf.float32)
+
+    def _rank_experts(
+        self, router_logits: mtf.Tensor, router_probs: mtf.Tensor, train: bool
+    ) -> list[Candidate]:
+        """Returns the candidates of each token, the best one first."""
+        experts_dim = router_probs.shape.dims[-1]
+        if not self.exploration.samples_experts(train):
+            return rank_by_probs(router_probs, experts_dim, self.num_candidates)
+        scores = self.exploration.sample_scores(router_logits)
+        return rank_by_scores(scores, router_probs, experts_dim, self.num_candidates)
 
     def _load_balance_loss(
         self,
@@ -305,41 +307,6 @@ class SwitchRouter(Router):
         (best,) = candidates
         assignment = allocator.allocate(best.expert_index, nonpadding, best.prob)
         return assignment, [assignment.kept]
-
-
-def _rank_by_probs(
-    router_probs: mtf.Tensor, experts_dim: mtf.Dimension, number: int
-) -> list[Candidate]:
-    """The experts of highest probability for each token, the best one first."""
-    return [
-        Candidate(index, mask, prob)
-        for index, mask, prob in _top_experts(router_probs, experts_dim, number)
-    ]
-
-
-def _rank_by_scores(
-    scores: mtf.Tensor, router_probs: mtf.Tensor, experts_dim: mtf.Dimension, number: int
-) -> list[Candidate]:
-    """The experts of highest score for each token, with their probabilities."""
-    return [
-        Candidate(index, mask, mtf.reduce_sum(router_probs * mask, reduced_dim=experts_dim))
-        for index, mask, _ in _top_experts(scores, experts_dim, number)
-    ]
-
-
-def _top_experts(
-    scores: mtf.Tensor, experts_dim: mtf.Dimension, number: int
-) -> Iterator[tuple[mtf.Tensor, mtf.Tensor, mtf.Tensor]]:
-    """Yields the index, one-hot mask and score of each token's next best expert.
-
-    No expert is named twice for a token.
-    """
-    for place in range(number):
-        score, index = mtf.top_1(scores, reduced_dim=experts_dim)
-        mask = mtf.one_hot(index, experts_dim, dtype=tf.float32)
-        yield index, mask, score
-        if place + 1 < number:
-            scores -= 1e9 * mask
 
 
 def _compute_logits(

@@ -93,6 +93,25 @@ class SwitchAttention(transformer_layers.SelfAttention):
         super().__init__(shared_kv=shared_kv, **self_attention)
         _check_choice("expert_computation", expert_computation, get_args(ExpertComputation))
         _check_choice("expert_network", expert_network, get_args(ExpertNetwork))
+        self._check_self_attention()
+        self.switch_layers = tuple(
+            SwitchProjection(
+                self,
+                part,
+                self._output_dim(expert_network),
+                num_experts=num_experts,
+                hidden_size=hidden_size,
+                activation=activation if expert_network == "ffn" else (),
+                expert_dropout_rate=expert_dropout_rate,
+                capacity=capacity,
+                router=router,
+                dispatch=dispatch,
+            )
+            for part in _PARTS[expert_computation]
+        )
+
+    def _check_self_attention(self) -> None:
+        """Raises UserError for a parameter of SelfAttention that experts do not work with."""
         _check_choice(
             "relative_attention_type", self.relative_attention_type, _RELATIVE_ATTENTION_TYPES
         )
@@ -102,29 +121,16 @@ class SwitchAttention(transformer_layers.SelfAttention):
                     f"SwitchAttention works with {name} = {required} only, as {reason}; it is "
                     f"{getattr(self, name)!r}. Leave it out, or use SelfAttention."
                 )
-        # All heads in one dimension, split as the heads of dense attention are. With "ffn"
-        # experts the hidden units are split instead.
+
+    def _output_dim(self, expert_network: ExpertNetwork) -> mtf.Dimension:
+        """H: all heads in one dimension.
+
+        It is split as the heads of dense attention are, unless the hidden units are.
+        """
         width = self.num_heads * self.key_value_size
         if expert_network == "ffn":
-            output_dim = dimensions.heads_unsplit(width)
-        else:
-            output_dim = mtf.Dimension((self.heads_dims or [self.kv_dim])[0].name, width)
-            activation = ()
-        self.switch_layers = tuple(
-            SwitchProjection(
-                self,
-                part,
-                output_dim,
-                num_experts=num_experts,
-                hidden_size=hidden_size,
-                activation=activation,
-                expert_dropout_rate=expert_dropout_rate,
-                capacity=capacity,
-                router=router,
-                dispatch=dispatch,
-            )
-            for part in _PARTS[expert_computation]
-        )
+            return dimensions.heads_unsplit(width)
+        return mtf.Dimension((self.heads_dims or [self.kv_dim])[0].name, width)
 
     @property
     def heads_dims(self) -> list[mtf.Dimension]:

@@ -16,7 +16,8 @@ import tensorflow.compat.v1 as tf
 
 from mtf_switch.errors import UserError
 from mtf_switch.layers import load_balance
-from mtf_switch.layers.router import Assignment, Candidate, Router, SlotAllocator
+from mtf_switch.layers.candidates import Candidate
+from mtf_switch.layers.router import Assignment, Router, SlotAllocator
 
 LaterChoicePolicy = Literal["all", "none", "threshold", "random"]
 LATER_CHOICE_POLICIES: tuple[LaterChoicePolicy, ...] = get_args(LaterChoicePolicy)

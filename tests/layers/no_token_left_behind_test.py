@@ -18,7 +18,9 @@ from mtf_switch.layers.router_metrics import RouterMetrics
 from mtf_switch.layers.switch_ffn import SwitchFFN
 
 
-@pytest.mark.parametrize(("name", "stages"), alternate(CASES, [3, 1, 2]))
+@pytest.mark.parametrize(
+    ("name", "stages"), alternate(CASES, [3, 1, 2], slow=["train, padding, 4 devices"])
+)
 def test_outputs_and_their_gradients_equal_upstreams(name, stages):
     ours, theirs = upstream_layers.run_both(
         CASES[name],

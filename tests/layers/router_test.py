@@ -1,5 +1,7 @@
 """The router on its own, against loops in float64."""
 
+import math
+
 import mesh_harness
 import mesh_tensorflow as mtf
 import numpy as np
@@ -193,3 +195,29 @@ def test_every_float_of_the_routing_is_float32():
         "aux_loss": "float32",
         "sums": "float32",
     }
+
+
+def test_z_loss_is_of_raw_logits_and_by_hand():
+    # Two tokens with logits (0, 0) and (log 3, 0): log-sum-exp log 2 and log 4.
+    x = np.array([[0.0], [math.log(3)]]).reshape(1, 1, 2, 1)
+    router = SwitchRouter(aux_loss_coef=0.0, z_loss_coef=0.5, exploration=STILL)
+    loss = route(x, np.array([[1.0, 0.0]]), 2, router=router)["aux_loss"]
+    assert loss == pytest.approx(0.5 * (math.log(2) ** 2 + math.log(4) ** 2) / 2, rel=1e-6)
+
+
+def test_z_loss_leaves_padding_out():
+    x = np.array([[0.0], [math.log(3)]]).reshape(1, 1, 2, 1)
+    router = SwitchRouter(aux_loss_coef=0.0, z_loss_coef=0.5, exploration=STILL)
+    routing = route(x, np.array([[1.0, 0.0]]), 2, np.array([[[0, 1]]]), router=router)
+    assert routing["aux_loss"] == pytest.approx(0.5 * math.log(4) ** 2, rel=1e-6)
+
+
+def test_a_router_in_bfloat16_rounds_what_float32_tells_apart():
+    # The row of Table 2 that diverges; above, the same weights decide in float32.
+    w_r = np.array([[1.0, 1.0 + 2.0**-9]])
+    x = np.array([1.0, 2.0, 0.5, 64.0]).reshape(1, 1, 4, 1)
+    routing = route(x, w_r, 4, router=SwitchRouter(exploration=STILL, router_dtype="bfloat16"))
+    np.testing.assert_array_equal(routing["expert_index"], np.zeros((1, 1, 4)))
+    assert np.abs(routing["gate"] - 0.5).max() > 2**-9
+    rounded = routing["gate"].astype(tf.bfloat16.as_numpy_dtype).astype(np.float32)
+    np.testing.assert_array_equal(routing["gate"], rounded)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 
 import mesh_harness
 import numpy as np
 import oracle
 import pytest
-import tensorflow.compat.v1 as tf
+import visits_oracle
 from alternate import alternate
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,11 +25,11 @@ HIDDEN = 4
 
 
 def visits_of(k, visits=lambda gate: True):
-    return functools.partial(oracle.top_k_visits, k=k, visits=visits)
+    return functools.partial(visits_oracle.top_k_visits, k=k, visits=visits)
 
 
 def stages_of(stages):
-    return functools.partial(oracle.no_token_left_behind_visits, stages=stages)
+    return functools.partial(visits_oracle.no_token_left_behind_visits, stages=stages)
 
 
 # A router without noise; the loops that it is to equal; how many choices must be clear.
@@ -69,7 +68,7 @@ VARIANTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A layer and its input; see `switch_ffn_test.Case`."""
+    """A layer and its input; see `ffn_case.Case`."""
 
     variant: str
     batch: int = 3
@@ -123,7 +122,7 @@ class Case:
         slots = max(1, min(self.size, int(self.size * self.factor / self.experts)))
         _, visits, _ = VARIANTS[self.variant]
         capacity = self.size if self.mode == "incremental" else slots
-        return oracle.mixture(
+        return visits_oracle.mixture(
             x.reshape(-1, self.size, self.model),
             weights,
             functools.partial(visits, capacity=capacity),
@@ -246,7 +245,7 @@ def test_gradients_equal_finite_differences_of_the_loops(variant, dispatch):
 # ---- invariants of the Routing itself
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     name=st.sampled_from(list(ROUTERS)),
     policy=st.sampled_from(POLICIES),
@@ -333,29 +332,3 @@ def test_enough_stages_leave_no_token_behind():
     )
     assert switch < 0.5
     assert all_stages == 1.0
-
-
-def test_z_loss_is_of_raw_logits_and_by_hand():
-    # Two tokens with logits (0, 0) and (log 3, 0): log-sum-exp log 2 and log 4.
-    x = np.array([[0.0], [math.log(3)]]).reshape(1, 1, 2, 1)
-    router = SwitchRouter(aux_loss_coef=0.0, z_loss_coef=0.5, exploration=STILL)
-    loss = route(x, np.array([[1.0, 0.0]]), 2, router=router)["aux_loss"]
-    assert loss == pytest.approx(0.5 * (math.log(2) ** 2 + math.log(4) ** 2) / 2, rel=1e-6)
-
-
-def test_z_loss_leaves_padding_out():
-    x = np.array([[0.0], [math.log(3)]]).reshape(1, 1, 2, 1)
-    router = SwitchRouter(aux_loss_coef=0.0, z_loss_coef=0.5, exploration=STILL)
-    routing = route(x, np.array([[1.0, 0.0]]), 2, np.array([[[0, 1]]]), router=router)
-    assert routing["aux_loss"] == pytest.approx(0.5 * math.log(4) ** 2, rel=1e-6)
-
-
-def test_a_router_in_bfloat16_rounds_what_float32_tells_apart():
-    # The row of Table 2 that diverges. See router_test for the same weights in float32.
-    w_r = np.array([[1.0, 1.0 + 2.0**-9]])
-    x = np.array([1.0, 2.0, 0.5, 64.0]).reshape(1, 1, 4, 1)
-    routing = route(x, w_r, 4, router=SwitchRouter(exploration=STILL, router_dtype="bfloat16"))
-    np.testing.assert_array_equal(routing["expert_index"], np.zeros((1, 1, 4)))
-    assert np.abs(routing["gate"] - 0.5).max() > 2**-9
-    rounded = routing["gate"].astype(tf.bfloat16.as_numpy_dtype).astype(np.float32)
-    np.testing.assert_array_equal(routing["gate"], rounded)

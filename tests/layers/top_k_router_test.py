@@ -25,7 +25,9 @@ POLICIES = {
 }
 
 
-@pytest.mark.parametrize(("name", "policy"), alternate(CASES, list(POLICIES)))
+@pytest.mark.parametrize(
+    ("name", "policy"), alternate(CASES, list(POLICIES), slow=["train, padding, 4 devices"])
+)
 def test_top_2_equals_upstream_in_outputs_losses_and_all_gradients(name, policy):
     kind, threshold = POLICIES[policy]
     ours, theirs = upstream_layers.run_both(

@@ -213,7 +213,7 @@ def test_lesson_7_the_balance_loss_is_on_without_a_flag_and_recorded(mode):
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
 def test_lesson_8_outputs_and_losses_have_the_dtype_of_the_activations(dtype):
-    # Each boundary within the layer: switch_ffn_test.test_dtypes_at_every_boundary.
+    # Each boundary within the layer: switch_ffn_precision_test.test_dtypes_at_every_boundary.
     dtypes = []
 
     class Watched(SwitchFFN):

@@ -9,6 +9,7 @@ import mesh_tensorflow as mtf
 import numpy as np
 import oracle
 import tensorflow.compat.v1 as tf
+import visits_oracle
 from routing import DISPATCHES, STILL
 
 from mtf_switch.layers.capacity import ExpertCapacity
@@ -115,12 +116,12 @@ class Case:
         real = None if nonpadding is None else nonpadding.reshape(-1, 12)
         capacity = max(int(12 * self.factor / E), 1)
         visits = {
-            "switch": lambda p, r: oracle.top_k_visits(p, r, 1, capacity),
-            "top-2": lambda p, r: oracle.top_k_visits(p, r, 2, capacity),
-            "ntlb": lambda p, r: oracle.no_token_left_behind_visits(p, r, 3, capacity),
+            "switch": lambda p, r: visits_oracle.top_k_visits(p, r, 1, capacity),
+            "top-2": lambda p, r: visits_oracle.top_k_visits(p, r, 2, capacity),
+            "ntlb": lambda p, r: visits_oracle.no_token_left_behind_visits(p, r, 3, capacity),
         }[self.router]
         mixtures = {
-            part: oracle.mixture(grouped, weights[part], visits, nonpadding=real)
+            part: visits_oracle.mixture(grouped, weights[part], visits, nonpadding=real)
             for part in PARTS[self.computation]
         }
 

@@ -15,23 +15,25 @@ from mesh_tensorflow.transformer import transformer
 from mtf_switch.layers import router_metrics
 
 M = "d_model"
+# Layout rules for a mesh of one dimension.
+LAYOUT = "batch:all,experts:all"
 ROUTING_FIELDS = ("expert_index", "position_in_expert", "kept", "gate")
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What one run of a layer gave; all arrays are NumPy, floats as float32.
+    """The results of one run of a layer. All arrays are NumPy's, floats as float32.
 
     Attributes:
       y: the layer's output, shaped like x.
-      losses: what it appended to context.losses.
-      variables: the values of the trainable variables, by name.
-      grads: by the name of a variable, and "x"; empty where not differentiated.
-      metrics: the router's vectors of sums, by layer name.
-      routing: ROUTING_FIELDS of a layer with a `router`, each [O, G, S].
-      fetched: what the `fetch` argument asked for.
-      mesh_graph: the Mesh TF graph, to look at.
-      tf_graph: what it was lowered to.
+      losses: the losses that it appended to context.losses.
+      variables: values of the trainable variables, by name.
+      grads: gradients by the name of a variable, and "x"; empty if not differentiated.
+      metrics: the routers' vectors of sums, by layer name.
+      routing: ROUTING_FIELDS of a layer with a `router`, each [O, G, N]; else empty.
+      fetched: the tensors that the `fetch` argument named.
+      mesh_graph: the Mesh TF graph.
+      tf_graph: the TensorFlow graph that it was lowered to.
       ops_run: names of the operations that each device ran; empty without `trace`.
     """
 
@@ -49,7 +51,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class FakeModel:
-    """What a layer asks of its Unitransformer."""
+    """The attributes of a Unitransformer that layers use."""
 
     model_dim: mtf.Dimension
     layout: Any = None
@@ -64,13 +66,13 @@ class FakeModel:
 
 
 class NamedLayer:
-    """The part of a layer that names its metrics."""
+    """The attribute of a layer that its metrics are named after."""
 
     name = "block_000/layer_001"
 
 
 class RecordingRouter:
-    """A router that keeps the Routing that it gave."""
+    """A router that keeps the Routing that it returned."""
 
     def __init__(self, router):
         self._router = router
@@ -89,51 +91,35 @@ def run_layer(
     nonpadding: np.ndarray | None = None,
     mode: str = "train",
     activation_dtype: Any = tf.float32,
-    variables: dict[str, np.ndarray] | None = None,
-    devices: int = 1,
-    mesh_shape: str | None = None,
-    layout: str = "batch:all,experts:all",
     num_microbatches: int = 1,
+    model: FakeModel | None = None,
     dy: np.ndarray | None = None,
     loss_weight: float = 1.0,
-    seed: int = 0,
-    model: FakeModel | None = None,
-    global_step: int = 0,
     differentiate: bool = True,
     fetch: Callable[[mtf.Graph], dict[str, mtf.Tensor]] | None = None,
-    trace: bool = False,
+    devices: int = 1,
+    mesh_shape: str | None = None,
+    layout: str = LAYOUT,
+    **session: Any,
 ) -> Outcome:
     """Calls a layer on x [*dims, M] and differentiates sum(y * dy) + its losses.
 
     Args:
       make_layer: called inside the graph.
       x: float array, rank len(dims) + 1.
-      dims: names of all but the last dimension.
-      nonpadding: of 0 and 1, shaped like those of dims that are outer_batch, batch or
-        length (a beam has none of its own), or None.
-      mode: of the Context.
-      activation_dtype: of x and y.
-      variables: values by name; others keep their initial values.
-      devices: CPU devices, really placed on, as one mesh dimension "all".
-      mesh_shape: in place of that one, such as "data:2,model:2".
-      layout: layout rules.
-      num_microbatches: told to the layer, which divides its loss by it.
-      dy: like x, the gradient of the outputs; ones if None.
-      loss_weight: how often the layer's losses are counted in what is differentiated.
-      seed: of the graph.
-      model: in place of a FakeModel made from x.
-      global_step: what tf.train.get_global_step() holds.
+      dims: names of all dimensions but the last.
+      nonpadding: 0 and 1, with those of dims that are outer_batch, batch or length (beams
+        share it), or None.
+      mode, activation_dtype, num_microbatches: of the Context.
+      model: by default a FakeModel made from x.
+      dy: gradient of the outputs, like x; ones if None.
+      loss_weight: factor of the layer's losses in what is differentiated.
       differentiate: whether to compute gradients.
       fetch: names more tensors of the finished graph whose values are wanted.
-      trace: whether to record which device ran what.
+      devices, mesh_shape, layout, **session: see `evaluate`.
     """
-    with tf.Graph().as_default() as tf_graph:
-        tf.set_random_seed(seed)
-        tf.train.get_or_create_global_step()
-        mesh_graph = mtf.Graph()
-        mesh = mtf.Mesh(mesh_graph, "mesh")
-        cores = mtf.convert_to_shape(mesh_shape or f"all:{devices}")
-        rules = mtf.convert_to_layout_rules(layout)
+
+    def build(mesh):
         shape = [mtf.Dimension(n, s) for n, s in zip((*dims, M), x.shape)]
         mtf_x = mtf.import_tf_tensor(mesh, tf.constant(x, tf.float32), mtf.Shape(shape))
         context = make_context(
@@ -143,24 +129,28 @@ def run_layer(
             mode=mode,
             activation_dtype=activation_dtype,
             num_microbatches=num_microbatches,
-            model=model or FakeModel(shape[-1], rules, cores),
+            model=model or FakeModel(shape[-1], *_parse_mesh(devices, mesh_shape, layout)),
         )
-        layer = make_layer()
-        if hasattr(layer, "router"):
-            layer.router = RecordingRouter(layer.router)
-        y = layer.call(context, mtf.cast(mtf_x, activation_dtype))
-        tensors = {"y": y, "losses": list(context.losses), "grads": {}}
-        if hasattr(layer, "router"):
-            routing = layer.router.routing
-            tensors["routing"] = {name: getattr(routing, name) for name in ROUTING_FIELDS}
+        tensors = _call_layer(make_layer(), context, mtf.cast(mtf_x, activation_dtype))
         if differentiate:
-            tensors["grads"] = _gradients(mtf_x, y, context.losses, dy, loss_weight)
-        tensors["fetched"] = fetch(mesh_graph) if fetch else {}
-        result, ops_run = _lower_and_run(
-            tensors, mesh, cores, rules, variables or {}, global_step, trace
-        )
-    result.setdefault("routing", {})
-    return Outcome(**result, mesh_graph=mesh_graph, tf_graph=tf_graph, ops_run=ops_run)
+            y, losses = tensors["y"], tensors["losses"]
+            tensors["grads"] = _gradients(mtf_x, y, losses, dy, loss_weight)
+        return {**tensors, "fetched": fetch(mesh.graph) if fetch else {}}
+
+    result = evaluate(build, devices=devices, mesh_shape=mesh_shape, layout=layout, **session)
+    return Outcome(**result.pop("value"), **result)
+
+
+def _call_layer(layer, context, x) -> dict[str, Any]:
+    """Tensors of an Outcome by field: those that a call of the layer makes."""
+    has_router = hasattr(layer, "router")
+    if has_router:
+        layer.router = RecordingRouter(layer.router)
+    y = layer.call(context, x)
+    routing = {}
+    if has_router:
+        routing = {name: getattr(layer.router.routing, name) for name in ROUTING_FIELDS}
+    return {"y": y, "losses": list(context.losses), "grads": {}, "routing": routing}
 
 
 def make_context(
@@ -173,10 +163,10 @@ def make_context(
     num_microbatches: int = 1,
     model: FakeModel | None = None,
 ) -> transformer.Context:
-    """What Mesh TF's Unitransformer hands to a layer.
+    """Makes the Context that Mesh TF's Unitransformer passes to a layer.
 
     Args:
-      mesh: of the tensors.
+      mesh: the mesh of the tensors.
       shape: dimensions of the layer's input.
       sequence_id: 0 for padding, or None.
       mode, activation_dtype, num_microbatches: of the Context.
@@ -209,7 +199,7 @@ def evaluate(
     *,
     devices: int = 1,
     mesh_shape: str | None = None,
-    layout: str = "batch:all,experts:all",
+    layout: str = LAYOUT,
     variables: dict[str, np.ndarray] | None = None,
     seed: int = 0,
     global_step: int = 0,
@@ -218,23 +208,34 @@ def evaluate(
     """Builds, lowers and runs a Mesh TF graph.
 
     Args:
-      build: makes from a mesh a structure of Mesh TF tensors.
-      devices, mesh_shape, layout, variables, seed, global_step, trace: see run_layer.
+      build: makes a structure of Mesh TF tensors from a mesh.
+      devices: number of CPU devices, on which operations are really placed; one mesh
+        dimension "all".
+      mesh_shape: a mesh shape in its place, such as "data:2,model:2".
+      layout: layout rules.
+      variables: values by name; other variables keep their initial values.
+      seed: seed of the graph.
+      global_step: value of tf.train.get_global_step().
+      trace: whether to record which device ran what.
 
     Returns:
-      "value", the structure as arrays, "metrics" and "variables", as in an Outcome, and
-      "ops_run".
+      "value", the structure as arrays; and "metrics", "variables", "mesh_graph", "tf_graph" and
+      "ops_run", as in an Outcome.
     """
-    with tf.Graph().as_default():
+    with tf.Graph().as_default() as tf_graph:
         tf.set_random_seed(seed)
         tf.train.get_or_create_global_step()
         mesh = mtf.Mesh(mtf.Graph(), "mesh")
-        cores = mtf.convert_to_shape(mesh_shape or f"all:{devices}")
-        rules = mtf.convert_to_layout_rules(layout)
+        rules, cores = _parse_mesh(devices, mesh_shape, layout)
         result, ops_run = _lower_and_run(
             {"value": build(mesh)}, mesh, cores, rules, variables or {}, global_step, trace
         )
-    return {**result, "ops_run": ops_run}
+    return {**result, "mesh_graph": mesh.graph, "tf_graph": tf_graph, "ops_run": ops_run}
+
+
+def _parse_mesh(devices, mesh_shape, layout) -> tuple[mtf.LayoutRules, mtf.Shape]:
+    shape = mtf.convert_to_shape(mesh_shape or f"all:{devices}")
+    return mtf.convert_to_layout_rules(layout), shape
 
 
 def constant(
@@ -246,7 +247,7 @@ def constant(
 
 
 def noise(step: int = 0, seed: int = 0, fn: Any = mtf.random_uniform, **mesh) -> np.ndarray:
-    """Noise of one step, from two operations: [2, batch 4, 3]; `mesh` as for evaluate."""
+    """Noise of one step, from two operations: [2, batch 4, 3]; `mesh` as in evaluate."""
 
     def build(mesh):
         shape = [mtf.Dimension("batch", 4), mtf.Dimension("rep", 3)]
@@ -256,7 +257,7 @@ def noise(step: int = 0, seed: int = 0, fn: Any = mtf.random_uniform, **mesh) ->
 
 
 def multiplied_with(graph: mtf.Graph, kernel: str) -> tuple[mtf.Tensor, mtf.Tensor]:
-    """What the forward pass multiplies a variable with, and what comes of it."""
+    """The tensor that the forward pass multiplies a variable by, and their product."""
     variable = next(v for v in graph.trainable_variables if v.name == kernel)
     product = next(
         op
@@ -275,7 +276,7 @@ def _sequence_id(mesh, shape, nonpadding):
 
 
 def _gradients(x, y, losses, dy, loss_weight) -> dict[str, mtf.Tensor]:
-    """Of sum(y * dy) + loss_weight * losses, with respect to x and all variables."""
+    """Gradients of sum(y * dy) + loss_weight * losses for x and all variables."""
     if dy is None:
         weight = mtf.ones(x.mesh, y.shape)
     else:
