@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import pytest
-from model_files import FILES, MODELS, count_model, read_header, read_stated_size
+from model_files import (
+    FILES,
+    MODELS,
+    count_model,
+    read_header,
+    read_stated_size,
+)
 
 from mtf_switch.config import gin_config, run_settings
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_a_gin_file_has_a_header_and_parses(path):
-    assert read_header(path).startswith("# -*-Python-*-\n# ")
+    text = read_header(path)
+    assert text.startswith("# -*-Python-*-\n# ")
+    assert not [line for line in text.splitlines() if line[:1] == "#" and len(line) > 100]
+    # The project registers its names itself.
+    assert not [line for line in text.splitlines() if line.startswith(("import", "from"))]
     model_file = ["models/switch_tiny.gin"] if path not in MODELS else []
     params = ["MIXTURE_NAME = 'a_task'"] if path.parent.name != "runs" else []
     gin_config.parse([*model_file, str(path)], params)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from model_files import MODELS, count_model
-from paper_rows_test import ROWS
+from paper_rows import ROWS
 
 from mtf_switch.config import gin_files
 from mtf_switch.model import switch_transformer

@@ -23,15 +23,32 @@ LENGTHS, TINY_LENGTHS = {"inputs": 512, "targets": 114}, {"inputs": 32, "targets
 
 @dataclasses.dataclass(frozen=True)
 class Counted:
-    """What a model's file makes: its Cost, the routers' share of its FLOPs, and the model."""
+    """The model of gin files.
+
+    Attributes:
+      cost: Its parameters and FLOPs.
+      built: The model, of which no graph is built.
+      lengths: {"inputs": L, "targets": L'}, in tokens.
+    """
 
     cost: flops.Cost
-    router_flops: float
     built: switch_transformer.transformer.Bitransformer
+    lengths: dict[str, int]
+
+    @property
+    def router_flops(self) -> float:
+        """FLOPs of the routers, forward, per sequence."""
+        return sum(
+            2 * stack.model_dim.size * layer.num_experts * length
+            for stack, length in zip(
+                switch_transformer.stacks(self.built), self.lengths.values()
+            )
+            for layer in switch_transformer.switch_layers(stack)
+        )
 
     @property
     def flops_without_routers(self) -> float:
-        """Of a sequence, forward."""
+        """FLOPs of everything else, forward, per sequence."""
         return self.cost.flops_per_sequence - self.router_flops
 
 
@@ -40,7 +57,10 @@ def read_header(path):
 
 
 def read_stated_size(path):
-    """(parameters, vocabulary) of a header; sentinels are said apart from pieces."""
+    """The parameters and the vocabulary that a header states.
+
+    The vocabulary includes sentinels, which the header states apart from the pieces.
+    """
     header = read_header(path)
     parameters, vocabulary = (int(n.replace(",", "")) for n in STATED.search(header).groups())
     return parameters, vocabulary + (100 if "100 sentinels" in header else 0)
@@ -48,14 +68,14 @@ def read_stated_size(path):
 
 @functools.cache
 def count_model(name):
-    """A model of gin/models/, by its name, at the lengths of its family's run."""
+    """Counts a model of gin/models/, by its name, at the lengths of its family's run."""
     vocabulary = read_stated_size(f"models/{name}.gin")[1]
     lengths = TINY_LENGTHS if name.endswith("tiny") else LENGTHS
     return count_files([f"models/{name}.gin"], vocabulary, lengths)
 
 
 def count_files(files, vocabulary=32100, lengths=LENGTHS):
-    """What these files make: a Counted."""
+    """Counts the model of gin files."""
     gin_config.parse(
         files,
         [
@@ -66,9 +86,4 @@ def count_files(files, vocabulary=32100, lengths=LENGTHS):
     )
     settings = run_settings.from_gin()
     built = switch_transformer.build(settings, types.SimpleNamespace(vocab_size=vocabulary))
-    router_flops = sum(
-        2 * stack.model_dim.size * layer.num_experts * length
-        for stack, length in zip(switch_transformer.stacks(built), lengths.values())
-        for layer in switch_transformer.switch_layers(stack)
-    )
-    return Counted(flops.compute_cost(built, settings), router_flops, built)
+    return Counted(flops.compute_cost(built, settings), built, lengths)
