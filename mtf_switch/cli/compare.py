@@ -45,7 +45,7 @@ def run_command(options: argparse.Namespace) -> None:
     for task in options.tasks:
         data.check_task_exists(task)
     rows = comparison.compare_models(options.models, options.tasks, options.split)
-    report = comparison.build_report(rows, options.models, options.paper)
+    report = comparison.make_report(rows, options.models, options.paper)
     if options.output_dir:
         report.write(options.output_dir)
     print(report.text)

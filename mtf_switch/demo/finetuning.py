@@ -89,7 +89,7 @@ def run_demo(output_dir: str, demo_dir: str, steps: int | None, seed: int) -> No
     command = f"python -m mtf_switch.demo.finetuning --seed={seed}"
     command += "" if steps is None else f" --steps={steps}"
     seconds = time.time() - started
-    report = finetuning_report.build_report(output_dir, scores, command, seconds)
+    report = finetuning_report.make_report(output_dir, scores, command, seconds)
     report.write(output_dir)
     print(report.text)
     print(f"\nReport: {output_dir}/report.md, plot: {output_dir}/table4.png ({seconds:.0f} s).")

@@ -31,10 +31,10 @@ _AVERAGE = Metric("", "average")
 ModelScores = Mapping[FinetunedModel, Sequence[StepScores]]
 
 
-def build_report(
+def make_report(
     output_dir: str, model_scores: ModelScores, command: str, seconds: float
 ) -> Report:
-    """Builds the report: results.json, report.md and table4.png.
+    """Makes the report: results.json, report.md and table4.png.
 
     Args:
       output_dir: Folder of the demo, which holds the model_dir of each model.

@@ -46,7 +46,7 @@ def run_demo(output_dir: str, minutes: float, seed: int) -> None:
     )
     command = f"python -m mtf_switch.demo --minutes={minutes:g} --seed={seed}"
     seconds = time.time() - started
-    report = pretraining_report.build_report(dense, sparse, command, seconds)
+    report = pretraining_report.make_report(dense, sparse, command, seconds)
     report.write(output_dir)
     print(report.text)
     print(

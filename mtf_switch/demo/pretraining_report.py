@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 _DENSE_COLOR, _SPARSE_COLOR = "tab:gray", "tab:blue"
 
 
-def build_report(
+def make_report(
     dense: PretrainingResult, sparse: PretrainingResult, command: str, seconds: float
 ) -> Report:
-    """Builds the report: results.json, report.md and demo.png.
+    """Makes the report: results.json, report.md and demo.png.
 
     Args:
       dense: Result of the dense model.
@@ -102,7 +102,7 @@ def describe_speed_up(dense: PretrainingResult, sparse: PretrainingResult) -> st
 def format_page(
     dense: PretrainingResult, sparse: PretrainingResult, command: str, seconds: float
 ) -> str:
-    """Formats report.md; see `build_report`."""
+    """Formats report.md; see `make_report`."""
     heads = [f"{result.name}: seconds | neg. log perplexity" for result in (dense, sparse)]
     lines = [
         "# Switch Transformer against its FLOP-matched T5",

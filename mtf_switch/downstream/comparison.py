@@ -231,10 +231,10 @@ def _build_row(task: str, metric: str, examples: int, cells: list[Cell]) -> Row:
     return Row(task, metric, examples, cells, column and (column.title, column.values))
 
 
-def build_report(
+def make_report(
     rows: Sequence[Row], models: Sequence[str], paper: Literal["Base", "Large"]
 ) -> Report:
-    """Builds the report of a comparison; see `format_table`."""
+    """Makes the report of a comparison; see `format_table`."""
     table = format_table(rows, models, paper)
     return Report(
         name="compare",

@@ -88,7 +88,7 @@ def score_checkpoints(
         bar = tqdm(decoded, f"step {step}", total, unit="example", leave=False, disable=None)
         by_step[step] = _score_answers(model_dir, split, step, sets, list(bar))
         in_order = [by_step[key] for key in sorted(by_step)]
-        report = scores_report.build_report(settings.task, split, limit, in_order)
+        report = scores_report.make_report(settings.task, split, limit, in_order)
         report.write(scores.eval_folder(model_dir, split))
         if follow:
             tqdm.write(scores_report.format_line(by_step[step]))

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def build_report(
+def make_report(
     task: str, split: str, limit: int | None, steps: Sequence[StepScores]
 ) -> Report:
-    """Builds the report on a task; its files belong into `scores.eval_folder`.
+    """Makes the report on a task; its files belong into `scores.eval_folder`.
 
     Args:
       task: Name of the task or mixture.

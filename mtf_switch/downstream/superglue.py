@@ -87,6 +87,9 @@ def write_submission(run: Run, output_dir: str, step: int | None = None) -> list
     Raises:
       UserError: If a data set or the checkpoint is absent.
     """
+    (checkpoint,) = evaluate_checkpoints.select_checkpoints(
+        run.model_dir, "latest" if step is None else [step]
+    )
     files = list_task_files()
     for file in files:
         data.prepare_task(file.task)
@@ -94,9 +97,6 @@ def write_submission(run: Run, output_dir: str, step: int | None = None) -> list
     tasks = [seqio.TaskRegistry.get(file.task) for file in files]
     sets = evaluation_sets.load_tasks(tasks, run.settings, "test")
     evaluation_sets.bind_decode_length(run.settings)
-    (checkpoint,) = evaluate_checkpoints.select_checkpoints(
-        run.model_dir, "latest" if step is None else [step]
-    )
     decoded = evaluation_sets.decode(sets, run, checkpoint)
     total = sum(len(part.examples) for part in sets)
     texts = list(tqdm(decoded, "test sets", total, unit="example", leave=False, disable=None))

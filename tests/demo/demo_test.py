@@ -70,7 +70,7 @@ def test_the_table_holds_the_measured_values_and_their_ratios():
 
 
 def test_report_and_plot_are_written_from_the_results(tmp_path):
-    pretraining_report.build_report(DENSE, SPARSE, "the command", 12.3).write(str(tmp_path))
+    pretraining_report.make_report(DENSE, SPARSE, "the command", 12.3).write(str(tmp_path))
     report = (tmp_path / "report.md").read_text()
     assert "4,321 target tokens" in report
     assert "| 200 | 4.0 | -4.0000 | 4.0 | -3.7500 |" in report
@@ -92,9 +92,10 @@ def test_minutes_that_are_not_above_zero_are_refused(capsys):
 
 
 @pytest.mark.slow
-def test_the_whole_demo_runs_and_a_second_call_trains_no_more(tmp_path, capsys):
+def test_the_whole_demo_runs_and_a_second_call_trains_no_more(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pretraining, "EVAL_BATCHES", 2)
     folder = tmp_path / "demo"
-    arguments = ["--minutes=0.05", f"--output_dir={folder}"]
+    arguments = ["--minutes=0.01", f"--output_dir={folder}"]
     assert demo.main(arguments) == 0
     first = json.loads((folder / "results.json").read_text())
     assert [result["name"] for result in first] == [names.DENSE, names.SPARSE]

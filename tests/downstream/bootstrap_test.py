@@ -70,12 +70,12 @@ def test_questions_are_drawn_whole_and_twice_drawn_they_count_twice() -> None:
 
 def test_the_interval_of_an_accuracy_is_that_of_the_normal_approximation() -> None:
     random = np.random.default_rng(0)
-    targets = [1] * 2000
-    answers = (random.random(2000) < 0.7).astype(int).tolist()
+    targets = [1] * 400
+    answers = (random.random(400) < 0.7).astype(int).tolist()
     (drawn,) = bootstrap.resample_metrics(task(metrics.accuracy), targets, [answers])
     low, high = bootstrap.percentile_interval(drawn["accuracy"])
     accuracy = 100 * np.mean(answers)
-    half = 1.96 * 100 * np.sqrt(0.7 * 0.3 / 2000)
+    half = 1.96 * 100 * np.sqrt(0.7 * 0.3 / 400)
     # 1,000 draws place each end to about a tenth of the half width.
     assert low == pytest.approx(accuracy - half, abs=0.2 * half)
     assert high == pytest.approx(accuracy + half, abs=0.2 * half)

@@ -35,7 +35,7 @@ def write_model(model_dir: Path, right_at: dict[int, int], questions: int = 20) 
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         values = {TASK: {"accuracy": 100 * right / questions}}
         steps.append(StepScores(step, {TASK: questions}, values, {}))
-    report = scores_report.build_report(TASK, "validation", None, steps)
+    report = scores_report.make_report(TASK, "validation", None, steps)
     dataclasses.replace(report, plots={}).write(
         scores.eval_folder(str(model_dir), "validation")
     )
@@ -43,15 +43,17 @@ def write_model(model_dir: Path, right_at: dict[int, int], questions: int = 20) 
     return str(model_dir)
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> list[str]:
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two models; never to be written to."""
+    folder = tmp_path_factory.mktemp("models")
     return [
-        write_model(tmp_path / "t5", {200: 8, 400: 10}),
-        write_model(tmp_path / "switch", {200: 19, 400: 12}),
+        write_model(folder / "t5", {200: 8, 400: 10}),
+        write_model(folder / "switch", {200: 19, 400: 12}),
     ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def rows(models: list[str]) -> list[comparison.Row]:
     import tasks
 
@@ -108,10 +110,11 @@ def test_other_examples_are_not_compared(models, tiny: TinyRun, tmp_path: Path) 
     assert "other examples of 'winogrande_xl' (20 and 5 of them)" in outcome.err
 
 
-def test_answers_that_are_gone_are_named(models, tiny: TinyRun) -> None:
-    path = Path(models[1]) / "validation_eval" / f"{TASK}-200.jsonl"
+def test_answers_that_are_gone_are_named(models, tiny: TinyRun, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "other", {200: 19})
+    path = Path(other) / "validation_eval" / f"{TASK}-200.jsonl"
     path.unlink()
-    outcome = tiny.command("compare", "--models", *models, "--tasks", TASK)
+    outcome = tiny.command("compare", "--models", models[0], other, "--tasks", TASK)
     assert outcome.code == 1
     assert str(path) in outcome.err
 

@@ -4,23 +4,51 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tiny_run import TinyRun, copy_of
 
-from mtf_switch.downstream import evaluate_checkpoints, scores
+from mtf_switch.downstream import evaluate_checkpoints, evaluation_sets, scores
+from mtf_switch.runs import evaluation, saved_checkpoints
 
 SUPER_GLUE = "super_glue_v102_proportional"
 
 
+class Decoder:
+    """Stands in for the model: answers every other example with its target.
+
+    Attributes:
+      steps: The steps of the checkpoints that it was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def decode(self, sets, run, checkpoint: str) -> Iterator[str]:
+        self.steps.append(saved_checkpoints.parse_step(checkpoint))
+        for part in sets:
+            for index in range(len(part.examples)):
+                yield "no idea" if index % 2 else part.get_text(index, "targets")
+
+
 @pytest.fixture(scope="module")
 def evaluated(tiny: TinyRun, finetuned: Path, tmp_path_factory):
-    """A copy with every checkpoint scored: its model_dir and what the command printed."""
+    """A copy with every checkpoint scored.
+
+    Gives its model_dir, what the two commands printed, and the steps that the second one decoded:
+    the first command decodes with the model, the second one with `Decoder`.
+    """
     model_dir = copy_of(finetuned, tmp_path_factory.mktemp("scored") / "run")
-    outcome = tiny.command("eval", f"--model_dir={model_dir}", "--checkpoint_steps=all")
-    assert outcome.code == 0, outcome.err
-    return model_dir, outcome
+    first = tiny.command("eval", f"--model_dir={model_dir}", "--checkpoint_steps=2")
+    assert first.code == 0, first.err
+    decoder = Decoder()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation_sets, "decode", decoder.decode)
+        second = tiny.command("eval", f"--model_dir={model_dir}", "--checkpoint_steps=0,4")
+    assert second.code == 0, second.err
+    return model_dir, first, second, decoder.steps
 
 
 def answers(model_dir: Path, task: str, step: int) -> list[dict]:
@@ -29,7 +57,7 @@ def answers(model_dir: Path, task: str, step: int) -> list[dict]:
 
 
 def test_every_checkpoint_and_subtask_is_scored(evaluated) -> None:
-    model_dir, _ = evaluated
+    model_dir, *_ = evaluated
     steps = scores.read_scores(str(model_dir), "validation", SUPER_GLUE)
     assert [step.step for step in steps] == [0, 2, 4]
     for step in steps:
@@ -48,7 +76,7 @@ def test_every_checkpoint_and_subtask_is_scored(evaluated) -> None:
 
 
 def test_scores_are_those_of_the_answers_that_were_written(evaluated) -> None:
-    model_dir, _ = evaluated
+    model_dir, *_ = evaluated
     (*_, last) = scores.read_scores(str(model_dir), "validation", SUPER_GLUE)
     for name, classes in (("boolq", ("False", "True")), ("rte", ("entailment",))):
         lines = answers(model_dir, f"super_glue_{name}_v102", 4)
@@ -61,7 +89,7 @@ def test_scores_are_those_of_the_answers_that_were_written(evaluated) -> None:
 
 
 def test_the_average_is_the_mean_over_tasks_of_the_mean_over_metrics(evaluated) -> None:
-    model_dir, _ = evaluated
+    model_dir, *_ = evaluated
     for step in scores.read_scores(str(model_dir), "validation", SUPER_GLUE):
         means = [sum(of.values()) / len(of) for of in step.scores.values()]
         expected = sum(means) / len(means)
@@ -69,7 +97,7 @@ def test_the_average_is_the_mean_over_tasks_of_the_mean_over_metrics(evaluated) 
 
 
 def test_csv_and_plot_hold_a_row_and_a_point_for_each_step(evaluated) -> None:
-    model_dir, _ = evaluated
+    model_dir, *_ = evaluated
     root = model_dir / "validation_eval" / SUPER_GLUE
     with open(root.with_suffix(".csv"), newline="") as file:
         rows = list(csv.DictReader(file))
@@ -83,25 +111,30 @@ def test_csv_and_plot_hold_a_row_and_a_point_for_each_step(evaluated) -> None:
 
 
 def test_the_screen_shows_last_and_peak_and_warns_of_the_choice(evaluated) -> None:
-    _, outcome = evaluated
-    assert "super_glue_average, each task at its own peak:" in outcome.out
-    assert "The peaks of 3 checkpoints were chosen on validation" in outcome.out
+    _, first, second, _ = evaluated
+    assert "super_glue_average, each task at its own peak:" in first.out
+    assert "The peaks" not in first.out
+    assert "super_glue_average, each task at its own peak:" in second.out
+    assert "The peaks of 3 checkpoints were chosen on validation" in second.out
 
 
-def test_one_step_is_added_to_what_there_is(
-    tiny: TinyRun, finetuned: Path, tmp_path: Path
-) -> None:
-    model_dir = copy_of(finetuned, tmp_path / "run")
-    for steps in ("4", "2"):
-        outcome = tiny.command(
-            "eval",
-            f"--model_dir={model_dir}",
-            "--task=super_glue_wic_v102",
-            f"--checkpoint_steps={steps}",
-        )
-        assert outcome.code == 0, outcome.err
-    found = scores.read_scores(str(model_dir), "validation", "super_glue_wic_v102")
-    assert [scores.step for scores in found] == [2, 4]
+def test_steps_are_added_to_what_there_is(evaluated) -> None:
+    model_dir, first, second, decoded = evaluated
+    assert decoded == [0, 4]
+    assert (first.out.split()[:2], second.out.split()[:2]) == (["step", "2"], ["step", "4"])
+    steps = scores.read_scores(str(model_dir), "validation", SUPER_GLUE)
+    assert [step.step for step in steps] == [0, 2, 4]
+
+
+def test_checkpoints_are_selected_by_their_steps(finetuned: Path) -> None:
+    def select(text: str) -> list[int]:
+        selection = evaluate_checkpoints.parse_selection(text)
+        paths = evaluate_checkpoints.select_checkpoints(str(finetuned), selection)
+        return [saved_checkpoints.parse_step(path) for path in paths]
+
+    assert select("all") == [0, 2, 4]
+    assert select("latest") == [4]
+    assert select("4,0") == [0, 4]
 
 
 def test_follow_scores_what_appears_until_the_last_step(
@@ -110,7 +143,7 @@ def test_follow_scores_what_appears_until_the_last_step(
     monkeypatch.setattr(evaluate_checkpoints, "_SECONDS_BETWEEN_LOOKS", 0)
     there = [["c-0"], ["c-0"], ["c-0", "c-2"], ["c-0", "c-2", "c-4"]]
     looks = iter(there)
-    monkeypatch.setattr(evaluate_checkpoints.checkpoints, "all_of", lambda _: next(looks))
+    monkeypatch.setattr(saved_checkpoints, "list_paths", lambda _: next(looks))
     assert list(evaluate_checkpoints._wait_for_checkpoints("model_dir", last_step=4)) == [
         "c-0",
         "c-2",
@@ -118,14 +151,31 @@ def test_follow_scores_what_appears_until_the_last_step(
     ]
 
 
+@pytest.mark.parametrize(
+    "with_model", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["stub", "model"]
+)
 def test_perplexity_of_a_task_with_metrics(
-    tiny: TinyRun, finetuned: Path, tmp_path: Path
+    tiny: TinyRun,
+    finetuned: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    with_model: bool,
 ) -> None:
+    """Evaluation itself is tested in tests/runs; here it is that of a mixture with metrics."""
+    if not with_model:
+
+        def evaluate(*arguments, **options) -> evaluation.Evaluation:
+            return evaluation.Evaluation(
+                4, SUPER_GLUE, "validation", -2.5, 0.5, 8, 0, {}, {}, {}
+            )
+
+        monkeypatch.setattr(evaluation, "evaluate", evaluate)
     model_dir = copy_of(finetuned, tmp_path / "run")
     outcome = tiny.command("eval", f"--model_dir={model_dir}", "--perplexity")
     assert outcome.code == 0, outcome.err
     assert "neg_log_perplexity" in outcome.out
     assert json.loads((model_dir / "eval.json").read_text())["task"] == SUPER_GLUE
+    assert not (model_dir / "validation_eval").exists()
 
 
 @pytest.mark.parametrize(

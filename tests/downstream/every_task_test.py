@@ -67,11 +67,16 @@ def every_task(tiny: TinyRun, tfds_dir: Path, text_vocabulary: Path, tmp_path_fa
     tasks.register()
 
 
-@pytest.fixture
-def configured(every_task):
-    """The same, with its configuration parsed."""
-    *found, config = every_task
-    gin_config.parse([], [], base=config)
+@pytest.fixture(scope="module")
+def sets(every_task) -> list[evaluation_sets.EvaluationSet]:
+    """One split of each task with metrics."""
+    run, *_ = every_task
+    found = []
+    for name in GOLDEN_TEXTS:
+        task = seqio.TaskRegistry.get(name)
+        if task.predict_metric_fns:
+            split = next(s for s in ("validation", "test", "train") if s in task.splits)
+            found += evaluation_sets.load_tasks([task], run.settings, split)
     return found
 
 
@@ -87,8 +92,8 @@ def _two_batches_of_each(names: list[str]) -> tf.data.Dataset:
     return batches
 
 
-def test_two_steps_of_each_task_were_trained_and_moved_the_weights(configured) -> None:
-    run, steps = configured
+def test_two_steps_of_each_task_were_trained_and_moved_the_weights(every_task) -> None:
+    run, steps, _ = every_task
     latest = saved_checkpoints.find_latest(run.model_dir)
     assert saved_checkpoints.parse_step(latest) == steps
     assert steps == 2 * 29  # tasks with a training split
@@ -97,39 +102,28 @@ def test_two_steps_of_each_task_were_trained_and_moved_the_weights(configured) -
         assert np.isfinite(reader.get_tensor(name)).all(), name
 
 
-def test_each_task_with_metrics_decodes_and_scores(configured) -> None:
-    run, _ = configured
+def test_each_task_with_metrics_decodes_and_scores(every_task, sets) -> None:
+    run, _, config = every_task
+    gin_config.parse([], [], base=config)
     gin.bind_parameter("Bitransformer.decode.max_decode_length", 6)
-    sets = []
-    for name in GOLDEN_TEXTS:
-        task = seqio.TaskRegistry.get(name)
-        split = next(s for s in ("validation", "test", "train") if s in task.splits)
-        if task.predict_metric_fns:
-            sets += evaluation_sets.load_tasks([task], run.settings, split)
     assert len(sets) >= 28
     with faster():
         texts = list(
             evaluation_sets.decode(sets, run, saved_checkpoints.find_latest(run.model_dir))
         )
     assert len(texts) == sum(len(part.examples) for part in sets)
-    for part in sets:
-        mine = [texts.pop(0) for _ in part.examples]
+    for part, mine in evaluation_sets.split_by_set(sets, texts):
         found = task_metrics.compute_metrics(part.task, part.targets, part.postprocess(mine))
         assert found
         assert all(np.isfinite(value) for value in found.values()), part.task.name
 
 
-def test_the_right_answers_score_full_marks(configured) -> None:
+def test_the_right_answers_score_full_marks(sets) -> None:
     """Given the targets' own text as answers, every metric is at its best."""
-    run, _ = configured
-    for name in GOLDEN_TEXTS:
-        task = seqio.TaskRegistry.get(name)
-        if not task.predict_metric_fns:
-            continue
-        split = next(s for s in ("validation", "test", "train") if s in task.splits)
-        (part,) = evaluation_sets.load_tasks([task], run.settings, split)
+    for part in sets:
+        name = part.task.name
         right = [part.get_text(i, "targets") for i in range(len(part.examples))]
-        found = task_metrics.compute_metrics(task, part.targets, part.postprocess(right))
+        found = task_metrics.compute_metrics(part.task, part.targets, part.postprocess(right))
         if name == "super_glue_wsc_v102_simple_eval":
             # The targets name the candidate, right or not: one of the two is.
             assert found == {"accuracy": 50.0}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_run import TinyRun
 
-from mtf_switch.downstream import superglue
+from mtf_switch.downstream import evaluation_sets, superglue
 
 FILES = (
     "BoolQ",
@@ -34,15 +34,26 @@ LABELS = {
 }
 
 
-@pytest.fixture(scope="module")
-def written(tiny: TinyRun, finetuned: Path, tmp_path_factory) -> tuple[Path, str]:
-    """The files that a barely trained model's answers make, and what was printed."""
-    folder = tmp_path_factory.mktemp("superglue") / "files"
+def run_superglue(tiny: TinyRun, model_dir: Path, folder: Path) -> str:
+    """Runs the command on the checkpoint of step 4, and returns what it printed."""
     outcome = tiny.command(
-        "superglue", f"--model_dir={finetuned}", f"--output_dir={folder}", "--step=4"
+        "superglue", f"--model_dir={model_dir}", f"--output_dir={folder}", "--step=4"
     )
     assert outcome.code == 0, outcome.err
-    return folder, outcome.out
+    return outcome.out
+
+
+@pytest.fixture(scope="module")
+def written(tiny: TinyRun, finetuned: Path, tmp_path_factory) -> tuple[Path, str]:
+    """The files that answers without any label make, and what was printed."""
+    folder = tmp_path_factory.mktemp("superglue") / "files"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            evaluation_sets,
+            "decode",
+            lambda sets, *_: ("no idea" for part in sets for _ in part.examples),
+        )
+        return folder, run_superglue(tiny, finetuned, folder)
 
 
 def lines(folder: Path, name: str) -> list[dict]:
@@ -50,7 +61,15 @@ def lines(folder: Path, name: str) -> list[dict]:
 
 
 def test_there_is_a_file_for_each_task_and_no_other(written) -> None:
-    folder, printed = written
+    check_files(*written)
+
+
+@pytest.mark.slow
+def test_a_model_answers_all_test_sets(tiny: TinyRun, finetuned: Path, tmp_path: Path) -> None:
+    check_files(tmp_path, run_superglue(tiny, finetuned, tmp_path))
+
+
+def check_files(folder: Path, printed: str) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted(f"{n}.jsonl" for n in FILES)
     for name in FILES:
         assert f"{name}.jsonl" in printed
@@ -80,7 +99,6 @@ def test_record_answers_with_text(written) -> None:
 
 
 def test_what_is_no_label_gets_the_first_one_and_is_counted(written) -> None:
-    """A model of four steps says nothing that is a label."""
     folder, printed = written
     row = next(line for line in printed.splitlines() if "BoolQ.jsonl" in line)
     assert row.split()[1:] == ["2", "2"]
