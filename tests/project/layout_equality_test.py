@@ -1,14 +1,15 @@
-"""The five strategies of Figure 9 give what one device gives: really placed on 8 CPU devices.
+"""The five strategies of Figure 9 give what one device gives.
 
-Everything that a layout may legitimately change is pinned: groups (`group_size`; by default
-there is one per core), noise (drawn per part of a tensor), initial values, the batches.
+Every core of the mesh is a CPU device of its own: 4 of them by default, 8 in the slow tests.
+Everything that a layout may legitimately change is pinned: the groups (`group_size`; by default,
+each core is one group), the noise (drawn per part of a tensor), the initial values and the
+batches.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from pathlib import Path
 
 import mesh_tensorflow as mtf
@@ -21,7 +22,6 @@ from strategies import STRATEGIES
 from tiny_run import BATCH, INPUTS, TARGETS, TinyRun
 
 from mtf_switch.config import gin_config, run_settings
-from mtf_switch.layers.switch_ffn import SwitchFFN
 from mtf_switch.model import switch_transformer
 from mtf_switch.runs import estimator
 
@@ -30,13 +30,15 @@ STEPS = 20
 LEARNING_RATE = 0.01
 # One unit in the last place of float32, relative.
 ULP = 2.0**-23
-# SwitchFFN's ways to dispatch, where it has several.
-DISPATCHES = (
-    ("einsum", "gather")
-    if "dispatch" in inspect.signature(SwitchFFN).parameters
-    else ("einsum",)
-)
-# One layer of each kind: graphs for 8 devices are large.
+# Dimensions (data, model) of a mesh of 4 devices; the files in gin/layouts/ are for 8.
+MESHES_OF_4 = {
+    "data": (4, 1),
+    "model": (1, 4),
+    "model_data": (2, 2),
+    "expert_data": (4, 1),
+    "expert_model_data": (2, 2),
+}
+# One layer of each kind: graphs for many devices are large.
 LAYERS = {
     "encoder": "[@transformer_layers.SelfAttention, @SwitchFFN]",
     "decoder": "[@transformer_layers.EncDecAttention, @transformer_layers.DenseReluDense]",
@@ -57,16 +59,31 @@ PINNED = {
 }
 
 
+def layout_params(strategy: str, devices: int) -> dict[str, str]:
+    """Returns the gin parameters of a strategy's layout on 4 or 8 devices."""
+    params = ["MIXTURE_NAME = 'x'", "num_layers = 1"]
+    if devices == 4:
+        data, model = MESHES_OF_4[strategy]
+        params += [f"mesh.data = {data}", f"mesh.model = {model}"]
+    gin_config.parse([f"layouts/{strategy}.gin"], params)
+    layout = run_settings.from_gin().layout
+    return {
+        "utils.run.mesh_shape": repr(layout.mesh_shape),
+        "utils.run.layout_rules": repr(layout.layout_rules),
+        "run_config.devices.value": str(devices),
+    }
+
+
 @dataclasses.dataclass
 class Run:
-    """What the training and evaluation of one layout gave.
+    """The results of training and evaluating one layout.
 
     Attributes:
-      losses: of each step; [STEPS].
-      grads: of the first step, by variable.
-      routing: ROUTING_FIELDS by name, [STEPS, <all tokens of all Switch layers>].
+      losses: the loss of each step, [STEPS].
+      grads: variable -> gradient in the first step.
+      routing: field of ROUTING_FIELDS -> [STEPS, <all tokens of all Switch layers>].
       devices: the devices that ran something in the first step.
-      checkpoint: of the weights after the last step.
+      checkpoint: path of the weights after the last step.
       evaluated: checkpoint -> loss in evaluation.
     """
 
@@ -81,21 +98,11 @@ class Run:
 class Program:
     """A training step and an evaluation of the tiny model under one layout, in one session."""
 
-    def __init__(self, tiny: TinyRun, strategy: str, dispatch: str):
-        layout = {}
+    def __init__(self, tiny: TinyRun, strategy: str, dispatch: str, devices: int):
+        params = {**PINNED, "SwitchFFN.dispatch": repr(dispatch)}
         if strategy != ONE:
-            gin_config.parse(
-                [f"layouts/{strategy}.gin"], ["MIXTURE_NAME = 'x'", "num_layers = 1"]
-            )
-            values = run_settings.from_gin().layout
-            layout = {
-                "utils.run.mesh_shape": repr(values.mesh_shape),
-                "utils.run.layout_rules": repr(values.layout_rules),
-                "run_config.devices.value": "8",
-            }
-        if len(DISPATCHES) > 1:
-            layout["SwitchFFN.dispatch"] = repr(dispatch)
-        settings, vocabulary = tiny.parse({**PINNED, **layout})
+            params.update(layout_params(strategy, devices))
+        settings, vocabulary = tiny.parse(params)
         self._devices = estimator.assign_devices(settings.layout.size)
         built = switch_transformer.build(settings, vocabulary)
         with tf.Graph().as_default() as self._graph:
@@ -156,7 +163,7 @@ class Program:
         self._session.run(self._to_slices)
 
     def perturb(self, seed: int) -> None:
-        """Moves every weight by up to one unit in its last place."""
+        """Changes every weight by up to one unit in its last place."""
         chooser = np.random.RandomState(seed)
         with self._graph.as_default():
             for variable in tf.trainable_variables():
@@ -210,16 +217,23 @@ def _whole(tensor: mtf.Tensor) -> mtf.Tensor:
 
 @pytest.fixture(
     scope="module",
-    # Another way to dispatch is another two minutes.
-    params=[DISPATCHES[0], *(pytest.param(d, marks=pytest.mark.slow) for d in DISPATCHES[1:])],
+    params=[
+        ("einsum", 4),
+        pytest.param(("einsum", 8), marks=pytest.mark.slow),
+        pytest.param(("gather", 8), marks=pytest.mark.slow),
+    ],
+    ids=lambda param: f"{param[0]}-{param[1]}",
 )
 def runs(request, tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory):
-    """({strategy: Run}, Runs of one device from perturbed weights) of a way to dispatch."""
-    return _run_all(tiny, request.param, tmp_path_factory.mktemp(request.param))
+    """(strategy -> Run, Runs of one device from perturbed weights, number of devices)."""
+    dispatch, devices = request.param
+    return (*_run_all(tiny, dispatch, devices, tmp_path_factory.mktemp(dispatch)), devices)
 
 
-def _run_all(tiny: TinyRun, dispatch: str, folder: Path) -> tuple[dict[str, Run], list[Run]]:
-    programs = {name: Program(tiny, name, dispatch) for name in (ONE, *STRATEGIES)}
+def _run_all(
+    tiny: TinyRun, dispatch: str, devices: int, folder: Path
+) -> tuple[dict[str, Run], list[Run]]:
+    programs = {name: Program(tiny, name, dispatch, devices) for name in (ONE, *STRATEGIES)}
     start = programs[ONE].save(folder / "start")
     results = {}
     for name, program in programs.items():
@@ -246,7 +260,7 @@ def _run(program: Program, path: Path) -> Run:
 
 
 def flips(run: Run, reference: Run) -> np.ndarray:
-    """[steps, tokens], where two runs chose another expert for a token."""
+    """[STEPS, tokens], True where two runs chose different experts for a token."""
     return run.routing["expert_index"] != reference.routing["expert_index"]
 
 
@@ -255,7 +269,7 @@ each_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 
 @each_strategy
 def test_the_first_loss_and_all_gradients_equal_those_of_one_device(runs, strategy):
-    results, _ = runs
+    results, _, _ = runs
     one, run = results[ONE], results[strategy]
     np.testing.assert_allclose(run.losses[0], one.losses[0], rtol=1e-5)
     assert len(run.grads) == 21
@@ -269,28 +283,29 @@ def test_the_first_loss_and_all_gradients_equal_those_of_one_device(runs, strate
 
 @each_strategy
 def test_each_core_of_the_mesh_is_a_device_of_its_own(runs, strategy):
-    names = {f"CPU:{i}" for i in range(8)}
-    results, _ = runs
-    assert {device.split("device:")[1] for device in results[strategy].devices} == names
+    results, _, devices = runs
+    used = {device.split("device:")[1] for device in results[strategy].devices}
+    assert used == {f"CPU:{i}" for i in range(devices)}
 
 
 @each_strategy
 def test_twenty_steps_stay_as_near_to_one_device_as_rounding_allows(runs, strategy):
-    """The tolerance is what one device does to itself.
+    """The tolerance comes from runs of one device with perturbed weights, the controls.
 
-    A layout adds float32 numbers up in another order, which moves results by some units in
-    the last place in each step; training amplifies that. The controls show by how much: the
-    same run on one device, from weights moved by up to one unit in the last place. The
-    layout's distance may be ten times the controls' largest so far: it rounds anew in every
-    step and in every sum, they are moved once; and never below ten units in the last place.
+    A layout adds float32 numbers up in another order. Each step changes results by some units
+    in the last place, and training amplifies the changes. The controls measure by how much:
+    they are the same run on one device, from weights that are changed by up to one unit in the
+    last place. A layout rounds differently in every step and sum, the controls are perturbed
+    only once, so the layout's distance may be ten times the controls' largest distance so far.
+    The tolerance is never below ten units in the last place.
 
-    Where the two best experts of a token tie to within that distance, its argmax may flip,
-    and a flipped token goes through another expert. A flip is nothing but a tie if the gate,
-    the maximum of the probabilities and so a continuous function, agrees as well as that of
-    all other tokens; that is asserted for each, and from the first flip on the distance of
-    the loss is that of so many tokens' outputs instead of that of rounding.
+    If the two best experts of a token tie to within that distance, its argmax may flip, and the
+    token goes through another expert. The gate is the maximum of the probabilities and thus
+    continuous, so a flip comes from a tie only if the gates agree as well as those of all other
+    tokens; that is asserted for each flip. From the first flip on, the distance of the loss may
+    grow with the share of flipped tokens.
     """
-    results, controls = runs
+    results, controls, _ = runs
     one, run = results[ONE], results[strategy]
     spread = np.max([np.abs(c.losses - one.losses) for c in controls], axis=0)
     rounding = 10 * np.maximum(np.maximum.accumulate(spread), ULP * one.losses)
@@ -317,7 +332,7 @@ def test_twenty_steps_stay_as_near_to_one_device_as_rounding_allows(runs, strate
 
 @each_strategy
 def test_a_checkpoint_of_any_layout_gives_the_same_evaluation_under_every_other(runs, strategy):
-    results, _ = runs
+    results, _, _ = runs
     one, run = results[ONE], results[strategy]
     assert run.evaluated.keys() == one.evaluated.keys()
     assert len(run.evaluated) == len(STRATEGIES) + 2
