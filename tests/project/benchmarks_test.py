@@ -1,4 +1,4 @@
-"""The benchmarks run, and say what they measured; nothing here depends on how long it took."""
+"""The benchmarks run and report what they measured; no test depends on how long it took."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 
 import pytest
+import tiny_run
 
 from mtf_switch.config import gin_files
 
@@ -41,8 +42,33 @@ def test_the_layers_benchmark_prints_an_object_for_each_competitor(benchmark_mod
         assert {"command", "commit", "machine", "ratio_quartiles"} <= result.keys()
 
 
-def test_the_steps_benchmark_has_a_row_for_each_number_of_experts(benchmark_modules, capsys):
+def test_the_steps_benchmark_runs_each_competitor(benchmark_modules, capsys):
     _, train_step = benchmark_modules
+    competitors = ["dense", "gather", "upstream"]
+    with tiny_run.faster():
+        code = train_step.main(
+            [*TINY_STEP, "--json", "--experts=2", "--competitors", *competitors]
+        )
+    assert code == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(result["competitor"], result["experts"]) for result in found] == [
+        ("dense", 1),
+        ("gather", 2),
+        ("upstream", 2),
+    ]
+    for result in found:
+        # 2 sequences of 8 + 4 tokens.
+        assert result["tokens_per_second"] == pytest.approx(24 / result["seconds"])
+
+
+def test_the_steps_benchmark_has_a_row_for_each_number_of_experts(
+    benchmark_modules, capsys, monkeypatch
+):
+    """Of steps that do nothing: the test above runs real ones."""
+    _, train_step = benchmark_modules
+    import step_graphs
+
+    monkeypatch.setattr(step_graphs, "step", lambda *_: (lambda: None, lambda: None))
     flags = ["--experts", "2", "4", "--competitors", "dense", "gather", "upstream"]
     assert train_step.main([*TINY_STEP, *flags]) == 0
     rows = [

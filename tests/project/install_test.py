@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from setuptools.config import pyprojecttoml
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = ("3.9", "3.10", "3.11")
@@ -85,6 +86,13 @@ def test_requirements_name_no_place_to_fetch_from(path: Path) -> None:
     for line in path.read_text().splitlines():
         for place in ("://", "file:", "--index", "--extra-index", "--find-links", " @ "):
             assert place not in line, f"{path.name}: {line}"
+
+
+def test_every_folder_of_the_code_is_installed() -> None:
+    settings = pyprojecttoml.read_configuration(ROOT / "pyproject.toml")
+    code = [path for name in ("mtf_switch", "tasks") for path in (ROOT / name).rglob("*.py")]
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in code}
+    assert set(settings["tool"]["setuptools"]["packages"]) == folders
 
 
 def test_gin_folder_does_not_hide_the_gin_package() -> None:

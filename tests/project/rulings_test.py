@@ -1,7 +1,7 @@
-"""Where the paper's text, its pseudo-code and the released code disagree: one test per ruling.
+"""The rulings of docs/fidelity.md, each decided where the paper and the released code disagree.
 
-The numbers are those of the rulings in docs/fidelity.md. Rulings 9 to 11 are about the sizes of
-published models, which gin files hold and their own tests check.
+A test is named by the number of its ruling. Rulings 9 to 11 are about the sizes of published
+models; the tests of the gin files check them.
 """
 
 import mesh_harness
