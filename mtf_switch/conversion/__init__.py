@@ -1,4 +1,5 @@
-"""Checkpoints of transformers, T5X and Mesh TensorFlow, converted into one another.
+"""Converts checkpoints between transformers, T5X and Mesh TensorFlow.
 
-Names, shapes and layouts of tensors live here; training and evaluation do not.
+Names, shapes and layouts of stored tensors belong here; training, evaluation and the command
+line do not.
 """

@@ -1,36 +1,51 @@
-"""What a T5 or Switch Transformer is made of, whatever its checkpoint's format."""
+"""The architecture of a T5 or Switch Transformer, independent of the checkpoint format."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 
 from mtf_switch.conversion import tensor_names
-from mtf_switch.conversion.tensor_names import DENSE, EVERY, FIRST, MODEL, SPARSE, Piece
+from mtf_switch.conversion.tensor_names import EVERY, FIRST, MODEL, SPARSE, TensorRef
 from mtf_switch.errors import UserError
 from mtf_switch.layers.capacity import ExpertCapacity
 
-Shape = tuple  # of ints
+Shape = tuple[int, ...]
 # Mesh TensorFlow pads vocabularies to a multiple of this (Unitransformer.vocab_divisor).
 VOCAB_DIVISOR = 128
 STACKS = ("encoder", "decoder")
 
 
+def default_capacity() -> ExpertCapacity:
+    """Returns the capacity of an architecture that does not state one.
+
+    All arguments are passed, so that gin cannot bind them.
+    """
+    fields = dataclasses.fields(ExpertCapacity)
+    return ExpertCapacity(**{field.name: field.default for field in fields})
+
+
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """An encoder-decoder of T5, some of whose feed-forward layers may be Switch layers.
+    """A T5 encoder-decoder whose feed-forward layers may be Switch layers.
 
     Attributes:
-      vocab_size: rows of the embedding, padding included.
-      d_model, d_kv, d_ff, num_heads: as T5 calls them; d_ff also of each expert.
-      encoder, decoder: for each block, whether its feed-forward layer is sparse.
-      num_experts: of each sparse layer; 0 without any.
-      activations: names of Mesh TensorFlow's; of two, the outputs are multiplied.
-      tied_logits: whether the embedding, times d_model**-0.5, gives the logits.
-      num_buckets: of relative positions; the largest distance is 128 in all formats.
-      dropout_rate: in training.
-      input_jitter: eps of the router's noise, in training.
-      capacity: of experts. No format but Mesh TensorFlow's gin files and T5X's states it.
+      vocab_size: Rows of the embedding, including padding.
+      d_model: Width of the model.
+      d_kv: Width of one attention head.
+      d_ff: Hidden width of a dense feed-forward layer and of each expert.
+      num_heads: Attention heads.
+      encoder: For each encoder block, whether its feed-forward layer is sparse.
+      decoder: The same for the decoder.
+      num_experts: Experts per sparse layer, or 0 if there are no sparse layers.
+      activations: Mesh TensorFlow's names of the activations. If there are two, their outputs
+        are multiplied.
+      tied_logits: Whether the embedding, scaled by d_model**-0.5, computes the logits.
+      num_buckets: Buckets of relative positions. All formats fix the largest distance to 128.
+      dropout_rate: Dropout rate in training.
+      input_jitter: Eps of the noise on the router's input in training.
+      capacity: Expert capacity, which only Mesh TensorFlow's and T5X's gin files state.
     """
 
     vocab_size: int
@@ -46,7 +61,48 @@ class Architecture:
     num_buckets: int = 32
     dropout_rate: float = 0.1
     input_jitter: float = 0.01
-    capacity: ExpertCapacity = dataclasses.field(default_factory=ExpertCapacity)
+    capacity: ExpertCapacity = dataclasses.field(default_factory=default_capacity)
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[TensorRef, Shape]) -> Architecture:
+        """Infers an architecture from the shapes of its tensors.
+
+        Shapes do not state the activations: they default to ReLU, and to GELU in gated layers.
+
+        Args:
+          shapes: Shapes of stacked tensors, in Mesh TensorFlow's orientation.
+
+        Raises:
+          UserError: If a tensor that every T5 has is missing.
+        """
+        by_key = {(ref.row.key, ref.block): shape for ref, shape in shapes.items()}
+        vocab_size, d_model = _required_shape(by_key, "embedding")
+        num_heads, num_buckets = _required_shape(by_key, "encoder/position_bias", 0)
+        query_shape = _required_shape(by_key, "encoder/attention/q", 0)
+        kernels = sorted(
+            (ref.row.kernel, shape) for ref, shape in shapes.items() if ref.row.is_feed_forward
+        )
+        if not kernels:
+            raise UserError(
+                "The checkpoint has no feed-forward layers, so it is not a T5 or a Switch "
+                "Transformer."
+            )
+        gated = any(kernel in ("wi_0", "wi_1") for kernel, _ in kernels)
+        routers = [shape for ref, shape in shapes.items() if ref.row.kernel == "router"]
+        return cls(
+            vocab_size=vocab_size,
+            d_model=d_model,
+            d_kv=query_shape[-1] // num_heads,
+            # The first kernel is an input matrix, [M, F] or [E, M, F].
+            d_ff=kernels[0][1][-1],
+            num_heads=num_heads,
+            encoder=_sparse_blocks(by_key, "encoder"),
+            decoder=_sparse_blocks(by_key, "decoder"),
+            num_experts=routers[0][-1] if routers else 0,
+            activations=("gelu", "linear") if gated else ("relu",),
+            tied_logits=("logits", None) not in by_key,
+            num_buckets=num_buckets,
+        )
 
     @property
     def gated(self) -> bool:
@@ -55,120 +111,80 @@ class Architecture:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the tensors hold."""
-        return sum(size(self.shape(piece)) for piece in self.tensors())
+        """The number of parameters."""
+        return sum(math.prod(self.shape(ref)) for ref in self.stacked_tensors())
 
-    def shape(self, piece: Piece) -> Shape:
-        """Of a tensor in Mesh TensorFlow's orientation; without E for one expert of it."""
+    def shape(self, ref: TensorRef) -> Shape:
+        """The shape of a tensor in Mesh TensorFlow's orientation.
+
+        The dimension E is left out for a single expert's slice.
+        """
         sizes = {
             "V": self.vocab_size,
             "M": self.d_model,
-            "K": self.num_heads * self.d_kv,
+            "A": self.num_heads * self.d_kv,
             "F": self.d_ff,
             "H": self.num_heads,
             "B": self.num_buckets,
             "E": self.num_experts,
         }
-        letters = piece.row.shape[piece.expert is not None :]
+        letters = ref.row.shape if ref.expert is None else ref.row.shape.removeprefix("E")
         return tuple(sizes[letter] for letter in letters)
 
-    def tensors(self) -> Iterator[Piece]:
-        """All its tensors, each whole, in the order of the table and then of blocks."""
+    def stacked_tensors(self) -> Iterator[TensorRef]:
+        """All tensors, with experts stacked: in the order of the table, then by block."""
         for row in tensor_names.ROWS:
             if self._has(row):
-                blocks = self._blocks(row)
-                yield from (Piece(row, block) for block in blocks)
+                for block in self._blocks(row):
+                    yield TensorRef(row, block)
 
-    def pieces(self) -> Iterator[Piece]:
-        """All its tensors, those of experts one expert at a time."""
-        for tensor in self.tensors():
-            if tensor.row.shape.startswith("E"):
+    def tensors_by_expert(self) -> Iterator[TensorRef]:
+        """The same as `stacked_tensors`, but with one item per expert."""
+        for ref in self.stacked_tensors():
+            if ref.row.is_expert:
                 for expert in range(self.num_experts):
-                    yield dataclasses.replace(tensor, expert=expert)
+                    yield dataclasses.replace(ref, expert=expert)
             else:
-                yield tensor
+                yield ref
 
     def _has(self, row: tensor_names.Row) -> bool:
+        """Whether a model of this architecture has such tensors, if its blocks allow it."""
         if row.key == "logits":
             return not self.tied_logits
-        kernel = row.key.rsplit("/", 1)[-1]
-        return not kernel.startswith("wi") or (kernel != "wi") == self.gated
+        if row.kernel == "wi":
+            return not self.gated
+        if row.kernel in ("wi_0", "wi_1"):
+            return self.gated
+        return True
 
-    def _blocks(self, row: tensor_names.Row) -> list[int | None]:
+    def _blocks(self, row: tensor_names.Row) -> list[int] | list[None]:
+        """The blocks that have a tensor of this row; [None] if it is outside the blocks."""
         if row.where == MODEL:
             return [None]
-        sparse = getattr(self, row.key.split("/")[0])
-        chosen = {
-            FIRST: lambda i: i == 0,
-            EVERY: lambda i: True,
-            DENSE: lambda i: not sparse[i],
-            SPARSE: lambda i: sparse[i],
-        }[row.where]
-        return [i for i in range(len(sparse)) if chosen(i)]
+        sparse = getattr(self, row.stack)
+        blocks = list(range(len(sparse)))
+        if row.where == FIRST:
+            return blocks[:1]
+        if row.where == EVERY:
+            return blocks
+        return [block for block in blocks if sparse[block] == (row.where == SPARSE)]
 
 
-def size(shape: Shape) -> int:
-    """The number of elements."""
-    product = 1
-    for dim in shape:
-        product *= dim
-    return product
+def _required_shape(
+    by_key: Mapping[tuple[str, int | None], Shape], key: str, block: int | None = None
+) -> Shape:
+    if (key, block) not in by_key:
+        place = "" if block is None else f" in block {block}"
+        raise UserError(
+            f"The checkpoint has no tensor {key!r}{place}, so it is not an encoder-decoder "
+            "T5 or Switch Transformer."
+        )
+    return by_key[key, block]
 
 
-def common_dtype(names: Iterable[str]) -> str:
-    """The dtype that holds all of these: bfloat16 if they all are, else float32."""
-    return "bfloat16" if set(names) == {"bfloat16"} else "float32"
-
-
-def of_shapes(shapes: Mapping[Piece, Shape], **known) -> Architecture:
-    """Reads an architecture off the shapes of its tensors.
-
-    Args:
-      shapes: of whole tensors, in Mesh TensorFlow's orientation, experts stacked.
-      known: attributes that shapes do not say; `activations` if other than ReLU and gated GELU.
-
-    Raises:
-      UserError: if these are not the tensors of a T5.
-    """
-    by_key = {(piece.row.key, piece.block): shape for piece, shape in shapes.items()}
-
-    def of(key: str, block: int | None = None) -> Shape:
-        if (key, block) not in by_key:
-            raise UserError(
-                f"There is no tensor {key!r}"
-                + (f" of block {block}" if block is not None else "")
-                + ", so this is not an encoder-decoder of T5 or a Switch Transformer."
-            )
-        return by_key[key, block]
-
-    vocab_size, d_model = of("embedding")
-    num_heads, num_buckets = of("encoder/position_bias", 0)
-    sparse = {stack: _sparse_blocks(by_key, stack) for stack in STACKS}
-    kernels = sorted(
-        (key.rsplit("/", 1)[-1], shape)
-        for (key, _), shape in by_key.items()
-        if key.split("/")[1:2] in (["dense"], ["experts"])
-    )
-    if not kernels:
-        raise UserError("There are no feed-forward layers, so this is not a T5.")
-    gated = any(kernel != "wi" and kernel.startswith("wi") for kernel, _ in kernels)
-    routers = [shape for (key, _), shape in by_key.items() if key.endswith("/router")]
-    known.setdefault("activations", ("gelu", "linear") if gated else ("relu",))
-    return Architecture(
-        vocab_size=vocab_size,
-        d_model=d_model,
-        d_kv=of("encoder/attention/q", 0)[-1] // num_heads,
-        d_ff=kernels[0][1][-1],
-        num_heads=num_heads,
-        encoder=sparse["encoder"],
-        decoder=sparse["decoder"],
-        num_experts=routers[0][-1] if routers else 0,
-        tied_logits=("logits", None) not in by_key,
-        num_buckets=num_buckets,
-        **known,
-    )
-
-
-def _sparse_blocks(by_key: Mapping[tuple[str, int | None], Shape], stack: str) -> tuple:
+def _sparse_blocks(
+    by_key: Mapping[tuple[str, int | None], Shape], stack: str
+) -> tuple[bool, ...]:
+    """For each block of a stack, whether it has a router."""
     blocks = [i for key, i in by_key if key.startswith(stack + "/") and i is not None]
     return tuple((f"{stack}/router", i) in by_key for i in range(max(blocks, default=-1) + 1))

@@ -1,133 +1,141 @@
-"""The account of a source: each tensor of it is one of the model, and the other way round."""
+"""Checks that the tensors of a checkpoint and those of a model match one to one."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 from mtf_switch.conversion import tensor_names
-from mtf_switch.conversion.architecture import Architecture, Shape, size
-from mtf_switch.conversion.tensor_names import Piece
+from mtf_switch.conversion.architecture import Architecture, Shape
+from mtf_switch.conversion.tensor_names import Format, TensorRef
 from mtf_switch.errors import UserError
 
-_SHOWN = 8
+_MAX_LISTED = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Catalog:
-    """The tensors of a checkpoint, by what they are.
+class TensorCatalog:
+    """The tensors of a checkpoint, each identified as a tensor of a model.
 
     Attributes:
-      path: of the checkpoint, for messages.
-      format: HF, T5X or MTF.
-      names: as the checkpoint has them.
-      shapes: in Mesh TensorFlow's orientation, an expert of transformers by itself.
+      path: Path of the checkpoint, for error messages.
+      format: Its format.
+      names: The names as stored.
+      shapes: The shapes in Mesh TensorFlow's orientation. Where a format stores each expert as
+        a tensor of its own, so do these two.
     """
 
     path: str
-    format: str
-    names: Mapping[Piece, str]
-    shapes: Mapping[Piece, Shape]
+    format: Format
+    names: Mapping[TensorRef, str]
+    shapes: Mapping[TensorRef, Shape]
 
     @classmethod
-    def of(
+    def from_stored(
         cls,
         path: str,
-        format: str,
+        format: Format,
         stored: Mapping[str, Shape],
         renamed: Mapping[str, str] | None = None,
-    ) -> Catalog:
-        """Finds each name in the table of names.
+    ) -> TensorCatalog:
+        """Looks up each stored name in the table of names.
 
         Args:
-          path, format: see above.
-          stored: shapes by name, as they are stored.
-          renamed: from a stored name to what to look for in the table, where that differs.
+          path: Path of the checkpoint, for error messages.
+          format: Its format.
+          stored: Stored name -> shape as stored.
+          renamed: Stored name -> the name to look up, where the two differ.
 
         Raises:
-          UserError: that lists the names which are in no row, or say the same as another.
+          UserError: If a name is in no row, or two names stand for the same tensor.
         """
         names, shapes, unknown = {}, {}, []
         for name, shape in stored.items():
-            piece = tensor_names.find(format, (renamed or {}).get(name, name))
-            if piece is None or piece in names:
+            ref = tensor_names.parse_name(format, (renamed or {}).get(name, name))
+            if ref is None or ref in names:
                 unknown.append(f"{name} {list(shape)}")
-                continue
-            names[piece], shapes[piece] = name, _oriented(piece, format, shape)
+            else:
+                names[ref], shapes[ref] = name, _orient_shape(ref, format, shape)
         if unknown:
             raise UserError(
-                f"{path} holds {len(unknown)} tensors that no T5 or Switch Transformer has, "
-                f"and nothing is left out in silence:{listing(unknown)}"
+                f"{path} contains {len(unknown)} tensors that no T5 or Switch Transformer has. "
+                f"No tensor is dropped silently, so it is not converted:{format_list(unknown)}"
             )
         return cls(path, format, names, shapes)
 
-    def whole(self) -> dict[Piece, Shape]:
-        """Shapes of whole tensors: experts that are stored apart are counted."""
-        experts: dict[Piece, int] = {}
-        shapes: dict[Piece, Shape] = {}
-        for piece, shape in self.shapes.items():
-            if piece.expert is not None:
-                piece = dataclasses.replace(piece, expert=None)
-                experts[piece] = experts.get(piece, 0) + 1
-                shape = (experts[piece], *shape)
-            shapes[piece] = shape
+    def stacked_shapes(self) -> dict[TensorRef, Shape]:
+        """Returns the shapes of whole tensors; experts stored separately are stacked."""
+        experts: dict[TensorRef, int] = {}
+        shapes: dict[TensorRef, Shape] = {}
+        for ref, shape in self.shapes.items():
+            if ref.expert is None:
+                shapes[ref] = shape
+            else:
+                stacked = ref.stacked
+                experts[stacked] = experts.get(stacked, 0) + 1
+                shapes[stacked] = (experts[stacked], *shape)
         return shapes
 
-    def check(self, architecture: Architecture) -> None:
-        """Compares with what a model of this architecture has.
+    def check_matches(self, architecture: Architecture) -> None:
+        """Compares the checkpoint with the tensors of an architecture.
 
         Raises:
-          UserError: that lists what is missing, what is left over, and what has another shape.
+          UserError: Lists missing tensors, unexpected tensors, and tensors of another shape.
         """
-        apart = any(piece.expert is not None for piece in self.names)
-        expected = set(architecture.pieces() if apart else architecture.tensors())
-        missing = [self._name(p) for p in sorted(expected - set(self.names), key=_order)]
-        extra = [self.names[p] for p in sorted(set(self.names) - expected, key=_order)]
+        by_expert = any(ref.expert is not None for ref in self.names)
+        expected = set(
+            architecture.tensors_by_expert() if by_expert else architecture.stacked_tensors()
+        )
+        missing = [self._name(r) for r in sorted(expected - set(self.names), key=_sort_key)]
+        extra = [self.names[r] for r in sorted(set(self.names) - expected, key=_sort_key)]
         wrong = [
-            f"{self.names[piece]} is {list(shape)}, not {list(architecture.shape(piece))}"
-            for piece, shape in self.shapes.items()
-            if piece in expected and shape != architecture.shape(piece)
+            f"{self.names[ref]} is {list(shape)}, not {list(architecture.shape(ref))}"
+            for ref, shape in self.shapes.items()
+            if ref in expected and shape != architecture.shape(ref)
         ]
-        parts = [
-            f"{title} ({len(found)}):{listing(found)}"
-            for title, found in (
+        problems = [
+            f"{title} ({len(names)}):{format_list(names)}"
+            for title, names in (
                 ("missing", missing),
-                ("left over", extra),
-                ("of another shape than the others ask for, as [in, out]", wrong),
+                ("unexpected", extra),
+                ("shapes that do not fit the other tensors, as [in, out]", wrong),
             )
-            if found
+            if names
         ]
-        if parts:
+        if problems:
             raise UserError(
-                f"The tensors of {self.path} do not make a model of "
-                f"{len(architecture.encoder)} + {len(architecture.decoder)} blocks and "
-                f"{architecture.num_experts} experts.\n" + "\n".join(parts)
+                f"The tensors of {self.path} do not form a model of "
+                f"{len(architecture.encoder)} encoder blocks, {len(architecture.decoder)} "
+                f"decoder blocks and {architecture.num_experts} experts.\n"
+                + "\n".join(problems)
             )
 
-    def _name(self, piece: Piece) -> str:
-        fields = {"ffn": "mlp" if self.format == tensor_names.HF else f"{piece.block}.ffn"}
-        for layer in ("self", "cross"):
-            fields[layer] = f"{piece.block}.{layer}"
-        return piece.name(self.format, fields)
+    def _name(self, ref: TensorRef) -> str:
+        """A name of a tensor that the checkpoint lacks."""
+        layers = {kind: f"{ref.block}.{kind}" for kind in ("self", "cross", "ffn")}
+        if self.format == tensor_names.HF:
+            layers["ffn"] = "mlp"
+        return ref.format_name(self.format, layers)
 
 
-def listing(items: list[str]) -> str:
-    """Lines for the first of them, and how many more there are."""
-    more = [f"and {len(items) - _SHOWN} more"] if len(items) > _SHOWN else []
-    return "".join(f"\n  {item}" for item in [*items[:_SHOWN], *more])
+def format_list(items: Sequence[str]) -> str:
+    """Formats items one per line; after the first few, only counts them."""
+    more = [f"and {len(items) - _MAX_LISTED} more"] if len(items) > _MAX_LISTED else []
+    return "".join(f"\n  {item}" for item in [*items[:_MAX_LISTED], *more])
 
 
-def _order(piece: Piece) -> tuple:
-    return (piece.row.key, piece.block or 0, piece.expert or 0)
+def _sort_key(ref: TensorRef) -> tuple[str, int, int]:
+    return (ref.row.key, ref.block or 0, ref.expert or 0)
 
 
-def _oriented(piece: Piece, format: str, shape: Shape) -> Shape:
-    """A stored shape in Mesh TensorFlow's orientation."""
-    if format == tensor_names.HF and piece.transposed:
+def _orient_shape(ref: TensorRef, format: Format, shape: Shape) -> Shape:
+    """Returns a stored shape in Mesh TensorFlow's orientation."""
+    if format == tensor_names.HF and ref.transposed:
         shape = shape[::-1]
-    # Attention's matrices may be stored with heads and d_kv apart.
-    if len(shape) == 3 and piece.row.shape == "MK":
-        return (shape[0], size(shape[1:]))
-    if len(shape) == 3 and piece.row.shape == "KM":
-        return (size(shape[:2]), shape[2])
+    # Attention matrices may be stored with heads and d_kv as separate dimensions.
+    if len(shape) == 3 and ref.row.shape == "MA":
+        return (shape[0], math.prod(shape[1:]))
+    if len(shape) == 3 and ref.row.shape == "AM":
+        return (math.prod(shape[:2]), shape[2])
     return tuple(shape)

@@ -1,61 +1,59 @@
-"""`run_switch.py convert`: a checkpoint of one format becomes one of another."""
+"""`run_switch.py convert`: converts a checkpoint from one format to another."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Literal
 
 import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from mtf_switch.config import gin_config, run_settings
-from mtf_switch.conversion import architecture as architecture_lib
-from mtf_switch.conversion import model_gin
+from mtf_switch.conversion import formats, model_gin
 from mtf_switch.conversion.architecture import Architecture
-from mtf_switch.conversion.tensor_names import HF, MTF, T5X
+from mtf_switch.conversion.protocols import Source, Target
+from mtf_switch.conversion.tensor_names import MTF, Format
 from mtf_switch.conversion.upcycling import UpcycledSource, Upcycling
 from mtf_switch.errors import UserError
 
-DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-# What a converted model is run with if nothing else is asked for.
-RUN = "runs/converted.gin"
-MODEL_GIN, CONFIG_GIN = "model.gin", "config.gin"
-# Imported when it is needed: TensorFlow, JAX and the rest take seconds each.
-_MODULES = {HF: "hf_checkpoint", T5X: "t5x_checkpoint", MTF: "mtf_checkpoint"}
-_DISK_TROUBLE = (
+Dtype = Literal["float32", "bfloat16"]
+
+_NUMPY_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+# Parts of the messages that libraries raise if a disk is full or fails.
+_DISK_ERRORS = (
     "No space left",
     "quota",
     "Read-only file system",
     "Permission denied",
     "Input/output error",
 )
-_CLASSES = {HF: "Hf", T5X: "T5x", MTF: "Mtf"}
 
 
 @dataclasses.dataclass(frozen=True)
 class ConversionRequest:
-    """What is asked for.
+    """What to convert, and into what.
 
     Attributes:
-      source_format, target_format: HF, T5X or MTF.
-      source: path of the checkpoint.
-      target: path of the folder to make.
-      dtype: of all tensors; None keeps the source's, but for MTF, which is float32 then.
-      upcycling: how a dense model is made sparse, or None.
-      gin_files, gin_params: for MTF, what its config.gin has on top of the model: the run.
+      source_format: Format of the source.
+      target_format: Format of the target.
+      source: Path of the checkpoint.
+      target: Path of the folder to create.
+      dtype: Dtype of all tensors of the target. None keeps that of the source, or means float32
+        for Mesh TensorFlow, whose variables are float32 in this project.
+      upcycling: How to make a dense model sparse, or None to keep it as it is.
+      gin_files: For Mesh TensorFlow, gin files of the run in config.gin.
+      gin_params: For Mesh TensorFlow, gin bindings of the run in config.gin.
     """
 
-    source_format: str
-    target_format: str
+    source_format: Format
+    target_format: Format
     source: str
     target: str
-    dtype: str | None = None
+    dtype: Dtype | None = None
     upcycling: Upcycling | None = None
     gin_files: Sequence[str] = ()
     gin_params: Sequence[str] = ()
@@ -63,13 +61,13 @@ class ConversionRequest:
 
 @dataclasses.dataclass(frozen=True)
 class ConversionResult:
-    """What became of it.
+    """The model that was written.
 
     Attributes:
-      architecture: of the model that was written.
-      dtype: of its tensors.
-      step: of its training.
-      notes: what the user should know about the source.
+      architecture: Its architecture.
+      dtype: Dtype of its tensors.
+      step: Its training step.
+      notes: Sentences about the source that the user should read.
     """
 
     architecture: Architecture
@@ -81,82 +79,93 @@ class ConversionResult:
 def convert_checkpoint(request: ConversionRequest) -> ConversionResult:
     """Converts a checkpoint.
 
-    In memory is one tensor at a time, and one expert of those that experts have.
+    Memory holds one tensor at a time, and of a stacked tensor one expert at a time.
 
     Raises:
-      UserError: for a source that is damaged or no T5, or a target that is there already or
-        cannot hold such a model. The target is then as it was.
+      UserError: If the source is damaged or not a T5, or if the target already exists or cannot
+        represent the model. No target is left behind then.
     """
     _check_paths(request)
-    source = _class(request.source_format, "Source")(request.source)
+    source = formats.load_classes(request.source_format).source(request.source)
     if request.upcycling:
         source = UpcycledSource(source, request.upcycling)
     architecture = source.architecture
-    dtype = _dtype(request, source.dtype)
-    _check_space(request.target, architecture.parameters * dtype.itemsize)
-    with _staged(request.target) as folder:
+    dtype = _target_dtype(request, source.dtype)
+    _check_disk_space(request.target, architecture.parameters * dtype.itemsize)
+    with _create_folder(request.target) as folder:
         if request.target_format == MTF:
-            _write_gin(folder, architecture, dtype, request)
-        target_class = _class(request.target_format, "Target")
-        target = target_class(folder, architecture, dtype, source.step)
-        pieces = list(architecture.pieces())
-        for piece in tqdm(pieces, "convert", unit="tensor", leave=False, dynamic_ncols=True):
-            array = source.read(piece)
-            with _explained(request.target):
-                target.write(piece, array)
-        with _explained(request.target):
-            target.close()
+            model_gin.write_gin_files(
+                folder,
+                architecture,
+                dtype.name,
+                source_format=request.source_format,
+                source=request.source,
+                gin_files=request.gin_files,
+                gin_params=request.gin_params,
+            )
+        create_target = formats.load_classes(request.target_format).target
+        target = create_target(folder, architecture, dtype, source.step)
+        _copy_tensors(source, target, request.target)
     return ConversionResult(architecture, dtype.name, source.step, tuple(source.notes))
 
 
-def _class(format: str, kind: str) -> Any:
-    module = importlib.import_module(f"mtf_switch.conversion.{_MODULES[format]}")
-    return getattr(module, _CLASSES[format] + kind)
+def _copy_tensors(source: Source, target: Target, path: str) -> None:
+    refs = list(source.architecture.tensors_by_expert())
+    for ref in tqdm(refs, "convert", unit="tensor", leave=False, dynamic_ncols=True):
+        array = source.read_tensor(ref)
+        with _disk_errors_as_user_errors(path):
+            target.write_tensor(ref, array)
+    with _disk_errors_as_user_errors(path):
+        target.finish()
 
 
 def _check_paths(request: ConversionRequest) -> None:
     for path in (request.source, request.target):
         if "://" in path:
-            raise UserError(f"{path} is not on this machine. Copy it: gsutil -m cp -r, say.")
+            raise UserError(
+                f"{path} is not on this machine. Copy it first, for example with "
+                "`gsutil -m cp -r`."
+            )
     if os.path.lexists(request.target):
         raise UserError(
-            f"{request.target} is there already, and nothing is written over. Name a folder "
-            "that is not there yet."
+            f"{request.target} already exists, and convert overwrites nothing. Name a folder "
+            "that does not exist yet."
         )
-    # Mesh TensorFlow's checkpoints may be named by their prefix, which is no file.
-    is_prefix = os.path.isfile(request.source + ".index")
-    if not os.path.isdir(request.source) and not (is_prefix and request.source_format == MTF):
+    # A checkpoint of Mesh TensorFlow may be named by its prefix, which is not itself a file.
+    is_prefix = request.source_format == MTF and os.path.isfile(request.source + ".index")
+    if not os.path.isdir(request.source) and not is_prefix:
         raise UserError(f"There is no folder {request.source}.")
 
 
-def _dtype(request: ConversionRequest, stored: str) -> np.dtype:
+def _target_dtype(request: ConversionRequest, source_dtype: str) -> np.dtype:
     if request.dtype:
-        return DTYPES[request.dtype]
+        return _NUMPY_DTYPES[request.dtype]
     # The project's variables are float32; see gin/defaults.gin.
-    return DTYPES["float32" if request.target_format == MTF else stored]
+    return _NUMPY_DTYPES["float32" if request.target_format == MTF else source_dtype]
 
 
-def _check_space(target: str, needed: int) -> None:
+def _check_disk_space(target: str, needed: int) -> None:
+    """Raises UserError if fewer than `needed` bytes are free where the target goes."""
     parent = os.path.dirname(os.path.abspath(target))
     while not os.path.exists(parent):
         parent = os.path.dirname(parent)
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise UserError(
-            f"{target} needs {needed / 2**30:.1f} GiB, and {parent} has {free / 2**30:.1f} GiB "
-            "left. Choose another place, or --dtype=bfloat16."
+            f"{target} needs {needed / 2**30:.1f} GiB, but {parent} has only "
+            f"{free / 2**30:.1f} GiB free. Choose another place, or --dtype=bfloat16."
         )
 
 
 @contextlib.contextmanager
-def _staged(target: str) -> Iterator[str]:
-    """A folder beside the target that becomes it if all goes well, and else is removed."""
+def _create_folder(target: str) -> Iterator[str]:
+    """Yields a temporary folder that is renamed to the target on success, else removed."""
     parent, name = os.path.split(os.path.abspath(target))
     folder = os.path.join(parent, f".{name}.part-{os.getpid()}")
     try:
         os.makedirs(folder)
     except OSError as error:
-        raise UserError(f"{target} cannot be made: {error.strerror}.") from error
+        raise UserError(f"{target} cannot be created: {error.strerror}.") from error
     try:
         yield folder
         os.rename(folder, target)
@@ -165,75 +174,32 @@ def _staged(target: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _explained(target: str) -> Iterator[None]:
-    """Turns what the libraries raise on a full or failing disk into a UserError."""
+def _disk_errors_as_user_errors(target: str) -> Iterator[None]:
+    """Turns the errors that libraries raise on a full or failing disk into UserErrors."""
     try:
         yield
     except UserError:
         raise
-    # Each library has its own: OSError, ValueError, SafetensorError, TensorFlow's OpError.
+    # Each library raises its own: OSError, ValueError, SafetensorError, TensorFlow's OpError.
     except Exception as error:
         first_line = str(error).strip().split("\n")[0]
-        if not any(reason in first_line for reason in _DISK_TROUBLE):
+        if not any(part in first_line for part in _DISK_ERRORS):
             raise
         raise UserError(f"{target} cannot be written: {first_line}.") from error
 
 
-def _write_gin(
-    folder: str, architecture: Architecture, dtype: np.dtype, request: ConversionRequest
-) -> None:
-    """Writes the model as gin, and the whole configuration that a model_dir has.
-
-    Raises:
-      UserError: if Mesh TensorFlow cannot have such a vocabulary, or for a mistake in the gin
-        files and bindings.
-    """
-    divisor = architecture_lib.VOCAB_DIVISOR
-    if architecture.vocab_size % divisor:
-        padded = -(-architecture.vocab_size // divisor) * divisor
-        raise UserError(
-            f"The vocabulary of {request.source} has {architecture.vocab_size} rows, but "
-            f"Mesh TensorFlow's have a multiple of {divisor}. In transformers, "
-            f"model.resize_token_embeddings({padded}) adds rows; which values suit them only "
-            "you can know, so it is not done here."
-        )
-    name = os.path.basename(os.path.normpath(request.source))
-    comment = f"Converted from {name} ({request.source_format})."
-    path = os.path.join(folder, MODEL_GIN)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(model_gin.of_architecture(architecture, comment))
-    param = f"utils.get_variable_dtype.master_dtype = {dtype.name!r}"
-    gin_config.parse(_gin_files(path, request), [param, *request.gin_params])
-    run_settings.from_gin()
-    with open(os.path.join(folder, CONFIG_GIN), "w", encoding="utf-8") as file:
-        file.write(gin_config.to_text())
-
-
-def _gin_files(model: str, request: ConversionRequest) -> list[str]:
-    """The model and a run: what was asked for, that of a model_dir it comes from, or RUN."""
-    if request.gin_files:
-        return [model, *request.gin_files]
-    source = request.source
-    folder = source if os.path.isdir(source) else os.path.dirname(source)
-    config = os.path.abspath(os.path.join(folder, CONFIG_GIN))
-    if request.source_format == MTF and os.path.isfile(config):
-        return [config, model]
-    return [model, RUN]
-
-
 def format_result(result: ConversionResult, target: str) -> str:
-    """The result as text for the screen."""
+    """Formats a result for the screen, as aligned lines followed by notes."""
     a = result.architecture
-    sparse = sum(a.encoder) + sum(a.decoder)
-    feed_forward = f"{' x '.join(a.activations)} of width {a.d_ff:,}"
+    sparse_layers = sum(a.encoder) + sum(a.decoder)
     lines = [
         f"written       {target}",
         f"parameters    {a.parameters:,}, {result.dtype}",
         f"step          {result.step:,}",
         f"blocks        {len(a.encoder)} + {len(a.decoder)}, d_model {a.d_model:,}, "
         f"{a.num_heads} heads of {a.d_kv}",
-        f"feed-forward  {feed_forward}",
-        f"experts       {a.num_experts:,} in each of {sparse} sparse layers",
+        f"feed-forward  {' x '.join(a.activations)} of width {a.d_ff:,}",
+        f"experts       {a.num_experts:,} in each of {sparse_layers} sparse layers",
         f"logits        {'tied to the embedding' if a.tied_logits else 'of their own'}, "
         f"vocabulary of {a.vocab_size:,}",
     ]

@@ -1,58 +1,55 @@
-"""Checkpoints of transformers: config.json, and tensors in one safetensors file or many."""
+"""Checkpoints of transformers: config.json, and tensors in one or more safetensors files."""
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import shutil
 from typing import Any
 
-import ml_dtypes  # noqa: F401  teaches NumPy bfloat16, which safetensors asks for by name
+import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, which safetensors looks up by name
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from mtf_switch.conversion import architecture as architecture_lib
-from mtf_switch.conversion import hf_config
-from mtf_switch.conversion.architecture import Architecture
-from mtf_switch.conversion.catalog import Catalog, listing
-from mtf_switch.conversion.tensor_names import HF, Piece
+from mtf_switch import whole_file
+from mtf_switch.conversion import hf_config, protocols
+from mtf_switch.conversion.architecture import Architecture, Shape
+from mtf_switch.conversion.catalog import TensorCatalog, format_list
+from mtf_switch.conversion.tensor_names import HF, TensorRef
 from mtf_switch.errors import UserError
 
 TENSORS = "model.safetensors"
 INDEX = TENSORS + ".index.json"
-# A file is written when it has so many bytes: they are held in memory until then.
+# The maximum size of one file. Its tensors are held in memory until it is written.
 SHARD_BYTES = 2**29
 
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 _EMBEDDING, _LOGITS = "shared.weight", "lm_head.weight"
-# The embedding once more, in files that old versions wrote.
+# Files of old versions contain the embedding again under these names.
 _COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-# In old files of T5. It has no effect, and transformers passes over it, too.
+# A tensor in old files of T5. It has no effect, and transformers ignores it as well.
 _WITHOUT_EFFECT = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
-# Where the step is kept: transformers' own files have none.
+# Where this project keeps the training step; transformers does not store it.
 _STEP = "global_step"
 
 
 class HfSource:
-    """A folder that `save_pretrained` wrote, or that the hub gave.
+    """A folder written by `save_pretrained` or downloaded from the hub; see `Source`.
 
-    Attributes:
-      architecture: of the tensors, which the config.json does not contradict.
-      dtype: of its tensors, by name; see `architecture.common_dtype`.
-      step: of the training, where this project wrote it; else 0.
-      notes: what the user should know.
+    The config.json must not contradict the architecture inferred from the tensors.
     """
 
     def __init__(self, folder: str):
-        """Reads names and shapes, and checks that nothing is missing.
+        """Reads names and shapes, and checks that no tensor is missing.
 
         Raises:
-          UserError: for what is missing, damaged, unknown or contradictory.
+          UserError: If something is missing, damaged, unknown or contradictory.
         """
-        config = hf_config.read(folder)
-        self._files = _files_of_tensors(folder)
+        config = hf_config.read_config(folder)
+        self._files = _find_files(folder)
         self._open = functools.lru_cache(maxsize=4)(_open)
         self._aliases: dict[str, str] = {}
         stored = {name: tuple(self._slice(name).get_shape()) for name in self._files}
@@ -60,30 +57,30 @@ class HfSource:
         unknown = sorted(dtypes - set(_DTYPES))
         if unknown:
             raise UserError(
-                f"{folder} holds tensors of type {', '.join(unknown)}. Those that can be "
-                f"converted are {', '.join(_DTYPES)}: save the model before it is quantised."
+                f"{folder} contains tensors of type {', '.join(unknown)}, but only "
+                f"{', '.join(_DTYPES)} can be converted: save the model before it is quantized."
             )
-        self.notes = self._without_copies(folder, config, stored)
-        self._catalog = Catalog.of(folder, HF, stored)
-        found = architecture_lib.of_shapes(self._catalog.whole())
-        self._catalog.check(found)
-        self.architecture, notes = hf_config.believed(folder, config, found)
+        self.notes = self._remove_copies(folder, config, stored)
+        self._catalog = TensorCatalog.from_stored(folder, HF, stored)
+        inferred = Architecture.from_shapes(self._catalog.stacked_shapes())
+        self._catalog.check_matches(inferred)
+        self.architecture, notes = hf_config.reconcile(folder, config, inferred)
         self.notes += notes
-        self.dtype = architecture_lib.common_dtype(_DTYPES[dtype] for dtype in dtypes)
+        self.dtype = protocols.common_dtype(_DTYPES[dtype] for dtype in dtypes)
         metadata = self._open(self._files[_EMBEDDING]).metadata() or {}
         self.step = int(metadata.get(_STEP, 0))
 
-    def read(self, piece: Piece) -> np.ndarray:
-        """A tensor, or one expert's of it, in Mesh TensorFlow's orientation.
+    def read_tensor(self, ref: TensorRef) -> np.ndarray:
+        """Reads a tensor, or one expert's, in Mesh TensorFlow's orientation.
 
         Raises:
-          UserError: if it cannot be read.
+          UserError: If it cannot be read.
         """
-        name = self._catalog.names[piece]
-        array = self._tensor(self._aliases.get(name, name))
-        return array.T if piece.transposed else array
+        name = self._catalog.names[ref]
+        array = self._read(self._aliases.get(name, name))
+        return array.T if ref.transposed else array
 
-    def _tensor(self, name: str) -> np.ndarray:
+    def _read(self, name: str) -> np.ndarray:
         path = self._files[name]
         try:
             return self._open(path).get_tensor(name)
@@ -91,54 +88,57 @@ class HfSource:
             raise UserError(f"{name} cannot be read from {path}: {error}.") from error
 
     def _slice(self, name: str) -> Any:
+        """Returns safetensors' handle of a tensor, which knows its shape and dtype."""
         path = self._files[name]
         try:
             return self._open(path).get_slice(name)
         except SafetensorError as error:
             raise UserError(
-                f"{path} does not hold {name}, though {INDEX} says so. One of the two is of "
-                "another download: fetch both again."
+                f"{path} does not contain {name}, although {INDEX} says so. The two files come "
+                "from different downloads: download both again."
             ) from error
 
-    def _same(self, name: str, other: str) -> bool:
+    def _are_equal(self, name: str, other: str) -> bool:
         shapes = [self._slice(n).get_shape() for n in (name, other)]
-        return shapes[0] == shapes[1] and np.array_equal(
-            self._tensor(name), self._tensor(other)
-        )
+        return shapes[0] == shapes[1] and np.array_equal(self._read(name), self._read(other))
 
-    def _without_copies(self, folder: str, config: hf_config.Config, stored: dict) -> list[str]:
-        """Takes out of `stored` what is there twice, and makes tied logits what they are.
+    def _remove_copies(
+        self, folder: str, config: hf_config.Config, stored: dict[str, Shape]
+    ) -> list[str]:
+        """Removes duplicate tensors from `stored`, after checking that they are duplicates.
+
+        Logits that share the embedding without T5's scale become a tensor of their own.
 
         Returns:
           Notes for the user.
         """
         notes = []
         if stored.pop(_WITHOUT_EFFECT, None):
-            notes.append(f"Left out, as it has no effect: {_WITHOUT_EFFECT}.")
+            notes.append(f"Left out, because it has no effect: {_WITHOUT_EFFECT}.")
         if _EMBEDDING not in stored:
-            raise UserError(f"{folder} holds no tensor {_EMBEDDING}, which every T5 has.")
+            raise UserError(f"{folder} has no tensor {_EMBEDDING}, which every T5 has.")
         for name in _COPIES:
-            if name in stored and not self._same(name, _EMBEDDING):
+            if name in stored and not self._are_equal(name, _EMBEDDING):
                 raise UserError(
-                    f"{name} in {folder} differs from {_EMBEDDING}, but encoder and decoder of "
-                    "a T5 have one embedding together."
+                    f"{name} in {folder} differs from {_EMBEDDING}, but the encoder and the "
+                    "decoder of a T5 share one embedding."
                 )
             stored.pop(name, None)
         if hf_config.scales_logits(config):
-            if _LOGITS in stored and not self._same(_LOGITS, _EMBEDDING):
+            if _LOGITS in stored and not self._are_equal(_LOGITS, _EMBEDDING):
                 raise UserError(
                     f"{folder} contradicts itself: {hf_config.FILE} ties the logits to the "
-                    f"embedding, but {_LOGITS} is not the embedding. Set tie_word_embeddings "
-                    "to false there if the model was trained so."
+                    f"embedding, but {_LOGITS} differs from it. If the model was trained with "
+                    "separate weights for the logits, set tie_word_embeddings to false."
                 )
             stored.pop(_LOGITS, None)
         elif _LOGITS not in stored:
-            # Tied, but without T5's scale: the same as logits of their own that are equal.
             self._aliases[_LOGITS] = _EMBEDDING
             stored[_LOGITS] = stored[_EMBEDDING]
             notes.append(
                 "The logits are tied to the embedding without T5's scale d_model**-0.5, which "
-                "only transformers has: they get a matrix of their own, a copy of it."
+                "only transformers supports. They become a separate matrix, a copy of the "
+                "embedding."
             )
         return notes
 
@@ -148,34 +148,32 @@ def _open(path: str) -> Any:
         return safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path} cannot be read: {error}. It is damaged, or was not fetched to its end."
+            f"{path} cannot be read: {error}. It is damaged, or its download did not finish."
         ) from error
 
 
-def _files_of_tensors(folder: str) -> dict[str, str]:
-    """From each tensor's name to the path of its file."""
-    whole, index = os.path.join(folder, TENSORS), os.path.join(folder, INDEX)
+def _find_files(folder: str) -> dict[str, str]:
+    """Returns tensor name -> path of its file."""
+    single, index = os.path.join(folder, TENSORS), os.path.join(folder, INDEX)
     if os.path.isfile(index):
-        return _indexed(folder, index)
-    if os.path.isfile(whole):
-        return {name: whole for name in sorted(_open(whole).keys())}
-    others = sorted(name for name in os.listdir(folder) if name.endswith((".bin", ".pt")))
-    if others:
+        return _read_index(folder, index)
+    if os.path.isfile(single):
+        return {name: single for name in sorted(_open(single).keys())}
+    pickles = sorted(name for name in os.listdir(folder) if name.endswith((".bin", ".pt")))
+    if pickles:
         program = (
             "import transformers as t; t.AutoModelForSeq2SeqLM.from_pretrained("
             f"'{folder}').save_pretrained('{folder}-safetensors')"
         )
         raise UserError(
-            f"{folder} holds {others[0]}, which is a pickle: a program that runs as it is "
-            "read, so it is never loaded here. Save it as safetensors where torch and "
-            f'transformers are: python -c "{program}"'
+            f"{folder} contains {pickles[0]}, which is a pickle. Reading a pickle runs the "
+            "program in it, so convert never loads one. Save the model as safetensors, where "
+            f'torch and transformers are installed: python -c "{program}"'
         )
-    raise UserError(
-        f"{folder} holds neither {TENSORS} nor {INDEX}: there are no weights in it."
-    )
+    raise UserError(f"{folder} contains neither {TENSORS} nor {INDEX}, so it has no weights.")
 
 
-def _indexed(folder: str, index: str) -> dict[str, str]:
+def _read_index(folder: str, index: str) -> dict[str, str]:
     try:
         with open(index, encoding="utf-8") as file:
             files = json.load(file)["weight_map"]
@@ -187,48 +185,48 @@ def _indexed(folder: str, index: str) -> dict[str, str]:
     if missing:
         raise UserError(
             f"{folder} lacks {len(missing)} of the {len(set(files.values()))} files that "
-            f"{INDEX} names:{listing(missing)}\nFetch them."
+            f"{INDEX} names:{format_list(missing)}\nDownload them."
         )
-    # A file at a time, so that each is opened once.
+    # In the order of files, so that each file is opened once.
     ordered = sorted(files.items(), key=lambda item: (item[1], item[0]))
     return {name: os.path.join(folder, file) for name, file in ordered}
 
 
 class HfTarget:
-    """A folder that transformers' `from_pretrained` loads."""
+    """A folder that transformers' `from_pretrained` loads; see `Target`."""
 
     def __init__(self, folder: str, architecture: Architecture, dtype: np.dtype, step: int):
-        """Plans the files, so that their number is known before the first is written.
+        """Plans the files, because each file's name contains the number of files.
 
         Args:
-          folder: an empty one.
-          architecture: of the model, whose pieces are then written in order.
-          dtype: of all tensors.
-          step: of the training.
+          folder: An empty folder.
+          architecture: The architecture of the model.
+          dtype: Dtype of all tensors.
+          step: The training step.
 
         Raises:
-          UserError: if transformers has no such model.
+          UserError: If transformers has no such model.
         """
         self._folder = folder
         self._dtype = dtype
         self._step = step
-        self._config = hf_config.of_architecture(architecture, dtype.name)
-        self._fields = {"ffn": "mlp" if architecture.num_experts else "DenseReluDense"}
-        # Where the logits are not tied, transformers 5 unties the embeddings of a Switch
-        # Transformer's stacks as well, and would draw random ones.
+        self._config = hf_config.make_config(architecture, dtype.name)
+        self._layers = {"ffn": "mlp" if architecture.num_experts else "DenseReluDense"}
+        # If the logits of a Switch Transformer are not tied, transformers 5 does not share the
+        # embedding between the stacks either, and would initialize theirs randomly.
         untied_switch = architecture.num_experts and not architecture.tied_logits
         self._copies = {_EMBEDDING: _COPIES} if untied_switch else {}
-        self._shards = self._plan(architecture)
+        self._shards = self._plan_shards(architecture)
         self._pending: dict[str, np.ndarray] = {}
         self._written = 0
 
-    def _plan(self, architecture: Architecture) -> list[dict[str, int]]:
-        """The names of each file, with their bytes."""
+    def _plan_shards(self, architecture: Architecture) -> list[dict[str, int]]:
+        """Returns tensor name -> bytes, for each file."""
         shards: list[dict[str, int]] = [{}]
         total = 0
-        for piece in architecture.pieces():
-            size = architecture_lib.size(architecture.shape(piece)) * self._dtype.itemsize
-            for name in self._names(piece):
+        for ref in architecture.tensors_by_expert():
+            size = math.prod(architecture.shape(ref)) * self._dtype.itemsize
+            for name in self._names(ref):
                 if shards[-1] and total + size > SHARD_BYTES:
                     shards.append({})
                     total = 0
@@ -236,49 +234,48 @@ class HfTarget:
                 total += size
         return shards
 
-    def _names(self, piece: Piece) -> list[str]:
-        name = piece.name(HF, self._fields)
+    def _names(self, ref: TensorRef) -> list[str]:
+        """Returns the name of a tensor, followed by the names of its copies."""
+        name = ref.format_name(HF, self._layers)
         return [name, *self._copies.get(name, ())]
 
-    def write(self, piece: Piece, array: np.ndarray) -> None:
-        """Adds a tensor, given in Mesh TensorFlow's orientation."""
-        array = array.T if piece.transposed else array
+    def write_tensor(self, ref: TensorRef, array: np.ndarray) -> None:
+        """Writes a tensor, or one expert's, given in Mesh TensorFlow's orientation."""
+        array = array.T if ref.transposed else array
         array = np.ascontiguousarray(array, self._dtype)
-        for name in self._names(piece):
+        for name in self._names(ref):
             self._pending[name] = array
             if len(self._pending) == len(self._shards[self._written]):
                 metadata = {"format": "pt", _STEP: str(self._step)}
-                save_file(self._pending, self._path(self._written), metadata)
+                save_file(self._pending, self._shard_path(self._written), metadata)
                 self._pending = {}
                 self._written += 1
 
-    def _path(self, shard: int) -> str:
+    def _shard_path(self, shard: int) -> str:
         count = len(self._shards)
         name = TENSORS if count == 1 else f"model-{shard + 1:05d}-of-{count:05d}.safetensors"
         return os.path.join(self._folder, name)
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Writes config.json, and the index if there are several files."""
         config = os.path.join(self._folder, hf_config.FILE)
         _write_json(config, self._config)
         for shard in range(len(self._shards)):
-            # safetensors makes files that only their owner may read.
-            shutil.copymode(config, self._path(shard))
+            # safetensors creates files that only their owner may read.
+            shutil.copymode(config, self._shard_path(shard))
         if len(self._shards) > 1:
-            sizes = sum(sum(shard.values()) for shard in self._shards)
-            names = {
-                name: os.path.basename(self._path(i))
+            weight_map = {
+                name: os.path.basename(self._shard_path(i))
                 for i, shard in enumerate(self._shards)
                 for name in shard
             }
             index = {
-                "metadata": {"total_size": sizes},
-                "weight_map": dict(sorted(names.items())),
+                "metadata": {"total_size": sum(sum(s.values()) for s in self._shards)},
+                "weight_map": dict(sorted(weight_map.items())),
             }
             _write_json(os.path.join(self._folder, INDEX), index)
 
 
 def _write_json(path: str, value: Any) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, sort_keys=True)
-        file.write("\n")
+    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    whole_file.write_text(path, text)

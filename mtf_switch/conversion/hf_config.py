@@ -1,4 +1,4 @@
-"""transformers' config.json of T5 and Switch Transformers, read and written."""
+"""Reads and writes transformers' config.json of T5 and Switch Transformers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from mtf_switch.errors import UserError
 FILE = "config.json"
 T5, MT5, SWITCH = "t5", "mt5", "switch_transformers"
 
-# Mesh TensorFlow's names of transformers' activations. Mesh TensorFlow's GELU is the
-# approximate one.
+# transformers' activations -> Mesh TensorFlow's, whose GELU is the tanh approximation.
 _ACTIVATIONS = {
     "relu": "relu",
     "gelu_new": "gelu",
@@ -26,25 +25,25 @@ _ACTIVATIONS = {
     "sigmoid": "sigmoid",
     "tanh": "tanh",
 }
-# What is the same in every T5, and so in all formats but this one a constant.
+# Settings that only transformers has; in the other formats they are fixed to these values.
 _CONSTANTS = {
     "relative_attention_max_distance": 128,
     "layer_norm_epsilon": 1e-6,
     "router_bias": False,
     "router_dtype": "float32",
 }
-# Tokens of a sequence that an expert takes, as in the public copies. It is a number of tokens,
-# and not a share of them as everywhere else, so it cannot be derived.
+# Tokens of one sequence that an expert accepts, as in the public copies. transformers states a
+# number of tokens where the other formats state a factor, so it cannot be derived.
 _EXPERT_CAPACITY = 64
 
 Config = Mapping[str, Any]
 
 
-def read(folder: str) -> Config:
-    """Reads a folder's config.json.
+def read_config(folder: str) -> Config:
+    """Reads the config.json of a folder.
 
     Raises:
-      UserError: if there is none, or it is of a model that is no T5.
+      UserError: If there is none, or it is not that of a T5 or Switch Transformer.
     """
     path = os.path.join(folder, FILE)
     try:
@@ -52,129 +51,131 @@ def read(folder: str) -> Config:
             config = json.load(file)
     except FileNotFoundError as error:
         raise UserError(
-            f"{folder} holds no {FILE}, so it is not a model of transformers. Give the folder "
+            f"{folder} has no {FILE}, so it is not a model of transformers. Give the folder "
             "that save_pretrained wrote, or that was downloaded from the hub."
         ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in (T5, MT5, SWITCH):
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if model_type not in (T5, MT5, SWITCH):
         raise UserError(
-            f"{path} is of a model of type {kind!r}; those that can be converted are "
-            f"{T5!r}, {MT5!r} and {SWITCH!r}."
+            f"{path} describes a model of type {model_type!r}, but only {T5!r}, {MT5!r} and "
+            f"{SWITCH!r} can be converted."
         )
     for name, value in _CONSTANTS.items():
         if config.get(name, value) != value:
             raise UserError(
-                f"{path} has {name} = {config[name]}, but Mesh TensorFlow's T5 has {value}, "
-                "and no setting for it. This model cannot be converted."
+                f"{path} has {name} = {config[name]}, but Mesh TensorFlow's T5 has the fixed "
+                f"value {value}. This model cannot be converted."
             )
     return config
 
 
 def scales_logits(config: Config) -> bool:
-    """Whether the decoder's output is multiplied by d_model**-0.5, as T5 does with tied logits.
+    """Whether the decoder's output is scaled by d_model**-0.5, as T5 does with tied logits.
 
-    transformers 5 says it in T5's configs by a flag of its own, for there it ties the
-    logits' weights in any case unless a file holds others.
+    transformers 5 states this with a separate flag in T5's configs, because it ties the logits
+    there unless the checkpoint contains weights for them.
     """
     tied = config.get("tie_word_embeddings", True) is not False
     return bool(config.get("scale_decoder_outputs", tied))
 
 
-def believed(path: str, config: Config, found: Architecture) -> tuple[Architecture, list[str]]:
-    """Joins what the config says with what the tensors are.
+def reconcile(
+    path: str, config: Config, inferred: Architecture
+) -> tuple[Architecture, list[str]]:
+    """Completes an inferred architecture with the config.
 
     Args:
-      path: of the folder, for messages.
-      config: of the model.
-      found: read off the tensors.
+      path: The folder, for error messages.
+      config: The config of the model.
+      inferred: The architecture that was inferred from the tensors.
 
     Returns:
       The architecture, and notes for the user.
 
     Raises:
-      UserError: if they contradict each other, in another way than in a known faulty copy.
+      UserError: If config and tensors contradict each other, except for the known fault of a
+        public copy.
     """
-    public_checkpoints.check_gates(path, found)
-    public = public_checkpoints.like(found)
-    wrong = {key: text for key, text in _contradictions(config, found)}
+    public_checkpoints.check_gates(path, inferred)
+    public = public_checkpoints.find_public(inferred)
+    contradictions = _find_contradictions(config, inferred)
     notes = []
-    if public and wrong and set(wrong) <= set(public.wrong_in_config):
+    if public and contradictions and set(contradictions) <= set(public.wrong_in_config):
         notes.append(public.fault)
-    elif wrong:
-        raise UserError(f"{path} contradicts itself. {FILE} says: {'; '.join(wrong.values())}.")
+    elif contradictions:
+        texts = "; ".join(contradictions.values())
+        raise UserError(f"{path} contradicts itself. {FILE} and the tensors differ: {texts}.")
     return dataclasses.replace(
-        found,
-        activations=_activations(path, config),
-        dropout_rate=config.get("dropout_rate", found.dropout_rate),
-        input_jitter=config.get("router_jitter_noise", found.input_jitter),
-        capacity=public.capacity if public else found.capacity,
+        inferred,
+        activations=_read_activations(path, config),
+        dropout_rate=config.get("dropout_rate", inferred.dropout_rate),
+        input_jitter=config.get("router_jitter_noise", inferred.input_jitter),
+        capacity=public.capacity if public else inferred.capacity,
     ), notes
 
 
-def _contradictions(config: Config, found: Architecture) -> list[tuple[str, str]]:
-    """(what, text) of each value that differs from the tensors'."""
+def _find_contradictions(config: Config, inferred: Architecture) -> dict[str, str]:
+    """Returns key -> text for each value of the config that differs from the tensors'."""
     values = {
-        "vocab_size": found.vocab_size,
-        "d_model": found.d_model,
-        "d_kv": found.d_kv,
-        "d_ff": found.d_ff,
-        "num_heads": found.num_heads,
-        "num_layers": len(found.encoder),
-        "num_decoder_layers": len(found.decoder),
-        "relative_attention_num_buckets": found.num_buckets,
+        "vocab_size": inferred.vocab_size,
+        "d_model": inferred.d_model,
+        "d_kv": inferred.d_kv,
+        "d_ff": inferred.d_ff,
+        "num_heads": inferred.num_heads,
+        "num_layers": len(inferred.encoder),
+        "num_decoder_layers": len(inferred.decoder),
+        "relative_attention_num_buckets": inferred.num_buckets,
     }
     if config["model_type"] == SWITCH:
-        values["num_experts"] = found.num_experts
-    texts = [
-        (name, f"{name} is {config[name]}, the tensors: {value}")
+        values["num_experts"] = inferred.num_experts
+    texts = {
+        name: f"{name} is {config[name]}, but the tensors have {value}"
         for name, value in values.items()
         if config.get(name, value) not in (value, None)
-    ]
-    if _is_gated(config) != found.gated:
+    }
+    if _is_gated(config) != inferred.gated:
         gated = {True: "gated (wi_0, wi_1)", False: "not gated (wi)"}
-        texts.append(
-            (
-                "gated",
-                f"feed-forward layers are {gated[_is_gated(config)]}, the tensors: "
-                f"{gated[found.gated]}",
-            )
+        texts["gated"] = (
+            f"feed-forward layers are {gated[_is_gated(config)]}, but in the tensors they are "
+            f"{gated[inferred.gated]}"
         )
     if config["model_type"] == SWITCH:
         for stack in STACKS:
-            texts += _sparse_contradiction(config, stack, getattr(found, stack))
+            text = _find_sparse_contradiction(config, stack, getattr(inferred, stack))
+            if text:
+                texts[f"sparse {stack} blocks"] = text
     return texts
 
 
-def _sparse_contradiction(
+def _find_sparse_contradiction(
     config: Config, stack: str, sparse: tuple[bool, ...]
-) -> list[tuple[str, str]]:
+) -> str | None:
     name = f"num_sparse_{stack}_layers"
     if config.get(name) is None:
-        return []
+        return None
     blocks = config.get("num_layers", len(sparse))
     if stack == "decoder":
         blocks = config.get("num_decoder_layers") or blocks
-    said = sparse_blocks(blocks, config[name])
-    if said == sparse:
-        return []
-    text = (
-        f"{name} is {config[name]}, which makes blocks {_numbers(said)} of the {stack} sparse, "
-        f"the tensors: {_numbers(sparse)}"
+    stated = sparse_blocks(blocks, config[name])
+    if stated == sparse:
+        return None
+    return (
+        f"{name} is {config[name]}, which makes blocks {_indices(stated)} of the {stack} "
+        f"sparse, but in the tensors these are {_indices(sparse)}"
     )
-    return [(f"sparse {stack} blocks", text)]
 
 
-def _numbers(sparse: Sequence[bool]) -> list[int]:
+def _indices(sparse: Sequence[bool]) -> list[int]:
     return [i for i, is_sparse in enumerate(sparse) if is_sparse]
 
 
 def sparse_blocks(blocks: int, sparse_layers: int) -> tuple[bool, ...]:
-    """Which blocks transformers makes sparse.
+    """Returns which blocks of a stack transformers makes sparse.
 
-    It takes each (blocks // sparse_layers)-th, from the second on. With none asked for, the
-    second block is sparse nevertheless.
+    Counting from the second block, every n-th is sparse, with n = blocks // sparse_layers. With
+    sparse_layers = 0 the second block is sparse nevertheless.
     """
     step = blocks // sparse_layers if sparse_layers > 0 else blocks
     return tuple(step == 1 or (step > 0 and i % step == 1) for i in range(blocks))
@@ -185,27 +186,28 @@ def _is_gated(config: Config) -> bool:
     return bool(config.get("is_gated_act")) or any(n.startswith("gated") for n in names)
 
 
-def _activations(path: str, config: Config) -> tuple[str, ...]:
-    said = config.get("feed_forward_proj") or config.get("dense_act_fn", "relu")
-    if config["model_type"] == SWITCH:  # whose class reads this one
-        said = config.get("dense_act_fn", said)
-    name = said.split("-", 1)[-1]
-    if said == "gated-gelu":  # by which T5 1.1 means the approximate one
+def _read_activations(path: str, config: Config) -> tuple[str, ...]:
+    stated = config.get("feed_forward_proj") or config.get("dense_act_fn", "relu")
+    if config["model_type"] == SWITCH:  # its class reads dense_act_fn
+        stated = config.get("dense_act_fn", stated)
+    name = stated.split("-", 1)[-1]
+    if stated == "gated-gelu":  # T5 1.1 means the approximate GELU by this
         name = "gelu_new"
     if name not in _ACTIVATIONS:
         raise UserError(
-            f"{os.path.join(path, FILE)} names the activation {said!r}, which Mesh TensorFlow "
-            f"does not have. It has those that transformers calls {', '.join(_ACTIVATIONS)}."
+            f"{os.path.join(path, FILE)} names the activation {stated!r}, which Mesh "
+            "TensorFlow does not have. The activations that can be converted are "
+            f"{', '.join(_ACTIVATIONS)}."
         )
     activation = _ACTIVATIONS[name]
     return (activation, "linear") if _is_gated(config) else (activation,)
 
 
-def of_architecture(architecture: Architecture, dtype: str) -> dict[str, Any]:
-    """The config.json of a model.
+def make_config(architecture: Architecture, dtype: str) -> dict[str, Any]:
+    """Returns the config.json of a model.
 
     Raises:
-      UserError: if transformers has no model of this architecture.
+      UserError: If transformers has no model of this architecture.
     """
     a = architecture
     config = {
@@ -229,59 +231,50 @@ def of_architecture(architecture: Architecture, dtype: str) -> dict[str, Any]:
         "dtype": dtype,
         "torch_dtype": dtype,
     }
-    return {**config, **(_switch(a) if a.num_experts else _t5(a))}
+    return {**config, **(_switch_values(a) if a.num_experts else _t5_values(a))}
 
 
-def _activation(architecture: Architecture) -> str:
+def _activation_name(architecture: Architecture) -> str:
     names = {mtf: hf for hf, mtf in reversed(_ACTIVATIONS.items())}
     first, *others = architecture.activations
     if first not in names or others not in ([], ["linear"]):
         raise UserError(
-            f"transformers' T5 has no feed-forward layer with {architecture.activations}; it "
-            f"has {', '.join(names)}, alone or to gate."
+            "transformers' T5 has no feed-forward layer with the activations "
+            f"{' x '.join(architecture.activations)}. It has {', '.join(names)}, each alone or "
+            "multiplied with linear."
         )
     return names[first]
 
 
-def _t5(architecture: Architecture) -> dict[str, Any]:
-    name = _activation(architecture)
+def _t5_values(architecture: Architecture) -> dict[str, Any]:
+    activation = _activation_name(architecture)
+    projection = activation
     if architecture.gated:
-        name = "gated-gelu" if name == "gelu_new" else f"gated-{name}"
+        projection = "gated-gelu" if activation == "gelu_new" else f"gated-{activation}"
     return {
         "architectures": ["T5ForConditionalGeneration"],
         "model_type": T5,
-        "feed_forward_proj": name,
+        "feed_forward_proj": projection,
         "is_gated_act": architecture.gated,
-        "dense_act_fn": _activation(architecture),
+        "dense_act_fn": activation,
     }
 
 
-def _switch(architecture: Architecture) -> dict[str, Any]:
+def _switch_values(architecture: Architecture) -> dict[str, Any]:
     if architecture.gated:
         raise UserError(
             "transformers' SwitchTransformersForConditionalGeneration has no gated "
-            f"feed-forward layers ({' x '.join(architecture.activations)}): it would load such "
-            "a checkpoint with random ones, and say so in a warning only. T5X has them: "
+            f"feed-forward layers ({' x '.join(architecture.activations)}). It would load such "
+            "a checkpoint with random layers and only print a warning. T5X has gated layers: "
             "convert to t5x."
         )
-    counts = {}
-    for stack in STACKS:
-        sparse = getattr(architecture, stack)
-        possible = [
-            n for n in range(len(sparse) + 1) if sparse_blocks(len(sparse), n) == sparse
-        ]
-        if not possible:
-            raise UserError(
-                "transformers' Switch Transformer makes every k-th block of a stack sparse, "
-                f"from the second on, and at least one; in the {stack} of this model it would "
-                f"have to be blocks {_numbers(sparse)} of {len(sparse)}. Convert to t5x."
-            )
-        counts[stack] = possible[-1]
+    counts = {stack: _count_sparse_layers(stack, architecture) for stack in STACKS}
+    activation = _activation_name(architecture)
     return {
         "architectures": ["SwitchTransformersForConditionalGeneration"],
         "model_type": SWITCH,
-        "feed_forward_proj": _activation(architecture),
-        "dense_act_fn": _activation(architecture),
+        "feed_forward_proj": activation,
+        "dense_act_fn": activation,
         "is_gated_act": False,
         "num_experts": architecture.num_experts,
         "expert_capacity": _EXPERT_CAPACITY,
@@ -297,3 +290,18 @@ def _switch(architecture: Architecture) -> dict[str, Any]:
         "router_aux_loss_coef": 0.01,
         "add_router_probs": False,
     }
+
+
+def _count_sparse_layers(stack: str, architecture: Architecture) -> int:
+    """Returns the number of sparse layers with which transformers builds the same stack."""
+    sparse = getattr(architecture, stack)
+    blocks = len(sparse)
+    possible = [n for n in range(blocks + 1) if sparse_blocks(blocks, n) == sparse]
+    if not possible:
+        raise UserError(
+            "transformers' Switch Transformer makes every n-th block of a stack sparse, "
+            f"counting from the second, and at least one. The {stack} of this model has the "
+            f"sparse blocks {_indices(sparse)} of {blocks}, which transformers cannot build. "
+            "Convert to t5x."
+        )
+    return possible[-1]

@@ -1,71 +1,110 @@
-"""The gin file of an architecture, and what a source's gin file tells of one."""
+"""Writes model.gin and config.gin, which make a converted checkpoint a model_dir."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from mtf_switch.config import gin_statements
-from mtf_switch.conversion import public_checkpoints
-from mtf_switch.conversion.architecture import STACKS, Architecture
+from mtf_switch import whole_file
+from mtf_switch.config import gin_config, run_settings
+from mtf_switch.conversion.architecture import STACKS, VOCAB_DIVISOR, Architecture
+from mtf_switch.conversion.tensor_names import MTF, Format
 from mtf_switch.errors import UserError
-from mtf_switch.layers.capacity import ExpertCapacity
+
+MODEL_GIN = "model.gin"
+CONFIG_GIN = "config.gin"
+# The run of a converted model, unless the user names another one.
+DEFAULT_RUN = "runs/converted.gin"
 
 _DENSE, _SPARSE = "@transformer_layers.DenseReluDense", "@SwitchFFN"
 _ATTENTION = {
     "encoder": ["@transformer_layers.SelfAttention"],
     "decoder": ["@transformer_layers.SelfAttention", "@transformer_layers.EncDecAttention"],
 }
-# Names that Mesh TensorFlow's and T5X's gin files give to the same values, by their last parts.
-_NAMES = {
-    "capacity_factor_train": (
-        "ExpertCapacity.capacity_factor_train",
-        "TRAIN_EXPERT_CAPACITY_FACTOR",
-        "MoeLayer.train_capacity_factor",
-    ),
-    "capacity_factor_eval": (
-        "ExpertCapacity.capacity_factor_eval",
-        "EVAL_EXPERT_CAPACITY_FACTOR",
-        "MoeLayer.eval_capacity_factor",
-    ),
-    "min_expert_capacity": (
-        "ExpertCapacity.min_expert_capacity",
-        "MoeLayer.min_expert_capacity",
-    ),
-    "group_size": ("ExpertCapacity.group_size",),
-    "max_group_size": (
-        "ExpertCapacity.max_group_size",
-        "GROUP_SIZE",
-        "MoeLayer.max_group_size",
-    ),
-    "input_jitter": ("Exploration.jitter", "JITTER_NOISE"),
-    "dropout_rate": ("dropout_rate", "DROPOUT_RATE"),
-    "activations": (
-        "DenseReluDense.activation",
-        "SwitchFFN.activation",
-        "MlpBlock.activations",
-        "T5Config.mlp_activations",
-    ),
-}
 
 
-def period(sparse: Sequence[bool]) -> int:
-    """The fewest blocks of T5 whose pattern of sparse layers, repeated, gives the stack."""
+def write_gin_files(
+    folder: str,
+    architecture: Architecture,
+    dtype: str,
+    *,
+    source_format: Format,
+    source: str,
+    gin_files: Sequence[str],
+    gin_params: Sequence[str],
+) -> None:
+    """Writes model.gin, which describes the model, and config.gin, the whole configuration.
+
+    Args:
+      folder: The model_dir.
+      architecture: The architecture of the model.
+      dtype: Dtype of the variables.
+      source_format: Format of the checkpoint that was converted.
+      source: Path of the checkpoint that was converted.
+      gin_files: Gin files of the run. If there are none, a run that the source has is kept, and
+        DEFAULT_RUN is used otherwise.
+      gin_params: Gin bindings of the run.
+
+    Raises:
+      UserError: If Mesh TensorFlow cannot have such a vocabulary, or for a mistake in the gin
+        files and bindings.
+    """
+    _check_vocabulary(source, architecture.vocab_size)
+    name = os.path.basename(os.path.normpath(source))
+    model = os.path.join(folder, MODEL_GIN)
+    text = format_model(architecture, f"Converted from {name} ({source_format}).")
+    whole_file.write_text(model, text)
+    own_config = _find_config(source) if source_format == MTF else None
+    if gin_files:
+        files = [model, *gin_files]
+    elif own_config:
+        files = [own_config, model]
+    else:
+        files = [model, DEFAULT_RUN]
+    gin_config.parse(files, [f"utils.get_variable_dtype.master_dtype = {dtype!r}", *gin_params])
+    run_settings.from_gin()  # raises UserError if the run lacks a binding
+    whole_file.write_text(os.path.join(folder, CONFIG_GIN), gin_config.to_text())
+
+
+def _check_vocabulary(source: str, vocab_size: int) -> None:
+    if vocab_size % VOCAB_DIVISOR:
+        padded = -(-vocab_size // VOCAB_DIVISOR) * VOCAB_DIVISOR
+        raise UserError(
+            f"The vocabulary of {source} has {vocab_size} rows, but in Mesh TensorFlow their "
+            f"number is a multiple of {VOCAB_DIVISOR}. In transformers, "
+            f"model.resize_token_embeddings({padded}) adds rows. Only you can know "
+            "which values suit them, so convert does not add them."
+        )
+
+
+def _find_config(source: str) -> str | None:
+    """Returns the config.gin of a Mesh TensorFlow checkpoint, or None if it has none."""
+    folder = source if os.path.isdir(source) else os.path.dirname(source)
+    path = os.path.abspath(os.path.join(folder, CONFIG_GIN))
+    return path if os.path.isfile(path) else None
+
+
+def shortest_period(sparse: Sequence[bool]) -> int:
+    """Returns the smallest number of blocks whose pattern, repeated, gives the whole stack.
+
+    Args:
+      sparse: For each block of T5, whether it is sparse.
+    """
     return next(
-        p
-        for p in range(1, len(sparse) + 1)
-        if len(sparse) % p == 0 and all(s == sparse[i % p] for i, s in enumerate(sparse))
+        period
+        for period in range(1, len(sparse) + 1)
+        if len(sparse) % period == 0
+        and all(is_sparse == sparse[i % period] for i, is_sparse in enumerate(sparse))
     )
 
 
-def of_architecture(architecture: Architecture, comment: str) -> str:
-    """The gin file of a model, complete by itself but for T5's own `bi_v1.gin`.
+def format_model(architecture: Architecture, comment: str) -> str:
+    """Returns the gin file of a model, which needs only T5's own `bi_v1.gin` besides.
 
     Args:
-      architecture: of the model.
-      comment: for its header, one line.
+      architecture: The architecture of the model.
+      comment: One line for its header.
     """
     a = architecture
     activation = list(a.activations) if a.gated else a.activations[0]
@@ -80,177 +119,50 @@ def of_architecture(architecture: Architecture, comment: str) -> str:
         f"num_heads = {a.num_heads}",
         f"d_kv = {a.d_kv}",
         f"dropout_rate = {a.dropout_rate}",
-        f"DenseReluDense.activation = {_quoted(activation)}",
+        f"DenseReluDense.activation = {_quote(activation)}",
     ]
     if a.num_buckets != 32:
         lines.append(f"SelfAttention.relative_attention_num_buckets = {a.num_buckets}")
     for stack in STACKS:
-        lines += _stack(stack, getattr(a, stack))
+        lines += _stack_lines(stack, getattr(a, stack))
         if not a.tied_logits:
             lines.append(f"{stack}/Unitransformer.shared_embedding_and_softmax_weights = False")
     if a.num_experts:
-        lines += _switch(a, activation)
+        lines += _switch_lines(a, activation)
     return "\n".join(lines) + "\n"
 
 
-def _stack(stack: str, sparse: Sequence[bool]) -> list[str]:
-    repeated = period(sparse)
+def _stack_lines(stack: str, sparse: Sequence[bool]) -> list[str]:
+    period = shortest_period(sparse)
     layers = []
-    for is_sparse in sparse[:repeated]:
+    for is_sparse in sparse[:period]:
         layers += [*_ATTENTION[stack], _SPARSE if is_sparse else _DENSE]
     return [
         "",
         f"{stack}/transformer.make_layer_stack.layers = [",
         *(f"    {layer}," for layer in layers),
         "]",
-        f"{stack}/transformer.make_layer_stack.num_layers = {len(sparse) // repeated}",
+        f"{stack}/transformer.make_layer_stack.num_layers = {len(sparse) // period}",
     ]
 
 
-def _switch(architecture: Architecture, activation: str | list[str]) -> list[str]:
+def _switch_lines(architecture: Architecture, activation: str | list[str]) -> list[str]:
     capacity = architecture.capacity
     return [
         "",
         f"num_experts = {architecture.num_experts}",
         "SwitchFFN.num_experts = %num_experts",
-        f"SwitchFFN.activation = {_quoted(activation)}",
+        f"SwitchFFN.activation = {_quote(activation)}",
         f"Exploration.jitter = {architecture.input_jitter}",
         f"ExpertCapacity.capacity_factor_train = {capacity.capacity_factor_train}",
         f"ExpertCapacity.capacity_factor_eval = {capacity.capacity_factor_eval}",
         f"ExpertCapacity.min_expert_capacity = {capacity.min_expert_capacity}",
         f"ExpertCapacity.group_size = {capacity.group_size}",
         f"ExpertCapacity.max_group_size = {capacity.max_group_size}",
-        "# s = 0.1 (Section 2.4, Table 3), for what is initialised afresh.",
+        "# The scale s = 0.1 (Section 2.4, Table 3), for weights that are initialized afresh.",
         "init_scale.s = 0.1",
     ]
 
 
-def _quoted(value: Any) -> str:
+def _quote(value: Any) -> str:
     return repr(value).replace("'", '"')
-
-
-def write_t5x(folder: str, architecture: Architecture) -> None:
-    """Writes what a model of T5X is built from, by the names of its gin files' macros."""
-    a = architecture
-    values = {
-        "NUM_ENCODER_LAYERS": len(a.encoder),
-        "NUM_DECODER_LAYERS": len(a.decoder),
-        "NUM_HEADS": a.num_heads,
-        "HEAD_DIM": a.d_kv,
-        "EMBED_DIM": a.d_model,
-        "MLP_DIM": a.d_ff,
-        "NUM_EMBEDDINGS": a.vocab_size,
-        "DROPOUT_RATE": a.dropout_rate,
-    }
-    if a.num_experts:
-        values |= {
-            "NUM_EXPERTS": a.num_experts,
-            "NUM_ENCODER_SPARSE_LAYERS": sum(a.encoder),
-            "NUM_DECODER_SPARSE_LAYERS": sum(a.decoder),
-            "TRAIN_EXPERT_CAPACITY_FACTOR": a.capacity.capacity_factor_train,
-            "EVAL_EXPERT_CAPACITY_FACTOR": a.capacity.capacity_factor_eval,
-            "moe_layers.MoeLayer.max_group_size": a.capacity.max_group_size,
-            "moe_layers.MoeLayer.min_expert_capacity": a.capacity.min_expert_capacity,
-            "JITTER_NOISE": a.input_jitter,
-        }
-    values["dense.MlpBlock.activations"] = tuple(a.activations)
-    with open(os.path.join(folder, "config.gin"), "w", encoding="utf-8") as file:
-        file.write("# Of a converted checkpoint: what T5X's gin files leave to be filled in.\n")
-        file.writelines(f"{name} = {value!r}\n" for name, value in values.items())
-
-
-def find(folders: Iterable[str]) -> str | None:
-    """The first config.gin or operative_config.gin of these folders, None if there is none."""
-    for folder in folders:
-        for name in ("config.gin", "operative_config.gin"):
-            if os.path.isfile(os.path.join(folder, name)):
-                return os.path.join(folder, name)
-    return None
-
-
-def believed(
-    path: str, folders: Sequence[str], found: Architecture
-) -> tuple[Architecture, list[str]]:
-    """Joins what the gin file beside a checkpoint says with what its tensors are.
-
-    Args:
-      path: of the checkpoint, for messages.
-      folders: where its gin file may be.
-      found: read off the tensors.
-
-    Returns:
-      The architecture, and notes for the user.
-
-    Raises:
-      UserError: if they contradict each other, or this is a known faulty copy.
-    """
-    public_checkpoints.check_gates(path, found)
-    public = public_checkpoints.like(found)
-    if public:
-        found = dataclasses.replace(found, capacity=public.capacity)
-    gin_file = find(folders)
-    if gin_file:
-        return applied(gin_file, found), []
-    activations = " x ".join(found.activations)
-    return found, [f"No config.gin beside {path}: activations are taken to be {activations}."]
-
-
-def applied(path: str, found: Architecture) -> Architecture:
-    """An architecture that was read off shapes, with what a gin file says that they do not.
-
-    Args:
-      path: of a gin file of Mesh TensorFlow or T5X.
-      found: the architecture.
-
-    Raises:
-      UserError: if it is no gin file, or contradicts the shapes.
-    """
-    told = _told(path)
-    activations = told.pop("activations", found.activations)
-    if isinstance(activations, str):
-        activations = (activations,)
-    if (len(activations) == 2) != found.gated:
-        raise UserError(
-            f"{path} says that feed-forward layers have the activations "
-            f"{' x '.join(activations)}, but the checkpoint has "
-            f"{'two input matrices' if found.gated else 'one input matrix'} in each."
-        )
-    of_capacity = {field.name for field in dataclasses.fields(ExpertCapacity)}
-    capacity = {name: told.pop(name) for name in of_capacity & set(told)}
-    return dataclasses.replace(
-        found,
-        activations=tuple(activations),
-        capacity=dataclasses.replace(found.capacity, **capacity),
-        **told,
-    )
-
-
-def _told(path: str) -> dict[str, Any]:
-    """The values that a gin file binds of those in _NAMES."""
-    values = _bindings(path)
-    found = {}
-    for attribute, names in _NAMES.items():
-        for name, value in values.items():
-            known = any(name == end or name.endswith("." + end) for end in names)
-            if known and value is not None:
-                found.setdefault(attribute, value)
-    return found
-
-
-def _bindings(path: str) -> Mapping[str, Any]:
-    """Each `selector.argument` or macro of a file, with its value, macros replaced."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The gin file {path} cannot be read: {error}.") from error
-    bindings = gin_statements.read_bindings(text, source=f"The gin file {path}")
-    values = {".".join(filter(None, (b.name, b.parameter))): b.value for b in bindings}
-    return {name: _resolved(value, values) for name, value in values.items()}
-
-
-def _resolved(value: Any, values: Mapping[str, Any], depth: int = 0) -> Any:
-    """A value without macros; None for a reference to what gin makes."""
-    if isinstance(value, gin_statements.Macro) and depth < 10:
-        return _resolved(values.get(value.name), values, depth + 1)
-    return None if isinstance(value, gin_statements.Reference) else value

@@ -1,27 +1,26 @@
-"""Checkpoints of Mesh TensorFlow: TensorFlow v1 variables, a tensor at a time."""
+"""Checkpoints of Mesh TensorFlow: TensorFlow v1 variables, read and written one at a time."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from mtf_switch.conversion import architecture as architecture_lib
-from mtf_switch.conversion import model_gin
-from mtf_switch.conversion.architecture import STACKS, Architecture, Shape
-from mtf_switch.conversion.catalog import Catalog
-from mtf_switch.conversion.tensor_names import MTF, Piece
+from mtf_switch.conversion import model_gin, protocols, source_gin
+from mtf_switch.conversion.architecture import Architecture
+from mtf_switch.conversion.catalog import TensorCatalog
+from mtf_switch.conversion.tensor_names import MTF, TensorRef
 from mtf_switch.runs import saved_checkpoints
 
 _STEP = "global_step"
-# What optimizers keep of each variable: Mesh TensorFlow's Adafactor and Adam. No other format
-# has a use for it, and training makes it anew.
-_SLOT = re.compile(r".+(_slot_(vr|vc|v|m)|/adam_[mv])")
+# The optimizer state of Mesh TensorFlow's Adafactor and Adam. No other format uses it, and
+# training starts it afresh.
+_OPTIMIZER_STATE = re.compile(r".+(_slot_(vr|vc|v|m)|/adam_[mv])")
 _LAYER = re.compile(r"(encoder|decoder)/block_(\d+)/layer_(\d+)/(.+)")
 _KINDS = {
     "SelfAttention": "self",
@@ -29,31 +28,27 @@ _KINDS = {
     "DenseReluDense": "ffn",
     "SwitchFFN": "ffn",
 }
-# Names in older checkpoints, T5's public ones among them, and of Mesh TensorFlow's own MoE.
-_OLDER = (
+# Older checkpoints, such as T5's public ones, and Mesh TensorFlow's own MoE use other names.
+_OLD_NAMES = (
     (re.compile(r"^(encoder|decoder)/final_layer_norm/"), r"\1/rms_norm/"),
     (re.compile(r"/layer_norm/"), "/rms_norm/"),
     (re.compile(r"/MoE1D/"), "/SwitchFFN/"),
 )
-# So much is held in memory before it is written to a file of its own.
+# Tensors are held in memory up to this size, then written to a file.
 _SHARD_BYTES = 2**26
 
 
 class MtfSource:
-    """A model_dir, whose latest checkpoint is taken, or the path of a checkpoint.
+    """The latest checkpoint of a model_dir, or the checkpoint with a given path; see `Source`.
 
-    Attributes:
-      architecture: of the variables, and of the config.gin beside them if there is one.
-      dtype: of its variables, by name; see `architecture.common_dtype`.
-      step: of the training.
-      notes: what the user should know.
+    A config.gin beside the checkpoint must not contradict the variables.
     """
 
     def __init__(self, path: str):
-        """Reads names and shapes, and checks that nothing is missing.
+        """Reads names and shapes, and checks that no variable is missing.
 
         Raises:
-          UserError: for what is missing, damaged, unknown or contradictory.
+          UserError: If something is missing, damaged, unknown or contradictory.
         """
         self._path = saved_checkpoints.find_latest(path) if os.path.isdir(path) else path
         with saved_checkpoints.explain_read_errors(self._path):
@@ -63,80 +58,109 @@ class MtfSource:
         stored = {
             name: tuple(shape)
             for name, shape in sorted(shapes.items())
-            if name != _STEP and not _SLOT.fullmatch(name)
+            if name != _STEP and not _OPTIMIZER_STATE.fullmatch(name)
         }
-        self._catalog = Catalog.of(self._path, MTF, stored, _by_blocks(stored))
-        found = architecture_lib.of_shapes(self._catalog.whole())
-        self._catalog.check(found)
-        self.architecture, self.notes = model_gin.believed(
-            self._path, [os.path.dirname(self._path)], found
+        self._catalog = TensorCatalog.from_stored(self._path, MTF, stored, _add_blocks(stored))
+        inferred = Architecture.from_shapes(self._catalog.stacked_shapes())
+        self._catalog.check_matches(inferred)
+        self.architecture, self.notes = source_gin.reconcile(
+            self._path, [os.path.dirname(self._path)], inferred
         )
         dtypes = self._reader.get_variable_to_dtype_map()
-        self.dtype = architecture_lib.common_dtype(dtypes[name].name for name in stored)
-        self._last: tuple[str, np.ndarray | None] = ("", None)
+        self.dtype = protocols.common_dtype(dtypes[name].name for name in stored)
+        self._last_name = ""
+        self._last_array: np.ndarray | None = None
 
-    def read(self, piece: Piece) -> np.ndarray:
-        """A variable, or one expert's slice of it.
+    def read_tensor(self, ref: TensorRef) -> np.ndarray:
+        """Reads a variable, or one expert's slice of it.
+
+        The last variable is kept in memory, so that it is read once for all experts.
 
         Raises:
-          UserError: if it cannot be read.
+          UserError: If it cannot be read.
         """
-        name = self._catalog.names[dataclasses.replace(piece, expert=None)]
-        if self._last[0] != name:
-            self._last = ("", None)  # before the next one takes its memory
+        name = self._catalog.names[ref.stacked]
+        if self._last_name != name:
+            # Frees its memory before the next one is read.
+            self._last_name, self._last_array = "", None
             with saved_checkpoints.explain_read_errors(self._path):
-                self._last = (name, self._reader.get_tensor(name))
-        array = self._last[1]
-        part = array if piece.expert is None else array[piece.expert]
-        return part.reshape(self.architecture.shape(piece))
+                self._last_array = self._reader.get_tensor(name)
+            self._last_name = name
+        array = self._last_array if ref.expert is None else self._last_array[ref.expert]
+        return array.reshape(self.architecture.shape(ref))
 
 
-def _by_blocks(names: Mapping[str, Shape]) -> dict[str, str]:
-    """From each variable's name to the one that says the T5 block of its layer.
+class _Layer(NamedTuple):
+    """The path of a layer in a variable's name."""
 
-    A block of Mesh TensorFlow may hold several of T5's; each of these begins with
-    self-attention.
+    stack: str
+    block: int
+    layer: int
+
+
+def _add_blocks(names: Iterable[str]) -> dict[str, str]:
+    """Returns variable name -> name that states the T5 block of its layer.
+
+    A block of Mesh TensorFlow may contain several blocks of T5, each of which begins with
+    self-attention: encoder/block_000/layer_003/rms_norm/scale -> encoder/1.ffn/rms_norm/scale.
     """
-    renamed = {}
-    layers: dict[str, dict[tuple[int, int], str]] = {stack: {} for stack in STACKS}
-    for name in names:
-        current = name
-        for pattern, replacement in _OLDER:
-            current = pattern.sub(replacement, current)
-        renamed[name] = current
-        matched = _LAYER.fullmatch(current)
-        kind = _KINDS.get(matched[4].split("/")[0]) if matched else None
+    current = {name: _modernize(name) for name in names}
+    layers = {name: _parse_layer(name) for name in current.values()}
+    kinds = {}
+    for layer, rest in filter(None, layers.values()):
+        kind = _KINDS.get(rest.split("/")[0])
         if kind:
-            layers[matched[1]][int(matched[2]), int(matched[3])] = kind
-    places = {}
-    for stack in STACKS:
-        block = -1
-        for path, kind in sorted(layers[stack].items()):
-            block += kind == "self"
-            places[(stack, *path)] = f"{block}.{kind}"
-    for name, current in renamed.items():
-        matched = _LAYER.fullmatch(current)
-        place = matched and places.get((matched[1], int(matched[2]), int(matched[3])))
-        if place:
-            renamed[name] = f"{matched[1]}/{place}/{matched[4]}"
+            kinds[layer] = kind
+    places: dict[_Layer, str] = {}
+    blocks: dict[str, int] = {}
+    for layer, kind in sorted(kinds.items()):
+        if kind == "self":
+            blocks[layer.stack] = blocks.get(layer.stack, -1) + 1
+        places[layer] = f"{layer.stack}/{blocks.get(layer.stack, -1)}.{kind}"
+    renamed = {}
+    for name, new in current.items():
+        layer, rest = layers[new] or (None, "")
+        renamed[name] = f"{places[layer]}/{rest}" if layer in places else new
     return renamed
 
 
-class MtfTarget:
-    """A model_dir's checkpoint, without what an optimizer keeps.
+def _modernize(name: str) -> str:
+    for pattern, replacement in _OLD_NAMES:
+        name = pattern.sub(replacement, name)
+    return name
 
-    Each expert is stored as a slice of its variable, as TensorFlow stores the partitions of a
-    variable, so that no more than one has to be in memory.
+
+def _parse_layer(name: str) -> tuple[_Layer, str] | None:
+    """Returns the layer that a variable belongs to and the rest of its name, or None."""
+    matched = _LAYER.fullmatch(name)
+    if not matched:
+        return None
+    return _Layer(matched[1], int(matched[2]), int(matched[3])), matched[4]
+
+
+class _Slice(NamedTuple):
+    """What SaveV2 writes: a variable, or a slice of one ("shape start,length:start,length")."""
+
+    name: str
+    shape_and_slice: str
+    array: np.ndarray
+
+
+class MtfTarget:
+    """A checkpoint in a model_dir, without optimizer state; see `Target`.
+
+    Each expert is written as a slice of its variable, as TensorFlow writes the partitions of a
+    partitioned variable, so that only one expert has to be in memory.
     """
 
     def __init__(self, folder: str, architecture: Architecture, dtype: np.dtype, step: int):
         """Begins an empty checkpoint.
 
         Args:
-          folder: an empty one.
-          architecture: of the model.
-          dtype: of all variables.
-          step: of the training.
+          folder: The model_dir.
+          architecture: The architecture of the model.
+          dtype: Dtype of all variables.
+          step: The training step.
         """
         self._folder = folder
         self._architecture = architecture
@@ -144,79 +168,70 @@ class MtfTarget:
         self._step = step
         self._prefix = os.path.join(folder, f"model.ckpt-{step}")
         self._parts = os.path.join(folder, "parts")
-        self._pending: list[tuple[str, str, np.ndarray]] = []
-        self._pending_bytes = 0
+        self._pending: list[_Slice] = []
         self._shards: list[str] = []
 
-    def write(self, piece: Piece, array: np.ndarray) -> None:
-        """Adds a variable, or one expert's slice of it."""
-        whole = dataclasses.replace(piece, expert=None)
+    def write_tensor(self, ref: TensorRef, array: np.ndarray) -> None:
+        """Writes a variable, or one expert's slice of it."""
+        name = variable_name(self._architecture, ref.stacked)
         array = np.ascontiguousarray(array, self._dtype)
-        where = ""
-        if piece.expert is not None:
-            shape = self._architecture.shape(whole)
-            where = f"{_joined(shape)} {piece.expert},1:" + ":".join(
-                f"0,{n}" for n in shape[1:]
-            )
-            array = array[np.newaxis]
-        self._pending.append((variable(self._architecture, whole), where, array))
-        self._pending_bytes += array.nbytes
-        if self._pending_bytes >= _SHARD_BYTES:
+        if ref.expert is None:
+            self._pending.append(_Slice(name, "", array))
+        else:
+            shape = self._architecture.shape(ref.stacked)
+            sizes = " ".join(map(str, shape))
+            ranges = ":".join([f"{ref.expert},1", *(f"0,{size}" for size in shape[1:])])
+            self._pending.append(_Slice(name, f"{sizes} {ranges}", array[np.newaxis]))
+        if sum(part.array.nbytes for part in self._pending) >= _SHARD_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         if self._pending:
             prefix = os.path.join(self._parts, f"part-{len(self._shards):05d}")
-            names, slices, arrays = zip(*self._pending)
-            _save(prefix, names, slices, arrays)
+            _save(prefix, self._pending)
             self._shards.append(prefix)
-            self._pending, self._pending_bytes = [], 0
+            self._pending = []
 
-    def close(self) -> None:
-        """Joins the files to one checkpoint, and lists it."""
-        self._pending.append((_STEP, "", np.asarray(self._step, np.int64)))
+    def finish(self) -> None:
+        """Merges the files into one checkpoint and lists it in the model_dir."""
+        self._pending.append(_Slice(_STEP, "", np.asarray(self._step, np.int64)))
         self._flush()
         with tf.Graph().as_default(), tf.Session() as session:
-            session.run(
-                tf.raw_ops.MergeV2Checkpoints(
-                    checkpoint_prefixes=self._shards, destination_prefix=self._prefix
-                )
+            merge = tf.raw_ops.MergeV2Checkpoints(
+                checkpoint_prefixes=self._shards, destination_prefix=self._prefix
             )
+            session.run(merge)
         shutil.rmtree(self._parts, ignore_errors=True)
         tf.train.update_checkpoint_state(self._folder, os.path.basename(self._prefix))
 
 
-def _joined(shape: Shape) -> str:
-    return " ".join(map(str, shape))
-
-
-def _save(
-    prefix: str, names: Sequence[str], slices: Sequence[str], arrays: Sequence[np.ndarray]
-) -> None:
-    # Feeding does not copy what is contiguous; a constant would be copied twice.
+def _save(prefix: str, slices: Sequence[_Slice]) -> None:
+    names, shapes_and_slices, arrays = zip(*slices)
+    # Feeding a contiguous array does not copy it; a constant would be copied twice.
     with tf.Graph().as_default(), tf.Session() as session:
         fed = [tf.placeholder(array.dtype, array.shape) for array in arrays]
         save = tf.raw_ops.SaveV2(
-            prefix=prefix, tensor_names=names, shape_and_slices=slices, tensors=fed
+            prefix=prefix, tensor_names=names, shape_and_slices=shapes_and_slices, tensors=fed
         )
         session.run(save, dict(zip(fed, arrays)))
 
 
-def variable(architecture: Architecture, tensor: Piece) -> str:
-    """The name of a variable in the model that `model_gin` describes.
+def variable_name(architecture: Architecture, ref: TensorRef) -> str:
+    """Returns the name of a variable in the model that `model_gin` describes.
 
     Args:
-      architecture: of the model.
-      tensor: a whole one.
+      architecture: The architecture of the model.
+      ref: A whole tensor.
     """
-    if tensor.block is None:
-        return tensor.name(MTF)
-    stack = tensor.row.key.split("/")[0]
+    if ref.block is None:
+        return ref.format_name(MTF)
+    stack = ref.row.stack
     kinds = ["self", "ffn"] if stack == "encoder" else ["self", "cross", "ffn"]
-    repeated = model_gin.period(getattr(architecture, stack))
-    block, within = divmod(tensor.block, repeated)
+    period = model_gin.shortest_period(getattr(architecture, stack))
+    block, block_in_period = divmod(ref.block, period)
+    first_layer = block_in_period * len(kinds)
     layers = {
-        kind: f"block_{block:03d}/layer_{within * len(kinds) + number:03d}"
+        kind: f"block_{block:03d}/layer_{first_layer + number:03d}"
         for number, kind in enumerate(kinds)
     }
-    return tensor.name(MTF, layers)
+    return ref.format_name(MTF, layers)

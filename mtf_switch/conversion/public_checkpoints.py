@@ -1,4 +1,4 @@
-"""The Switch checkpoints that the public has: their sizes, and the known faults of the copies.
+"""The public Switch Transformer checkpoints: their sizes, and known faults of the copies.
 
 They were trained in Mesh TensorFlow, published as T5X's `switch_classic` models, and copied
 from there to the Hugging Face hub as google/switch-*. docs/checkpoints.md lists them.
@@ -15,19 +15,23 @@ from mtf_switch.layers.capacity import ExpertCapacity
 
 @dataclasses.dataclass(frozen=True)
 class PublicCheckpoint:
-    """One of them.
+    """A public checkpoint.
 
     Attributes:
-      name: on the hub, without google/.
-      d_model, d_ff, num_heads, blocks, num_experts: its sizes; blocks of each stack.
-      sparse_every: each how-manieth block is sparse, in both stacks.
-      gated: whether its feed-forward layers are gated (GEGLU).
-      tied_logits: whether the embedding gives the logits.
-      steps: of its training.
-      capacity: of its experts, from T5X's gin files; their group size is T5X's largest, and
-        here an exact one, so it is left at one group per core.
-      wrong_in_config: keys of the hub's config.json that are known to be wrong.
-      fault: what else to know about the hub's copy.
+      name: Name on the hub, without google/.
+      d_model: Width of the model.
+      d_ff: Hidden width of each feed-forward layer and expert.
+      num_heads: Attention heads.
+      blocks: Blocks of the encoder, and of the decoder.
+      num_experts: Experts per sparse layer.
+      sparse_every: In both stacks, every n-th block is sparse.
+      gated: Whether feed-forward layers are gated (GEGLU).
+      tied_logits: Whether the embedding computes the logits.
+      steps: Training steps.
+      capacity: Expert capacity, from T5X's gin files. T5X states a largest group size where
+        `ExpertCapacity.group_size` is an exact one, so that stays at one group per core.
+      wrong_in_config: Keys of the hub's config.json that are known to be wrong.
+      fault: What the user should know about the fault of the hub's copy.
     """
 
     name: str
@@ -46,7 +50,7 @@ class PublicCheckpoint:
 
     @property
     def architecture(self) -> Architecture:
-        """What its tensors should make."""
+        """The architecture of its tensors."""
         every = self.sparse_every
         sparse = tuple(i % every == every - 1 for i in range(self.blocks))
         return Architecture(
@@ -64,63 +68,104 @@ class PublicCheckpoint:
         )
 
 
-def _base(num_experts: int) -> PublicCheckpoint:
-    steps = 500_100 if num_experts == 8 else 550_000
-    return PublicCheckpoint(
-        f"switch-base-{num_experts}",
-        *(768, 3072, 12, 12, num_experts, 2, False, True, steps),
-        ExpertCapacity(1.25, 2.0, 4, max_group_size=8192),
+def _make_capacity(train: float, eval: float, minimum: int, max_group: int) -> ExpertCapacity:
+    return ExpertCapacity(
+        capacity_factor_train=train,
+        capacity_factor_eval=eval,
+        min_expert_capacity=minimum,
+        group_size=None,
+        max_group_size=max_group,
     )
 
 
-PUBLIC = (
-    *(_base(num_experts) for num_experts in (8, 16, 32, 64, 128, 256)),
+def _make_base(num_experts: int) -> PublicCheckpoint:
+    return PublicCheckpoint(
+        name=f"switch-base-{num_experts}",
+        d_model=768,
+        d_ff=3072,
+        num_heads=12,
+        blocks=12,
+        num_experts=num_experts,
+        sparse_every=2,
+        gated=False,
+        tied_logits=True,
+        steps=500_100 if num_experts == 8 else 550_000,
+        capacity=_make_capacity(1.25, 2.0, 4, 8192),
+    )
+
+
+PUBLIC_CHECKPOINTS = (
+    *(_make_base(num_experts) for num_experts in (8, 16, 32, 64, 128, 256)),
     PublicCheckpoint(
-        "switch-large-128",
-        *(1024, 4096, 16, 24, 128, 2, False, True, 483_100),
-        ExpertCapacity(1.25, 2.0, 4, max_group_size=4096),
+        name="switch-large-128",
+        d_model=1024,
+        d_ff=4096,
+        num_heads=16,
+        blocks=24,
+        num_experts=128,
+        sparse_every=2,
+        gated=False,
+        tied_logits=True,
+        steps=483_100,
+        capacity=_make_capacity(1.25, 2.0, 4, 4096),
     ),
     PublicCheckpoint(
-        "switch-xxl-128",
-        *(4096, 10240, 64, 24, 128, 2, True, False, 634_600),
-        ExpertCapacity(1.25, 4.0, 2, max_group_size=4096),
+        name="switch-xxl-128",
+        d_model=4096,
+        d_ff=10240,
+        num_heads=64,
+        blocks=24,
+        num_experts=128,
+        sparse_every=2,
+        gated=True,
+        tied_logits=False,
+        steps=634_600,
+        capacity=_make_capacity(1.25, 4.0, 2, 4096),
     ),
     PublicCheckpoint(
-        "switch-c-2048",
-        *(2080, 6144, 30, 15, 2048, 1, False, False, 611_800),
-        ExpertCapacity(1.0, 2.0, 2, max_group_size=2048),
+        name="switch-c-2048",
+        d_model=2080,
+        d_ff=6144,
+        num_heads=30,
+        blocks=15,
+        num_experts=2048,
+        sparse_every=1,
+        gated=False,
+        tied_logits=False,
+        steps=611_800,
+        capacity=_make_capacity(1.0, 2.0, 2, 2048),
         wrong_in_config=("num_decoder_layers", "sparse decoder blocks"),
         fault="The hub's config.json of switch-c-2048 is wrong about the decoder: it says 12 "
-        "layers and decoder_sparse_step 0, and there are 15, all sparse. The tensors were "
-        "believed.",
+        "layers and decoder_sparse_step 0, but there are 15 layers, all sparse. The model "
+        "follows the tensors.",
     ),
 )
 
 
-def like(architecture: Architecture) -> PublicCheckpoint | None:
-    """The public checkpoint of these widths and so many experts, None if there is none.
+def find_public(architecture: Architecture) -> PublicCheckpoint | None:
+    """Returns the public checkpoint with the same widths and number of experts, or None.
 
-    Layers, gates and logits are not compared: those are what the copies got wrong.
+    Layers, gates and logits are not compared, because those are what the copies got wrong.
     """
-    for public in PUBLIC:
-        same = ("d_model", "d_ff", "num_heads", "num_experts")
-        if all(getattr(public, name) == getattr(architecture, name) for name in same):
+    compared = ("d_model", "d_ff", "num_heads", "num_experts")
+    for public in PUBLIC_CHECKPOINTS:
+        if all(getattr(public, name) == getattr(architecture, name) for name in compared):
             return public
     return None
 
 
 def check_gates(path: str, architecture: Architecture) -> None:
-    """Refuses a copy of a gated model whose gates were lost on the way.
+    """Refuses a copy of a gated public model that has lost its gates.
 
     Raises:
-      UserError: that says where the whole model is.
+      UserError: Names the complete checkpoint to convert instead.
     """
-    public = like(architecture)
+    public = find_public(architecture)
     if public and public.gated and not architecture.gated:
         raise UserError(
             f"{path} has the sizes of {public.name}, whose experts are gated (GEGLU: wi_0 and "
-            "wi_1), but holds no gates: the known fault of the copy on the Hugging Face hub, "
-            "which was converted without them. What is left is not the trained model, so it is "
-            f"not converted. T5X's checkpoint of {public.name} is whole: convert it with "
-            "--from=t5x."
+            "wi_1), but it has no gates. This is a known fault of the copy on the Hugging Face "
+            "hub, which was converted without them. What remains is not the trained model, so "
+            f"it is not converted. T5X's checkpoint of {public.name} is complete: convert it "
+            "with --from=t5x."
         )

@@ -1,88 +1,85 @@
-"""Checkpoints of T5X: a msgpack index named `checkpoint`, and a zarr array per parameter."""
+"""Checkpoints of T5X: a msgpack index named `checkpoint`, and one zarr array per parameter."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorstore
 from flax import serialization
 
-from mtf_switch.conversion import architecture as architecture_lib
-from mtf_switch.conversion import model_gin
+from mtf_switch import whole_file
+from mtf_switch.conversion import protocols, source_gin
 from mtf_switch.conversion.architecture import Architecture
-from mtf_switch.conversion.catalog import Catalog
-from mtf_switch.conversion.tensor_names import T5X, Piece
+from mtf_switch.conversion.catalog import TensorCatalog
+from mtf_switch.conversion.tensor_names import T5X, TensorRef
 from mtf_switch.errors import UserError
 
 INDEX = "checkpoint"
-# T5X's: from this version on bfloat16 is stored as such.
+# The first version of T5X's format that stores bfloat16 as such.
 _VERSION = 3
-# In an index that Orbax wrote for T5X, where the array of a parameter is.
+# In an index that Orbax wrote for T5X, this precedes the path of an array.
 _PLACEHOLDER = "PLACEHOLDER://"
-# Chunks of several experts are read once for all of them.
+# With a cache, a chunk that contains several experts is read once for all of them.
 _CACHE_BYTES = 2**27
 
 
 class T5xSource:
-    """A folder checkpoint_N of T5X, or the folder above, whose latest one is taken.
+    """A folder checkpoint_N of T5X, or the latest one in a folder; see `Source`.
 
-    Attributes:
-      architecture: of the arrays, and of the config.gin beside them if there is one.
-      dtype: of its arrays, by name; see `architecture.common_dtype`.
-      step: of the training.
-      notes: what the user should know.
+    A config.gin beside the checkpoint must not contradict the arrays.
     """
 
     def __init__(self, path: str):
-        """Reads names and shapes, and checks that nothing is missing.
+        """Reads names and shapes, and checks that no array is missing.
 
         Raises:
-          UserError: for what is missing, damaged, unknown or contradictory.
+          UserError: If something is missing, damaged, unknown or contradictory.
         """
-        self._folder = _folder(path)
+        self._folder = _find_checkpoint(path)
         index = _read_index(os.path.join(self._folder, INDEX))
         self._context = tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
-        self._arrays = {name: self._array(name, leaf) for name, leaf in _flat(index["target"])}
+        self._arrays = {
+            name: self._open_array(name, leaf) for name, leaf in _flatten(index["target"])
+        }
         stored = {name: tuple(array.shape) for name, array in self._arrays.items()}
-        self._catalog = Catalog.of(self._folder, T5X, stored)
-        found = architecture_lib.of_shapes(self._catalog.whole())
-        self._catalog.check(found)
-        self.architecture, self.notes = model_gin.believed(
-            self._folder, [self._folder, os.path.dirname(self._folder)], found
+        self._catalog = TensorCatalog.from_stored(self._folder, T5X, stored)
+        inferred = Architecture.from_shapes(self._catalog.stacked_shapes())
+        self._catalog.check_matches(inferred)
+        self.architecture, self.notes = source_gin.reconcile(
+            self._folder, [self._folder, os.path.dirname(self._folder)], inferred
         )
-        self.dtype = architecture_lib.common_dtype(a.dtype.name for a in self._arrays.values())
+        self.dtype = protocols.common_dtype(a.dtype.name for a in self._arrays.values())
         step = index.get("state", {}).get("step", 0)
-        self.step = int(
-            self._array("step", step)[...].read().result() if _is_spec(step) else step
-        )
+        if _is_spec(step):
+            step = self._open_array("step", step)[...].read().result()
+        self.step = int(step)
 
-    def read(self, piece: Piece) -> np.ndarray:
-        """A tensor, or one expert's slice of it, in Mesh TensorFlow's orientation.
+    def read_tensor(self, ref: TensorRef) -> np.ndarray:
+        """Reads a tensor, or one expert's slice of it, in Mesh TensorFlow's orientation.
 
         Raises:
-          UserError: if it cannot be read.
+          UserError: If it cannot be read.
         """
-        name = self._catalog.names[dataclasses.replace(piece, expert=None)]
+        name = self._catalog.names[ref.stacked]
         array = self._arrays[name]
         try:
-            part = array if piece.expert is None else array[piece.expert]
+            part = array if ref.expert is None else array[ref.expert]
             values = part if isinstance(part, np.ndarray) else part.read().result()
         except ValueError as error:
             raise UserError(f"{name} cannot be read from {self._folder}: {error}.") from error
-        return values.reshape(self.architecture.shape(piece))
+        return values.reshape(self.architecture.shape(ref))
 
-    def _array(self, name: str, leaf: Any) -> Any:
-        """A NumPy array from the index itself, or an opened array that is read later."""
+    def _open_array(self, name: str, leaf: Any) -> Any:
+        """Returns an array that the index contains, or opens a zarr array to read it later."""
         if isinstance(leaf, np.ndarray):
             return leaf
-        path = os.path.join(self._folder, _folder_of_array(self._folder, name, leaf))
+        path = os.path.join(self._folder, _array_path(self._folder, name, leaf))
         try:
             array = tensorstore.open(
                 {"driver": "zarr", "kvstore": {"driver": "file", "path": path}},
@@ -97,8 +94,8 @@ class T5xSource:
         return array
 
 
-def _folder(path: str) -> str:
-    """The folder with the index."""
+def _find_checkpoint(path: str) -> str:
+    """Returns the folder that contains the index."""
     if os.path.isfile(os.path.join(path, INDEX)):
         return path
     steps = [
@@ -108,14 +105,14 @@ def _folder(path: str) -> str:
     ]
     if not steps:
         raise UserError(
-            f"{path} holds no T5X checkpoint: no file {INDEX!r}, and no folder checkpoint_N "
-            "with one."
+            f"{path} contains no T5X checkpoint: it has neither a file {INDEX!r} nor a folder "
+            "checkpoint_N with such a file."
         )
     return os.path.join(path, f"checkpoint_{max(steps)}")
 
 
 def _read_index(path: str) -> Mapping[str, Any]:
-    """The index's {"target": ..., "state": ...}."""
+    """Returns the index, {"target": ..., "state": ...}."""
     with open(path, "rb") as file:
         content = file.read()
     if content.startswith(b"model_checkpoint_path"):
@@ -127,48 +124,50 @@ def _read_index(path: str) -> Mapping[str, Any]:
         version = index.get("version", 0)
         index = index.get("optimizer", index)
         if not isinstance(index["target"], dict):
-            raise TypeError("its target is no dictionary")
-    except Exception as error:  # msgpack and flax raise what they happen to
+            raise TypeError("its target is not a dictionary")
+    except Exception as error:  # msgpack and flax raise errors of many types
         raise UserError(f"{path} is not the index of a T5X checkpoint: {error!r}.") from error
     if version and version < _VERSION:
         raise UserError(
-            f"{path} is of version {version} of T5X's format, which stored bfloat16 as uint16; "
-            f"versions from {_VERSION} on can be read. Save it again with a newer T5X."
+            f"{path} has version {version} of T5X's format, which stores bfloat16 as uint16. "
+            f"Only version {_VERSION} and later can be read: save it again with a newer T5X."
         )
     return index
 
 
 def _is_spec(leaf: Any) -> bool:
+    """Whether a leaf of the index says where an array is stored."""
     return isinstance(leaf, str) or (
         isinstance(leaf, dict) and {"driver", "kvstore"} <= set(leaf)
     )
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (name, leaf) of a nested dictionary, with the keys of a path joined by "/"."""
     for name, leaf in tree.items():
         if isinstance(leaf, dict) and not _is_spec(leaf):
-            yield from _flat(leaf, f"{prefix}{name}/")
+            yield from _flatten(leaf, f"{prefix}{name}/")
         else:
             yield prefix + name, leaf
 
 
-def _folder_of_array(folder: str, name: str, leaf: Any) -> str:
-    """Relative path of the zarr array that a leaf of the index stands for."""
+def _array_path(folder: str, name: str, leaf: Any) -> str:
+    """Returns the path of a parameter's zarr array within the checkpoint's folder."""
     if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER):
         return os.path.basename(leaf[len(_PLACEHOLDER) :])
     if isinstance(leaf, dict):
-        # Older versions of tensorstore had the path beside the kvstore.
+        # Older versions of tensorstore keep the path beside the kvstore.
         path = leaf["kvstore"].get("path") or leaf.get("path")
         if path:
             return os.path.basename(path.rstrip("/"))
-    raise UserError(f"The index of {folder} does not say where {name} is: {leaf!r}.")
+    raise UserError(f"The index of {folder} does not say where {name} is stored: {leaf!r}.")
 
 
 def _check_chunks(path: str) -> None:
-    """Raises UserError if a file of an array is missing: it would be read as zeros."""
+    """Raises UserError if a file of an array is missing; it would be read as zeros."""
     with open(os.path.join(path, ".zarray"), encoding="utf-8") as file:
         metadata = json.load(file)
-    if metadata.get("fill_value") is not None:  # then what equals it is not stored
+    if metadata.get("fill_value") is not None:  # chunks of this value need no file
         return
     counts = [-(-size // chunk) for size, chunk in zip(metadata["shape"], metadata["chunks"])]
     separator = metadata.get("dimension_separator", ".")
@@ -180,42 +179,50 @@ def _check_chunks(path: str) -> None:
     if missing:
         raise UserError(
             f"The array {path} lacks {len(missing)} of its {len(expected)} files, such as "
-            f"{min(missing)}. Fetch it again."
+            f"{min(missing)}. Download it again."
         )
 
 
+class _OpenArray(NamedTuple):
+    """A zarr array that is open for writing."""
+
+    name: str
+    store: Any
+
+
 class T5xTarget:
-    """A folder with checkpoint_N, which T5X restores parameters and the step from."""
+    """A folder with checkpoint_N, from which T5X restores parameters and step; see `Target`."""
 
     def __init__(self, folder: str, architecture: Architecture, dtype: np.dtype, step: int):
-        """Makes the folder of the step.
+        """Creates the folder checkpoint_N.
 
         Args:
-          folder: an empty one.
-          architecture: of the model.
-          dtype: of all arrays.
-          step: of the training.
+          folder: An empty folder.
+          architecture: The architecture of the model.
+          dtype: Dtype of all arrays.
+          step: The training step N.
         """
+        self._parent = folder
         self._folder = os.path.join(folder, f"checkpoint_{step}")
         os.mkdir(self._folder)
         self._architecture = architecture
         self._dtype = dtype
         self._step = step
         self._target: dict[str, Any] = {}
-        self._opened: tuple[str, Any] = ("", None)
+        self._open: _OpenArray | None = None
 
-    def write(self, piece: Piece, array: np.ndarray) -> None:
-        """Adds a tensor, or one expert's slice of it."""
-        whole = dataclasses.replace(piece, expert=None)
-        name = whole.name(T5X)
-        if self._opened[0] != name:
-            self._opened = (name, self._create(name, whole))
-        opened = self._opened[1]
-        part = opened if piece.expert is None else opened[piece.expert]
+    def write_tensor(self, ref: TensorRef, array: np.ndarray) -> None:
+        """Writes a tensor, or one expert's slice of it."""
+        name = ref.stacked.format_name(T5X)
+        if self._open is None or self._open.name != name:
+            self._open = _OpenArray(name, self._create_array(name, ref.stacked))
+        store = self._open.store
+        part = store if ref.expert is None else store[ref.expert]
         part.write(np.ascontiguousarray(array, self._dtype)).result()
 
-    def _create(self, name: str, whole: Piece) -> Any:
-        shape = self._architecture.shape(whole)
+    def _create_array(self, name: str, ref: TensorRef) -> Any:
+        """Creates a zarr array and adds it to the index."""
+        shape = self._architecture.shape(ref)
         path = "target." + name.replace("/", ".")
         spec = {
             "driver": "zarr",
@@ -223,8 +230,8 @@ class T5xTarget:
             "kvstore": {"driver": "file", "path": path},
             "metadata": {
                 "shape": list(shape),
-                # An expert at a time.
-                "chunks": [1, *shape[1:]] if whole.row.shape.startswith("E") else list(shape),
+                # One chunk per expert.
+                "chunks": [1, *shape[1:]] if ref.row.is_expert else list(shape),
                 "compressor": None,
             },
         }
@@ -237,13 +244,44 @@ class T5xTarget:
         absolute = {"driver": "file", "path": os.path.join(self._folder, path)}
         return tensorstore.open({**spec, "kvstore": absolute}, create=True).result()
 
-    def close(self) -> None:
-        """Writes the index."""
+    def finish(self) -> None:
+        """Writes the index and config.gin."""
         optimizer = {
             "target": self._target,
             "state": {"step": np.int32(self._step), "param_states": {}},
         }
-        model_gin.write_t5x(os.path.dirname(self._folder), self._architecture)
+        write_config(self._parent, self._architecture)
         content = serialization.msgpack_serialize({"version": _VERSION, "optimizer": optimizer})
-        with open(os.path.join(self._folder, INDEX), "wb") as file:
-            file.write(content)
+        whole_file.write_bytes(os.path.join(self._folder, INDEX), content)
+
+
+def write_config(folder: str, architecture: Architecture) -> None:
+    """Writes config.gin, which binds the macros of T5X's gin files that describe the model."""
+    a = architecture
+    values = {
+        "NUM_ENCODER_LAYERS": len(a.encoder),
+        "NUM_DECODER_LAYERS": len(a.decoder),
+        "NUM_HEADS": a.num_heads,
+        "HEAD_DIM": a.d_kv,
+        "EMBED_DIM": a.d_model,
+        "MLP_DIM": a.d_ff,
+        "NUM_EMBEDDINGS": a.vocab_size,
+        "DROPOUT_RATE": a.dropout_rate,
+    }
+    if a.num_experts:
+        values |= {
+            "NUM_EXPERTS": a.num_experts,
+            "NUM_ENCODER_SPARSE_LAYERS": sum(a.encoder),
+            "NUM_DECODER_SPARSE_LAYERS": sum(a.decoder),
+            "TRAIN_EXPERT_CAPACITY_FACTOR": a.capacity.capacity_factor_train,
+            "EVAL_EXPERT_CAPACITY_FACTOR": a.capacity.capacity_factor_eval,
+            "moe_layers.MoeLayer.max_group_size": a.capacity.max_group_size,
+            "moe_layers.MoeLayer.min_expert_capacity": a.capacity.min_expert_capacity,
+            "JITTER_NOISE": a.input_jitter,
+        }
+    values["dense.MlpBlock.activations"] = tuple(a.activations)
+    lines = [
+        "# The model of a converted checkpoint: values for the macros of T5X's gin files.",
+        *(f"{name} = {value!r}" for name, value in values.items()),
+    ]
+    whole_file.write_text(os.path.join(folder, "config.gin"), "\n".join(lines) + "\n")

@@ -1,24 +1,24 @@
-"""What a tensor is called, and which way it lies, in each of the three formats: rows of data.
+"""The name and orientation of every tensor in each of the three checkpoint formats, as a table.
 
-One table serves every direction of `run_switch.py convert`: a row's column is the pattern on
-the way in and the replacement on the way out. The formats:
+One table serves all directions of `run_switch.py convert`: the same column is the pattern that
+reads a name and the template that writes one. The formats:
 
     mtf   variables of a Mesh TensorFlow checkpoint; `{self}`, `{cross}` and `{ffn}` stand for
-          the path of that layer of block i, block_000/layer_001 and the like
+          the path of that layer in block i, such as block_000/layer_001
     hf    tensors of transformers' T5 and Switch Transformers
     t5x   arrays of T5X, as its `switch_classic` models and its T5 name them
 
-Shapes are Mesh TensorFlow's, in letters:
+Shapes are given in Mesh TensorFlow's orientation, in letters:
 
-    V   vocabulary, padded             H   heads
-    M   d_model                        B   buckets of relative positions
-    K   heads x d_kv, joined           E   experts
+    V   vocabulary, including padding    H   attention heads
+    M   d_model                          B   buckets of relative positions
+    A   attention width, heads x d_kv    E   experts
     F   d_ff, also of each expert
 
-T5X keeps every array in Mesh TensorFlow's orientation, the relative-position bias too.
-transformers keeps matrices as [out, in]: rows that are TRANSPOSED are turned round for it. And
-it keeps each expert apart, where the shape here begins with E: expert e is slice e, by its
-number and not by the order of names.
+T5X stores every array in this orientation, including the relative-position bias. transformers
+stores matrices as [out, in], so rows marked TRANSPOSED are transposed for it. It also stores
+each expert as a tensor of its own: expert number e is slice e of a shape that begins with E.
+The number decides, not the alphabetical order of names.
 """
 
 from __future__ import annotations
@@ -27,14 +27,26 @@ import dataclasses
 import functools
 import re
 from collections.abc import Mapping
+from typing import Literal, get_args
 
-MTF, HF, T5X = "mtf", "hf", "t5x"
-FORMATS = (HF, T5X, MTF)
+Format = Literal["hf", "t5x", "mtf"]
+HF: Format = "hf"
+T5X: Format = "t5x"
+MTF: Format = "mtf"
+FORMATS: tuple[Format, ...] = get_args(Format)
 
-# Where a row's tensor stands: once in a model; in the first block of a stack; in all blocks; in
-# those with a dense, or with a sparse feed-forward layer.
-MODEL, FIRST, EVERY, DENSE, SPARSE = "model", "first", "every", "dense", "sparse"
-SAME, TRANSPOSED = "same", "transposed"
+# Where a model has a tensor of a row: once, in the first block of a stack, in every block, or
+# in the blocks with a dense or a sparse feed-forward layer.
+Where = Literal["model", "first", "every", "dense", "sparse"]
+MODEL: Where = "model"
+FIRST: Where = "first"
+EVERY: Where = "every"
+DENSE: Where = "dense"
+SPARSE: Where = "sparse"
+
+Transform = Literal["same", "transposed"]
+SAME: Transform = "same"
+TRANSPOSED: Transform = "transposed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,21 +54,43 @@ class Row:
     """One kind of tensor.
 
     Attributes:
-      key: what it is, such as "encoder/experts/wi".
-      where: MODEL, FIRST, EVERY, DENSE or SPARSE.
-      shape: letters of the legend, in Mesh TensorFlow's order.
-      mtf, hf, t5x: its name in each format; `{i}` is the number of the block, `{e}` that of the
-        expert.
-      transform: from Mesh TensorFlow's orientation to that of transformers.
+      key: What the tensor is, such as "encoder/experts/wi".
+      where: The blocks that have one.
+      shape: Letters of the legend, in Mesh TensorFlow's orientation.
+      mtf: Its name in Mesh TensorFlow. In all names `{i}` is the number of the block and `{e}`
+        the number of the expert.
+      hf: Its name in transformers.
+      t5x: Its name in T5X.
+      transform: How Mesh TensorFlow's orientation becomes that of transformers.
     """
 
     key: str
-    where: str
+    where: Where
     shape: str
     mtf: str
     hf: str
     t5x: str
-    transform: str = SAME
+    transform: Transform = SAME
+
+    @property
+    def stack(self) -> str:
+        """The stack, "encoder" or "decoder", of a tensor inside a block."""
+        return self.key.split("/")[0]
+
+    @property
+    def kernel(self) -> str:
+        """The last part of the key, such as "wi" or "router"."""
+        return self.key.rsplit("/", 1)[-1]
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether the tensor stacks one matrix per expert."""
+        return self.shape.startswith("E")
+
+    @property
+    def is_feed_forward(self) -> bool:
+        """Whether it is a matrix of a dense feed-forward layer or of its experts."""
+        return self.key.split("/")[1:2] in (["dense"], ["experts"])
 
 
 def _attention(stack: str, kind: str, mtf: str, hf: str, t5x: str) -> list[Row]:
@@ -65,7 +99,7 @@ def _attention(stack: str, kind: str, mtf: str, hf: str, t5x: str) -> list[Row]:
         Row(
             f"{stack}/{kind}/{letter}",
             EVERY,
-            "KM" if letter == "o" else "MK",
+            "AM" if letter == "o" else "MA",
             f"{stack}/{mtf}/{letter}",
             f"{stack}.block.{{i}}.layer.{hf}.{letter}.weight",
             f"{stack}/layers_{{i}}/{t5x}/{word}/kernel",
@@ -84,7 +118,7 @@ def _feed_forward(stack: str, layer: int) -> list[Row]:
             f"{hf}.mlp.router.classifier.weight", f"{t5x}/router/router_weights/w/kernel",
             TRANSPOSED),
     ]
-    # wi alone, or wi_0 and wi_1 where the activation of the one gates the other.
+    # A layer has either wi, or wi_0 and wi_1, where the activation of wi_0 gates wi_1.
     for kernel, shape in (("wi", "MF"), ("wi_0", "MF"), ("wi_1", "MF"), ("wo", "FM")):
         rows += [
             Row(f"{stack}/dense/{kernel}", DENSE, shape,
@@ -140,14 +174,14 @@ ROWS = (
     Row("decoder/norm", MODEL, "M", "decoder/rms_norm/scale", "decoder.final_layer_norm.weight",
         "decoder/decoder_norm/scale"),
 
-    # Where logits are not tied. Tied ones are embedding x d_model**-0.5 in all three.
+    # Only if the logits are not tied. Tied logits use embedding x d_model**-0.5 in all formats.
     Row("logits", MODEL, "MV", "decoder/logits/kernel", "lm_head.weight",
         "decoder/logits_dense/kernel", TRANSPOSED),
 )
 # fmt: on
 
-# What stands for a field while names are read.
-_FIELDS = {
+# The regular expression of each field of a name.
+_FIELD_PATTERNS = {
     "i": r"(?P<block>\d+)",
     "e": r"(?P<expert>\d+)",
     "self": r"(?P<block>\d+)\.self",
@@ -157,13 +191,13 @@ _FIELDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
-    """What is moved at a time: a tensor, or one expert's slice of it.
+class TensorRef:
+    """Identifies a tensor of a model, or one expert's slice of it.
 
     Attributes:
-      row: the kind of tensor.
-      block: number of the block within its stack, from 0; None where there is one in a model.
-      expert: number of the expert; None for what is not in experts.
+      row: The kind of tensor.
+      block: Index of the block within its stack; None for a tensor outside the blocks.
+      expert: Index of the expert; None for a whole tensor, in which experts are stacked.
     """
 
     row: Row
@@ -172,19 +206,30 @@ class Piece:
 
     @property
     def transposed(self) -> bool:
-        """Whether transformers keeps it the other way round."""
+        """Whether transformers stores the transpose."""
         return self.row.transform == TRANSPOSED
 
-    def name(self, format: str, fields: Mapping[str, str] | None = None) -> str:
-        """Its name in a format; `fields` are those that the numbers do not say."""
-        values = {"i": self.block, "e": self.expert, **(fields or {})}
+    @property
+    def stacked(self) -> TensorRef:
+        """The whole tensor that this is a slice of, or this one if it is whole."""
+        return dataclasses.replace(self, expert=None)
+
+    def format_name(self, format: Format, layers: Mapping[str, str] | None = None) -> str:
+        """Returns the name in a format.
+
+        Args:
+          format: The checkpoint format.
+          layers: Values of the fields `{self}`, `{cross}` and `{ffn}`, which block and expert
+            do not determine.
+        """
+        values = {"i": self.block, "e": self.expert, **(layers or {})}
         return getattr(self.row, format).format_map(values)
 
 
-def find(format: str, name: str) -> Piece | None:
-    """The piece that a name of a format stands for, None if the format has no such name.
+def parse_name(format: Format, name: str) -> TensorRef | None:
+    """Returns the tensor that a name stands for, or None if no row has such a name.
 
-    A name of Mesh TensorFlow has to say the block of its layer: encoder/3.ffn/rms_norm/scale.
+    A name of Mesh TensorFlow must state the block of its layer: encoder/3.ffn/rms_norm/scale.
     """
     for row, pattern in _patterns(format):
         matched = pattern.fullmatch(name)
@@ -192,22 +237,21 @@ def find(format: str, name: str) -> Piece | None:
             numbers = {key: int(number) for key, number in matched.groupdict().items()}
             if row.where == FIRST:
                 numbers.setdefault("block", 0)
-            return Piece(row, **numbers)
+            return TensorRef(row, **numbers)
     return None
 
 
 @functools.lru_cache(maxsize=len(FORMATS))
-def _patterns(format: str) -> tuple[tuple[Row, re.Pattern], ...]:
-    return tuple((row, re.compile(_pattern(format, getattr(row, format)))) for row in ROWS)
+def _patterns(format: Format) -> tuple[tuple[Row, re.Pattern], ...]:
+    return tuple((row, _compile(format, getattr(row, format))) for row in ROWS)
 
 
-def _pattern(format: str, template: str) -> str:
-    parts = re.split(r"\{(\w+)\}", template)
-    pattern = [re.escape(parts[0])]
-    for field, text in zip(parts[1::2], parts[2::2]):
-        expression = _FIELDS[field]
-        pattern += [
-            expression[format] if isinstance(expression, dict) else expression,
-            re.escape(text),
-        ]
-    return "".join(pattern)
+def _compile(format: Format, template: str) -> re.Pattern:
+    """Compiles a name with fields, such as "{i}", into a pattern with named groups."""
+    pattern = ""
+    for text, field in re.findall(r"([^{]*)(?:\{(\w+)\})?", template):
+        pattern += re.escape(text)
+        if field:
+            expression = _FIELD_PATTERNS[field]
+            pattern += expression if isinstance(expression, str) else expression[format]
+    return re.compile(pattern)

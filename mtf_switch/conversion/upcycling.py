@@ -1,30 +1,30 @@
-"""Dense to sparse: each expert starts as a copy of the dense feed-forward layer it replaces."""
+"""Makes a dense model sparse: each expert starts as a copy of the dense layer it replaces."""
 
 from __future__ import annotations
 
 import dataclasses
 import zlib
-from typing import Any
 
 import numpy as np
 
 from mtf_switch.conversion.architecture import STACKS, Architecture
-from mtf_switch.conversion.tensor_names import DENSE, ROWS, SPARSE, Piece
+from mtf_switch.conversion.protocols import Source
+from mtf_switch.conversion.tensor_names import DENSE, ROWS, SPARSE, TensorRef
 from mtf_switch.errors import UserError
 
-# s of the router's deviation sqrt(s / fan_in) (Section 2.4, Table 3).
-_SCALE = 0.1
+# The scale s of the router's standard deviation sqrt(s / fan_in) (Section 2.4, Table 3).
+_INIT_SCALE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Upcycling:
-    """How a dense model is made sparse.
+    """How to make a dense model sparse.
 
     Attributes:
-      num_experts: of each sparse layer.
-      expert_every: each how-manieth block becomes sparse, the last of its group; 2 is the
-        paper's, 1 makes all sparse.
-      seed: of the routers.
+      num_experts: Experts per sparse layer.
+      expert_every: Every n-th block becomes sparse: with 2, as in the paper, the second, the
+        fourth and so on; with 1, all blocks.
+      seed: Seed of the routers' initial weights.
     """
 
     num_experts: int
@@ -33,18 +33,19 @@ class Upcycling:
 
     def __post_init__(self):
         if self.num_experts < 1:
-            raise UserError(f"--experts is {self.num_experts}, but it is at least 1.")
+            raise UserError(f"--experts is {self.num_experts}, but must be at least 1.")
 
-    def of(self, dense: Architecture) -> Architecture:
-        """The sparse architecture.
+    def make_sparse(self, dense: Architecture) -> Architecture:
+        """Returns the architecture of the sparse model.
 
         Raises:
-          UserError: if the model is sparse already, or its blocks do not divide.
+          UserError: If the model is already sparse, or if expert_every does not divide the
+            number of blocks of a stack.
         """
         if dense.num_experts:
             raise UserError(
-                f"--upcycle is for dense models, and this one has {dense.num_experts} experts "
-                "in its sparse layers already."
+                f"--upcycle is for dense models, but this one already has {dense.num_experts} "
+                "experts in each sparse layer."
             )
         every = self.expert_every
         for stack in STACKS:
@@ -52,7 +53,7 @@ class Upcycling:
             if blocks % every:
                 raise UserError(
                     f"--expert_every={every} does not divide the {blocks} blocks of the "
-                    f"{stack}. Those that do: "
+                    f"{stack}. Use one of "
                     f"{[n for n in range(1, blocks + 1) if blocks % n == 0]}."
                 )
         return dataclasses.replace(
@@ -64,40 +65,47 @@ class Upcycling:
 
 
 class UpcycledSource:
-    """A dense source, seen as the sparse model that it becomes.
+    """A dense `Source` presented as the sparse model that it becomes.
 
     Attributes:
-      architecture: the sparse one.
-      dtype, step, notes: those of the dense source.
+      architecture: The architecture of the sparse model.
+      dtype, step, notes: Those of the dense source.
     """
 
-    def __init__(self, dense: Any, upcycling: Upcycling):
-        """Wraps a source; raises UserError if it cannot be upcycled."""
+    def __init__(self, dense: Source, upcycling: Upcycling):
+        """Wraps a dense source.
+
+        Raises:
+          UserError: If it cannot be upcycled.
+        """
         self._dense = dense
         self._seed = upcycling.seed
-        self.architecture = upcycling.of(dense.architecture)
+        self.architecture = upcycling.make_sparse(dense.architecture)
         self.dtype = dense.dtype
         self.step = dense.step
         self.notes = dense.notes
 
-    def read(self, piece: Piece) -> np.ndarray:
-        """A tensor of the sparse model, or one expert's slice of it."""
-        if piece.row.where != SPARSE:
-            return self._dense.read(piece)
-        stack, *_, kernel = piece.row.key.split("/")
-        if kernel == "router":
-            return self._router(piece)
-        return self._dense.read(Piece(_DENSE_ROWS[f"{stack}/dense/{kernel}"], piece.block))
+    def read_tensor(self, ref: TensorRef) -> np.ndarray:
+        """Reads a tensor of the sparse model, or one expert's slice of it."""
+        if ref.row.where != SPARSE:
+            return self._dense.read_tensor(ref)
+        if ref.row.kernel == "router":
+            return self._draw_router(ref)
+        dense_row = _DENSE_ROWS[f"{ref.row.stack}/dense/{ref.row.kernel}"]
+        return self._dense.read_tensor(TensorRef(dense_row, ref.block))
 
-    def _router(self, piece: Piece) -> np.ndarray:
-        """[M, E], drawn as a fresh model's: normal, truncated at two deviations."""
-        shape = self.architecture.shape(piece)
-        key = zlib.crc32(f"{piece.row.key}/{piece.block}".encode())
+    def _draw_router(self, ref: TensorRef) -> np.ndarray:
+        """Draws [M, E] float32 from a normal distribution truncated at two standard deviations.
+
+        A router that is trained from scratch has the same initial distribution.
+        """
+        shape = self.architecture.shape(ref)
+        key = zlib.crc32(f"{ref.row.key}/{ref.block}".encode())
         rng = np.random.default_rng([self._seed, key])
         values = rng.standard_normal(shape)
         while (outside := np.abs(values) > 2).any():
             values[outside] = rng.standard_normal(outside.sum())
-        return (values * (_SCALE / shape[0]) ** 0.5).astype(np.float32)
+        return (values * (_INIT_SCALE / shape[0]) ** 0.5).astype(np.float32)
 
 
 _DENSE_ROWS = {row.key: row for row in ROWS if row.where == DENSE}

@@ -362,7 +362,7 @@ def test_a_full_disk_is_told_before_it_begins_and_when_it_happens(
     def write(self, piece, array):
         raise ValueError("RESOURCE_EXHAUSTED: No space left on device\nand more")
 
-    monkeypatch.setattr("mtf_switch.conversion.t5x_checkpoint.T5xTarget.write", write)
+    monkeypatch.setattr("mtf_switch.conversion.t5x_checkpoint.T5xTarget.write_tensor", write)
     with pytest.raises(
         UserError, match="to cannot be written: RESOURCE_EXHAUSTED: No space left"
     ):

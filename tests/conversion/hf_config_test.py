@@ -11,14 +11,14 @@ from mtf_switch.conversion import hf_config, public_checkpoints
 from mtf_switch.errors import UserError
 from mtf_switch.layers.capacity import ExpertCapacity
 
-PUBLIC = {public.name: public for public in public_checkpoints.PUBLIC}
+PUBLIC = {public.name: public for public in public_checkpoints.PUBLIC_CHECKPOINTS}
 
 
 @pytest.mark.parametrize("model", [random_models.SWITCH, random_models.TWELVE, random_models.UNTIED, random_models.T5, random_models.T5_1_1])  # fmt: skip
 def test_a_config_that_is_written_agrees_with_its_model(model):
-    config = hf_config.of_architecture(model, "float32")
+    config = hf_config.make_config(model, "float32")
     # What transformers keeps nothing of is as by default.
-    assert hf_config.believed("x", config, model) == (model, [])
+    assert hf_config.reconcile("x", config, model) == (model, [])
     assert hf_config.scales_logits(config) == model.tied_logits
 
 
@@ -39,7 +39,7 @@ def test_sparse_blocks_are_where_transformers_has_them(blocks, sparse_layers, ex
 
 
 def public_config(name: str, **values):
-    return {**hf_config.of_architecture(PUBLIC[name].architecture, "bfloat16"), **values}
+    return {**hf_config.make_config(PUBLIC[name].architecture, "bfloat16"), **values}
 
 
 def test_the_config_of_switch_c_is_known_to_be_wrong_about_its_decoder():
@@ -50,27 +50,27 @@ def test_the_config_of_switch_c_is_known_to_be_wrong_about_its_decoder():
         num_sparse_decoder_layers=0,
         decoder_sparse_step=0,
     )
-    believed, (note,) = hf_config.believed("c", config, found)
-    assert len(believed.decoder) == 15
-    assert all(believed.decoder)
-    assert believed.capacity == ExpertCapacity(1.0, 2.0, 2, None, 2048)
+    reconciled, (note,) = hf_config.reconcile("c", config, found)
+    assert len(reconciled.decoder) == 15
+    assert all(reconciled.decoder)
+    assert reconciled.capacity == ExpertCapacity(1.0, 2.0, 2, None, 2048)
     assert "it says 12 layers and decoder_sparse_step 0, and there are 15, all sparse" in note
     # Another fault is none that is known.
     with pytest.raises(UserError, match=r"contradicts itself.*d_kv is 32, the tensors: 64"):
-        hf_config.believed("c", {**config, "d_kv": 32}, found)
+        hf_config.reconcile("c", {**config, "d_kv": 32}, found)
     # And without the fault there is nothing to say.
-    assert hf_config.believed("c", public_config("switch-c-2048"), found)[1] == []
+    assert hf_config.reconcile("c", public_config("switch-c-2048"), found)[1] == []
 
 
 @pytest.mark.parametrize("proj", ["relu", "gated-gelu"])
 def test_a_switch_xxl_without_its_gates_is_refused_with_the_way_to_a_whole_one(proj):
     whole = PUBLIC["switch-xxl-128"].architecture
     found = dataclasses.replace(whole, activations=("relu",))
-    config = hf_config.of_architecture(found, "bfloat16")
+    config = hf_config.make_config(found, "bfloat16")
     with pytest.raises(
         UserError, match=r"sizes of switch-xxl-128, whose experts are gated .*--from=t5x"
     ):
-        hf_config.believed("xxl", {**config, "feed_forward_proj": proj}, found)
+        hf_config.reconcile("xxl", {**config, "feed_forward_proj": proj}, found)
 
 
 @pytest.mark.parametrize(
@@ -86,11 +86,11 @@ def test_activations_of_t5(values, activations):
     model = random_models.T5_1_1 if len(activations) == 2 else random_models.T5
     config = {
         k: v
-        for k, v in hf_config.of_architecture(model, "float32").items()
+        for k, v in hf_config.make_config(model, "float32").items()
         if k not in ("feed_forward_proj", "dense_act_fn", "is_gated_act")
     }
-    believed, _ = hf_config.believed("x", {**config, **values}, model)
-    assert believed.activations == activations
+    reconciled, _ = hf_config.reconcile("x", {**config, **values}, model)
+    assert reconciled.activations == activations
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import random_checkpoints as random_models
 
-from mtf_switch.conversion import model_gin
+from mtf_switch.conversion import model_gin, source_gin, t5x_checkpoint
 from mtf_switch.errors import UserError
 from mtf_switch.layers.capacity import ExpertCapacity
 
@@ -47,13 +47,13 @@ moe_architecture.SparseDecoder.output_logits_factory = @output_logits/dense.Dens
     ],
 )
 def test_the_shortest_pattern_that_repeats(sparse, expected):
-    assert model_gin.period([block == "s" for block in sparse]) == expected
+    assert model_gin.shortest_period([block == "s" for block in sparse]) == expected
 
 
 def test_what_t5xs_gin_file_tells(tmp_path):
     path = tmp_path / "config.gin"
     path.write_text(OF_T5X)
-    found = model_gin.applied(str(path), random_models.GATED)
+    found = source_gin.apply_gin_file(str(path), random_models.GATED)
     assert found == dataclasses.replace(
         random_models.GATED,
         capacity=ExpertCapacity(1.0, 2.5, 2, None, 2048),
@@ -74,17 +74,17 @@ def test_what_is_written_beside_a_checkpoint_of_t5x_is_read_again(model, tmp_pat
             else {}
         ),
     )
-    model_gin.write_t5x(str(tmp_path), asked)
+    t5x_checkpoint.write_config(str(tmp_path), asked)
     plain = dataclasses.replace(asked, dropout_rate=0.1, capacity=ExpertCapacity())
-    path = model_gin.find([str(tmp_path / "none"), str(tmp_path)])
-    assert model_gin.applied(path, plain) == asked
+    path = source_gin.find_gin_file([str(tmp_path / "none"), str(tmp_path)])
+    assert source_gin.apply_gin_file(path, plain) == asked
 
 
 def test_a_gin_file_that_contradicts_the_checkpoint_is_told(tmp_path):
     path = tmp_path / "operative_config.gin"
     path.write_text("DenseReluDense.activation = 'relu'")
-    assert model_gin.find([str(tmp_path)]) == str(path)
+    assert source_gin.find_gin_file([str(tmp_path)]) == str(path)
     with pytest.raises(
         UserError, match=r"have the activations relu, but .* two input matrices"
     ):
-        model_gin.applied(str(path), random_models.GATED)
+        source_gin.apply_gin_file(str(path), random_models.GATED)

@@ -7,7 +7,7 @@ import pytest
 from mtf_switch.config import gin_files
 from mtf_switch.conversion import public_checkpoints
 
-PUBLIC = {public.name: public for public in public_checkpoints.PUBLIC}
+PUBLIC = {public.name: public for public in public_checkpoints.PUBLIC_CHECKPOINTS}
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,6 @@ def test_public_checkpoints_have_the_papers_parameters(name, billions):
 
 def test_every_public_checkpoint_is_in_the_documentation():
     text = (gin_files.REPOSITORY / "docs" / "checkpoints.md").read_text()
-    for public in public_checkpoints.PUBLIC:
+    for public in public_checkpoints.PUBLIC_CHECKPOINTS:
         assert f"google/{public.name}" in text
         assert f"{public.architecture.parameters:,}" in text

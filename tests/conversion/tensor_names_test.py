@@ -9,7 +9,7 @@ import random_checkpoints as random_models
 
 from mtf_switch.config import gin_config
 from mtf_switch.conversion import model_gin, tensor_names
-from mtf_switch.conversion.mtf_checkpoint import variable
+from mtf_switch.conversion.mtf_checkpoint import variable_name
 from mtf_switch.conversion.tensor_names import FORMATS, HF, MTF, T5X
 
 MODELS = {
@@ -31,10 +31,10 @@ def fields(format: str, block: int | None) -> dict[str, str]:
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("format", FORMATS)
 def test_names_are_read_back_as_what_they_were_made_from(format, model):
-    pieces = list(model.pieces() if format == HF else model.tensors())
-    names = [piece.name(format, fields(format, piece.block)) for piece in pieces]
+    refs = list(model.tensors_by_expert() if format == HF else model.stacked_tensors())
+    names = [ref.format_name(format, fields(format, ref.block)) for ref in refs]
     assert len(set(names)) == len(names)
-    assert [tensor_names.find(format, name) for name in names] == pieces
+    assert [tensor_names.parse_name(format, name) for name in names] == refs
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def test_names_are_read_back_as_what_they_were_made_from(format, model):
     ],
 )
 def test_what_is_in_no_row_is_not_found(format, name):
-    assert tensor_names.find(format, name) is None
+    assert tensor_names.parse_name(format, name) is None
 
 
 def test_the_shapes_letters_are_those_of_the_legend():
     for row in tensor_names.ROWS:
-        assert re.fullmatch("E?[VMKFHBE]{1,2}", row.shape), row
+        assert re.fullmatch("E?[VMAFHBE]{1,2}", row.shape), row
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_the_shapes_letters_are_those_of_the_legend():
 )  # fmt: skip
 def test_layers_stand_where_mesh_tensorflow_repeats_the_pattern(blocks, expected):
     model = random_models.architecture(blocks, "ds")
-    norms = [t for t in model.tensors() if t.row.key == "encoder/ffn/norm"]
-    assert [variable(model, norm) for norm in norms] == [
+    norms = [t for t in model.stacked_tensors() if t.row.key == "encoder/ffn/norm"]
+    assert [variable_name(model, norm) for norm in norms] == [
         f"encoder/{place}/rms_norm/scale" for place in expected
     ]
 
@@ -83,14 +83,14 @@ def test_public_models_are_laid_out_as_the_gin_files_of_the_project_have_them(fi
     """So that a converted checkpoint is one of models/NAME.gin, too."""
     import gin
 
-    from mtf_switch.conversion.public_checkpoints import PUBLIC
+    from mtf_switch.conversion.public_checkpoints import PUBLIC_CHECKPOINTS
 
-    public = next(p for p in PUBLIC if p.name == model).architecture
+    public = next(p for p in PUBLIC_CHECKPOINTS if p.name == model).architecture
     gin_config.parse([f"models/{file}.gin"], ["MIXTURE_NAME = 'x'"])
     for stack in ("encoder", "decoder"):
         with gin.config_scope(stack):
             bound = gin.get_bindings("transformer.make_layer_stack")
         sparse = getattr(public, stack)
         per_block = 2 if stack == "encoder" else 3
-        assert len(bound["layers"]) == per_block * model_gin.period(sparse)
-        assert bound["num_layers"] * model_gin.period(sparse) == len(sparse)
+        assert len(bound["layers"]) == per_block * model_gin.shortest_period(sparse)
+        assert bound["num_layers"] * model_gin.shortest_period(sparse) == len(sparse)

@@ -36,10 +36,10 @@ def make(folder: str, blocks: int, experts: int) -> int:
     )
     noise = np.random.default_rng(0).standard_normal(32128 * 768, np.float32)
     target = HfTarget(folder, architecture, np.dtype(np.float32), 0)
-    for piece in architecture.pieces():
-        shape = architecture.shape(piece)
-        target.write(piece, noise[: int(np.prod(shape))].reshape(shape))
-    target.close()
+    for ref in architecture.tensors_by_expert():
+        shape = architecture.shape(ref)
+        target.write_tensor(ref, noise[: int(np.prod(shape))].reshape(shape))
+    target.finish()
     return 4 * architecture.parameters
 
 
@@ -52,12 +52,12 @@ def _anonymous() -> float:
 
 def convert(source_format: str, target_format: str, source: str, target: str, limit: int):
     """Converts under a limit of so many MiB of private memory."""
-    from mtf_switch.conversion import convert
+    from mtf_switch.conversion import convert, formats
     from mtf_switch.upstream import logs
 
     logs.show_errors_only()
     for format in (source_format, target_format):
-        convert._class(format, "Source")  # what else is imported
+        formats.load_classes(format)
     before = _anonymous()
     peak, done = [before], threading.Event()
 

@@ -58,11 +58,11 @@ def write(format: str, folder: Path, model: Architecture, dtype=FLOAT32, step: i
     """Writes random tensors, each drawn from its own name."""
     folder.mkdir(parents=True)
     target = _TARGETS[format](str(folder), model, dtype, step)
-    for piece in model.pieces():
-        seed = zlib.crc32(f"{piece.row.key} {piece.block} {piece.expert}".encode())
-        values = np.random.default_rng(seed).standard_normal(model.shape(piece))
-        target.write(piece, values.astype(np.float32))
-    target.close()
+    for ref in model.tensors_by_expert():
+        seed = zlib.crc32(f"{ref.row.key} {ref.block} {ref.expert}".encode())
+        values = np.random.default_rng(seed).standard_normal(model.shape(ref))
+        target.write_tensor(ref, values.astype(np.float32))
+    target.finish()
     return folder
 
 

@@ -1,0 +1,148 @@
+"""Reads what the gin file beside a T5X or Mesh TensorFlow checkpoint says about its model."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mtf_switch.config import gin_statements
+from mtf_switch.conversion import public_checkpoints
+from mtf_switch.conversion.architecture import Architecture
+from mtf_switch.errors import UserError
+from mtf_switch.layers.capacity import ExpertCapacity
+
+# Attribute of Architecture or ExpertCapacity -> the names that it has in gin files of Mesh
+# TensorFlow and T5X. Modules in front of a name are ignored.
+_GIN_NAMES = {
+    "capacity_factor_train": (
+        "ExpertCapacity.capacity_factor_train",
+        "TRAIN_EXPERT_CAPACITY_FACTOR",
+        "MoeLayer.train_capacity_factor",
+    ),
+    "capacity_factor_eval": (
+        "ExpertCapacity.capacity_factor_eval",
+        "EVAL_EXPERT_CAPACITY_FACTOR",
+        "MoeLayer.eval_capacity_factor",
+    ),
+    "min_expert_capacity": (
+        "ExpertCapacity.min_expert_capacity",
+        "MoeLayer.min_expert_capacity",
+    ),
+    "group_size": ("ExpertCapacity.group_size",),
+    "max_group_size": (
+        "ExpertCapacity.max_group_size",
+        "GROUP_SIZE",
+        "MoeLayer.max_group_size",
+    ),
+    "input_jitter": ("Exploration.jitter", "JITTER_NOISE"),
+    "dropout_rate": ("dropout_rate", "DROPOUT_RATE"),
+    "activations": (
+        "DenseReluDense.activation",
+        "SwitchFFN.activation",
+        "MlpBlock.activations",
+        "T5Config.mlp_activations",
+    ),
+}
+_CAPACITY_FIELDS = {field.name for field in dataclasses.fields(ExpertCapacity)}
+
+
+def reconcile(
+    path: str, folders: Sequence[str], inferred: Architecture
+) -> tuple[Architecture, list[str]]:
+    """Completes an inferred architecture with the gin file beside its checkpoint.
+
+    Args:
+      path: Path of the checkpoint, for error messages.
+      folders: Folders that may hold the gin file.
+      inferred: The architecture that was inferred from the tensors.
+
+    Returns:
+      The architecture, and notes for the user.
+
+    Raises:
+      UserError: If gin file and tensors contradict each other, or if the checkpoint is a copy
+        of a public one that has lost its gates.
+    """
+    public_checkpoints.check_gates(path, inferred)
+    public = public_checkpoints.find_public(inferred)
+    if public:
+        inferred = dataclasses.replace(inferred, capacity=public.capacity)
+    gin_file = find_gin_file(folders)
+    if gin_file:
+        return apply_gin_file(gin_file, inferred), []
+    activations = " x ".join(inferred.activations)
+    return inferred, [f"There is no config.gin beside {path}, so {activations} is assumed."]
+
+
+def find_gin_file(folders: Sequence[str]) -> str | None:
+    """Returns the first config.gin or operative_config.gin in these folders, or None."""
+    for folder in folders:
+        for name in ("config.gin", "operative_config.gin"):
+            path = os.path.join(folder, name)
+            if os.path.isfile(path):
+                return path
+    return None
+
+
+def apply_gin_file(path: str, inferred: Architecture) -> Architecture:
+    """Returns an inferred architecture with the values that a gin file adds.
+
+    Args:
+      path: A gin file of Mesh TensorFlow or T5X.
+      inferred: The architecture that was inferred from the tensors.
+
+    Raises:
+      UserError: If the file is not a gin file, or contradicts the tensors.
+    """
+    values = _read_model_values(path)
+    activations = values.pop("activations", inferred.activations)
+    if isinstance(activations, str):
+        activations = (activations,)
+    if (len(activations) == 2) != inferred.gated:
+        raise UserError(
+            f"{path} says that feed-forward layers have the activations "
+            f"{' x '.join(activations)}, but in the checkpoint each has "
+            f"{'two input matrices' if inferred.gated else 'one input matrix'}."
+        )
+    capacity = {name: values.pop(name) for name in _CAPACITY_FIELDS & set(values)}
+    return dataclasses.replace(
+        inferred,
+        activations=tuple(activations),
+        capacity=dataclasses.replace(inferred.capacity, **capacity),
+        **values,
+    )
+
+
+def _read_model_values(path: str) -> dict[str, Any]:
+    """Returns the values that a gin file binds, by the attributes of _GIN_NAMES."""
+    bindings = _read_bindings(path)
+    values = {}
+    for attribute, gin_names in _GIN_NAMES.items():
+        for name, value in bindings.items():
+            matches = any(name == end or name.endswith("." + end) for end in gin_names)
+            if matches and value is not None:
+                values.setdefault(attribute, value)
+    return values
+
+
+def _read_bindings(path: str) -> Mapping[str, Any]:
+    """Returns each macro and each `selector.parameter` of a gin file with its value."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The gin file {path} cannot be read: {error}.") from error
+    bindings = gin_statements.read_bindings(text, source=f"The gin file {path}")
+    values = {".".join(filter(None, (b.name, b.parameter))): b.value for b in bindings}
+    return {name: _resolve(value, values) for name, value in values.items()}
+
+
+def _resolve(value: Any, values: Mapping[str, Any]) -> Any:
+    """Replaces a macro by its value; returns None for a reference to a configurable."""
+    for _ in range(10):  # macros may be bound to macros, and even in a circle
+        if not isinstance(value, gin_statements.Macro):
+            break
+        value = values.get(value.name)
+    return None if isinstance(value, gin_statements.Reference) else value
