@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-import random_checkpoints as random_models
+import random_checkpoints
 
 from mtf_switch.conversion import hf_config, public_checkpoints
 from mtf_switch.errors import UserError
@@ -14,7 +14,7 @@ from mtf_switch.layers.capacity import ExpertCapacity
 PUBLIC = {public.name: public for public in public_checkpoints.PUBLIC_CHECKPOINTS}
 
 
-@pytest.mark.parametrize("model", [random_models.SWITCH, random_models.TWELVE, random_models.UNTIED, random_models.T5, random_models.T5_1_1])  # fmt: skip
+@pytest.mark.parametrize("model", [random_checkpoints.SWITCH, random_checkpoints.TWELVE, random_checkpoints.UNTIED, random_checkpoints.T5, random_checkpoints.T5_1_1])  # fmt: skip
 def test_a_config_that_is_written_agrees_with_its_model(model):
     config = hf_config.make_config(model, "float32")
     # What transformers keeps nothing of is as by default.
@@ -54,9 +54,14 @@ def test_the_config_of_switch_c_is_known_to_be_wrong_about_its_decoder():
     assert len(reconciled.decoder) == 15
     assert all(reconciled.decoder)
     assert reconciled.capacity == ExpertCapacity(1.0, 2.0, 2, None, 2048)
-    assert "it says 12 layers and decoder_sparse_step 0, and there are 15, all sparse" in note
+    assert (
+        "it says 12 layers and decoder_sparse_step 0, but there are 15 layers, all sparse"
+        in note
+    )
     # Another fault is none that is known.
-    with pytest.raises(UserError, match=r"contradicts itself.*d_kv is 32, the tensors: 64"):
+    with pytest.raises(
+        UserError, match=r"contradicts itself.*d_kv is 32, but the tensors have 64"
+    ):
         hf_config.reconcile("c", {**config, "d_kv": 32}, found)
     # And without the fault there is nothing to say.
     assert hf_config.reconcile("c", public_config("switch-c-2048"), found)[1] == []
@@ -83,7 +88,7 @@ def test_a_switch_xxl_without_its_gates_is_refused_with_the_way_to_a_whole_one(p
     ],
 )
 def test_activations_of_t5(values, activations):
-    model = random_models.T5_1_1 if len(activations) == 2 else random_models.T5
+    model = random_checkpoints.T5_1_1 if len(activations) == 2 else random_checkpoints.T5
     config = {
         k: v
         for k, v in hf_config.make_config(model, "float32").items()

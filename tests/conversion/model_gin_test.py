@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-import random_checkpoints as random_models
+import random_checkpoints
 
 from mtf_switch.conversion import model_gin, source_gin, t5x_checkpoint
 from mtf_switch.errors import UserError
@@ -53,9 +53,9 @@ def test_the_shortest_pattern_that_repeats(sparse, expected):
 def test_what_t5xs_gin_file_tells(tmp_path):
     path = tmp_path / "config.gin"
     path.write_text(OF_T5X)
-    found = source_gin.apply_gin_file(str(path), random_models.GATED)
+    found = source_gin.apply_gin_file(str(path), random_checkpoints.GATED)
     assert found == dataclasses.replace(
-        random_models.GATED,
+        random_checkpoints.GATED,
         capacity=ExpertCapacity(1.0, 2.5, 2, None, 2048),
         dropout_rate=0.05,
         input_jitter=0.0,
@@ -63,7 +63,9 @@ def test_what_t5xs_gin_file_tells(tmp_path):
     )
 
 
-@pytest.mark.parametrize("model", [random_models.TWELVE, random_models.GATED, random_models.T5])
+@pytest.mark.parametrize(
+    "model", [random_checkpoints.TWELVE, random_checkpoints.GATED, random_checkpoints.T5]
+)
 def test_what_is_written_beside_a_checkpoint_of_t5x_is_read_again(model, tmp_path):
     asked = dataclasses.replace(
         model,
@@ -87,4 +89,4 @@ def test_a_gin_file_that_contradicts_the_checkpoint_is_told(tmp_path):
     with pytest.raises(
         UserError, match=r"have the activations relu, but .* two input matrices"
     ):
-        source_gin.apply_gin_file(str(path), random_models.GATED)
+        source_gin.apply_gin_file(str(path), random_checkpoints.GATED)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import conversions
 import numpy as np
 import pytest
-import random_checkpoints as random_models
+import random_checkpoints
 import tensorstore
 from flax import serialization
-from random_checkpoints import assert_bit_equal, tensors
+from random_checkpoints import assert_bit_equal, read_tensors
 
-from mtf_switch.conversion.convert import ConversionRequest, convert_checkpoint
 from mtf_switch.errors import UserError
 
 
@@ -102,20 +103,34 @@ def test_what_t5x_itself_saves_gives_the_model_that_transformers_has_of_it(name,
     golden = Path(__file__).parents[1] / "goldens" / name
     checkpoint = tmp_path / "model" / "checkpoint_611800"
     checkpoint.mkdir(parents=True)
-    as_t5x_saves(checkpoint, as_transformers_reads_t5x(tensors("hf", golden)), 611_800)
+    as_t5x_saves(checkpoint, as_transformers_reads_t5x(read_tensors("hf", golden)), 611_800)
     # The folder above may be given, too.
-    convert_checkpoint(
-        ConversionRequest("t5x", "mtf", str(tmp_path / "model"), str(tmp_path / "t5x"))
-    )
-    convert_checkpoint(ConversionRequest("hf", "mtf", str(golden), str(tmp_path / "hf")))
-    from_t5x, from_hf = (tensors("mtf", tmp_path / source) for source in ("t5x", "hf"))
+    conversions.convert("t5x", "mtf", tmp_path / "model", tmp_path / "t5x")
+    conversions.convert("hf", "mtf", golden, tmp_path / "hf")
+    from_t5x, from_hf = (read_tensors("mtf", tmp_path / source) for source in ("t5x", "hf"))
     assert (from_t5x.pop("global_step"), from_hf.pop("global_step")) == (611_800, 0)
     assert_bit_equal(from_t5x, from_hf)
 
 
-def rewritten(checkpoint: Path, change) -> None:
-    """Changes the index of a checkpoint."""
-    path = checkpoint / "checkpoint"
+@pytest.fixture(scope="module")
+def t5x_folder(tmp_path_factory) -> Path:
+    """A checkpoint of T5X; never to be written to."""
+    folder = tmp_path_factory.mktemp("source") / "t5x"
+    return random_checkpoints.write_checkpoint("t5x", folder, random_checkpoints.SWITCH)
+
+
+@pytest.fixture(scope="module")
+def as_hf(t5x_folder, tmp_path_factory) -> dict[str, np.ndarray]:
+    """Its tensors, converted to transformers'."""
+    target = tmp_path_factory.mktemp("target") / "hf"
+    conversions.convert("t5x", "hf", t5x_folder, target)
+    return read_tensors("hf", target)
+
+
+def rewrite_index(source: Path, folder: Path, change) -> None:
+    """Copies a checkpoint and changes the copy's index."""
+    shutil.copytree(source, folder)
+    path = folder / "checkpoint_7" / "checkpoint"
     index = serialization.msgpack_restore(path.read_bytes())
     path.write_bytes(serialization.msgpack_serialize(change(index)))
 
@@ -153,31 +168,23 @@ def changed_target(change):
     ],
     ids=["orbax", "old_tensorstore", "first_version"],
 )
-def test_older_and_newer_ways_of_saying_where_an_array_is(change, tmp_path):
-    start = random_models.write("t5x", tmp_path / "start", random_models.SWITCH)
-    convert_checkpoint(ConversionRequest("t5x", "t5x", str(start), str(tmp_path / "plain")))
-    rewritten(start / "checkpoint_7", change)
-    convert_checkpoint(ConversionRequest("t5x", "t5x", str(start), str(tmp_path / "again")))
-    assert_bit_equal(tensors("t5x", tmp_path / "plain"), tensors("t5x", tmp_path / "again"))
+def test_older_and_newer_ways_of_saying_where_an_array_is(t5x_folder, as_hf, change, tmp_path):
+    rewrite_index(t5x_folder, tmp_path / "rewritten", change)
+    conversions.convert("t5x", "hf", tmp_path / "rewritten", tmp_path / "hf")
+    assert_bit_equal(as_hf, read_tensors("hf", tmp_path / "hf"))
 
 
-def test_a_version_that_kept_bfloat16_as_integers_is_refused(tmp_path):
-    start = random_models.write("t5x", tmp_path / "start", random_models.SWITCH)
-    rewritten(start / "checkpoint_7", lambda index: {**index, "version": 2})
-    with pytest.raises(UserError, match="is of version 2 of T5X's format"):
-        convert_checkpoint(ConversionRequest("t5x", "mtf", str(start), str(tmp_path / "to")))
+def test_a_version_that_kept_bfloat16_as_integers_is_refused(t5x_folder, tmp_path):
+    rewrite_index(t5x_folder, tmp_path / "old", lambda index: {**index, "version": 2})
+    with pytest.raises(UserError, match="has version 2 of T5X's format"):
+        conversions.convert("t5x", "mtf", tmp_path / "old", tmp_path / "to")
 
 
 def test_the_latest_of_several_steps_is_taken(tmp_path):
-    model = random_models.T5
+    model = random_checkpoints.make_architecture("d", "d", experts=0)
     for step in (9, 10):
-        random_models.write("t5x", tmp_path / str(step), model, step=step)
+        random_checkpoints.write_checkpoint("t5x", tmp_path / str(step), model, step=step)
         (tmp_path / str(step) / f"checkpoint_{step}").rename(tmp_path / f"checkpoint_{step}")
-    assert (
-        convert_checkpoint(
-            ConversionRequest("t5x", "t5x", str(tmp_path), str(tmp_path / "to"))
-        ).step
-        == 10
-    )
-    nine = ConversionRequest("t5x", "hf", str(tmp_path / "checkpoint_9"), str(tmp_path / "hf"))
-    assert convert_checkpoint(nine).step == 9
+    assert conversions.convert("t5x", "hf", tmp_path, tmp_path / "latest").step == 10
+    nine = tmp_path / "checkpoint_9"
+    assert conversions.convert("t5x", "hf", nine, tmp_path / "nine").step == 9

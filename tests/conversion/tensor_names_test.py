@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-import random_checkpoints as random_models
+import random_checkpoints
 
 from mtf_switch.config import gin_config
 from mtf_switch.conversion import model_gin, tensor_names
@@ -13,11 +13,11 @@ from mtf_switch.conversion.mtf_checkpoint import variable_name
 from mtf_switch.conversion.tensor_names import FORMATS, HF, MTF, T5X
 
 MODELS = {
-    "switch": random_models.TWELVE,
-    "untied": random_models.UNTIED,
-    "gated": random_models.GATED,
-    "t5": random_models.T5,
-    "t5_1_1": random_models.T5_1_1,
+    "switch": random_checkpoints.TWELVE,
+    "untied": random_checkpoints.UNTIED,
+    "gated": random_checkpoints.GATED,
+    "t5": random_checkpoints.T5,
+    "t5_1_1": random_checkpoints.T5_1_1,
 }
 PLACES = {"self": "3.self", "cross": "3.cross", "ffn": "3.ffn"}
 
@@ -68,7 +68,7 @@ def test_the_shapes_letters_are_those_of_the_legend():
     ],
 )  # fmt: skip
 def test_layers_stand_where_mesh_tensorflow_repeats_the_pattern(blocks, expected):
-    model = random_models.architecture(blocks, "ds")
+    model = random_checkpoints.make_architecture(blocks, "ds")
     norms = [t for t in model.stacked_tensors() if t.row.key == "encoder/ffn/norm"]
     assert [variable_name(model, norm) for norm in norms] == [
         f"encoder/{place}/rms_norm/scale" for place in expected

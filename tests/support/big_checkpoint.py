@@ -1,8 +1,8 @@
-"""A large random checkpoint, and a conversion that tells what memory it took.
+"""A large random checkpoint, and a conversion that measures how much memory it takes.
 
-`big_checkpoint.py SRC_FORMAT DST_FORMAT SRC DST LIMIT` converts with the process's own
-memory limited to LIMIT MiB, and prints {"anonymous": ..., "before": ...} in MiB: the most that
-it held beside files mapped into memory, and what it held once its imports were done.
+`big_checkpoint.py SRC_FORMAT DST_FORMAT SRC DST LIMIT` converts with the private memory of the
+process limited to LIMIT MiB, and prints {"anonymous": ..., "before": ...} in MiB: the peak of
+the memory that no file backs, and what it was once all modules were imported.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import time
 import numpy as np
 
 
-def make(folder: str, blocks: int, experts: int) -> int:
-    """Writes a Switch Transformer of Switch-Base's widths for transformers; returns its bytes."""
+def write_checkpoint(folder: str, blocks: int, experts: int) -> int:
+    """Writes a Switch Transformer with Switch-Base's widths as hf; returns its bytes."""
     from mtf_switch.conversion.architecture import Architecture
     from mtf_switch.conversion.hf_checkpoint import HfTarget
 
@@ -43,27 +43,27 @@ def make(folder: str, blocks: int, experts: int) -> int:
     return 4 * architecture.parameters
 
 
-def _anonymous() -> float:
-    """MiB of memory that no file backs."""
+def _anonymous_mib() -> float:
+    """The memory of this process that no file backs, in MiB."""
     with open("/proc/self/status", encoding="ascii") as file:
         fields = dict(line.split(":", 1) for line in file)
     return int(fields["RssAnon"].split()[0]) / 1024
 
 
-def convert(source_format: str, target_format: str, source: str, target: str, limit: int):
-    """Converts under a limit of so many MiB of private memory."""
+def measure(source_format: str, target_format: str, source: str, target: str, limit: int):
+    """Converts with private memory limited to `limit` MiB, and prints the peak."""
     from mtf_switch.conversion import convert, formats
     from mtf_switch.upstream import logs
 
     logs.show_errors_only()
     for format in (source_format, target_format):
         formats.load_classes(format)
-    before = _anonymous()
+    before = _anonymous_mib()
     peak, done = [before], threading.Event()
 
     def watch():
         while not done.is_set():
-            peak[0] = max(peak[0], _anonymous())
+            peak[0] = max(peak[0], _anonymous_mib())
             time.sleep(0.01)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -77,4 +77,4 @@ def convert(source_format: str, target_format: str, source: str, target: str, li
 
 
 if __name__ == "__main__":
-    convert(*sys.argv[1:5], int(sys.argv[5]))
+    measure(*sys.argv[1:5], int(sys.argv[5]))

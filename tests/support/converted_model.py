@@ -1,11 +1,13 @@
-"""Runs the model of a model_dir as its config.gin says: outputs of stacks, routing, decoding."""
+"""Builds the model that a model_dir's config.gin describes, and runs it on batches of ids."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import mesh_tensorflow as mtf
@@ -23,25 +25,81 @@ from mtf_switch.runs import saved_checkpoints
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What a model gave.
+    """The outputs of a model for one batch.
 
     Attributes:
-      encoder: [B, L, M].
+      encoder: [B, L, M], the output of the encoder.
       logits: [B, T, V].
-      decoded: [B, T], greedily; the targets again if it was not asked for.
-      choices: stack -> [layers, B, L] experts that tokens chose, -1 for what is not routed.
-      layers: stack -> (x, y) of each Switch layer, [B, L, M] both.
-      log_likelihoods: [B], of the targets in nats.
-      variables: of the graph, with their shapes.
+      decoded: [B, T], decoded greedily; None unless the model was built for decoding.
+      choices: stack -> [layers, B, L], the expert of each token, or -1 if it is not routed.
+      layers: stack -> (x, y) of each Switch layer, both [B, L, M].
+      log_likelihoods: [B], of the targets, in nats.
     """
 
     encoder: np.ndarray
     logits: np.ndarray
-    decoded: np.ndarray
+    decoded: np.ndarray | None
     choices: Mapping[str, np.ndarray]
     layers: Mapping[str, list[tuple[np.ndarray, np.ndarray]]]
     log_likelihoods: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class BuiltModel:
+    """A graph in evaluation mode, to be run on batches of one shape.
+
+    Attributes:
+      checkpoint: Path of the checkpoint that was found beside the configuration.
+      variables: name -> shape of each variable of the graph.
+    """
+
+    checkpoint: str
     variables: Mapping[str, list[int]]
+    _graph: tf.Graph
+    _fed: Mapping[str, tf.Tensor]
+    _fetches: Mapping[str, Any]
+    _copy_variables: tf.Operation
+
+    def run(
+        self, inputs: np.ndarray, targets: np.ndarray, checkpoint: Path | None = None
+    ) -> Outputs:
+        """Restores a checkpoint and runs the model.
+
+        Args:
+          inputs: [B, L] ids, padded with 0.
+          targets: [B, T] ids, padded with 0.
+          checkpoint: Path of the checkpoint; None takes the model_dir's.
+        """
+        feed = {self._fed["inputs"]: inputs, self._fed["targets"]: targets}
+        # The graph optimizer takes longer than a tiny model does without it.
+        config = tf.ConfigProto()
+        config.graph_options.rewrite_options.disable_meta_optimizer = True
+        with self._graph.as_default(), tf.Session(config=config) as session:
+            saver = tf.train.Saver(tf.global_variables())
+            saver.restore(session, str(checkpoint or self.checkpoint))
+            session.run(self._copy_variables)
+            fetched = session.run(self._fetches, feed)
+        shapes = {"encoder": inputs.shape, "decoder": targets.shape}
+        return Outputs(
+            encoder=fetched["encoder"],
+            logits=fetched["logits"],
+            decoded=fetched.get("decoded"),
+            choices={
+                stack: np.stack(
+                    [np.where(kept > 0, e, -1).reshape(shapes[stack]) for e, kept in routed]
+                )
+                for stack, routed in fetched["routed"].items()
+                if routed
+            },
+            layers={
+                stack: [
+                    (x.reshape(*shapes[stack], -1), y.reshape(*shapes[stack], -1))
+                    for x, y in layers
+                ]
+                for stack, layers in fetched["layers"].items()
+            },
+            log_likelihoods=log_likelihoods(fetched["logits"], targets).sum(-1),
+        )
 
 
 def run(
@@ -49,154 +107,133 @@ def run(
     inputs: np.ndarray,
     targets: np.ndarray,
     params: Sequence[str] = (),
-    decode: bool = True,
+    decode: bool = False,
 ) -> Outputs:
-    """Runs a model in evaluation mode, and decodes.
+    """Builds a model and runs it on one batch; see `build` and `BuiltModel.run`."""
+    built = build(model_dir, inputs.shape, targets.shape, params, decode)
+    return built.run(inputs, targets)
+
+
+def build(
+    model_dir: Path,
+    inputs_shape: tuple[int, int],
+    targets_shape: tuple[int, int],
+    params: Sequence[str] = (),
+    decode: bool = False,
+) -> BuiltModel:
+    """Builds the model of a model_dir in evaluation mode.
 
     Args:
-      model_dir: with a checkpoint and a config.gin.
-      inputs, targets: [B, L] and [B, T] ids, padded with 0.
-      params: gin bindings on top. Unless they say otherwise, no token is dropped.
-      decode: whether to decode, too, which takes half the time.
+      model_dir: Folder with a checkpoint and a config.gin.
+      inputs_shape: (B, L).
+      targets_shape: (B, T).
+      params: Gin bindings that override config.gin. Unless they say otherwise, no token is
+        dropped.
+      decode: Whether to decode as well, which doubles the time.
     """
-    lengths = {"inputs": inputs.shape[1], "targets": targets.shape[1]}
+    lengths = {"inputs": inputs_shape[1], "targets": targets_shape[1]}
+    capacity = "ExpertCapacity.capacity_factor_eval = 100.0"
     saved_config.load(
         str(model_dir),
         gin_params=[
             f"utils.run.sequence_length = {lengths}",
-            f"utils.run.batch_size = {len(inputs)}",
-            "ExpertCapacity.capacity_factor_eval = 100.0",
+            f"utils.run.batch_size = {inputs_shape[0]}",
+            capacity,
             *params,
         ],
     )
-    settings = run_settings.from_gin()
     checkpoint = saved_checkpoints.find_latest(str(model_dir))
     vocab_size = tf.train.load_checkpoint(checkpoint).get_tensor("shared/embedding").shape[0]
-    with tf.Graph().as_default(), _Recorder() as recorder:
+    with tf.Graph().as_default() as graph:
         tf.train.get_or_create_global_step()
         mesh = mtf.Mesh(mtf.Graph(), "mesh")
-        imported = {
-            name: mtf.import_tf_tensor(
-                mesh,
-                tf.constant(ids, tf.int32),
-                mtf.Shape(
-                    [mtf.Dimension("batch", len(ids)), mtf.Dimension("length", ids.shape[1])]
-                ),
-            )
-            for name, ids in (("inputs", inputs), ("targets", targets))
+        fed = {
+            "inputs": tf.placeholder(tf.int32, inputs_shape),
+            "targets": tf.placeholder(tf.int32, targets_shape),
         }
-        built = switch_transformer.build(settings, types.SimpleNamespace(vocab_size=vocab_size))
-        recorder.watch(built)
-        logits, _ = built.call_simple(
-            compute_loss=True,
-            mode="eval",
-            variable_dtype=utils.get_variable_dtype(),
-            **imported,
-        )
-        recorder.stop()
-        # Its variables are there already.
-        decoded = imported["targets"]
-        if decode:
-            with tf.variable_scope("", reuse=tf.AUTO_REUSE):
-                decoded = built.decode(
-                    imported["inputs"],
-                    variable_dtype=utils.get_variable_dtype(),
-                    beam_size=1,
-                    temperature=0.0,
-                    max_decode_length=targets.shape[1],
-                )
+        tensors = _call_model(mesh, fed, vocab_size, decode)
         implementation = mtf.placement_mesh_impl.PlacementMeshImpl(
             mtf.Shape([]), mtf.LayoutRules(set()), [""]
         )
         lowering = mtf.Lowering(mesh.graph, {mesh: implementation}, autostack=False)
-
-        def export(tensor):
-            return lowering.export_to_tf_tensor(tensor)
-
-        fetches = {
-            "logits": export(logits),
-            "decoded": export(decoded),
-            "encoder": export(recorder.encoder),
-            "routed": {s: [[export(t) for t in r] for r in rs] for s, rs in recorder.routed.items()},
-            "layers": {s: [[export(t) for t in xy] for xy in xys] for s, xys in recorder.layers.items()},
-        }  # fmt: skip
         step = tf.train.get_global_step()
-        variables = {
-            v.op.name: v.shape.as_list() for v in tf.global_variables() if v is not step
-        }
-        with tf.Session() as session:
-            tf.train.Saver(tf.global_variables()).restore(session, checkpoint)
-            session.run(lowering.copy_masters_to_slices())
-            got = session.run(fetches)
-    shapes = {"encoder": inputs.shape, "decoder": targets.shape}
-    return Outputs(
-        encoder=got["encoder"],
-        logits=got["logits"],
-        decoded=got["decoded"],
-        choices={
-            stack: np.stack([np.where(k > 0, i, -1).reshape(shapes[stack]) for i, k in routed])
-            for stack, routed in got["routed"].items()
-            if routed
-        },
-        layers={
-            stack: [
-                (x.reshape(*shapes[stack], -1), y.reshape(*shapes[stack], -1)) for x, y in xys
-            ]
-            for stack, xys in got["layers"].items()
-        },
-        log_likelihoods=log_likelihoods(got["logits"], targets).sum(-1),
-        variables=variables,
-    )
+        return BuiltModel(
+            checkpoint=checkpoint,
+            variables={
+                v.op.name: v.shape.as_list() for v in tf.global_variables() if v is not step
+            },
+            _graph=graph,
+            _fed=fed,
+            _fetches=tf.nest.map_structure(lowering.export_to_tf_tensor, tensors),
+            _copy_variables=lowering.copy_masters_to_slices(),
+        )
 
 
-class _Recorder:
-    """Keeps what the encoder, the routers and the Switch layers give while a graph is built."""
+def _call_model(
+    mesh: mtf.Mesh, fed: Mapping[str, tf.Tensor], vocab_size: int, decode: bool
+) -> dict[str, Any]:
+    """Calls the configured model; returns the mtf.Tensors to fetch, by the names of Outputs."""
+    imported = {}
+    for name, ids in fed.items():
+        batch, length = ids.shape.as_list()
+        shape = mtf.Shape([mtf.Dimension("batch", batch), mtf.Dimension("length", length)])
+        imported[name] = mtf.import_tf_tensor(mesh, ids, shape)
+    vocabulary = types.SimpleNamespace(vocab_size=vocab_size)
+    model = switch_transformer.build(run_settings.from_gin(), vocabulary)
+    variable_dtype = utils.get_variable_dtype()
+    with _record(model) as recorded:
+        logits, _ = model.call_simple(
+            compute_loss=True, mode="eval", variable_dtype=variable_dtype, **imported
+        )
+    tensors = {"logits": logits, **recorded}
+    if decode:
+        with tf.variable_scope("", reuse=tf.AUTO_REUSE):
+            tensors["decoded"] = model.decode(
+                imported["inputs"],
+                variable_dtype=variable_dtype,
+                beam_size=1,
+                temperature=0.0,
+                max_decode_length=fed["targets"].shape.as_list()[1],
+            )
+    return tensors
 
-    def __init__(self):
-        self.encoder = None
-        self.routed = {"encoder": [], "decoder": []}
-        self.layers = {"encoder": [], "decoder": []}
-        self._on = True
 
-    def stop(self):
-        self._on = False
+@contextlib.contextmanager
+def _record(model: Any) -> Iterator[dict[str, Any]]:
+    """Records tensors while a model is called.
 
-    def watch(self, built):
-        """Keeps the output of the encoder of a model."""
-        call = built.encoder.call_simple
+    Yields a dictionary: "encoder" is the output of the encoder, "routed" maps each stack to the
+    (expert_index, kept) of its routers, and "layers" to the (x, y) of its Switch layers.
+    """
+    recorded = {
+        "routed": {"encoder": [], "decoder": []},
+        "layers": {"encoder": [], "decoder": []},
+    }
+    call_encoder = model.encoder.call_simple
+    route, call_layer = SwitchRouter.route, SwitchFFN.call
+    last_routing = []
 
-        def call_simple(*arguments, **kwargs):
-            output, loss = call(*arguments, **kwargs)
-            if self._on:
-                self.encoder = output
-            return output, loss
+    def recording_encoder(*arguments, **kwargs):
+        output, loss = call_encoder(*arguments, **kwargs)
+        recorded["encoder"] = output
+        return output, loss
 
-        built.encoder.call_simple = call_simple
+    def recording_route(router, *arguments, **kwargs):
+        routing = route(router, *arguments, **kwargs)
+        last_routing[:] = [routing.expert_index, routing.kept]
+        return routing
 
-    def __enter__(self):
-        route, call = SwitchRouter.route, SwitchFFN.call
-        recorder = self
+    def recording_layer(layer, context, x, losses=None):
+        y = call_layer(layer, context, x, losses)
+        recorded["routed"][context.model.name].append(tuple(last_routing))
+        recorded["layers"][context.model.name].append((x, y))
+        return y
 
-        def recording_route(router, *arguments, **kwargs):
-            routing = route(router, *arguments, **kwargs)
-            recorder._routing = (routing.expert_index, routing.kept)
-            return routing
-
-        def recording_call(layer, context, x, losses=None):
-            y = call(layer, context, x, losses)
-            if recorder._on:
-                recorder.routed[context.model.name].append(recorder._routing)
-                recorder.layers[context.model.name].append((x, y))
-            return y
-
-        self._patches = [
-            mock.patch.object(SwitchRouter, "route", recording_route),
-            mock.patch.object(SwitchFFN, "call", recording_call),
-        ]
-        for patch in self._patches:
-            patch.start()
-        return self
-
-    def __exit__(self, *_):
-        for patch in self._patches:
-            patch.stop()
+    with contextlib.ExitStack() as patches:
+        for owner, name, function in (
+            (model.encoder, "call_simple", recording_encoder),
+            (SwitchRouter, "route", recording_route),
+            (SwitchFFN, "call", recording_layer),
+        ):
+            patches.enter_context(mock.patch.object(owner, name, function))
+        yield recorded

@@ -1,4 +1,4 @@
-"""Random small models of transformers, made and run by `transformers_worker`."""
+"""Small random models of transformers, created and run by `transformers_worker`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-# K = 3 x 4 differs from M, F from both: no matrix is square.
+# No matrix is square: heads x d_kv = 12, d_model = 16 and d_ff = 24 all differ.
 SIZES = {
     "vocab_size": 128,
     "d_model": 16,
@@ -23,12 +23,14 @@ SIZES = {
     "num_decoder_layers": 2,
     "dropout_rate": 0.1,
 }
-# Room for all tokens of a sequence: nothing is dropped.
-ROOMY = 64
+# An expert capacity with which no token of these short sequences is dropped.
+AMPLE_CAPACITY = 64
 
 
-def switch(experts: int, step: int = 2, blocks=(2, 2), tied=True, **others) -> dict[str, Any]:
-    """A config of a Switch Transformer with each step-th block sparse."""
+def switch_config(
+    experts: int, step: int = 2, blocks=(2, 2), tied=True, **others
+) -> dict[str, Any]:
+    """Returns the config of a Switch Transformer in which every `step`-th block is sparse."""
     encoder, decoder = blocks
     return {
         **SIZES,
@@ -38,14 +40,24 @@ def switch(experts: int, step: int = 2, blocks=(2, 2), tied=True, **others) -> d
         "num_sparse_decoder_layers": decoder // step,
         "num_experts": experts,
         "tie_word_embeddings": tied,
-        "expert_capacity": ROOMY,
+        "expert_capacity": AMPLE_CAPACITY,
         **others,
     }
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A model to make: its kind ("t5" or "switch"), config, and how it is saved."""
+    """A model to create.
+
+    Attributes:
+      name: Name of the case.
+      kind: "t5" or "switch".
+      config: Values of its config.json.
+      seed: Seed of its random weights.
+      gated: Whether the experts of a Switch Transformer are gated.
+      shard: Maximum size of a file.
+      dtype: Dtype in which it is saved.
+    """
 
     name: str
     kind: str
@@ -57,11 +69,11 @@ class Case:
 
 
 CASES = (
-    Case("switch_tied_2", "switch", switch(2)),
-    Case("switch_untied_4_all_sparse", "switch", switch(4, step=1, tied=False), 1),
-    Case("switch_tied_12_sharded", "switch", switch(12, blocks=(4, 2)), 2, shard="20KB"),
-    Case("switch_untied_4_gated", "switch", switch(4, tied=False), 3, gated=True),
-    Case("switch_tied_4_bfloat16", "switch", switch(4), 4, dtype="bfloat16"),
+    Case("switch_tied_2", "switch", switch_config(2)),
+    Case("switch_untied_4_all_sparse", "switch", switch_config(4, step=1, tied=False), 1),
+    Case("switch_tied_12_sharded", "switch", switch_config(12, blocks=(4, 2)), 2, shard="20KB"),
+    Case("switch_untied_4_gated", "switch", switch_config(4, tied=False), 3, gated=True),
+    Case("switch_tied_4_bfloat16", "switch", switch_config(4), 4, dtype="bfloat16"),
     Case("t5_1_0", "t5", {**SIZES, "feed_forward_proj": "relu"}, 5),
     Case(
         "t5_1_1",
@@ -73,8 +85,8 @@ CASES = (
 )  # fmt: skip
 
 
-def ids(seed: int = 0) -> dict[str, np.ndarray]:
-    """{"inputs": [3, 10], "targets": [3, 6]}: random ids, rows of several lengths with padding."""
+def make_ids(seed: int = 0) -> dict[str, np.ndarray]:
+    """Returns {"inputs": [3, 10], "targets": [3, 6]}: random ids, padded to equal lengths."""
     rng = np.random.default_rng(seed)
     made = {}
     for name, length, lengths in (("inputs", 10, (10, 7, 4)), ("targets", 6, (6, 3, 5))):
@@ -86,10 +98,10 @@ def ids(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 class Worker:
-    """A process with torch and transformers."""
+    """Another process, in which torch and transformers are installed."""
 
     def __init__(self, python: str):
-        """Starts it; `python` is an interpreter that has both."""
+        """Starts the process with the interpreter at the path `python`."""
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
         environment.pop("PYTHONPATH", None)
         self._process = subprocess.Popen(
@@ -99,34 +111,40 @@ class Worker:
             text=True,
             env=environment,
         )
-        self.versions = self._answer()
+        self.versions = self._read_answer()
 
-    def _answer(self) -> dict[str, Any]:
+    def _read_answer(self) -> dict[str, Any]:
         for line in self._process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
         raise RuntimeError("transformers_worker ended")
 
-    def _do(self, **task: Any) -> Any:
+    def _run_task(self, **task: Any) -> Any:
         given = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in task.items()}
         self._process.stdin.write(json.dumps(given) + "\n")
         self._process.stdin.flush()
-        self._answer()
+        self._read_answer()
         with np.load(task["outputs"]) as arrays:
             return dict(arrays)
 
     def make(self, case: Case, folder: Path, **given: np.ndarray) -> dict[str, np.ndarray]:
-        """Saves the model of a case in `folder`; returns what it gives for the ids."""
+        """Creates and saves the model of a case; returns its outputs for ids.
+
+        Args:
+          case: The model to create.
+          folder: The folder to save it in.
+          given: Arrays that replace those of `make_ids`.
+        """
         outputs = f"{folder}.npz"
-        task = {**dataclasses.asdict(case), **ids(), **given}
-        return self._do(do="make", folder=str(folder), outputs=outputs, **task)
+        task = {**dataclasses.asdict(case), **make_ids(), **given}
+        return self._run_task(do="make", folder=str(folder), outputs=outputs, **task)
 
     def run(self, kind: str, folder: Path, **given: np.ndarray) -> dict[str, np.ndarray]:
-        """What a saved model gives for ids."""
+        """Returns the outputs of a saved model for ids."""
         outputs = f"{folder}.npz"
-        return self._do(do="run", kind=kind, folder=str(folder), outputs=outputs, **given)
+        return self._run_task(do="run", kind=kind, folder=str(folder), outputs=outputs, **given)
 
     def close(self) -> None:
-        """Ends the process."""
+        """Stops the process."""
         self._process.stdin.close()
         self._process.wait()

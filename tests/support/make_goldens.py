@@ -1,7 +1,7 @@
-"""Makes tests/goldens anew: `make goldens`, after a change of what is in them.
+"""Regenerates tests/goldens: run `make goldens` after a change of the cases or of what is kept.
 
-Each is a model as transformers saved it, and what transformers gave for it: the parity with
-another implementation, for machines without torch.
+A golden is a model saved by transformers together with the outputs of transformers for it. It
+lets a machine without torch compare this implementation with another one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     FOLDER.mkdir()
     for case in hf_models.CASES:
         if case.name in NAMES:
-            # bfloat16 halves the files; the outputs are float32's on the rounded weights.
+            # bfloat16 halves the files; outputs are computed in float32 from rounded weights.
             case = dataclasses.replace(case, dtype="bfloat16", shard="60KB")
             outputs = worker.make(case, FOLDER / case.name)
             kept = {name: outputs[name] for name in KEPT if name in outputs}

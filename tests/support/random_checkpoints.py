@@ -1,8 +1,9 @@
-"""Random checkpoints in each format, and readers of them that share no code with the project's."""
+"""Random checkpoints of each format, and readers that share no code with the project's."""
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,14 @@ import tensorstore
 from flax import serialization
 from safetensors.numpy import load_file
 
+from mtf_switch.conversion import formats
 from mtf_switch.conversion.architecture import Architecture
-from mtf_switch.conversion.hf_checkpoint import HfTarget
-from mtf_switch.conversion.mtf_checkpoint import MtfTarget
-from mtf_switch.conversion.t5x_checkpoint import T5xTarget
+from mtf_switch.conversion.tensor_names import TensorRef
 
 FLOAT32, BFLOAT16 = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
-_TARGETS = {"hf": HfTarget, "t5x": T5xTarget, "mtf": MtfTarget}
 
 
-def architecture(
+def make_architecture(
     encoder: str = "ds",
     decoder: str = "ds",
     experts: int = 4,
@@ -30,55 +29,69 @@ def architecture(
     tied: bool = True,
     **others: Any,
 ) -> Architecture:
-    """A tiny one; blocks are given as "d" (dense) and "s" (sparse)."""
+    """Returns a tiny architecture; each block is given as "d" (dense) or "s" (sparse)."""
+    sizes = {"vocab_size": 128, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_heads": 3}
     return Architecture(
-        vocab_size=128,
-        d_model=16,
-        d_kv=4,
-        d_ff=24,
-        num_heads=3,
         encoder=tuple(block == "s" for block in encoder),
         decoder=tuple(block == "s" for block in decoder),
         num_experts=experts,
         activations=activations,
         tied_logits=tied,
-        **others,
+        **{**sizes, **others},
     )
 
 
-SWITCH = architecture()
-TWELVE = architecture("dsds", "ds", experts=12)
-UNTIED = architecture("ss", "ss", tied=False)
-GATED = architecture("ds", "ds", activations=("gelu", "linear"), tied=False)
-T5 = architecture("dd", "ddd", experts=0)
-T5_1_1 = architecture("dd", "dd", experts=0, activations=("gelu", "linear"), tied=False)
+SWITCH = make_architecture()
+TWELVE = make_architecture("dsds", "ds", experts=12)
+UNTIED = make_architecture("ss", "ss", tied=False)
+GATED = make_architecture("ds", "ds", activations=("gelu", "linear"), tied=False)
+T5 = make_architecture("dd", "ddd", experts=0)
+T5_1_1 = make_architecture("dd", "dd", experts=0, activations=("gelu", "linear"), tied=False)
 
 
-def write(format: str, folder: Path, model: Architecture, dtype=FLOAT32, step: int = 7) -> Path:
-    """Writes random tensors, each drawn from its own name."""
-    folder.mkdir(parents=True)
-    target = _TARGETS[format](str(folder), model, dtype, step)
-    for ref in model.tensors_by_expert():
+class RandomSource:
+    """A `Source` whose tensors are random, each drawn from its own name."""
+
+    def __init__(self, architecture: Architecture, step: int = 7):
+        """Makes a source of float32 tensors."""
+        self.architecture = architecture
+        self.dtype = "float32"
+        self.step = step
+        self.notes = []
+
+    def read_tensor(self, ref: TensorRef) -> np.ndarray:
+        """Draws a tensor."""
         seed = zlib.crc32(f"{ref.row.key} {ref.block} {ref.expert}".encode())
-        values = np.random.default_rng(seed).standard_normal(model.shape(ref))
-        target.write_tensor(ref, values.astype(np.float32))
+        values = np.random.default_rng(seed).standard_normal(self.architecture.shape(ref))
+        return values.astype(np.float32)
+
+
+def write_checkpoint(
+    format: str, folder: Path, architecture: Architecture, dtype=FLOAT32, step: int = 7
+) -> Path:
+    """Writes the tensors of a `RandomSource`, and returns the folder."""
+    folder.mkdir(parents=True)
+    source = RandomSource(architecture, step)
+    target = formats.load_classes(format).target(str(folder), architecture, dtype, step)
+    for ref in architecture.tensors_by_expert():
+        target.write_tensor(ref, source.read_tensor(ref))
     target.finish()
     return folder
 
 
-def tensors(format: str, folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of a checkpoint, by their own names, with the libraries alone."""
-    return {"hf": _hf, "t5x": _t5x, "mtf": _mtf}[format](folder)
+def read_tensors(format: str, folder: Path) -> dict[str, np.ndarray]:
+    """Reads all tensors of a checkpoint under their stored names."""
+    return {"hf": _read_hf, "t5x": _read_t5x, "mtf": read_mtf}[format](folder)
 
 
-def _hf(folder: Path) -> dict[str, np.ndarray]:
+def _read_hf(folder: Path) -> dict[str, np.ndarray]:
     found = {}
     for file in sorted(folder.glob("*.safetensors")):
         found.update(load_file(str(file)))
     return found
 
 
-def _t5x(folder: Path) -> dict[str, np.ndarray]:
+def _read_t5x(folder: Path) -> dict[str, np.ndarray]:
     (checkpoint,) = folder.glob("checkpoint_*")
     index = serialization.msgpack_restore((checkpoint / "checkpoint").read_bytes())
     assert index["version"] == 3
@@ -99,13 +112,24 @@ def _t5x(folder: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def _mtf(folder: Path) -> dict[str, np.ndarray]:
-    reader = tf.train.load_checkpoint(str(folder))
+def read_mtf(path: Path) -> dict[str, np.ndarray]:
+    """Reads all variables of a model_dir's latest checkpoint, or of the checkpoint at a path."""
+    reader = tf.train.load_checkpoint(str(path))
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
+def write_mtf(path: Path, variables: Mapping[str, np.ndarray]) -> Path:
+    """Writes a checkpoint of Mesh TensorFlow with TensorFlow alone."""
+    path.parent.mkdir(exist_ok=True)
+    with tf.Graph().as_default(), tf.Session() as session:
+        created = [tf.get_variable(name, initializer=v) for name, v in variables.items()]
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver(created).save(session, str(path))
+    return path
+
+
 def assert_bit_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
-    """The same names, dtypes, shapes and bits."""
+    """Compares names, dtypes, shapes and bits."""
     assert one.keys() == other.keys()
     for name, array in one.items():
         assert array.dtype == other[name].dtype, name

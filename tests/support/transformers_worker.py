@@ -1,8 +1,8 @@
-"""transformers' T5 and Switch Transformer, run in another process.
+"""Creates and runs transformers' T5 and Switch Transformer, as a process of its own.
 
-It runs in an environment of its own, with torch and transformers (tests/requirements-torch.txt);
-the tests depend on neither. Reads one JSON object a line, {"do": "make" or "run", ...}, writes
-files, and answers each with one line.
+It runs in a separate environment with torch and transformers (tests/requirements-torch.txt), so
+that the tests depend on neither. Each line of its input is a task as a JSON object, {"do": "make"
+or "run", ...}. It writes files and answers each task with one line.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ TARGETS_START = 0
 
 
 def make(task):
-    """Saves a random model and what it gives for random ids: {"folder", "config", ...}."""
+    """Saves a random model and its outputs for ids; the task is a `hf_models.Case` and more."""
     torch.manual_seed(task["seed"])
     config = dict(task["config"])
     gated_switch = task["kind"] == "switch" and task["gated"]
     with contextlib.ExitStack() as stack:
         if gated_switch:
-            # transformers has no gated experts: T5's gated layer in the place of each.
+            # transformers has no gated experts, so T5's gated layer takes the place of each.
             layer = ("SwitchTransformersDenseActDense", modeling_t5.T5DenseGatedActDense)
             stack.enter_context(mock.patch.object(switch, *layer))
             initialise = mock.patch.object(
@@ -37,12 +37,12 @@ def make(task):
             )
             stack.enter_context(initialise)
             config["dense_act_fn"] = "gelu_new"
-        model = _model(task["kind"], config)
+        model = _create_model(task["kind"], config)
     if not config.get("tie_word_embeddings", True):
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     _randomise(model)
     if task["kind"] == "switch":
-        # Untied, transformers 5 gives each stack an embedding of its own; T5 has one.
+        # Without tied logits, transformers 5 gives each stack its own embedding; T5 has one.
         for stack in (model.encoder, model.decoder):
             if stack.embed_tokens.weight is not model.shared.weight:
                 stack.embed_tokens.weight = torch.nn.Parameter(model.shared.weight.clone())
@@ -50,11 +50,11 @@ def make(task):
     model = model.to(dtype)
     model.save_pretrained(task["folder"], max_shard_size=task.get("shard", "5GB"))
     if gated_switch:
-        _edit(task["folder"], feed_forward_proj="gated-gelu", is_gated_act=True)
+        _edit_config(task["folder"], feed_forward_proj="gated-gelu", is_gated_act=True)
     run(task, model.float())
 
 
-def _model(kind, config):
+def _create_model(kind, config):
     config = {"decoder_start_token_id": TARGETS_START, "pad_token_id": 0, **config}
     if kind == "switch":
         return switch.SwitchTransformersForConditionalGeneration(
@@ -64,7 +64,7 @@ def _model(kind, config):
 
 
 def _randomise(model):
-    """Random values for every parameter, so that each one counts in the outputs."""
+    """Draws every parameter, so that each one has an effect on the outputs."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "layer_norm" in name:
@@ -72,13 +72,13 @@ def _randomise(model):
             elif "relative_attention_bias" in name:
                 parameter.copy_(torch.randn_like(parameter))
             elif name == "shared.weight":
-                # Small, or with tied logits each token would only say itself again.
+                # Small, because with tied logits each token would otherwise predict itself.
                 parameter.copy_(0.3 * torch.randn_like(parameter))
             else:
                 parameter.copy_(torch.randn_like(parameter) * parameter.shape[1] ** -0.5)
 
 
-def _edit(folder, **values):
+def _edit_config(folder, **values):
     path = os.path.join(folder, "config.json")
     with open(path) as file:
         config = json.load(file)
@@ -87,7 +87,12 @@ def _edit(folder, **values):
 
 
 def run(task, model=None):
-    """Writes outputs of a model for ids: {"folder", "inputs", "targets", "outputs"}."""
+    """Writes the outputs of a model for ids.
+
+    Args:
+      task: {"kind", "folder", "inputs", "targets", "outputs"}; "outputs" is a path.
+      model: The model; None loads it from the folder.
+    """
     if model is None:
         auto = transformers.AutoModelForSeq2SeqLM
         model, loading = auto.from_pretrained(
@@ -115,7 +120,7 @@ def run(task, model=None):
             do_sample=False,
             num_beams=1,
             max_new_tokens=targets.shape[1],
-            # Its cache has as many layers as the encoder.
+            # The cache of transformers has only as many layers as the encoder.
             use_cache=False,
         )
     np.savez(
@@ -131,7 +136,7 @@ def run(task, model=None):
 
 
 def _capture(model, captured):
-    """Each stack's sparse layers, in order: inputs, outputs and the experts chosen."""
+    """Records inputs, outputs and chosen experts of each stack's sparse layers, in order."""
     for stack in ("encoder", "decoder"):
         for module in getattr(model, stack).modules():
             if isinstance(module, switch.SwitchTransformersSparseMLP):

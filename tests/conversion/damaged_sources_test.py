@@ -1,0 +1,124 @@
+"""A damaged or foreign source is reported in one message, and nothing is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import random_checkpoints
+from safetensors.numpy import load_file, save_file
+from tiny_run import contents
+
+from mtf_switch.conversion import hf_checkpoint
+from mtf_switch.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> Path:
+    """Whole checkpoints to do damage to copies of: hf (in two files), t5x, mtf."""
+    folder = tmp_path_factory.mktemp("sources")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hf_checkpoint, "SHARD_BYTES", 40_000)
+        for format in ("hf", "t5x", "mtf"):
+            random_checkpoints.write_checkpoint(
+                format, folder / format, random_checkpoints.SWITCH
+            )
+    return folder
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def edit(path: Path, **values) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def remove_tensor(name: str, folder: Path) -> None:
+    """Takes a tensor out of the file that holds it, and out of the index."""
+    index = json.loads((folder / hf_checkpoint.INDEX).read_text())
+    file = folder / index["weight_map"].pop(name)
+    (folder / hf_checkpoint.INDEX).write_text(json.dumps(index))
+    kept = load_file(str(file))
+    del kept[name]
+    save_file(kept, str(file))
+
+
+def add_tensor(folder: Path, name: str, array: np.ndarray) -> None:
+    save_file({name: array}, str(folder / "more.safetensors"))
+    index = json.loads((folder / hf_checkpoint.INDEX).read_text())
+    index["weight_map"][name] = "more.safetensors"
+    (folder / hf_checkpoint.INDEX).write_text(json.dumps(index))
+
+
+FIRST, SECOND = (f"model-0000{n}-of-00002.safetensors" for n in (1, 2))
+Q = "encoder.block.0.layer.0.SelfAttention.q.weight"
+ARRAY = "checkpoint_7/target.encoder.layers_1.mlp.expert.wi.kernel"
+
+DAMAGES = [
+    ("hf", lambda d: cut(d / SECOND), r"model-00002-of-00002.safetensors cannot be read: .*It is damaged, or its download did not finish"),
+    ("hf", lambda d: (d / SECOND).unlink(), r"lacks 1 of the 2 files that model.safetensors.index.json names:\n  model-00002-of"),
+    ("hf", lambda d: cut(d / hf_checkpoint.INDEX), r"index.json is not an index of safetensors files"),
+    ("hf", lambda d: shutil.copy(d / FIRST, d / SECOND), r"does not contain .*, although model.safetensors.index.json says so"),
+    ("hf", lambda d: remove_tensor(Q, d), r"has no tensor 'encoder/attention/q' in block 0, so it is not"),
+    ("hf", lambda d: remove_tensor(Q.replace("0", "1", 1), d), r"missing \(1\):\n  encoder.block.1.layer.0.SelfAttention.q.weight"),
+    ("hf", lambda d: remove_tensor("decoder.block.1.layer.2.mlp.experts.expert_3.wi.weight", d), r"missing \(1\):\n  decoder.block.1.layer.2.mlp.experts.expert_3.wi.weight"),
+    ("hf", lambda d: add_tensor(d, "lora.weight", np.ones(3)), r"1 tensors that no T5 or Switch Transformer has. No tensor is dropped silently, .*:\n  lora.weight \[3\]"),
+    ("hf", lambda d: add_tensor(d, "decoder.block.1.layer.2.mlp.experts.expert_4.wi.weight", np.ones((24, 16), np.float32)), r"unexpected \(1\):\n  decoder.block.1.layer.2.mlp.experts.expert_4.wi.weight"),
+    ("hf", lambda d: add_tensor(d, Q, np.ones((13, 16), np.float32)), r"SelfAttention.q.weight is \[16, 13\], not \[16, 12\]"),
+    ("hf", lambda d: add_tensor(d, Q, np.ones((12, 16), np.int8)), r"tensors of type I8, .* before it is quantized"),
+    ("hf", lambda d: add_tensor(d, "decoder.embed_tokens.weight", np.ones((128, 16), np.float32)), r"decoder.embed_tokens.weight in .* differs from shared.weight"),
+    ("hf", lambda d: add_tensor(d, "lm_head.weight", np.ones((128, 16), np.float32)), r"ties the logits to the embedding, but lm_head.weight differs from it"),
+    ("hf", lambda d: edit(d / "config.json", d_ff=32, num_experts=8), r"contradicts itself. config.json and the tensors differ: d_ff is 32, but the tensors have 24; num_experts is 8, but the tensors have 4"),
+    ("hf", lambda d: edit(d / "config.json", num_sparse_encoder_layers=2), r"num_sparse_encoder_layers is 2, which makes blocks \[0, 1\] of the encoder sparse, but in the tensors these are \[1\]"),
+    ("hf", lambda d: edit(d / "config.json", is_gated_act=True), r"feed-forward layers are gated \(wi_0, wi_1\), but in the tensors they are not gated \(wi\)"),
+    ("hf", lambda d: edit(d / "config.json", dense_act_fn="gelu"), r"names the activation 'gelu', which Mesh TensorFlow does not have"),
+    ("hf", lambda d: edit(d / "config.json", model_type="mixtral"), r"a model of type 'mixtral', but only 't5', 'mt5' and 'switch_transformers' can be converted"),
+    ("hf", lambda d: edit(d / "config.json", router_bias=True), r"router_bias = True, but Mesh TensorFlow's T5 has the fixed value False"),
+    ("hf", lambda d: cut(d / "config.json"), r"config.json cannot be read"),
+    ("hf", lambda d: (d / "config.json").unlink(), r"has no config.json, so it is not a model of transformers"),
+    ("hf", lambda d: [(d / name).unlink() for name in (FIRST, SECOND, hf_checkpoint.INDEX)], r"contains neither model.safetensors nor"),
+    ("t5x", lambda d: cut(d / "checkpoint_7" / "checkpoint"), r"is not the index of a T5X checkpoint"),
+    ("t5x", lambda d: (d / "checkpoint_7" / "checkpoint").write_text('model_checkpoint_path: "x"'), r"is TensorFlow's list of checkpoints: convert it with --from=mtf"),
+    ("t5x", lambda d: (d / "checkpoint_7" / "checkpoint").unlink(), r"contains no T5X checkpoint: it has neither a file 'checkpoint'"),
+    ("t5x", lambda d: shutil.rmtree(d / ARRAY), r"layers_1.mlp.expert.wi.kernel cannot be opened: it is missing or damaged"),
+    ("t5x", lambda d: (d / ARRAY / "2.0.0").unlink(), r"expert.wi.kernel lacks 1 of its 4 files, such as 2.0.0"),
+    ("t5x", lambda d: cut(d / ARRAY / "2.0.0"), r"expert/wi/kernel cannot be read from"),
+    ("mtf", lambda d: cut(d / "model.ckpt-7.index"), r"model.ckpt-7 cannot be read"),
+    ("mtf", lambda d: cut(d / "model.ckpt-7.data-00000-of-00001"), r"model.ckpt-7 cannot be read: Read less bytes than requested"),
+    ("mtf", lambda d: (d / "checkpoint").unlink(), r"checkpoint"),
+    ("mtf", lambda d: (d / "config.gin").write_text("DenseReluDense.activation = ['gelu', 'linear']"), r"activations gelu x linear, but in the checkpoint each has one input matrix"),
+    ("mtf", lambda d: (d / "config.gin").write_text("a = = 3"), r"The gin file .*config.gin cannot be read"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("format", "damage", "message"), DAMAGES)
+def test_a_damaged_or_foreign_source_is_told_in_one_message_and_leaves_nothing(
+    tiny, sources, format, damage, message, tmp_path
+):
+    source = tmp_path / "source"
+    shutil.copytree(sources / format, source)
+    damage(source)
+    before = contents(source)
+    to = "t5x" if format != "t5x" else "hf"
+    outcome = tiny.command("convert", f"--from={format}", f"--to={to}", source, tmp_path / "to")
+    assert outcome.code == 1
+    with pytest.raises(UserError, match=f"(?s){message}"):
+        raise UserError(outcome.err)
+    assert "Traceback" not in outcome.err
+    assert contents(source) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_pickle_is_never_loaded(tiny, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text('{"model_type": "t5"}')
+    (source / "pytorch_model.bin").write_bytes(b"cposix\nsystem\n(S'touch loaded'\ntR.")
+    outcome = tiny.command("convert", "--from=hf", "--to=mtf", source, tmp_path / "to")
+    assert outcome.code == 1
+    assert "contains pytorch_model.bin, which is a pickle. Reading a pickle runs" in outcome.err
+    assert "save_pretrained(" in outcome.err
