@@ -36,7 +36,9 @@ def test_help_answers_within_a_second_and_imports_no_tensorflow(arguments):
         seconds.append(time.monotonic() - start)
         assert done.stdout.startswith("usage: run_switch.py")
         assert done.stdout.endswith("False\n")
-    # The best of three: the machine may be busy.
+        if seconds[-1] < 1.0:
+            break
+    # At least one of three: the machine may be busy.
     assert min(seconds) < 1.0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import gin
 import pytest
-from tiny_run import MODEL, PARAMS, variables
+from tiny_run import PARAMS, variables
 
 from mtf_switch.config import gin_config
 from mtf_switch.runs import train_log
@@ -46,7 +46,7 @@ def resumed(tiny, tmp_path_factory):
     config.write_text(config.read_text().replace("'corpus.txt'", corpus))
     evaluated = tiny.command("eval", f"--model_dir={model_dir}")
     assert evaluated.code == 0, evaluated.err
-    (folder / "tiny.gin").write_text(MODEL + OLD_IMPORTS)
+    (folder / "tiny.gin").write_text((DATA / "tiny.gin").read_text() + OLD_IMPORTS)
     trained = tiny.command(
         "train",
         f"--gin_file={folder / 'tiny.gin'}",

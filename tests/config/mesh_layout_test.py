@@ -111,10 +111,10 @@ def test_a_dimension_that_its_axis_does_not_divide_is_refused_with_the_nearest_t
     ("bindings", "message"),
     [
         ({"utils.run.batch_size": "12"}, r"encoder's input \[batch 12, length 32, d_model 16\].*of 12 on the 8 cores"),
-        ({"num_experts": "12"}, r"encoder/block_000/layer_003: experts' weights \[experts 12, .*num_experts that do: 8 and 16"),
+        ({"num_experts": "12"}, r"encoder/block_000/layer_001: experts' weights \[experts 12, .*num_experts that do: 8 and 16"),
         ({"mesh.model": "3"}, r"encoder's embedding \[vocab 512, d_model 16\] .*of the padded vocabulary that do: 510 and 513"),
         ({"mesh.model": "4"}, r"layer_000: attention's weights \[d_model 16, heads 2, d_kv 8\] .*num_heads that do: 4;"),
-        ({"mesh.model": "2", "d_ff": "33"}, r"encoder/block_000/layer_001: weights \[d_model 16, d_ff 33\].* of d_ff that do: 32 and 34"),
+        ({"mesh.model": "2", "d_ff": "33", "encoder/transformer.make_layer_stack.layers": "[@transformer_layers.SelfAttention, @transformer_layers.DenseReluDense]"}, r"encoder/block_000/layer_001: weights \[d_model 16, d_ff 33\].* of d_ff that do: 32 and 34"),
         ({"utils.run.layout_rules": "'batch:data,length:data'"}, r"encoder's input .* two dimensions on one mesh axis"),
         ({"utils.run.layout_rules": "'batch:data,expert_unsplit:data'"}, r"probabilities of experts .* two dimensions"),
     ],

@@ -91,7 +91,7 @@ def test_experts_that_do_not_divide_over_their_cores_are_refused(tiny):
 def test_a_group_size_that_does_not_divide_is_refused_with_the_stack_and_the_nearest(tiny):
     # 8 x 16 target tokens; 8 x 32 input tokens divide by 64.
     with pytest.raises(
-        UserError, match=r"decoder/block_000/layer_005: .*48 does not divide.* 128"
+        UserError, match=r"decoder/block_000/layer_002: .*48 does not divide.* 128"
     ):
         _build(tiny, {"decoder/ExpertCapacity.group_size": "48"})
 

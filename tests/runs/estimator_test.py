@@ -51,8 +51,8 @@ def test_the_step_is_counted_after_all_that_reads_it(tiny: TinyRun, tmp_path: Pa
         readers = {op for op in ancestors(spec.train_op) if op.type == "ReadVariableOp"}
         readers = {op for op in readers if step in op.inputs}
     assert count in updates
-    # A weight and its optimizer slot for each of at least 40 variables.
-    assert len(updates) > 80
+    # A weight and its optimizer slot for each of at least 25 variables.
+    assert len(updates) > 50
     assert updates - {count} <= before
     assert len(readers) > 2
     assert readers <= before

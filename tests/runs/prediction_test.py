@@ -116,10 +116,11 @@ def test_an_input_alone_decodes_as_in_a_batch(
         "--gin_param=decoder/ExpertCapacity.capacity_factor_eval = 0.01",
         "--gin_param=decoder/ExpertCapacity.min_expert_capacity = 1",
     ]
-    alone = predict(tiny, talkative, [lines[4]], tmp_path, NO_DROP, *no_slots)
-    assert alone == [greedy[4]]
-    backwards = predict(tiny, talkative, lines[::-1], tmp_path, NO_DROP, *no_slots)
-    assert backwards == greedy[::-1]
+    # Two full batches, and a third with one input and rows of padding.
+    order = [*range(LINES)[::-1], *range(2 * BATCH - LINES), 4]
+    inputs = [lines[i] for i in order]
+    outputs = predict(tiny, talkative, inputs, tmp_path, NO_DROP, *no_slots)
+    assert outputs == [greedy[i] for i in order]
 
 
 def encoded(texts: list[str], vocabulary: Any, length: int) -> np.ndarray:

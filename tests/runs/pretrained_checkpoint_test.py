@@ -99,7 +99,6 @@ def test_the_same_command_again_changes_nothing(
     ("arguments", "message"),
     [
         (["--gin_param=d_model = 32"], "16] in the checkpoint and"),
-        (["--gin_param=num_layers = 2"], "is missing in the checkpoint and"),
         (["--task=super_glu_v102_proportional"], "names are: super_glue_v102_proportional"),
         (["--data_dir=/nowhere"], "There is no folder /nowhere"),
     ],

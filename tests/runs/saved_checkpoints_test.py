@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import errno
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tensorflow.compat.v1 as tf
-from tiny_run import TinyRun, contents, copy_of, variables
+from tiny_run import TinyRun, contents, copy_of
 
 from mtf_switch.errors import UserError
-from mtf_switch.runs import saved_checkpoints, train_log
+from mtf_switch.runs import saved_checkpoints
 
 
 @pytest.fixture
@@ -79,54 +77,6 @@ def test_with_its_only_checkpoint_spoiled_a_run_is_at_step_0(model_dir: Path) ->
     assert not list(model_dir.glob("model.ckpt-*"))
 
 
-def cut_in_half(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    # At the front are the decoder's weights, which evaluation reads, too.
-    content[100] ^= 1
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize(
-    ("damage", "file", "reason"),
-    [
-        (cut_in_half, "data-00001-of-00002", "Read less bytes than requested"),
-        (flip_a_bit, "data-00001-of-00002", "Checksum does not match"),
-        (cut_in_half, "index", "not an sstable"),
-        (Path.unlink, "data-00001-of-00002", "No such file or directory"),
-    ],
-)
-def test_a_damaged_checkpoint_is_named_with_the_damage_and_the_way_back(
-    tiny: TinyRun, model_dir: Path, damage: Callable[[Path], None], file: str, reason: str
-) -> None:
-    damage(model_dir / f"model.ckpt-6.{file}")
-    before = contents(model_dir)
-    outcome = tiny.command("eval", f"--model_dir={model_dir}", "--eval_batches=1")
-    assert outcome.code == 1
-    (message,) = outcome.err.strip().splitlines()
-    assert f"The checkpoint {model_dir}/model.ckpt-6 cannot be read: " in message
-    assert reason in message
-    assert f"name that in the first line of {model_dir}/checkpoint" in message
-    assert not outcome.out
-    assert contents(model_dir) == before
-
-
-def test_the_way_back_from_a_damaged_checkpoint_works(tiny: TinyRun, model_dir: Path) -> None:
-    cut_in_half(model_dir / "model.ckpt-6.data-00001-of-00002")
-    refused = tiny.train(model_dir, "--steps=8")
-    assert refused.code == 1
-    assert "model.ckpt-6 cannot be read: Read less bytes than requested" in refused.err
-    _, *rest = (model_dir / "checkpoint").read_text().splitlines()
-    (model_dir / "checkpoint").write_text(
-        "\n".join(['model_checkpoint_path: "model.ckpt-3"', *rest, ""])
-    )
-    assert tiny.train(model_dir, "--steps=7").code == 0
-    assert [step.step for step in train_log.read(str(model_dir))] == [1, 2, 3, 4, 5, 6, 7]
-
-
 @pytest.mark.parametrize("content", ["", "not a list of checkpoints {", None])
 def test_a_damaged_list_of_checkpoints_does_not_start_training_again_from_0(
     tiny: TinyRun, model_dir: Path, content: str | None
@@ -144,59 +94,6 @@ def test_a_damaged_list_of_checkpoints_does_not_start_training_again_from_0(
         assert outcome.code == 1
         assert f"{model_dir}/checkpoint names no checkpoint that exists. Write" in outcome.err
     assert contents(model_dir) == before
-
-
-@pytest.mark.parametrize(
-    ("param", "difference"),
-    [
-        (
-            "num_experts = 8",
-            "SwitchFFN/wi/kernel is [4, 16, 32] in the checkpoint and [8, 16, 32] in",
-        ),
-        (
-            "num_layers = 2",
-            "block_001/layer_000/rms_norm/scale is missing in the checkpoint and [16] in",
-        ),
-    ],
-)
-def test_a_checkpoint_of_another_shape_is_refused_with_the_variables(
-    tiny: TinyRun, trained: Path, param: str, difference: str
-) -> None:
-    outcome = tiny.command("eval", f"--model_dir={trained}", f"--gin_param={param}")
-    assert outcome.code == 1
-    (message,) = outcome.err.strip().splitlines()
-    assert f"The checkpoint {trained}/model.ckpt-6 is of another model: " in message
-    assert difference in message
-    assert "and 3 more" in message or "and 41 more" in message
-    assert "Remove each --gin_param that is not in its config.gin" in message
-
-
-def test_a_checkpoint_that_has_lost_some_of_its_slots_is_still_refused(
-    tiny: TinyRun, trained: Path, tmp_path: Path
-) -> None:
-    model_dir = tmp_path / "run"
-    model_dir.mkdir()
-    shutil.copy(trained / "config.gin", model_dir)
-    kept = variables(trained, 6)
-    lost = next(name for name in sorted(kept) if "_slot_" in name)
-    del kept[lost]
-    with tf.Graph().as_default(), tf.Session() as session:
-        made = [tf.get_variable(name, initializer=array) for name, array in kept.items()]
-        session.run(tf.global_variables_initializer())
-        tf.train.Saver(made).save(session, str(model_dir / "model.ckpt-6"))
-    outcome = tiny.train(model_dir, "--steps=8")
-    assert outcome.code == 1
-    assert f"{lost} is missing in the checkpoint" in outcome.err
-
-
-def test_a_checkpoint_to_start_from_that_is_not_there_is_refused(
-    tiny: TinyRun, tmp_path: Path
-) -> None:
-    params = {"utils.run.init_checkpoint": "'/nowhere/model.ckpt-7'"}
-    outcome = tiny.train(tmp_path / "run", "--steps=1", params=params)
-    assert outcome.code == 1
-    assert "utils.run.init_checkpoint = '/nowhere/model.ckpt-7' does not exist" in outcome.err
-    assert not (tmp_path / "run").exists()
 
 
 def test_an_error_that_is_no_users_mistake_keeps_its_traceback(tmp_path: Path) -> None:
