@@ -11,9 +11,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     """Adds the parser of `compare`, with its flags."""
     parser = subparsers.add_parser(
         "compare",
-        help="models on the same tasks, with intervals, beside the paper's Table 5",
-        description="Reads what eval wrote for each model, takes each at its best checkpoint, "
-        "and draws the examples anew 1,000 times for 95%% intervals.",
+        help="compare models on the same tasks, with intervals and the paper's Table 5",
+        description="Reads what eval wrote for each model, and takes each model at its best "
+        "checkpoint. The 95%% intervals come from 1,000 bootstrap draws of the examples.",
     )
     parser.add_argument(
         "--models",
@@ -25,14 +25,18 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--tasks", nargs="+", required=True, metavar="T", help="tasks or mixtures"
     )
-    parser.add_argument("--split", default="validation", help="default: %(default)s")
+    parser.add_argument(
+        "--split", default="validation", help="split of the tasks (default: %(default)s)"
+    )
     parser.add_argument(
         "--paper",
         choices=("Base", "Large"),
         default="Base",
-        help="whose rows of Table 5 stand beside (default: %(default)s)",
+        help="which rows of Table 5 to print as well (default: %(default)s)",
     )
-    parser.add_argument("--output_dir", metavar="O", help="gets compare.md and compare.json")
+    parser.add_argument(
+        "--output_dir", metavar="O", help="folder for compare.md and compare.json"
+    )
     return parser
 
 

@@ -12,11 +12,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     """Adds the parser of `convert`, with its flags."""
     parser = subparsers.add_parser(
         "convert",
-        help="a checkpoint of transformers, T5X or Mesh TensorFlow into one of another",
-        description="Converts T5 and Switch Transformers, a tensor at a time. hf is a folder\n"
-        "of transformers (config.json, safetensors), t5x a checkpoint folder of T5X, mtf a\n"
-        "model_dir of Mesh TensorFlow. What is written for mtf is ready for eval, predict,\n"
-        "score and train. See docs/checkpoints.md.",
+        help="convert a checkpoint between transformers, T5X and Mesh TensorFlow",
+        description="Converts T5 and Switch Transformers, one tensor at a time. hf is a\n"
+        "folder of transformers (config.json, safetensors), t5x a checkpoint folder of T5X,\n"
+        "and mtf a model_dir of Mesh TensorFlow. A converted model_dir is ready for eval,\n"
+        "predict, score and train. See docs/checkpoints.md.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
             "examples:\n"
@@ -30,29 +30,32 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--from", required=True, choices=formats, dest="source_format")
     parser.add_argument("--to", required=True, choices=formats)
     parser.add_argument("source", metavar="SRC", help="the checkpoint")
-    parser.add_argument("target", metavar="DST", help="a folder that is not there yet")
+    parser.add_argument("target", metavar="DST", help="a folder that does not exist yet")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
-        help="of all tensors (default: that of SRC, and float32 for mtf)",
+        help="dtype of all tensors (default: that of SRC, and float32 for mtf)",
     )
     group = parser.add_argument_group("dense to sparse")
     group.add_argument(
         "--upcycle",
         action="store_true",
-        help="make a dense T5 a Switch Transformer: experts are copies of its feed-forward "
-        "layers, routers are random",
+        help="make a dense T5 a Switch Transformer: its experts are copies of the feed-forward "
+        "layers, and its routers are random",
     )
     group.add_argument(
-        "--experts", type=flags.positive_integer, metavar="N", help="of each sparse layer"
+        "--experts",
+        type=flags.positive_integer,
+        metavar="N",
+        help="number of experts in each sparse layer",
     )
     group.add_argument(
         "--expert_every",
         type=flags.positive_integer,
         metavar="K",
-        help="each K-th block becomes sparse (default: 2, as in the paper)",
+        help="every K-th block becomes sparse (default: 2, as in the paper)",
     )
-    group.add_argument("--seed", type=int, help="of the routers (default: 0)")
+    group.add_argument("--seed", type=int, help="seed of the routers (default: 0)")
     flags.add_gin(parser)
     return parser
 
@@ -65,12 +68,14 @@ def run_command(options: argparse.Namespace) -> None:
     upcycling = None
     if options.upcycle:
         if not options.experts:
-            raise UserError("--upcycle needs to know how many: add --experts=8, say.")
+            raise UserError(
+                "--upcycle needs the number of experts: add --experts=8, for example."
+            )
         upcycling = Upcycling(options.experts, options.expert_every or 2, options.seed or 0)
     elif options.experts or options.expert_every or options.seed is not None:
-        raise UserError("--experts, --expert_every and --seed go with --upcycle.")
+        raise UserError("--experts, --expert_every and --seed need --upcycle.")
     if options.to != "mtf" and (options.gin_file or options.gin_param):
-        raise UserError(f"--gin_file and --gin_param go with --to=mtf, not {options.to}.")
+        raise UserError(f"--gin_file and --gin_param need --to=mtf, not --to={options.to}.")
     converted = convert.convert_checkpoint(
         convert.ConversionRequest(
             source_format=options.source_format,

@@ -17,34 +17,40 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     """Adds the parser of `eval`, with its flags."""
     parser = subparsers.add_parser(
         "eval",
-        help="a task's metrics for any checkpoints; or negative log perplexity and routers",
-        description="Decodes and scores a task that has metrics (GLUE, SQuAD, ...), and finds "
-        "the peak over checkpoints. For other tasks: the negative log perplexity of the latest "
-        "checkpoint, and what its routers did.",
+        help="evaluate checkpoints by a task's metrics, or by negative log perplexity",
+        description="For a task that has metrics (GLUE, SQuAD, ...), decodes and scores its "
+        "examples and finds the best checkpoint. For other tasks, computes the negative log "
+        "perplexity of the latest checkpoint and the metrics of its routers.",
     )
-    flags.add_model_dir(parser, "of a training run; gets SPLIT_eval/, or eval.json")
-    parser.add_argument("--task", help="another task than the one it was trained on")
-    parser.add_argument("--split", default="validation", help="default: %(default)s")
+    flags.add_model_dir(
+        parser, "folder of a training run; the results go to SPLIT_eval/ or eval.json in it"
+    )
+    parser.add_argument(
+        "--task", help="task or mixture (default: the one that it was trained on)"
+    )
+    parser.add_argument(
+        "--split", default="validation", help="split of the task (default: %(default)s)"
+    )
     parser.add_argument(
         "--eval_batches",
         type=flags.positive_integer,
         metavar="N",
-        help="at most N batches, of each task if it has metrics (default: all)",
+        help="evaluate at most N batches; with metrics, N of each task (default: all)",
     )
     parser.add_argument(
         "--checkpoint_steps",
         metavar="S",
-        help="which checkpoints to score: all, latest (the default), or 200,400",
+        help="checkpoints to score: all, latest (the default), or steps such as 200,400",
     )
     parser.add_argument(
         "--follow",
         action="store_true",
-        help="score every checkpoint, and those that training writes meanwhile, to its end",
+        help="score every checkpoint, and wait for further ones until training ends",
     )
     parser.add_argument(
         "--perplexity",
         action="store_true",
-        help="negative log perplexity and routers, for a task with metrics, too",
+        help="compute negative log perplexity and router metrics also for a task with metrics",
     )
     flags.add_data(parser)
     flags.add_gin(parser)
@@ -57,8 +63,8 @@ def run_command(options: argparse.Namespace) -> None:
     asks_for_checkpoints = options.checkpoint_steps is not None or options.follow
     if options.perplexity and asks_for_checkpoints:
         raise UserError(
-            "--perplexity is of the latest checkpoint: leave --checkpoint_steps and --follow "
-            "away."
+            "--perplexity evaluates the latest checkpoint only: remove --checkpoint_steps and "
+            "--follow."
         )
     saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
     from mtf_switch.downstream import evaluation_sets

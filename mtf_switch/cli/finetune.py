@@ -17,8 +17,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "finetune",
         help="fine-tune a pre-trained checkpoint on a task, with the paper's recipe",
-        description="Takes the model and the vocabulary from the checkpoint's folder, and puts "
-        "gin/runs/finetune.gin and your gin files on top. A second call continues.",
+        description="Takes the model and the vocabulary from the checkpoint's folder, then "
+        "applies gin/runs/finetune.gin and your gin files. A second call continues.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
             "example:\n  run_switch.py finetune --task=super_glue_v102_proportional \\\n"
@@ -31,10 +31,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--init_checkpoint",
         required=True,
         metavar="C",
-        help="to start from: runs/base/model.ckpt-1000, a model_dir (its latest), or gs://...",
+        help="checkpoint to start from: runs/base/model.ckpt-1000, a model_dir (its latest), "
+        "or gs://...",
     )
     flags.add_model_dir(
-        parser, "gets checkpoints and summaries; a second call continues from it"
+        parser, "folder for checkpoints and summaries; a second call continues from it"
     )
     flags.add_gin(parser)
     flags.add_training(parser)

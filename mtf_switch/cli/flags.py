@@ -32,21 +32,24 @@ def add_gin(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="repeatable, later ones win; found from here, from gin/, or in T5's gin folder",
+        help="gin file; repeatable, later files win; looked for here, in gin/ and in T5's gin "
+        "folder",
     )
     parser.add_argument(
         "--gin_param",
         action="append",
         default=[],
         metavar="'NAME = VALUE'",
-        help="repeatable; wins over files: --gin_param='num_experts = 16'",
+        help="gin binding; repeatable, wins over files: --gin_param='num_experts = 16'",
     )
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
     """Adds `--steps` and `--seed`."""
     parser.add_argument("--steps", type=positive_integer, help="train up to this step")
-    parser.add_argument("--seed", type=int, help="of the data's order, the weights and noise")
+    parser.add_argument(
+        "--seed", type=int, help="seed of the data order, the initial weights and all noise"
+    )
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -54,13 +57,13 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data_dir",
         metavar="D",
-        help="with TFDS's data (default: ~/tensorflow_datasets); see the command prepare",
+        help="folder of TFDS's data (default: ~/tensorflow_datasets); see the command prepare",
     )
     parser.add_argument(
         "--vocabulary",
         metavar="V",
-        help="of the task: a SentencePiece model, or embedded_text (default: T5's, or that of "
-        "the checkpoint)",
+        help="vocabulary of the task: a SentencePiece model, or embedded_text (default: T5's, "
+        "or the checkpoint's)",
     )
 
 
@@ -71,10 +74,12 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         type=positive_integer,
         metavar="N",
         help="run on N devices of this machine as one mesh: its GPUs, or N parts of its "
-        "processor; without a file of gin/layouts/, batch and experts are split over them",
+        "processor; without a file of gin/layouts/, the batch and the experts are split",
     )
     group = parser.add_argument_group("TPU, as in t5_mesh_transformer")
-    group.add_argument("--tpu", help="name or address of a Cloud TPU; without it: this machine")
+    group.add_argument(
+        "--tpu", help="name or address of a Cloud TPU (default: run on this machine)"
+    )
     group.add_argument("--gcp_project", help="project of the Cloud TPU")
     group.add_argument("--tpu_zone", help="zone of the Cloud TPU")
 
@@ -118,7 +123,9 @@ def _device_bindings(options: argparse.Namespace) -> list[str]:
     if not hasattr(options, "devices"):
         return []
     if options.devices and options.tpu:
-        raise UserError("--devices is for this machine and --tpu for another: give one.")
+        raise UserError(
+            "--devices runs on this machine and --tpu on another one: give only one of them."
+        )
     if options.tpu:
         # The configuration of a model_dir may name the devices that it was trained on.
         return ["devices.value = None"]

@@ -12,9 +12,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     """Adds the parser of `plan`, with its flags."""
     parser = subparsers.add_parser(
         "plan",
-        help="whether a model fits a TPU pod, what it communicates, and how long a step takes",
+        help="plan a model on a TPU pod: its memory, its communication, the time of a step",
         description="Lowers the training graph of a model for the cores of a layout, without a "
-        "TPU, and counts memory, exchanges between cores and arithmetic on it.",
+        "TPU, and counts its memory, its communication and its FLOPs.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
             "examples:\n  run_switch.py plan --gin_file=models/switch_c.gin \\\n"
@@ -28,13 +28,13 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--batch_tokens",
         type=flags.positive_integer,
         metavar="N",
-        help="tokens of input in a step (default: 2^20, as in the paper)",
+        help="input tokens per step (default: 2^20, as in the paper)",
     )
     parser.add_argument(
         "--vocab_size",
         type=flags.positive_integer,
         metavar="N",
-        help="pieces and sentinels (default: 32100, T5's)",
+        help="size of the vocabulary, sentinels included (default: 32100, T5's)",
     )
     parser.add_argument(
         "--compare",
@@ -46,7 +46,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--json", action="store_true", help="print one JSON object instead of a table"
     )
     parser.add_argument(
-        "--output_dir", metavar="D", help="gets the JSON, the text and a plot of it as well"
+        "--output_dir", metavar="D", help="folder for the JSON, the text and a plot"
     )
     return parser
 

@@ -12,11 +12,15 @@ from mtf_switch.errors import UserError
 def add_parser(subparsers) -> argparse.ArgumentParser:
     """Adds the parser of `predict`, with its flags."""
     parser = subparsers.add_parser(
-        "predict", help="decode targets for a file of inputs, one a line"
+        "predict", help="decode a target for each line of a file of inputs"
     )
-    flags.add_model_dir(parser, "of a training run")
-    parser.add_argument("--input_file", required=True, help="one input a line, utf-8")
-    parser.add_argument("--output_file", required=True, help="gets one prediction a line")
+    flags.add_model_dir(parser, "folder of a training run")
+    parser.add_argument(
+        "--input_file", required=True, help="utf-8 file with one input per line"
+    )
+    parser.add_argument(
+        "--output_file", required=True, help="file for the predictions, one per line"
+    )
     parser.add_argument(
         "--beams", type=flags.positive_integer, default=1, help="beam search with N > 1 beams"
     )
@@ -30,13 +34,13 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--top_k",
         type=flags.positive_integer,
         metavar="K",
-        help="sample from the K most likely tokens only",
+        help="sample only from the K most likely tokens",
     )
     parser.add_argument(
         "--max_length",
         type=flags.positive_integer,
         metavar="N",
-        help="tokens to decode at most",
+        help="decode at most N tokens",
     )
     flags.add_gin(parser)
     flags.add_machine(parser)
@@ -54,7 +58,7 @@ def run_command(options: argparse.Namespace) -> None:
         params.append(f"Bitransformer.decode.max_decode_length = {options.max_length}")
     if options.beams > 1 and options.temperature:
         raise UserError(
-            "Beam search and sampling exclude each other: give --beams or --temperature."
+            "Beam search and sampling exclude each other: give either --beams or --temperature."
         )
     saved_config.load(options.model_dir, options.gin_file, params)
     from mtf_switch.runs import prediction, text_lines

@@ -12,12 +12,20 @@ from mtf_switch.errors import UserError
 def add_parser(subparsers) -> argparse.ArgumentParser:
     """Adds the parser of `score`, with its flags."""
     parser = subparsers.add_parser(
-        "score", help="log-likelihood of given targets, in nats, one a line"
+        "score", help="compute the log-likelihood of given targets, in nats"
     )
-    flags.add_model_dir(parser, "of a training run")
-    parser.add_argument("--input_file", required=True, help="one input a line, utf-8")
-    parser.add_argument("--target_file", required=True, help="its target, line by line")
-    parser.add_argument("--output_file", required=True, help="gets one log-likelihood a line")
+    flags.add_model_dir(parser, "folder of a training run")
+    parser.add_argument(
+        "--input_file", required=True, help="utf-8 file with one input per line"
+    )
+    parser.add_argument(
+        "--target_file",
+        required=True,
+        help="file with the target of each input, in the same order",
+    )
+    parser.add_argument(
+        "--output_file", required=True, help="file for the log-likelihoods, one per line"
+    )
     flags.add_gin(parser)
     flags.add_machine(parser)
     return parser

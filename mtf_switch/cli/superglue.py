@@ -12,17 +12,17 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     """Adds the parser of `superglue`, with its flags."""
     parser = subparsers.add_parser(
         "superglue",
-        help="files of answers to SuperGLUE's test sets, for its server",
+        help="write answers to SuperGLUE's test sets, as its server takes them",
     )
-    flags.add_model_dir(parser, "of a run fine-tuned on SuperGLUE")
+    flags.add_model_dir(parser, "folder of a run that was fine-tuned on SuperGLUE")
     parser.add_argument(
-        "--output_dir", required=True, metavar="O", help="gets ten .jsonl files"
+        "--output_dir", required=True, metavar="O", help="folder for ten .jsonl files"
     )
     parser.add_argument(
         "--step",
         type=flags.positive_integer,
         metavar="S",
-        help="of the checkpoint (default: the latest)",
+        help="step of the checkpoint (default: the latest)",
     )
     flags.add_data(parser)
     flags.add_gin(parser)

@@ -12,10 +12,13 @@ from mtf_switch.errors import UserError
 def add_parser(subparsers) -> argparse.ArgumentParser:
     """Adds the parser of `tasks`, with its flags."""
     parser = subparsers.add_parser(
-        "tasks", help="every task: sizes, metrics, splits, and whether its data is here"
+        "tasks", help="list tasks: sizes, metrics, splits, and whether their data is prepared"
     )
     parser.add_argument(
-        "pattern", nargs="?", default="*", help="of names, in quotes: '*glue*' (default: all)"
+        "pattern",
+        nargs="?",
+        default="*",
+        help="pattern of names, in quotes: '*glue*' (default: all)",
     )
     flags.add_data(parser)
     flags.add_gin(parser)

@@ -26,17 +26,17 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         ),
     )
     flags.add_model_dir(
-        parser, "gets checkpoints and summaries; a second call continues from it"
+        parser, "folder for checkpoints and summaries; a second call continues from it"
     )
     flags.add_gin(parser)
     parser.add_argument(
         "--corpus",
         metavar="GLOB",
-        help="train on your own text: 'path/*.txt', utf-8, quoted",
+        help="train on your own utf-8 text files: 'path/*.txt', in quotes",
     )
     parser.add_argument(
         "--task",
-        help="task or mixture of seqio's registry (default: what the gin files say)",
+        help="task or mixture of seqio's registry (default: the one that the gin files name)",
     )
     flags.add_training(parser)
     flags.add_data(parser)

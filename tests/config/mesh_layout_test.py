@@ -259,7 +259,7 @@ def test_a_mesh_without_devices_is_refused_where_upstream_would_stack_it_on_one(
 def test_devices_of_this_machine_and_a_tpu_exclude_each_other(tiny, tmp_path):
     result = tiny.train(tmp_path / "m", "--devices=4", "--tpu=local")
     assert result.code == 1
-    assert "--devices is for this machine and --tpu for another" in result.err
+    assert "--devices runs on this machine and --tpu on another one" in result.err
 
 
 def test_what_two_devices_trained_is_evaluated_alike_on_one(tiny, tmp_path):

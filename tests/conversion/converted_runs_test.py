@@ -40,7 +40,7 @@ def test_a_trained_model_is_exported_and_comes_back(tiny, trained, tmp_path):
     back = convert_by_command(
         tiny, "hf", "mtf", tmp_path / "hf", tmp_path / "mtf", *run_flags(tiny)
     )
-    assert "parameters    25,024, float32\nstep          6\n" in back.out
+    assert "parameters    19,824, float32\nstep          6\n" in back.out
     weights = {n: a for n, a in read_tensors("mtf", trained).items() if "_slot_" not in n}
     returned = read_tensors("mtf", tmp_path / "mtf")
     # One block with a pattern of two layers comes back as one with the same pattern.
@@ -108,13 +108,13 @@ def test_the_run_of_a_converted_model_is_that_of_its_gin_file(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--upcycle"], "--upcycle needs to know how many: add --experts=8, say."),
-        (["--experts=4"], "--experts, --expert_every and --seed go with --upcycle."),
+        (["--upcycle"], "--upcycle needs the number of experts: add --experts=8, for example."),
+        (["--experts=4"], "--experts, --expert_every and --seed need --upcycle."),
         (
             ["--upcycle", "--experts=4"],
             "is for dense models, but this one already has 4 experts",
         ),
-        (["--gin_param=d_ff = 3"], "--gin_file and --gin_param go with --to=mtf, not t5x."),
+        (["--gin_param=d_ff = 3"], "--gin_file and --gin_param need --to=mtf, not --to=t5x."),
     ],
 )
 def test_flags_that_do_not_go_together_are_told(tiny, arguments, message, tmp_path):

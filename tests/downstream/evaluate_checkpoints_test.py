@@ -185,7 +185,7 @@ def test_perplexity_of_a_task_with_metrics(
         (("--checkpoint_steps=0,3",), "has no checkpoint of step 3; it has those of 0, 2, 4"),
         (("--split=validatoin",), f"Task '{SUPER_GLUE}' has no split 'validatoin'; it has"),
         (("--task=super_glue_axb_v102", "--follow"), "has no metric of its own"),
-        (("--perplexity", "--follow"), "--perplexity is of the latest checkpoint"),
+        (("--perplexity", "--follow"), "--perplexity evaluates the latest checkpoint only"),
         (("--task=xsun",), "The nearest names are: xsum"),
     ],
 )
