@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from tensorflow.python.ops import summary_ops_v2
 from tiny_run import BATCH, INPUTS, TARGETS, TinyRun
 
 from mtf_switch.errors import UserError
-from mtf_switch.runs import estimator, router_summaries
+from mtf_switch.runs import estimator
 from mtf_switch.runs.run import Run
 
 
@@ -72,43 +70,3 @@ def test_a_language_model_on_a_task_with_inputs_is_refused_in_words(
             utils__run__model_type="'lm'",
             transformer__make_layer_stack__layers=layers,
         )
-
-
-def test_on_a_tpu_the_host_writes_the_same_summaries(tmp_path: Path) -> None:
-    # 8 tokens, 2 dropped; entropy, gate and losses times the tokens; 6 + 2 tokens per expert,
-    # and 5 + 1 served.
-    means = [8 * 0.5, 8 * 0.75, 8 * 0.01, 8 * 0.02]
-    sums = np.array([8.0, 2.0, *means, 6.0, 2.0, 5.0, 1.0], np.float32)
-    with tf.Graph().as_default():
-        tf.train.get_or_create_global_step()
-        call = router_summaries.make_host_call(
-            str(tmp_path), {"encoder/layer": tf.constant(sums)}
-        )
-        function, tensors = call
-        # A TPU hands one row of each tensor for each of its cores.
-        writes = function(*(tf.concat([tensor] * 2, axis=0) for tensor in tensors))
-        with tf.Session() as session:
-            session.run(tf.global_variables_initializer())
-            tf.train.get_global_step().load(7, session)
-            session.run(summary_ops_v2.summary_writer_initializer_op())
-            session.run(writes)
-    (events,) = tmp_path.glob("events.out.tfevents.*")
-    written = {
-        value.tag: (event.step, tf.make_ndarray(value.tensor))
-        for event in tf.train.summary_iterator(str(events))
-        for value in event.summary.value
-    }
-    expected = {"dropped_fraction": 0.25, "entropy": 0.5, "gate": 0.75}
-    expected |= {"aux_loss": 0.01, "z_loss": 0.02}
-    for name, value in expected.items():
-        step, mean = written[f"encoder/layer/{name}"]
-        assert (step, mean) == (7, pytest.approx(value))
-    for vector in ("expert_load", "served"):
-        _, histogram = written[f"encoder/layer/{vector}"]
-        # Rows of a histogram: from, to, how many values.
-        assert histogram[:, 2].sum() == 2
-    assert len(written) == len(expected) + 2
-
-
-def test_without_switch_layers_a_tpu_gets_no_host_call(tmp_path: Path) -> None:
-    assert router_summaries.make_host_call(str(tmp_path), {}) is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,7 @@ from tiny_run import (
     run_model,
 )
 
-from mtf_switch.errors import UserError
-from mtf_switch.runs import estimator, prediction, saved_checkpoints, text_lines
+from mtf_switch.runs import estimator, prediction, saved_checkpoints
 from mtf_switch.runs.run import Run
 from mtf_switch.upstream.host_vocabulary import HostDecodedVocabulary
 
@@ -273,32 +271,6 @@ def test_files_of_different_lengths_are_refused(
     assert not (tmp_path / "scores.txt").exists()
 
 
-def test_a_line_ends_at_a_newline_and_nowhere_else(tmp_path: Path) -> None:
-    (tmp_path / "file.txt").write_bytes("\ufeffa\u2028b\x0cc\r\n\r\nd".encode())
-    assert text_lines.read_lines(str(tmp_path / "file.txt")) == ["a\u2028b\x0cc", "", "d"]
-
-
-def test_a_missing_input_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"missing.txt cannot be read: No such file"):
-        text_lines.read_lines(str(tmp_path / "missing.txt"))
-
-
-def test_an_empty_input_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty.txt").write_text("")
-    with pytest.raises(UserError, match=r"empty.txt has no lines, so there is nothing to do"):
-        text_lines.read_lines(str(tmp_path / "empty.txt"))
-
-
-def test_an_input_file_that_is_not_utf_8_is_named_with_the_byte_and_the_cure(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "latin.txt").write_bytes("abc café\n".encode("latin-1"))
-    with pytest.raises(
-        UserError, match=r"latin.txt is not utf-8 \(byte 7\). Convert it: iconv"
-    ):
-        text_lines.read_lines(str(tmp_path / "latin.txt"))
-
-
 @pytest.mark.parametrize("output", ["missing/outputs.txt", "folder"])
 def test_an_output_that_cannot_be_written_is_refused_before_decoding(
     tiny: TinyRun, trained: Path, tmp_path: Path, output: str
@@ -313,11 +285,3 @@ def test_an_output_that_cannot_be_written_is_refused_before_decoding(
     assert outcome.code == 1
     assert f"{tmp_path / output} cannot be written" in outcome.err
     assert ("Make it first" in outcome.err) == output.startswith("missing")
-
-
-def test_an_output_without_permission_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(UserError, match=r"cannot be written. Choose another --output_file"):
-        text_lines.check_writable(str(tmp_path / "outputs.txt"))
