@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Settings and fixtures that all tests share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-# Before TensorFlow is imported by any of them.
+# Before any test imports TensorFlow.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import gin
@@ -15,15 +15,15 @@ import hypothesis
 import pytest
 from tiny_run import Outcome, TinyRun, made_up_text
 
-# Before any test imports Mesh TensorFlow or T5, which it repairs as they are imported.
+# Before any test imports Mesh TensorFlow or T5: the project repairs them as they are imported.
 import mtf_switch  # noqa: F401
 
 # A graph is hundreds of thousands of objects that live long. With Python's default thresholds,
 # the search for garbage among them takes a tenth of the time of building it.
 gc.set_threshold(100_000, 20, 20)
 
-# The same examples in every run, and no deadline: the first graph of a process is slow. An
-# example that fails is small already, and each smaller one would be a graph: no shrinking.
+# Every run uses the same examples. There is no deadline, because the first graph of a process is
+# slow, and no shrinking, because each smaller example would be another graph.
 hypothesis.settings.register_profile(
     "repository",
     derandomize=True,
@@ -38,20 +38,20 @@ hypothesis.settings.load_profile("repository")
 
 @pytest.fixture(autouse=True)
 def _forget_gin():
-    """Leaves no gin binding of one test to the next."""
+    """Clears the gin bindings after each test."""
     yield
     gin.clear_config()
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    """Commands on a tiny model, with a corpus and a cache that all tests share."""
+    """Runs commands on a tiny model; all tests share its corpus and cache."""
     return TinyRun(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
 def trained(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model_dir at step 6 with checkpoints at 0, 3 and 6; never to be written to."""
+    """A model_dir at step 6 with checkpoints at 0, 3 and 6; read-only."""
     model_dir = tmp_path_factory.mktemp("trained") / "run"
     outcome = tiny.train(model_dir, "--steps=6")
     assert outcome.code == 0, outcome.err
@@ -60,7 +60,7 @@ def trained(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tfds_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data_dir with hand-written examples of every TFDS data set; never to be written to."""
+    """A data_dir with hand-written examples of every TFDS data set; read-only."""
     import tfds_examples
 
     folder = tmp_path_factory.mktemp("tfds")
@@ -70,7 +70,7 @@ def tfds_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_closed_book(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Divides the closed-book tasks where the hand-written examples can be divided."""
+    """Splits the closed-book tasks where the hand-written examples can be split."""
     import tfds_examples
 
     from tasks import closed_book
@@ -115,7 +115,7 @@ def finetune(tiny: TinyRun, tfds_dir: Path) -> Callable[..., Outcome]:
 
 @pytest.fixture(scope="session")
 def finetuned(finetune, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model_dir at step 4 with checkpoints at 0, 2 and 4; never to be written to."""
+    """A model_dir at step 4 with checkpoints at 0, 2 and 4; read-only."""
     model_dir = tmp_path_factory.mktemp("finetuned") / "run"
     outcome = finetune(trained, model_dir)
     assert outcome.code == 0, outcome.err

@@ -1,4 +1,4 @@
-"""Which checkpoints there are, and what a user is told when one is missing or damaged."""
+"""Which checkpoints a model_dir has, and the errors for a damaged list and a full disk."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A tiny Switch Transformer on a made-up corpus, driven through the command line.
 
-TensorFlow is imported once per pytest process: commands run in it, not in children.
+Commands run in the process of the test, so TensorFlow is imported once.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "pa", "ri", "so", "tu", "ve", 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a command gave: its exit code and what it printed."""
+    """The exit code of a command, and what it printed."""
 
     code: int
     out: str
@@ -77,13 +77,13 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class TinyRun:
-    """Runs commands with a cache and a corpus of their own in `folder`."""
+    """Runs commands with their own cache and corpus, both in `folder`."""
 
     folder: Path
 
     @property
     def corpus(self) -> Path:
-        """A file of made-up text, a little more than the least that a corpus may have."""
+        """A file of made-up text, a little longer than the shortest corpus that is accepted."""
         path = self.folder / "corpus.txt"
         if not path.exists():
             path.write_text(made_up_text(characters=120_000), encoding="utf-8")
@@ -91,7 +91,7 @@ class TinyRun:
 
     @property
     def gin_file(self) -> Path:
-        """The model."""
+        """A gin file of the model."""
         path = self.folder / "tiny.gin"
         if not path.exists():
             path.write_text(MODEL, encoding="utf-8")
@@ -99,7 +99,7 @@ class TinyRun:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the commands need in os.environ."""
+        """The environment variables of the commands."""
         return {"MTF_SWITCH_CACHE": str(self.folder / "cache")}
 
     def command(self, *arguments: Any) -> Outcome:
@@ -139,7 +139,7 @@ class TinyRun:
         return self.command(*self.train_arguments(model_dir, *arguments, params=params))
 
     def parse(self, params: Mapping[str, str] = {}, task: str = "text_files") -> Any:
-        """Parses what `train` would, for tests of what lies below it.
+        """Parses the configuration that `train` would, for tests of the functions that it calls.
 
         Returns:
           (settings, vocabulary).
@@ -173,9 +173,9 @@ class TinyRun:
 
 @contextlib.contextmanager
 def faster():
-    """Without the graph optimiser and graph.pbtxt a tiny training run takes half the time.
+    """Leaves out the graph optimizer and graph.pbtxt, which take half the time of a tiny run.
 
-    Whether a run does what it should with them is left to one test of the command line.
+    One test of the command line runs with both.
     """
     # Imported here: it imports TensorFlow.
     from mtf_switch.runs import estimator
@@ -193,12 +193,12 @@ def faster():
 
 
 def copy_of(model_dir: Path, to: Path) -> Path:
-    """A copy of a model_dir to do damage to, without its TensorBoard events."""
+    """Copies a model_dir, without its TensorBoard events, for a test that changes it."""
     return Path(shutil.copytree(model_dir, to, ignore=shutil.ignore_patterns("*tfevents*")))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, with what is in it."""
+    """Returns the content of every file below a folder."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -207,7 +207,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def variables(model_dir: Path, step: int) -> dict[str, np.ndarray]:
-    """The values in a checkpoint, optimizer slots and global step included."""
+    """Returns the variables in a checkpoint, with optimizer slots and the global step."""
     import tensorflow as tf
 
     reader = tf.train.load_checkpoint(str(model_dir / f"model.ckpt-{step}"))
@@ -215,7 +215,7 @@ def variables(model_dir: Path, step: int) -> dict[str, np.ndarray]:
 
 
 def validation_examples(settings: Any) -> dict[str, np.ndarray]:
-    """The ids of the validation split, read with seqio alone: feature -> [examples, length]."""
+    """Returns the ids of the validation split, read with seqio: feature -> [examples, length]."""
     import seqio
 
     task = seqio.get_mixture_or_task(settings.task)
@@ -231,7 +231,7 @@ def validation_examples(settings: Any) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Ran:
-    """What the model itself gave for a batch.
+    """What the model computed for a batch.
 
     Attributes:
       logits: [B, L, V] float32.
@@ -254,10 +254,10 @@ def run_model(
     """Calls the model on batches, without estimator and input pipeline.
 
     Args:
-      checkpoint: path; None takes the initial values of seed 0.
-      settings, vocabulary: of the run whose configuration is parsed.
-      batches: of one shape, each with "inputs" (not for a language model), "targets", and
-        further arguments of the model's call_simple by name: [B, length] int32.
+      checkpoint: Path of a checkpoint; None for the initial values of seed 0.
+      settings, vocabulary: What the parsed configuration gives.
+      batches: Batches of one shape, [B, length] int32 each: "inputs" (not for a language
+        model), "targets", and further arguments of the model's call_simple by name.
       mode: "train" or "eval".
     """
     import mesh_tensorflow as mtf
@@ -304,7 +304,15 @@ def run_model(
 
 
 def log_likelihoods(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Of each target token, in nats, and 0 for padding: [B, L] float64."""
+    """Returns the log-likelihood of each target token, in nats, and 0 for padding.
+
+    Args:
+      logits: [B, L, V] float32.
+      targets: [B, L] int32.
+
+    Returns:
+      [B, L] float64.
+    """
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     log_probs = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     chosen = np.take_along_axis(log_probs, targets[..., np.newaxis], axis=-1)[..., 0]
@@ -312,12 +320,12 @@ def log_likelihoods(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def filled_up(array: np.ndarray, rows: int = BATCH) -> np.ndarray:
-    """With rows of padding to a full batch."""
+    """Adds rows of padding to make a full batch."""
     return np.pad(array, [(0, rows - len(array)), (0, 0)])
 
 
 def made_up_text(characters: int, seed: int = 0) -> str:
-    """At least so many characters of paragraphs of 8 made-up sentences each."""
+    """Returns paragraphs of 8 made-up sentences each, with at least `characters` characters."""
     chooser = random.Random(seed)
     words = ["".join(chooser.choices(_SYLLABLES, k=1 + i % 4)) for i in range(1500)]
     paragraphs: list[str] = []
