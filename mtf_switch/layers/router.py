@@ -201,8 +201,7 @@ class Router(abc.ABC):
           variable_dtype: dtypes of the model's variables; the router computes in
             `router_dtype`.
           train: whether this is training, where the router explores.
-          nonpadding: [O, G, S], 1 for tokens and 0 for padding. None if every position holds
-            a token.
+          nonpadding: [O, G, S], 1 for tokens, 0 for padding; None if there is no padding.
           count_positions: one of the functions of `position_in_expert`.
 
         Returns:
