@@ -6,7 +6,7 @@ import mesh_tensorflow as mtf
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from first_step import QUIET, run_first_step
+from first_step import run_first_step
 from mesh_tensorflow.transformer import transformer, utils
 from packed_examples import NO_DROP, run_packed_and_alone
 from tiny_run import EOS_ID, EXPERTS, SWITCH_LAYERS, TARGETS
@@ -14,14 +14,6 @@ from tiny_run import EOS_ID, EXPERTS, SWITCH_LAYERS, TARGETS
 from mtf_switch.errors import UserError
 from mtf_switch.layers.switch_ffn import SwitchFFN
 from mtf_switch.model import switch_transformer
-from mtf_switch.runs import saved_checkpoints, train_log
-
-
-def _first_step(tiny, folder, params):
-    """The loss and dropped share of a first training step; the tiny batch is 8."""
-    result = tiny.train(folder, "--steps=1", params={**QUIET, **params})
-    assert result.code == 0, result.err
-    return train_log.read(str(folder))[0]
 
 
 def _build(tiny, params):
@@ -130,12 +122,14 @@ def test_an_ensemble_is_refused(tiny, tmp_path):
         ),
     ],
 )
-def test_training_works_packed_gated_and_in_bfloat16(tiny, tmp_path, params):
-    step = _first_step(tiny, tmp_path / "m", params)
+def test_training_works_packed_gated_and_in_bfloat16(tiny, params):
+    loss, sums = run_first_step(tiny, params)
     # An untrained model's cross-entropy is near ln(400 ids) = 6.0, and some 60% of the target
     # positions are tokens; the loss is the mean over all of them.
-    assert 2.5 < step.loss < 5.5
-    assert 0.0 <= step.dropped_fraction < 1.0
+    assert 2.5 < loss < 5.5
+    assert sorted(sums) == list(SWITCH_LAYERS)
+    for tokens, dropped, *_ in sums.values():
+        assert 0.0 <= dropped < tokens
 
 
 def test_a_layer_without_experts_is_refused():
@@ -164,7 +158,17 @@ ROUTERS = {
         "NoTokenLeftBehindRouter.stages": "3",
     },
 }
-# To dispatch, No-Token-Left-Behind is as Switch: one expert a token.
+# A Switch layer in each stack, and little else.
+FEW_LAYERS = {
+    "encoder/transformer.make_layer_stack.layers": (
+        "[@transformer_layers.SelfAttention, @SwitchFFN]"
+    ),
+    "decoder/transformer.make_layer_stack.layers": (
+        "[@transformer_layers.SelfAttention, @transformer_layers.EncDecAttention, @SwitchFFN]"
+    ),
+}
+FEW_SWITCH_LAYERS = ("decoder/block_000/layer_002", "encoder/block_000/layer_001")
+# To dispatch, No-Token-Left-Behind is the same as Switch: one expert per token.
 EACH_ROUTER = [
     pytest.param(router, marks=pytest.mark.slow if router.startswith("no token") else ())
     for router in ROUTERS
@@ -173,14 +177,14 @@ EACH_ROUTER = [
 
 @pytest.mark.parametrize("router", EACH_ROUTER)
 def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny, router):
-    groups = {"ExpertCapacity.group_size": "16", **ROUTERS[router]}
+    groups = {"ExpertCapacity.group_size": "16", **FEW_LAYERS, **ROUTERS[router]}
     microbatches = "utils.serialize_num_microbatches.tokens_per_microbatch_per_replica"
     whole_loss, whole = run_first_step(tiny, groups)
     loss, sums = run_first_step(tiny, {**groups, microbatches: "64"})
     # Float32 sums in another order.
     assert loss == pytest.approx(whole_loss, rel=1e-5)
-    assert sorted(sums) == sorted(whole) == list(SWITCH_LAYERS)
-    for layer in SWITCH_LAYERS:
+    assert sorted(sums) == sorted(whole) == list(FEW_SWITCH_LAYERS)
+    for layer in FEW_SWITCH_LAYERS:
         np.testing.assert_allclose(sums[layer], whole[layer], rtol=1e-5)
         # Tokens, dropped ones, those of each expert and those served are counts.
         counts = [0, 1, *range(6, 6 + 2 * EXPERTS)]
@@ -188,14 +192,10 @@ def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny, rou
 
 
 @pytest.mark.parametrize("router", EACH_ROUTER)
-def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(
-    tiny, trained, router
-):
-    """Two short examples a row, kept apart by their segments; no token is dropped."""
-    params = {**NO_DROP, **ROUTERS[router]}
-    settings, vocabulary = tiny.load(trained, [f"{k} = {v}" for k, v in params.items()])
-    checkpoint = saved_checkpoints.find_latest(str(trained))
-    got, expected, alone = run_packed_and_alone(checkpoint, settings, vocabulary)
+def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(tiny, router):
+    """Two short examples per row, kept apart by their segments; no token is dropped."""
+    settings, vocabulary = tiny.parse({**NO_DROP, **ROUTERS[router]})
+    got, expected, alone = run_packed_and_alone(None, settings, vocabulary)
     for layer in SWITCH_LAYERS:
         tokens, dropped = got.router_sums[layer][:2]
         feature = "inputs" if layer.startswith("encoder") else "targets"

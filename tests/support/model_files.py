@@ -74,14 +74,15 @@ def count_model(name):
     return count_files([f"models/{name}.gin"], vocabulary, lengths)
 
 
-def count_files(files, vocabulary=32100, lengths=LENGTHS):
-    """Counts the model of gin files."""
+def count_files(files, vocabulary=32100, lengths=LENGTHS, params=()):
+    """Counts the model of gin files, with further bindings."""
     gin_config.parse(
         files,
         [
             "MIXTURE_NAME = 'a_task'",
             "utils.run.batch_size = 64",
             f"utils.run.sequence_length = {lengths}",
+            *params,
         ],
     )
     settings = run_settings.from_gin()
