@@ -1,37 +1,10 @@
-"""Gin files of converted models, and what those beside a source tell."""
+"""Gin files of converted models."""
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
-import random_checkpoints
 
-from mtf_switch.conversion import model_gin, source_gin, t5x_checkpoint
-from mtf_switch.errors import UserError
-from mtf_switch.layers.capacity import ExpertCapacity
-
-# As Flaxformer's switch_classic files are written: macros, blocks, references that only T5X knows.
-OF_T5X = """
-from __gin__ import dynamic_registration
-from flaxformer.components import dense
-import seqio
-include 'flaxformer/t5x/configs/moe/models/tokens_choose_base.gin'
-ARCHITECTURE = %gin.REQUIRED
-DROPOUT_RATE = 0.05
-EXPERT_DROPOUT_RATE = %DROPOUT_RATE
-TRAIN_EXPERT_CAPACITY_FACTOR = 1.
-EVAL_EXPERT_CAPACITY_FACTOR = 2.5
-GROUP_SIZE = 2048
-JITTER_NOISE = 0.0
-moe_layers.MoeLayer:
-  max_group_size = %GROUP_SIZE
-  train_capacity_factor = %TRAIN_EXPERT_CAPACITY_FACTOR
-moe_layers.MoeLayer.min_expert_capacity = 2
-dense.MlpBlock.activations = ('silu', 'linear')
-expert/dense.MlpBlock.activations = ('silu', 'linear')
-moe_architecture.SparseDecoder.output_logits_factory = @output_logits/dense.DenseGeneral
-"""
+from mtf_switch.conversion import model_gin
 
 
 @pytest.mark.parametrize(
@@ -48,45 +21,3 @@ moe_architecture.SparseDecoder.output_logits_factory = @output_logits/dense.Dens
 )
 def test_the_shortest_pattern_that_repeats(sparse, expected):
     assert model_gin.shortest_period([block == "s" for block in sparse]) == expected
-
-
-def test_what_t5xs_gin_file_tells(tmp_path):
-    path = tmp_path / "config.gin"
-    path.write_text(OF_T5X)
-    found = source_gin.apply_gin_file(str(path), random_checkpoints.GATED)
-    assert found == dataclasses.replace(
-        random_checkpoints.GATED,
-        capacity=ExpertCapacity(1.0, 2.5, 2, None, 2048),
-        dropout_rate=0.05,
-        input_jitter=0.0,
-        activations=("silu", "linear"),
-    )
-
-
-@pytest.mark.parametrize(
-    "model", [random_checkpoints.TWELVE, random_checkpoints.GATED, random_checkpoints.T5]
-)
-def test_what_is_written_beside_a_checkpoint_of_t5x_is_read_again(model, tmp_path):
-    asked = dataclasses.replace(
-        model,
-        dropout_rate=0.25,
-        **(
-            {"capacity": ExpertCapacity(3.0, 4.0, 7, None, 512), "input_jitter": 0.5}
-            if model.num_experts
-            else {}
-        ),
-    )
-    t5x_checkpoint.write_config(str(tmp_path), asked)
-    plain = dataclasses.replace(asked, dropout_rate=0.1, capacity=ExpertCapacity())
-    path = source_gin.find_gin_file([str(tmp_path / "none"), str(tmp_path)])
-    assert source_gin.apply_gin_file(path, plain) == asked
-
-
-def test_a_gin_file_that_contradicts_the_checkpoint_is_told(tmp_path):
-    path = tmp_path / "operative_config.gin"
-    path.write_text("DenseReluDense.activation = 'relu'")
-    assert source_gin.find_gin_file([str(tmp_path)]) == str(path)
-    with pytest.raises(
-        UserError, match=r"have the activations relu, but .* two input matrices"
-    ):
-        source_gin.apply_gin_file(str(path), random_checkpoints.GATED)
