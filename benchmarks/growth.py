@@ -25,14 +25,14 @@ _PANELS = {
 _LABELS = {
     "tokens": "tokens",
     "experts": "experts",
-    "group_sizes": "tokens of a group",
+    "group_sizes": "group size",
     "d_model": "d_model",
 }
 _COMPETITORS = {"dense": "dense layer", "gather": "Switch, gather", "einsum": "Switch, einsum"}
 
 
 def panel(name: str, repetitions: int) -> dict[str, list[tuple[int, float]]]:
-    """For each competitor, (size, milliseconds) along one axis."""
+    """Measures (size, milliseconds) along one axis, for each competitor."""
     points: dict[str, list[tuple[int, float]]] = {key: [] for key in _COMPETITORS}
     for size in _PANELS[name]:
         sizes = {**_START, name: size}

@@ -18,12 +18,12 @@ from mtf_switch.layers.router import SwitchRouter
 from mtf_switch.layers.switch_ffn import SwitchFFN
 
 Run = Callable[[], None]
-# Tokens come as sequences of this length.
+# The length of the sequences that the tokens form.
 _LENGTH = 256
 
 
 def layer(competitor: str, setting: sizes.Layer) -> Any:
-    """A layer of Mesh TF's Transformer by the name of the competitor."""
+    """Makes the layer of a competitor."""
     if competitor == "dense":
         return transformer_layers.DenseReluDense(hidden_size=setting.d_ff)
     if competitor == "upstream":
@@ -76,7 +76,7 @@ def step(
 
 
 def _lowered(layer: Any, tokens: tf.Tensor, setting: sizes.Layer) -> tuple[list, tf.Operation]:
-    """What to fetch for one step, and what to run before the first."""
+    """Returns the operations of one step, and the one to run before the first step."""
     mesh = mtf.Mesh(mtf.Graph(), "mesh")
     cores, rules = mtf.convert_to_shape(""), mtf.convert_to_layout_rules("")
     names = ("batch", "length", "d_model")
@@ -91,7 +91,7 @@ def _lowered(layer: Any, tokens: tf.Tensor, setting: sizes.Layer) -> tuple[list,
     results = [loss, *mtf.gradients([loss], [*variables, x])]
     mesh_impl = mtf.placement_mesh_impl.PlacementMeshImpl(cores, rules, [""])
     lowering = mtf.Lowering(mesh.graph, {mesh: mesh_impl}, autostack=False)
-    # The operations: computed like the tensors, but not copied out.
+    # Fetching operations computes the tensors without copying them out.
     fetches = [lowering.export_to_tf_tensor(result).op for result in results]
     return fetches, lowering.copy_masters_to_slices()
 
@@ -103,7 +103,7 @@ def _context(
     cores: mtf.Shape,
     rules: mtf.LayoutRules,
 ) -> transformer.Context:
-    """What Mesh TF's Unitransformer hands to a layer in training."""
+    """Makes the Context that Mesh TF's Unitransformer passes to a layer in training."""
     batch, length, model = shape.dims
     stack = types.SimpleNamespace(
         name="encoder",

@@ -1,4 +1,4 @@
-"""What is measured: sizes, without TensorFlow."""
+"""The sizes of layers and models to measure, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class Layer:
 
     Attributes:
       experts: E.
-      capacity_factor: of training.
-      dtype: of activations, "float32" or "bfloat16".
-      tokens: T, in one step.
+      capacity_factor: capacity factor in training.
+      dtype: activation dtype, "float32" or "bfloat16".
+      tokens: T, tokens of one step.
       group_size: S.
       d_model: M.
       d_ff: F.
@@ -34,17 +34,17 @@ class Model:
 
     Attributes:
       experts: E.
-      batch_size: sequences.
-      inputs: tokens of each.
-      targets: tokens of each.
+      batch_size: sequences of one step.
+      inputs: input tokens per sequence.
+      targets: target tokens per sequence.
       d_model: M.
       d_ff: F.
-      blocks: of the encoder, and as many of the decoder; even.
-      heads: of attention, 64 wide.
-      vocabulary: pieces.
+      blocks: number of blocks in the encoder, and in the decoder; even.
+      heads: attention heads of width 64.
+      vocabulary: number of pieces.
       group_size: S.
-      capacity_factor: of training.
-      dtype: of activations, "float32" or "bfloat16".
+      capacity_factor: capacity factor in training.
+      dtype: activation dtype, "float32" or "bfloat16".
     """
 
     experts: int
@@ -62,5 +62,5 @@ class Model:
 
     @property
     def tokens(self) -> int:
-        """Of one step."""
+        """Tokens of one step."""
         return self.batch_size * (self.inputs + self.targets)

@@ -17,7 +17,7 @@ from mtf_switch.runs import estimator
 from mtf_switch.runs.run import Run
 
 _SWITCH = "transformer.make_layer_stack.layers"
-# Of upstream alone: its layer, and its look-up of embeddings by a one-hot product.
+# Parameters for "upstream" only: its layer, and its embedding by a one-hot product.
 _UPSTREAM = {
     "MoE1D.num_experts": "%num_experts",
     "MoE1D.hidden_size": "%d_ff",
@@ -29,7 +29,7 @@ _UPSTREAM = {
 
 
 def configure(competitor: str, setting: sizes.Model) -> None:
-    """Parses the gin of a competitor: "dense", a dispatch of SwitchFFN, or "upstream"."""
+    """Parses the gin of a competitor: "dense", a `SwitchFFN.dispatch` value, or "upstream"."""
     params = {
         "MIXTURE_NAME": "'random'",
         "d_model": setting.d_model,

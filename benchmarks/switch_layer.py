@@ -2,10 +2,11 @@
 
     python benchmarks/switch_layer.py --experts 8 32 --competitors dense gather upstream
 
-Competitors: `dense`, Mesh TF's feed-forward layer; `einsum` and `gather`, this project's
-Switch layer with either dispatch; `upstream`, Mesh TF's MoE1D; `hf`, transformers' layer in
-the environment of --hf_python. The loss is the mean square of the output plus the layer's
-own; the gradients are those of the input and of all variables. No jitter, no dropout.
+Competitors: `dense` is Mesh TF's feed-forward layer. `einsum` and `gather` are this project's
+Switch layer with that `dispatch` (on one core, `gather` sorts). `upstream` is Mesh TF's MoE1D.
+`hf` is transformers' layer in the environment of --hf_python. The loss is the mean square of
+the output plus the layer's own; gradients are those of the input and of all variables. There is
+no jitter and no dropout.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ COMPETITORS = ("dense", "gather", "einsum", "upstream", "hf")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The options, with the sizes of docs/performance.md as defaults."""
+    """Parses the options; sizes default to those of docs/performance.md."""
     parser = measure.parser(__doc__.split("\n", 1)[0], COMPETITORS)
     add = parser.add_argument
     add("--experts", nargs="+", type=int, default=[8, 32, 128], help="E")
-    add("--group_sizes", nargs="+", type=int, default=[1024], help="S, tokens of a group")
+    add("--group_sizes", nargs="+", type=int, default=[1024], help="S, group size")
     add("--capacity_factors", nargs="+", type=float, default=[1.0, 1.25])
     add("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     add("--tokens", type=int, default=4096, help="T, of one step")
@@ -48,7 +49,7 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
       UserError: for sizes that do not divide.
     """
     logs.show_errors_only()
-    # Takes seconds, and is not needed to understand the options.
+    # Importing it takes seconds, and parsing the options does not need it.
     import layer_graphs
 
     grid = itertools.product(
@@ -71,7 +72,7 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def as_table(found: list[dict[str, Any]]) -> str:
-    """A row for each setting, a column for each competitor: milliseconds, ratio, spread."""
+    """Makes a row per setting and a column per competitor: milliseconds, ratio, spread."""
     names = list(dict.fromkeys(result["competitor"] for result in found))
     fixed = ("dtype", "capacity_factor", "experts", "group_size")
     rows: dict[tuple, list[str]] = {}
@@ -88,7 +89,7 @@ def as_table(found: list[dict[str, Any]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the benchmark; 2 for a mistake in the options."""
+    """Runs the benchmark. Returns 2 for a mistake in the options."""
     return measure.present("switch_layer", parse(arguments), measured, as_table)
 
 

@@ -2,10 +2,11 @@
 
     python benchmarks/train_step.py --experts 8 32 --competitors dense gather
 
-An encoder and a decoder with every other feed-forward layer sparse, on random tokens, by the
-same path as `run_switch.py train`. Competitors: `dense`; `einsum` and `gather`, this project's
-Switch layer with either dispatch; `upstream`, Mesh TF's MoE1D and embeddings; `hf` and
-`hf_dense`, transformers' models in the environment of --hf_python. No jitter, no dropout.
+An encoder and a decoder with every other feed-forward layer sparse, on random tokens, built as
+`run_switch.py train` builds them. Competitors: `dense`; `einsum` and `gather`, this project's
+Switch layer with that `dispatch` (on one core, `gather` sorts); `upstream`, Mesh TF's MoE1D and
+embeddings; `hf` and `hf_dense`, transformers' models in the environment of --hf_python. There
+is no jitter and no dropout.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ COMPETITORS = ("dense", "gather", "einsum", "upstream", "hf", "hf_dense")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The options; sizes default to those of docs/performance.md."""
+    """Parses the options; sizes default to those of docs/performance.md."""
     parser = measure.parser(__doc__.split("\n", 1)[0], COMPETITORS)
     add = parser.add_argument
     add("--experts", nargs="+", type=int, default=[8, 32], help="E")
@@ -44,7 +45,7 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
       UserError: for sizes that do not divide.
     """
     logs.show_errors_only()
-    # Takes seconds, and is not needed to understand the options.
+    # Importing it takes seconds, and parsing the options does not need it.
     import step_graphs
 
     values = {
@@ -76,7 +77,7 @@ def _competitor(
 
 
 def as_table(found: list[dict[str, Any]]) -> str:
-    """A row for each competitor."""
+    """Makes a row per competitor."""
     rows = []
     for result in found:
         relative = spread = ""
@@ -99,7 +100,7 @@ def as_table(found: list[dict[str, Any]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the benchmark; 2 for a mistake in the options."""
+    """Runs the benchmark. Returns 2 for a mistake in the options."""
     return measure.present("train_step", parse(arguments), measured, as_table)
 
 

@@ -1,4 +1,4 @@
-"""Says what one training step's time is spent on, from TensorFlow's own trace.
+"""Shows what the time of one training step is spent on, from TensorFlow's own trace.
 
     python benchmarks/where_time_goes.py --competitor gather --experts 32
 
@@ -17,7 +17,7 @@ import sizes
 
 from mtf_switch.upstream import logs
 
-# The first that is found in an operation's name says what it belongs to.
+# An operation belongs to the first part whose pattern is found in its name.
 _PARTS = (
     ("optimizer", r"adafactor|_slot_"),
     ("experts: matrix products", r"experts_of_(runs.*MatMul|slots.*Einsum)"),
@@ -32,13 +32,13 @@ _PARTS = (
 
 
 def part_of(operation: str) -> str:
-    """What a step's operation belongs to, by its name."""
+    """Returns the part of a step that an operation belongs to, by its name."""
     matches = (part for part, pattern in _PARTS if re.search(pattern, operation))
     return next(matches, "other")
 
 
 def trace(competitor: str, setting: sizes.Model) -> list[tuple[str, str, float]]:
-    """(name, type, milliseconds) of each operation of one training step."""
+    """Returns (name, type, milliseconds) of each operation of one training step."""
     logs.show_errors_only()
     # Takes seconds, and is not needed to understand the options.
     import step_graphs
@@ -60,7 +60,7 @@ def trace(competitor: str, setting: sizes.Model) -> list[tuple[str, str, float]]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the parts and the types of operations that take longest."""
+    """Prints the parts and the types of operations that take the longest."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--competitor", default="gather", choices=("dense", "gather", "einsum"))
     parser.add_argument("--experts", type=int, default=32)

@@ -1,4 +1,4 @@
-"""Groups and expert capacity: arithmetic in whole numbers, and what its errors say."""
+"""Groups and expert capacity: integer arithmetic and its error messages."""
 
 import fractions
 
@@ -78,8 +78,8 @@ def test_groups_up_to_a_size_are_the_largest_that_divide(per_core, cores, most, 
 def test_groups_up_to_a_size_are_those_of_mesh_tf(per_core, most):
     groups, size = moe._split_into_groups(per_core, most, 1)
     ours = ExpertCapacity(max_group_size=most).split_into_groups(per_core, strict=False)
-    # Upstream starts from n // max_group_size groups, rounded down, so that its groups may be
-    # larger than what it calls their maximum.
+    # Upstream starts from n // max_group_size groups, rounded down. So its groups may be larger
+    # than the size that it calls their maximum.
     assert ours == (groups, size) or size > most
 
 
@@ -140,7 +140,7 @@ def test_while_decoding_an_expert_has_room_for_every_token(size, experts):
 
 @pytest.mark.parametrize(("mode", "slots"), [("train", 80), ("eval", 128), ("decode", 8192)])
 def test_slots_of_the_released_switch_base_128(mode, slots):
-    # 8192 / 128 = 64 tokens an expert: x 1.25 in training, x 2 in evaluation.
+    # 8192 / 128 = 64 tokens per expert: x 1.25 in training, x 2 in evaluation.
     assert ExpertCapacity().expert_capacity(8192, 128, mode) == slots
 
 

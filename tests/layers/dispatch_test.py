@@ -1,6 +1,6 @@
 """Dispatch and combine against loops over tokens and slots.
 
-Every test runs on each way to dispatch, from the same table of routings.
+Every test runs with each dispatcher, on the same routings.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ DISPATCHERS = [EinsumDispatch, GatherDispatch]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A routing by hand: arrays [O, G, S], and the sizes E and C."""
+    """A routing as arrays [O, G, S], and the sizes E and C."""
 
     expert_index: np.ndarray
     position_in_expert: np.ndarray
@@ -35,15 +35,17 @@ class Case:
 
     @classmethod
     def draw(cls, rng, shape, experts, capacity, real=1.0):
-        """Random choices, ranked by token order; a share `real` is not padding."""
+        """Draws random choices, with positions in token order; a share `real` is not padding."""
         expert_index = rng.integers(0, experts, shape)
         nonpadding = rng.random(shape) < real
-        rank = np.zeros(shape, int)
+        position = np.zeros(shape, int)
         for o, g, s in np.ndindex(*shape):
             before = (expert_index[o, g, :s] == expert_index[o, g, s]) & nonpadding[o, g, :s]
-            rank[o, g, s] = before.sum() if nonpadding[o, g, s] else 0
-        kept = ((rank < capacity) & nonpadding).astype(float)
-        return cls(expert_index, rank, kept, rng.uniform(0.2, 1.0, shape), experts, capacity)
+            position[o, g, s] = before.sum() if nonpadding[o, g, s] else 0
+        kept = ((position < capacity) & nonpadding).astype(float)
+        return cls(
+            expert_index, position, kept, rng.uniform(0.2, 1.0, shape), experts, capacity
+        )
 
 
 def expected_expert_inputs(case, x):
@@ -56,7 +58,7 @@ def expected_expert_inputs(case, x):
 
 
 def expected_outputs(case, expert_outputs):
-    """[O, G, S, M]: the gate times what the token's slot holds, zeros for the others."""
+    """[O, G, S, M]: the gate times the output of the token's slot; zeros for dropped tokens."""
     outer, groups, tokens = case.kept.shape
     y = np.zeros((outer, groups, tokens, expert_outputs.shape[-1]))
     for o, g, s in np.argwhere(case.kept):
@@ -84,7 +86,7 @@ def routing_on(mesh, case):
 
 
 def run(dispatcher_class, case, x, expert_outputs, dtype=tf.float32):
-    """Dispatches x [O, G, S, M], combines expert_outputs [O, E, G, C, M]; and the gradients.
+    """Dispatches x [O, G, S, M], combines expert_outputs [O, E, G, C, M], and differentiates.
 
     The gradients are those of sum(expert_inputs * expert_outputs) and of sum(outputs * x).
     """
@@ -144,7 +146,7 @@ def test_tokens_and_gradients_go_to_their_slots_and_back(
     case = Case.draw(rng, shape, experts, capacity, real)
     x, slots = draw_arrays(rng, case, model)
     value, _ = run(dispatcher, case, x, slots)
-    # A slot or an output takes from one place only: bit-equal, but for one product.
+    # A slot is a copy of one token: bit-equal. An output is one product.
     np.testing.assert_array_equal(value["expert_inputs"], expected_expert_inputs(case, x))
     np.testing.assert_allclose(value["outputs"], expected_outputs(case, slots), rtol=1e-6)
     # Dispatch and combine are inverse maps, so each one's gradient is the other's map.
@@ -182,7 +184,7 @@ def test_by_hand(dispatcher):
 
 @pytest.mark.parametrize("dispatcher", DISPATCHERS)
 def test_a_token_that_is_not_kept_reaches_no_slot_even_where_its_rank_has_one(dispatcher):
-    # As padding: rank 0 of an expert, but not kept.
+    # Like padding: position 0 of an expert, but not kept.
     case = Case(
         expert_index=np.zeros((1, 1, 2), int),
         position_in_expert=np.zeros((1, 1, 2), int),
@@ -218,7 +220,7 @@ def test_in_bfloat16_tokens_are_copied_exactly_and_gates_rounded_once(dispatcher
 
 
 def run_sorted(case, x, rows, dtype=tf.float32):
-    """Sorts x [O, G, S, M], unsorts rows [O, G, S, M]; and the gradients, as `run` does."""
+    """Sorts x [O, G, S, M], unsorts rows [O, G, S, M], and differentiates as `run` does."""
 
     def build(mesh):
         routing = routing_on(mesh, case)

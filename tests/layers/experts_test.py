@@ -1,4 +1,4 @@
-"""The experts' networks: on slots and on runs of rows, against a loop over tokens."""
+"""The experts' networks, on slots and on sorted tokens, against a loop over tokens."""
 
 import functools
 import itertools
@@ -67,7 +67,7 @@ def test_each_run_goes_through_its_expert(lengths, activations, seed):
     weights = oracle.Weights.draw(rng, M, E, F, len(activations))
     expert_of_row = np.repeat(np.arange(E + 1), lengths)
     x, dy = rng.standard_normal((2, expert_of_row.size, M))
-    # In any order: it is the lengths that count.
+    # The order of the tokens does not matter, only how many each expert has.
     expert_of_token = rng.permutation(expert_of_row)
     value = run_runs(
         x[None, None], expert_of_token[None, None], weights, activations, dy=dy[None, None]
@@ -76,7 +76,7 @@ def test_each_run_goes_through_its_expert(lengths, activations, seed):
     np.testing.assert_allclose(value["y"][0, 0], expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(value["y"][0, 0][expert_of_row == E], 0.0)
     np.testing.assert_array_equal(value["grads"]["x"][0, 0][expert_of_row == E], 0.0)
-    # An expert without tokens has a gradient of zeros, not of anything else.
+    # The gradient of an expert without tokens is exactly zero.
     for name, grad in value["grads"].items():
         if name != "x":
             np.testing.assert_array_equal(grad[np.array(lengths[:E]) == 0], 0.0, err_msg=name)
@@ -96,7 +96,7 @@ def test_each_run_goes_through_its_expert(lengths, activations, seed):
 
 
 def both(rng, activations, dtype=tf.float32, mode="train", rate=0.0):
-    """One group whose experts all have C tokens, as slots and as rows: outputs, gradients."""
+    """Outputs and gradients of one group whose experts all have C tokens: in slots, and sorted."""
     capacity = 6
     weights = oracle.Weights.draw(rng, M, E, F, len(activations))
     x, dy = rng.standard_normal((2, E * capacity, M))
@@ -133,7 +133,7 @@ def both(rng, activations, dtype=tf.float32, mode="train", rate=0.0):
     ]
 
 
-# Activations, dtype, the convention of unit scaling, and whether kernels count as large.
+# Activations, dtype, whether unit scaling is on, and whether kernels count as large.
 AGREEMENT = list(
     itertools.product(
         [("relu",), ("gelu", "linear"), ("swish",)],
@@ -142,7 +142,7 @@ AGREEMENT = list(
         [False, True],
     )
 )
-# Each value of each, and both sizes of kernels in both dtypes.
+# Every value of each, and both sizes of kernels in both dtypes.
 FAST_AGREEMENT = [
     (("relu",), tf.float32, False, False),
     (("gelu", "linear"), tf.float32, False, True),
@@ -189,7 +189,7 @@ def test_dropout_of_runs_drops_whole_hidden_units_scales_the_rest_and_is_off_in_
     np.testing.assert_array_equal(np.unique(outputs), [0.0, 1 / (1 - DROPOUT)])
     # 400 draws: a standard deviation of 0.025.
     assert abs((outputs == 0).mean() - DROPOUT) < 0.1
-    # The gradient passes where the unit did.
+    # The gradient passes through the units that were kept.
     passed = value["grads"]["x"][0, 0, :, 0] > 0
     np.testing.assert_array_equal(passed, outputs > 0)
     _, evaluated = both(np.random.default_rng(0), ("relu",), mode="eval", rate=DROPOUT)

@@ -1,4 +1,4 @@
-"""The four policies of Table 11: what each does, when, and on what its noise depends."""
+"""The four policies of Table 11: their effect, and what their noise depends on."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_noise_is_the_same_on_all_cores_that_hold_the_same_tokens(policy):
 
 @pytest.mark.parametrize("policy", NOISY)
 def test_experts_see_their_tokens_without_the_noise(policy):
-    # Lesson 2, for every policy: what goes into wi is x itself, in whatever order.
+    # Lesson 2, for every policy: the input of wi is x itself, in some order.
     rng = np.random.default_rng(3)
     weights = oracle.Weights.draw(rng, 4, 3, 4)
     x = rng.standard_normal((2, 6, 4)).astype(np.float32)

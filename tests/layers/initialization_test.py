@@ -1,4 +1,4 @@
-"""Section 2.4: std = sqrt(s / fan_in) for every weight matrix, whatever its kind."""
+"""Section 2.4: std = sqrt(s / fan_in) for every kind of weight matrix."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FAN_IN = {
     "SwitchFFN/wo/kernel": HIDDEN,
     "logits/kernel": MODEL,
 }
-# What the scale is not for; these keep T5's initial values.
+# Variables that the scale does not apply to; they keep T5's initial values.
 OTHERS = ("shared/embedding", "rms_norm/scale", "relative_attention_bias", "/embedding")
 # The rows of Table 3, and the released models' activation.
 CASES = {
@@ -55,7 +55,7 @@ CASES = {
 
 
 def _initial_values(file, *params):
-    """Name -> initial value of every variable of a file's model at a small size."""
+    """Initial values of all variables of a gin file's model, made small, by name."""
     gin_config.parse(
         [file],
         [
@@ -99,7 +99,7 @@ def initial(request):
 
 
 def _fan_in(name):
-    """That of a weight matrix; None for what is none."""
+    """The fan-in of a weight matrix; None for other variables."""
     return next((n for end, n in FAN_IN.items() if name.endswith(end)), None)
 
 
@@ -112,17 +112,17 @@ def test_every_weight_matrix_has_the_deviation_of_its_fan_in(initial):
         tolerance = 5 / np.sqrt(2 * value.size)
         assert np.std(value) == pytest.approx(expected, rel=tolerance), name
         assert np.abs(value).max() <= 2 * expected / TRUNCATED * (1 + 1e-6), name
-    # Every kind was there: gated or not, logits of their own or not.
+    # Every kind of matrix was there: gated or not, with logits of its own or not.
     kinds = {end for end in FAN_IN if any(name.endswith(end) for name in matrices)}
     absent = ["wi/", "logits"] if any("wi_0" in name for name in matrices) else ["wi_"]
     absent += [] if any("SwitchAttention" in name for name in matrices) else ["SwitchAttention"]
     assert kinds == {end for end in FAN_IN if not any(part in end for part in absent)}
-    # And no variable was passed over.
+    # No variable was overlooked.
     assert not [name for name in values.keys() - matrices.keys() if not name.endswith(OTHERS)]
 
 
 def test_each_expert_has_that_deviation_of_its_own(initial):
-    """Not of a fan-in that counts all experts' inputs, as a plain [E, M, F] kernel's would."""
+    """A plain [E, M, F] kernel would have the fan-in of all experts together."""
     s, values = initial
     kernels = [(k, v) for k, v in values.items() if "SwitchFFN/w" in k]
     # Encoder and decoder have one sparse layer each, of three kernels or two.

@@ -113,8 +113,8 @@ def test_by_hand_with_padding_masked_and_as_upstream():
 
 
 def test_groups_are_balanced_each_on_its_own():
-    # Each group sends all to one expert, the two groups to different ones: balanced over the
-    # batch, yet each group costs E = 2. Pooled over groups it would be 1.
+    # Each group sends all tokens to one expert, but the two groups to different ones. That is
+    # balanced over the batch, yet each group costs E = 2. Over all groups at once it would be 1.
     probs = np.zeros((1, 2, 3, 2))
     probs[0, 0, :, 0] = probs[0, 1, :, 1] = 1.0
     loss, _ = losses(probs, None)

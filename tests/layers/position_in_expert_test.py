@@ -1,4 +1,4 @@
-"""Ranks against a loop over tokens, and the two ways to count against each other."""
+"""Positions in experts against a loop over tokens, for both ways to count them."""
 
 import mesh_harness
 import mesh_tensorflow as mtf
@@ -26,12 +26,12 @@ def count(way, expert_index, routed, experts, **mesh):
 
 
 def token_by_token(expert_index, routed):
-    """How many routed tokens of the same group chose the same expert before."""
-    rank = np.zeros(expert_index.shape, int)
+    """The number of earlier routed tokens of the group with the same expert."""
+    position = np.zeros(expert_index.shape, int)
     for o, g, s in np.ndindex(*expert_index.shape):
         same = expert_index[o, g, :s] == expert_index[o, g, s]
-        rank[o, g, s] = (same & (routed[o, g, :s] > 0)).sum() if routed[o, g, s] else 0
-    return rank
+        position[o, g, s] = (same & (routed[o, g, :s] > 0)).sum() if routed[o, g, s] else 0
+    return position
 
 
 @pytest.mark.parametrize("way", WAYS)

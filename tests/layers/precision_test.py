@@ -1,4 +1,4 @@
-"""Table 2: in which dtype each tensor crosses the cores, read off the program of a pod."""
+"""Table 2: the dtype in which tensors cross cores, read from the program of a pod."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def crossing(precision, *params):
         settings, types.SimpleNamespace(vocab_size=planner.T5_VOCABULARY_SIZE)
     )
     found = pod_census.count_collectives(pod)
-    # The program is whole: two exchanges each way for each of two sparse layers.
+    # The program is complete: two exchanges each way for each of two sparse layers.
     assert sum(c.count for c in found if c.kind == ALL_TO_ALL) == 8
     assert {c.phase for c in found} == {FORWARD, BACKWARD, UPDATE}
     return found
@@ -57,7 +57,7 @@ def test_in_selective_precision_only_what_is_the_routers_crosses_cores_in_float3
     in_float32 = [c for c in found if c.dtype == "float32"]
     assert not [c for c in in_float32 if not of_the_router(c)]
     assert {c.dtype for c in found} == {"float32", "bfloat16"}
-    # The gradients of both routers' weights: they are there, and not rounded.
+    # The gradients of both routers' weights are there, and not rounded.
     (gradients,) = (c for c in found if c.shape == (MODEL, EXPERTS))
     assert (gradients.dtype, gradients.count) == ("float32", 2)
 

@@ -1,4 +1,4 @@
-"""The routers' sums: what they hold, and that they come out whole from every kind of step."""
+"""The routers' sums: their content, and that every kind of step returns them complete."""
 
 import dataclasses
 
@@ -56,7 +56,7 @@ def test_tensorboard_shows_the_same_means(tokens):
 def test_tokens_of_one_expert_have_no_entropy_and_a_gate_of_1():
     outcome = run_once(experts=1)
     metrics = RouterMetrics.from_sums(outcome.metrics[LAYER])
-    # The logarithm is of p + 1e-9, so that p = 0 has one: 1e-9 nats.
+    # The entropy takes the logarithm of p + 1e-9, because that of 0 is infinite: 1e-9 nats.
     assert metrics.entropy == pytest.approx(0.0, abs=1e-6)
     assert metrics.gate == pytest.approx(1.0)
     np.testing.assert_array_equal(metrics.expert_load, [1.0])
@@ -153,7 +153,8 @@ def draw():
         for name, value in own.variables().items()
     }
     x = oracle.tokens_with_clear_choices(rng, (BATCH, LENGTH, MODEL), weights[0].w_r, skew=0.3)
-    # As many tokens in each row: the loss is a mean over groups, and recorded times tokens.
+    # Every row has the same number of tokens, because the loss is a mean over groups, and its
+    # record is multiplied by the tokens.
     nonpadding = np.ones((BATCH, LENGTH), int)
     nonpadding[np.arange(BATCH), rng.integers(0, LENGTH, BATCH)] = 0
     return x, nonpadding, variables

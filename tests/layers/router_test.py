@@ -34,7 +34,7 @@ def assert_routes_as_the_oracle(routing, x, w_r, capacity, nonpadding=None, padd
         np.testing.assert_array_equal(
             got(field)[routed], getattr(expected, field)[routed], err_msg=field
         )
-    # Also where there is padding, which is never kept.
+    # This includes padding, which is never kept.
     np.testing.assert_array_equal(got("kept"), expected.kept)
     np.testing.assert_allclose(got("gate")[routed], expected.gate[routed], **TOLERANCE)
     aux_loss = 0.01 * oracle.load_balance_loss(expected.probs, real, padding)

@@ -1,4 +1,4 @@
-"""What holds for every router, and each of them against loops in float64."""
+"""Properties of every router, and each router against loops in float64."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def stages_of(stages):
     return functools.partial(visits_oracle.no_token_left_behind_visits, stages=stages)
 
 
-# A router without noise; the loops that it is to equal; how many choices must be clear.
+# A router without noise; the loops that it must equal; the number of clear choices it needs.
 VARIANTS = {
     "switch": (SwitchRouter, visits_of(1), 1),
     "top-1": (functools.partial(make_top_k, 1), visits_of(1), 1),
@@ -114,7 +114,7 @@ class Case:
 
     @property
     def size(self):
-        """S."""
+        """S, the group size."""
         tokens = self.batch * self.length
         return tokens if self.mode == "incremental" else min(self.group_size or tokens, tokens)
 
@@ -152,7 +152,7 @@ def check_against_the_loops(case, **mesh):
     if case.mode != "incremental":
         (sums,) = outcome.metrics.values()
         np.testing.assert_allclose(sums, expected.sums, rtol=1e-5, atol=1e-5)
-    # Not a word less than zero where no expert had room, or where there is padding.
+    # Exactly zero for dropped tokens and padding.
     served = {(g, v.token) for g, made in enumerate(expected.visits) for v in made if v.kept}
     for g, s in np.ndindex(*expected.y.shape[:2]):
         if (g, s) not in served:
@@ -242,7 +242,7 @@ def test_gradients_equal_finite_differences_of_the_loops(variant, dispatch):
         )
 
 
-# ---- invariants of the Routing itself
+# ---- invariants of a Routing
 
 
 @settings(max_examples=20)
@@ -273,13 +273,13 @@ def test_slots_are_given_as_the_paper_says(
             routing[field][0, group] for field in ("expert_index", "position_in_expert", "gate")
         )
         token = np.tile(np.arange(tokens), times)
-        # No expert over capacity, no slot twice and none left empty before a later one.
+        # No expert is over capacity, and its slots are filled in order without gaps.
         for e in range(experts):
             positions = position[kept & (expert == e)]
             assert len(positions) <= capacity
             assert sorted(positions) == list(range(len(positions)))
             if name != "no token left behind":
-                # By token order; its later stages come behind its earlier ones.
+                # In token order. Later stages of no-token-left-behind follow earlier ones.
                 assert list(positions) == sorted(positions)
         # No token in two slots of one expert.
         assert len({*zip(token[kept], expert[kept])}) == kept.sum()

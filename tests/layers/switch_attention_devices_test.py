@@ -37,7 +37,7 @@ def split_layer(network, dispatch):
 
 @pytest.fixture(scope="module")
 def on_one_device():
-    """network -> (x, nonpadding, dy, Outcome)."""
+    """(x, nonpadding, dy, Outcome) by network."""
     results = {}
     for network in ("linear", "ffn"):
         rng = np.random.default_rng(0)
@@ -66,7 +66,7 @@ def layout_of(strategy):
 
 
 def _on_8_devices():
-    """All of STRATEGIES, networks and dispatches; the fast ones split heads, and heads and experts."""
+    """All strategies, networks and dispatches; fast are two strategies that split heads."""
     for strategy in STRATEGIES:
         for network in ("linear", "ffn"):
             for dispatch in ("gather", "einsum"):
@@ -100,7 +100,7 @@ def test_every_strategy_gives_what_one_device_gives(on_one_device, strategy, net
             several.grads[name], grad, rtol=1e-5, atol=2e-5 * scale, err_msg=name
         )
     if strategy == "expert_model_data":
-        # 4 x 2 cores: experts over the one, and heads (hidden units) over the other.
+        # 4 x 2 cores: experts are split over 4, and heads (or hidden units) over 2.
         variables = several.tf_graph.get_collection(tf.GraphKeys.TRAINABLE_VARIABLES)
         slices = {v.op.name: v.shape.as_list() for v in variables}
         heads = SPLIT["heads"] * SPLIT["d"]
@@ -130,6 +130,6 @@ def test_what_crosses_cores_is_bfloat16_and_the_routers_areround_to_float32(netw
         kernel = f"{part}/switch_gating/kernel"
         router = mesh_harness.multiplied_with(low.mesh_graph, kernel)
         assert {t.dtype for t in router} == {tf.float32}
-    # 8 bits: of projections of the order of 3, of what attention gives, and of its output.
+    # 8 bits for projections of the order of 3, for attention, and for its output.
     scale = np.abs(full.y).max()
     np.testing.assert_allclose(low.y, full.y, atol=0.05 * scale)

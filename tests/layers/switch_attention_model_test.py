@@ -39,7 +39,7 @@ ROUTED = sorted(
 
 @pytest.fixture(scope="module")
 def tiny_trained(tiny, tmp_path_factory):
-    """A model_dir after 2 steps of Table 10's Experts FF + Attention, tiny, and its outcome."""
+    """A model_dir after 2 steps of a tiny version of Table 10's Experts FF + Attention."""
     model_dir = tmp_path_factory.mktemp("attention") / "run"
     outcome = tiny.train(
         model_dir,
@@ -68,7 +68,7 @@ def test_the_composition_trains_and_is_evaluated_with_metrics_of_each_router(
         "encoder/block_000/layer_003",
     ]
     assert sorted(result["router"]) == expected
-    # Names of any length leave the columns under their heads.
+    # Columns stay under their headers, even next to long names.
     lines = outcome.out.splitlines()
     (first,) = (number for number, line in enumerate(lines) if line.startswith("layer "))
     column = lines[first].index("dropped")
@@ -81,7 +81,7 @@ def test_the_composition_trains_and_is_evaluated_with_metrics_of_each_router(
     "bias", ["bias_shared", pytest.param("contextual", marks=pytest.mark.slow)]
 )
 def test_decoding_says_what_the_whole_sequence_says_and_beams_find_likelier_ones(tiny, bias):
-    """Token by token, with states, and all at once; the encoder's capacity drops nothing."""
+    """Decodes token by token, and computes the logits of the result at once."""
     settings, vocabulary = tiny.parse(
         {
             **QUIET,
@@ -106,7 +106,7 @@ def test_decoding_says_what_the_whole_sequence_says_and_beams_find_likelier_ones
             ids, targets, compute_loss=True, mode="eval", variable_dtype=dtype
         )
         for layer in switch_transformer.switch_layers(built.decoder):
-            # No room to speak of, but decoding drops nothing.
+            # Almost no room, but decoding drops no token.
             layer.capacity = ExpertCapacity(0.01, 0.01, 1)
         decode = functools.partial(built.decode, ids, variable_dtype=dtype, temperature=0.0)
         outputs = [decode(), decode(beam_size=4, alpha=0.0)]
@@ -125,7 +125,7 @@ def test_decoding_says_what_the_whole_sequence_says_and_beams_find_likelier_ones
     likelihoods = [
         log_likelihoods(of, tokens).sum(axis=-1) for of, tokens in zip(said, (greedy, beams))
     ]
-    # A beam may lose what greedy finds later on, but not in all of 8 examples.
+    # A beam may lose a path that greedy decoding finds, but not in all of 8 examples.
     assert np.mean(likelihoods[1] - likelihoods[0]) > 0.01
 
 
@@ -203,7 +203,7 @@ PROJECTION, ROUTER = 16 * 4 * 8, 16 * 8
 
 def test_linear_experts_do_what_dense_attention_does_but_for_the_router_and_shared_kv():
     dense, sparse = cost(), cost(ATTENTION_FILE, params=SPARSE)
-    # One switched layer in each stack: a projection less, and two routers.
+    # Each stack has one Switch layer: one projection fewer, and two routers more.
     more = 2 * TOKENS * (2 * ROUTER - PROJECTION)
     assert sparse.flops_per_sequence - dense.flops_per_sequence == more
     experts = 2 * (2 * 8 * PROJECTION + 2 * ROUTER - 3 * PROJECTION)
@@ -245,9 +245,9 @@ def test_a_pod_is_planned_with_its_experts(network):
     assert plan.parameters["experts"] == 2 * 2 * 8 * experts
     assert plan.parameters["router"] == 2 * 2 * ROUTER
     exchanges = [c for c in plan.collectives if c.kind == "all_to_all"]
-    # Two in each direction for each of four sets; nothing else.
+    # Two in each direction for each of the four sets, and no others.
     assert sum(exchange.count for exchange in exchanges) == 16
     assert {exchange.dtype for exchange in exchanges} == {"bfloat16"}
     if network == "linear":
-        # Slots come back with the heads of one core: half of them.
+        # Slots return with the heads of one core, which are half of all heads.
         assert {exchange.shape[-1] for exchange in exchanges} == {16, 4 * 8 // 2}

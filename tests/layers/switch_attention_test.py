@@ -1,7 +1,7 @@
 """Switch attention: against the loops, and one expert against dense attention.
 
-Float32 sums of some tens of terms of the order of 1 and two softmaxes: 6e-8 leaves 1e-5 with
-room to spare.
+Outputs are sums of some tens of terms of the order of 1, after two softmaxes. Float32 rounds by
+6e-8, so a tolerance of 1e-5 leaves room.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def test_equals_the_loops_whatever_the_case(case):
     x, _, weights = case.draw()
     for part in PARTS[case.computation]:
         logits = np.sort(x @ weights[part].w_r)
-        # Float32 ranks the experts as float64 does.
+        # Float32 and float64 rank the experts alike.
         hypothesis.assume(np.diff(logits[..., -4:]).min() > 1e-4)
     check_against_the_loops(case)
 
@@ -130,7 +130,7 @@ def test_gradients_equal_finite_differences_of_the_loops(name):
         np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-4 * scale, err_msg=what)
 
 
-# ---- dense attention: what one expert is
+# ---- dense attention, which equals one expert
 
 DENSE = {
     "no bias": {},
@@ -165,7 +165,7 @@ def test_one_linear_expert_is_dense_attention_with_shared_keys_and_values(name):
     capacity = ExpertCapacity(1.0, 1.0)
     one = run(lambda: SwitchAttention(1, capacity=capacity, **options), variables=values)
     real = nonpadding[..., None]
-    # Padding has zeros in the one, and what its embedding says in the other.
+    # Padding contributes zeros in one layer, and its embedding in the other.
     np.testing.assert_allclose(one.y * real, dense.y * real, rtol=1e-5, atol=1e-5)
     assert np.abs(dense.y).max() > 0.1
     assert one.variables.keys() >= values.keys()
@@ -175,7 +175,7 @@ def test_one_linear_expert_is_dense_attention_with_shared_keys_and_values(name):
 
 
 def test_query_weights_have_the_initial_values_of_t5s():
-    """1 / sqrt(d_kv) is in them; elsewhere an expert's fan-in is its own."""
+    """They include 1 / sqrt(d_kv); all other matrices have their own fan-in only."""
     x, nonpadding = np.ones((1, 4, 64)), np.ones((1, 4), int)
     for network, kernel, fan_in in (("linear", "w", 64), ("ffn", "wo", 32)):
         for folded in (True, False):
@@ -197,6 +197,6 @@ def test_query_weights_have_the_initial_values_of_t5s():
                 for part in PARTS["qkv"]
             }
             scale = 16 if folded else 1
-            # 16,384 or more samples: the deviation is known to 0.6%; three of those.
+            # With 16,384 samples or more the deviation is known to 0.6%; the tolerance is three times.
             assert deviations["query"] == pytest.approx((fan_in * scale) ** -0.5, rel=0.02)
             assert deviations["key_value"] == pytest.approx(fan_in**-0.5, rel=0.02)

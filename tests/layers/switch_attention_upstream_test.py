@@ -49,7 +49,7 @@ def upstream(layer, computation, factor=0.75):
 
 @pytest.mark.parametrize(("computation", "dispatch"), alternate(PARTS, list(DISPATCHES)))
 def test_equals_upstream_repaired_in_outputs_losses_and_all_gradients(computation, dispatch):
-    """In "qkv" upstream has one router, and one hidden layer: here the two sets are made equal."""
+    """In "qkv" upstream has one router and one hidden layer, so the two sets get equal ones."""
     case = Case(computation, "ffn", dispatch=dispatch, folded=False, real=0.8)
     x, nonpadding, weights = case.draw()
     if computation == "qkv":
@@ -66,7 +66,7 @@ def test_equals_upstream_repaired_in_outputs_losses_and_all_gradients(computatio
         x=x,
         nonpadding=nonpadding,
         dy=np.random.default_rng(1).standard_normal(x.shape),
-        # Upstream's balance loss counts padding in another way: it has a test in switch_ffn.
+        # Upstream's balance loss counts padding differently: see switch_ffn_upstream_test.
         loss_weight=0.0,
     )
     one = run(case.layer, variables=ours)
@@ -75,7 +75,7 @@ def test_equals_upstream_repaired_in_outputs_losses_and_all_gradients(computatio
     assert np.abs(one.y).max() > 0.1
     assert len(one.grads) == len(ours) + 1
     for name, grad in other.grads.items():
-        # What upstream's two share has the gradients of both.
+        # Where upstream's two sets share a variable, its gradient is the sum.
         alike = {"q_wo/kernel": "query/wo/kernel", "k_wo/kernel": "key_value/wo/kernel"}
         names = [n for n in one.grads if n == alike.get(name, name)] or [
             n for n in one.grads if n.partition("/")[2] == name
@@ -88,7 +88,7 @@ def test_equals_upstream_repaired_in_outputs_losses_and_all_gradients(computatio
 
 
 def test_upstream_unrepaired_looks_at_no_other_token_and_this_layer_does():
-    """With room for all, what a token gets depends on others through attention alone."""
+    """If no token is dropped, tokens depend on one another through attention only."""
     case = Case("q", "ffn", factor=float(E), mode="eval")
     x, _, _ = case.draw()
     others = x.copy()

@@ -1,4 +1,4 @@
-"""The layer on several devices gives what it gives on one."""
+"""The layer on several devices has the results that it has on one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def on_mesh(case, *, loss_weight=100.0, jitter=0.0, dispatch="gather", **mesh):
 
 
 def assert_same(one, other):
-    """Equal but for the order of float32 sums across cores."""
+    """Compares outcomes, which differ in the order of float32 sums across cores."""
     np.testing.assert_array_equal(one.routing["kept"], other.routing["kept"])
     np.testing.assert_allclose(one.y, other.y, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(one.losses, other.losses, rtol=1e-5)
@@ -69,7 +69,7 @@ def test_several_devices_give_what_one_gives_for_the_same_groups(
 ):
     several = on_mesh(PINNED, devices=devices, dispatch=dispatch, trace=True)
     assert_same(on_one_device, several)
-    # And they are several, each at work on its own share of the experts.
+    # There are several devices indeed, and each computes its own share of the experts.
     ran = {name.rsplit(":", 1)[1]: ops for name, ops in several.ops_run.items()}
     assert ran.keys() == {str(i) for i in range(devices)}
     slices = {

@@ -14,7 +14,7 @@ from mtf_switch.layers.switch_ffn import SwitchFFN
 
 
 def bfloat16(array):
-    """Rounded to what bfloat16 holds."""
+    """Rounds an array to the nearest bfloat16 numbers."""
     return array.astype(tf.bfloat16.as_numpy_dtype).astype(np.float64)
 
 
@@ -28,8 +28,8 @@ def test_bfloat16_stays_within_its_rounding_errors_of_float32(activations):
         activations=activations,
     )
     x, _, weights = case.draw()
-    # Numbers that bfloat16 holds, so that both layers get the same ones. The router's
-    # weights need not be: it never rounds them.
+    # Numbers that bfloat16 holds exactly, so that both layers get the same ones. The router's
+    # weights can be any, because it never rounds them.
     x = bfloat16(x)
     weights = oracle.Weights(
         weights.w_r, tuple(bfloat16(kernel) for kernel in weights.wi), bfloat16(weights.wo)
@@ -64,12 +64,12 @@ def test_bfloat16_stays_within_its_rounding_errors_of_float32(activations):
             bound[s] = routing["gate"][s] * (hidden @ np.abs(weights.wo[e]))
     error = np.abs(low.y - full.y).reshape(-1, 8)
     assert np.all(error <= roundings * 1.05 * 2.0**-8 * bound)
-    # And it is bfloat16 that was compared.
+    # The outputs are not just those of float32.
     assert error.max() > 2.0**-12
 
 
 class KeepsOutput:
-    """A layer that keeps its output as the tensor it is."""
+    """A layer that keeps the Mesh TF tensors of its output and losses."""
 
     def __init__(self, layer):
         self.layer = layer
@@ -111,7 +111,7 @@ def test_dtypes_at_every_boundary(mode, dtype, dispatch):
     in_float32 = [router_input, logits, kernel.outputs[0], routing.gate, routing.kept]
     in_float32 += [routing.aux_loss, routing.sums]
     assert {t.dtype for t in in_float32} == {tf.float32}
-    # From the router's input to the gate nothing is of another dtype (but for indices).
+    # All tensors from the router's input to the gate are float32, except indices.
     for tensor in between(router_input, routing.gate):
         assert tensor.dtype == tf.float32, tensor
     for name in ("wi_0/kernel", "wi_1/kernel", "wo/kernel"):
@@ -119,8 +119,8 @@ def test_dtypes_at_every_boundary(mode, dtype, dispatch):
         assert taken.dtype == given_.dtype == dtype, name
     assert layer.y.dtype == dtype
     assert [loss.dtype for loss in layer.losses] == [dtype]
-    # Dispatch and combine, slots, experts and both all-to-alls, forward and backward: all
-    # that is as large as the capacity is in the activation dtype, but for comparisons.
+    # Every tensor with a capacity dimension is in the activation dtype, except comparisons:
+    # dispatch and combine, experts and both all-to-alls, forward and backward.
     slots = [
         tensor
         for operation in graph.operations
@@ -132,13 +132,13 @@ def test_dtypes_at_every_boundary(mode, dtype, dispatch):
     assert len(slots) > 20
     wrong = [tensor for tensor in slots if tensor.dtype != dtype]
     if mode == "train":
-        # Dropout compares noise in the dtype of what it drops.
+        # Dropout draws and compares noise.
         wrong = [tensor for tensor in wrong if "dropout" not in tensor.name]
     assert not wrong
 
 
 def between(start, end):
-    """All floating tensors on the ways from one tensor to another."""
+    """All floating tensors on the paths from one tensor to another."""
     reached, ways = {start}, []
     for operation in start.graph.operations:
         if reached & set(operation.inputs):

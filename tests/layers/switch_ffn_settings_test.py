@@ -19,7 +19,7 @@ from mtf_switch.layers.switch_ffn import SwitchFFN
 def test_expert_dropout_acts_on_hidden_units_in_training_only():
     case = Case(factor=3.0, hidden=400)
     x, _, weights = case.draw()
-    # All hidden units of a token are alike, so its output tells which share was dropped.
+    # All hidden units of a token are equal, so its output shows the share that was dropped.
     weights = oracle.Weights(
         weights.w_r, (np.ones_like(weights.wi[0]),), np.ones_like(weights.wo)
     )
@@ -38,7 +38,7 @@ def test_expert_dropout_acts_on_hidden_units_in_training_only():
     off = run(0.0, "train")
     np.testing.assert_array_equal(run(0.4, "eval"), run(0.0, "eval"))
     ratio = run(0.4, "train") / off
-    # What is left is scaled up by 1 / 0.6; 400 units leave a spread of about 0.04.
+    # Kept units are scaled up by 1 / 0.6; with 400 units the spread is about 0.04.
     np.testing.assert_allclose(ratio, 1.0, atol=0.2)
     assert ratio.std() > 0.01
     # A token's outputs share its hidden units.

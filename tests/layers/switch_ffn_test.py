@@ -1,7 +1,7 @@
 """The whole layer against the loops: outputs, losses, routing, metrics and gradients.
 
-Whatever is compared in float32 went through sums of at most some tens of terms of the order
-of 1 and a softmax: float32's 6e-8 leaves 1e-5 with room to spare.
+Outputs are sums of at most some tens of terms of the order of 1, after a softmax. Float32 rounds
+by 6e-8, so a tolerance of 1e-5 leaves room.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from routing import DISPATCHES
 
 @st.composite
 def cases(draw):
-    # Lists, not ranges, of which hypothesis likes the lower ends: few tokens show little.
+    # Lists, not ranges: hypothesis prefers the lower end of a range, and few tokens show little.
     dims = [("batch", draw(st.sampled_from([1, 2, 3, 4, 6])))]
     if draw(st.sampled_from([False, False, True])):
         dims.insert(0, ("outer_batch", draw(st.sampled_from([1, 2]))))
@@ -92,7 +92,7 @@ def test_named_case_equals_the_loops(name, dispatch):
 
 
 def test_named_cases_are_what_their_names_say():
-    """Of the cases whose point is in the numbers drawn, not only in the sizes."""
+    """Checks the cases whose point lies in the drawn numbers, not only in the sizes."""
     _, expected = check_against_the_oracle(NAMED["all tokens to one expert"])
     assert len(set(expected.routing.expert_index.ravel())) == 1
     assert expected.sums[1] == 9  # 12 tokens, 12 / 3 * 0.75 slots
@@ -129,7 +129,7 @@ def test_gradients_equal_finite_differences_of_the_loops(name, only_the_loss):
         wi = tuple(at[n] for n in sorted(at) if n.startswith("wi"))
         here = oracle.Weights(at["switch_gating/kernel"], wi, at["wo/kernel"])
         layer = case.expected(at["x"], nonpadding, here)
-        # The layer is smooth only while no token changes its expert.
+        # The layer is smooth only as long as no token changes its expert.
         np.testing.assert_array_equal(layer.routing.expert_index, routing.expert_index)
         return np.sum(layer.y * case.grouped(dy)) + loss_weight * layer.aux_loss
 

@@ -42,13 +42,13 @@ def test_equals_upstream_in_outputs_losses_and_all_gradients(name, dispatch):
         case,
         SwitchRouter(exploration=STILL, padding="upstream"),
         "switch",
-        # As loud as the outputs, so that its share of the gradients counts.
+        # Makes the losses' share of the gradients as large as that of the outputs.
         1000.0,
         dispatch=by,
         on_tpu=on_tpu,
         switch_jitter=0.0,
     )
-    # Names agree as well: checkpoints are the same.
+    # Names agree as well, so checkpoints can be exchanged.
     assert ours.variables.keys() == theirs.variables.keys()
     np.testing.assert_allclose(ours.losses, theirs.losses, rtol=1e-5)
     upstream_layers.assert_equal_outputs_and_gradients(ours, theirs)

@@ -1,4 +1,4 @@
-"""A Switch attention layer, its input, and what the loops of the oracle expect of it."""
+"""A Switch attention layer, its input, and its results by the loops of the oracle."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Case:
     """A layer and its input: 4 sequences of 6 tokens, in groups of 12.
 
     Attributes:
-      computation, network: of the SwitchAttention.
+      computation, network: arguments of SwitchAttention.
       router: a key of ROUTERS.
       dispatch: a key of DISPATCHES.
       real: share of positions that are no padding; None where padding is not known.
-      causal: whether a token sees those before it alone.
-      mode: of the Context.
-      factor: of ExpertCapacity, in every mode: with 0.75, tokens are dropped.
-      folded: whether 1 / sqrt(d_kv) is left to the initial values.
+      causal: whether a token attends to earlier tokens only.
+      mode: mode of the Context.
+      factor: capacity factor of every mode; with 0.75, tokens are dropped.
+      folded: whether 1 / sqrt(d_kv) is part of the initial values.
     """
 
     computation: str = "qkv"
@@ -72,14 +72,14 @@ class Case:
         return layer
 
     def draw(self):
-        """x [B, L, M], nonpadding [B, L] or None, and weights by variable."""
+        """Draws x [B, L, M], nonpadding [B, L] or None, and weights by variable."""
         rng = np.random.default_rng(self.seed)
         weights = {"o": rng.standard_normal((HEADS * D, M)) / 2}
         for part, name in (("query", "q"), ("key_value", "kv")):
             if part in PARTS[self.computation]:
                 experts = oracle.Weights.draw(rng, M, E, F)
                 last = F if self.network == "ffn" else M
-                # Louder than usual, so that attention does not look at all alike.
+                # Larger than usual, so that attention is far from uniform.
                 wo = rng.standard_normal((E, last, HEADS * D))
                 wi = experts.wi if self.network == "ffn" else ()
                 weights[part] = dataclasses.replace(experts, wi=wi, wo=wo)
@@ -94,11 +94,11 @@ class Case:
         return round_to_float32(x), nonpadding, tf.nest.map_structure(round_to_float32, weights)
 
     def _routers(self, weights):
-        """One of the two: whether the other's choices are clear, too, the tests tell."""
+        """The first set's router; tests check that the other's choices are clear as well."""
         return weights[PARTS[self.computation][0]].w_r
 
     def variables(self, weights):
-        """By the names of the layer's variables."""
+        """The weights by the names of the layer's variables."""
         values = {}
         for name, value in weights.items():
             if isinstance(value, np.ndarray):
@@ -111,7 +111,7 @@ class Case:
         return values
 
     def expected(self, x, nonpadding, weights):
-        """What the loops give: y [B, L, M], and the Mixture of each part."""
+        """The results of the loops: y [B, L, M], and the Mixture of each part."""
         grouped = x.reshape(-1, 12, M)
         real = None if nonpadding is None else nonpadding.reshape(-1, 12)
         capacity = max(int(12 * self.factor / E), 1)
@@ -142,7 +142,7 @@ class Case:
         return y, mixtures
 
     def run(self, **options):
-        """The layer on what was drawn; options as of mesh_harness.run_layer."""
+        """Runs the layer on the drawn input, with options of mesh_harness.run_layer."""
         x, nonpadding, weights = self.draw()
         return mesh_harness.run_layer(
             self.layer,
@@ -155,7 +155,7 @@ class Case:
 
 
 def round_to_float32(array):
-    """What float32 holds, in float64."""
+    """Rounds a float64 array to the nearest float32 numbers."""
     if isinstance(array, oracle.Weights):
         wi = tuple(round_to_float32(kernel) for kernel in array.wi)
         return oracle.Weights(round_to_float32(array.w_r), wi, round_to_float32(array.wo))
@@ -168,7 +168,7 @@ def make_fake_model(causal=False, **layout):
 
 
 def check_against_the_loops(case):
-    """Outputs, losses and metrics; returns the Mixture of each part."""
+    """Compares outputs, losses and metrics; returns y and the Mixture of each part."""
     outcome = case.run()
     x, nonpadding, weights = case.draw()
     y, mixtures = case.expected(x, nonpadding, weights)

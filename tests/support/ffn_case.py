@@ -1,4 +1,4 @@
-"""A Switch feed-forward layer, its input, and what the loops of the oracle expect of it."""
+"""A Switch feed-forward layer, its input, and its results by the loops of the oracle."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Case:
     """A layer and its input.
 
     Attributes:
-      dims: of x but for M, names and sizes.
+      dims: names and sizes of the dimensions of x but for M.
       model, experts, hidden: M, E, F.
-      group_size, factor, least: of ExpertCapacity, the factor in every mode.
-      activations: of the experts.
+      group_size, factor, least: ExpertCapacity; the factor is that of every mode.
+      activations: activations of the experts.
       real: share of positions that are no padding, a pattern by name, or None where padding
         is not known.
       padding: how the loss treats it.
       skew: see oracle.tokens_with_clear_choices.
-      mode: of the Context.
+      mode: mode of the Context.
       dispatch: a key of DISPATCHES.
     """
 
@@ -60,7 +60,7 @@ class Case:
 
     @property
     def tokens(self):
-        """In one copy of the experts."""
+        """The number of tokens for one copy of the experts."""
         return math.prod(size for name, size in self.dims if name != "outer_batch")
 
     def layer(self):
@@ -78,7 +78,7 @@ class Case:
         return layer
 
     def draw(self):
-        """x, nonpadding (or None) and the weights."""
+        """Draws x, nonpadding (or None) and the weights."""
         rng = np.random.default_rng(self.seed)
         factors = len(self.activations)
         weights = oracle.Weights.draw(rng, self.model, self.experts, self.hidden, factors)
@@ -98,7 +98,7 @@ class Case:
         return x, nonpadding, weights
 
     def grouped(self, array):
-        """[*dims, ...] as [G, S, ...], the copies of the experts as more groups."""
+        """Reshapes [*dims, ...] to [G, S, ...]; copies of the experts are more groups."""
         size = self.tokens if self.group_size is None else min(self.group_size, self.tokens)
         if self.mode == "incremental":
             size = self.tokens
@@ -129,7 +129,7 @@ class Case:
 
 
 def check_against_the_oracle(case):
-    """Outputs, losses, routing and metrics; returns the outcome and what was expected."""
+    """Compares outputs, losses, routing and metrics; returns the outcome and the oracle's Layer."""
     x, nonpadding, weights = case.draw()
     outcome = mesh_harness.run_layer(
         case.layer,
@@ -157,6 +157,6 @@ def check_against_the_oracle(case):
         np.testing.assert_allclose(sums, expected.sums, rtol=1e-5, atol=1e-5)
     else:
         assert not outcome.metrics
-    # Not a word less than zero where a token is dropped or padding.
+    # Exactly zero for dropped tokens and padding.
     np.testing.assert_array_equal(case.grouped(outcome.y)[~expected.routing.kept], 0.0)
     return outcome, expected

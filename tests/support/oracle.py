@@ -1,4 +1,4 @@
-"""The Switch layer once more, as the paper tells it: NumPy, plain loops, float64.
+"""The Switch layer a second time, as the paper describes it: NumPy, plain loops, float64.
 
 Letters as in `mtf_switch.layers.dimensions`: G groups, S tokens per group, M model, E experts,
 C capacity, F hidden. Copies of the experts (O) are just more groups.
@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Routing:
-    """What becomes of each token: arrays [G, S], and the probabilities [G, S, E].
+    """The routing of each token: arrays [G, S], and the probabilities [G, S, E].
 
     Padding has no expert: its expert_index and position_in_expert are -1, its gate is 0.
     """
@@ -28,7 +28,7 @@ class Routing:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """What the layer gives: y [G, S, M], the loss times alpha, and the metrics' sums."""
+    """The results of the layer: y [G, S, M], the loss times alpha, and the metrics' sums."""
 
     y: np.ndarray
     aux_loss: float
@@ -37,7 +37,7 @@ class Layer:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Over one token's experts."""
+    """Softmax over the experts of one token."""
     exps = np.exp(logits - logits.max())
     return exps / exps.sum()
 
@@ -45,7 +45,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def route(
     x: np.ndarray, w_r: np.ndarray, capacity: int, nonpadding: np.ndarray | None = None
 ) -> Routing:
-    """Equations 1 and 3: x [G, S, M] through the router w_r [M, E], C slots an expert."""
+    """Equations 1 and 3: x [G, S, M] through the router w_r [M, E], C slots per expert."""
     groups, tokens, _ = x.shape
     experts = w_r.shape[1]
     expert_index = np.full((groups, tokens), -1)
@@ -181,7 +181,7 @@ def central_differences(
     point: dict[str, np.ndarray],
     step: float,
 ) -> dict[str, np.ndarray]:
-    """The gradient of a function of named arrays, each entry moved by a step up and down."""
+    """The gradient of a function of named arrays, by moving each entry a step up and down."""
     gradients = {}
     for what, value in point.items():
         gradients[what] = np.zeros(value.shape)
@@ -205,7 +205,7 @@ class Weights:
 
     @classmethod
     def draw(cls, rng, model: int, experts: int, hidden: int, factors: int = 1) -> Weights:
-        """Normal, scaled so that logits, hidden units and outputs are of the order of 1.
+        """Draws normal weights, scaled so that logits, hidden units and outputs are of the order of 1.
 
         They are rounded to float32, so that the layer gets the very same numbers.
         """
@@ -223,7 +223,7 @@ class Weights:
         )
 
     def variables(self) -> dict[str, np.ndarray]:
-        """By the names of the layer's variables."""
+        """The weights by the names of the layer's variables."""
         names = ["wi"] if len(self.wi) == 1 else [f"wi_{i}" for i in range(len(self.wi))]
         kernels = dict(zip(names, self.wi), switch_gating=self.w_r, wo=self.wo)
         return {f"{name}/kernel": kernel for name, kernel in kernels.items()}
@@ -243,14 +243,14 @@ def tokens_with_clear_choices(
     skew: float = 0.0,
     choices: int = 1,
 ) -> np.ndarray:
-    """Normal x [..., M] whose largest logits differ by more than `margin`.
+    """Draws normal x [..., M] whose largest logits differ by more than `margin`.
 
     The argmax, and as many of the next best as there are choices, are then the same in float32
     and float64.
 
     Args:
       rng: np.random.Generator.
-      shape: of x.
+      shape: shape of x.
       w_r: [M, E], whose choice is to be clear.
       margin: between the largest logits, whose float32 errors are about 1e-6.
       skew: from 0, each token for itself, to 1, all tokens alike: it makes experts overflow.
@@ -270,7 +270,7 @@ def tokens_with_clear_choices(
 
 
 def attention(q: np.ndarray, kv: np.ndarray, w_o: np.ndarray, visible: np.ndarray):
-    """Of one sequence, with keys and values in one: q and kv [L, heads, d], w_o [heads, d, M].
+    """Attention of one sequence, with keys and values in one: q and kv [L, heads, d], w_o [heads, d, M].
 
     Token i looks at the tokens j that are visible [i, j] to it; q is scaled already.
     """

@@ -14,7 +14,7 @@ import oracle
 
 @dataclasses.dataclass(frozen=True)
 class Visit:
-    """One token at one expert, in a group: what was asked for, and what came of it."""
+    """One token's visit to one expert, in a group."""
 
     token: int
     choice: int
@@ -25,7 +25,7 @@ class Visit:
 
 
 def ranking(probs: np.ndarray, number: int) -> list[int]:
-    """The experts of one token, the most probable first; of equals the first."""
+    """The experts of one token, the most probable first; ties go to the first expert."""
     return sorted(range(len(probs)), key=lambda e: (-probs[e], e))[:number]
 
 
@@ -79,7 +79,7 @@ def no_token_left_behind_visits(
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """What a layer of experts gives: y [G, S, M], losses, metrics' sums, each group's visits."""
+    """Results of a layer of experts: y [G, S, M], losses, metrics' sums, visits of each group."""
 
     y: np.ndarray
     aux_loss: float
@@ -98,18 +98,18 @@ def mixture(
     alpha: float = 0.01,
     z_coefficient: float = 0.0,
 ) -> Mixture:
-    """A layer of experts, whatever its routing: x [G, S, M].
+    """A layer of experts with any routing: x [G, S, M].
 
     Args:
       x: tokens in groups.
-      weights: of the layer.
-      route_group: the visits of a group, from its probabilities [S, E] and whether each token
+      weights: weights of the layer.
+      route_group: makes the visits of a group from its probabilities [S, E] and whether each token
         is real [S].
-      activations: of the experts.
+      activations: activations of the experts.
       nonpadding: [G, S] or None.
       padding: see `load_balance_loss`.
-      alpha: of the load-balancing loss.
-      z_coefficient: of the z-loss.
+      alpha: coefficient of the load-balancing loss.
+      z_coefficient: coefficient of the z-loss.
     """
     groups, tokens, _ = x.shape
     experts = weights.w_r.shape[1]
