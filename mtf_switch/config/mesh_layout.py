@@ -1,8 +1,8 @@
-"""Mesh shape and layout rules as data, and the check of a model's tensors against them.
+"""Mesh shape and layout rules as data, and a check of a model's tensors against them.
 
-Section 5 of the paper: N = n x m cores, n ways of data parallelism and m ways of model
-parallelism, experts on the data-parallel cores. There is no TensorFlow in here: what does
-not fit is said before anything is built.
+Section 5 of the paper: N = n x m cores give n ways of data parallelism and m ways of model
+parallelism, and the experts are split over the data-parallel cores. This module does not use
+TensorFlow: an impossible split is reported before the graph is built.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import gin
 
 from mtf_switch.errors import UserError, nearest_divisors, suggest_names
 
-# Axes that Mesh TF's `tpu_mesh_shape` leaves out where they have one core; its own rules go
-# on naming them.
+# Mesh TF's `tpu_mesh_shape` omits those of these axes that have one core. Its layout rules
+# name them all the same.
 _UPSTREAM_AXES = ("ensemble", "batch", "model")
-# Dimensions of Mesh TF's Transformer and of the Switch layer, to tell a slip of the pen by.
+# Dimensions of Mesh TF's Transformer and of the Switch layer, to recognize misspelled ones.
 _KNOWN_DIMENSIONS = (
     *("outer_batch", "batch", "batch_unsplit", "length", "memory_length", "group"),
     *("d_model", "d_ff", "heads", "d_kv", "vocab", "buckets", "ensemble", "beam"),
@@ -26,27 +26,30 @@ _KNOWN_DIMENSIONS = (
 )
 
 
+_EXAMPLES = {"mesh_shape": "data:8,model:4", "layout_rules": "batch:data,d_ff:model"}
+
+
 @gin.configurable
 def mesh(data: int = 1, model: int = 1) -> str:
-    """The mesh shape of the files in gin/layouts/, for `utils.run.mesh_shape`.
+    """Makes the mesh shape of the files in gin/layouts/, for `utils.run.mesh_shape`.
 
     Args:
-      data: n, ways of data parallelism; the experts are split over these cores, too.
-      model: m, ways of model parallelism.
+      data: n, the ways of data parallelism. The experts are split over these cores, too.
+      model: m, the ways of model parallelism.
 
     Returns:
-      Such as "data:8,model:4". Cores of one `model` group are neighbours.
+      A mesh shape such as "data:8,model:4". The cores of one `model` group are neighbours.
     """
     return f"data:{data},model:{model}"
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshLayout:
-    """A mesh of cores, and which dimension of the tensors is split over which of its axes.
+    """A mesh of cores, and the dimensions of tensors that are split over its axes.
 
     Attributes:
-      axes: (name, cores) of each axis, the outermost first.
-      rules: (dimension of tensors, axis) pairs, sorted.
+      axes: (name, number of cores) pairs, the outermost axis first.
+      rules: (dimension, axis) pairs, sorted.
     """
 
     axes: tuple[tuple[str, int], ...] = ()
@@ -54,21 +57,24 @@ class MeshLayout:
 
     @classmethod
     def parse(cls, mesh_shape: Any, layout_rules: Any) -> MeshLayout:
-        """Reads what gin binds to `utils.run.mesh_shape` and `utils.run.layout_rules`.
+        """Reads the values of `utils.run.mesh_shape` and `utils.run.layout_rules`.
 
         Args:
           mesh_shape: "data:8,model:4", pairs, or an mtf.Shape.
           layout_rules: "batch:data,d_ff:model", pairs, or mtf.LayoutRules.
 
         Returns:
-          The layout without axes of one core, and without the rules that name them.
+          The layout without axes of one core and without the rules that name them.
 
         Raises:
-          UserError: for text that is no list of pairs, an axis that is not in the mesh or is
-            there twice, a dimension that has two axes or that no tensor has.
+          UserError: if the text is not a list of pairs, an axis is not in the mesh or is
+            there twice, or a dimension has two axes or is one that no tensor has.
         """
-        axes = tuple((name, _cores(name, size)) for name, size in _pairs("mesh", mesh_shape))
-        rules = tuple(sorted(set(_pairs("layout", layout_rules))))
+        axes = tuple(
+            (name, _read_cores(name, size))
+            for name, size in _read_pairs("mesh_shape", mesh_shape)
+        )
+        rules = tuple(sorted(set(_read_pairs("layout_rules", layout_rules))))
         _check_axes(axes, rules)
         wide = {name for name, cores in axes if cores > 1}
         return cls(
@@ -86,35 +92,36 @@ class MeshLayout:
 
     @property
     def mesh_shape(self) -> str:
-        """In Mesh TF's notation: "data:8,model:4"; "" is one core."""
+        """The mesh in Mesh TF's notation, such as "data:8,model:4"; "" for one core."""
         return ",".join(f"{name}:{cores}" for name, cores in self.axes)
 
     @property
     def layout_rules(self) -> str:
-        """In Mesh TF's notation: "batch:data,d_ff:model"."""
+        """The rules in Mesh TF's notation, such as "batch:data,d_ff:model"."""
         return ",".join(f"{dimension}:{axis}" for dimension, axis in self.rules)
 
     def axis(self, dimension: str) -> str | None:
-        """The axis over which a dimension is split, or None."""
+        """The axis over which a dimension is split; None if it is not split."""
         return dict(self.rules).get(dimension)
 
     def ways(self, dimension: str) -> int:
-        """Over how many cores a dimension is split; 1 if it is not."""
+        """The number of cores over which a dimension is split; 1 if it is not split."""
         return dict(self.axes).get(self.axis(dimension), 1)
 
     def slice_size(self, dims: Mapping[str, int]) -> int:
-        """How many elements of a tensor one core holds."""
+        """The number of elements of a tensor that one core holds."""
         size = 1
         for name, whole in dims.items():
             size *= whole // self.ways(name)
         return size
 
     def check(self, tensors: Iterable[Tensor]) -> None:
-        """Checks that every tensor can be split as the rules say.
+        """Checks that every tensor can be split by the rules.
 
         Raises:
-          UserError: for the first that cannot: two of its dimensions on one axis, or one that
-            its axis does not divide. It names the nearest sizes that would do.
+          UserError: for the first tensor that has two dimensions on one axis, or a dimension
+            that the cores of its axis do not divide. The message names the nearest sizes that
+            would work.
         """
         for tensor in tensors:
             self._check_conflict(tensor)
@@ -131,9 +138,9 @@ class MeshLayout:
                 raise UserError(
                     f"{tensor} would have two dimensions on one mesh axis: rules "
                     f"{first}:{axis} and {second}:{axis} both split it over the "
-                    f"{self.ways(first)} cores of {axis!r}, and a core can hold but one part "
-                    f"of it. Take one of the two rules out of utils.run.layout_rules, or give "
-                    f"{second!r} another axis (the mesh is {self.mesh_shape})."
+                    f"{self.ways(first)} cores of {axis!r}, but one axis can split only one "
+                    f"dimension. Remove one of the two rules from utils.run.layout_rules, or "
+                    f"give {second!r} another axis (the mesh is {self.mesh_shape})."
                 )
             if axis is not None:
                 split_by[axis] = dimension
@@ -142,37 +149,37 @@ class MeshLayout:
         axis, ways = self.axis(dimension), self.ways(dimension)
         below = size // ways * ways
         sizes = [str(n) for n in (below, below + ways) if n]
-        fix = tensor.fixes.get(dimension, f"of {dimension!r}")
+        setting = tensor.settings.get(dimension, f"of {dimension!r}")
         return (
-            f"{tensor} cannot be split: rule {dimension}:{axis} of the layout puts its "
-            f"{dimension!r} of {size} on the {ways} cores of mesh axis {axis!r}, and {ways} "
-            f"does not divide {size}. The nearest sizes {fix} that do: {' and '.join(sizes)}; "
-            f"the nearest numbers of cores for {axis!r} that divide {size}: "
-            f"{nearest_divisors(size, ways)}."
+            f"{tensor} cannot be split: layout rule {dimension}:{axis} splits its "
+            f"{dimension!r} of {size} over the {ways} cores of mesh axis {axis!r}, and {ways} "
+            f"does not divide {size}. The nearest sizes {setting} that work: "
+            f"{' and '.join(sizes)}; the nearest numbers of cores for {axis!r} that divide "
+            f"{size}: {nearest_divisors(size, ways)}."
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor of a model, as far as a layout is concerned.
+    """The shape of a tensor, for `MeshLayout.check`.
 
     Attributes:
-      name: what it is, for messages.
-      dims: (name, size) of its dimensions.
-      fixes: dimension -> what a user sets to change its size.
+      name: What the tensor is, for messages.
+      dims: (name, size) pairs of its dimensions.
+      settings: For a dimension, what a user sets to change its size, as in "of num_heads".
     """
 
     name: str
     dims: tuple[tuple[str, int], ...]
-    fixes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{name} {size}" for name, size in self.dims)
         return f"{self.name} [{sizes}]"
 
 
-def _pairs(what: str, value: Any) -> list[tuple[str, Any]]:
-    """The pairs of a mesh shape or of layout rules, in any form that Mesh TF takes."""
+def _read_pairs(parameter: str, value: Any) -> list[tuple[str, Any]]:
+    """Reads "mesh_shape" or "layout_rules" of utils.run, in any form that Mesh TF accepts."""
     if value is None:
         return []
     if hasattr(value, "dims"):  # mtf.Shape
@@ -185,23 +192,21 @@ def _pairs(what: str, value: Any) -> list[tuple[str, Any]]:
     for part in value.replace(";", ",").split(","):
         first, colon, second = (text.strip() for text in part.partition(":"))
         if part.strip() and not (first and colon and second):
-            example = "data:8,model:4" if what == "mesh" else "batch:data,d_ff:model"
-            name = "mesh_shape" if what == "mesh" else "layout_rules"
             raise UserError(
-                f"utils.run.{name} = {value!r} cannot be read at {part.strip()!r}: write "
-                f"pairs, as in {example!r}."
+                f"utils.run.{parameter} = {value!r} cannot be read at {part.strip()!r}: write "
+                f"pairs, as in {_EXAMPLES[parameter]!r}."
             )
         if part.strip():
             pairs.append((first, second))
     return pairs
 
 
-def _cores(axis: str, size: Any) -> int:
+def _read_cores(axis: str, size: Any) -> int:
     if str(size).isdigit() and int(size) > 0:
         return int(size)
     raise UserError(
-        f"Mesh axis {axis!r} has {size} cores, but a number of cores is a whole number of at "
-        "least 1."
+        f"Mesh axis {axis!r} has {size} cores, but a number of cores must be a whole number of "
+        "at least 1."
     )
 
 
@@ -216,16 +221,16 @@ def _check_axes(axes: tuple[tuple[str, int], ...], rules: tuple[tuple[str, str],
     for dimension, axis in rules:
         if axis not in names and not (from_upstream and axis in _UPSTREAM_AXES):
             raise UserError(
-                f"Layout rule {dimension}:{axis} names a mesh axis {axis!r}, and the mesh has "
-                f"none: its axes are {', '.join(names)}.{suggest_names(axis, names)} Put the "
-                "axis into utils.run.mesh_shape, or take the rule out of "
+                f"Layout rule {dimension}:{axis} names a mesh axis {axis!r}, which the mesh "
+                f"does not have: its axes are {', '.join(names)}.{suggest_names(axis, names)} "
+                "Add the axis to utils.run.mesh_shape, or remove the rule from "
                 "utils.run.layout_rules."
             )
         others = [other for d, other in rules if d == dimension and other in names]
         if len(others) > 1:
             raise UserError(
-                f"Layout rules put {dimension!r} on {' and '.join(others)}: a dimension is "
-                "split over one mesh axis at most."
+                f"Layout rules split {dimension!r} over {' and '.join(others)}: a dimension "
+                "can be split over only one mesh axis."
             )
         near = suggest_names(dimension, _KNOWN_DIMENSIONS)
         if dimension not in _KNOWN_DIMENSIONS and near:
@@ -236,18 +241,19 @@ def _check_axes(axes: tuple[tuple[str, int], ...], rules: tuple[tuple[str, str],
 
 
 def on_devices(layout: MeshLayout, devices: int | None) -> MeshLayout:
-    """The layout of a run on so many devices of this machine.
+    """Adapts a layout to the number of devices of this machine that a run uses.
 
     Args:
-      layout: as configured.
-      devices: what --devices says; None if it says nothing.
+      layout: The configured layout.
+      devices: The value of --devices; None if the flag is not given.
 
     Returns:
-      The layout itself if it has that many cores. One device takes any model whole; several,
-      where no layout is configured, split the batch and the experts.
+      The layout itself if it has as many cores as there are devices, or if the flag is not
+      given. One device holds any model whole. Several devices without a configured layout
+      split the batch and the experts.
 
     Raises:
-      UserError: if the layout is for another number of cores.
+      UserError: if the layout has another number of cores.
     """
     if devices is None or devices == layout.size:
         return layout
@@ -256,23 +262,23 @@ def on_devices(layout: MeshLayout, devices: int | None) -> MeshLayout:
     if layout.size == 1:
         return MeshLayout.parse(mesh(data=devices), "batch:data,experts:data")
     raise UserError(
-        f"--devices={devices}, but the layout's mesh {layout.mesh_shape} is of {layout.size} "
+        f"--devices is {devices}, but the layout's mesh {layout.mesh_shape} has {layout.size} "
         f"cores. Pass --devices={layout.size}, or change the mesh: --gin_param='mesh.data = "
         f"N' for the files of gin/layouts/."
     )
 
 
 def check_has_devices(layout: MeshLayout, devices: int | None) -> None:
-    """Refuses to run a mesh of several cores on a machine that was not told to.
+    """Refuses to run a mesh of several cores unless --devices is given.
 
-    Upstream would put all of them on the first device in silence.
+    Without this check, Mesh TF would silently place all cores on the first device.
 
     Raises:
-      UserError: that says how to run it.
+      UserError: if the mesh has several cores and --devices is not given.
     """
     if layout.size > 1 and devices is None:
         raise UserError(
-            f"The mesh {layout.mesh_shape} is of {layout.size} cores. Pass --devices="
+            f"The mesh {layout.mesh_shape} has {layout.size} cores. Pass --devices="
             f"{layout.size} to run it on that many devices of this machine, --devices=1 to "
             "run the model without it, or --tpu=NAME for a TPU."
         )

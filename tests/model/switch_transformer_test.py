@@ -75,7 +75,7 @@ def test_experts_that_do_not_divide_over_their_cores_are_refused(tiny):
         "utils.run.layout_rules": "'batch:all,experts:all'",
     }
     with pytest.raises(
-        UserError, match=r"'experts' of 6 on the 4 cores .*num_experts that do: 4 and 8"
+        UserError, match=r"'experts' of 6 over the 4 cores .*num_experts that work: 4 and 8"
     ):
         _build(tiny, mesh)
 

@@ -196,4 +196,7 @@ def test_a_layout_that_names_an_axis_that_the_mesh_lacks_is_refused(tiny, model_
         "--gin_param=utils.run.layout_rules = 'batch:data,experts:expert'",
     )
     assert result.code == 1
-    assert "names a mesh axis 'expert', and the mesh has none: its axes are data" in result.err
+    assert (
+        "names a mesh axis 'expert', which the mesh does not have: its axes are data"
+        in result.err
+    )
