@@ -12,20 +12,13 @@ from pathlib import Path
 
 import gin
 import pytest
-from tiny_run import PARAMS, variables
+from tiny_run import variables
 
 from mtf_switch.config import gin_config
 from mtf_switch.runs import train_log
 
 DATA = Path(__file__).parents[1] / "data" / "before_packages"
 EXPECTED = json.loads((DATA / "expected.json").read_text())
-# What a user's own gin file imported.
-OLD_IMPORTS = """
-import mtf_switch.capacity
-import mtf_switch.router as routers
-from mtf_switch import switch_ffn
-import tasks.pretraining
-"""
 # Float32 of two processors, six steps of training apart.
 ANOTHER_PROCESSOR = 1e-4
 
@@ -46,13 +39,11 @@ def resumed(tiny, tmp_path_factory):
     config.write_text(config.read_text().replace("'corpus.txt'", corpus))
     evaluated = tiny.command("eval", f"--model_dir={model_dir}")
     assert evaluated.code == 0, evaluated.err
-    (folder / "tiny.gin").write_text((DATA / "tiny.gin").read_text() + OLD_IMPORTS)
     trained = tiny.command(
         "train",
-        f"--gin_file={folder / 'tiny.gin'}",
+        f"--gin_file={DATA / 'tiny.gin'}",
         f"--corpus={tiny.corpus}",
         f"--model_dir={model_dir}",
-        *(f"--gin_param={name} = {value}" for name, value in PARAMS.items()),
         "--steps=6",
     )
     assert trained.code == 0, trained.err
