@@ -68,17 +68,6 @@ def tfds_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def small_closed_book(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Splits the closed-book tasks where the hand-written examples can be split."""
-    import tfds_examples
-
-    from tasks import closed_book
-
-    sizes = dict.fromkeys(closed_book.SIZES, tfds_examples.CLOSED_BOOK_TRAINING)
-    monkeypatch.setattr(closed_book, "SIZES", sizes)
-
-
 @pytest.fixture(scope="session")
 def text_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SentencePiece model of the hand-written examples, without sentinels."""

@@ -33,12 +33,8 @@ def every_task(tiny: TinyRun, tfds_dir: Path, text_vocabulary: Path, tmp_path_fa
 
     Gives the run, its steps and its configuration.
     """
-    from tasks import closed_book
-
     model_dir = tmp_path_factory.mktemp("every") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        sizes = dict.fromkeys(closed_book.SIZES, tfds_examples.CLOSED_BOOK_TRAINING)
-        patch.setattr(closed_book, "SIZES", sizes)
+    with tfds_examples.divide_closed_book():
         params = {
             **PARAMS,
             "MIXTURE_NAME": repr(MIXTURE),

@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+from tasks import closed_book, entailment, multiple_choice
+
+# The tasks on TFDS data that this project adds to T5's.
+ADDED_TASKS = (
+    "xsum",
+    *entailment.ROUNDS,
+    multiple_choice.WINOGRANDE,
+    multiple_choice.ARC_EASY,
+    multiple_choice.ARC_CHALLENGE,
+    *closed_book.SIZES,
+    "c4_v220_span_corruption_no_repeats",
+)
+
 _ENTAIL = "premise: The cat sat on the mat."
 # Task -> split -> (inputs, targets) of one example.
 GOLDEN_TEXTS: dict[str, dict[str, tuple[str, str]]] = {

@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
 import tensorflow_datasets as tfds
+
+from tasks import closed_book
 
 TRAIN_AND_TEST = ("train", "validation", "test")
 
@@ -233,9 +236,17 @@ EXAMPLES: dict[str, dict[str, list[dict]]] = {
     },
     "c4/en:3.1.0": _in_all(_C4, splits=("train", "validation")),
 }
-# Two of the three training questions are for training; tasks.closed_book takes the third one for
-# validation.
-CLOSED_BOOK_TRAINING = 2
+
+
+@contextlib.contextmanager
+def divide_closed_book() -> Iterator[None]:
+    """Divides the training questions of the closed-book tasks as their number here allows.
+
+    Two of the three examples are for training, and one is for validation.
+    """
+    sizes = dict.fromkeys(closed_book.SIZES, 2)
+    with mock.patch.object(closed_book, "SIZES", sizes):
+        yield
 
 
 def write_all(data_dir: Path) -> None:

@@ -23,8 +23,26 @@ from tasks.text_corpus import TextCorpus
 @pytest.fixture
 def text_file(tmp_path: Path, make_text) -> Path:
     file = tmp_path / "text.txt"
-    file.write_text(make_text(150_000), encoding="utf-8")
+    file.write_text(make_text(105_000), encoding="utf-8")
     return file
+
+
+@pytest.fixture(scope="module")
+def prepared_cache(tmp_path_factory, make_text) -> Path:
+    """A cache in which the corpus of `text_file` is prepared; never to be written to."""
+    folder = tmp_path_factory.mktemp("prepared")
+    (folder / "text.txt").write_text(make_text(105_000), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MTF_SWITCH_CACHE", str(folder / "cache"))
+        TextCorpus("fake", files=(str(folder / "text.txt"),), vocab_size=300).prepare()
+    return folder / "cache"
+
+
+@pytest.fixture
+def prepared(corpus, cache, prepared_cache) -> text_corpus.PreparedCorpus:
+    """The corpus in a cache of its own, which a test may damage."""
+    shutil.copytree(prepared_cache, cache)
+    return corpus.prepare()
 
 
 @pytest.fixture
@@ -55,8 +73,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch):
     assert cache_directory() == Path("/home/someone/elsewhere")
 
 
-def test_no_training_document_is_in_validation_and_none_is_lost(corpus, text_file):
-    prepared = corpus.prepare()
+def test_no_training_document_is_in_validation_and_none_is_lost(prepared, text_file):
     train = list(read_documents(prepared.train_file))
     validation = list(read_documents(prepared.validation_file))
     assert not set(train) & set(validation)
@@ -66,8 +83,8 @@ def test_no_training_document_is_in_validation_and_none_is_lost(corpus, text_fil
     assert prepared.characters["train"] == sum(map(len, train))
 
 
-def test_tensorflow_reads_the_same_documents(corpus):
-    file = corpus.prepare().train_file
+def test_tensorflow_reads_the_same_documents(prepared):
+    file = prepared.train_file
     records = tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
     assert [record.decode() for record in records] == list(read_documents(file))
 
@@ -105,15 +122,17 @@ def test_a_second_call_touches_and_says_nothing(corpus, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_the_same_text_makes_the_same_bytes(corpus, cache):
-    first = contents(corpus.prepare().folder)
-    assert set(first) == {"train.tfrecord", "validation.tfrecord", "vocabulary_300.model"}
-    shutil.rmtree(cache)
-    assert contents(corpus.prepare().folder) == first
+def test_the_same_text_makes_the_same_bytes(corpus, prepared_cache):
+    (first,) = prepared_cache.iterdir()
+    assert set(contents(first)) == {
+        "train.tfrecord",
+        "validation.tfrecord",
+        "vocabulary_300.model",
+    }
+    assert contents(corpus.prepare().folder) == contents(first)
 
 
-def test_the_manifest_says_what_was_made_from_what(corpus):
-    prepared = corpus.prepare()
+def test_the_manifest_says_what_was_made_from_what(prepared):
     manifest = json.loads((prepared.folder / "manifest.json").read_text())
     assert manifest["splits"]["train"]["documents"] == prepared.documents["train"]
     assert manifest["splits"]["validation"]["characters"] > 0
@@ -121,11 +140,10 @@ def test_the_manifest_says_what_was_made_from_what(corpus):
     assert len(manifest["identity"]["source"]["files"]) == 1
 
 
-def test_vocabularies_of_several_sizes_share_the_text(corpus, text_file, cache):
-    small = corpus.prepare()
+def test_vocabularies_of_several_sizes_share_the_text(prepared, text_file):
     large = TextCorpus("fake", (str(text_file),), vocab_size=500).prepare()
-    assert large.folder == small.folder
-    assert {small.vocabulary_file.name, large.vocabulary_file.name} == {
+    assert large.folder == prepared.folder
+    assert {prepared.vocabulary_file.name, large.vocabulary_file.name} == {
         "vocabulary_300.model",
         "vocabulary_500.model",
     }
@@ -142,12 +160,11 @@ def test_the_vocabulary_never_sees_the_validation_text(corpus, monkeypatch):
     assert seen == list(read_documents(corpus.prepare().train_file))
 
 
-def test_a_changed_file_is_another_corpus(corpus, text_file):
-    before = corpus.prepare()
+def test_a_changed_file_is_another_corpus(prepared, corpus, text_file):
     text_file.write_text(text_file.read_text() + "\n\nOne paragraph more.")
     after = corpus.prepare()
-    assert after.folder != before.folder
-    assert sum(after.characters.values()) > sum(before.characters.values())
+    assert after.folder != prepared.folder
+    assert sum(after.characters.values()) > sum(prepared.characters.values())
 
 
 def test_another_version_of_a_package_is_another_folder(cache, monkeypatch, tmp_path):
@@ -169,8 +186,7 @@ def test_another_version_of_a_package_is_another_folder(cache, monkeypatch, tmp_
     ["train.tfrecord", "validation.tfrecord", "manifest.json", "vocabulary_300.model"],
 )
 @pytest.mark.parametrize("damage", ["truncated", "altered", "deleted"])
-def test_damage_is_noticed_and_mended(corpus, name, damage, capsys):
-    prepared = corpus.prepare()
+def test_damage_is_noticed_and_mended(prepared, corpus, name, damage, capsys):
     intact = contents(prepared.folder)
     file = prepared.folder / name
     data = file.read_bytes()
@@ -279,7 +295,7 @@ def test_a_cache_that_cannot_be_written_is_a_user_error(corpus, cache):
         corpus.prepare()
 
 
-def test_a_vocabulary_too_large_for_the_text_is_a_user_error(corpus):
+def test_a_vocabulary_too_large_for_the_text_is_a_user_error(prepared, corpus):
     too_large = TextCorpus("fake", corpus.files, vocab_size=90_000)
     with pytest.raises(UserError, match=r"yields at most [\d,]+ .*vocab_size is 90,000"):
         too_large.prepare()
@@ -293,6 +309,6 @@ def test_values_are_checked_before_any_work():
             TextCorpus("fake", files=files)
 
 
-def test_an_unknown_split_is_a_user_error(corpus):
+def test_an_unknown_split_is_a_user_error(prepared):
     with pytest.raises(UserError, match=r"splits train and validation, not 'valid'"):
-        corpus.prepare().split_file("valid")
+        prepared.split_file("valid")
