@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import mesh_tensorflow as mtf
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from mesh_tensorflow.transformer import transformer, utils
 from packed_examples import NO_DROP, run_packed_and_alone
 from tiny_run import EOS_ID, EXPERTS, SWITCH_LAYERS, TARGETS
 
+from mtf_switch.config import gin_config, run_settings
 from mtf_switch.errors import UserError
 from mtf_switch.layers.switch_ffn import SwitchFFN
 from mtf_switch.model import switch_transformer
@@ -24,8 +27,14 @@ def _build(tiny, params):
 ONE_BLOCK = {"transformer.make_layer_stack.num_layers": "1"}
 
 
-def test_sparse_layers_stand_where_dense_ones_did_in_both_stacks(tiny):
-    built = _build(tiny, ONE_BLOCK)
+def test_sparse_layers_stand_where_dense_ones_did_in_both_stacks():
+    lengths = "utils.run.sequence_length = {'inputs': 32, 'targets': 16}"
+    bindings = ["MIXTURE_NAME = 'a_task'", "utils.run.batch_size = 8", lengths]
+    bindings += [f"{name} = {value}" for name, value in ONE_BLOCK.items()]
+    files = ["models/switch_tiny.gin", "sparsity/every_other_switch.gin"]
+    gin_config.parse(files, bindings)
+    sizes = types.SimpleNamespace(vocab_size=400)
+    built = switch_transformer.build(run_settings.from_gin(), sizes)
     kinds = [
         [type(layer).__name__ for layer in stack.layer_stack.layers]
         for stack in switch_transformer.stacks(built)
