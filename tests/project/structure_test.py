@@ -39,12 +39,6 @@ MAX_LINES_PER_FUNCTION = 60
 CODE_FOLDERS = ("mtf_switch", "tasks", "benchmarks", "tests")
 NAMES_THAT_SAY_NOTHING = {"common", "helpers", "misc", "util", "utils"}
 
-# What is still to be put right; these lists only get shorter.
-EXCEPTIONS_LONG = set()
-EXCEPTIONS_TESTS = {
-    "layout_equality_test",
-}
-
 # Test folders without a package of their own: `gin` is for the gin files, `project` for all.
 OTHER_TEST_FOLDERS = {"gin", "goldens", "project", "support"}
 
@@ -126,8 +120,6 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 def test_no_test_file_imports_another() -> None:
     test_files = {path.stem for path in (ROOT / "tests").rglob("*_test.py")}
     for path in python_files("tests"):
-        if path.stem in EXCEPTIONS_TESTS:
-            continue
         shared = test_files & {module for module, _ in imports(path)}
         assert not shared, f"{path}: move what it takes from {shared} to tests/support"
 
@@ -148,8 +140,6 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 def test_files_and_functions_are_short() -> None:
     too_long = []
     for path in python_files(*CODE_FOLDERS):
-        if str(path.relative_to(ROOT)) in EXCEPTIONS_LONG:
-            continue
         lines = len(path.read_text(encoding="utf-8").splitlines())
         if lines > MAX_LINES_PER_FILE:
             too_long.append(f"{path.relative_to(ROOT)} has {lines} lines")
