@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,21 @@ def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> No
         assert path.read_text() == "second"
     assert path.read_text() == "first"
     assert [child.name for child in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_new_file_is_complete_when_it_takes_the_place_of_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+    found = []
+
+    def spy(part: str, path: Path) -> None:
+        found.append(Path(part).read_text())
+        replace(part, path)
+
+    monkeypatch.setattr(os, "replace", spy)
+    whole_file.write_text(tmp_path / "file", "new")
+    assert found == ["new"]
 
 
 def test_a_failure_leaves_the_old_file_alone_and_nothing_else(tmp_path: Path) -> None:

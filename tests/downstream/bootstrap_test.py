@@ -68,6 +68,12 @@ def test_questions_are_drawn_whole_and_twice_drawn_they_count_twice() -> None:
     np.testing.assert_allclose(drawn["exact_match"], expected, rtol=1e-12)
 
 
+def test_an_interval_leaves_as_much_out_at_each_end() -> None:
+    values = np.arange(1001.0)
+    assert bootstrap.percentile_interval(values) == pytest.approx((25, 975))
+    assert bootstrap.percentile_interval(values, level=0.5) == pytest.approx((250, 750))
+
+
 def test_the_interval_of_an_accuracy_is_that_of_the_normal_approximation() -> None:
     random = np.random.default_rng(0)
     targets = [1] * 400

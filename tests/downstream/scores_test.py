@@ -30,6 +30,7 @@ def test_a_peak_is_by_the_mean_of_a_tasks_metrics_and_the_first_of_equals() -> N
     assert peaks["b"].step == 200
     # Averages: (20 + 50) / 2 = 35, (25 + 40) / 2 = 32.5, (25 + 49) / 2 = 37.
     assert (peaks["average"].step, peaks["average"].values) == (600, {"average": 37.0})
+    assert scores.find_peaks(STEPS[:2])["average"].step == 200
     # Each at its own peak: (25 + 50) / 2.
     assert scores.average_peaks(STEPS) == {"average": 37.5}
 
