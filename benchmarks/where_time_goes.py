@@ -31,7 +31,7 @@ _PARTS = (
 )
 
 
-def part_of(operation: str) -> str:
+def find_part(operation: str) -> str:
     """Returns the part of a step that an operation belongs to, by its name."""
     matches = (part for part, pattern in _PARTS if re.search(pattern, operation))
     return next(matches, "other")
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     operations = trace(options.competitor, sizes.Model(options.experts))
     total = sum(ms for *_, ms in operations)
-    for title, key in (("part", lambda o: part_of(o[0])), ("type", lambda o: o[1])):
+    for title, key in (("part", lambda o: find_part(o[0])), ("type", lambda o: o[1])):
         spent: collections.Counter = collections.Counter()
         for operation in operations:
             spent[key(operation)] += operation[2]

@@ -4,7 +4,7 @@ import fractions
 
 import gin
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from mesh_tensorflow.transformer import moe
 
@@ -61,6 +61,10 @@ def test_where_users_choose_the_tokens_the_largest_group_that_divides_is_taken(
     most=st.integers(1, 300),
     strict=st.booleans(),
 )
+# The largest divisors: less than half of the size, half of it, and just above half.
+@example(per_core=9, cores=1, most=8, strict=True)
+@example(per_core=15, cores=1, most=10, strict=True)
+@example(per_core=15, cores=1, most=9, strict=True)
 def test_groups_up_to_a_size_are_the_largest_that_divide(per_core, cores, most, strict):
     tokens = per_core * cores
     size = max(d for d in divisors(per_core) if d <= most)

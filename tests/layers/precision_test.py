@@ -37,7 +37,7 @@ def crossing(precision, *params):
     return found
 
 
-def of_the_router(collective):
+def belongs_to_router(collective):
     """Whether a tensor is one that selective precision keeps in float32.
 
     The float32 of Section 2.4 stays on its core but for what sums over cores: the gradient of
@@ -55,7 +55,7 @@ def test_in_float32_nothing_crosses_cores_in_bfloat16():
 def test_in_selective_precision_only_what_is_the_routers_crosses_cores_in_float32():
     found = crossing("selective")
     in_float32 = [c for c in found if c.dtype == "float32"]
-    assert not [c for c in in_float32 if not of_the_router(c)]
+    assert not [c for c in in_float32 if not belongs_to_router(c)]
     assert {c.dtype for c in found} == {"float32", "bfloat16"}
     # The gradients of both routers' weights are there, and not rounded.
     (gradients,) = (c for c in found if c.shape == (MODEL, EXPERTS))

@@ -24,43 +24,43 @@ from mtf_switch.layers.switch_ffn import SwitchFFN
 HIDDEN = 4
 
 
-def visits_of(k, visits=lambda gate: True):
+def visit_top_k(k, visits=lambda gate: True):
     return functools.partial(visits_oracle.top_k_visits, k=k, visits=visits)
 
 
-def stages_of(stages):
+def visit_stages(stages):
     return functools.partial(visits_oracle.no_token_left_behind_visits, stages=stages)
 
 
 # A router without noise; the loops that it must equal; the number of clear choices it needs.
 VARIANTS = {
-    "switch": (SwitchRouter, visits_of(1), 1),
-    "top-1": (functools.partial(make_top_k, 1), visits_of(1), 1),
-    "top-2, all": (functools.partial(make_top_k, 2), visits_of(2), 2),
+    "switch": (SwitchRouter, visit_top_k(1), 1),
+    "top-1": (functools.partial(make_top_k, 1), visit_top_k(1), 1),
+    "top-2, all": (functools.partial(make_top_k, 2), visit_top_k(2), 2),
     "top-2, none": (
         functools.partial(make_top_k, 2, "none"),
-        visits_of(2, lambda gate: False),
+        visit_top_k(2, lambda gate: False),
         2,
     ),
     "top-2, threshold": (
         functools.partial(make_top_k, 2, "threshold", threshold=0.3),
-        visits_of(2, lambda gate: gate > 0.3),
+        visit_top_k(2, lambda gate: gate > 0.3),
         2,
     ),
-    "top-3, all": (functools.partial(make_top_k, 3), visits_of(3), 3),
+    "top-3, all": (functools.partial(make_top_k, 3), visit_top_k(3), 3),
     "no token left behind, 1 stage": (
         functools.partial(NoTokenLeftBehindRouter, stages=1),
-        stages_of(1),
+        visit_stages(1),
         1,
     ),
     "no token left behind, 2 stages": (
         functools.partial(NoTokenLeftBehindRouter, stages=2),
-        stages_of(2),
+        visit_stages(2),
         2,
     ),
     "no token left behind, 3 stages": (
         functools.partial(NoTokenLeftBehindRouter, stages=3),
-        stages_of(3),
+        visit_stages(3),
         3,
     ),
 }

@@ -58,7 +58,7 @@ def on_one_device():
     return results
 
 
-def layout_of(strategy):
+def parse_layout(strategy):
     gin_config.parse([f"layouts/{strategy}.gin"], ["MIXTURE_NAME = 'x'", "num_layers = 1"])
     layout = run_settings.from_gin().layout
     gin.clear_config()  # of dropout, say
@@ -86,7 +86,7 @@ def test_every_strategy_gives_what_one_device_gives(on_one_device, strategy, net
         dy=dy,
         loss_weight=100.0,
         variables=one.variables,
-        **layout_of(strategy),
+        **parse_layout(strategy),
     )
     np.testing.assert_allclose(several.y, one.y, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(several.losses, one.losses, rtol=1e-5)
