@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -124,20 +125,40 @@ def make_train_input_fn(settings: RunSettings, first_step: int) -> Callable:
     Args:
       settings: The settings of the run.
       first_step: The step to start at. If `settings.skip_seen_data`, that number of batches
-        is skipped.
+        is skipped. Otherwise the data is in another order for each first step, so that a
+        resumed run does not read its first batches again.
     """
+    reorders = first_step > 0 and not settings.skip_seen_data
 
     def input_fn(params):
         del params
-        dataset = mesh_transformer.mesh_train_dataset_fn(
-            settings.task, settings.sequence_length
-        )
+        with _order_of_step(first_step) if reorders else contextlib.nullcontext({}) as seed:
+            dataset = mesh_transformer.mesh_train_dataset_fn(
+                settings.task, settings.sequence_length, **seed
+            )
         dataset = dataset.repeat().batch(settings.batch_size, drop_remainder=True)
         if settings.skip_seen_data and first_step:
             dataset = dataset.skip(first_step)
         return dataset.prefetch(tf.data.experimental.AUTOTUNE)
 
     return input_fn
+
+
+@contextlib.contextmanager
+def _order_of_step(first_step: int) -> Iterator[dict[str, int | None]]:
+    """Derives the seeds of the data from the step at which a run starts.
+
+    There are two: that of T5's dataset function, which is yielded as its argument, and that of
+    the graph, which tf.data mixes into it.
+    """
+    seed = gin.get_bindings(mesh_transformer.mesh_train_dataset_fn).get("seed")
+    with _graph_seed(_derive_seed(tf.get_default_graph().seed, first_step)):
+        yield {"seed": _derive_seed(seed, first_step)}
+
+
+def _derive_seed(seed: int | None, first_step: int) -> int | None:
+    """Returns another seed for each step; without a seed, the order is random anyway."""
+    return None if seed is None else zlib.crc32(f"{seed},{first_step}".encode()) & 0x3FFFFFFF
 
 
 def make_eval_input_fn(settings: RunSettings, split: str, batches: int | None) -> Callable:
@@ -161,7 +182,9 @@ def make_eval_input_fn(settings: RunSettings, split: str, batches: int | None) -
     def input_fn(params=None):
         del params
         combined = None
-        with _without_graph_seed():
+        # A task's own seed alone decides what is in it. With the graph's, which is the run's,
+        # runs of two seeds would be evaluated on different examples.
+        with _graph_seed(None):
             for dataset in datasets:
                 examples = dataset.dataset_fn(sequence_length=settings.sequence_length).map(
                     _only_model_features
@@ -177,18 +200,14 @@ def make_eval_input_fn(settings: RunSettings, split: str, batches: int | None) -
 
 
 @contextlib.contextmanager
-def _without_graph_seed() -> Iterator[None]:
-    """Lets a task's own seed decide alone what is in it.
-
-    tf.data mixes it with the graph's, which is the run's: runs of two seeds would be
-    evaluated on different examples.
-    """
+def _graph_seed(seed: int | None) -> Iterator[None]:
+    """Gives the default graph another seed for a while; tf.data mixes it into its own seeds."""
     graph = tf.get_default_graph()
-    seed, graph.seed = graph.seed, None
+    before, graph.seed = graph.seed, seed
     try:
         yield
     finally:
-        graph.seed = seed
+        graph.seed = before
 
 
 def read_into_memory(input_fn: Callable) -> Callable:

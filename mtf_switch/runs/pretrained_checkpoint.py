@@ -17,6 +17,7 @@ from t5.models import mesh_transformer
 import tasks
 from mtf_switch.config import gin_config, gin_statements
 from mtf_switch.errors import UserError
+from mtf_switch.runs import saved_checkpoints
 from mtf_switch.runs.run import Run
 from tasks import pretraining
 
@@ -112,7 +113,7 @@ class PretrainedCheckpoint:
 
 
 def _find_latest(folder: str) -> str:
-    found = tf.train.latest_checkpoint(folder)
+    found = saved_checkpoints.find_latest_if_any(folder)
     if found is None:
         raise UserError(
             f"The folder {folder} holds no checkpoint. --init_checkpoint is a model_dir of "

@@ -1,14 +1,25 @@
-"""The checkpoints that a run has saved in its model_dir, and clear errors for damaged ones."""
+"""The checkpoints that a run has saved in its model_dir, and clear errors for damaged ones.
+
+Files on disk decide which checkpoints there are; TensorFlow's list, the file `checkpoint`, says
+which of them is the latest.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Iterator, Sequence
 
 import tensorflow.compat.v1 as tf
 
 from mtf_switch.errors import UserError
+
+# The files of a checkpoint of step 1000: model.ckpt-1000.index, model.ckpt-1000.data-..., and
+# model.ckpt-1000.meta, which is not needed to read it.
+_INDEX = re.compile(r"model\.ckpt-(\d+)\.index\Z")
+_FILE = re.compile(r"model\.ckpt-(\d+)\.(?:index|data-\d{5}-of-\d{5})\Z")
 
 
 def parse_step(path: str) -> int:
@@ -22,42 +33,127 @@ def list_paths(model_dir: str) -> list[str]:
     They are looked for on disk: if all checkpoints are kept, TensorFlow's list names only the
     latest ones.
     """
-    files = tf.io.gfile.glob(os.path.join(model_dir, "model.ckpt-*.index"))
-    return sorted((file[: -len(".index")] for file in files), key=parse_step)
+    names = _list_names(model_dir)
+    steps = {int(match[1]) for name in names if (match := _INDEX.match(name))}
+    paths = (os.path.join(model_dir, f"model.ckpt-{step}") for step in sorted(steps))
+    return [path for path in paths if _is_complete(os.path.basename(path), names)]
 
 
 def latest_step(model_dir: str) -> int:
     """Returns the step of the latest checkpoint, or 0 if the folder has none yet.
 
     Raises:
-      UserError: If TensorFlow's list of checkpoints is damaged, as in `find_latest`.
+      UserError: If checkpoints are damaged, as in `find_latest_if_any`.
     """
-    if not tf.io.gfile.exists(_list_file(model_dir)):
-        return 0
-    return parse_step(find_latest(model_dir))
+    path = find_latest_if_any(model_dir)
+    return parse_step(path) if path else 0
 
 
 def find_latest(model_dir: str) -> str:
     """Returns the path of the latest checkpoint.
 
     Raises:
-      UserError: If there is no checkpoint, or if TensorFlow's list of checkpoints is damaged
-        or names one that does not exist. (Otherwise training would start again at step 0 and
-        overwrite the checkpoints that exist.)
+      UserError: If there is none, or if checkpoints are damaged, as in `find_latest_if_any`.
     """
-    path = None
-    with contextlib.suppress(ValueError):  # an empty list
-        path = tf.train.latest_checkpoint(model_dir)
-    if path is not None:
-        return path
-    if not tf.io.gfile.exists(_list_file(model_dir)):
+    path = find_latest_if_any(model_dir)
+    if path is None:
         raise UserError(
             f"{model_dir} holds no checkpoint yet: train it first with run_switch.py train."
         )
-    raise UserError(
-        f"{_list_file(model_dir)} names no checkpoint that exists. Write an existing one into "
-        "its first line (model_checkpoint_path), or remove the file to train from step 0."
+    return path
+
+
+def find_latest_if_any(model_dir: str) -> str | None:
+    """Returns the path of the latest checkpoint, or None if the folder has none.
+
+    The latest checkpoint is the one in the first line of TensorFlow's list. If that list is
+    missing or damaged, or names a checkpoint of which the folder has no file, the files count:
+    the newest complete checkpoint is the latest, and stderr says so.
+
+    Raises:
+      UserError: If files of the latest checkpoint are missing, or if no checkpoint is complete
+        but the list or other files show that there was one. (Otherwise training would start
+        again at step 0 and overwrite what is left.)
+    """
+    names = _list_names(model_dir)
+    listed = _read_first_in_list(model_dir)
+    if listed and _is_complete(listed, names):
+        return os.path.join(model_dir, listed)
+    if listed and any(name.startswith(f"{listed}.") for name in names):
+        path = os.path.join(model_dir, listed)
+        missing = "No such file or directory: " + ", ".join(_missing_files(listed, names))
+        raise UserError(describe_damage(path, missing))
+    paths = list_paths(model_dir)
+    if not paths:
+        _check_nothing_is_lost(model_dir, names)
+        return None
+    fault = f"names {listed}, which is not there" if listed else "is missing or damaged"
+    print(
+        f"The list of checkpoints {_list_file(model_dir)} {fault}. The newest complete "
+        f"checkpoint in the folder is used: {paths[-1]}.",
+        file=sys.stderr,
     )
+    return paths[-1]
+
+
+def repair_list(model_dir: str) -> None:
+    """Makes TensorFlow's list of checkpoints agree with `find_latest_if_any`.
+
+    TensorFlow itself reads only the list: without one it starts at step 0, and a list with the
+    path of another folder makes it read that folder's checkpoint.
+
+    Raises:
+      UserError: If checkpoints are damaged, as in `find_latest_if_any`.
+    """
+    path = find_latest_if_any(model_dir)
+    if path is None:
+        return
+    listed = None
+    with contextlib.suppress(ValueError, tf.errors.OpError):
+        listed = tf.train.latest_checkpoint(model_dir)
+    if listed != path:
+        older = [p for p in list_paths(model_dir) if parse_step(p) <= parse_step(path)]
+        tf.train.update_checkpoint_state(model_dir, path, older)
+
+
+def _list_names(model_dir: str) -> list[str]:
+    return tf.io.gfile.listdir(model_dir) if tf.io.gfile.isdir(model_dir) else []
+
+
+def _read_first_in_list(model_dir: str) -> str | None:
+    """Returns the name of the checkpoint in the first line of TensorFlow's list, or None."""
+    state = None
+    with contextlib.suppress(ValueError, tf.errors.OpError):
+        state = tf.train.get_checkpoint_state(model_dir)
+    return os.path.basename(state.model_checkpoint_path) or None if state else None
+
+
+def _is_complete(name: str, names: Sequence[str]) -> bool:
+    """Whether files of these names include the index and all data files of a checkpoint."""
+    return not _missing_files(name, names)
+
+
+def _missing_files(name: str, names: Sequence[str]) -> list[str]:
+    data = re.compile(re.escape(name) + r"\.data-\d{5}-of-(\d{5})\Z")
+    counts = {int(match[1]) for file in names if (match := data.match(file))} or {1}
+    files = [f"{name}.data-{i:05d}-of-{max(counts):05d}" for i in range(max(counts))]
+    return sorted({*files, f"{name}.index"} - set(names))
+
+
+def _check_nothing_is_lost(model_dir: str, names: Sequence[str]) -> None:
+    """Checks that a folder without a complete checkpoint has no files of trained ones."""
+    files = sorted(name for name in names if (m := _FILE.match(name)) and int(m[1]) > 0)
+    if files:
+        shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if files[3:] else "")
+        raise UserError(
+            f"{model_dir} has no complete checkpoint, but files of some: {shown}. Put their "
+            "missing files back, or remove them to train from step 0."
+        )
+    if os.path.basename(_list_file(model_dir)) in names:
+        raise UserError(
+            f"{_list_file(model_dir)} lists checkpoints, but the folder has none. Put them "
+            "back, or remove the list to train from step 0."
+        )
 
 
 def _list_file(model_dir: str) -> str:
@@ -108,7 +204,7 @@ def _explain_error(error: Exception, model_dir: str) -> str | None:
     reason = shorten_reason(error)
     if operation in ("SaveV2", "MergeV2Checkpoints") or "No space left on device" in reason:
         _remove_unfinished(model_dir)
-        kept = tf.train.latest_checkpoint(model_dir)
+        kept = find_latest_if_any(model_dir)
         return (
             f"The checkpoint could not be saved in {model_dir}: {reason}. "
             + (f"The previous one, {kept}, is unchanged. " if kept else "")

@@ -40,6 +40,7 @@ def train(run: Run) -> int:
 
     # Checks the model, so it comes before anything is written.
     runner = estimator.build(run, make_hooks=make_hooks)
+    saved_checkpoints.repair_list(run.model_dir)
     saved_config.save_or_compare(run.model_dir)
     start = saved_checkpoints.latest_step(run.model_dir)
     if start >= settings.train_steps:

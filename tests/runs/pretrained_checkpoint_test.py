@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import t5_reference
-from tiny_run import TinyRun, contents, variables
+from tiny_run import TinyRun, contents, copy_of, variables
 
 from mtf_switch.config import gin_config, run_settings
 from mtf_switch.errors import UserError
@@ -70,6 +70,16 @@ def test_the_rows_of_table_4(file: str, dropout: float, expert_dropout: float | 
     assert gin.query_parameter("%dropout_rate") == dropout
     if expert_dropout is not None:
         assert gin.query_parameter("SwitchFFN.expert_dropout_rate") == expert_dropout
+
+
+def test_a_folder_of_copied_files_needs_no_list_of_checkpoints(
+    trained: Path, tmp_path: Path
+) -> None:
+    model_dir = copy_of(trained, tmp_path / "copy")
+    (model_dir / "checkpoint").unlink()
+    found = PretrainedCheckpoint.from_path(str(model_dir))
+    assert found.path == str(model_dir / "model.ckpt-6")
+    assert "d_model = 16" in found.config
 
 
 def test_weights_come_from_the_checkpoint_and_steps_are_counted_from_0(

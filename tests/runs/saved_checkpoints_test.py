@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,23 +78,107 @@ def test_with_its_only_checkpoint_spoiled_a_run_is_at_step_0(model_dir: Path) ->
     assert not list(model_dir.glob("model.ckpt-*"))
 
 
-@pytest.mark.parametrize("content", ["", "not a list of checkpoints {", None])
-def test_a_damaged_list_of_checkpoints_does_not_start_training_again_from_0(
-    tiny: TinyRun, model_dir: Path, content: str | None
+def lose_list(model_dir: Path) -> None:
+    (model_dir / "checkpoint").unlink()
+
+
+def empty_list(model_dir: Path) -> None:
+    (model_dir / "checkpoint").write_text("")
+
+
+def garble_list(model_dir: Path) -> None:
+    (model_dir / "checkpoint").write_text("not a list of checkpoints {")
+
+
+def name_a_lost_checkpoint(model_dir: Path) -> None:
+    (model_dir / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-9"\n')
+
+
+@pytest.mark.parametrize("damage", [lose_list, empty_list, garble_list, name_a_lost_checkpoint])
+def test_without_a_usable_list_the_newest_complete_checkpoint_counts(
+    model_dir: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture
 ) -> None:
-    if content is None:
-        (model_dir / "model.ckpt-6.index").unlink()
-    else:
-        (model_dir / "checkpoint").write_text(content)
+    damage(model_dir)
     before = contents(model_dir)
-    commands = [
-        tiny.train(model_dir, "--steps=8"),
-        tiny.command("eval", f"--model_dir={model_dir}"),
-    ]
-    for outcome in commands:
-        assert outcome.code == 1
-        assert f"{model_dir}/checkpoint names no checkpoint that exists. Write" in outcome.err
+    newest = str(model_dir / "model.ckpt-6")
+    assert saved_checkpoints.find_latest(str(model_dir)) == newest
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"The list of checkpoints {model_dir}/checkpoint ")
+    assert line.endswith(f"complete checkpoint in the folder is used: {newest}.")
     assert contents(model_dir) == before
+    saved_checkpoints.repair_list(str(model_dir))
+    capsys.readouterr()
+    state = tf.train.get_checkpoint_state(str(model_dir))
+    assert state.model_checkpoint_path == newest
+    assert len(state.all_model_checkpoint_paths) == 3
+    assert saved_checkpoints.latest_step(str(model_dir)) == 6
+    assert not capsys.readouterr().err
+
+
+def test_an_incomplete_checkpoint_is_not_the_newest(model_dir: Path) -> None:
+    lose_list(model_dir)
+    (model_dir / "model.ckpt-6.data-00001-of-00002").unlink()
+    assert listed(model_dir) == [0, 3]
+    assert saved_checkpoints.find_latest(str(model_dir)) == str(model_dir / "model.ckpt-3")
+
+
+def test_a_copied_folder_uses_its_own_checkpoints(trained: Path, model_dir: Path) -> None:
+    """TensorFlow would follow the list to the folder of the original."""
+    (model_dir / "checkpoint").write_text(f'model_checkpoint_path: "{trained}/model.ckpt-3"\n')
+    assert tf.train.latest_checkpoint(str(model_dir)) == str(trained / "model.ckpt-3")
+    saved_checkpoints.repair_list(str(model_dir))
+    assert tf.train.latest_checkpoint(str(model_dir)) == str(model_dir / "model.ckpt-3")
+
+
+@pytest.mark.parametrize("file", ["index", "data-00000-of-00002"])
+def test_a_checkpoint_that_has_lost_a_file_is_not_replaced_by_an_older_one(
+    model_dir: Path, file: str
+) -> None:
+    (model_dir / f"model.ckpt-6.{file}").unlink()
+    with pytest.raises(UserError) as caught:
+        saved_checkpoints.repair_list(str(model_dir))
+    assert f"No such file or directory: model.ckpt-6.{file}. It is damaged." in str(
+        caught.value
+    )
+    assert f"name that in the first line of {model_dir}/checkpoint" in str(caught.value)
+
+
+def test_a_folder_without_a_complete_checkpoint_is_not_started_again(model_dir: Path) -> None:
+    for path in model_dir.glob("model.ckpt-*.index"):
+        path.unlink()
+    lose_list(model_dir)
+    with pytest.raises(UserError) as caught:
+        saved_checkpoints.latest_step(str(model_dir))
+    assert "has no complete checkpoint, but files of some: model.ckpt-3.data-" in str(
+        caught.value
+    )
+    assert "and 1 more. Put their missing files back, or remove them" in str(caught.value)
+
+
+def test_a_list_without_any_checkpoint_is_not_started_again(tmp_path: Path) -> None:
+    name_a_lost_checkpoint(tmp_path)
+    with pytest.raises(UserError, match="lists checkpoints, but the folder has none"):
+        saved_checkpoints.latest_step(str(tmp_path))
+
+
+def test_commands_without_a_list_go_on_where_the_run_was(
+    tiny: TinyRun, model_dir: Path
+) -> None:
+    """Another seed would start a run of its own, and is refused as it is with a list."""
+    lose_list(model_dir)
+    before = contents(model_dir)
+    evaluated = tiny.command("eval", f"--model_dir={model_dir}", "--eval_batches=1")
+    assert evaluated.code == 0, evaluated.err
+    assert "checkpoint in the folder is used" in evaluated.err
+    refused = tiny.train(model_dir, "--steps=7", "--seed=1")
+    assert "was made with another configuration" in refused.err
+    continued = tiny.train(model_dir, "--steps=7")
+    assert continued.code == 0, continued.err
+    assert "6/7" in continued.err
+    after = contents(model_dir)
+    assert listed(model_dir) == [0, 3, 6, 7]
+    kept = [name for name in before if ".index" in name or ".data-" in name]
+    assert [after[name] for name in kept] == [before[name] for name in kept]
 
 
 def test_an_error_that_is_no_users_mistake_keeps_its_traceback(tmp_path: Path) -> None:
