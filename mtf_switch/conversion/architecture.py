@@ -20,7 +20,7 @@ STACKS = ("encoder", "decoder")
 def default_capacity() -> ExpertCapacity:
     """Returns the capacity of an architecture that does not state one.
 
-    All arguments are passed, so that gin cannot bind them.
+    It passes every argument, because gin would bind those that are left out.
     """
     fields = dataclasses.fields(ExpertCapacity)
     return ExpertCapacity(**{field.name: field.default for field in fields})
@@ -148,7 +148,7 @@ class Architecture:
                 yield ref
 
     def _has(self, row: tensor_names.Row) -> bool:
-        """Whether a model of this architecture has such tensors, if its blocks allow it."""
+        """Whether a model with these logits and activations has tensors of a row."""
         if row.key == "logits":
             return not self.tied_logits
         if row.kernel == "wi":

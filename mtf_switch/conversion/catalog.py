@@ -21,9 +21,8 @@ class TensorCatalog:
     Attributes:
       path: Path of the checkpoint, for error messages.
       format: Its format.
-      names: The names as stored.
-      shapes: The shapes in Mesh TensorFlow's orientation. Where a format stores each expert as
-        a tensor of its own, so do these two.
+      names: The names as stored. An expert that is stored separately has a name of its own.
+      shapes: The shapes of the same tensors, in Mesh TensorFlow's orientation.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""`convert`: what comes out is what went in, all of it, or nothing comes out at all."""
+"""`convert` preserves every bit, or writes nothing at all."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_vocabulary_that_mesh_tensorflow_cannot_have_is_refused(tmp_path):
         UserError, match=r"has 100 rows, but .* a multiple of 128.*embeddings\(128\)"
     ):
         conversions.convert("hf", "mtf", start, tmp_path / "to")
-    # Between the others it does not matter.
+    # The other formats have no such restriction.
     conversions.convert("hf", "t5x", start, tmp_path / "t5x")
 
 

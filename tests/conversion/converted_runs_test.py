@@ -1,4 +1,4 @@
-"""What the commands do with a converted model, and which flags of `convert` go together."""
+"""Commands run on a converted model, and flags of `convert` that do not go together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def convert_by_command(tiny: TinyRun, source_format, target_format, source, targ
 
 
 def run_flags(tiny: TinyRun) -> list[str]:
-    """The flags that make a run on the tiny corpus of a converted model."""
+    """The flags of `convert` that give a converted model a run on the tiny corpus."""
     params = [
         "MIXTURE_NAME = 'text_files'",
         f"text_files.files = {str(tiny.corpus)!r}",
@@ -43,13 +43,13 @@ def test_a_trained_model_is_exported_and_comes_back(tiny, trained, tmp_path):
     assert "parameters    19,824, float32\nstep          6\n" in back.out
     weights = {n: a for n, a in read_tensors("mtf", trained).items() if "_slot_" not in n}
     returned = read_tensors("mtf", tmp_path / "mtf")
-    # One block with a pattern of two layers comes back as one with the same pattern.
+    # The names agree as well: the blocks are grouped in the same way.
     assert_bit_equal(weights, returned)
 
 
 @pytest.fixture(scope="module")
 def model_dirs(tiny, tmp_path_factory) -> list[Path]:
-    """A small random model of Mesh TensorFlow, and the same by way of transformers."""
+    """A small random model_dir, and the same model converted to transformers and back."""
     folder = tmp_path_factory.mktemp("converted")
     one_block = random_checkpoints.make_architecture("s", "s", experts=2, vocab_size=512)
     random_checkpoints.write_checkpoint("t5x", folder / "t5x", one_block)
@@ -68,7 +68,7 @@ def test_eval_predict_score_and_train_run_on_it_with_no_further_flags(
         outcome = tiny.command("eval", f"--model_dir={folder}")
         assert outcome.code == 0, outcome.err
         results.append(json.loads((folder / "eval.json").read_text()))
-    # The same weights, the same batches: the same sums in the same order.
+    # The same weights and batches give the same sums in the same order.
     assert results[0] == results[1]
     model_dir = model_dirs[1]
     (tmp_path / "in.txt").write_text("ba do ki\nlu me\n")
@@ -82,7 +82,7 @@ def test_eval_predict_score_and_train_run_on_it_with_no_further_flags(
         )
         assert outcome.code == 0, outcome.err
         assert len(output.read_text().splitlines()) == 2
-    # Training goes on from its step, with an optimizer that starts afresh.
+    # Training continues at the step of the checkpoint, with new optimizer state.
     outcome = tiny.command("train", f"--model_dir={model_dir}", "--steps=8")
     assert outcome.code == 0, outcome.err
     assert "is at step 8" in outcome.out
@@ -99,7 +99,7 @@ def test_the_run_of_a_converted_model_is_that_of_its_gin_file(tmp_path):
     assert settings.task == "c4_v220_span_corruption"
     assert settings.batch_size == 8
     assert settings.learning_rate_schedule == 0.001
-    # The configuration holds still: train compares it with what it gets.
+    # It is written as it is read again, because `train` compares the two.
     assert gin_config.to_text() == (tmp_path / "mtf" / "config.gin").read_text()
     # model.gin is a model like those in gin/models/.
     gin_config.parse([str(tmp_path / "mtf" / "model.gin"), "runs/embedded.gin"], [])

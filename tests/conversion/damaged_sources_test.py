@@ -18,7 +18,7 @@ from mtf_switch.errors import UserError
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory) -> Path:
-    """Whole checkpoints to do damage to copies of: hf (in two files), t5x, mtf."""
+    """Intact checkpoints, copies of which are damaged: hf (in two files), t5x, mtf."""
     folder = tmp_path_factory.mktemp("sources")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hf_checkpoint, "SHARD_BYTES", 40_000)
@@ -38,7 +38,7 @@ def edit(path: Path, **values) -> None:
 
 
 def remove_tensor(name: str, folder: Path) -> None:
-    """Takes a tensor out of the file that holds it, and out of the index."""
+    """Removes a tensor from its file and from the index."""
     index = json.loads((folder / hf_checkpoint.INDEX).read_text())
     file = folder / index["weight_map"].pop(name)
     (folder / hf_checkpoint.INDEX).write_text(json.dumps(index))

@@ -1,4 +1,4 @@
-"""Parity with outputs that transformers gave (`make goldens`), on machines without torch."""
+"""Parity with stored outputs of transformers (`make goldens`), for machines without torch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from make_goldens import FOLDER, NAMES
 from random_checkpoints import read_mtf, write_mtf
 
-# Two float32 implementations of some 50 products of up to 24 terms each: their errors are a few
-# 1e-6 at outputs of the order of 1.
+# Two float32 implementations of about 50 matrix products of up to 24 terms each: their errors are
+# a few 1e-6 for outputs of order 1.
 TOLERANCE = 2e-5
 
 
@@ -41,7 +41,7 @@ def build_golden(tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_converted_model_gives_what_transformers_gave(name, build_golden):
     theirs = load_outputs(name)
-    # Padding, several rows, several experts in use: it is not an easy example.
+    # The example is not trivial: it has padding, several rows, and uses several experts.
     assert (theirs["inputs"] == 0).any()
     assert (theirs["targets"] == 0).any()
     ours = build_golden(name).run(theirs["inputs"], theirs["targets"])
@@ -54,13 +54,13 @@ def test_a_converted_model_gives_what_transformers_gave(name, build_golden):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_decoded_token_is_the_most_likely_one_here(name, build_golden):
-    """Greedy decoding, given the tokens before: the graph that decodes is built by a slow test."""
+    """Greedy decoding by teacher forcing; a slow test builds the graph that decodes."""
     theirs = load_outputs(name)
     targets = np.zeros_like(theirs["targets"])
     targets[:, : theirs["decoded"].shape[1]] = theirs["decoded"]
     ours = build_golden(name).run(theirs["inputs"], targets).logits.argmax(-1)
     for row, other in zip(ours, theirs["decoded"]):
-        # As a target, id 0 is padding: what follows it is not predicted from it.
+        # As a target, id 0 is padding, so the ids after it are predicted without it.
         end = other.tolist().index(0) + 1 if 0 in other else len(other)
         parity.assert_decoded_agree([row[:end]], [other[:end]])
 
@@ -84,7 +84,7 @@ def test_every_variable_of_the_model_is_in_the_checkpoint_and_no_other(name, bui
 
 
 def test_a_wrong_weight_would_be_seen(build_golden, tmp_path):
-    """Sensitivity of the comparison: one expert scaled, and it fails."""
+    """The comparison is sensitive: it fails if the weights of one expert are scaled."""
     theirs = load_outputs(NAMES[0])
     built = build_golden(NAMES[0])
     variables = read_mtf(built.checkpoint)

@@ -1,4 +1,4 @@
-"""What transformers' files hold twice, or in older or newer ways than others."""
+"""Files of transformers: duplicate tensors, and what differs between its versions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 
 def change(folder, changes, **config):
-    """Puts tensors into a model's file, and values into its config."""
+    """Adds tensors to the file of a model, and values to its config."""
     path = folder / "model.safetensors"
     save_file({**load_file(str(path)), **changes}, str(path))
     values = json.loads((folder / "config.json").read_text())
@@ -39,7 +39,7 @@ def test_copies_of_the_embedding_and_what_has_no_effect_are_left_out(folder, tmp
     change(folder, {**{name: shared for name in copies}, without_effect: bias})
     again = conversions.convert("hf", "hf", folder, tmp_path / "again")
     before, after = (read_tensors("hf", tmp_path / name) for name in ("plain", "again"))
-    # The step is in the file's metadata, which is lost where others write it.
+    # The step is in the metadata of the file, which other programs do not keep.
     assert (plain.step, again.step) == (7, 0)
     random_checkpoints.assert_bit_equal(before, after)
     assert plain.notes == ()

@@ -1,4 +1,4 @@
-"""transformers' config.json against tensors, and the known faults of public copies."""
+"""transformers' config.json compared with the tensors, and known faults of public copies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PUBLIC = {public.name: public for public in public_checkpoints.PUBLIC_CHECKPOINT
 @pytest.mark.parametrize("model", [random_checkpoints.SWITCH, random_checkpoints.TWELVE, random_checkpoints.UNTIED, random_checkpoints.T5, random_checkpoints.T5_1_1])  # fmt: skip
 def test_a_config_that_is_written_agrees_with_its_model(model):
     config = hf_config.make_config(model, "float32")
-    # What transformers keeps nothing of is as by default.
+    # Attributes that transformers does not store have their defaults.
     assert hf_config.reconcile("x", config, model) == (model, [])
     assert hf_config.scales_logits(config) == model.tied_logits
 
@@ -28,7 +28,7 @@ def test_a_config_that_is_written_agrees_with_its_model(model):
         (12, 6, "dsdsdsdsdsds"),
         (15, 15, "s" * 15),
         (4, 1, "dsdd"),
-        # What transformers does where none is asked for.
+        # transformers makes the second block sparse even if no sparse layers are requested.
         (4, 0, "dsdd"),
         (1, 0, "s"),
     ],
@@ -58,12 +58,12 @@ def test_the_config_of_switch_c_is_known_to_be_wrong_about_its_decoder():
         "it says 12 layers and decoder_sparse_step 0, but there are 15 layers, all sparse"
         in note
     )
-    # Another fault is none that is known.
+    # Any other contradiction is an error.
     with pytest.raises(
         UserError, match=r"contradicts itself.*d_kv is 32, but the tensors have 64"
     ):
         hf_config.reconcile("c", {**config, "d_kv": 32}, found)
-    # And without the fault there is nothing to say.
+    # A copy without the fault gets no note.
     assert hf_config.reconcile("c", public_config("switch-c-2048"), found)[1] == []
 
 

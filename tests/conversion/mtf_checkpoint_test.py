@@ -1,4 +1,4 @@
-"""Variables of Mesh TensorFlow: what is left out, and older names."""
+"""Variables of Mesh TensorFlow: optimizer state is left out, and older names are read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_an_optimizers_variables_stay_behind(trained, tmp_path):
     assert converted.step == 6
     before, after = read_tensors("mtf", trained), read_tensors("mtf", tmp_path / "mtf")
     assert_bit_equal(after, {n: array for n, array in before.items() if "_slot_" not in n})
-    # From one model_dir to another, the run is the same.
+    # A model_dir that is converted to another one keeps its run.
     saved_config.load(str(trained))
     settings = run_settings.from_gin()
     saved_config.load(str(tmp_path / "mtf"))
@@ -25,7 +25,7 @@ def test_an_optimizers_variables_stay_behind(trained, tmp_path):
 
 
 def test_older_names_of_mesh_tensorflow_are_known(tmp_path):
-    """T5's public checkpoints say layer_norm; heads and d_kv may be dimensions of their own."""
+    """T5's public checkpoints say layer_norm, and may keep heads and d_kv as two dimensions."""
     start = random_checkpoints.write_checkpoint(
         "mtf", tmp_path / "start", random_checkpoints.SWITCH
     )

@@ -1,4 +1,4 @@
-"""The public Switch checkpoints: their sizes, and where they are documented."""
+"""The public Switch Transformer checkpoints: their sizes, and their documentation."""
 
 from __future__ import annotations
 

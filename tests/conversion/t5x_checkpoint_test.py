@@ -1,4 +1,4 @@
-"""Folders as T5X's own code writes them, and what an index may look like."""
+"""Folders as T5X's own code writes them, and the forms that an index may have."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_what_t5x_itself_saves_gives_the_model_that_transformers_has_of_it(name,
     checkpoint = tmp_path / "model" / "checkpoint_611800"
     checkpoint.mkdir(parents=True)
     as_t5x_saves(checkpoint, as_transformers_reads_t5x(read_tensors("hf", golden)), 611_800)
-    # The folder above may be given, too.
+    # The parent folder may be given as well.
     conversions.convert("t5x", "mtf", tmp_path / "model", tmp_path / "t5x")
     conversions.convert("hf", "mtf", golden, tmp_path / "hf")
     from_t5x, from_hf = (read_tensors("mtf", tmp_path / source) for source in ("t5x", "hf"))

@@ -1,4 +1,4 @@
-"""The table of names: each name says one tensor, in every format, and the way back."""
+"""The table of names: in every format, each name identifies one tensor, and vice versa."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def test_names_are_read_back_as_what_they_were_made_from(format, model):
 @pytest.mark.parametrize(
     ("format", "name"),
     [
-        (HF, "encoder.block.0.layer.2.DenseReluDense.wi.weight"),  # the decoder's layer
-        (HF, "decoder.block.1.layer.1.mlp.router.classifier.weight"),  # the encoder's
+        (HF, "encoder.block.0.layer.2.DenseReluDense.wi.weight"),  # a layer of the decoder
+        (HF, "decoder.block.1.layer.1.mlp.router.classifier.weight"),  # a layer of the encoder
         (HF, "encoder.block.0.layer.1.mlp.experts.expert_1.wi.bias"),
         (HF, "encoder.block.0.layer.0.SelfAttention.q.weight.more"),
         (T5X, "encoder/layers_0/mlp/expert/wi/kernels"),
         (T5X, "encoder/encoder/layers/attention/query/kernel"),  # scanned layers
         (MTF, "encoder/0.self/EncDecAttention/q"),
-        (MTF, "encoder/block_000/layer_000/SelfAttention/q"),  # which block of T5's?
+        (MTF, "encoder/block_000/layer_000/SelfAttention/q"),  # does not state T5's block
     ],
 )
 def test_what_is_in_no_row_is_not_found(format, name):
@@ -80,7 +80,7 @@ def test_layers_stand_where_mesh_tensorflow_repeats_the_pattern(blocks, expected
     [("switch_base_16", "switch-base-16"), ("switch_c_released", "switch-c-2048")],
 )
 def test_public_models_are_laid_out_as_the_gin_files_of_the_project_have_them(file, model):
-    """So that a converted checkpoint is one of models/NAME.gin, too."""
+    """So a converted checkpoint can also be run with models/NAME.gin."""
     import gin
 
     from mtf_switch.conversion.public_checkpoints import PUBLIC_CHECKPOINTS

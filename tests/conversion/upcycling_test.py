@@ -1,4 +1,4 @@
-"""Dense to sparse: copies, routers, and what the sparse model then computes."""
+"""Upcycling: copied experts, initial routers, and the outputs of the sparse model."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def test_routers_are_drawn_as_fresh_ones_and_by_the_seed():
         assert router.dtype == np.float32
         assert router.tobytes() == again[key].tobytes()
         assert not np.array_equal(router, others[key])
-        # std = sqrt(s / fan_in) with s = 0.1; cut off at two deviations it is 0.88 of that.
+        # std = sqrt(s / fan_in) with s = 0.1; truncation at two deviations reduces it to 0.88.
         deviation = (0.1 / 16) ** 0.5
         assert np.abs(router).max() <= 2 * deviation
         assert router.std() == pytest.approx(0.88 * deviation, rel=0.05)
 
 
 def test_one_expert_computes_what_the_dense_layer_did(tmp_path):
-    """With one expert the gate is 1; with several alike, each layer's output is gate x dense."""
+    """With one expert the gate is 1; with several equal ones, the output is gate x dense."""
     given = hf_models.make_ids()
     tokens = given["inputs"] != 0
     one_block = random_checkpoints.make_architecture(
