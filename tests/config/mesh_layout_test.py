@@ -11,7 +11,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
 from strategies import STRATEGIES
-from tiny_run import BATCH
+from tiny_run import BATCH, FEW_LAYERS
 
 from mtf_switch.config import gin_config, mesh_layout, run_settings
 from mtf_switch.config.mesh_layout import MeshLayout, Tensor
@@ -264,7 +264,7 @@ def test_devices_of_this_machine_and_a_tpu_exclude_each_other(tiny, tmp_path):
 
 def test_what_two_devices_trained_is_evaluated_alike_on_one(tiny, tmp_path):
     """Through the command line; the folder remembers its devices until another number is given."""
-    trained = tiny.train(tmp_path / "m", "--steps=1", "--devices=2")
+    trained = tiny.train(tmp_path / "m", "--steps=1", "--devices=2", params=FEW_LAYERS)
     assert trained.code == 0, trained.err
     losses = []
     for devices in ([], ["--devices=1"]):

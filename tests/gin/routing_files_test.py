@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_run import SWITCH_LAYERS, variables
+from tiny_run import FEW_LAYERS, FEW_SWITCH_LAYERS, variables
 
 from mtf_switch.config import gin_files
 from mtf_switch.runs import train_log
@@ -26,7 +26,7 @@ def routing(name):
 )
 def test_a_routing_file_trains_evaluates_and_decodes(tiny, tmp_path, name):
     model_dir = tmp_path / "run"
-    outcome = tiny.train(model_dir, routing(name), "--steps=2")
+    outcome = tiny.train(model_dir, routing(name), "--steps=2", params=FEW_LAYERS)
     assert outcome.code == 0, outcome.err
     losses = [step.loss for step in train_log.read(str(model_dir))]
     assert len(losses) == 2
@@ -36,7 +36,7 @@ def test_a_routing_file_trains_evaluates_and_decodes(tiny, tmp_path, name):
     assert outcome.code == 0, outcome.err
     assert "served" in outcome.out
     result = json.loads((model_dir / "eval.json").read_text())
-    assert sorted(result["served"]) == sorted(SWITCH_LAYERS)
+    assert sorted(result["served"]) == sorted(FEW_SWITCH_LAYERS)
     for layer, served in result["served"].items():
         dropped = result["router"][layer]["dropped_fraction"]
         if name == "top_2":

@@ -63,6 +63,14 @@ PARAMS = {
     "mesh_train_dataset_fn.pack": "False",
 }
 
+# Parameters for a model of even fewer layers: every layer is in a graph of each device.
+_LAYERS = "transformer.make_layer_stack.layers"
+FEW_LAYERS = {
+    f"encoder/{_LAYERS}": "[@SwitchFFN]",
+    f"decoder/{_LAYERS}": "[@transformer_layers.EncDecAttention, @SwitchFFN]",
+}
+FEW_SWITCH_LAYERS = ("decoder/block_000/layer_001", "encoder/block_000/layer_000")
+
 _SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "pa", "ri", "so", "tu", "ve", "za")
 
 

@@ -17,12 +17,12 @@ SMALL = (
 )
 
 
-def train_two_steps(tiny, model_dir, *gin_files):
+def train_two_steps(tiny, model_dir, *gin_files, params=()):
     """Trains for two steps on made-up text; everything that can learn must have."""
     done = tiny.command(
         "train",
         *(f"--gin_file={file}" for file in gin_files),
-        *(f"--gin_param={param}" for param in SMALL),
+        *(f"--gin_param={param}" for param in (*SMALL, *params)),
         f"--corpus={tiny.corpus}",
         f"--model_dir={model_dir}",
         "--steps=2",
