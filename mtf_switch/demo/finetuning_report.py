@@ -80,14 +80,14 @@ def format_tables(output_dir: str, model_scores: ModelScores) -> str:
         [
             format_table_4(model_scores),
             "",
-            "Each task at its best checkpoint (step in brackets), chosen on the validation "
-            f"examples that it is reported on ({examples}). Always naming the most frequent "
-            f"package has accuracy {guess:.1f}.",
+            "Each task is reported at its best checkpoint (step in brackets), which was chosen "
+            f"on the same validation examples ({examples}). Always naming the most frequent "
+            f"package has an accuracy of {guess:.1f}.",
             "",
             comparison.format_table(rows, [dense_dir, sparse_dir], "Base"),
             "",
-            "In brackets: 95% of 1,000 bootstrap draws of the examples; another seed of the "
-            "training is not in it.",
+            "In brackets: 95% bootstrap intervals over the examples (1,000 draws). They do not "
+            "cover other seeds of training.",
         ]
     )
 

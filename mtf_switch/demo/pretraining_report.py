@@ -115,9 +115,9 @@ def format_page(
         "",
         describe_speed_up(dense, sparse),
         "",
-        "FLOPs per token are forward ones, counted as in the paper's Table 9. Negative log "
-        "perplexity is in nats per target token; higher is better. One seed is one sample: "
-        "docs/demo.md has three.",
+        "FLOPs per token are those of the forward pass, counted as in the paper's Table 9. "
+        "Negative log perplexity is in nats per target token; higher is better. One seed is "
+        "one sample: docs/demo.md has three.",
         "",
         "![curves](demo.png)",
         "",

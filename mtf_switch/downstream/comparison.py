@@ -140,7 +140,7 @@ def _check_same_examples(
     for model, found in zip(models[1:], of_models[1:]):
         if found.inputs != of_models[0].inputs:
             raise UserError(
-                f"{models[0]} and {model} were scored on other examples of {task!r} "
+                f"{models[0]} and {model} were scored on different examples of {task!r} "
                 f"({len(of_models[0].inputs)} and {len(found.inputs)} of them). Run eval for "
                 "both on the same data, in full."
             )

@@ -75,9 +75,8 @@ def load_evaluation_sets(
     tasks = tasks_with_metrics(settings.task)
     if not tasks:
         raise UserError(
-            f"Task {settings.task!r} has no metric of its own, so there is nothing to decode "
-            "for. Leave --checkpoint_steps and --follow away to get its negative log "
-            "perplexity."
+            f"Task {settings.task!r} has no metric of its own, so its answers cannot be "
+            "scored. Omit --checkpoint_steps and --follow to get its negative log perplexity."
         )
     cached = data.is_cached(mesh_transformer.mesh_eval_dataset_fn)
     data.check_readable(settings.task, split, cached)

@@ -51,7 +51,7 @@ def format_table(split: str, steps: Sequence[StepScores]) -> str:
     if len(steps) > 1 and split != "test":
         lines.append(
             f"The peaks of {len(steps)} checkpoints were chosen on {split}, the data that they "
-            "are reported on, as the paper does: expect less on other data."
+            "are reported on, as in the paper. Expect lower scores on other data."
         )
     return "\n".join(lines)
 

@@ -107,7 +107,7 @@ def test_other_examples_are_not_compared(models, tiny: TinyRun, tmp_path: Path) 
     fewer = write_model(tmp_path / "fewer", {200: 3}, questions=5)
     outcome = tiny.command("compare", "--models", models[0], fewer, "--tasks", TASK)
     assert outcome.code == 1
-    assert "other examples of 'winogrande_xl' (20 and 5 of them)" in outcome.err
+    assert "different examples of 'winogrande_xl' (20 and 5 of them)" in outcome.err
 
 
 def test_answers_that_are_gone_are_named(models, tiny: TinyRun, tmp_path: Path) -> None:
