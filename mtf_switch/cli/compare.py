@@ -54,6 +54,6 @@ def run_command(options: argparse.Namespace) -> None:
         report.write(options.output_dir)
     print(report.text)
     print(
-        "In brackets: 95% bootstrap intervals over the examples (1,000 draws). Each model is at "
-        "its best checkpoint for the task."
+        "In brackets: 95% bootstrap intervals over the examples (1,000 draws). Each model is "
+        "at its best checkpoint for the task."
     )
