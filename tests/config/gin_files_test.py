@@ -80,7 +80,18 @@ def test_a_users_own_file_is_found_before_one_that_moved(
     monkeypatch.chdir(tmp_path)
     parse("models/switch_base.gin", "models/tiny_sizes.gin")
     assert gin.query_parameter("%d_ff") == 7
-    # Another working directory: the file of the one before is forgotten.
-    monkeypatch.chdir(gin_files.REPOSITORY)
-    parse("models/switch_base.gin", "models/tiny_sizes.gin")
-    assert gin.query_parameter("%d_ff") == 172
+
+
+def test_files_of_an_earlier_working_directory_are_not_included(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "first" / "inner.gin").write_text("d_ff = 7\n")
+    (tmp_path / "second" / "outer.gin").write_text("include 'inner.gin'\n")
+    monkeypatch.chdir(tmp_path / "first")
+    parse("models/switch_base.gin", "inner.gin")
+    assert gin.query_parameter("%d_ff") == 7
+    monkeypatch.chdir(tmp_path / "second")
+    with pytest.raises(UserError, match=r"Unable to open file: inner\.gin"):
+        parse("models/switch_base.gin", "outer.gin")

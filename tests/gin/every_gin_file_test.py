@@ -21,6 +21,7 @@ def test_a_gin_file_has_a_header_and_parses(path):
     assert not [line for line in text.splitlines() if line[:1] == "#" and len(line) > 100]
     # The project registers its names itself.
     assert not [line for line in text.splitlines() if line.startswith(("import", "from"))]
+    assert path.parent.name != "runs" or "\n# Override: " in text
     model_file = ["models/switch_tiny.gin"] if path not in MODELS else []
     params = ["MIXTURE_NAME = 'a_task'"] if path.parent.name != "runs" else []
     gin_config.parse([*model_file, str(path)], params)
