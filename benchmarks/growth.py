@@ -1,9 +1,9 @@
-"""Plots how a Switch layer's time grows with tokens, experts, group size and d_model.
+"""Plots how the time of a Switch layer grows with tokens, experts, group size and d_model.
 
     python benchmarks/growth.py --output docs/growth.png
 
-Each panel varies one size and keeps the others at --tokens 4096, 8 experts, groups of 1024,
-d_model 256 with d_ff 4 x d_model; float32, capacity factor 1.25.
+Each panel varies one size and keeps the others: 4096 tokens, 8 experts, groups of 1024 tokens,
+and d_model 256. d_ff is 4 x d_model, the dtype float32 and the capacity factor 1.25.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _LABELS = {
 _COMPETITORS = {"dense": "dense layer", "gather": "Switch, gather", "einsum": "Switch, einsum"}
 
 
-def panel(name: str, repetitions: int) -> dict[str, list[tuple[int, float]]]:
-    """Measures (size, milliseconds) along one axis, for each competitor."""
+def measure_panel(name: str, repetitions: int) -> dict[str, list[tuple[int, float]]]:
+    """Measures one panel. Returns (size, milliseconds) pairs by competitor."""
     points: dict[str, list[tuple[int, float]]] = {key: [] for key in _COMPETITORS}
     for size in _PANELS[name]:
         sizes = {**_START, name: size}
@@ -40,14 +40,14 @@ def panel(name: str, repetitions: int) -> dict[str, list[tuple[int, float]]]:
         flags += [f"--d_ff={4 * sizes['d_model']}", f"--repetitions={repetitions}"]
         flags += ["--dtypes=float32", "--capacity_factors=1.25"]
         flags += ["--competitors", *_COMPETITORS]
-        for result in switch_layer.measured(switch_layer.parse(flags)):
+        for result in switch_layer.measure_layers(switch_layer.parse_options(flags)):
             points[result["competitor"]].append((size, 1e3 * result["seconds"]))
         print(json.dumps({name: size, **{key: p[-1][1] for key, p in points.items()}}))
     return points
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measures, prints a line for each point, and draws."""
+    """Measures all panels, prints a line for each point, and draws them."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--output", default="growth.png", help="default: %(default)s")
     parser.add_argument("--repetitions", type=int, default=7)
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     figure, axes = pyplot.subplots(1, len(_PANELS), figsize=(13, 3.4), sharey=True)
     for axis, name in zip(axes, _PANELS):
-        for key, points in panel(name, options.repetitions).items():
+        for key, points in measure_panel(name, options.repetitions).items():
             axis.plot(*zip(*points), marker="o", label=_COMPETITORS[key])
         axis.set(xscale="log", yscale="log", xlabel=_LABELS[name])
         axis.set_xticks(_PANELS[name], [str(size) for size in _PANELS[name]])

@@ -1,8 +1,8 @@
-"""transformers' Switch Transformer, timed step by step from another process.
+"""Times steps of transformers' Switch Transformer on behalf of another process.
 
-Runs in an environment of its own with torch and transformers; this project depends on
-neither. Started by `measure.in_another`: says its versions, then answers each line of input
-with the seconds that one step took.
+It runs in its own environment with torch and transformers, on which this project does not
+depend. `measure.time_in_another_process` starts it. It prints its versions, and then answers
+each line of input with the seconds that one step took.
 """
 
 import json
@@ -21,10 +21,10 @@ from transformers.models.switch_transformers import modeling_switch_transformers
 from transformers.optimization import Adafactor
 
 
-def layer(setting):
-    """Forward and backward of one feed-forward layer, sparse or dense.
+def build_layer_step(setting):
+    """Builds the forward and backward pass of one Switch layer.
 
-    Capacity is counted per sequence there, so a sequence is a group.
+    transformers computes the capacity per sequence, so each group is a sequence.
     """
     size, experts = setting["group_size"], setting["experts"]
     config = SwitchTransformersConfig(
@@ -51,8 +51,8 @@ def layer(setting):
     return step
 
 
-def whole(setting):
-    """A training step of a whole model: loss, gradients, Adafactor."""
+def build_training_step(setting):
+    """Builds a training step of a whole model: loss, gradients, Adafactor."""
     blocks = setting["blocks"]
     shared = {
         "vocab_size": setting["vocabulary"],
@@ -73,7 +73,7 @@ def whole(setting):
             "num_sparse_encoder_layers": blocks // 2,
             "num_sparse_decoder_layers": blocks // 2,
             "num_experts": setting["experts"],
-            # Room for every token of a sequence: nothing is dropped.
+            # Enough for every token of a sequence, so that none is dropped.
             "expert_capacity": setting["inputs"],
             "router_jitter_noise": 0.0,
         }
@@ -99,7 +99,9 @@ def whole(setting):
 
 def main():
     torch.manual_seed(0)
-    step = {"layer": layer, "step": whole}[sys.argv[1]](json.loads(sys.argv[2]))
+    step = {"layer": build_layer_step, "step": build_training_step}[sys.argv[1]](
+        json.loads(sys.argv[2])
+    )
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     print(json.dumps(versions), flush=True)
     for _ in sys.stdin:

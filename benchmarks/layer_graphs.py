@@ -1,4 +1,4 @@
-"""One feed-forward layer, forward and backward, as a TensorFlow session to be timed."""
+"""Builds the forward and backward pass of one feed-forward layer, to be timed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from mtf_switch.layers.exploration import Exploration
 from mtf_switch.layers.router import SwitchRouter
 from mtf_switch.layers.switch_ffn import SwitchFFN
 
-Run = Callable[[], None]
-# The length of the sequences that the tokens form.
+# The length of the sequences that the tokens are in.
 _LENGTH = 256
 
 
-def layer(competitor: str, setting: sizes.Layer) -> Any:
-    """Makes the layer of a competitor."""
+def make_layer(competitor: str, setting: sizes.Layer) -> Any:
+    """Makes the layer of a competitor, for Mesh TF's Transformer."""
     if competitor == "dense":
         return transformer_layers.DenseReluDense(hidden_size=setting.d_ff)
     if competitor == "upstream":
@@ -46,16 +45,16 @@ def layer(competitor: str, setting: sizes.Layer) -> Any:
     )
 
 
-def step(
+def build_step(
     competitor: str, setting: sizes.Layer
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """Builds a layer's forward and backward pass.
 
-    The loss is the mean square of the output plus the layer's own; the gradients are those
-    of the input and of every variable. Each step has new random tokens.
+    The loss is the mean square of the output plus the layer's own losses. Gradients are
+    computed for the input and for every variable. Each step has new random tokens.
 
     Returns:
-      A function that runs one step, and one that frees what it holds.
+      A function that runs one step, and one that releases its resources.
     """
     length = min(_LENGTH, setting.tokens)
     shape = (setting.tokens // length, length, setting.d_model)
@@ -63,7 +62,7 @@ def step(
         tf.set_random_seed(0)
         tf.train.get_or_create_global_step()
         tokens = tf.placeholder(tf.float32, shape)
-        fetches, initialize = _lowered(layer(competitor, setting), tokens, setting)
+        fetches, initialize = _lower(make_layer(competitor, setting), tokens, setting)
         session = tf.Session(graph=graph)
         session.run(tf.global_variables_initializer())
         session.run(initialize)
@@ -75,15 +74,15 @@ def step(
     return run, session.close
 
 
-def _lowered(layer: Any, tokens: tf.Tensor, setting: sizes.Layer) -> tuple[list, tf.Operation]:
-    """Returns the operations of one step, and the one to run before the first step."""
+def _lower(layer: Any, tokens: tf.Tensor, setting: sizes.Layer) -> tuple[list, tf.Operation]:
+    """Lowers a step. Returns what to fetch in each step, and what to run before the first."""
     mesh = mtf.Mesh(mtf.Graph(), "mesh")
     cores, rules = mtf.convert_to_shape(""), mtf.convert_to_layout_rules("")
     names = ("batch", "length", "d_model")
     shape = mtf.Shape([mtf.Dimension(*dim) for dim in zip(names, tokens.shape.as_list())])
     dtype = tf.as_dtype(setting.dtype)
     x = mtf.import_tf_tensor(mesh, tokens, shape)
-    context = _context(mesh, shape, dtype, cores, rules)
+    context = _make_context(mesh, shape, dtype, cores, rules)
     y = layer.call(context, mtf.cast(x, dtype))
     loss = mtf.reduce_mean(mtf.square(mtf.cast(y, tf.float32)))
     loss = mtf.add_n([loss, *(mtf.cast(own, tf.float32) for own in context.losses)])
@@ -91,19 +90,19 @@ def _lowered(layer: Any, tokens: tf.Tensor, setting: sizes.Layer) -> tuple[list,
     results = [loss, *mtf.gradients([loss], [*variables, x])]
     mesh_impl = mtf.placement_mesh_impl.PlacementMeshImpl(cores, rules, [""])
     lowering = mtf.Lowering(mesh.graph, {mesh: mesh_impl}, autostack=False)
-    # Fetching operations computes the tensors without copying them out.
+    # Fetching the operations computes the tensors without copying them.
     fetches = [lowering.export_to_tf_tensor(result).op for result in results]
     return fetches, lowering.copy_masters_to_slices()
 
 
-def _context(
+def _make_context(
     mesh: mtf.Mesh,
     shape: mtf.Shape,
     dtype: tf.DType,
     cores: mtf.Shape,
     rules: mtf.LayoutRules,
 ) -> transformer.Context:
-    """Makes the Context that Mesh TF's Unitransformer passes to a layer in training."""
+    """Makes the context that Mesh TF's Unitransformer passes to a layer in training."""
     batch, length, model = shape.dims
     stack = types.SimpleNamespace(
         name="encoder",

@@ -1,4 +1,4 @@
-"""Times competitors in turns, and shows medians, ratios and where they come from."""
+"""Times competitors in turns, and prints medians, ratios and how they were measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tqdm
 
@@ -32,9 +32,9 @@ class Competitor:
     """Something that can be timed.
 
     Attributes:
-      seconds: runs one step and says how long it took.
-      close: frees what it holds.
-      versions: of what it runs on, where that is not this process.
+      seconds: a function that runs one step and returns the seconds it took.
+      close: a function that releases resources.
+      versions: package -> version, for packages that only the competitor uses.
     """
 
     seconds: Callable[[], float]
@@ -42,30 +42,30 @@ class Competitor:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def parser(description: str, competitors: Sequence[str]) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+def make_parser(description: str, competitors: Sequence[str]) -> argparse.ArgumentParser:
+    """Makes a parser with the options that all benchmarks have in common."""
     options = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = options.add_argument
     usual = ["dense", "gather", "upstream"]
     add("--competitors", nargs="+", choices=competitors, default=usual)
-    add("--repetitions", type=int, default=15, help="turns that are measured")
-    add("--hf_python", help="interpreter of an environment with torch and transformers")
-    add("--json", action="store_true", help="one object a line instead of a table")
+    add("--repetitions", type=int, default=15, help="number of measured turns")
+    add("--hf_python", help="Python of an environment with torch and transformers")
+    add("--json", action="store_true", help="print one JSON object per line instead of a table")
     return options
 
 
-def check(options: argparse.Namespace, options_parser: argparse.ArgumentParser) -> None:
-    """Refuses, with the usage, what cannot be measured."""
+def check_options(options: argparse.Namespace, options_parser: argparse.ArgumentParser) -> None:
+    """Exits with the usage if the options cannot be measured."""
     if not options.hf_python and any(name.startswith("hf") for name in options.competitors):
-        options_parser.error("the competitors of transformers, hf..., need --hf_python")
+        options_parser.error("the competitors hf and hf_dense need --hf_python")
     if options.repetitions < 2:
-        options_parser.error("--repetitions is at least 2: a spread is shown")
+        options_parser.error("--repetitions has to be at least 2, to show a spread")
 
 
-def in_this_process(step: Callable[[], None], close: Callable[[], None]) -> Competitor:
-    """From a function that runs one step."""
+def time_in_this_process(step: Callable[[], None], close: Callable[[], None]) -> Competitor:
+    """Makes a competitor from a function that runs one step and one that releases resources."""
 
     def seconds():
         start = time.perf_counter()
@@ -75,13 +75,15 @@ def in_this_process(step: Callable[[], None], close: Callable[[], None]) -> Comp
     return Competitor(seconds, close)
 
 
-def in_another(python: str, what: str, setting: Mapping[str, Any]) -> Competitor:
-    """transformers, run by `hf_worker.py` in the environment of another Python.
+def time_in_another_process(
+    python: str, what: Literal["layer", "step"], setting: Mapping[str, Any]
+) -> Competitor:
+    """Makes a competitor of transformers, which `hf_worker.py` runs with another Python.
 
     Args:
-      python: path of the interpreter.
-      what: "layer" or "step".
-      setting: its sizes.
+      python: the path of the interpreter.
+      what: what to time, a layer or a training step.
+      setting: the sizes; the fields of sizes.Layer or sizes.Model.
 
     Raises:
       UserError: if that environment cannot run it.
@@ -94,10 +96,10 @@ def in_another(python: str, what: str, setting: Mapping[str, Any]) -> Competitor
         raise UserError(f"--hf_python={python} cannot be run: {error.strerror}.") from error
     hello = worker.stdout.readline()
     if not hello:
-        lines = worker.stderr.read().strip().splitlines() or ["it said nothing"]
+        lines = worker.stderr.read().strip().splitlines() or ["it printed nothing"]
         raise UserError(
             f"--hf_python={python} cannot run the benchmark: {lines[-1]}. It needs torch and "
-            "transformers, in an environment of their own."
+            "transformers in their own environment."
         )
 
     def seconds():
@@ -111,12 +113,16 @@ def in_another(python: str, what: str, setting: Mapping[str, Any]) -> Competitor
     return Competitor(seconds, close, json.loads(hello))
 
 
-def interleaved(
+def time_in_turns(
     competitors: Mapping[str, Competitor], repetitions: int, label: str
 ) -> dict[str, list[float]]:
-    """Seconds of every repetition, by competitor: one step each, in turns.
+    """Times the competitors in turns of one step each.
 
-    What else the machine does hits neighbours alike, so ratios are taken turn by turn.
+    Other load on the machine slows all competitors of a turn alike, so ratios are computed turn
+    by turn.
+
+    Returns:
+      The seconds of every repetition, by competitor.
     """
     seconds: dict[str, list[float]] = {name: [] for name in competitors}
     with tqdm.tqdm(total=_WARM_UP + repetitions, desc=label, leave=False) as bar:
@@ -129,23 +135,23 @@ def interleaved(
     return seconds
 
 
-def compete(
+def compare_competitors(
     competitors: Mapping[str, Competitor], repetitions: int, label: str
 ) -> list[dict[str, Any]]:
-    """Times competitors against one another, and closes them.
+    """Times competitors in turns, and closes them.
 
     Returns:
-      For each its name, the median, the ratio to the one called "dense" (None without it)
-      with its quartiles, and where the numbers come from.
+      One result per competitor: its name, its median seconds, the median and the quartiles of
+      its ratio to the competitor "dense" (None if there is none), and how it was measured.
     """
-    seconds = interleaved(competitors, repetitions, label)
-    origin = {"repetitions": repetitions, **_provenance(competitors)}
+    seconds = time_in_turns(competitors, repetitions, label)
+    origin = {"repetitions": repetitions, **_collect_provenance(competitors)}
     for competitor in competitors.values():
         competitor.close()
-    return [{**result, **origin} for result in _results(seconds)]
+    return [{**result, **origin} for result in _summarize(seconds)]
 
 
-def _results(seconds: Mapping[str, Sequence[float]]) -> Iterator[dict[str, Any]]:
+def _summarize(seconds: Mapping[str, Sequence[float]]) -> Iterator[dict[str, Any]]:
     for name, times in seconds.items():
         result = {"competitor": name, "seconds": statistics.median(times)}
         if "dense" in seconds:
@@ -157,42 +163,48 @@ def _results(seconds: Mapping[str, Sequence[float]]) -> Iterator[dict[str, Any]]
         yield result
 
 
-def _provenance(competitors: Mapping[str, Competitor]) -> dict[str, Any]:
-    """Where numbers come from: command, commit, versions, machine."""
+def _collect_provenance(competitors: Mapping[str, Competitor]) -> dict[str, Any]:
+    """Collects the command, the commit, the versions and the machine."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     for competitor in competitors.values():
         versions |= competitor.versions
     return {
         "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
-        "commit": _commit(),
+        "commit": _describe_commit(),
         "versions": {"python": platform.python_version(), **versions},
         "machine": f"{machine.processor_name()}, {os.cpu_count()} cores",
         "malloc": os.environ.get("GLIBC_TUNABLES", "default"),
     }
 
 
-def _commit() -> str:
+def _describe_commit() -> str:
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         command = ["git", "-C", str(_FOLDER), "describe", "--always", "--dirty"]
         return subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()
     return "unknown"
 
 
-def present(
+def run_benchmark(
     name: str,
     options: argparse.Namespace,
-    measured: Callable[[argparse.Namespace], Iterable[dict[str, Any]]],
-    as_table: Callable[[list[dict[str, Any]]], str],
+    measure: Callable[[argparse.Namespace], Iterable[dict[str, Any]]],
+    format_results: Callable[[list[dict[str, Any]]], str],
 ) -> int:
-    """Runs a benchmark and prints its results: each at once as JSON, or all as a table.
+    """Runs a benchmark and prints each result as JSON at once, or all of them as a table.
+
+    Args:
+      name: the name of the benchmark, for errors.
+      options: the parsed options.
+      measure: yields the results.
+      format_results: formats all results as a table.
 
     Returns:
-      0, or 2 for a mistake in the options, which is told in one line.
+      The exit code: 0, or 2 after an error in the options, which is printed in one line.
     """
-    found = []
+    results = []
     try:
-        for result in measured(options):
-            found.append(result)
+        for result in measure(options):
+            results.append(result)
             if options.json:
                 print(json.dumps(result), flush=True)
     except UserError as error:
@@ -200,13 +212,13 @@ def present(
         return 2
     if not options.json:
         keys = ("command", "commit", "machine", "versions", "malloc")
-        origin = "\n".join(f"{key}: {found[0][key]}" for key in keys)
-        print(f"{as_table(found)}\n\n{origin}")
+        origin = "\n".join(f"{key}: {results[0][key]}" for key in keys)
+        print(f"{format_results(results)}\n\n{origin}")
     return 0
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table that also reads well as text."""
+def format_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Formats a Markdown table whose columns are aligned."""
     lines = [headers, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
     rule = ["-" * width for width in widths]

@@ -1,27 +1,30 @@
-"""The sizes of layers and models to measure, without TensorFlow."""
+"""The sizes of what the benchmarks measure. This module does not import TensorFlow."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
+
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One feed-forward layer.
+    """The sizes of one feed-forward layer.
 
     Attributes:
-      experts: E.
-      capacity_factor: capacity factor in training.
-      dtype: activation dtype, "float32" or "bfloat16".
-      tokens: T, tokens of one step.
-      group_size: S.
-      d_model: M.
-      d_ff: F.
+      experts: E, the number of experts.
+      capacity_factor: the capacity factor in training.
+      dtype: the dtype of the activations.
+      tokens: T, the number of tokens per step.
+      group_size: S, the number of tokens per group.
+      d_model: M, the model dimension.
+      d_ff: F, the hidden units of an expert.
     """
 
     experts: int
     capacity_factor: float
-    dtype: str
+    dtype: Dtype
     tokens: int
     group_size: int
     d_model: int
@@ -30,21 +33,21 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """An encoder and a decoder with every other feed-forward layer sparse.
+    """The sizes of an encoder and a decoder in which every other feed-forward layer is sparse.
 
     Attributes:
-      experts: E.
-      batch_size: sequences of one step.
+      experts: E, the number of experts.
+      batch_size: sequences per step.
       inputs: input tokens per sequence.
       targets: target tokens per sequence.
-      d_model: M.
-      d_ff: F.
-      blocks: number of blocks in the encoder, and in the decoder; even.
-      heads: attention heads of width 64.
-      vocabulary: number of pieces.
-      group_size: S.
-      capacity_factor: capacity factor in training.
-      dtype: activation dtype, "float32" or "bfloat16".
+      d_model: M, the model dimension.
+      d_ff: F, the hidden units of an expert and of a dense layer.
+      blocks: blocks in the encoder, and in the decoder; an even number.
+      heads: attention heads, of 64 dimensions each.
+      vocabulary: the size of the vocabulary.
+      group_size: S, the number of tokens per group.
+      capacity_factor: the capacity factor in training.
+      dtype: the dtype of the activations.
     """
 
     experts: int
@@ -58,9 +61,9 @@ class Model:
     vocabulary: int = 8192
     group_size: int = 1024
     capacity_factor: float = 1.25
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @property
     def tokens(self) -> int:
-        """Tokens of one step."""
+        """Tokens per step."""
         return self.batch_size * (self.inputs + self.targets)

@@ -1,4 +1,4 @@
-"""A whole training step, optimizer included, as a TensorFlow session to be timed."""
+"""Builds a whole training step, optimizer included, to be timed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mtf_switch.runs import estimator
 from mtf_switch.runs.run import Run
 
 _SWITCH = "transformer.make_layer_stack.layers"
-# Parameters for "upstream" only: its layer, and its embedding by a one-hot product.
+# Upstream's layer, and its look-up of embeddings by a one-hot matmul.
 _UPSTREAM = {
     "MoE1D.num_experts": "%num_experts",
     "MoE1D.hidden_size": "%d_ff",
@@ -28,8 +28,13 @@ _UPSTREAM = {
 }
 
 
-def configure(competitor: str, setting: sizes.Model) -> None:
-    """Parses the gin of a competitor: "dense", a `SwitchFFN.dispatch` value, or "upstream"."""
+def configure_competitor(competitor: str, setting: sizes.Model) -> None:
+    """Parses the gin configuration of a competitor.
+
+    Args:
+      competitor: "dense", "upstream", or a dispatch method of SwitchFFN.
+      setting: the sizes.
+    """
     params = {
         "MIXTURE_NAME": "'random'",
         "d_model": setting.d_model,
@@ -71,16 +76,16 @@ def configure(competitor: str, setting: sizes.Model) -> None:
     gin_config.parse(files, [f"{name} = {value}" for name, value in params.items()])
 
 
-def step(
+def build_step(
     competitor: str, setting: sizes.Model
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """Builds a training step on random tokens: loss, gradients, Adafactor.
 
     Returns:
-      A function that runs one step, with arguments of Session.run if any, and one that frees
-      what it holds.
+      A function that runs one step and takes keyword arguments for Session.run, and one that
+      releases its resources.
     """
-    configure(competitor, setting)
+    configure_competitor(competitor, setting)
     settings = run_settings.from_gin()
     vocabulary = types.SimpleNamespace(vocab_size=setting.vocabulary)
     folder = tempfile.TemporaryDirectory()
@@ -104,7 +109,7 @@ def step(
     rng = np.random.default_rng(0)
 
     def run(**trace):
-        # 0 is padding and 1 the end of a sequence.
+        # 0 is padding, and 1 is the end of a sequence.
         tokens = {
             features[name]: rng.integers(2, setting.vocabulary, shape)
             for name, shape in shapes.items()

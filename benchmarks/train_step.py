@@ -1,12 +1,12 @@
-"""Times whole training steps, optimizer included, of sparse models and their dense twin.
+"""Times whole training steps, optimizer included, of sparse models and a dense one.
 
     python benchmarks/train_step.py --experts 8 32 --competitors dense gather
 
-An encoder and a decoder with every other feed-forward layer sparse, on random tokens, built as
-`run_switch.py train` builds them. Competitors: `dense`; `einsum` and `gather`, this project's
-Switch layer with that `dispatch` (on one core, `gather` sorts); `upstream`, Mesh TF's MoE1D and
-embeddings; `hf` and `hf_dense`, transformers' models in the environment of --hf_python. There
-is no jitter and no dropout.
+The models have an encoder and a decoder in which every other feed-forward layer is sparse. They
+train on random tokens, through the same code as `run_switch.py train`. The competitors are
+`dense`; `einsum` and `gather`, this project's Switch layer with that `dispatch` (on one core,
+`gather` sorts); `upstream`, Mesh TF's MoE1D and embeddings; and `hf` and `hf_dense`,
+transformers' models in the environment of --hf_python. There is no jitter and no dropout.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from mtf_switch.upstream import logs
 COMPETITORS = ("dense", "gather", "einsum", "upstream", "hf", "hf_dense")
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Parses the options; sizes default to those of docs/performance.md."""
-    parser = measure.parser(__doc__.split("\n", 1)[0], COMPETITORS)
+def parse_options(arguments: list[str] | None) -> argparse.Namespace:
+    """Parses the options; the default sizes are those of docs/performance.md."""
+    parser = measure.make_parser(__doc__.split("\n", 1)[0], COMPETITORS)
     add = parser.add_argument
     add("--experts", nargs="+", type=int, default=[8, 32], help="E")
     for field in dataclasses.fields(sizes.Model):
         if field.name != "experts":
             add(f"--{field.name}", type=type(field.default), default=field.default, help=" ")
     options = parser.parse_args(arguments)
-    measure.check(options, parser)
+    measure.check_options(options, parser)
     return options
 
 
-def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yields one result for each competitor; the sparse ones once for each number of experts.
+def measure_steps(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yields a result for each competitor; for sparse ones, one for each number of experts.
 
     Raises:
-      UserError: for sizes that do not divide.
+      UserError: if the sizes do not divide.
     """
     logs.show_errors_only()
-    # Importing it takes seconds, and parsing the options does not need it.
+    # This import takes seconds, and parsing the options does not need it.
     import step_graphs
 
     values = {
@@ -56,8 +56,10 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for experts in [1] if "dense" in name else options.experts:
             label = name if experts == 1 else f"{name} {experts}"
             settings[label] = sizes.Model(**{**values, "experts": experts})
-            competitors[label] = _competitor(name, settings[label], options, step_graphs)
-    for result in measure.compete(competitors, options.repetitions, "training steps"):
+            competitors[label] = _make_competitor(name, settings[label], options, step_graphs)
+    for result in measure.compare_competitors(
+        competitors, options.repetitions, "training steps"
+    ):
         setting = settings[result["competitor"]]
         yield {
             **result,
@@ -68,18 +70,20 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         }
 
 
-def _competitor(
+def _make_competitor(
     name: str, setting: sizes.Model, options: argparse.Namespace, step_graphs: Any
 ) -> measure.Competitor:
     if name.startswith("hf"):
-        return measure.in_another(options.hf_python, "step", dataclasses.asdict(setting))
-    return measure.in_this_process(*step_graphs.step(name, setting))
+        return measure.time_in_another_process(
+            options.hf_python, "step", dataclasses.asdict(setting)
+        )
+    return measure.time_in_this_process(*step_graphs.build_step(name, setting))
 
 
-def as_table(found: list[dict[str, Any]]) -> str:
-    """Makes a row per competitor."""
+def format_results(results: list[dict[str, Any]]) -> str:
+    """Formats a table with a row for each competitor."""
     rows = []
-    for result in found:
+    for result in results:
         relative = spread = ""
         if result["ratio_to_dense"]:
             relative = f"{1 / result['ratio_to_dense']:.2f}"
@@ -96,12 +100,14 @@ def as_table(found: list[dict[str, Any]]) -> str:
             ]
         )
     headers = ["competitor", "experts", "ms", "tokens/s", "of dense", "quartiles"]
-    return measure.table(headers, rows)
+    return measure.format_table(headers, rows)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the benchmark. Returns 2 for a mistake in the options."""
-    return measure.present("train_step", parse(arguments), measured, as_table)
+    """Runs the benchmark and returns its exit code."""
+    return measure.run_benchmark(
+        "train_step", parse_options(arguments), measure_steps, format_results
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Shows what the time of one training step is spent on, from TensorFlow's own trace.
+"""Prints what a training step spends its time on, from TensorFlow's trace.
 
     python benchmarks/where_time_goes.py --competitor gather --experts 32
 
-Times of operations are added up, so on n cores they come to up to n times the wall time.
+The times of all operations are added up, so on n cores the sum is up to n times the wall time.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from mtf_switch.upstream import logs
 # An operation belongs to the first part whose pattern is found in its name.
 _PARTS = (
     ("optimizer", r"adafactor|_slot_"),
-    ("experts: matrix products", r"experts_of_(runs.*MatMul|slots.*Einsum)"),
-    ("experts: the rest", r"experts_of_|SwitchFFN/w[io]"),
+    ("experts: matmuls", r"experts_of_(runs.*MatMul|slots.*Einsum)"),
+    ("experts: other operations", r"experts_of_|SwitchFFN/w[io]"),
     ("dispatch and combine", r"SwitchFFN/(dispatch|combine)|permute|sort_by|move|where_kept"),
     ("router", r"switch_gating|ranks_by|router|top_k|top_1|SwitchFFN|MoE1D"),
     ("attention", r"Attention"),
@@ -32,21 +32,21 @@ _PARTS = (
 
 
 def find_part(operation: str) -> str:
-    """Returns the part of a step that an operation belongs to, by its name."""
+    """Returns the part of the step that an operation belongs to."""
     matches = (part for part, pattern in _PARTS if re.search(pattern, operation))
     return next(matches, "other")
 
 
-def trace(competitor: str, setting: sizes.Model) -> list[tuple[str, str, float]]:
-    """Returns (name, type, milliseconds) of each operation of one training step."""
+def trace_step(competitor: str, setting: sizes.Model) -> list[tuple[str, str, float]]:
+    """Traces one training step. Returns (name, type, milliseconds) of each operation."""
     logs.show_errors_only()
-    # Takes seconds, and is not needed to understand the options.
+    # These imports take seconds, and parsing the options does not need them.
     import step_graphs
     import tensorflow.compat.v1 as tf
 
     metadata = tf.RunMetadata()
     options = tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE)
-    run, close = step_graphs.step(competitor, setting)
+    run, close = step_graphs.build_step(competitor, setting)
     for _ in range(4):
         run()
     run(options=options, run_metadata=metadata)
@@ -60,20 +60,20 @@ def trace(competitor: str, setting: sizes.Model) -> list[tuple[str, str, float]]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the parts and the types of operations that take the longest."""
+    """Prints the parts and the types of operations that take the most time."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--competitor", default="gather", choices=("dense", "gather", "einsum"))
     parser.add_argument("--experts", type=int, default=32)
     options = parser.parse_args(arguments)
-    operations = trace(options.competitor, sizes.Model(options.experts))
+    operations = trace_step(options.competitor, sizes.Model(options.experts))
     total = sum(ms for *_, ms in operations)
     for title, key in (("part", lambda o: find_part(o[0])), ("type", lambda o: o[1])):
         spent: collections.Counter = collections.Counter()
         for operation in operations:
             spent[key(operation)] += operation[2]
         rows = [[k, f"{ms:.0f}", f"{ms / total:.0%}"] for k, ms in spent.most_common(12)]
-        print(measure.table([title, "ms", "share"], rows) + "\n")
-    print(f"{total:.0f} ms of operations in all.")
+        print(measure.format_table([title, "ms", "share"], rows) + "\n")
+    print(f"total: {total:.0f} ms")
     return 0
 
 

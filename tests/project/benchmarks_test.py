@@ -68,7 +68,7 @@ def test_the_steps_benchmark_has_a_row_for_each_number_of_experts(
     _, train_step = benchmark_modules
     import step_graphs
 
-    monkeypatch.setattr(step_graphs, "step", lambda *_: (lambda: None, lambda: None))
+    monkeypatch.setattr(step_graphs, "build_step", lambda *_: (lambda: None, lambda: None))
     flags = ["--experts", "2", "4", "--competitors", "dense", "gather", "upstream"]
     assert train_step.main([*TINY_STEP, *flags]) == 0
     rows = [
