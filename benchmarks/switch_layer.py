@@ -3,10 +3,10 @@
     python benchmarks/switch_layer.py --experts 8 32 --competitors dense gather upstream
 
 The competitors are `dense`, Mesh TF's feed-forward layer; `einsum` and `gather`, this project's
-Switch layer with that `dispatch` (on one core, `gather` sorts); `upstream`, Mesh TF's MoE1D; and
-`hf`, transformers' layer in the environment of --hf_python. The loss is the mean square of the output plus the layer's own
-losses. Gradients are computed for the input and for all variables. There is no jitter and no
-dropout.
+Switch layer with that `dispatch` (on one core, `gather` sorts); `upstream`, Mesh TF's MoE1D;
+and `hf`, transformers' layer in the environment of --hf_python. The loss is the mean square of
+the output plus the layer's own losses. Gradients are computed for the input and for all
+variables. There is no jitter and no dropout.
 """
 
 from __future__ import annotations
