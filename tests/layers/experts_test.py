@@ -177,6 +177,20 @@ def test_slots_and_runs_agree_in_outputs_and_all_gradients(
         )
 
 
+def test_unit_scaling_divides_each_kernel_by_the_root_of_its_fan_in():
+    rng = np.random.default_rng(0)
+    weights = oracle.Weights.draw(rng, M, E, F, 2)
+    x, expert_of_token = rng.standard_normal((1, 1, 8, M)), np.repeat(np.arange(E), 2)
+    scaled = oracle.Weights(
+        weights.w_r, tuple(w / np.sqrt(M) for w in weights.wi), weights.wo / np.sqrt(F)
+    )
+    activations = ("gelu", "linear")
+    expected = token_by_token(x[0, 0], expert_of_token, scaled, activations)
+    gin.bind_parameter("unit_scaling_convention.value", True)
+    value = run_runs(x, expert_of_token[None, None], weights, activations)
+    np.testing.assert_allclose(value["y"][0, 0], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_dropout_of_runs_drops_whole_hidden_units_scales_the_rest_and_is_off_in_evaluation():
     x = np.ones((1, 1, 400, M))
     index = np.zeros((1, 1, 400), int)

@@ -204,3 +204,18 @@ def test_while_decoding_all_tokens_are_one_group_whatever_the_largest_is():
     )
     assert outcome.routing["kept"].shape == (1, 1, 7)
     assert outcome.routing["kept"].all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "kept"), [("train", 2), ("eval", 4), ("first_part", 4), ("incremental", 8)]
+)
+def test_the_capacity_is_that_of_the_mode(mode, kept):
+    # 8 equal tokens go to one of 2 experts: 8 / 2 x 0.5 slots in training, x 1 elsewhere.
+    outcome = mesh_harness.run_layer(
+        lambda: SwitchFFN(2, 3, capacity=ExpertCapacity(0.5, 1.0, 1)),
+        np.ones((8, 4)),
+        dims=("batch",),
+        mode=mode,
+        differentiate=False,
+    )
+    assert outcome.routing["kept"].sum() == kept
