@@ -11,6 +11,14 @@ class UserError(Exception):
     """A mistake in the user's input. The message states the rule, the values and the fix."""
 
 
+class Interrupted(BaseException):
+    """A signal ended the command. `except Exception` lets it pass, as a KeyboardInterrupt."""
+
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
 def run_command(
     command: Callable[[], None], program: str, hint: str = "", when_interrupted: str = ""
 ) -> int:
@@ -23,7 +31,8 @@ def run_command(
       when_interrupted: What to say after "Stopped." if the user presses Ctrl-C.
 
     Returns:
-      The exit code: 0 for success, 1 after a UserError, 130 after Ctrl-C.
+      The exit code: 0 for success, 1 after a UserError, 130 after Ctrl-C, and 128 plus the
+      number of the signal after `Interrupted`.
     """
     try:
         command()
@@ -35,6 +44,9 @@ def run_command(
     except KeyboardInterrupt:
         print(f"Stopped. {when_interrupted}".rstrip(), file=sys.stderr)
         return 130
+    except Interrupted as stopped:
+        print(f"{stopped} {when_interrupted}".rstrip(), file=sys.stderr)
+        return stopped.exit_code
     return 0
 
 

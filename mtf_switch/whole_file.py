@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
+import socket
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -35,7 +37,7 @@ def open_for_writing(
       mode: "w" for UTF-8 text, "wb" for bytes.
       newline: See `open`.
     """
-    part = f"{os.fspath(path)}.{secrets.token_hex(4)}.part"
+    part = f"{os.fspath(path)}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part"
     encoding = None if "b" in mode else "utf-8"
     try:
         with open(part, mode, encoding=encoding, newline=newline) as file:
@@ -44,3 +46,32 @@ def open_for_writing(
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(part)
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Removes the temporary files that killed processes of this machine left in a folder.
+
+    The name of a temporary file holds the name of its machine and the id of its process. Files
+    of other machines and of living processes stay.
+    """
+    part = re.compile(rf".*\.{re.escape(_host())}-(\d+)-[0-9a-f]{{8}}\.part\Z")
+    for name in os.listdir(folder):
+        match = part.match(name)
+        if match and not is_alive(int(match[1])):
+            with contextlib.suppress(OSError):
+                os.remove(os.path.join(folder, name))
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "_", socket.gethostname())
+
+
+def is_alive(process: int) -> bool:
+    """Returns whether this machine has a process of this id."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mtf_switch.cli import flags, train
-from mtf_switch.config import gin_files
+from mtf_switch.config import gin_files, saved_config
 from mtf_switch.errors import UserError
+from mtf_switch.runs import run_lock
+
+if TYPE_CHECKING:
+    from mtf_switch.runs.run import Run
 
 _RECIPE = "runs/finetune.gin"
 
@@ -46,6 +52,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run_command(options: argparse.Namespace) -> None:
     """Fine-tunes the model of a checkpoint."""
+    run_lock.check_free(options.model_dir)
+    train.start_training(_continue(options) or _start(options))
+
+
+def _start(options: argparse.Namespace) -> Run:
     from mtf_switch.runs.pretrained_checkpoint import PretrainedCheckpoint
 
     start = PretrainedCheckpoint.from_path(options.init_checkpoint)
@@ -54,13 +65,30 @@ def run_command(options: argparse.Namespace) -> None:
             f"Beside {start.path} there is no config.gin (or T5's operative_config.gin) "
             "that describes its model. Name the model: --gin_file=models/t5_base.gin."
         )
-    run = start.configure_run(
+    return start.configure_run(
         add_recipe(options.gin_file),
         flags.training_bindings(options),
         options.model_dir,
         flags.tpu_cluster(options),
     )
-    train.start_training(run)
+
+
+def _continue(options: argparse.Namespace) -> Run | None:
+    """Returns the run in model_dir if it goes on although what it started from is gone."""
+    started_from = saved_config.read_init_checkpoint(options.model_dir)
+    given = options.init_checkpoint.rstrip("/")
+    given = given if "://" in given else os.path.abspath(given)
+    if started_from is None or given not in (started_from, os.path.dirname(started_from)):
+        return None
+    from mtf_switch.runs import saved_checkpoints
+    from mtf_switch.runs.run import Run
+
+    is_gone = not saved_checkpoints.exists(started_from)
+    if not is_gone or not saved_checkpoints.list_paths(options.model_dir):
+        return None
+    params = flags.training_bindings(options)
+    saved_config.load(options.model_dir, add_recipe(options.gin_file), params)
+    return Run.from_gin(options.model_dir, flags.tpu_cluster(options))
 
 
 def add_recipe(files: Sequence[str]) -> list[str]:

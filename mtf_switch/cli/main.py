@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit code: 0 on success, 1 after a mistake that the user can fix (its message is on
-      stderr), and 130 after Ctrl-C.
+      stderr), 130 after Ctrl-C, and 143 after a
+      SIGTERM that ended training.
     """
     options = make_parser().parse_args(arguments)
 
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run,
         program=os.path.basename(sys.argv[0]),
         when_interrupted="The same command continues from the last checkpoint."
-        if options.command == "train"
+        if options.command in ("train", "finetune")
         else "",
     )
 

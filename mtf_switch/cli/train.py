@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mtf_switch.cli import flags
 from mtf_switch.config import gin_config, run_settings, saved_config
 from mtf_switch.errors import UserError
+from mtf_switch.runs import run_lock
 
 if TYPE_CHECKING:
     from mtf_switch.runs.run import Run
@@ -46,6 +47,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run_command(options: argparse.Namespace) -> None:
     """Trains the model that the gin files name, or the one of an existing model_dir."""
+    run_lock.check_free(options.model_dir)
     corpus = []
     if options.corpus is not None:
         corpus = [f"text_files.files = {options.corpus!r}", "MIXTURE_NAME = 'text_files'"]
@@ -59,11 +61,12 @@ def run_command(options: argparse.Namespace) -> None:
             "No model is named: pass --gin_file, such as --gin_file=models/switch_tiny.gin "
             "--gin_file=runs/embedded.gin."
         )
-    from mtf_switch.runs import initial_weights
+    from mtf_switch.runs import initial_weights, saved_checkpoints
     from mtf_switch.runs.run import Run
 
     init_checkpoint = run_settings.from_gin().init_checkpoint
-    if init_checkpoint:
+    # After the first checkpoint of its own, a run no longer needs it.
+    if init_checkpoint and not saved_checkpoints.list_paths(options.model_dir):
         # Before the data is prepared, which may take long.
         initial_weights.check_exists(init_checkpoint)
     start_training(Run.from_gin(options.model_dir, flags.tpu_cluster(options)))

@@ -14,7 +14,7 @@ from typing import Any
 
 import gin
 
-from mtf_switch.config import gin_files, gin_names, gin_statements
+from mtf_switch.config import absolute_paths, gin_files, gin_names, gin_statements
 from mtf_switch.errors import UserError, suggest_names
 
 # What gin raises for a mistake in its input.
@@ -32,6 +32,8 @@ _GIN_ERRORS = (
 
 def parse(files: Sequence[str], gin_params: Sequence[str], base: str = "") -> None:
     """Parses defaults.gin, then the files, then the bindings; later ones win.
+
+    Relative paths become absolute ones.
 
     Args:
       files: Paths of gin files. They may start from the working directory, the repository, its
@@ -58,6 +60,7 @@ def parse(files: Sequence[str], gin_params: Sequence[str], base: str = "") -> No
             with _raising_user_errors(f"--gin_param={param!r}: "):
                 gin.parse_config(param)
     _check_macros(gin_params)
+    absolute_paths.bind()
 
 
 def _check_macros(gin_params: Sequence[str]) -> None:

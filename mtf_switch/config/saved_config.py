@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from mtf_switch.config import gin_config, gin_statements
+from mtf_switch.config import absolute_paths, gin_config, gin_statements
 from mtf_switch.errors import UserError
 
 # Bindings that may differ between two calls on one model_dir: they say how long to train, how
@@ -65,15 +66,37 @@ def load(model_dir: str, gin_files: Sequence[str] = (), gin_params: Sequence[str
     gin_config.parse([os.path.abspath(path), *gin_files], gin_params)
 
 
+def read_init_checkpoint(model_dir: str) -> str | None:
+    """Returns the checkpoint that a run started from; None without one, or without a run."""
+    path = os.path.join(model_dir, "config.gin")
+    if not os.path.isfile(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        bindings = gin_statements.read_bindings(file.read(), path)
+    found = [
+        b.value for b in bindings if (b.base_name, b.parameter) == ("run", "init_checkpoint")
+    ]
+    return found[-1] if found else None
+
+
 def _save(model_dir: str, path: str) -> None:
     import tensorflow.compat.v1 as tf
 
-    try:
+    with explain_write_errors(model_dir):
         tf.io.gfile.makedirs(model_dir)
         # GFile also writes to gs://, which whole_file does not.
         with tf.io.gfile.GFile(path + ".part", "w") as file:
             file.write(gin_config.to_text())
         tf.io.gfile.rename(path + ".part", path, overwrite=True)
+
+
+@contextlib.contextmanager
+def explain_write_errors(model_dir: str) -> Iterator[None]:
+    """Turns the errors of a model_dir that cannot be written into UserErrors."""
+    import tensorflow.compat.v1 as tf
+
+    try:
+        yield
     except (OSError, tf.errors.OpError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise UserError(
@@ -97,7 +120,7 @@ def _check_same(model_dir: str, old: str, new: str) -> None:
 def _fixed_bindings(config: str) -> list[str]:
     """The bindings that must not change between two calls on one model_dir, sorted."""
     return sorted(
-        str(binding)
+        str(absolute_paths.convert(binding))
         for binding in gin_statements.read_bindings(config)
         if not _may_change(binding)
     )

@@ -16,7 +16,7 @@ from mtf_switch.config import mesh_layout
 from mtf_switch.errors import UserError
 from mtf_switch.layers import initialization, router_metrics
 from mtf_switch.model import switch_transformer
-from mtf_switch.runs import initial_weights, restoring, router_summaries
+from mtf_switch.runs import initial_weights, restoring, router_summaries, saved_checkpoints
 from mtf_switch.runs.run import Run
 
 # A feature of prediction, [B] int32: the number of the batch.
@@ -178,7 +178,7 @@ def _model_fn(
         _count_step_last(spec.train_op)
         for saver in tf.get_collection(tf.GraphKeys.SAVERS):
             restoring.let_saver_skip_missing_slots(saver, run.model_dir)
-        if run.settings.init_checkpoint:
+        if run.settings.init_checkpoint and not saved_checkpoints.list_paths(run.model_dir):
             with mtf.utils.outside_all_rewrites():
                 initial_weights.load_into_graph(run.settings.init_checkpoint)
         if isinstance(spec, tpu_estimator.TPUEstimatorSpec):

@@ -27,6 +27,11 @@ def parse_step(path: str) -> int:
     return int(path.rsplit("-", 1)[1])
 
 
+def exists(path: str) -> bool:
+    """Returns whether a folder holds all files of the checkpoint of this path."""
+    return _is_complete(os.path.basename(path), _list_names(os.path.dirname(path)))
+
+
 def list_paths(model_dir: str) -> list[str]:
     """Returns the paths of all complete checkpoints in a model_dir, in order of their steps.
 
@@ -76,7 +81,7 @@ def find_latest_if_any(model_dir: str) -> str | None:
         again at step 0 and overwrite what is left.)
     """
     names = _list_names(model_dir)
-    listed = _read_first_in_list(model_dir)
+    listed = next(iter(read_list(model_dir)), None)
     if listed and _is_complete(listed, names):
         return os.path.join(model_dir, listed)
     if listed and any(name.startswith(f"{listed}.") for name in names):
@@ -120,12 +125,18 @@ def _list_names(model_dir: str) -> list[str]:
     return tf.io.gfile.listdir(model_dir) if tf.io.gfile.isdir(model_dir) else []
 
 
-def _read_first_in_list(model_dir: str) -> str | None:
-    """Returns the name of the checkpoint in the first line of TensorFlow's list, or None."""
+def read_list(model_dir: str) -> list[str]:
+    """Returns the names in TensorFlow's list of checkpoints, the latest one first.
+
+    The list is empty if the file is missing or damaged.
+    """
     state = None
     with contextlib.suppress(ValueError, tf.errors.OpError):
         state = tf.train.get_checkpoint_state(model_dir)
-    return os.path.basename(state.model_checkpoint_path) or None if state else None
+    if state is None or not state.model_checkpoint_path:
+        return []
+    paths = [state.model_checkpoint_path, *state.all_model_checkpoint_paths]
+    return list(dict.fromkeys(map(os.path.basename, paths)))
 
 
 def _is_complete(name: str, names: Sequence[str]) -> bool:

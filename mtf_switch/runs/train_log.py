@@ -1,15 +1,28 @@
-"""The log of a training run, one line per step: `train_log.csv` in its model_dir."""
+"""The log of a training run, one line per step: `train_log.csv` in its model_dir.
+
+A log never stops a run: what cannot be read is set aside.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import csv
 import dataclasses
+import math
 import os
+import sys
+from collections.abc import Iterator
+from typing import IO
 
 from mtf_switch import whole_file
 
 COLUMNS = ("step", "seconds", "loss", "dropped_fraction")
+
+_FILE = "train_log.csv"
+_DAMAGED_FILE = "train_log.damaged.csv"
+# How csv.writer ends a line.
+_LINE_END = "\r\n"
+_HEADER = ",".join(COLUMNS) + _LINE_END
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,45 +45,106 @@ class LoggedStep:
 
 
 def read(model_dir: str) -> list[LoggedStep]:
-    """Returns the steps of a run in order; none if there is no log."""
-    path = os.path.join(model_dir, "train_log.csv")
-    if not os.path.exists(path):
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        # A full disk may have cut off the last line.
-        lines = [line for line in file if line.endswith("\n")]
-    return [
-        LoggedStep(
-            int(row["step"]),
-            float(row["seconds"]),
-            float(row["loss"]),
-            float(row["dropped_fraction"]) if row["dropped_fraction"] else None,
-        )
-        for row in csv.DictReader(lines)
-    ]
+    """Returns the steps of a run in order, without damaged rows; none if there is no log."""
+    return [logged for _, logged in _read_rows(os.path.join(model_dir, _FILE)) if logged]
 
 
 class TrainLog:
     """Appends steps to `train_log.csv`; a resumed run continues at its checkpoint."""
 
     def __init__(self, model_dir: str, start: int):
-        """Opens the log, and drops the steps after `start`, which will be repeated."""
-        kept = [logged for logged in read(model_dir) if logged.step <= start]
-        self.seconds = kept[-1].seconds if kept else 0.0
-        path = os.path.join(model_dir, "train_log.csv")
-        with whole_file.open_for_writing(path, newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *map(dataclasses.astuple, kept)])
-        # Line-buffered: each step is on disk even if the run is killed.
-        self._file = open(path, "a", buffering=1, newline="", encoding="utf-8")  # noqa: SIM115
+        """Opens the log, and drops the steps after `start`, which will be repeated.
+
+        Rows that cannot be read are moved to `train_log.damaged.csv`, and stderr says so. The
+        others keep their bytes.
+
+        Args:
+          model_dir: The folder. One that is not on this machine, such as gs://..., gets no log.
+          start: The step at which the run starts.
+        """
+        self.seconds = 0.0
+        self._file = _open_log(model_dir, start) if "://" not in model_dir else None
+        if self._file is None:
+            return
+        logged = read(model_dir)
+        self.seconds = logged[-1].seconds if logged else 0.0
         self._writer = csv.writer(self._file)
 
     def append(self, step: int, seconds: float, loss: float, dropped: float | None) -> None:
         """Adds a step that took `seconds`."""
         self.seconds += seconds
         share = "" if dropped is None else f"{dropped:.5f}"
-        self._writer.writerow((step, f"{self.seconds:.4f}", f"{loss:.5f}", share))
+        if self._file is not None:
+            self._writer.writerow((step, f"{self.seconds:.4f}", f"{loss:.5f}", share))
 
     def close(self) -> None:
         """Closes the file. A full disk was already reported by the step that met it."""
-        with contextlib.suppress(OSError):
-            self._file.close()
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+
+
+def _open_log(model_dir: str, start: int) -> IO[str]:
+    path = os.path.join(model_dir, _FILE)
+    if os.path.isdir(path) or (os.path.exists(path) and not os.access(path, os.R_OK)):
+        _set_aside_all(path)
+    rows = list(_read_rows(path))
+    damaged = [row for row, logged in rows if logged is None]
+    if damaged:
+        _set_aside(model_dir, damaged)
+    with whole_file.open_for_writing(path, newline="") as file:
+        file.write(_HEADER)
+        for row, logged in rows:
+            if logged is not None and logged.step <= start:
+                file.write(row.decode().rstrip("\r\n") + _LINE_END)
+    # Line-buffered: each step is on disk even if the run is killed.
+    return open(path, "a", buffering=1, newline="", encoding="utf-8")
+
+
+def _read_rows(path: str) -> Iterator[tuple[bytes, LoggedStep | None]]:
+    """Yields each row after the header, and what it says; None for a damaged one."""
+    if not os.path.isfile(path) or not os.access(path, os.R_OK):
+        return
+    last = 0
+    with open(path, "rb") as file:
+        for number, row in enumerate(file):
+            if number == 0 and row.strip() == _HEADER.strip().encode():
+                continue
+            logged = _parse(row)
+            if logged is not None and logged.step <= last:
+                logged = None
+            last = logged.step if logged else last
+            yield row, logged
+
+
+def _parse(row: bytes) -> LoggedStep | None:
+    """Returns what a row says, or None if it is damaged: a full disk may have cut it off."""
+    if not row.endswith(b"\n"):
+        return None
+    try:
+        step, seconds, loss, dropped = row.decode().strip().split(",")
+        logged = LoggedStep(
+            int(step), float(seconds), float(loss), float(dropped) if dropped else None
+        )
+    except ValueError:
+        return None
+    numbers = (logged.seconds, logged.loss, logged.dropped_fraction or 0.0)
+    return logged if all(map(math.isfinite, numbers)) else None
+
+
+def _set_aside(model_dir: str, rows: list[bytes]) -> None:
+    path = os.path.join(model_dir, _DAMAGED_FILE)
+    with open(path, "ab") as file:
+        file.writelines(row.rstrip(b"\r\n") + b"\n" for row in rows)
+    print(
+        f"{len(rows)} damaged row(s) of {os.path.join(model_dir, _FILE)} are now in {path}.",
+        file=sys.stderr,
+    )
+
+
+def _set_aside_all(path: str) -> None:
+    aside = next(
+        name for i in range(1, 10_000) if not os.path.exists(name := f"{path}.damaged-{i}")
+    )
+    os.replace(path, aside)
+    print(f"{path} cannot be read; it is now {aside}.", file=sys.stderr)

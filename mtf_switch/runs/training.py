@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from t5.models import mesh_transformer
+from tensorflow.python.tpu import tpu_estimator
 
 from mtf_switch.config import saved_config
-from mtf_switch.errors import UserError
-from mtf_switch.runs import data, estimator, saved_checkpoints
+from mtf_switch.errors import Interrupted, UserError
+from mtf_switch.runs import (
+    data,
+    estimator,
+    leftovers,
+    run_lock,
+    saved_checkpoints,
+    stop_signals,
+)
 from mtf_switch.runs.progress import LossIsNotFinite, ProgressHook
 from mtf_switch.runs.restoring import CheckShapesHook
 from mtf_switch.runs.run import Run
@@ -26,7 +34,9 @@ def train(run: Run) -> int:
 
     Raises:
       UserError: If the configuration has a mistake, the training data is missing, the loss is
-        not finite, the disk is full, or a checkpoint cannot be read.
+        not finite, the disk is full, a checkpoint cannot be read, or another process trains
+        in the model_dir.
+      Interrupted: If SIGINT or SIGTERM stopped the run, which has saved its last step.
     """
     settings = run.settings
     data.check_readable(
@@ -40,25 +50,41 @@ def train(run: Run) -> int:
 
     # Checks the model, so it comes before anything is written.
     runner = estimator.build(run, make_hooks=make_hooks)
-    saved_checkpoints.repair_list(run.model_dir)
-    saved_config.save_or_compare(run.model_dir)
+    with run_lock.hold(run.model_dir):
+        leftovers.remove(run.model_dir)
+        saved_checkpoints.repair_list(run.model_dir)
+        saved_config.save_or_compare(run.model_dir)
+        try:
+            return _train_on(run, runner)
+        finally:
+            for hook in hooks:
+                hook.close()
+
+
+def _train_on(run: Run, runner: tpu_estimator.TPUEstimator) -> int:
+    """Trains from the latest checkpoint, and returns the step that is reached."""
+    settings = run.settings
     start = saved_checkpoints.latest_step(run.model_dir)
     if start >= settings.train_steps:
         return start
     latest = [saved_checkpoints.find_latest(run.model_dir)] if start else []
     try:
-        with saved_checkpoints.explain_errors(run.model_dir):
+        with saved_checkpoints.explain_errors(run.model_dir), stop_signals.catch() as stop_hook:
             runner.train(
                 data.make_train_input_fn(settings, start),
-                hooks=[CheckShapesHook(path) for path in latest],
+                hooks=[stop_hook, *(CheckShapesHook(path) for path in latest)],
                 max_steps=settings.train_steps,
             )
     except LossIsNotFinite as error:
         raise UserError(_drop_and_explain(run.model_dir, error)) from error
-    finally:
-        for hook in hooks:
-            hook.close()
-    return saved_checkpoints.latest_step(run.model_dir)
+    step = saved_checkpoints.latest_step(run.model_dir)
+    if stop_hook.received is not None:
+        raise Interrupted(
+            stop_hook.received,
+            f"Stopped at step {step} of {settings.train_steps}, which is saved in "
+            f"{run.model_dir}.",
+        )
+    return step
 
 
 def _drop_and_explain(model_dir: str, error: LossIsNotFinite) -> str:

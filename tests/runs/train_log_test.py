@@ -67,3 +67,60 @@ def test_a_line_that_a_full_disk_cut_off_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "train_log.csv"
     path.write_text(path.read_text()[:-8])
     assert [step.step for step in train_log.read(str(tmp_path))] == [1, 2]
+
+
+def test_a_resumed_log_is_equal_in_bytes(tmp_path: Path) -> None:
+    """Also where a number ends in zeros, or a column is empty."""
+    for folder, starts in (("whole", [0]), ("resumed", [0, 2])):
+        (tmp_path / folder).mkdir()
+        for start in starts:
+            log = TrainLog(str(tmp_path / folder), start)
+            for step in range(start + 1, 5):
+                log.append(step, 0.25, loss=10.0, dropped=None if step == 1 else 0.5)
+            log.close()
+    files = [(tmp_path / name / "train_log.csv").read_bytes() for name in ("whole", "resumed")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b"2,1.0,abc,0.5\r\n",
+        b"2,1.0,nan,0.5\r\n",
+        b"2,1.0,5.0\r\n",
+        b"\x00\xff\xfe\r\n",
+        b"1,1.0,5.0,0.25\r\n",
+        b"\r\n",
+        b"2,1.0,5.0,0.25",
+    ],
+)
+def test_damaged_rows_are_set_aside_and_said(
+    tmp_path: Path, row: bytes, capsys: pytest.CaptureFixture
+) -> None:
+    write(tmp_path, 1).close()
+    path = tmp_path / "train_log.csv"
+    intact = path.read_bytes()
+    path.write_bytes(intact + row)
+    assert [step.step for step in train_log.read(str(tmp_path))] == [1]
+    TrainLog(str(tmp_path), 3).close()
+    assert path.read_bytes() == intact
+    damaged = tmp_path / "train_log.damaged.csv"
+    assert damaged.read_bytes() == row.rstrip(b"\r\n") + b"\n"
+    assert capsys.readouterr().err == f"1 damaged row(s) of {path} are now in {damaged}.\n"
+
+
+def test_a_log_that_is_no_file_is_set_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "train_log.csv"
+    path.mkdir()
+    write(tmp_path, 1).close()
+    assert [step.step for step in train_log.read(str(tmp_path))] == [1]
+    assert capsys.readouterr().err == f"{path} cannot be read; it is now {path}.damaged-1.\n"
+
+
+def test_a_folder_elsewhere_gets_no_log() -> None:
+    log = TrainLog("gs://bucket/run", 0)
+    log.append(1, 0.5, loss=1.0, dropped=None)
+    log.close()
+    assert log.seconds == 0.5

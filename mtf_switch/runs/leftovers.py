@@ -1,0 +1,78 @@
+"""Removes what a killed run has left in its model_dir, when the next one starts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+
+import tensorflow.compat.v1 as tf
+
+from mtf_switch import whole_file
+from mtf_switch.runs import saved_checkpoints
+
+# Files and folders that only a training run makes, and always removes or renames: unfinished
+# checkpoints and text files of TensorFlow's, and unfinished config.gin and train_log.csv.
+_UNFINISHED = re.compile(
+    r"""(model\.ckpt-\d+_temp
+    |model\.ckpt-\d+\..*\.tempstate\d+
+    |(checkpoint|graph\.pbtxt|model\.ckpt-\d+\.meta)\.tmp[0-9a-f]{32}
+    |config\.gin\.part
+    |train_log\.csv\.[0-9a-f]{8}\.part)/?\Z""",
+    re.VERBOSE,
+)
+_CHECKPOINT_FILE = re.compile(r"(model\.ckpt-\d+)\.(?:meta|data-\d{5}-of-\d{5})\Z")
+
+
+def remove(model_dir: str) -> None:
+    """Removes what killed runs have left. The caller holds the lock of the model_dir.
+
+    A file goes only if it certainly is a leftover: its name is one that this program or
+    TensorFlow gives to unfinished files, or it is a part of a checkpoint that has no index and
+    is not in TensorFlow's list of checkpoints.
+
+    Args:
+      model_dir: The folder. It need not exist.
+    """
+    if not tf.io.gfile.isdir(model_dir):
+        return
+    names = tf.io.gfile.listdir(model_dir)
+    orphans = _find_orphans(model_dir, names)
+    for name in names:
+        if _UNFINISHED.match(name) or name in orphans:
+            path = os.path.join(model_dir, name.rstrip("/"))
+            (tf.io.gfile.rmtree if tf.io.gfile.isdir(path) else tf.io.gfile.remove)(path)
+    remove_unfinished_results(model_dir)
+
+
+def remove_unfinished_results(model_dir: str) -> None:
+    """Removes the unfinished files of killed evaluations, which need no lock.
+
+    Args:
+      model_dir: The folder.
+    """
+    if not os.path.isdir(model_dir):
+        return
+    folders = [entry.path for entry in os.scandir(model_dir) if entry.is_dir()]
+    for folder in (model_dir, *(f for f in folders if f.endswith("_eval"))):
+        with contextlib.suppress(OSError):
+            whole_file.remove_leftovers(folder)
+
+
+def _find_orphans(model_dir: str, names: list[str]) -> set[str]:
+    """Returns the files of checkpoints without an index, which nothing can read.
+
+    A run that is killed while it saves leaves data without an index, and so does one that is
+    killed while it removes an old checkpoint. In both cases TensorFlow's list names another
+    checkpoint, or there is none before step 0. Anything else may be a copy that is not complete
+    yet.
+    """
+    listed = saved_checkpoints.read_list(model_dir)
+    orphans = set()
+    for name in names:
+        match = _CHECKPOINT_FILE.match(name)
+        if not match or f"{match[1]}.index" in names or match[1] in listed:
+            continue
+        if listed or match[1] == "model.ckpt-0":
+            orphans.add(name)
+    return orphans

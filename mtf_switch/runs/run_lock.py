@@ -1,0 +1,142 @@
+"""Keeps two training runs out of one model_dir: a lock file names the run that is there.
+
+The operating system releases the lock when its process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from mtf_switch import whole_file
+from mtf_switch.config import saved_config
+from mtf_switch.errors import UserError
+
+FILE = "train.lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    """The process that holds a lock.
+
+    Attributes:
+      host: Name of its machine.
+      process: Its id.
+      boot: Identifies the running kernel, which containers of one machine share.
+    """
+
+    host: str
+    process: int
+    boot: str
+
+    @classmethod
+    def this_process(cls) -> Owner:
+        boot = Path("/proc/sys/kernel/random/boot_id")
+        return cls(
+            socket.gethostname(), os.getpid(), boot.read_text().strip() if boot.exists() else ""
+        )
+
+    def is_on_this_machine(self) -> bool:
+        """Whether the process is, or was, on this machine: its locks can be seen here."""
+        here = Owner.this_process()
+        return self.host == here.host or (bool(self.boot) and self.boot == here.boot)
+
+
+@contextlib.contextmanager
+def hold(model_dir: str) -> Iterator[None]:
+    """Holds the lock of a model_dir, which is made if it does not exist.
+
+    A lock that a dead process of this machine left is taken over. Folders such as gs://... have
+    no lock.
+
+    Raises:
+      UserError: If another process trains there, or if the folder cannot be written.
+    """
+    if "://" in model_dir:
+        yield
+        return
+    path = os.path.join(model_dir, FILE)
+    with saved_config.explain_write_errors(model_dir):
+        os.makedirs(model_dir, exist_ok=True)
+        file = _acquire(model_dir, path)
+    try:
+        yield
+    finally:
+        # Removed while it is held: whoever waits for it sees that the file is gone.
+        with contextlib.suppress(OSError):
+            os.remove(path)
+        file.close()
+
+
+def check_free(model_dir: str) -> None:
+    """Checks that no other process trains in a model_dir, before any work is done.
+
+    Raises:
+      UserError: If one does.
+    """
+    path = os.path.join(model_dir, FILE)
+    if os.path.isfile(path) and os.access(path, os.R_OK | os.W_OK):
+        with open(path, "r+", encoding="utf-8") as file:
+            _lock(file, model_dir)
+
+
+def _acquire(model_dir: str, path: str) -> IO[str]:
+    while True:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+        try:
+            _lock(file, model_dir)
+            if _is_at(file, path):
+                file.truncate(0)
+                json.dump(dataclasses.asdict(Owner.this_process()), file)
+                file.flush()
+                return file
+            # The run that had it removed the file in the meantime.
+            file.close()
+        except BaseException:
+            file.close()
+            raise
+
+
+def _lock(file: IO[str], model_dir: str) -> None:
+    """Locks an open lock file, or raises a UserError that names its owner."""
+    owner = _read_owner(file)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = owner is None or owner.is_on_this_machine()
+    except BlockingIOError:
+        free = False
+    except OSError:
+        # The file system has no locks: the id of the process has to do.
+        free = owner is None or (
+            owner.is_on_this_machine() and not whole_file.is_alive(owner.process)
+        )
+    if not free:
+        who = f"Process {owner.process} on {owner.host}" if owner else "Another process"
+        elsewhere = owner is not None and not owner.is_on_this_machine()
+        raise UserError(
+            f"{who} trains in {model_dir}: wait until it has ended or choose another "
+            "--model_dir."
+            + (f" If it has ended, remove {model_dir}/{FILE}." if elsewhere else "")
+        )
+
+
+def _read_owner(file: IO[str]) -> Owner | None:
+    file.seek(0)
+    try:
+        return Owner(**json.load(file))
+    except (ValueError, TypeError):  # its process was killed before it wrote it
+        return None
+
+
+def _is_at(file: IO[str], path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
