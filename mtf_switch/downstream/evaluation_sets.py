@@ -114,21 +114,13 @@ def load_tasks(
         dataset = task.get_dataset(lengths, split, use_cached=cached, shuffle=False)
         if limit is not None:
             dataset = dataset.take(limit)
-        examples = [_without_tensors(example) for example in dataset.as_numpy_iterator()]
+        examples = list(dataset.as_numpy_iterator())
         if not examples:
             raise UserError(f"The split {split!r} of task {task.name!r} is empty.")
         sets.append(_build_evaluation_set(task, examples, length))
     if not sets:
         raise UserError(f"No task with a metric has the split {split!r} in this mixture.")
     return sets
-
-
-def _without_tensors(example: dict[str, Any]) -> dict[str, Any]:
-    """Turns ragged tensors, which `as_numpy_iterator` leaves as they are, into arrays."""
-    return {
-        name: value.numpy() if hasattr(value, "numpy") else value
-        for name, value in example.items()
-    }
 
 
 def _build_evaluation_set(
