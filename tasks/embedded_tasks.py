@@ -31,6 +31,7 @@ from mtf_switch.errors import UserError
 from tasks import pretraining, text_cache, text_to_text
 from tasks.docstrings import Docstring, Docstrings
 from tasks.document_split import SPLITS, document_digest, is_for_validation
+from tasks.one_shard_source import OneShardSource
 
 TaskName = Literal["embedded_package", "embedded_summary", "embedded_module"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
@@ -272,21 +273,12 @@ def _read(file: Path) -> dict[str, dict[str, list[Example]]]:
     }
 
 
-class ExamplesSource(seqio.DataSource):
+class ExamplesSource(OneShardSource):
     """The examples of one task, which are made when they are first used."""
 
     def __init__(self, task: TaskName):
-        super().__init__(splits=SPLITS)
+        super().__init__()
         self.task = task
-
-    @property
-    def supports_arbitrary_sharding(self) -> bool:
-        """False: all examples are in one file."""
-        return False
-
-    def list_shards(self, split: str) -> Sequence[str]:
-        """Returns one shard."""
-        return [split]
 
     def examples(self, split: str) -> list[Example]:
         """Returns all examples of a split."""
@@ -296,20 +288,8 @@ class ExamplesSource(seqio.DataSource):
         """Returns the number of examples in a split."""
         return len(self.examples(split))
 
-    def get_dataset(
-        self,
-        split: str = "train",
-        shuffle: bool = True,
-        seed: int | None = None,
-        shard_info: seqio.ShardInfo | None = None,
-        **unused,
-    ) -> tf.data.Dataset:
+    def read_examples(self, split: str, shuffle: bool, seed: int | None) -> tf.data.Dataset:
         """Returns "inputs", "targets" and "answers"; `shuffle` orders them by the seed."""
-        if shard_info and shard_info.num_shards > 1:
-            raise ValueError(
-                f"The embedded tasks have one shard, not {shard_info.num_shards}; use "
-                "tf.data.Dataset.shard."
-            )
         examples = self.examples(split)
         columns = {
             "inputs": tf.constant([e.inputs for e in examples]),

@@ -23,7 +23,7 @@ import tensorflow as tf
 from t5.data import preprocessors as t5_preprocessors
 
 from mtf_switch.errors import UserError, suggest_names
-from tasks.document_split import SPLITS
+from tasks.one_shard_source import OneShardSource
 from tasks.text_corpus import TextCorpus
 
 NOISE_DENSITY = 0.15
@@ -196,7 +196,7 @@ def corrupt_spans(
     )
 
 
-class CorpusSource(seqio.DataSource):
+class CorpusSource(OneShardSource):
     """The documents of a corpus as examples {"text": utf-8 bytes}.
 
     Unlike seqio.FunctionDataSource, it counts its examples only when it is asked to, and it
@@ -204,36 +204,15 @@ class CorpusSource(seqio.DataSource):
     """
 
     def __init__(self, corpus: TextCorpus):
-        super().__init__(splits=SPLITS)
+        super().__init__()
         self.corpus = corpus
-
-    @property
-    def supports_arbitrary_sharding(self) -> bool:
-        """False: each split is one file."""
-        return False
-
-    def list_shards(self, split: str) -> Sequence[str]:
-        """Returns one shard; seqio divides the examples if more are requested."""
-        return [split]
 
     def num_input_examples(self, split: str) -> int:
         """Returns the number of documents in a split."""
         return self.corpus.prepared.documents[split]
 
-    def get_dataset(
-        self,
-        split: str = "train",
-        shuffle: bool = True,
-        seed: int | None = None,
-        shard_info: seqio.ShardInfo | None = None,
-        **unused,
-    ) -> tf.data.Dataset:
+    def read_examples(self, split: str, shuffle: bool, seed: int | None) -> tf.data.Dataset:
         """Returns the documents; `shuffle` gives another order for each seed and epoch."""
-        if shard_info and shard_info.num_shards > 1:
-            raise ValueError(
-                f"A text corpus has one shard, not {shard_info.num_shards}; use "
-                "tf.data.Dataset.shard."
-            )
         documents = tf.data.TFRecordDataset(str(self.corpus.prepared.split_file(split)))
         if shuffle:
             documents = documents.shuffle(_SHUFFLE_BUFFER, seed=seed)

@@ -1,15 +1,9 @@
-"""Every gin file parses, and every model has the parameters that its header states."""
+"""Every gin file parses and has a header."""
 
 from __future__ import annotations
 
 import pytest
-from model_files import (
-    FILES,
-    MODELS,
-    count_model,
-    read_header,
-    read_stated_size,
-)
+from model_files import FILES, MODELS, read_header
 
 from mtf_switch.config import gin_config, run_settings
 
@@ -25,11 +19,6 @@ def test_a_gin_file_has_a_header_and_parses(path):
     model_file = ["models/switch_tiny.gin"] if path not in MODELS else []
     params = ["MIXTURE_NAME = 'a_task'"] if path.parent.name != "runs" else []
     gin_config.parse([*model_file, str(path)], params)
-
-
-@pytest.mark.parametrize("name", [path.stem for path in MODELS])
-def test_a_model_has_the_parameters_that_its_header_states(name):
-    assert count_model(name).cost.parameters == read_stated_size(f"models/{name}.gin")[0]
 
 
 def test_the_run_on_c4_is_the_papers():

@@ -16,7 +16,7 @@ from mtf_switch.config import gin_config, run_settings
 from mtf_switch.errors import UserError
 from mtf_switch.model import switch_transformer
 
-# every_gin_file_test holds each header's number of parameters against the built model.
+# models_page_test holds each header's number of parameters against the built model.
 EXACT = [
     ("t5_base", 223e6),  # Tables 6 and 7
     ("switch_base_16", 1.1e9),  # Table 7

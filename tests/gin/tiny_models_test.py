@@ -8,7 +8,7 @@ from two_steps import train_two_steps
 
 # Two models have between them what the others have: gated GELU and ReLU, dense and sparse layers,
 # experts in every other layer and in every one. The demo trains tied embeddings (t5_tiny and
-# switch_tiny). Every model is built in paper_models_test and every_gin_file_test.
+# switch_tiny). Every model is built in paper_models_test and models_page_test.
 QUICK = ("switch_xxl_tiny", "switch_c_tiny")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import oracle
 import pytest
 import tensorflow.compat.v1 as tf
+from small_layer import E, F, M, draw
 
 from mtf_switch.layers.capacity import ExpertCapacity
 from mtf_switch.layers.exploration import Exploration
@@ -16,15 +17,7 @@ from mtf_switch.layers.router import SwitchRouter
 from mtf_switch.layers.router_metrics import RouterMetrics
 from mtf_switch.layers.switch_ffn import SwitchFFN
 
-E, F, M = 4, 6, 5
 LAYER = "encoder/block_000/layer_001"
-
-
-def draw(*shape, seed=0, skew=0.0):
-    """x [*shape, M] and weights."""
-    rng = np.random.default_rng(seed)
-    weights = oracle.Weights.draw(rng, M, E, F)
-    return oracle.tokens_with_clear_choices(rng, (*shape, M), weights.w_r, skew=skew), weights
 
 
 def run(

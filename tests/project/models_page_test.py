@@ -1,9 +1,13 @@
-"""docs/models.md has every model with its numbers, and every row of the paper."""
+"""The headers of gin/models/ and docs/models.md have the numbers of every model.
+
+Both are compared here, so that each model is counted once. The page also has every row of the
+paper.
+"""
 
 from __future__ import annotations
 
 import pytest
-from model_files import MODELS, count_model
+from model_files import MODELS, count_model, read_stated_size
 from paper_rows import ROWS
 
 from mtf_switch.config import gin_files
@@ -13,8 +17,8 @@ PAGE = (gin_files.REPOSITORY / "docs" / "models.md").read_text(encoding="utf-8")
 FEED_FORWARD = {("gelu", "linear"): "gated GELU", ("relu",): "ReLU"}
 
 
-def line(name):
-    """The beginning of a model's line in the page's tables, from the model itself."""
+def format_line(name):
+    """Returns the beginning of a model's line in the page's tables, from the model itself."""
     built = count_model(name).built
     layers = [stack.layer_stack.layers for stack in switch_transformer.stacks(built)]
     attention = next(layer for layer in layers[0] if hasattr(layer, "num_heads"))
@@ -42,9 +46,17 @@ def line(name):
     return f"| {' | '.join(cells)} |"
 
 
-@pytest.mark.parametrize("name", [path.stem for path in MODELS])
+each_model = pytest.mark.parametrize("name", [path.stem for path in MODELS])
+
+
+@each_model
+def test_a_model_has_the_parameters_that_its_header_states(name):
+    assert count_model(name).cost.parameters == read_stated_size(f"models/{name}.gin")[0]
+
+
+@each_model
 def test_a_model_is_in_the_page_with_what_it_has(name):
-    assert line(name) in PAGE
+    assert format_line(name) in PAGE
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -10,6 +10,7 @@ import numpy as np
 import oracle
 import pytest
 import tensorflow.compat.v1 as tf
+from small_layer import E, F, M, draw
 
 from mtf_switch.layers.capacity import ExpertCapacity
 from mtf_switch.layers.dispatch import EinsumDispatch
@@ -17,15 +18,6 @@ from mtf_switch.layers.exploration import Exploration
 from mtf_switch.layers.load_balance import load_balance_loss
 from mtf_switch.layers.router import Routing, SwitchRouter
 from mtf_switch.layers.switch_ffn import SwitchFFN
-
-E, F, M = 4, 6, 5
-
-
-def draw(*shape, seed=0, skew=0.0):
-    """x [*shape, M] and weights."""
-    rng = np.random.default_rng(seed)
-    weights = oracle.Weights.draw(rng, M, E, F)
-    return oracle.tokens_with_clear_choices(rng, (*shape, M), weights.w_r, skew=skew), weights
 
 
 def layer(capacity=None, jitter=0.0, padding="masked", experts=E):

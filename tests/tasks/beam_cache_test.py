@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tiny_run import BATCH, TinyRun
 
-from mtf_switch.config import gin_files
+from mtf_switch.config.gin_files import REPOSITORY
 
 BEAM_PYTHON = os.environ.get("BEAM_PYTHON")
 
@@ -27,46 +27,41 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("beam") / "cache"
+def run_in_beams_environment(*command: str | Path) -> str:
+    """Runs a command of BEAM_PYTHON's environment and returns what it prints.
+
+    The embedded text is that of an environment's packages.
+    """
     done = subprocess.run(
-        [
-            str(Path(BEAM_PYTHON).parent / "seqio_cache_tasks"),
-            "--module_import=mtf_switch",
-            "--module_import=tasks.register_all",
-            "--tasks=embedded_text",
-            f"--output_cache_dir={folder}",
-            "--pipeline_options=--runner=DirectRunner",
-        ],
-        cwd=gin_files.REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(gin_files.REPOSITORY)},
+        command,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         timeout=1200,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder
-
-
-def in_beams_environment(*arguments: str) -> str:
-    """What a program prints there: the embedded text is that of an environment's packages."""
-    done = subprocess.run(
-        [BEAM_PYTHON, *arguments],
-        cwd=gin_files.REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(gin_files.REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("beam") / "cache"
+    run_in_beams_environment(
+        Path(BEAM_PYTHON).parent / "seqio_cache_tasks",
+        "--module_import=mtf_switch",
+        "--module_import=tasks.register_all",
+        "--tasks=embedded_text",
+        f"--output_cache_dir={folder}",
+        "--pipeline_options=--runner=DirectRunner",
+    )
+    return folder
+
+
 def test_the_cache_holds_every_document(cache: Path) -> None:
-    documents = in_beams_environment(
+    documents = run_in_beams_environment(
+        BEAM_PYTHON,
         "-c",
         "import json, mtf_switch, tasks.pretraining as p;"
         "print(json.dumps(p.embedded_text().prepared.documents))",
@@ -77,7 +72,8 @@ def test_the_cache_holds_every_document(cache: Path) -> None:
 
 
 def test_training_reads_the_cache(cache: Path, tiny: TinyRun, tmp_path: Path) -> None:
-    printed = in_beams_environment(
+    printed = run_in_beams_environment(
+        BEAM_PYTHON,
         "run_switch.py",
         "train",
         f"--gin_file={tiny.gin_file}",
