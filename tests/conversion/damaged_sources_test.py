@@ -29,6 +29,13 @@ def sources(tmp_path_factory) -> Path:
     return folder
 
 
+def remove(folder: Path, *patterns: str) -> None:
+    """Removes the files of a folder that match any of the patterns."""
+    for pattern in patterns:
+        for file in folder.glob(pattern):
+            file.unlink()
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -89,7 +96,8 @@ DAMAGES = [
     ("t5x", lambda d: cut(d / ARRAY / "2.0.0"), r"expert/wi/kernel cannot be read from"),
     ("mtf", lambda d: cut(d / "model.ckpt-7.index"), r"model.ckpt-7 cannot be read"),
     ("mtf", lambda d: cut(d / "model.ckpt-7.data-00000-of-00001"), r"model.ckpt-7 cannot be read: Read less bytes than requested"),
-    ("mtf", lambda d: (d / "checkpoint").unlink(), r"holds no checkpoint yet"),
+    ("mtf", lambda d: (d / "model.ckpt-7.index").unlink(), r"model.ckpt-7"),
+    ("mtf", lambda d: remove(d, "checkpoint", "model.ckpt-*"), r"holds no checkpoint yet"),
     ("mtf", lambda d: (d / "config.gin").write_text("DenseReluDense.activation = ['gelu', 'linear']"), r"activations gelu x linear, but in the checkpoint each has one input matrix"),
     ("mtf", lambda d: (d / "config.gin").write_text("a = = 3"), r"The gin file .*config.gin cannot be read"),
 ]  # fmt: skip
