@@ -192,7 +192,7 @@ def _mounted(folder: Path, size: str) -> bool:
 
 @pytest.mark.slow
 def test_a_disk_that_is_really_full_is_reported(tiny: TinyRun, tmp_path: Path) -> None:
-    if os.getuid() or not _mounted(tmp_path, "16m"):
+    if os.getuid() or not _mounted(tmp_path, "8m"):
         pytest.skip("only root may mount a small disk")
     try:
         model_dir = tmp_path / "run"
