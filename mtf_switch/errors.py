@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import sys
 from collections.abc import Callable, Iterable
+
+# A full disk or an exhausted quota, which any write of any command may meet.
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UserError(Exception):
@@ -22,7 +26,7 @@ class Interrupted(BaseException):
 def run_command(
     command: Callable[[], None], program: str, hint: str = "", when_interrupted: str = ""
 ) -> int:
-    """Runs a command, and prints a UserError as one message without a traceback.
+    """Runs a command, and prints a UserError, or that the disk is full, as one message.
 
     Args:
       command: What to run.
@@ -31,7 +35,7 @@ def run_command(
       when_interrupted: What to say after "Stopped." if the user presses Ctrl-C.
 
     Returns:
-      The exit code: 0 for success, 1 after a UserError, 130 after Ctrl-C, and 128 plus the
+      The exit code: 0 for success, 1 after such an error, 130 after Ctrl-C, and 128 plus the
       number of the signal after `Interrupted`.
     """
     try:
@@ -40,6 +44,15 @@ def run_command(
         # Gin appends the chain of its calls to every message that passes through it.
         message = str(error).split("\n  In call to configurable")[0]
         print(f"{program}: {message} {hint}".rstrip(), file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        print(
+            f"{program}: {error.filename or 'A file'} cannot be written: {error.strerror}. "
+            f"Free some space; the same command starts again. {hint}".rstrip(),
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print(f"Stopped. {when_interrupted}".rstrip(), file=sys.stderr)

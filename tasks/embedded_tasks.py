@@ -256,7 +256,7 @@ def _examples_file() -> Path:
 
 def _is_complete(file: Path) -> bool:
     content = text_cache.read_json(file)
-    return all(set(content.get(task, {})) == set(SPLITS) for task in TASKS)
+    return all(set(text_cache.get_object(content, task)) == set(SPLITS) for task in TASKS)
 
 
 @functools.lru_cache(maxsize=1)

@@ -69,6 +69,12 @@ def read_json(file: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
+def get_object(content: dict, name: str) -> dict:
+    """Returns an object in a JSON object; {} if it is missing or of another type."""
+    value = content.get(name)
+    return value if isinstance(value, dict) else {}
+
+
 def write_json(file: Path, content: dict) -> None:
     """Writes an object as indented JSON; the file is complete or absent."""
     whole_file.write_text(file, json.dumps(content, indent=2) + "\n")

@@ -227,10 +227,12 @@ def _write_split(file: Path, documents: list[str]) -> dict:
 def _read_valid_manifest(folder: Path) -> dict | None:
     """Returns the manifest, or None if it or a file that it lists is missing or damaged."""
     manifest = text_cache.read_json(folder / _MANIFEST)
-    splits = manifest.get("splits", {})
+    splits = text_cache.get_object(manifest, "splits")
     for split in SPLITS:
-        file = folder / f"{split}.tfrecord"
-        if not text_cache.matches_fingerprint(file, splits.get(split, {})):
+        file, entry = folder / f"{split}.tfrecord", text_cache.get_object(splits, split)
+        if not text_cache.matches_fingerprint(file, entry):
+            return None
+        if not isinstance(entry.get("characters"), int):
             return None
     return manifest
 

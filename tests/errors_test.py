@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from mtf_switch import errors
@@ -34,6 +36,24 @@ def test_an_interrupted_command_says_how_to_continue(capsys, hint: str, printed:
     code = errors.run_command(lambda: raise_error(interrupt), "demo", when_interrupted=hint)
     assert code == 130
     assert capsys.readouterr() == ("", printed + "\n")
+
+
+def test_a_full_disk_is_said_in_one_sentence_by_every_command(capsys) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "run/eval.json")
+    assert errors.run_command(lambda: raise_error(full), "demo") == 1
+    assert capsys.readouterr().err == (
+        "demo: run/eval.json cannot be written: No space left on device. Free some space; the "
+        "same command starts again.\n"
+    )
+    with pytest.raises(PermissionError):
+        errors.run_command(lambda: raise_error(PermissionError(errno.EACCES, "no")), "demo")
+
+
+def test_a_signal_sets_the_exit_code(capsys) -> None:
+    stopped = errors.Interrupted(15, "Stopped at step 3.")
+    code = errors.run_command(lambda: raise_error(stopped), "demo", when_interrupted="Go on.")
+    assert code == 143
+    assert capsys.readouterr().err == "Stopped at step 3. Go on.\n"
 
 
 def test_other_errors_are_not_hidden() -> None:

@@ -63,7 +63,27 @@ def load(model_dir: str, gin_files: Sequence[str] = (), gin_params: Sequence[str
             f"{model_dir} holds no config.gin, so it is not the model_dir of a training run. "
             "Give the folder that `run_switch.py train --model_dir` wrote."
         )
+    _check_whole(path)
     gin_config.parse([os.path.abspath(path), *gin_files], gin_params)
+
+
+def _check_whole(path: str) -> None:
+    """Checks that a config.gin was not cut off, for example by a copy to a full disk."""
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    cut = UserError(
+        f"{path} is empty or cut off. Put the whole file back: without it, the model of the "
+        "checkpoints beside it is not known."
+    )
+    if not text.endswith("\n"):
+        raise cut
+    try:
+        names = {binding.key for binding in gin_statements.read_bindings(text)}
+    except UserError as error:
+        raise cut from error
+    # What every run binds.
+    if "MIXTURE_NAME" not in names or not any(n.endswith("run.skip_seen_data") for n in names):
+        raise cut
 
 
 def read_init_checkpoint(model_dir: str) -> str | None:

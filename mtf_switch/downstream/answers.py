@@ -90,7 +90,7 @@ def read_answers(model_dir: str, split: str, task: str, step: int) -> Answers:
             [_with_hashable_group(line["target_value"]) for line in lines],
             [line["prediction_value"] for line in lines],
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}, which holds the answers of the model's best checkpoint, cannot be read "
             f"({type(error).__name__}). Write it again: run_switch.py eval "

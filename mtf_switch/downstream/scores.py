@@ -46,6 +46,18 @@ class StepScores:
     scores: dict[str, dict[str, float]]
     averages: dict[str, float]
 
+    def has_valid_types(self) -> bool:
+        """Whether the fields, as read from a file, have their declared types."""
+        tables = [self.examples, self.scores, self.averages]
+        if not isinstance(self.step, int) or not all(isinstance(t, dict) for t in tables):
+            return False
+        rows = [*self.scores.values()]
+        if not all(isinstance(row, dict) for row in rows):
+            return False
+        numbers = [*self.examples.values(), *self.averages.values()]
+        numbers += [value for row in rows for value in row.values()]
+        return all(isinstance(number, (int, float)) for number in numbers)
+
     @property
     def metrics(self) -> list[Metric]:
         """Every metric of every task, then every average."""
@@ -139,7 +151,10 @@ def read_scores(
         return []
     try:
         with open(path, encoding="utf-8") as file:
-            return [StepScores(**entry) for entry in json.load(file)["steps"]]
+            steps = [StepScores(**entry) for entry in json.load(file)["steps"]]
+        if not all(step.has_valid_types() for step in steps):
+            raise TypeError("a value has another type")
+        return steps
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is damaged ({error}). Remove it; eval writes it again."

@@ -16,7 +16,13 @@ from mtf_switch.config import mesh_layout
 from mtf_switch.errors import UserError
 from mtf_switch.layers import initialization, router_metrics
 from mtf_switch.model import switch_transformer
-from mtf_switch.runs import initial_weights, restoring, router_summaries, saved_checkpoints
+from mtf_switch.runs import (
+    initial_weights,
+    restoring,
+    router_summaries,
+    saved_checkpoints,
+    target_loss,
+)
 from mtf_switch.runs.run import Run
 
 # A feature of prediction, [B] int32: the number of the batch.
@@ -103,6 +109,8 @@ def make_model_fn(
       A function of (features, labels, mode, params).
     """
     settings = run.settings
+    if not use_tpu:
+        target_loss.record(transformer_model)
     upstream_model_fn = utils.tpu_estimator_model_fn(
         model_type=settings.model_type,
         transformer_model=transformer_model,

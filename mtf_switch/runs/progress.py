@@ -13,12 +13,15 @@ from tqdm import tqdm
 
 from mtf_switch.errors import UserError
 from mtf_switch.layers import router_metrics
+from mtf_switch.runs import target_loss
 from mtf_switch.runs.run import Run
 from mtf_switch.runs.train_log import TrainLog
 
 
 class ProgressHook(tf.estimator.SessionRunHook):
     """Shows step, loss, tokens/s, dropped tokens and time left, and logs each step.
+
+    The loss on the bar is the cross-entropy in nats per real target token; see `target_loss`.
 
     It must come before the checkpoint saver: when it raises, the bad step is not saved.
     """
@@ -39,6 +42,7 @@ class ProgressHook(tf.estimator.SessionRunHook):
         self._fetches = {
             "loss": self._loss,
             "sums": router_metrics.collect_sums(tf.get_default_graph()),
+            "targets": target_loss.find_sums(tf.get_default_graph()),
         }
         self._global_step = tf.train.get_global_step()
 
@@ -68,9 +72,10 @@ class ProgressHook(tf.estimator.SessionRunHook):
         if not math.isfinite(loss):
             raise LossIsNotFinite(step, loss)
         dropped = compute_dropped_fraction(run_values.results["sums"])
-        self._log.append(step, seconds, loss, dropped)
+        nats = target_loss.nats_per_token(run_values.results["targets"])
+        self._log.append(step, seconds, loss, dropped, nats)
         tokens_per_second = self._run.settings.tokens_per_batch / seconds
-        text = f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s"
+        text = f"loss {loss if nats is None else nats:.3f}, {tokens_per_second:,.0f} tokens/s"
         if dropped is not None:
             text += f", dropped {dropped:.1%}"
         self._bar.set_postfix_str(text, refresh=False)

@@ -199,20 +199,30 @@ def drop_spoiled(model_dir: str, bad_step: int) -> str | None:
 
 
 @contextlib.contextmanager
-def explain_errors(model_dir: str) -> Iterator[None]:
-    """Turns TensorFlow's errors for a full disk or a damaged checkpoint into UserErrors."""
+def explain_errors(model_dir: str, saves: bool = False) -> Iterator[None]:
+    """Turns TensorFlow's errors for a full disk or a damaged checkpoint into UserErrors.
+
+    Args:
+      model_dir: The folder of the checkpoints.
+      saves: Whether the `with` block saves checkpoints there.
+    """
     try:
         yield
     except (tf.errors.OpError, ValueError, OSError) as error:
-        message = _explain_error(error, model_dir)
+        message = _explain_error(error, model_dir, saves)
         if message is None:
             raise
         raise UserError(message) from error
 
 
-def _explain_error(error: Exception, model_dir: str) -> str | None:
+def _explain_error(error: Exception, model_dir: str, saves: bool) -> str | None:
     operation = getattr(getattr(error, "op", None), "type", "")
     reason = shorten_reason(error)
+    if not saves and "No space left on device" in reason:
+        return (
+            f"{model_dir} cannot be written: {reason}. Free some space; the same command "
+            "starts again."
+        )
     if operation in ("SaveV2", "MergeV2Checkpoints") or "No space left on device" in reason:
         _remove_unfinished(model_dir)
         kept = find_latest_if_any(model_dir)

@@ -16,13 +16,15 @@ from typing import IO
 
 from mtf_switch import whole_file
 
-COLUMNS = ("step", "seconds", "loss", "dropped_fraction")
+COLUMNS = ("step", "seconds", "loss", "dropped_fraction", "nats_per_token")
 
 _FILE = "train_log.csv"
 _DAMAGED_FILE = "train_log.damaged.csv"
 # How csv.writer ends a line.
 _LINE_END = "\r\n"
-_HEADER = ",".join(COLUMNS) + _LINE_END
+_HEADER = ",".join(COLUMNS)
+# Earlier versions had no nats_per_token.
+_HEADERS = (_HEADER.encode(), ",".join(COLUMNS[:4]).encode())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +35,19 @@ class LoggedStep:
       step: Number of the step, from 1.
       seconds: Time spent in training steps so far, over all calls, without imports, graph
         building and saving.
-      loss: The training loss.
+      loss: The training loss: a mean over all positions, padding included, plus auxiliary
+        losses.
       dropped_fraction: Share of the step's tokens that the Switch layers dropped; None
         without Switch layers.
+      nats_per_token: The cross-entropy of the step's real target tokens, as on the progress
+        bar; None in rows of earlier versions, which had no such column.
     """
 
     step: int
     seconds: float
     loss: float
     dropped_fraction: float | None
+    nats_per_token: float | None = None
 
 
 def read(model_dir: str) -> list[LoggedStep]:
@@ -70,12 +76,20 @@ class TrainLog:
         self.seconds = logged[-1].seconds if logged else 0.0
         self._writer = csv.writer(self._file)
 
-    def append(self, step: int, seconds: float, loss: float, dropped: float | None) -> None:
-        """Adds a step that took `seconds`."""
+    def append(
+        self,
+        step: int,
+        seconds: float,
+        loss: float,
+        dropped: float | None,
+        nats_per_token: float | None = None,
+    ) -> None:
+        """Adds a step that took `seconds`; the other values are those of `LoggedStep`."""
         self.seconds += seconds
-        share = "" if dropped is None else f"{dropped:.5f}"
+        numbers = (loss, dropped, nats_per_token)
+        texts = ["" if number is None else f"{number:.5f}" for number in numbers]
         if self._file is not None:
-            self._writer.writerow((step, f"{self.seconds:.4f}", f"{loss:.5f}", share))
+            self._writer.writerow((step, f"{self.seconds:.4f}", *texts))
 
     def close(self) -> None:
         """Closes the file. A full disk was already reported by the step that met it."""
@@ -93,10 +107,12 @@ def _open_log(model_dir: str, start: int) -> IO[str]:
     if damaged:
         _set_aside(model_dir, damaged)
     with whole_file.open_for_writing(path, newline="") as file:
-        file.write(_HEADER)
+        file.write(_HEADER + _LINE_END)
         for row, logged in rows:
             if logged is not None and logged.step <= start:
-                file.write(row.decode().rstrip("\r\n") + _LINE_END)
+                text = row.decode().rstrip("\r\n")
+                missing = len(COLUMNS) - 1 - text.count(",")
+                file.write(text + "," * missing + _LINE_END)
     # Line-buffered: each step is on disk even if the run is killed.
     return open(path, "a", buffering=1, newline="", encoding="utf-8")
 
@@ -108,7 +124,7 @@ def _read_rows(path: str) -> Iterator[tuple[bytes, LoggedStep | None]]:
     last = 0
     with open(path, "rb") as file:
         for number, row in enumerate(file):
-            if number == 0 and row.strip() == _HEADER.strip().encode():
+            if number == 0 and row.strip() in _HEADERS:
                 continue
             logged = _parse(row)
             if logged is not None and logged.step <= last:
@@ -122,14 +138,14 @@ def _parse(row: bytes) -> LoggedStep | None:
     if not row.endswith(b"\n"):
         return None
     try:
-        step, seconds, loss, dropped = row.decode().strip().split(",")
-        logged = LoggedStep(
-            int(step), float(seconds), float(loss), float(dropped) if dropped else None
-        )
+        step, seconds, loss, dropped, *nats = row.decode().strip().split(",")
+        (nats_text,) = nats or [""]
+        numbers = [float(seconds), float(loss)]
+        numbers += [float(text) if text else None for text in (dropped, nats_text)]
+        logged = LoggedStep(int(step), *numbers)
     except ValueError:
         return None
-    numbers = (logged.seconds, logged.loss, logged.dropped_fraction or 0.0)
-    return logged if all(map(math.isfinite, numbers)) else None
+    return logged if all(math.isfinite(n) for n in numbers if n is not None) else None
 
 
 def _set_aside(model_dir: str, rows: list[bytes]) -> None:

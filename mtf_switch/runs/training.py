@@ -69,7 +69,8 @@ def _train_on(run: Run, runner: tpu_estimator.TPUEstimator) -> int:
         return start
     latest = [saved_checkpoints.find_latest(run.model_dir)] if start else []
     try:
-        with saved_checkpoints.explain_errors(run.model_dir), stop_signals.catch() as stop_hook:
+        explained = saved_checkpoints.explain_errors(run.model_dir, saves=True)
+        with explained, stop_signals.catch() as stop_hook:
             runner.train(
                 data.make_train_input_fn(settings, start),
                 hooks=[stop_hook, *(CheckShapesHook(path) for path in latest)],

@@ -28,6 +28,17 @@ def test_a_folder_without_a_configuration_is_no_model_dir(tmp_path: Path) -> Non
         saved_config.load(str(tmp_path))
 
 
+@pytest.mark.parametrize("part", [0.0, 0.2, 0.5, 0.9])
+def test_a_configuration_that_was_cut_off_is_refused(tmp_path: Path, part: float) -> None:
+    parse()
+    saved_config.save_or_compare(str(tmp_path))
+    config = tmp_path / "config.gin"
+    text = config.read_text()
+    config.write_text(text[: int(part * len(text))])
+    with pytest.raises(UserError, match=r"config.gin is empty or cut off. Put the whole file"):
+        saved_config.load(str(tmp_path))
+
+
 def checkpointed(model_dir: Path, *params: str) -> Path:
     """A model_dir with a configuration, that says it has a checkpoint."""
     parse(*params)

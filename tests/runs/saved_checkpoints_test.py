@@ -191,13 +191,25 @@ def test_an_error_that_is_no_users_mistake_keeps_its_traceback(tmp_path: Path) -
     assert caught.value is error
 
 
+def test_a_full_disk_under_an_evaluation_is_not_said_to_be_one_under_a_checkpoint(
+    model_dir: Path,
+) -> None:
+    with pytest.raises(UserError) as caught, saved_checkpoints.explain_errors(str(model_dir)):
+        raise tf.errors.ResourceExhaustedError(None, None, "events; No space left on device")
+    assert str(caught.value) == (
+        f"{model_dir} cannot be written: events; No space left on device. Free some space; the "
+        "same command starts again."
+    )
+
+
 def test_what_there_is_of_a_checkpoint_that_found_the_disk_full_is_removed(
     model_dir: Path,
 ) -> None:
     before = contents(model_dir)
     (model_dir / "model.ckpt-9_temp").mkdir()
     (model_dir / "model.ckpt-9_temp" / "part-00001-of-00002").write_text("half a checkpoint")
-    with pytest.raises(UserError) as caught, saved_checkpoints.explain_errors(str(model_dir)):
+    explained = saved_checkpoints.explain_errors(str(model_dir), saves=True)
+    with pytest.raises(UserError) as caught, explained:
         raise OSError(errno.ENOSPC, "No space left on device")
     assert f"The previous one, {model_dir}/model.ckpt-6, is unchanged." in str(caught.value)
     assert contents(model_dir) == before

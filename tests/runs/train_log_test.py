@@ -21,7 +21,7 @@ def write(folder: Path, *steps: int, start: int = 0) -> TrainLog:
 def test_what_is_logged_is_read_back(tmp_path: Path) -> None:
     write(tmp_path, 1, 2).close()
     assert (tmp_path / "train_log.csv").read_text().splitlines()[0] == (
-        "step,seconds,loss,dropped_fraction"
+        "step,seconds,loss,dropped_fraction,nats_per_token"
     )
     assert train_log.read(str(tmp_path)) == [
         LoggedStep(step=1, seconds=0.5, loss=10.0, dropped_fraction=0.25),
@@ -124,3 +124,19 @@ def test_a_folder_elsewhere_gets_no_log() -> None:
     log.append(1, 0.5, loss=1.0, dropped=None)
     log.close()
     assert log.seconds == 0.5
+
+
+def test_a_log_of_an_earlier_version_gets_an_empty_column(tmp_path: Path) -> None:
+    path = tmp_path / "train_log.csv"
+    path.write_bytes(
+        b"step,seconds,loss,dropped_fraction\r\n1,0.5,3.10,0.25\r\n2,1.0,3.0,0.2\r\n"
+    )
+    assert [step.loss for step in train_log.read(str(tmp_path))] == [3.1, 3.0]
+    log = TrainLog(str(tmp_path), 1)
+    log.append(2, 0.5, loss=3.0, dropped=0.25, nats_per_token=4.5)
+    log.close()
+    header, first, second = path.read_bytes().split(b"\r\n")[:3]
+    assert header == b"step,seconds,loss,dropped_fraction,nats_per_token"
+    assert first == b"1,0.5,3.10,0.25,"
+    assert second == b"2,1.0000,3.00000,0.25000,4.50000"
+    assert [s.nats_per_token for s in train_log.read(str(tmp_path))] == [None, 4.5]

@@ -39,7 +39,7 @@ def test_a_run_leaves_checkpoints_configuration_log_and_events(trained: Path) ->
     assert b"Exploration.jitter = 0.1\n" in files["config.gin"]
     with open(trained / "train_log.csv", newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["step", "seconds", "loss", "dropped_fraction"]
+    assert tuple(header) == train_log.COLUMNS
     assert [int(row[0]) for row in rows] == [1, 2, 3, 4, 5, 6]
     logged = train_log.read(str(trained))
     assert np.all(np.diff([0.0, *(step.seconds for step in logged)]) > 0)
