@@ -14,7 +14,13 @@ import gin
 
 from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.errors import UserError
-from mtf_switch.planning.communication import ALL_TO_ALL, Collective
+from mtf_switch.planning.communication import (
+    ALL_REDUCE,
+    ALL_TO_ALL,
+    PERMUTE,
+    Collective,
+    compute_wire_bytes,
+)
 
 StepPart = Literal["compute", "all_to_all", "all_reduce"]
 
@@ -88,30 +94,61 @@ class Hardware:
         """
         return max(flops / self.core_flops, bytes_ / self.core_hbm_bandwidth)
 
-    def collective_seconds(self, collective: Collective, span: int) -> float:
+    def collective_seconds(self, collective: Collective, layout: MeshLayout) -> float:
         """Seconds of all `count` runs of a collective, at peak bandwidth and without latency.
 
-        Each chip sends the data of its cores over all of its links. Within one chip, data moves
-        through the chip's memory. An all-to-all also has to cross the middle of the torus: half
-        of the chips send half of their data to the other half.
+        The links belong to a chip, and its cores share them: a chip of TPU v3 has four links of
+        656 Gbit/s, and 1024 chips give the 340 TB/s that the pod has for an all-reduce (sources
+        [1] and [2] of gin/hardware/tpu_v3.gin). The cores of a chip communicate through its
+        memory. Both happen at the same time, part by part, so the slower of the two counts.
+
+        Let a group have k cores with b bytes each, of which c share a chip. A chip then has
+        cores of cores_per_chip / c groups, and for each of them it sends:
+
+        - all-reduce: its cores first add up their operands in its memory, and a ring over the
+          k / c chips carries the sum: 2 b (1 - c / k), once for the c cores;
+        - all-to-all: each of the c cores keeps the c of k parts that stay on the chip:
+          c b (1 - c / k);
+        - permute: c b, as if no core's partner were on the same chip.
+
+        An all-to-all also has to cross the middle of the torus: half of the chips send half of
+        their data to the other half.
 
         Args:
           collective: the collective.
-          span: cores from the first to the last of a group. They include the groups of inner
-            axes, which communicate at the same time and share the links.
+          layout: the mesh, with the axes of the collective.
         """
+        c = count_neighbors(layout, collective.axis, self.cores_per_chip)
+        span = compute_span(layout, collective.axis)
         if span <= self.cores_per_chip:
             return collective.wire_bytes / self.core_hbm_bandwidth
+        within = self._sent_in_chip(collective, c) / self.core_hbm_bandwidth
         chips = span / self.cores_per_chip
         # Two chips are neighbours in one dimension of the torus, four chips in two. The links
         # in other dimensions are idle.
         links = min(1.0, math.log2(chips) / self.torus_dimensions)
-        sent = self.cores_per_chip * collective.wire_bytes
-        sending = sent / (links * self.chip_link_bandwidth)
+        sending = self._sent_by_chip(collective, c) / (links * self.chip_link_bandwidth)
         if collective.kind != ALL_TO_ALL:
-            return sending
+            return max(within, sending)
         across = chips / 2 * self.cores_per_chip * collective.operand_bytes / 2
-        return max(sending, across / self.bisection_bandwidth(chips))
+        return max(within, sending, across / self.bisection_bandwidth(chips))
+
+    def _sent_in_chip(self, collective: Collective, cores_of_group: int) -> float:
+        """Returns the bytes that a core sends to the cores of its group on its own chip."""
+        if collective.kind == PERMUTE:
+            return 0.0
+        if collective.kind == ALL_REDUCE:
+            return compute_wire_bytes(ALL_REDUCE, collective.operand_bytes, cores_of_group)
+        others = (cores_of_group - 1) / collective.cores_per_group
+        return others * collective.operand_bytes
+
+    def _sent_by_chip(self, collective: Collective, cores_of_group: int) -> float:
+        """Returns the bytes that a chip sends, if this many of its cores are in each group."""
+        groups = self.cores_per_chip / cores_of_group
+        chips_per_group = collective.cores_per_group // cores_of_group
+        sent = compute_wire_bytes(collective.kind, collective.operand_bytes, chips_per_group)
+        senders = 1 if collective.kind == ALL_REDUCE else cores_of_group
+        return groups * senders * sent
 
     def bisection_bandwidth(self, chips: float) -> float:
         """Bytes/s from one half of this many chips to the other.
@@ -173,6 +210,22 @@ def compute_span(layout: MeshLayout, axis: str) -> int:
     return math.prod(cores for _, cores in axes[outermost:])
 
 
+def count_neighbors(layout: MeshLayout, axis: str, cores_per_chip: int) -> int:
+    """Returns the cores of a chip that are in one group of cores on an axis.
+
+    Args:
+      layout: the mesh.
+      axis: the name of an axis, or several joined by "+".
+      cores_per_chip: cores that share a chip. They are neighbours on the innermost axes.
+    """
+    members, inside = 1, 1
+    for name, cores in reversed(list(layout.axes)):
+        on_chip = min(cores, cores_per_chip // inside)
+        members *= on_chip if name in axis.split("+") else 1
+        inside *= on_chip
+    return members
+
+
 def estimate_step(
     hardware: Hardware,
     layout: MeshLayout,
@@ -198,8 +251,7 @@ def estimate_step(
     }
     for collective in collectives:
         part: StepPart = "all_to_all" if collective.kind == ALL_TO_ALL else "all_reduce"
-        span = compute_span(layout, collective.axis)
-        seconds[part] += hardware.collective_seconds(collective, span)
+        seconds[part] += hardware.collective_seconds(collective, layout)
     return StepEstimate(
         hardware=hardware.name,
         compute_seconds=seconds["compute"],
