@@ -224,9 +224,18 @@ def _make_hardware() -> Hardware:
 
 
 def _read_peak_rss() -> int:
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    """Returns the peak memory of this process in bytes.
+
+    On Linux, `getrusage` also counts the process that started this one, if it was larger.
+    """
+    try:
+        with open("/proc/self/status", encoding="utf-8") as file:
+            peak = next(line for line in file if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) * 1024
+    except (OSError, StopIteration):
+        # Linux counts in KiB, macOS in bytes.
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _compute_flops_per_sequence(pod: PodGraph, settings: run_settings.RunSettings) -> float:
