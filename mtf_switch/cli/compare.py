@@ -13,7 +13,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "compare",
         help="compare models on the same tasks, with intervals and the paper's Table 5",
         description="Reads what eval wrote for each model, and takes each model at its best "
-        "checkpoint. The 95%% intervals come from 1,000 bootstrap draws of the examples.",
+        "checkpoint. The 95% intervals come from 1,000 bootstrap draws of the examples.",
     )
     parser.add_argument(
         "--models",

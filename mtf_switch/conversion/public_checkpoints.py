@@ -28,8 +28,8 @@ class PublicCheckpoint:
       gated: Whether feed-forward layers are gated (GEGLU).
       tied_logits: Whether the embedding computes the logits.
       steps: Training steps.
-      capacity: Expert capacity, from T5X's gin files. T5X states a largest group size where
-        `ExpertCapacity.group_size` is an exact one, so that stays at one group per core.
+      capacity: Expert capacity, from T5X's gin files. T5X states a largest group size, which is
+        `ExpertCapacity.max_group_size`; the exact `group_size` stays unset.
       wrong_in_config: Keys of the hub's config.json that are known to be wrong.
       fault: What the user should know about the fault of the hub's copy.
     """
