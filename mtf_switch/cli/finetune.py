@@ -59,8 +59,8 @@ def run_command(options: argparse.Namespace) -> None:
 def _start(options: argparse.Namespace) -> Run:
     from mtf_switch.runs.pretrained_checkpoint import PretrainedCheckpoint
 
-    start = PretrainedCheckpoint.from_path(options.init_checkpoint)
-    if not start.config and not options.gin_file:
+    start = PretrainedCheckpoint.from_path(options.init_checkpoint, options.gin_file)
+    if not start.config.text and not options.gin_file:
         raise UserError(
             f"Beside {start.path} there is no config.gin (or T5's operative_config.gin) "
             "that describes its model. Name the model: --gin_file=models/t5_base.gin."

@@ -6,6 +6,7 @@ Mistakes become UserErrors that say what to change.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,8 +31,51 @@ _GIN_ERRORS = (
 )
 
 
-def parse(files: Sequence[str], gin_params: Sequence[str], base: str = "") -> None:
-    """Parses defaults.gin, then the files, then the bindings; later ones win.
+@dataclasses.dataclass(frozen=True)
+class SavedText:
+    """Gin text that a model_dir or the folder of a checkpoint holds. It is data, not code.
+
+    Attributes:
+      text: The gin text.
+      source: Where it is from, as the subject of an error message.
+      packages: Packages that it may import and refer to, besides those of the project.
+      skip_unknown: Whether names in it that gin does not know are ignored.
+
+    Raises:
+      UserError: if the text is not gin, or includes a file.
+    """
+
+    text: str = ""
+    source: str = "The saved configuration"
+    packages: frozenset[str] = frozenset()
+    skip_unknown: bool = False
+
+    def __post_init__(self):
+        for included in gin_statements.read_includes(self.text, self.source):
+            raise UserError(
+                f"{self.source} includes {included!r}, but a saved configuration is data, so "
+                "it includes no other file. Remove the line; if you trust that file, pass it "
+                "as --gin_file."
+            )
+
+
+def imported_packages(files: Sequence[str]) -> frozenset[str]:
+    """Returns the packages that gin files of the user import, which the user thus trusts."""
+    packages = set()
+    for path in filter(None, map(gin_files.find_file, files)):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        packages |= gin_statements.read_imported_packages(text, f"The gin file {path}")
+    return frozenset(packages)
+
+
+def parse(
+    files: Sequence[str], gin_params: Sequence[str], saved: SavedText = SavedText()
+) -> None:
+    """Parses defaults.gin, then a saved configuration, the files, and the bindings.
+
+    Later ones win. The files and bindings are code, because gin files may import any module.
+    The saved configuration is data, because it may come from somebody else: see
+    `gin_names.limited_to_data`.
 
     Relative paths become absolute ones.
 
@@ -39,21 +83,24 @@ def parse(files: Sequence[str], gin_params: Sequence[str], base: str = "") -> No
       files: Paths of gin files. They may start from the working directory, the repository, its
         `gin/` folder, or T5's own gin folder.
       gin_params: Bindings such as "SwitchFFN.num_experts = 16".
-      base: Gin text that comes between defaults.gin and the files. Names in it that gin does
-        not know are ignored.
+      saved: A saved configuration.
 
     Raises:
       UserError: if a file or an import of it is missing, a name is unknown, a macro is not
-        bound or has no effect, or the syntax is wrong.
+        bound or has no effect, the syntax is wrong, or the saved configuration includes a
+        file, or names functions outside of the packages that the project is built on.
     """
     gin_files.check_files_exist(files)
     gin_names.register_all()
     gin.clear_config()
     gin_files.use_search_paths()
+    with gin_names.resolved_by_project(), _raising_user_errors("defaults.gin: "):
+        gin.parse_config_file(str(gin_files.GIN_FOLDER / "defaults.gin"))
+    with gin_names.limited_to_data(saved.source, saved.packages):
+        with _raising_user_errors(f"{saved.source} cannot be read: "):
+            gin.parse_config(saved.text, skip_unknown=saved.skip_unknown)
     with gin_names.resolved_by_project():
         with _raising_user_errors("The gin files cannot be read: "):
-            gin.parse_config_file("defaults.gin")
-            gin.parse_config(base, skip_unknown=True)
             for file in files:
                 gin.parse_config_file(file)
         for param in gin_params:
@@ -90,6 +137,9 @@ def _raising_user_errors(start: str) -> Iterator[None]:
     """Turns gin's errors into UserErrors whose messages begin with `start`."""
     try:
         yield
+    except UserError as error:
+        # Gin appends the place of the statement to every message that passes through it.
+        raise UserError(str(error).split("\n  In ")[0]) from error
     except _GIN_ERRORS as error:
         raise UserError(start + describe_error(error)) from error
 

@@ -8,12 +8,15 @@ users.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import gin
 from gin import config_parser
+
+from mtf_switch.errors import UserError
 
 # Every module whose functions and classes can be configured by gin.
 MODULES = (
@@ -46,12 +49,36 @@ MODULES = (
 )
 # The packages of this project, whose imports gin files may still hold.
 PACKAGES = ("mtf_switch", "tasks")
+# The packages that a saved configuration may import and refer to.
+_PACKAGES_OF_SAVED = frozenset((*PACKAGES, "mesh_tensorflow", "t5", "gin"))
 
 
 def register_all() -> None:
     """Imports every module of MODULES, which registers its names with gin."""
     for module in MODULES:
         importlib.import_module(module)
+
+
+@contextlib.contextmanager
+def limited_to_data(source: str, packages: Iterable[str] = ()) -> Iterator[None]:
+    """Lets gin parse a saved configuration: as `resolved_by_project`, but as data.
+
+    Without this limit, gin would import and call any Python function that the text names.
+
+    Args:
+      source: Where the text is from, for messages.
+      packages: Further packages that the text may import and refer to.
+
+    Raises:
+      UserError: within the context, if the text imports a module or refers to a function that
+        is not of the project, Mesh TensorFlow, T5, gin, or `packages`; or if it asks gin for
+        dynamic registration.
+    """
+    context = functools.partial(
+        _SavedParseContext, source=source, packages=_PACKAGES_OF_SAVED.union(packages)
+    )
+    with _parsing_in(context):
+        yield
 
 
 @contextlib.contextmanager
@@ -62,8 +89,14 @@ def resolved_by_project() -> Iterator[None]:
     configuration. A full name of this project is also found by its last two parts:
     `mtf_switch.capacity.ExpertCapacity` is `mtf_switch.layers.capacity.ExpertCapacity`.
     """
+    with _parsing_in(_ProjectParseContext):
+        yield
+
+
+@contextlib.contextmanager
+def _parsing_in(context: Callable[..., gin.config.ParseContext]) -> Iterator[None]:
     original = gin.config.ParseContext
-    gin.config.ParseContext = _ProjectParseContext
+    gin.config.ParseContext = context
     try:
         yield
     finally:
@@ -90,6 +123,38 @@ class _ProjectParseContext(gin.config.ParseContext):
         found = super().get_configurable(selector)
         if found is None and is_of_project(selector):
             found = super().get_configurable(".".join(selector.split(".")[-2:]))
+        return found
+
+
+class _SavedParseContext(_ProjectParseContext):
+    """What gin may know while it parses a saved configuration."""
+
+    def __init__(self, import_manager=None, *, source: str, packages: frozenset[str]):
+        super().__init__(import_manager)
+        self._source = source
+        self._packages = packages
+
+    def process_import(self, statement: config_parser.ImportStatement) -> None:
+        """Refuses imports that are not of the permitted packages."""
+        if statement.module.split(".")[0] not in self._packages:
+            raise UserError(
+                f"{self._source} contains {statement.format()!r}, but a saved configuration is "
+                "data: it may import only modules of this project, Mesh TensorFlow and T5. If "
+                "you trust that module, pass a gin file with the same import as --gin_file."
+            )
+        super().process_import(statement)
+
+    def get_configurable(self, selector: str) -> Any:
+        """Refuses names that are not of the permitted packages."""
+        found = super().get_configurable(selector)
+        module = getattr(getattr(found, "wrapped", None), "__module__", None) or ""
+        if found is not None and module.split(".")[0] not in self._packages:
+            raise UserError(
+                f"{self._source} names {selector!r} of the module {module!r}, but a saved "
+                "configuration is data: it may refer only to this project, Mesh TensorFlow, T5 "
+                "and gin. If you trust that module, pass a gin file that imports it as "
+                "--gin_file."
+            )
         return found
 
 

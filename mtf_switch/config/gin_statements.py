@@ -112,6 +112,40 @@ def read_imports(text: str, source: str = "The configuration") -> list[str]:
     ]
 
 
+def read_imported_packages(text: str, source: str = "The configuration") -> set[str]:
+    """Reads the packages that a gin text imports: "a" of `from a.b import c`.
+
+    Args:
+      text: The gin text.
+      source: Where the text is from, as the subject of an error message.
+
+    Raises:
+      UserError: if the text is not gin.
+    """
+    return {
+        statement.module.split(".")[0]
+        for statement in _read(text, source)
+        if isinstance(statement, config_parser.ImportStatement)
+    }
+
+
+def read_includes(text: str, source: str = "The configuration") -> list[str]:
+    """Reads the paths of the files that a gin text includes.
+
+    Args:
+      text: The gin text.
+      source: Where the text is from, as the subject of an error message.
+
+    Raises:
+      UserError: if the text is not gin.
+    """
+    return [
+        statement.filename
+        for statement in _read(text, source)
+        if isinstance(statement, config_parser.IncludeStatement)
+    ]
+
+
 def _read(text: str, source: str) -> list[Any]:
     try:
         return list(config_parser.ConfigParser(text, _Delegate()))

@@ -51,6 +51,24 @@ def save_or_compare(model_dir: str) -> None:
         _save(model_dir, path)
 
 
+def read(path: str, gin_files: Sequence[str] = ()) -> gin_config.SavedText:
+    """Reads a saved configuration as data.
+
+    Args:
+      path: The config.gin.
+      gin_files: Gin files of the user. The configuration may use the packages that they import.
+
+    Raises:
+      UserError: if the file cannot be read as text.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The configuration {path} cannot be read: {error}.") from error
+    return gin_config.SavedText(text, path, gin_config.imported_packages(gin_files))
+
+
 def load(model_dir: str, gin_files: Sequence[str] = (), gin_params: Sequence[str] = ()) -> None:
     """Parses the configuration that a model_dir was trained with, then files and bindings.
 
@@ -64,7 +82,7 @@ def load(model_dir: str, gin_files: Sequence[str] = (), gin_params: Sequence[str
             "Give the folder that `run_switch.py train --model_dir` wrote."
         )
     _check_whole(path)
-    gin_config.parse([os.path.abspath(path), *gin_files], gin_params)
+    gin_config.parse(gin_files, gin_params, read(path, gin_files))
 
 
 def _check_whole(path: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mtf_switch import whole_file
-from mtf_switch.config import gin_config, run_settings
+from mtf_switch.config import gin_config, run_settings, saved_config
 from mtf_switch.conversion.architecture import STACKS, VOCAB_DIVISOR, Architecture
 from mtf_switch.conversion.tensor_names import MTF, Format
 from mtf_switch.errors import UserError
@@ -52,17 +52,19 @@ def write_gin_files(
     """
     _check_vocabulary(source, architecture.vocab_size)
     name = os.path.basename(os.path.normpath(source))
+    if not name.isprintable():  # a line break would end the comment
+        name = repr(name)
     model = os.path.join(folder, MODEL_GIN)
     text = format_model(architecture, f"Converted from {name} ({source_format}).")
     whole_file.write_text(model, text)
     own_config = _find_config(source) if source_format == MTF else None
-    if gin_files:
-        files = [model, *gin_files]
-    elif own_config:
-        files = [own_config, model]
-    else:
-        files = [model, DEFAULT_RUN]
-    gin_config.parse(files, [f"utils.get_variable_dtype.master_dtype = {dtype!r}", *gin_params])
+    files, saved = [model, *gin_files], gin_config.SavedText()
+    if not gin_files and own_config:
+        saved = saved_config.read(own_config)
+    elif not gin_files:
+        files.append(DEFAULT_RUN)
+    params = [f"utils.get_variable_dtype.master_dtype = {dtype!r}", *gin_params]
+    gin_config.parse(files, params, saved)
     run_settings.from_gin()  # raises UserError if the run lacks a binding
     whole_file.write_text(os.path.join(folder, CONFIG_GIN), gin_config.to_text())
 
@@ -118,7 +120,7 @@ def format_model(architecture: Architecture, comment: str) -> str:
         f"d_ff = {a.d_ff}",
         f"num_heads = {a.num_heads}",
         f"d_kv = {a.d_kv}",
-        f"dropout_rate = {a.dropout_rate}",
+        f"dropout_rate = {a.dropout_rate!r}",
         f"DenseReluDense.activation = {_quote(activation)}",
     ]
     if a.num_buckets != 32:
@@ -153,7 +155,7 @@ def _switch_lines(architecture: Architecture, activation: str | list[str]) -> li
         f"num_experts = {architecture.num_experts}",
         "SwitchFFN.num_experts = %num_experts",
         f"SwitchFFN.activation = {_quote(activation)}",
-        f"Exploration.jitter = {architecture.input_jitter}",
+        f"Exploration.jitter = {architecture.input_jitter!r}",
         f"ExpertCapacity.capacity_factor_train = {capacity.capacity_factor_train}",
         f"ExpertCapacity.capacity_factor_eval = {capacity.capacity_factor_eval}",
         f"ExpertCapacity.min_expert_capacity = {capacity.min_expert_capacity}",

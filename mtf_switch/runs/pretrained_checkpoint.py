@@ -16,6 +16,7 @@ from t5.models import mesh_transformer
 
 import tasks
 from mtf_switch.config import gin_config, gin_statements
+from mtf_switch.config.gin_config import SavedText
 from mtf_switch.errors import UserError
 from mtf_switch.runs import saved_checkpoints
 from mtf_switch.runs.run import Run
@@ -38,24 +39,26 @@ class PretrainedCheckpoint:
 
     Attributes:
       path: Path of the checkpoint, without the ending of its files.
-      config: Gin text of its model; "" if the folder has none.
+      config: Gin text of its model; empty if the folder has none.
       vocabulary: The vocabulary that it was trained with; None if the folder does not say.
     """
 
     path: str
-    config: str
+    config: SavedText
     vocabulary: seqio.Vocabulary | None
 
     @classmethod
-    def from_path(cls, path: str) -> PretrainedCheckpoint:
+    def from_path(cls, path: str, gin_files: Sequence[str] = ()) -> PretrainedCheckpoint:
         """Looks for a checkpoint, and for the configuration beside it.
 
         Args:
           path: A checkpoint such as "model.ckpt-1000", or a folder, whose latest checkpoint
             is taken. Both may be gs:// addresses.
+          gin_files: Gin files of the user. The configuration may use the packages that they
+            import.
 
         Raises:
-          UserError: If there is no checkpoint.
+          UserError: If there is no checkpoint, or its configuration cannot be read as data.
         """
         checkpoint = _find_latest(path) if tf.io.gfile.isdir(path) else path
         if not tf.train.checkpoint_exists(checkpoint):
@@ -64,13 +67,18 @@ class PretrainedCheckpoint:
                 "runs/base/model.ckpt-1000 (without .index), or the folder that holds it."
             )
         folder = os.path.dirname(checkpoint)
+        packages = gin_config.imported_packages(gin_files)
         config_file = os.path.join(folder, "config.gin")
         t5_config_file = os.path.join(folder, "operative_config.gin")
         if tf.io.gfile.exists(config_file):
-            return cls(checkpoint, *_read_config(_read_file(config_file)))
+            saved = SavedText(_read_file(config_file), config_file, packages, skip_unknown=True)
+            return cls(checkpoint, *_read_config(saved))
         if tf.io.gfile.exists(t5_config_file):
-            return cls(checkpoint, _select_model_bindings(_read_file(t5_config_file)), None)
-        return cls(checkpoint, "", None)
+            saved = SavedText(
+                _read_file(t5_config_file), t5_config_file, packages, skip_unknown=True
+            )
+            return cls(checkpoint, _select_model_bindings(saved), None)
+        return cls(checkpoint, SavedText(), None)
 
     def configure_run(
         self,
@@ -95,7 +103,7 @@ class PretrainedCheckpoint:
             than the checkpoint.
         """
         start = f"utils.run.init_checkpoint = {self.path!r}"
-        gin_config.parse(gin_files, [start, *gin_params], base=self.config)
+        gin_config.parse(gin_files, [start, *gin_params], self.config)
         run = Run.from_gin(model_dir, cluster)
         self._check_vocabulary(run)
         return run
@@ -127,28 +135,33 @@ def _read_file(path: str) -> str:
         return file.read()
 
 
-def _select_model_bindings(config: str) -> str:
+def _select_model_bindings(config: SavedText) -> SavedText:
     """Keeps the bindings of a run's configuration that describe its model and its text."""
     kept = [
         str(binding)
-        for binding in gin_statements.read_bindings(config)
+        for binding in gin_statements.read_bindings(config.text)
         if not _RUN_CONFIGURABLES.match(binding.base_name) or binding.parameter == "model_type"
     ]
-    return "\n".join([*gin_statements.read_imports(config), *kept]) + "\n"
+    lines = [*gin_statements.read_imports(config.text), *kept]
+    return dataclasses.replace(config, text="\n".join(lines) + "\n")
 
 
-def _read_config(config: str) -> tuple[str, seqio.Vocabulary | None]:
+def _read_config(config: SavedText) -> tuple[SavedText, seqio.Vocabulary | None]:
     """Returns what the config.gin of a model_dir says: gin text of the model, vocabulary."""
     model = _select_model_bindings(config)
-    bindings = gin_statements.read_bindings(config)
+    bindings = gin_statements.read_bindings(config.text)
     of_vocabulary = [str(b) for b in bindings if b.base_name == "task_vocabulary"]
     task = {b.key: b.value for b in bindings}.get("MIXTURE_NAME")
-    gin_config.parse([], [], base="\n".join([model, *of_vocabulary]))
+    gin_config.parse([], [], _add_text(model, "\n".join(of_vocabulary)))
     tasks.register()
     if task not in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names():
         return model, None
     vocabulary = utils.inputs_vocabulary(mesh_transformer.get_vocabulary(task))
-    return model + _bind_vocabulary(vocabulary), vocabulary
+    return _add_text(model, _bind_vocabulary(vocabulary)), vocabulary
+
+
+def _add_text(saved: SavedText, text: str) -> SavedText:
+    return dataclasses.replace(saved, text=f"{saved.text}{text}\n")
 
 
 def _bind_vocabulary(vocabulary: seqio.Vocabulary) -> str:

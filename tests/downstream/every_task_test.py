@@ -100,7 +100,7 @@ def test_two_steps_of_each_task_were_trained_and_moved_the_weights(every_task) -
 
 def test_each_task_with_metrics_decodes_and_scores(every_task, sets) -> None:
     run, _, config = every_task
-    gin_config.parse([], [], base=config)
+    gin_config.parse([], [], gin_config.SavedText(config, skip_unknown=True))
     gin.bind_parameter("Bitransformer.decode.max_decode_length", 6)
     assert len(sets) >= 28
     with faster():
