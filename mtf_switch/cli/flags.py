@@ -22,7 +22,7 @@ def add_model_dir(parser: argparse.ArgumentParser, meaning: str) -> None:
       parser: The parser of a command.
       meaning: What the command does with the folder, for the help text.
     """
-    parser.add_argument("--model_dir", required=True, metavar="D", help=meaning)
+    parser.add_argument("--model_dir", type=path, required=True, metavar="D", help=meaning)
 
 
 def add_gin(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +82,13 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--gcp_project", help="project of the Cloud TPU")
     group.add_argument("--tpu_zone", help="zone of the Cloud TPU")
+
+
+def path(text: str) -> str:
+    """Parses a path, as the `type` of a flag. An empty one would be the working directory."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text
 
 
 def positive_integer(text: str) -> int:

@@ -49,6 +49,11 @@ def run_command(options: argparse.Namespace) -> None:
     """Trains the model that the gin files name, or the one of an existing model_dir."""
     run_lock.check_free(options.model_dir)
     corpus = []
+    if options.corpus is not None and options.task is not None:
+        raise UserError(
+            f"--corpus trains on your text and --task={options.task} on a task: give only one "
+            "of them."
+        )
     if options.corpus is not None:
         corpus = [f"text_files.files = {options.corpus!r}", "MIXTURE_NAME = 'text_files'"]
     params = corpus + flags.training_bindings(options)

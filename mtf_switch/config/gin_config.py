@@ -15,7 +15,14 @@ from typing import Any
 
 import gin
 
-from mtf_switch.config import absolute_paths, gin_files, gin_names, gin_statements
+from mtf_switch.config import (
+    absolute_paths,
+    effects,
+    gin_files,
+    gin_names,
+    gin_statements,
+    parameter_rules,
+)
 from mtf_switch.errors import UserError, suggest_names
 
 # What gin raises for a mistake in its input.
@@ -96,9 +103,9 @@ def parse(
     gin_files.use_search_paths()
     with gin_names.resolved_by_project(), _raising_user_errors("defaults.gin: "):
         gin.parse_config_file(str(gin_files.GIN_FOLDER / "defaults.gin"))
-    with gin_names.limited_to_data(saved.source, saved.packages):
-        with _raising_user_errors(f"{saved.source} cannot be read: "):
-            gin.parse_config(saved.text, skip_unknown=saved.skip_unknown)
+    reading = _raising_user_errors(f"{saved.source} cannot be read: ")
+    with gin_names.limited_to_data(saved.source, saved.packages), reading:
+        gin.parse_config(saved.text, skip_unknown=saved.skip_unknown)
     with gin_names.resolved_by_project():
         with _raising_user_errors("The gin files cannot be read: "):
             for file in files:
@@ -106,16 +113,18 @@ def parse(
         for param in gin_params:
             with _raising_user_errors(f"--gin_param={param!r}: "):
                 gin.parse_config(param)
-    _check_macros(gin_params)
+    _check_bindings(gin_params)
     absolute_paths.bind()
 
 
-def _check_macros(gin_params: Sequence[str]) -> None:
-    """Refuses macros that are used but not bound, and those of the user that nothing uses.
+def _check_bindings(gin_params: Sequence[str]) -> None:
+    """Refuses macros that are not bound or refer to themselves, and what has no effect.
 
     For gin, `num_expert = 16` binds a macro of that name, whether it is used or not.
     """
     bindings = gin_statements.read_bindings(gin.config_str())
+    parameter_rules.check_macros_end(bindings)
+    effects.check(bindings, gin_params)
     used = {name for binding in bindings for name in binding.macros()}
     bound = {binding.key for binding in bindings if not binding.parameter}
     for name in sorted(used - bound - {"MIXTURE_NAME"}):

@@ -60,13 +60,26 @@ def check_files_exist(files: Sequence[str]) -> None:
       UserError: if a file is in none of them, with the nearest names.
     """
     for file in files:
-        if find_file(file) is None:
+        path = find_file(file)
+        if path is not None and path.name == "operative_config.gin":
+            _check_is_complete(path)
+        if path is None:
             known = [str(p.relative_to(REPOSITORY)) for p in sorted(GIN_FOLDER.rglob("*.gin"))]
             raise UserError(
                 f"There is no gin file {file!r} in the working directory, the repository, its "
                 f"gin/ folder, or T5's gin folder.{suggest_names(file, known)} The project's "
                 "own files are all below gin/."
             )
+
+
+def _check_is_complete(path: Path) -> None:
+    """Refuses the operative_config.gin of earlier versions, which lacks all of utils.run."""
+    if (path.parent / "config.gin").is_file():
+        raise UserError(
+            f"{path} lacks the settings of the run, such as its lengths and its learning rate, "
+            "so it would train another one. The complete configuration is "
+            f"{path.parent / 'config.gin'}: use that."
+        )
 
 
 def find_file(file: str) -> Path | None:

@@ -136,6 +136,11 @@ class _SavedParseContext(_ProjectParseContext):
 
     def process_import(self, statement: config_parser.ImportStatement) -> None:
         """Refuses imports that are not of the permitted packages."""
+        if statement.module.startswith("__gin__"):
+            raise UserError(
+                f"{self._source} contains {statement.format()!r}, with which gin would call "
+                "any Python function, but a saved configuration is data. Remove the line."
+            )
         if statement.module.split(".")[0] not in self._packages:
             raise UserError(
                 f"{self._source} contains {statement.format()!r}, but a saved configuration is "

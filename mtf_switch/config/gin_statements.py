@@ -34,6 +34,16 @@ class Reference:
     name: str
     is_call: bool
 
+    @property
+    def base_name(self) -> str:
+        """The name without scopes and modules: "f" of `@encoder/module.f`."""
+        return self.name.split("/")[-1].split(".")[-1]
+
+    @property
+    def scopes(self) -> list[str]:
+        """The scopes in front of the name: ["a", "b"] of `@a/b/module.f`."""
+        return self.name.split("/")[:-1]
+
     def __repr__(self) -> str:
         return f"@{self.name}{'()' if self.is_call else ''}"
 
@@ -72,6 +82,10 @@ class Binding:
 
     def __str__(self) -> str:
         return f"{self.key} = {self.value_text}"
+
+    def references(self) -> list[Reference]:
+        """The references that the value holds."""
+        return [leaf for leaf in _leaves(self.value) if isinstance(leaf, Reference)]
 
     def macros(self) -> set[str]:
         """The names of the macros that the value holds."""

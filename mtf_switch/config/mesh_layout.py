@@ -215,8 +215,8 @@ def _check_axes(axes: tuple[tuple[str, int], ...], rules: tuple[tuple[str, str],
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"Mesh axis {name!r} is in utils.run.mesh_shape twice.")
-    if not names:
-        return  # one core: rules have no effect
+    if not names:  # one core, and rules that are there for a mesh of several
+        names = [*_UPSTREAM_AXES, "data"]
     from_upstream = set(names) <= set(_UPSTREAM_AXES)
     for dimension, axis in rules:
         if axis not in names and not (from_upstream and axis in _UPSTREAM_AXES):

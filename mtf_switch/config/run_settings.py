@@ -10,7 +10,7 @@ from typing import Any
 
 import gin
 
-from mtf_switch.config import gin_config
+from mtf_switch.config import gin_config, parameter_rules
 from mtf_switch.config.mesh_layout import MeshLayout, on_devices
 from mtf_switch.errors import UserError
 
@@ -88,12 +88,19 @@ def from_gin() -> RunSettings:
     """Reads the settings of a run from the parsed gin configuration.
 
     Raises:
-      UserError: if a binding that every run needs is missing or cannot be used.
+      UserError: if a binding that every run needs is missing or cannot be used, or if a value
+        has the wrong type or is out of its range.
     """
     import mesh_tensorflow as mtf
 
+    parameter_rules.check_configuration()
     values = _bound_to_run()
     lengths = values["sequence_length"]
+    if lengths is None:
+        raise UserError(
+            "utils.run.sequence_length is not bound: name a run, such as "
+            "--gin_file=runs/embedded.gin."
+        )
     if isinstance(lengths, int):
         lengths = {"inputs": lengths, "targets": lengths}
     layout = on_devices(

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 
+from mtf_switch import value_rules
 from mtf_switch.conversion import tensor_names
 from mtf_switch.conversion.tensor_names import EVERY, FIRST, MODEL, SPARSE, TensorRef
 from mtf_switch.errors import UserError
@@ -15,6 +16,20 @@ Shape = tuple[int, ...]
 # Mesh TensorFlow pads vocabularies to a multiple of this (Unitransformer.vocab_divisor).
 VOCAB_DIVISOR = 128
 STACKS = ("encoder", "decoder")
+
+# A gin file is written from these values, so a value must not be able to carry a statement.
+RULES = {
+    "dropout_rate": value_rules.rate(),
+    "input_jitter": value_rules.number(0, below=1),
+    "activations": value_rules.Rule(
+        "one or two names of activations",
+        lambda names: (
+            isinstance(names, tuple)
+            and len(names) in (1, 2)
+            and all(isinstance(name, str) and name.isidentifier() for name in names)
+        ),
+    ),
+}
 
 
 def default_capacity() -> ExpertCapacity:
@@ -62,6 +77,9 @@ class Architecture:
     dropout_rate: float = 0.1
     input_jitter: float = 0.01
     capacity: ExpertCapacity = dataclasses.field(default_factory=default_capacity)
+
+    def __post_init__(self):
+        value_rules.check_all("The model", RULES, vars(self))
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[TensorRef, Shape]) -> Architecture:

@@ -68,7 +68,7 @@ class HfSource:
         self.notes += notes
         self.dtype = protocols.common_dtype(_DTYPES[dtype] for dtype in dtypes)
         metadata = self._open(self._files[_EMBEDDING]).metadata() or {}
-        self.step = int(metadata.get(_STEP, 0))
+        self.step = _read_step(folder, metadata.get(_STEP, "0"))
 
     def read_tensor(self, ref: TensorRef) -> np.ndarray:
         """Reads a tensor, or one expert's, in Mesh TensorFlow's orientation.
@@ -143,6 +143,15 @@ class HfSource:
         return notes
 
 
+def _read_step(folder: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise UserError(
+            f"The weights in {folder} state the training step {text!r}, but a step is a whole "
+            "number of at least 0."
+        )
+    return int(text)
+
+
 def _open(path: str) -> Any:
     try:
         return safe_open(path, framework="numpy")
@@ -177,8 +186,10 @@ def _read_index(folder: str, index: str) -> dict[str, str]:
     try:
         with open(index, encoding="utf-8") as file:
             files = json.load(file)["weight_map"]
+        _check_weight_map(index, files)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{index} is not an index of safetensors files: {error!r}.") from error
+    # isfile is false for a named pipe, from which a read would wait forever.
     missing = [
         name for name in sorted(set(files.values())) if not os.path.isfile(f"{folder}/{name}")
     ]
@@ -190,6 +201,22 @@ def _read_index(folder: str, index: str) -> dict[str, str]:
     # In the order of files, so that each file is opened once.
     ordered = sorted(files.items(), key=lambda item: (item[1], item[0]))
     return {name: os.path.join(folder, file) for name, file in ordered}
+
+
+def _check_weight_map(index: str, files: Any) -> None:
+    """Checks that an index maps tensors to files of its own folder."""
+    if not isinstance(files, dict):
+        raise TypeError(f"its weight_map is {type(files).__name__}, not a map")
+    for tensor, file in files.items():
+        if (
+            not isinstance(file, str)
+            or file in ("", ".", "..")
+            or os.path.basename(file) != file
+        ):
+            raise UserError(
+                f"{index} says that {tensor} is in {file!r}, but a file of weights is in the "
+                "folder of the index, so it is named without a folder."
+            )
 
 
 class HfTarget:

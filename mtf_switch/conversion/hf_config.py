@@ -11,6 +11,7 @@ from typing import Any
 from mtf_switch.conversion import public_checkpoints
 from mtf_switch.conversion.architecture import STACKS, Architecture
 from mtf_switch.errors import UserError
+from mtf_switch.value_rules import boolean, check_all, number, text, whole
 
 FILE = "config.json"
 T5, MT5, SWITCH = "t5", "mt5", "switch_transformers"
@@ -32,6 +33,25 @@ _CONSTANTS = {
     "router_bias": False,
     "router_dtype": "float32",
 }
+# The type and range of each value that is used. transformers leaves out values, or writes null.
+_RULES = {
+    **{
+        name: whole().or_none()
+        for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers",
+                     "num_decoder_layers", "relative_attention_num_buckets", "num_experts")
+    },
+    **{
+        name: whole(0).or_none()
+        for name in ("num_sparse_encoder_layers", "num_sparse_decoder_layers")
+    },
+    **{
+        name: boolean().or_none()
+        for name in ("tie_word_embeddings", "scale_decoder_outputs", "is_gated_act")
+    },
+    **{name: text().or_none() for name in ("feed_forward_proj", "dense_act_fn")},
+    "dropout_rate": number(0, below=1),
+    "router_jitter_noise": number(0, below=1),
+}  # fmt: skip
 # Tokens of one sequence that an expert accepts, as in the public copies. transformers states a
 # number of tokens where the other formats state a factor, so it cannot be derived.
 _EXPERT_CAPACITY = 64
@@ -46,6 +66,8 @@ def read_config(folder: str) -> Config:
       UserError: If there is none, or it is not that of a T5 or Switch Transformer.
     """
     path = os.path.join(folder, FILE)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{path} is not a file. Download it again.")
     try:
         with open(path, encoding="utf-8") as file:
             config = json.load(file)
@@ -54,7 +76,7 @@ def read_config(folder: str) -> Config:
             f"{folder} has no {FILE}, so it is not a model of transformers. Give the folder "
             "that save_pretrained wrote, or that was downloaded from the hub."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if model_type not in (T5, MT5, SWITCH):
@@ -62,6 +84,7 @@ def read_config(folder: str) -> Config:
             f"{path} describes a model of type {model_type!r}, but only {T5!r}, {MT5!r} and "
             f"{SWITCH!r} can be converted."
         )
+    check_all(path, _RULES, config)
     for name, value in _CONSTANTS.items():
         if config.get(name, value) != value:
             raise UserError(
@@ -155,7 +178,7 @@ def _find_sparse_contradiction(
     name = f"num_sparse_{stack}_layers"
     if config.get(name) is None:
         return None
-    blocks = config.get("num_layers", len(sparse))
+    blocks = config.get("num_layers") or len(sparse)
     if stack == "decoder":
         blocks = config.get("num_decoder_layers") or blocks
     stated = sparse_blocks(blocks, config[name])
@@ -182,14 +205,14 @@ def sparse_blocks(blocks: int, sparse_layers: int) -> tuple[bool, ...]:
 
 
 def _is_gated(config: Config) -> bool:
-    names = (config.get("feed_forward_proj", "relu"), config.get("dense_act_fn", ""))
+    names = (config.get("feed_forward_proj") or "relu", config.get("dense_act_fn") or "")
     return bool(config.get("is_gated_act")) or any(n.startswith("gated") for n in names)
 
 
 def _read_activations(path: str, config: Config) -> tuple[str, ...]:
-    stated = config.get("feed_forward_proj") or config.get("dense_act_fn", "relu")
+    stated = config.get("feed_forward_proj") or config.get("dense_act_fn") or "relu"
     if config["model_type"] == SWITCH:  # its class reads dense_act_fn
-        stated = config.get("dense_act_fn", stated)
+        stated = config.get("dense_act_fn") or stated
     name = stated.split("-", 1)[-1]
     if stated == "gated-gelu":  # T5 1.1 means the approximate GELU by this
         name = "gelu_new"

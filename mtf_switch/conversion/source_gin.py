@@ -7,10 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mtf_switch import value_rules
 from mtf_switch.config import gin_statements
-from mtf_switch.conversion import public_checkpoints
+from mtf_switch.conversion import architecture, public_checkpoints
 from mtf_switch.conversion.architecture import Architecture
 from mtf_switch.errors import UserError
+from mtf_switch.layers import capacity
 from mtf_switch.layers.capacity import ExpertCapacity
 
 # Attribute of Architecture or ExpertCapacity -> the names that it has in gin files of Mesh
@@ -98,19 +100,22 @@ def apply_gin_file(path: str, inferred: Architecture) -> Architecture:
     """
     values = _read_model_values(path)
     activations = values.pop("activations", inferred.activations)
-    if isinstance(activations, str):
-        activations = (activations,)
+    activations = (activations,) if isinstance(activations, str) else activations
+    if isinstance(activations, list):
+        activations = tuple(activations)
+    values_read = {**values, "activations": activations}
+    value_rules.check_all(path, {**architecture.RULES, **capacity.RULES}, values_read)
     if (len(activations) == 2) != inferred.gated:
         raise UserError(
             f"{path} says that feed-forward layers have the activations "
             f"{' x '.join(activations)}, but in the checkpoint each has "
             f"{'two input matrices' if inferred.gated else 'one input matrix'}."
         )
-    capacity = {name: values.pop(name) for name in _CAPACITY_FIELDS & set(values)}
+    of_capacity = {name: values.pop(name) for name in _CAPACITY_FIELDS & set(values)}
     return dataclasses.replace(
         inferred,
-        activations=tuple(activations),
-        capacity=dataclasses.replace(inferred.capacity, **capacity),
+        activations=activations,
+        capacity=dataclasses.replace(inferred.capacity, **of_capacity),
         **values,
     )
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import json
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -13,8 +12,8 @@ import numpy as np
 import tensorstore
 from flax import serialization
 
-from mtf_switch import whole_file
-from mtf_switch.conversion import protocols, source_gin
+from mtf_switch import value_rules, whole_file
+from mtf_switch.conversion import protocols, source_gin, zarr_metadata
 from mtf_switch.conversion.architecture import Architecture
 from mtf_switch.conversion.catalog import TensorCatalog
 from mtf_switch.conversion.tensor_names import T5X, TensorRef
@@ -55,10 +54,17 @@ class T5xSource:
             self._folder, [self._folder, os.path.dirname(self._folder)], inferred
         )
         self.dtype = protocols.common_dtype(a.dtype.name for a in self._arrays.values())
-        step = index.get("state", {}).get("step", 0)
+        self.step = self._read_step(index.get("state"))
+
+    def _read_step(self, state: Any) -> int:
+        """Returns the training step, which the index or an array contains; 0 without one."""
+        step = state.get("step", 0) if isinstance(state, dict) else 0
         if _is_spec(step):
             step = self._open_array("step", step)[...].read().result()
-        self.step = int(step)
+        with contextlib.suppress(TypeError, ValueError):
+            step = int(step)  # from an array of one element
+        value_rules.whole(0).check(f"The training step of {self._folder}", step)
+        return step
 
     def read_tensor(self, ref: TensorRef) -> np.ndarray:
         """Reads a tensor, or one expert's slice of it, in Mesh TensorFlow's orientation.
@@ -80,17 +86,18 @@ class T5xSource:
         if isinstance(leaf, np.ndarray):
             return leaf
         path = os.path.join(self._folder, _array_path(self._folder, name, leaf))
+        zarr_metadata.check(path)
         try:
             array = tensorstore.open(
                 {"driver": "zarr", "kvstore": {"driver": "file", "path": path}},
                 open=True,
                 context=self._context,
             ).result()
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise UserError(
                 f"The array {path} cannot be opened: it is missing or damaged. ({error})"
             ) from error
-        _check_chunks(path)
+        zarr_metadata.check_chunks(path)
         return array
 
 
@@ -113,7 +120,7 @@ def _find_checkpoint(path: str) -> str:
 
 def _read_index(path: str) -> Mapping[str, Any]:
     """Returns the index, {"target": ..., "state": ...}."""
-    with open(path, "rb") as file:
+    with open(path, "rb") as file:  # a regular file, because _find_checkpoint uses isfile
         content = file.read()
     if content.startswith(b"model_checkpoint_path"):
         raise UserError(
@@ -122,6 +129,8 @@ def _read_index(path: str) -> Mapping[str, Any]:
     try:
         index = serialization.msgpack_restore(content)
         version = index.get("version", 0)
+        if not isinstance(version, int):
+            raise TypeError(f"its version is {version!r}, not a whole number")
         index = index.get("optimizer", index)
         if not isinstance(index["target"], dict):
             raise TypeError("its target is not a dictionary")
@@ -157,30 +166,11 @@ def _array_path(folder: str, name: str, leaf: Any) -> str:
         return os.path.basename(leaf[len(_PLACEHOLDER) :])
     if isinstance(leaf, dict):
         # Older versions of tensorstore keep the path beside the kvstore.
-        path = leaf["kvstore"].get("path") or leaf.get("path")
-        if path:
+        kvstore = leaf["kvstore"]
+        path = (kvstore.get("path") if isinstance(kvstore, dict) else None) or leaf.get("path")
+        if path and isinstance(path, str):
             return os.path.basename(path.rstrip("/"))
     raise UserError(f"The index of {folder} does not say where {name} is stored: {leaf!r}.")
-
-
-def _check_chunks(path: str) -> None:
-    """Raises UserError if a file of an array is missing; it would be read as zeros."""
-    with open(os.path.join(path, ".zarray"), encoding="utf-8") as file:
-        metadata = json.load(file)
-    if metadata.get("fill_value") is not None:  # chunks of this value need no file
-        return
-    counts = [-(-size // chunk) for size, chunk in zip(metadata["shape"], metadata["chunks"])]
-    separator = metadata.get("dimension_separator", ".")
-    expected = {
-        separator.join(map(str, numbers))
-        for numbers in itertools.product(*(range(count) for count in counts))
-    }
-    missing = [name for name in expected if not os.path.isfile(os.path.join(path, name or "0"))]
-    if missing:
-        raise UserError(
-            f"The array {path} lacks {len(missing)} of its {len(expected)} files, such as "
-            f"{min(missing)}. Download it again."
-        )
 
 
 class _OpenArray(NamedTuple):

@@ -11,10 +11,26 @@ from typing import Literal
 
 import gin
 
+from mtf_switch import value_rules
 from mtf_switch.errors import UserError, nearest_divisors
 
 # Which capacity factor applies: that of training, that of evaluation, or none while decoding.
 CapacityMode = Literal["train", "eval", "decode"]
+
+_FACTOR = value_rules.number(
+    above=0, advice="1.0 gives each expert its even share of the tokens."
+)
+_GROUP = value_rules.whole(
+    1, advice="A group holds at least one token; None makes one group per core."
+).or_none()
+RULES = value_rules.declare(
+    "ExpertCapacity",
+    capacity_factor_train=_FACTOR,
+    capacity_factor_eval=_FACTOR,
+    min_expert_capacity=value_rules.whole(0),
+    group_size=_GROUP,
+    max_group_size=_GROUP,
+)
 
 
 @gin.configurable
@@ -43,19 +59,7 @@ class ExpertCapacity:
     max_group_size: int | None = None
 
     def __post_init__(self):
-        for name in ("capacity_factor_train", "capacity_factor_eval"):
-            if not getattr(self, name) > 0:
-                raise UserError(
-                    f"ExpertCapacity.{name} is {getattr(self, name)}, but a capacity factor "
-                    "must be above 0: 1.0 gives each expert its even share of the tokens."
-                )
-        for name in ("group_size", "max_group_size"):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise UserError(
-                    f"ExpertCapacity.{name} is {size}, but a group holds at least one token. "
-                    "None makes one group per core."
-                )
+        value_rules.check_all("ExpertCapacity", RULES, vars(self))
         if self.group_size and self.max_group_size:
             raise UserError(
                 f"ExpertCapacity.group_size = {self.group_size} fixes the size of a group, and "

@@ -15,10 +15,19 @@ import gin
 import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
 
+from mtf_switch import value_rules
 from mtf_switch.errors import UserError
 
 Policy = Literal["argmax", "sample_softmax", "input_dropout", "input_jitter"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
+_RULES = value_rules.declare(
+    "Exploration",
+    jitter=value_rules.number(0, below=1, advice="The paper uses 0.01."),
+    dropout=value_rules.number(0, below=1, advice="The paper uses 0.1."),
+    temperature=value_rules.number(
+        above=0, advice="To sample nothing, set Exploration.policy = 'argmax'."
+    ),
+)
 
 
 @gin.configurable
@@ -50,17 +59,7 @@ class Exploration:
             raise UserError(
                 f"Exploration.policy is {self.policy!r}, but Table 11's policies are {valid}."
             )
-        for name, in_paper in (("jitter", 0.01), ("dropout", 0.1)):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(
-                    f"Exploration.{name} is {getattr(self, name)}, but it must be at least 0 "
-                    f"and below 1; the paper uses {in_paper}."
-                )
-        if not self.temperature > 0:
-            raise UserError(
-                f"Exploration.temperature is {self.temperature}, but it must be above 0. To "
-                "sample nothing, set Exploration.policy = 'argmax'."
-            )
+        value_rules.check_all("Exploration", _RULES, vars(self))
 
     def perturb(self, router_inputs: mtf.Tensor, train: bool) -> mtf.Tensor:
         """Adds noise to the router's input if the policy says so.

@@ -8,7 +8,11 @@ from typing import Any
 import gin
 import tensorflow.compat.v1 as tf
 
-from mtf_switch.errors import UserError
+from mtf_switch import value_rules
+
+_RULES = value_rules.declare(
+    "init_scale", s=value_rules.number(above=0, advice="The paper uses 0.1, T5 uses 1.0.")
+)
 
 
 @gin.configurable
@@ -24,10 +28,7 @@ def init_scale(s: float = 1.0) -> float:
     Raises:
       UserError: if s is not above 0.
     """
-    if not s > 0:
-        raise UserError(
-            f"init_scale.s is {s}, but a scale must be above 0, such as 0.1 or 1.0."
-        )
+    value_rules.check_all("init_scale", _RULES, {"s": s})
     return s
 
 

@@ -10,9 +10,16 @@ import gin
 import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
 
+from mtf_switch import value_rules
 from mtf_switch.errors import UserError
 from mtf_switch.layers.candidates import Candidate
-from mtf_switch.layers.router import Assignment, Router, SlotAllocator
+from mtf_switch.layers.router import RULES, Assignment, Router, SlotAllocator
+
+value_rules.declare(
+    "NoTokenLeftBehindRouter",
+    **RULES,
+    stages=value_rules.whole(1, advice="With 1 stage, this is SwitchRouter."),
+)
 
 
 @gin.configurable
@@ -32,14 +39,6 @@ class NoTokenLeftBehindRouter(Router):
     """
 
     stages: int = 4
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.stages < 1:
-            raise UserError(
-                f"NoTokenLeftBehindRouter.stages is {self.stages}, but there is at least one: "
-                "with 1, this is SwitchRouter."
-            )
 
     def check_num_experts(self, num_experts: int) -> None:
         """See the base class."""

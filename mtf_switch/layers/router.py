@@ -21,6 +21,7 @@ import gin
 import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
 
+from mtf_switch import value_rules
 from mtf_switch.errors import UserError
 from mtf_switch.layers import load_balance, position_in_expert, router_metrics
 from mtf_switch.layers.candidates import Candidate, rank_by_probs, rank_by_scores
@@ -102,6 +103,11 @@ class SlotAllocator:
         return Assignment(expert_index, position, kept, gate)
 
 
+# The rules of the parameters that all routers share.
+RULES = {"aux_loss_coef": value_rules.number(0), "z_loss_coef": value_rules.number(0)}
+value_rules.declare("SwitchRouter", **RULES)
+
+
 @dataclasses.dataclass(frozen=True)
 class Router(abc.ABC):
     """What all routers share: probabilities, losses and metrics.
@@ -132,6 +138,7 @@ class Router(abc.ABC):
 
     def __post_init__(self):
         name = type(self).__name__
+        value_rules.check_all(name, value_rules.DECLARED.get(name, RULES), vars(self))
         if self.padding not in load_balance.PADDINGS:
             raise UserError(
                 f"{name}.padding is {self.padding!r}, but it must be "

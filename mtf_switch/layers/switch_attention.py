@@ -17,7 +17,9 @@ from mtf_switch.layers.capacity import ExpertCapacity
 from mtf_switch.layers.dispatch_method import Method
 from mtf_switch.layers.experts import Experts
 from mtf_switch.layers.router import Router
-from mtf_switch.layers.switch_layer import SwitchLayer
+from mtf_switch.layers.switch_layer import SwitchLayer, declare_rules
+
+declare_rules("SwitchAttention")
 
 ExpertComputation = Literal["qkv", "q", "kv"]
 ExpertNetwork = Literal["linear", "ffn"]

@@ -9,7 +9,9 @@ import gin
 from mtf_switch.layers.capacity import ExpertCapacity
 from mtf_switch.layers.dispatch_method import Method
 from mtf_switch.layers.router import Router
-from mtf_switch.layers.switch_layer import SwitchLayer
+from mtf_switch.layers.switch_layer import SwitchLayer, declare_rules
+
+declare_rules("SwitchFFN")
 
 
 @gin.configurable

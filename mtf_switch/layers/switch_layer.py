@@ -9,6 +9,7 @@ from typing import Any
 import mesh_tensorflow as mtf
 from mesh_tensorflow.transformer import transformer
 
+from mtf_switch import value_rules
 from mtf_switch.errors import UserError
 from mtf_switch.layers import (
     dimensions,
@@ -20,6 +21,26 @@ from mtf_switch.layers.capacity import CapacityMode, ExpertCapacity
 from mtf_switch.layers.dispatch import EinsumDispatch, GatherDispatch, SortDispatch
 from mtf_switch.layers.experts import Experts, find_activation
 from mtf_switch.layers.router import Router, Routing, SwitchRouter
+
+_RULES = {
+    "num_experts": value_rules.whole(1),
+    "hidden_size": value_rules.whole(1),
+    "expert_dropout_rate": value_rules.rate(),
+}
+
+
+def declare_rules(configurable: str) -> None:
+    """Declares the rules of a configurable with the parameters of a SwitchLayer."""
+    value_rules.declare(
+        configurable,
+        **_RULES,
+        # In gin only: without a binding, both are None and then made from gin.
+        capacity=value_rules.Rule("a capacity: @ExpertCapacity()", lambda value: False),
+        router=value_rules.Rule(
+            "a router: @SwitchRouter(), @TopKRouter() or @NoTokenLeftBehindRouter()",
+            lambda value: False,
+        ),
+    )
 
 
 class SwitchLayer(transformer.TransformerLayer):
@@ -70,10 +91,12 @@ class SwitchLayer(transformer.TransformerLayer):
         Raises:
           UserError: if no layer can be built with a value.
         """
-        if num_experts < 1:
-            raise UserError(
-                f"{self.gin_name}.num_experts is {num_experts}, but it must be at least 1."
-            )
+        given = {
+            "num_experts": num_experts,
+            "hidden_size": hidden_size,
+            "expert_dropout_rate": expert_dropout_rate,
+        }
+        value_rules.check_all(self.gin_name, _RULES, given)
         activations = [activation] if isinstance(activation, str) else list(activation)
         for name in activations:
             if find_activation(name) is None:

@@ -14,13 +14,20 @@ import gin
 import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
 
+from mtf_switch import value_rules
 from mtf_switch.errors import UserError
 from mtf_switch.layers import load_balance
 from mtf_switch.layers.candidates import Candidate
-from mtf_switch.layers.router import Assignment, Router, SlotAllocator
+from mtf_switch.layers.router import RULES, Assignment, Router, SlotAllocator
 
 LaterChoicePolicy = Literal["all", "none", "threshold", "random"]
 LATER_CHOICE_POLICIES: tuple[LaterChoicePolicy, ...] = get_args(LaterChoicePolicy)
+value_rules.declare(
+    "TopKRouter",
+    **RULES,
+    k=value_rules.whole(1, advice="A token visits at least 1 expert."),
+    threshold=value_rules.number(above=0, high=1, advice="It is a threshold of gates."),
+)
 
 
 @gin.configurable
@@ -51,8 +58,6 @@ class TopKRouter(Router):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.k < 1:
-            raise UserError(f"TopKRouter.k is {self.k}, but a token visits at least 1 expert.")
         for name in ("policy_train", "policy_eval"):
             if getattr(self, name) not in LATER_CHOICE_POLICIES:
                 valid = ", ".join(map(repr, LATER_CHOICE_POLICIES))
@@ -60,11 +65,6 @@ class TopKRouter(Router):
                     f"TopKRouter.{name} is {getattr(self, name)!r}, but the policies for the "
                     f"choices after the first are {valid}."
                 )
-        if not 0 < self.threshold <= 1:
-            raise UserError(
-                f"TopKRouter.threshold is {self.threshold}, but a threshold of gates must be "
-                "above 0 and at most 1."
-            )
 
     def check_num_experts(self, num_experts: int) -> None:
         """See the base class."""

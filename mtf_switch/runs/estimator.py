@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable
 
+import gin.tf
 import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
@@ -183,6 +185,7 @@ def _model_fn(
         eval_metrics = router_summaries.add_to_eval_metrics(spec.eval_metrics, sums)
         return _replace_fields(spec, eval_metrics=eval_metrics)
     if mode == tf.estimator.ModeKeys.TRAIN:
+        _check_variable_filter(run.settings.variable_filter)
         _count_step_last(spec.train_op)
         for saver in tf.get_collection(tf.GraphKeys.SAVERS):
             restoring.let_saver_skip_missing_slots(saver, run.model_dir)
@@ -191,11 +194,33 @@ def _model_fn(
                 initial_weights.load_into_graph(run.settings.init_checkpoint)
         if isinstance(spec, tpu_estimator.TPUEstimatorSpec):
             host_call = router_summaries.make_host_call(run.model_dir, sums)
-            return _replace_fields(spec, host_call=host_call)
+            hooks = _without_gin_saver(spec.training_hooks)
+            return _replace_fields(spec, host_call=host_call, training_hooks=hooks)
         router_summaries.add_summaries(sums)
-        hooks = (*make_hooks(spec.loss), *spec.training_chief_hooks)
+        hooks = (*make_hooks(spec.loss), *_without_gin_saver(spec.training_chief_hooks))
         return _replace_fields(spec, training_chief_hooks=hooks)
     return spec
+
+
+def _without_gin_saver(hooks: Sequence[Any]) -> tuple:
+    """Leaves out the hook that writes operative_config.gin.
+
+    Its file lacks the parameters of utils.run, which this project reads without calling it: who
+    trains from that file would train another run. config.gin is complete.
+    """
+    return tuple(hook for hook in hooks if not isinstance(hook, gin.tf.GinConfigSaverHook))
+
+
+def _check_variable_filter(variable_filter: Any) -> None:
+    """Refuses a filter that matches no variable, with which nothing would be trained."""
+    names = [variable.op.name for variable in tf.global_variables()]
+    if isinstance(variable_filter, str) and not any(
+        re.search(variable_filter, name) for name in names
+    ):
+        raise UserError(
+            f"utils.run.variable_filter = {variable_filter!r} matches no variable, so nothing "
+            f"would be trained. Variables are named as in {names[0]!r} and {names[-1]!r}."
+        )
 
 
 @contextlib.contextmanager

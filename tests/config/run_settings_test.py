@@ -64,7 +64,7 @@ def test_tokens_per_batch_become_sequences() -> None:
 @pytest.mark.parametrize("steps", [0, -3])
 def test_fewer_than_one_step_is_refused(steps: int) -> None:
     with pytest.raises(
-        UserError, match=f"training steps is {steps}, but it must be at least 1"
+        UserError, match=f"train_steps is {steps}, but it must be a whole number of at least 1"
     ):
         settings(f"utils.run.train_steps = {steps}")
 

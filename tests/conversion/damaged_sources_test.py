@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 import random_checkpoints
 from safetensors.numpy import load_file, save_file
-from tiny_run import contents
 
 from mtf_switch.conversion import hf_checkpoint
 from mtf_switch.errors import UserError
@@ -61,6 +61,17 @@ def add_tensor(folder: Path, name: str, array: np.ndarray) -> None:
     (folder / hf_checkpoint.INDEX).write_text(json.dumps(index))
 
 
+def edit_weight_map(folder: Path, name: str, file: object) -> None:
+    index = folder / hf_checkpoint.INDEX
+    weight_map = json.loads(index.read_text())["weight_map"]
+    edit(index, weight_map={**weight_map, name: file})
+
+
+def replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 FIRST, SECOND = (f"model-0000{n}-of-00002.safetensors" for n in (1, 2))
 Q = "encoder.block.0.layer.0.SelfAttention.q.weight"
 ARRAY = "checkpoint_7/target.encoder.layers_1.mlp.expert.wi.kernel"
@@ -92,8 +103,28 @@ DAMAGES = [
     ("t5x", lambda d: (d / "checkpoint_7" / "checkpoint").write_text('model_checkpoint_path: "x"'), r"is TensorFlow's list of checkpoints: convert it with --from=mtf"),
     ("t5x", lambda d: (d / "checkpoint_7" / "checkpoint").unlink(), r"contains no T5X checkpoint: it has neither a file 'checkpoint'"),
     ("t5x", lambda d: shutil.rmtree(d / ARRAY), r"layers_1.mlp.expert.wi.kernel cannot be opened: it is missing or damaged"),
-    ("t5x", lambda d: (d / ARRAY / "2.0.0").unlink(), r"expert.wi.kernel lacks 1 of its 4 files, such as 2.0.0"),
+    ("t5x", lambda d: (d / ARRAY / "2.0.0").unlink(), r"expert.wi.kernel lacks some of its 4 files, such as 2.0.0"),
     ("t5x", lambda d: cut(d / ARRAY / "2.0.0"), r"expert/wi/kernel cannot be read from"),
+    # Programs in data, values of wrong types, and files that do not end.
+    ("hf", lambda d: edit(d / "config.json", dropout_rate="0.0\ninclude 'extra.gin'"), r"config.json.dropout_rate is \"0.0\\ninclude 'extra.gin'\", but it must be a finite number at least 0 and below 1"),
+    ("hf", lambda d: edit(d / "config.json", router_jitter_noise=float("nan")), r"router_jitter_noise is nan, but it must be a finite number"),
+    ("hf", lambda d: edit(d / "config.json", num_layers="2"), r"num_layers is '2', but it must be a whole number of at least 1, or None"),
+    ("hf", lambda d: edit(d / "config.json", num_sparse_encoder_layers=[1]), r"num_sparse_encoder_layers is \[1\], but it must be a whole"),
+    ("hf", lambda d: edit(d / "config.json", dense_act_fn={"a": 1}), r"dense_act_fn is {'a': 1}, but it must be a text"),
+    ("hf", lambda d: edit_weight_map(d, Q, "../escape.safetensors"), r"is in '../escape.safetensors', but a file of weights is in the folder of the index"),
+    ("hf", lambda d: edit_weight_map(d, Q, 5), r"is in 5, but a file of weights"),
+    ("hf", lambda d: edit(d / hf_checkpoint.INDEX, weight_map=["a"]), r"its weight_map is list, not a map"),
+    ("hf", lambda d: replace_by_pipe(d / "config.json"), r"config.json is not a file"),
+    ("t5x", lambda d: edit(d / ARRAY / ".zarray", shape=[2**30, 16, 24], chunks=[1, 16, 24]), r"lacks some of its 1073741824 files, such as 4.0.0"),
+    ("t5x", lambda d: edit(d / ARRAY / ".zarray", chunks="1"), r"zarray.chunks is '1', but it must be a list of whole numbers of at least 1"),
+    ("t5x", lambda d: edit(d / ARRAY / ".zarray", shape=[4, 0.5]), r"zarray.shape is \[4, 0.5\], but it must be a list"),
+    ("t5x", lambda d: edit(d / ARRAY / ".zarray", chunks=[]), r"does not describe an array of zarr"),
+    ("t5x", lambda d: (d / ARRAY / ".zarray").write_text("[1]"), r"it is not a map"),
+    ("t5x", lambda d: cut(d / ARRAY / ".zarray"), r"cannot be opened: .*.zarray is damaged"),
+    ("t5x", lambda d: replace_by_pipe(d / ARRAY / ".zarray"), r".zarray is neither a file nor a folder"),
+    ("t5x", lambda d: (d / "config.gin").write_text("DROPOUT_RATE = '0.1'"), r"config.gin.dropout_rate is '0.1', but it must be a finite number"),
+    ("t5x", lambda d: (d / "config.gin").write_text("MlpBlock.activations = 5"), r"activations is 5, but it must be one or two names of activations"),
+    ("t5x", lambda d: (d / "config.gin").write_text("MoeLayer.min_expert_capacity = 'a'"), r"min_expert_capacity is 'a', but it must be a whole number"),
     ("mtf", lambda d: cut(d / "model.ckpt-7.index"), r"model.ckpt-7 cannot be read"),
     ("mtf", lambda d: cut(d / "model.ckpt-7.data-00000-of-00001"), r"model.ckpt-7 cannot be read: Read less bytes than requested"),
     ("mtf", lambda d: (d / "model.ckpt-7.index").unlink(), r"model.ckpt-7"),
@@ -103,6 +134,11 @@ DAMAGES = [
 ]  # fmt: skip
 
 
+def contents_of_files(folder: Path) -> dict[Path, bytes]:
+    """The bytes of every file below a folder; a read of a named pipe would not end."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize(("format", "damage", "message"), DAMAGES)
 def test_a_damaged_or_foreign_source_is_told_in_one_message_and_leaves_nothing(
     tiny, sources, format, damage, message, tmp_path
@@ -110,14 +146,14 @@ def test_a_damaged_or_foreign_source_is_told_in_one_message_and_leaves_nothing(
     source = tmp_path / "source"
     shutil.copytree(sources / format, source)
     damage(source)
-    before = contents(source)
+    before = contents_of_files(source)
     to = "t5x" if format != "t5x" else "hf"
     outcome = tiny.command("convert", f"--from={format}", f"--to={to}", source, tmp_path / "to")
     assert outcome.code == 1
     with pytest.raises(UserError, match=f"(?s){message}"):
         raise UserError(outcome.err)
     assert "Traceback" not in outcome.err
-    assert contents(source) == before
+    assert contents_of_files(source) == before
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 

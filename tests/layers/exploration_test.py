@@ -197,7 +197,10 @@ def test_the_default_is_the_papers_choice():
         ({"jitter": 1.0}, r"jitter is 1.0.*at least 0 and below 1.*0.01"),
         ({"dropout": -0.1}, r"dropout is -0.1.*at least 0 and below 1.*0.1"),
         ({"dropout": float("nan")}, "dropout is nan"),
-        ({"temperature": 0.0}, r"temperature is 0.0, but it must be above 0.*'argmax'"),
+        (
+            {"temperature": 0.0},
+            r"temperature is 0.0, but it must be a finite number above 0.*'argmax'",
+        ),
     ],
 )
 def test_values_that_are_none_are_refused(values, message):

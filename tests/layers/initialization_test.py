@@ -151,5 +151,7 @@ def test_embeddings_norms_and_position_biases_keep_their_initial_values(initial)
 
 
 def test_a_scale_that_is_not_above_zero_is_refused():
-    with pytest.raises(UserError, match=r"init_scale\.s is 0, but a scale must be above 0"):
+    with pytest.raises(
+        UserError, match=r"init_scale\.s is 0, but it must be a finite number above 0"
+    ):
         initialization.init_scale(0)

@@ -119,5 +119,8 @@ def test_stages_without_experts_are_refused(experts, stages, message):
 
 
 def test_no_stage_at_all_is_refused():
-    with pytest.raises(UserError, match="stages is 0, but there is at least one"):
+    with pytest.raises(
+        UserError,
+        match=r"stages is 0, but it must be a whole number of at least 1.*SwitchRouter",
+    ):
         NoTokenLeftBehindRouter(stages=0)

@@ -27,7 +27,10 @@ from mtf_switch.layers.top_k_router import TopKRouter
         ({"combine_dims": False}, r"works with combine_dims = True only"),
         ({"keep_query_heads_dims": True}, r"works with keep_query_heads_dims = False only"),
         ({"hyperprompt_length_encoder": 3}, r"works with hyperprompt_length_encoder = None"),
-        ({"num_experts": 0}, r"SwitchAttention\.num_experts is 0, but it must be at least 1"),
+        (
+            {"num_experts": 0},
+            r"SwitchAttention\.num_experts is 0, but it must be a whole number of at least 1",
+        ),
         ({"dispatch": "scatter"}, r"SwitchAttention\.dispatch is 'scatter'"),
         (
             {"expert_network": "ffn", "activation": "rleu"},

@@ -69,7 +69,9 @@ def test_defaults_come_from_gin():
 
 
 def test_no_experts_are_refused():
-    with pytest.raises(UserError, match="num_experts is 0, but it must be at least 1"):
+    with pytest.raises(
+        UserError, match="num_experts is 0, but it must be a whole number of at least 1"
+    ):
         SwitchFFN(num_experts=0)
 
 

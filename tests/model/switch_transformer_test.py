@@ -142,7 +142,9 @@ def test_training_works_packed_gated_and_in_bfloat16(tiny, params):
 
 
 def test_a_layer_without_experts_is_refused():
-    with pytest.raises(UserError, match=r"num_experts is 0, but it must be at least 1"):
+    with pytest.raises(
+        UserError, match=r"num_experts is 0, but it must be a whole number of at least 1"
+    ):
         SwitchFFN(num_experts=0)
 
 

@@ -79,7 +79,7 @@ def test_a_folder_of_copied_files_needs_no_list_of_checkpoints(
     (model_dir / "checkpoint").unlink()
     found = PretrainedCheckpoint.from_path(str(model_dir))
     assert found.path == str(model_dir / "model.ckpt-6")
-    assert "d_model = 16" in found.config
+    assert "d_model = 16" in found.config.text
 
 
 def test_weights_come_from_the_checkpoint_and_steps_are_counted_from_0(

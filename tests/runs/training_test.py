@@ -37,6 +37,8 @@ def test_a_run_leaves_checkpoints_configuration_log_and_events(trained: Path) ->
         assert f"model.ckpt-{step}.index" in files
     assert tf.train.latest_checkpoint(str(trained)) == str(trained / "model.ckpt-6")
     assert b"Exploration.jitter = 0.1\n" in files["config.gin"]
+    # It would lack all parameters of utils.run.
+    assert "operative_config.gin" not in files
     with open(trained / "train_log.csv", newline="") as file:
         header, *rows = csv.reader(file)
     assert tuple(header) == train_log.COLUMNS

@@ -1,0 +1,103 @@
+"""Refuses bindings that have no effect, and says what to use instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mtf_switch.config import gin_statements
+from mtf_switch.config.gin_statements import Binding
+from mtf_switch.errors import UserError, suggest_names
+
+# Parameters of T5's main loop, `utils.run`, that this project does not read -> what to use.
+_INSTEAD = {
+    **dict.fromkeys(
+        ("tpu_job_name", "tpu", "gcp_project", "tpu_zone"),
+        "Use the flags --tpu, --gcp_project and --tpu_zone.",
+    ),
+    "model_dir": "Use the flag --model_dir.",
+    "mode": "The command decides: train, eval, predict or score.",
+    "dataset_split": "Use the flag --split of eval.",
+    "eval_checkpoint_step": "Use the flag --checkpoint_steps of eval.",
+    **dict.fromkeys(
+        (
+            *("eval_summary_dir", "eval_dir_suffix"),
+            *("output_eval_examples", "perplexity_eval_steps"),
+        ),
+        "The command eval has flags for what it evaluates and writes: see its --help.",
+    ),
+    **dict.fromkeys(
+        ("export_checkpoint_step", "export_path"), "Use the command convert to export a model."
+    ),
+    **dict.fromkeys(
+        ("vocabulary", "train_dataset_fn", "eval_dataset_fn", "predict_fn"),
+        "The task decides: use the flag --task.",
+    ),
+    "mesh_devices": "Use the flag --devices.",
+    "seen_data_init_step": "A run continues from the step of its checkpoint.",
+    **dict.fromkeys(
+        ("ensemble_inputs", "train_model_fn", "checkpoint_input_pipeline"),
+        "This project has nothing in its place.",
+    ),
+}  # fmt: skip
+# Configurables that act only where the configuration refers to them -> what refers to them.
+_NEED_REFERENCE = {
+    "tpu_mesh_shape": "--gin_file=layouts/model_data.gin and mesh.model = N instead, "
+    "for N-way model parallelism",
+    "mesh": "--gin_file=layouts/expert_data.gin, or another file of gin/layouts/",
+    "TopKRouter": "SwitchFFN.router = @TopKRouter()",
+    "NoTokenLeftBehindRouter": "SwitchFFN.router = @NoTokenLeftBehindRouter()",
+    **{
+        name: f"utils.run.learning_rate_schedule = @learning_rate_schedules.{name}"
+        for name in (
+            *("constant", "linear_warmup", "linear_decay", "truncated_rsqrt"),
+            *("learning_rate_schedule_noam", "slanted_triangular"),
+            *("constant_learning_rate", "linear_decay_learning_rate"),
+        )
+    },
+}
+# The scopes that Mesh TensorFlow opens.
+_SCOPES = frozenset(("encoder", "decoder", "student", "teacher"))
+
+
+def check(bindings: Sequence[Binding], gin_params: Iterable[str]) -> None:
+    """Checks that the configuration's scopes exist and the user's bindings are used.
+
+    Only the bindings of the command line are checked for use, because T5's own gin files and
+    saved configurations bind much that this project does not read.
+
+    Args:
+      bindings: The parsed configuration.
+      gin_params: The bindings of the command line, such as "utils.run.mode = 'eval'".
+
+    Raises:
+      UserError: for the first binding that has no effect.
+    """
+    references = [reference for binding in bindings for reference in binding.references()]
+    scopes = {scope for reference in references for scope in reference.scopes}
+    for binding in bindings:
+        _check_scope(binding, _SCOPES | scopes)
+    used = {reference.base_name for reference in references}
+    for param in gin_params:
+        for binding in gin_statements.read_bindings(param):
+            _check_used(param, binding, used)
+
+
+def _check_scope(binding: Binding, known: frozenset[str]) -> None:
+    for scope in filter(None, binding.scope.split("/")):
+        if scope not in known:
+            raise UserError(
+                f"{binding.key} has no effect: nothing is in a scope {scope!r}."
+                f"{suggest_names(scope, known)} The scopes are {', '.join(sorted(known))}."
+            )
+
+
+def _check_used(param: str, binding: Binding, used: set[str]) -> None:
+    start = f"--gin_param={param!r} has no effect:"
+    if binding.base_name == "run" and binding.parameter in _INSTEAD:
+        raise UserError(
+            f"{start} run_switch.py does not read {binding.parameter}. "
+            f"{_INSTEAD[binding.parameter]}"
+        )
+    needed = _NEED_REFERENCE.get(binding.base_name)
+    if binding.parameter and needed and binding.base_name not in used:
+        raise UserError(f"{start} nothing uses {binding.base_name}. Add {needed}.")

@@ -1,0 +1,194 @@
+"""The types and ranges of parameters that gin binds, and the check of a parsed configuration.
+
+The layers of this project declare their parameters themselves, with `value_rules.declare`. This
+module declares those of Mesh TensorFlow, of T5, and of a run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gin
+
+from mtf_switch import value_rules
+from mtf_switch.config import gin_statements
+from mtf_switch.config.gin_statements import Binding, Macro, Reference
+from mtf_switch.errors import UserError
+from mtf_switch.value_rules import Rule, any_whole, boolean, declare, number, one_of, rate, text
+
+_UNITS = tuple(
+    f"{units}_per_{per}" for units in ("tokens", "sequences") for per in ("batch", "replica")
+)
+
+
+def _is_batch_size(value: Any) -> bool:
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        return value[0] in _UNITS and _positive(value[1])
+    return _positive(value)
+
+
+def _is_sequence_length(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return {"inputs", "targets"} <= set(value) and all(map(_positive, value.values()))
+    return _positive(value)
+
+
+def _positive(value: Any) -> bool:
+    return value_rules.whole(1).accepts(value)
+
+
+def _is_schedule(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(isinstance(part, Reference) for part in value)
+    return isinstance(value, Reference) or number(0).accepts(value)
+
+
+def _is_filter(value: Any) -> bool:
+    if not isinstance(value, str):
+        return value is None or isinstance(value, Reference)
+    try:
+        re.compile(value)
+    except re.error:
+        return False
+    return True
+
+
+def _is_pairs(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value)
+    return value is None or isinstance(value, str)
+
+
+def _is_folder(value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and not os.path.isfile(value)
+
+
+def _pairs(example: str) -> Rule:
+    return Rule(f"a text of pairs, such as {example!r}", _is_pairs)
+
+
+_SIZE = value_rules.whole(1)
+_DTYPE = one_of("float32", "bfloat16", "float16")
+_TYPE = Rule(
+    "the name of a class, such as @LeanAdafactor",
+    lambda value: isinstance(value, Reference) and not value.is_call,
+)
+
+declare(
+    "run",
+    model_type=text(),
+    batch_size=Rule(
+        "a whole number of at least 1, or a pair such as ('tokens_per_batch', 65536)",
+        _is_batch_size,
+        f"The units are {', '.join(_UNITS)}.",
+    ),
+    sequence_length=Rule(
+        "lengths of at least 1, such as {'inputs': 512, 'targets': 114}", _is_sequence_length
+    ),
+    train_steps=_SIZE,
+    total_run_steps=_SIZE.or_none(),
+    mesh_shape=_pairs("data:8,model:4"),
+    layout_rules=_pairs("batch:data,d_ff:model"),
+    learning_rate_schedule=Rule(
+        "a finite number of at least 0, or the name of a schedule or a list of them, such as "
+        "@learning_rate_schedules.constant",
+        _is_schedule,
+    ),
+    optimizer=_TYPE,
+    save_checkpoints_steps=_SIZE,
+    keep_checkpoint_max=value_rules.whole(0).or_none(),
+    iterations_per_loop=_SIZE,
+    autostack=boolean(),
+    init_checkpoint=text().or_none(),
+    variable_filter=Rule("a regular expression, or None", _is_filter),
+    skip_seen_data=boolean(),
+)
+declare("seed", value=any_whole())
+declare("devices", value=_SIZE.or_none())
+declare("mesh", data=_SIZE, model=_SIZE)
+declare("tfds_data", data_dir=Rule("a folder", _is_folder).or_none())
+for _corpus in ("embedded_text", "text_files"):
+    declare(_corpus, vocab_size=_SIZE)
+
+declare("Unitransformer", d_model=_SIZE, max_length=_SIZE, label_smoothing=number(0, below=1))
+declare("make_layer_stack", num_layers=_SIZE)
+declare("pairs_of_blocks", num_layers=_SIZE)
+declare("LayerStack", dropout_rate=rate().or_none())
+declare("DenseReluDense", hidden_size=_SIZE, dropout_rate=rate())
+declare(
+    "SelfAttention",
+    num_heads=_SIZE,
+    num_memory_heads=value_rules.whole(0),
+    key_value_size=_SIZE,
+    relative_attention_num_buckets=_SIZE,
+    dropout_rate=rate(),
+)
+declare("sublayer_dropout", dropout_rate=rate())
+declare("get_variable_dtype", master_dtype=_DTYPE, slice_dtype=_DTYPE, activation_dtype=_DTYPE)
+declare(
+    "serialize_num_microbatches",
+    tokens_per_microbatch_per_replica=_SIZE.or_none(),
+)
+declare("AdafactorOptimizer", beta1=number(0, below=1), multiply_by_parameter_scale=boolean())
+declare("constant", value=number(0))
+declare("constant_learning_rate", learning_rate=number(0))
+declare("linear_warmup", steps_or_fraction=number(0))
+declare("linear_decay", steps_or_fraction=number(0))
+declare(
+    "learning_rate_schedule_noam",
+    warmup_steps=_SIZE,
+    linear_decay_fraction=number(0, high=1),
+    multiplier=number(0),
+)
+for _dataset in ("mesh_train_dataset_fn", "mesh_eval_dataset_fn"):
+    declare(_dataset, mixture_or_task_name=text(), pack=boolean())
+declare("decode", beam_size=_SIZE, temperature=number(0), alpha=number())
+
+
+def check_configuration() -> None:
+    """Checks the type and range of every declared parameter that gin binds.
+
+    Raises:
+      UserError: for the first value that breaks its rule.
+    """
+    bindings = gin_statements.read_bindings(gin.config_str(max_line_length=1000))
+    macros = {binding.key: binding.value for binding in bindings if not binding.parameter}
+    for binding in bindings:
+        rule = value_rules.DECLARED.get(binding.base_name, {}).get(binding.parameter)
+        if rule is not None:
+            _check(rule, binding, macros)
+
+
+def _check(rule: Rule, binding: Binding, macros: Mapping[str, Any]) -> None:
+    name, value = binding.key, binding.value
+    while isinstance(value, Macro):
+        name = f"{value.name} (for {binding.key})"
+        if value.name not in macros:
+            return
+        value = macros[value.name]
+    # What a call returns is checked where it arrives.
+    if not (isinstance(value, Reference) and value.is_call):
+        rule.check(name, value)
+
+
+def check_macros_end(bindings: Sequence[Binding]) -> None:
+    """Checks that no macro is bound to itself, directly or through others.
+
+    Raises:
+      UserError: for the first macro that is.
+    """
+    uses = {binding.key: binding.macros() for binding in bindings if not binding.parameter}
+    for name in uses:
+        reached, waiting = set(), [name]
+        while waiting:
+            found = uses.get(waiting.pop(), set()) - reached
+            reached |= found
+            waiting += found
+        if name in reached:
+            raise UserError(
+                f"The macro {name} is bound to itself, as in {name} = %{name}: bind it to a "
+                "value."
+            )

@@ -1,0 +1,99 @@
+"""Types and ranges of what gin binds."""
+
+from __future__ import annotations
+
+import re
+
+import gin
+import pytest
+
+from mtf_switch import value_rules
+from mtf_switch.config import gin_config, run_settings
+from mtf_switch.errors import UserError
+
+FILES = ["models/switch_base.gin", "runs/embedded.gin"]
+
+
+def read_settings(params: list[str]) -> None:
+    """Reads the settings of a run with these bindings."""
+    gin_config.parse(FILES, params)
+    run_settings.from_gin()
+
+
+# Binding -> what the message begins with. Values of the wrong type, out of range, or empty.
+REFUSED = {
+    "num_experts = 8.5": "num_experts (for SwitchFFN.num_experts) is 8.5, but it must be a whole",
+    "num_experts = 'eight'": "num_experts (for SwitchFFN.num_experts) is 'eight', but it",
+    "num_experts = %num_experts": "The macro num_experts is bound to itself",
+    "d_ff = %num_heads\nnum_heads = %d_ff": "The macro d_ff is bound to itself",
+    "SwitchFFN.num_experts = True": "SwitchFFN.num_experts is True, but it must be a whole",
+    "SwitchFFN.num_experts = @SwitchFFN": "SwitchFFN.num_experts is @SwitchFFN, but it must",
+    "SwitchFFN.router = None": "SwitchFFN.router is None, but it must be a router",
+    "SwitchFFN.expert_dropout_rate = 2.0": "SwitchFFN.expert_dropout_rate is 2.0, but",
+    "ExpertCapacity.capacity_factor_train = '1.25'": "ExpertCapacity.capacity_factor_train is '1",
+    "ExpertCapacity.group_size = 0": "ExpertCapacity.group_size is 0, but it must be a whole",
+    "SwitchRouter.z_loss_coef = -1": "SwitchRouter.z_loss_coef is -1, but it must be a finite",
+    "utils.run.batch_size = 0": "run.batch_size is 0, but it must be a whole number of at least",
+    "utils.run.batch_size = None": "run.batch_size is None, but",
+    "utils.run.batch_size = ('tokens', 8)": "run.batch_size is ('tokens', 8), but",
+    "utils.run.sequence_length = {'inputs': 0, 'targets': 8}": "run.sequence_length is {'inputs'",
+    "utils.run.sequence_length = 0": "run.sequence_length is 0, but it must be lengths",
+    "utils.run.sequence_length = None": "run.sequence_length is None, but it must be lengths",
+    "utils.run.save_checkpoints_steps = -1": "run.save_checkpoints_steps is -1, but",
+    "utils.run.mesh_shape = 5": "run.mesh_shape is 5, but it must be a text of pairs",
+    "utils.run.layout_rules = 'batch:foo'": "Layout rule batch:foo names a mesh axis 'foo'",
+    "utils.run.optimizer = 'adam'": "run.optimizer is 'adam', but it must be the name of a",
+    "utils.run.variable_filter = '('": "run.variable_filter is '(', but it must be a regular",
+    "utils.run.learning_rate_schedule = 'a'": "run.learning_rate_schedule is 'a', but",
+    "utils.run.train_steps = '5'": "run.train_steps is '5', but it must be a whole number",
+    "num_heads = 0": "num_heads (for SelfAttention.num_heads) is 0, but it must be a whole",
+    "dropout_rate = 2.0": "dropout_rate (for DenseReluDense.dropout_rate) is 2.0, but it must",
+    "num_layers = None": "num_layers (for pairs_of_blocks.num_layers) is None, but",
+    "run_config.seed.value = 'a'": "seed.value is 'a', but it must be a whole number",
+    "mesh.data = 0.5": "mesh.data is 0.5, but it must be a whole number of at least 1",
+    "tfds_data.data_dir = __file__": "tfds_data.data_dir is ",
+    "get_variable_dtype.activation_dtype = 'int8'": "get_variable_dtype.activation_dtype is 'int",
+    "MIXTURE_NAME = 5": "MIXTURE_NAME (for mesh_eval_dataset_fn.mixture_or_task_name) is 5",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("binding", REFUSED)
+def test_a_wrong_type_and_a_value_out_of_range_are_refused_in_one_sentence(binding: str):
+    params = binding.replace("__file__", repr(__file__)).split("\n")
+    with pytest.raises(UserError, match=re.escape(REFUSED[binding])) as caught:
+        read_settings(params)
+    assert str(caught.value).startswith(REFUSED[binding])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "binding",
+    [
+        "utils.run.batch_size = ('tokens_per_batch', 4096)",
+        "utils.run.batch_size = ['sequences_per_replica', 2]",
+        "utils.run.keep_checkpoint_max = None",
+        "utils.run.mesh_shape = [('data', 2)]",
+        "utils.run.variable_filter = 'encoder/.*'",
+        "utils.run.layout_rules = 'batch:data,experts:batch'",
+        "run_config.seed.value = -3",
+        "num_heads = %num_experts",
+        "ExpertCapacity.group_size = None",
+        "SwitchFFN.router = @TopKRouter()",
+    ],
+)
+def test_values_that_runs_may_have_are_accepted(binding: str):
+    read_settings([binding])
+
+
+def test_every_declared_parameter_exists():
+    """A rule under a name that nothing has would never be applied."""
+    gin_config.parse([], ["MIXTURE_NAME = 'x'"])
+    names = {name.split(".")[-1]: name for name, _ in gin.config._REGISTRY.items()}
+    for configurable, rules in value_rules.DECLARED.items():
+        assert configurable in names
+        wrapped = gin.config._REGISTRY[names[configurable]].wrapped
+        for parameter in rules:
+            assert gin.config._might_have_parameter(wrapped, parameter), (
+                configurable,
+                parameter,
+            )
