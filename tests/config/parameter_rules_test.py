@@ -72,7 +72,7 @@ def test_a_wrong_type_and_a_value_out_of_range_are_refused_in_one_sentence(bindi
         "utils.run.batch_size = ('tokens_per_batch', 4096)",
         "utils.run.batch_size = ['sequences_per_replica', 2]",
         "utils.run.keep_checkpoint_max = None",
-        "utils.run.mesh_shape = [('data', 2)]",
+        "utils.run.mesh_shape = [('batch', 2)]",
         "utils.run.variable_filter = 'encoder/.*'",
         "utils.run.layout_rules = 'batch:data,experts:batch'",
         "run_config.seed.value = -3",
