@@ -112,7 +112,9 @@ def read_init_checkpoint(model_dir: str) -> str | None:
     with open(path, encoding="utf-8") as file:
         bindings = gin_statements.read_bindings(file.read(), path)
     found = [
-        b.value for b in bindings if (b.base_name, b.parameter) == ("run", "init_checkpoint")
+        absolute_paths.convert(b).value
+        for b in bindings
+        if (b.base_name, b.parameter) == ("run", "init_checkpoint")
     ]
     return found[-1] if found else None
 
