@@ -50,7 +50,7 @@ REFUSED = {
     "dropout_rate = 2.0": "dropout_rate (for DenseReluDense.dropout_rate) is 2.0, but it must",
     "num_layers = None": "num_layers (for pairs_of_blocks.num_layers) is None, but",
     "run_config.seed.value = 'a'": "seed.value is 'a', but it must be a whole number",
-    "mesh.data = 0.5": "mesh.data is 0.5, but it must be a whole number of at least 1",
+    "utils.run.mesh_shape = @mesh()\nmesh.data = 0.5": "mesh.data is 0.5, but it must be a whole number of at least 1",
     "tfds_data.data_dir = __file__": "tfds_data.data_dir is ",
     "get_variable_dtype.activation_dtype = 'int8'": "get_variable_dtype.activation_dtype is 'int",
     "MIXTURE_NAME = 5": "MIXTURE_NAME (for mesh_eval_dataset_fn.mixture_or_task_name) is 5",

@@ -24,7 +24,7 @@ PROGRAMS = {
         "from __gin__ import dynamic_registration\nimport subprocess\n"
         "utils.run.train_steps = @subprocess.check_output()\n"
         "subprocess.check_output.args = ['touch', 'ran']",
-        r"contains 'from __gin__ import dynamic_registration', but",
+        r"contains 'from __gin__ import dynamic_registration', with which gin would call",
     ),
     "reference": (
         "utils.run.train_steps = @evil()",
