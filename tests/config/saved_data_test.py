@@ -13,7 +13,8 @@ from mtf_switch.conversion.architecture import Architecture
 from mtf_switch.errors import UserError
 from mtf_switch.runs.pretrained_checkpoint import PretrainedCheckpoint
 
-TASK = "MIXTURE_NAME = 'text_files'"
+# What every saved configuration binds.
+TASK = "MIXTURE_NAME = 'text_files'\nrun.skip_seen_data = True"
 # Each tries to run `touch.run`, or a Python function.
 PROGRAMS = {
     "include": ("include 'extra.gin'", r"includes 'extra.gin', but a saved configuration is"),
