@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import seqio
+from rouge_score import rouge_scorer
 from t5.evaluation import metrics
+from tqdm import tqdm
 
 from mtf_switch.downstream import task_metrics
 
 DRAWS = 1000
 LEVEL = 0.95
-
-# Metrics that are means over examples, so that each example needs to be scored only once. (T5's
-# ROUGE bootstraps by itself, and reports the middle of its draws of that mean.)
-_MEANS_OVER_EXAMPLES = (
-    metrics.accuracy,
-    metrics.sequence_accuracy,
-    metrics.squad,
-    metrics.trivia_qa,
-    metrics.rouge,
-)
+# Those of `t5.evaluation.metrics.rouge`.
+ROUGE_TYPES = ("rouge1", "rouge2", "rougeLsum")
 
 
 def resample_metrics(
@@ -52,9 +47,13 @@ def resample_metrics(
     drawn = np.random.default_rng(seed).integers(len(groups), size=(draws, len(groups)))
     results: list[dict[str, np.ndarray]] = [{} for _ in predictions]
     for metric_fn in task.predict_metric_fns:
-        resample = _resample_mean if metric_fn in _MEANS_OVER_EXAMPLES else _resample
+        score_fn = _SCORE_OF_EXAMPLE.get(metric_fn)
         for result, of_model in zip(results, predictions):
-            result.update(resample(metric_fn, targets, of_model, groups, drawn))
+            result.update(
+                _resample_mean(score_fn, targets, of_model, groups, drawn)
+                if score_fn
+                else _resample(metric_fn, targets, of_model, groups, drawn)
+            )
     return results
 
 
@@ -74,15 +73,58 @@ def _group_examples(targets: Sequence[Any]) -> list[list[int]]:
     return list(groups.values())
 
 
+def _score_alone(metric_fn: Callable) -> Callable[[Any, Any], dict[str, float]]:
+    """Makes a function that scores one example from a metric of many."""
+    return lambda target, prediction: metric_fn([target], [prediction])
+
+
+@functools.cache
+def _rouge_scorer() -> rouge_scorer.RougeScorer:
+    return rouge_scorer.RougeScorer(rouge_types=ROUGE_TYPES)
+
+
+def score_rouge(target: str, prediction: str) -> dict[str, float]:
+    """Scores one summary as `t5.evaluation.metrics.rouge` does, without its bootstrap.
+
+    T5's function draws 1,000 times from the scores of its examples, also from a single one.
+
+    Returns:
+      "rouge1", "rouge2" and "rougeLsum" -> F-measure in percent.
+    """
+    # T5 puts each sentence on a line of its own, which rougeLsum needs.
+    target, prediction = (text.replace(" . ", " .\n") for text in (target, prediction))
+    scores = _rouge_scorer().score(target=target, prediction=prediction)
+    return {name: 100 * score.fmeasure for name, score in scores.items()}
+
+
+# Metrics that are means over examples, so that each example needs to be scored only once -> the
+# score of one example. (T5's ROUGE is the middle of 1,000 draws of that mean.)
+_SCORE_OF_EXAMPLE = {
+    metrics.rouge: score_rouge,
+    **{
+        metric_fn: _score_alone(metric_fn)
+        for metric_fn in (
+            metrics.accuracy,
+            metrics.sequence_accuracy,
+            metrics.squad,
+            metrics.trivia_qa,
+        )
+    },
+}
+
+
 def _resample_mean(
-    metric_fn: Callable,
+    score_fn: Callable[[Any, Any], dict[str, float]],
     targets: Sequence[Any],
     predictions: Sequence[Any],
     groups: list[list[int]],
     drawn: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Resamples a mean over examples: scores each example once, then averages each draw."""
-    scores = [metric_fn([targets[index]], [predictions[index]]) for (index,) in groups]
+    scores = [
+        score_fn(targets[index], predictions[index])
+        for (index,) in tqdm(groups, "score", unit="example", leave=False, disable=None)
+    ]
     return {
         name: np.array([score[name] for score in scores])[drawn].mean(axis=1)
         for name in scores[0]

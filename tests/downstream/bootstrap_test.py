@@ -48,6 +48,44 @@ def test_squads_two_metrics_are_means_over_examples() -> None:
         np.testing.assert_allclose(drawn[name], [e[name] for e in expected], rtol=1e-12)
 
 
+SUMMARIES = [
+    "the cat sat on the mat . it was warm . the dog slept",
+    "Prices rose by 3% in May.",
+    "a b c d e f",
+    "",
+]
+PREDICTIONS = ["the dog slept . the cat sat on a mat", "prices fell in May", "a b c", "x"]
+
+
+def test_rouge_of_an_example_is_that_of_t5() -> None:
+    for summary, prediction in zip(SUMMARIES, PREDICTIONS):
+        expected = metrics.rouge([summary], [prediction])
+        assert bootstrap.score_rouge(summary, prediction) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_mean_rouge_of_examples_is_that_of_t5s_corpus() -> None:
+    """T5 reports the median of 1,000 random draws, so it is only near the mean."""
+    summaries, predictions = 50 * SUMMARIES, 50 * PREDICTIONS
+    scores = [bootstrap.score_rouge(*pair) for pair in zip(summaries, predictions)]
+    np.random.seed(0)
+    for name, of_corpus in metrics.rouge(summaries, predictions).items():
+        assert np.mean([score[name] for score in scores]) == pytest.approx(of_corpus, abs=0.3)
+
+
+def test_rouge_is_resampled_without_t5s_own_bootstrap(monkeypatch) -> None:
+    from rouge_score import scoring
+
+    monkeypatch.setattr(scoring.BootstrapAggregator, "aggregate", lambda self: 1 / 0)
+    (drawn,) = bootstrap.resample_metrics(
+        task(metrics.rouge), SUMMARIES, [PREDICTIONS], draws=10, seed=0
+    )
+    chosen = np.random.default_rng(0).integers(4, size=(10, 4))
+    scores = [bootstrap.score_rouge(*pair) for pair in zip(SUMMARIES, PREDICTIONS)]
+    for name in bootstrap.ROUGE_TYPES:
+        expected = np.array([score[name] for score in scores])[chosen].mean(axis=1)
+        np.testing.assert_allclose(drawn[name], expected, rtol=1e-12)
+
+
 def test_models_are_scored_on_the_same_draws() -> None:
     first, second = bootstrap.resample_metrics(
         task(metrics.accuracy), TARGETS, [ANSWERS, ANSWERS], draws=50
