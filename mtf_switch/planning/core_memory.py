@@ -145,7 +145,7 @@ def _suggest_microbatches(
         1,
     )
     return (
-        f"microbatches of {fewer} sequences per core instead of {sequences} "
+        f"microbatches of {fewer} sequence{'s' * (fewer > 1)} per core instead of {sequences} "
         "(--gin_param='utils.serialize_num_microbatches.tokens_per_microbatch_per_replica = "
         f"{fewer * batch.sequence_length}')"
     )

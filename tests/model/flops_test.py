@@ -21,6 +21,20 @@ def test_t5_base_has_the_parameters_and_flops_of_the_paper(t5_base):
     assert t5_base.flops_per_sequence == pytest.approx(124e9, rel=0.005)  # Tables 8 and 9
 
 
+def test_every_flop_of_t5_base_is_known(t5_base):
+    """12 blocks of d_model 768, d_ff 3072, and attention of 12 x 64 in each stack."""
+    inputs, targets = 512, 114
+    matrix, feed_forward = 768 * 768, 2 * 768 * 3072
+    encoder = inputs * (4 * matrix + feed_forward)
+    # Attention to the encoder makes keys and values of the inputs.
+    decoder = targets * (6 * matrix + feed_forward) + inputs * 2 * matrix
+    # A layer norm multiplies each token by its scale: one per sublayer, and one at the end.
+    norms = 768 * (inputs * (2 * 12 + 1) + targets * (3 * 12 + 1))
+    # The first layer norm of a stack also divides the embeddings, which are weights.
+    embeddings = 768 * (inputs + targets)
+    assert t5_base.flops_per_sequence == 2 * (12 * (encoder + decoder) + norms + embeddings)
+
+
 def test_switch_base_has_the_parameters_of_the_paper_at_the_flops_of_t5_base(
     t5_base, switch_base
 ):
