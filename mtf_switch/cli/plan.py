@@ -34,7 +34,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--vocab_size",
         type=flags.positive_integer,
         metavar="N",
-        help="size of the vocabulary, sentinels included (default: 32100, T5's)",
+        help="size of the vocabulary, sentinels included (default: that of the task: "
+        "32100 for C4, 250100 for mC4)",
     )
     parser.add_argument(
         "--compare",
@@ -64,13 +65,12 @@ def run_command(options: argparse.Namespace) -> None:
 
     if options.output_dir:
         plan_report.check_output_dir(options.output_dir, bool(options.compare))
-    vocabulary = options.vocab_size or planner.T5_VOCABULARY_SIZE
     plans = {}
     layouts = options.compare or [""]
     for layout in tqdm(layouts, "plan", unit="layout", leave=False, disable=len(layouts) < 2):
         files = [*options.gin_file, *([layout] if layout else [])]
         settings = planner.parse_settings(files, options.gin_param, options.batch_tokens)
-        plans[layout] = planner.make_plan(settings, vocabulary)
+        plans[layout] = planner.make_plan(settings, options.vocab_size)
     if options.compare:
         report = plan_report.report_comparison(plans)
     else:

@@ -25,6 +25,8 @@ MAY_CHANGE = (
     "tfds_data.data_dir",
     "Bitransformer.decode",
     "mesh_eval_dataset_fn",
+    # Only the planner reads it.
+    "PRETRAINING_TASK",
 )
 
 

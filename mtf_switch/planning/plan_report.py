@@ -92,6 +92,7 @@ def format_plan(plan: Plan) -> str:
         f"layout rules: {plan.layout.layout_rules}",
         f"per step: {plan.sequences:,} sequences, {plan.batch_tokens:,} input tokens"
         + (f", {plan.microbatches} microbatches" if plan.microbatches > 1 else ""),
+        f"vocabulary: {plan.vocabulary.size:,} pieces and sentinels ({plan.vocabulary.origin})",
         "",
         _format_memory(plan),
         "",

@@ -20,14 +20,23 @@ from mtf_switch.config import gin_config, run_settings
 from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.errors import UserError
 from mtf_switch.model import flops
-from mtf_switch.planning import core_memory, hardware, pod_census, pod_graph
+from mtf_switch.planning import (
+    core_memory,
+    hardware,
+    planned_vocabulary,
+    pod_census,
+    pod_graph,
+)
 from mtf_switch.planning.communication import BACKWARD, FORWARD, UPDATE, Collective, Phase
 from mtf_switch.planning.core_memory import MemoryGroup, StepBatch, VariableGroup
 from mtf_switch.planning.hardware import Hardware, StepEstimate
+from mtf_switch.planning.planned_vocabulary import PlannedVocabulary
 from mtf_switch.planning.pod_graph import PodGraph
 
 # Read before the user's files: the paper's pre-training on a TPU.
 BASE_FILES = ("runs/c4.gin", "runs/tpu.gin", "hardware/tpu_v3.gin")
+# The task of BASE_FILES.
+BASE_TASK = "c4_v220_span_corruption"
 # T5's 32,000 pieces and 100 sentinels.
 T5_VOCABULARY_SIZE = 32100
 
@@ -41,6 +50,7 @@ class Plan:
       batch_tokens: tokens per step; only inputs count, as in the paper.
       sequences: sequences per step.
       microbatches: microbatches per step.
+      vocabulary: the vocabulary whose embeddings and logits are counted.
       parameters: parameters of the whole model, by group of variables.
       optimizer_slots: elements of all optimizer slots.
       flops_per_sequence: forward FLOPs of a sequence, counted as in Table 9.
@@ -60,6 +70,7 @@ class Plan:
     batch_tokens: int
     sequences: int
     microbatches: int
+    vocabulary: PlannedVocabulary
     parameters: dict[VariableGroup, int]
     optimizer_slots: int
     flops_per_sequence: float
@@ -108,6 +119,7 @@ class Plan:
             "batch_tokens": self.batch_tokens,
             "sequences_per_step": self.sequences,
             "microbatches": self.microbatches,
+            "vocabulary": dataclasses.asdict(self.vocabulary),
             "parameters": sum(self.parameters.values()),
             "parameters_by_group": self.parameters,
             "optimizer_slots": self.optimizer_slots,
@@ -153,14 +165,13 @@ def parse_settings(
     return settings
 
 
-def make_plan(
-    settings: run_settings.RunSettings, vocabulary_size: int = T5_VOCABULARY_SIZE
-) -> Plan:
+def make_plan(settings: run_settings.RunSettings, vocabulary_size: int | None = None) -> Plan:
     """Plans the training step of the parsed configuration.
 
     Args:
       settings: the settings of the run.
-      vocabulary_size: the number of pieces and sentinels.
+      vocabulary_size: the number of pieces and sentinels; None for the vocabulary of the task.
+        If the task is that of BASE_FILES, a model can name another with PRETRAINING_TASK.
 
     Raises:
       UserError: if the model cannot be built, if the layout cannot split it, or if the
@@ -170,7 +181,8 @@ def make_plan(
     pod_hardware = _make_hardware()
     layout = settings.layout
     pod_hardware.check_slice(layout.size)
-    pod = pod_graph.build(settings, types.SimpleNamespace(vocab_size=vocabulary_size))
+    vocabulary = _choose_vocabulary(settings, vocabulary_size)
+    pod = pod_graph.build(settings, types.SimpleNamespace(vocab_size=vocabulary.size))
     variables = pod_census.measure_variables(pod)
     activations = pod_census.measure_activations(pod)
     collectives = pod_census.count_collectives(pod)
@@ -188,6 +200,7 @@ def make_plan(
         batch_tokens=settings.batch_size * max_length,
         sequences=settings.batch_size,
         microbatches=pod.microbatches,
+        vocabulary=vocabulary,
         parameters={
             group: sum(variable.size for variable in variables if variable.group == group)
             for group in core_memory.PARAMETER_GROUPS
@@ -211,6 +224,15 @@ def make_plan(
         seconds_to_plan=time.monotonic() - start,
         peak_rss_bytes=_read_peak_rss(),
     )
+
+
+def _choose_vocabulary(
+    settings: run_settings.RunSettings, size: int | None
+) -> PlannedVocabulary:
+    if size is not None:
+        return PlannedVocabulary(size, "--vocab_size")
+    task = planned_vocabulary.choose_task(settings.task, BASE_TASK)
+    return planned_vocabulary.find_vocabulary(task)
 
 
 def _make_hardware() -> Hardware:

@@ -10,6 +10,7 @@ from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.planning import core_memory, plan_report
 from mtf_switch.planning.communication import Collective
 from mtf_switch.planning.hardware import StepEstimate
+from mtf_switch.planning.planned_vocabulary import PlannedVocabulary
 from mtf_switch.planning.planner import Plan
 
 GIB = 2**30
@@ -19,6 +20,7 @@ PLAN = Plan(
     batch_tokens=8000,
     sequences=16,
     microbatches=2,
+    vocabulary=PlannedVocabulary(250100, "that of the task mc4"),
     parameters=dict.fromkeys(core_memory.PARAMETER_GROUPS, 1000),
     optimizer_slots=77,
     flops_per_sequence=1e9,
@@ -72,6 +74,7 @@ def test_the_text_of_a_plan_has_its_numbers():
         "TPU v3, 8 cores (data:8)",
         "layout rules: batch:data,experts:data",
         "per step: 16 sequences, 8,000 input tokens, 2 microbatches",
+        "vocabulary: 250,100 pieces and sentinels (that of the task mc4)",
         "experts 1,000 10.00 GiB",
         "optimizer_slots 77 0 B",
         "total 6,000 10.00 GiB",

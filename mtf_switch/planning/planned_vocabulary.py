@@ -1,0 +1,68 @@
+"""The size of a task's vocabulary, without a download of the vocabulary itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import gin
+import seqio
+import t5.data
+
+from mtf_switch.runs import data
+from tasks import mc4, pretraining
+
+# The task that a model was made for, which a file in gin/models/ may bind.
+_MODEL_TASK = "%PRETRAINING_TASK"
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedVocabulary:
+    """The vocabulary of a planned model.
+
+    Attributes:
+      size: Number of pieces and sentinels, without padding.
+      origin: Where the size comes from, such as "that of the task mc4".
+    """
+
+    size: int
+    origin: str
+
+
+def choose_task(task: str, default: str) -> str:
+    """Returns the task whose vocabulary a model has.
+
+    Args:
+      task: The configured task.
+      default: The planner's default task, in place of which the model may name its own.
+    """
+    if task != default:
+        return task
+    try:
+        return gin.query_parameter(_MODEL_TASK)
+    except ValueError:
+        return default
+
+
+def find_vocabulary(task: str) -> PlannedVocabulary:
+    """Finds the size of a task's vocabulary.
+
+    Raises:
+      UserError: If there is no such task.
+    """
+    data.check_task_exists(task)
+    features = seqio.get_mixture_or_task(task).output_features
+    size = _measure(features["targets"].vocabulary)
+    return PlannedVocabulary(size, f"that of the task {task}")
+
+
+def _measure(vocabulary: Any) -> int:
+    """Measures a vocabulary. Those of T5 and mT5 are far away, so their sizes are known."""
+    if isinstance(vocabulary, pretraining.CorpusVocabulary):
+        return vocabulary.corpus.vocab_size + pretraining.SENTINELS
+    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        pieces = {t5.data.DEFAULT_SPM_PATH: 32000, mc4.VOCABULARY: 250100}
+        known = pieces.get(vocabulary.sentencepiece_model_file)
+        if known:
+            return known + vocabulary.extra_ids
+    return vocabulary.vocab_size
