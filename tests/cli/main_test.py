@@ -89,8 +89,16 @@ def test_the_messages_of_users_mistakes_do_not_show_gins_chain_of_calls(tiny, tm
 
 
 def test_an_unknown_task_is_named_with_the_nearest_ones(tiny, tmp_path):
-    result = tiny.train(tmp_path / "model", "--task=embeded_text")
+    arguments = tiny.train_arguments(tmp_path / "model", "--task=embeded_text")
+    result = tiny.command(*(a for a in arguments if not a.startswith("--corpus")))
     assert result.code == 1
     assert "There is no task or mixture 'embeded_text'" in result.err
     assert "embedded_text" in result.err.split("nearest names are")[1]
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_corpus_and_a_task_are_not_trained_together(tiny, tmp_path):
+    result = tiny.train(tmp_path / "model", "--task=embedded_text")
+    assert result.code == 1
+    assert "--corpus trains on your text and --task=embedded_text on a task" in result.err
     assert not (tmp_path / "model").exists()
