@@ -43,6 +43,11 @@ def test_a_round_trip_gives_the_same_bits(one, other, model, dtype, tmp_path):
     conversions.convert(other, one, there, back, dtype=dtype.name)
     assert result.step == 7
     assert result.architecture.parameters == model.parameters
+    assert result.dtype == ("float32" if other == "mtf" else dtype.name)
+    weights = [
+        array for name, array in read_tensors(other, there).items() if "step" not in name
+    ]
+    assert {array.dtype.name for array in weights} == {result.dtype}
     assert_bit_equal(read_tensors(one, start), read_tensors(one, back))
 
 

@@ -49,14 +49,14 @@ def test_a_trained_model_is_exported_and_comes_back(tiny, trained, tmp_path):
 
 @pytest.fixture(scope="module")
 def model_dirs(tiny, tmp_path_factory) -> list[Path]:
-    """A small random model_dir, and the same model converted to transformers and back."""
+    """A small random model_dir, and the same model converted to T5X and back."""
     folder = tmp_path_factory.mktemp("converted")
-    one_block = random_checkpoints.make_architecture("s", "s", experts=2, vocab_size=512)
-    random_checkpoints.write_checkpoint("t5x", folder / "t5x", one_block)
+    one_block = random_checkpoints.make_architecture("s", "d", experts=2, vocab_size=512)
+    random_checkpoints.write_checkpoint("t5x", folder / "start", one_block)
     flags = run_flags(tiny)
-    convert_by_command(tiny, "t5x", "mtf", folder / "t5x", folder / "mtf", *flags)
-    convert_by_command(tiny, "mtf", "hf", folder / "mtf", folder / "hf")
-    convert_by_command(tiny, "hf", "mtf", folder / "hf", folder / "back", *flags)
+    convert_by_command(tiny, "t5x", "mtf", folder / "start", folder / "mtf", *flags)
+    convert_by_command(tiny, "mtf", "t5x", folder / "mtf", folder / "t5x")
+    convert_by_command(tiny, "t5x", "mtf", folder / "t5x", folder / "back", *flags)
     return [folder / "mtf", folder / "back"]
 
 

@@ -86,6 +86,7 @@ DAMAGES = [
     ("hf", lambda d: remove_tensor("decoder.block.1.layer.2.mlp.experts.expert_3.wi.weight", d), r"missing \(1\):\n  decoder.block.1.layer.2.mlp.experts.expert_3.wi.weight"),
     ("hf", lambda d: add_tensor(d, "lora.weight", np.ones(3)), r"1 tensors that no T5 or Switch Transformer has. No tensor is dropped silently, .*:\n  lora.weight \[3\]"),
     ("hf", lambda d: add_tensor(d, "decoder.block.1.layer.2.mlp.experts.expert_4.wi.weight", np.ones((24, 16), np.float32)), r"unexpected \(1\):\n  decoder.block.1.layer.2.mlp.experts.expert_4.wi.weight"),
+    ("hf", lambda d: add_tensor(d, "encoder.block.0.layer.1.DenseReluDense.wi.weight", np.ones((24, 16), np.float32)), r"1 tensors that no T5 or Switch Transformer has.*:\n  encoder.block.0.layer.1.DenseReluDense.wi.weight"),
     ("hf", lambda d: add_tensor(d, Q, np.ones((13, 16), np.float32)), r"SelfAttention.q.weight is \[16, 13\], not \[16, 12\]"),
     ("hf", lambda d: add_tensor(d, Q, np.ones((12, 16), np.int8)), r"tensors of type I8, .* before it is quantized"),
     ("hf", lambda d: add_tensor(d, "decoder.embed_tokens.weight", np.ones((128, 16), np.float32)), r"decoder.embed_tokens.weight in .* differs from shared.weight"),

@@ -10,7 +10,7 @@ import pytest
 
 from mtf_switch.config.gin_files import REPOSITORY
 from mtf_switch.conversion import formats
-from mtf_switch.conversion.protocols import Source, Target
+from mtf_switch.conversion.protocols import Source, Target, common_dtype
 from mtf_switch.conversion.tensor_names import FORMATS
 
 
@@ -21,6 +21,18 @@ def test_the_classes_of_a_format_have_the_methods_of_the_protocols(format):
         for name, method in inspect.getmembers(protocol, inspect.isfunction):
             if not name.startswith("_"):
                 assert inspect.signature(getattr(cls, name)) == inspect.signature(method), name
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["bfloat16", "bfloat16"], "bfloat16"),
+        (["bfloat16", "float32"], "float32"),
+        (["float16"], "float32"),
+    ],
+)
+def test_the_common_dtype_holds_all_of_them(names, expected):
+    assert common_dtype(names) == expected
 
 
 def test_nothing_heavy_is_imported_before_a_format_is_used():
