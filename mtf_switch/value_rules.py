@@ -94,9 +94,13 @@ def number(
     above: float | None = None,
     high: float | None = None,
     below: float | None = None,
+    finite: bool = True,
     advice: str = "",
 ) -> Rule:
-    """Finite numbers between two limits: `low` and `high` belong to them."""
+    """Numbers between two limits: `low` and `high` belong to them.
+
+    Infinity is among them if `finite` is False; NaN never is.
+    """
     limits = [
         (f"at least {low}", low, lambda value: value >= low),
         (f"above {above}", above, lambda value: value > above),
@@ -106,10 +110,13 @@ def number(
     used = [(text, holds) for text, limit, holds in limits if limit is not None]
 
     def accepts(value: Any) -> bool:
-        return is_number(value) and all(holds(value) for _, holds in used)
+        is_infinite = isinstance(value, float) and math.isinf(value)
+        is_of_type = is_number(value) or (is_infinite and not finite)
+        return is_of_type and all(holds(value) for _, holds in used)
 
     range_text = " and ".join(text for text, _ in used)
-    return Rule(f"a finite number {range_text}".rstrip(), accepts, advice)
+    kind = "a finite number" if finite else "a number"
+    return Rule(f"{kind} {range_text}".rstrip(), accepts, advice)
 
 
 def one_of(*choices: Any, advice: str = "") -> Rule:

@@ -18,7 +18,7 @@ from mtf_switch.errors import UserError, nearest_divisors
 CapacityMode = Literal["train", "eval", "decode"]
 
 _FACTOR = value_rules.number(
-    above=0, advice="1.0 gives each expert its even share of the tokens."
+    above=0, finite=False, advice="1.0 gives each expert its even share of the tokens."
 )
 _GROUP = value_rules.whole(
     1, advice="A group holds at least one token; None makes one group per core."

@@ -84,7 +84,7 @@ def test_the_messages_of_users_mistakes_do_not_show_gins_chain_of_calls(tiny, tm
         tmp_path / "model", params={"ExpertCapacity.capacity_factor_train": "0.0"}
     )
     assert result.code == 1
-    assert "capacity_factor_train is 0.0, but it must be a finite number above 0" in result.err
+    assert "capacity_factor_train is 0.0, but it must be a number above 0" in result.err
     assert "In call to configurable" not in result.err
 
 
