@@ -98,7 +98,9 @@ def _choose_version(tfds_name: str) -> str:
 def _find_newest_version(tfds_name: str) -> tuple[str | None, str]:
     """Returns (version that TFDS can prepare, "") or, if there is none, (None, reason)."""
     try:
-        return str(_make_builder(tfds_name).canonical_version), ""
+        # A folder that holds no data: TFDS prefers a version on disk to its own.
+        builder = tfds.builder(tfds_name, data_dir=os.devnull, try_gcs=False)
+        return str(builder.canonical_version), ""
     except (ValueError, AssertionError) as error:
         return None, str(error).strip().splitlines()[0]
 

@@ -39,7 +39,8 @@ def write_model(model_dir: Path, right_at: dict[int, int], questions: int = 20) 
     dataclasses.replace(report, plots={}).write(
         scores.eval_folder(str(model_dir), "validation")
     )
-    (model_dir / "config.gin").write_text(f"MIXTURE_NAME = '{TASK}'\n")
+    config = f"MIXTURE_NAME = '{TASK}'\nutils.run.skip_seen_data = True\n"
+    (model_dir / "config.gin").write_text(config)
     return str(model_dir)
 
 

@@ -28,11 +28,11 @@ def test_glue_in_the_version_that_t5_names_is_read_if_it_is_there(
     shutil.copytree(tfds_dir / "glue" / "cola" / "2.0.0", old)
     info = json.loads((old / "dataset_info.json").read_text())
     (old / "dataset_info.json").write_text(json.dumps({**info, "version": "1.0.0"}))
-    task = seqio.TaskRegistry.get("glue_cola_v002")
     for folder, version in ((tmp_path, "1.0.0"), (tfds_dir, "2.0.0"), (tmp_path, "1.0.0")):
         gin.clear_config()
         gin.bind_parameter("tfds_data.data_dir", str(folder))
         tasks.register()
+        task = seqio.TaskRegistry.get("glue_cola_v002")
         assert tfds_data.resolve_dataset_name(task) == f"glue/cola:{version}"
         tfds_data.check_prepared("glue_cola_v002")
 
