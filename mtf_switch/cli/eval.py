@@ -90,9 +90,14 @@ def _measure_perplexity(run: Run, options: argparse.Namespace) -> None:
 
 
 def _score_checkpoints(run: Run, options: argparse.Namespace) -> None:
-    from mtf_switch.downstream import evaluate_checkpoints, scores, scores_report
+    from mtf_switch.downstream import (
+        checkpoint_selection,
+        evaluate_checkpoints,
+        scores,
+        scores_report,
+    )
 
-    selection = evaluate_checkpoints.parse_selection(options.checkpoint_steps or "latest")
+    selection = checkpoint_selection.parse_selection(options.checkpoint_steps or "latest")
     limit = options.eval_batches and options.eval_batches * run.settings.batch_size
     steps = evaluate_checkpoints.score_checkpoints(
         run, options.split, selection, limit, options.follow

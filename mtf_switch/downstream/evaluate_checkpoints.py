@@ -12,43 +12,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Literal, Union
 
 from tqdm import tqdm
 
 from mtf_switch.downstream import (
     answers,
+    checkpoint_selection,
+    decoding,
     evaluation_sets,
     scores,
     scores_report,
     task_metrics,
 )
+from mtf_switch.downstream.checkpoint_selection import Selection
 from mtf_switch.downstream.evaluation_sets import EvaluationSet
 from mtf_switch.downstream.scores import StepScores
-from mtf_switch.errors import UserError
 from mtf_switch.runs import saved_checkpoints
 from mtf_switch.runs.run import Run
 
-# Which checkpoints to score: those of the listed steps, the latest one, or all.
-Selection = Union[Literal["latest", "all"], Sequence[int]]
 _SECONDS_BETWEEN_LOOKS = 10.0
-
-
-def parse_selection(text: str) -> Selection:
-    """Parses the value of --checkpoint_steps: "latest", "all", or steps such as "200,400".
-
-    Raises:
-      UserError: If it is neither of these.
-    """
-    if text in ("latest", "all"):
-        return text
-    try:
-        return sorted({int(part) for part in text.split(",")})
-    except ValueError as error:
-        raise UserError(
-            f"--checkpoint_steps is {text!r}, but it must be 'all', 'latest', or steps such as "
-            "200,400,600."
-        ) from error
 
 
 def score_checkpoints(
@@ -75,15 +57,15 @@ def score_checkpoints(
       UserError: If the task has no metrics or no data, or a step has no checkpoint.
     """
     settings, model_dir = run.settings, run.model_dir
-    paths = [] if follow else select_checkpoints(model_dir, selection)
+    paths = [] if follow else checkpoint_selection.select_checkpoints(model_dir, selection)
     sets = evaluation_sets.load_evaluation_sets(settings, split, limit)
-    evaluation_sets.bind_decode_length(settings)
+    decoding.bind_decode_length(settings)
     by_step = {
         step.step: step for step in scores.read_scores(model_dir, split, settings.task, limit)
     }
     for path in _wait_for_checkpoints(model_dir, settings.train_steps) if follow else paths:
         step = saved_checkpoints.parse_step(path)
-        decoded = evaluation_sets.decode(sets, run, path)
+        decoded = decoding.decode(sets, run, path)
         total = sum(len(part.examples) for part in sets)
         bar = tqdm(decoded, f"step {step}", total, unit="example", leave=False, disable=None)
         by_step[step] = _score_answers(model_dir, split, step, sets, list(bar))
@@ -93,30 +75,6 @@ def score_checkpoints(
         if follow:
             tqdm.write(scores_report.format_line(by_step[step]))
     return [by_step[key] for key in sorted(by_step)]
-
-
-def select_checkpoints(model_dir: str, selection: Selection) -> list[str]:
-    """Returns the paths of the selected checkpoints.
-
-    Raises:
-      UserError: If there is no checkpoint, or none of a listed step.
-    """
-    latest = saved_checkpoints.find_latest(model_dir)
-    if selection == "latest":
-        return [latest]
-    paths = {
-        saved_checkpoints.parse_step(path): path
-        for path in saved_checkpoints.list_paths(model_dir)
-    }
-    if selection == "all":
-        return list(paths.values())
-    for step in selection:
-        if step not in paths:
-            raise UserError(
-                f"{model_dir} has no checkpoint of step {step}; it has those of "
-                f"{', '.join(map(str, paths))}."
-            )
-    return [paths[step] for step in selection]
 
 
 def _wait_for_checkpoints(model_dir: str, last_step: int) -> Iterator[str]:

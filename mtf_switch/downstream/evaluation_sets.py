@@ -1,4 +1,4 @@
-"""The examples that a checkpoint is evaluated on, and the text that it decodes for them."""
+"""The examples that a checkpoint is evaluated on."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import gin
 import numpy as np
 import seqio
 from t5.models import mesh_transformer
 
-from mtf_switch.config import gin_config, run_settings
+from mtf_switch.config import run_settings
 from mtf_switch.errors import UserError
-from mtf_switch.runs import data, prediction
-from mtf_switch.runs.run import Run
+from mtf_switch.runs import data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,33 +138,10 @@ def _build_evaluation_set(
     return dataclasses.replace(without_targets, targets=targets)
 
 
-def bind_decode_length(settings: run_settings.RunSettings) -> None:
-    """Limits decoded text to the run's target length, unless gin sets another limit."""
-    name = "Bitransformer.decode.max_decode_length"
-    try:
-        gin.query_parameter(name)
-    except ValueError:
-        gin_config.bind(name, settings.sequence_length["targets"])
-
-
-def decode(sets: Sequence[EvaluationSet], run: Run, checkpoint: str) -> Iterator[str]:
-    """Decodes the inputs of all sets with one checkpoint.
-
-    The decoding method is what gin binds for `Bitransformer.decode`.
-
-    Yields:
-      One text for each example, set by set.
-    """
-    inputs = np.concatenate([part.inputs for part in sets])
-    vocabulary = run.feature_vocabulary("targets")
-    for result in prediction.predict_rows(run, checkpoint, {"inputs": inputs}):
-        yield vocabulary.decode([int(i) for i in result["outputs"]])
-
-
 def split_by_set(
     sets: Sequence[EvaluationSet], texts: Sequence[str]
 ) -> Iterator[tuple[EvaluationSet, Sequence[str]]]:
-    """Yields each set with the texts that `decode` gave for its examples."""
+    """Yields each set with the texts that were decoded for its examples."""
     start = 0
     for part in sets:
         stop = start + len(part.examples)

@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from mtf_switch import whole_file
-from mtf_switch.downstream import evaluate_checkpoints, evaluation_sets
+from mtf_switch.downstream import checkpoint_selection, decoding, evaluation_sets
 from mtf_switch.downstream.evaluation_sets import EvaluationSet
 from mtf_switch.runs import data
 from mtf_switch.runs.run import Run
@@ -87,7 +87,7 @@ def write_submission(run: Run, output_dir: str, step: int | None = None) -> list
     Raises:
       UserError: If a data set or the checkpoint is absent.
     """
-    (checkpoint,) = evaluate_checkpoints.select_checkpoints(
+    (checkpoint,) = checkpoint_selection.select_checkpoints(
         run.model_dir, "latest" if step is None else [step]
     )
     files = list_task_files()
@@ -96,8 +96,8 @@ def write_submission(run: Run, output_dir: str, step: int | None = None) -> list
         data.check_readable(file.task, "test", cached=False)
     tasks = [seqio.TaskRegistry.get(file.task) for file in files]
     sets = evaluation_sets.load_tasks(tasks, run.settings, "test")
-    evaluation_sets.bind_decode_length(run.settings)
-    decoded = evaluation_sets.decode(sets, run, checkpoint)
+    decoding.bind_decode_length(run.settings)
+    decoded = decoding.decode(sets, run, checkpoint)
     total = sum(len(part.examples) for part in sets)
     texts = list(tqdm(decoded, "test sets", total, unit="example", leave=False, disable=None))
     os.makedirs(output_dir, exist_ok=True)

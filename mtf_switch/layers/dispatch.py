@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mtf_switch.layers import dimensions
-from mtf_switch.layers.router import Routing
+from mtf_switch.layers.routing import Routing
 
 
 @dataclasses.dataclass(frozen=True)

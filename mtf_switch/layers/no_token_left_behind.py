@@ -13,7 +13,8 @@ import tensorflow.compat.v1 as tf
 from mtf_switch import value_rules
 from mtf_switch.errors import UserError
 from mtf_switch.layers.candidates import Candidate
-from mtf_switch.layers.router import RULES, Assignment, Router, SlotAllocator
+from mtf_switch.layers.router import RULES, Router, SlotAllocator
+from mtf_switch.layers.routing import Assignment
 
 value_rules.declare(
     "NoTokenLeftBehindRouter",

@@ -20,7 +20,8 @@ from mtf_switch.layers import (
 from mtf_switch.layers.capacity import CapacityMode, ExpertCapacity
 from mtf_switch.layers.dispatch import EinsumDispatch, GatherDispatch, SortDispatch
 from mtf_switch.layers.experts import Experts, find_activation
-from mtf_switch.layers.router import Router, Routing, SwitchRouter
+from mtf_switch.layers.router import Router, SwitchRouter
+from mtf_switch.layers.routing import Routing
 
 _RULES = {
     "num_experts": value_rules.whole(1),
@@ -123,6 +124,11 @@ class SwitchLayer(transformer.TransformerLayer):
         self.capacity = capacity or ExpertCapacity()
         self.dispatch_method = dispatch
         self.on_tpu = False
+
+    @property
+    def switch_layers(self) -> tuple[SwitchLayer, ...]:
+        """The layer itself; a layer made of several Switch layers lists them by this name."""
+        return (self,)
 
     @property
     def scope(self) -> str:

@@ -18,7 +18,8 @@ from mtf_switch import value_rules
 from mtf_switch.errors import UserError
 from mtf_switch.layers import load_balance
 from mtf_switch.layers.candidates import Candidate
-from mtf_switch.layers.router import RULES, Assignment, Router, SlotAllocator
+from mtf_switch.layers.router import RULES, Router, SlotAllocator
+from mtf_switch.layers.routing import Assignment
 
 LaterChoicePolicy = Literal["all", "none", "threshold", "random"]
 LATER_CHOICE_POLICIES: tuple[LaterChoicePolicy, ...] = get_args(LaterChoicePolicy)

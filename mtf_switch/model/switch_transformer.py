@@ -6,7 +6,7 @@ A large graph takes minutes to build, so mistakes in the configuration are repor
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gin
@@ -16,7 +16,6 @@ from mesh_tensorflow.transformer import transformer, transformer_layers, utils
 from mtf_switch.config.mesh_layout import Tensor
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.errors import UserError
-from mtf_switch.layers.switch_attention import SwitchAttention
 from mtf_switch.layers.switch_layer import SwitchLayer
 
 
@@ -128,13 +127,12 @@ def stacks(model: Any) -> Iterator[transformer.Unitransformer]:
 
 def switch_layers(stack: transformer.Unitransformer) -> list[SwitchLayer]:
     """Returns the Switch layers of a stack in order, including those inside SwitchAttention."""
-    layers: list[SwitchLayer] = []
-    for layer in stack.layer_stack.layers:
-        if isinstance(layer, SwitchLayer):
-            layers.append(layer)
-        elif isinstance(layer, SwitchAttention):
-            layers.extend(layer.switch_layers)
-    return layers
+    return [part for layer in stack.layer_stack.layers for part in _parts_with_experts(layer)]
+
+
+def _parts_with_experts(layer: Any) -> Sequence[SwitchLayer]:
+    """Returns what a layer of this project lists as its `switch_layers`."""
+    return getattr(layer, "switch_layers", ())
 
 
 def check_model(model: Any, settings: RunSettings) -> None:
@@ -206,9 +204,8 @@ def _list_tensors_of_layer(
         yield Tensor(f"{where}: attention's queries", (*x, heads, d_kv), fix)
         memory = ("memory_length", x[1][1])
         yield Tensor(f"{where}: attention's logits", (*x, heads, memory), fix)
-        if isinstance(layer, SwitchAttention):
-            for part in layer.switch_layers:
-                yield from _list_tensors_of_experts(f"{where}/{part.part}", part, x, model_dim)
+        for part in _parts_with_experts(layer):
+            yield from _list_tensors_of_experts(f"{where}/{part.part}", part, x, model_dim)
     elif isinstance(layer, transformer_layers.DenseReluDense):
         hidden, fix = ("d_ff", layer.hidden_size), {"d_ff": "of d_ff"}
         yield Tensor(f"{where}: weights", (model_dim, hidden), fix)

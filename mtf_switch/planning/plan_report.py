@@ -14,7 +14,7 @@ from mtf_switch.planning.communication import (
     CollectiveKind,
 )
 from mtf_switch.planning.core_memory import MEMORY_GROUPS, OPTIMIZER_SLOTS, format_bytes
-from mtf_switch.planning.planner import Plan
+from mtf_switch.planning.plan import Plan
 from mtf_switch.report import Report
 
 if TYPE_CHECKING:

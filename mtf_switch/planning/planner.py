@@ -6,18 +6,15 @@ Memory, communication and FLOPs are counted on the graph that the pod would run 
 
 from __future__ import annotations
 
-import dataclasses
 import resource
 import sys
 import time
 import types
 from collections.abc import Sequence
-from typing import Any
 
 import mesh_tensorflow as mtf
 
 from mtf_switch.config import gin_config, run_settings
-from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.errors import UserError
 from mtf_switch.model import flops
 from mtf_switch.planning import (
@@ -27,9 +24,10 @@ from mtf_switch.planning import (
     pod_census,
     pod_graph,
 )
-from mtf_switch.planning.communication import BACKWARD, FORWARD, UPDATE, Collective, Phase
-from mtf_switch.planning.core_memory import MemoryGroup, StepBatch, VariableGroup
-from mtf_switch.planning.hardware import Hardware, StepEstimate
+from mtf_switch.planning.communication import BACKWARD, FORWARD, UPDATE
+from mtf_switch.planning.core_memory import StepBatch
+from mtf_switch.planning.hardware import Hardware
+from mtf_switch.planning.plan import Plan
 from mtf_switch.planning.planned_vocabulary import PlannedVocabulary
 from mtf_switch.planning.pod_graph import PodGraph
 
@@ -39,104 +37,6 @@ BASE_FILES = ("runs/c4.gin", "runs/tpu.gin", "hardware/tpu_v3.gin")
 BASE_TASK = "c4_v220_span_corruption"
 # T5's 32,000 pieces and 100 sentinels.
 T5_VOCABULARY_SIZE = 32100
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What one training step of a model needs on each core of a mesh.
-
-    Attributes:
-      layout: the mesh and its layout rules.
-      batch_tokens: tokens per step; only inputs count, as in the paper.
-      sequences: sequences per step.
-      microbatches: microbatches per step.
-      vocabulary: the vocabulary whose embeddings and logits are counted.
-      parameters: parameters of the whole model, by group of variables.
-      optimizer_slots: elements of all optimizer slots.
-      flops_per_sequence: forward FLOPs of a sequence, counted as in Table 9.
-      flops_per_step: FLOPs of a step on all cores, forward and backward.
-      core_flops: FLOPs of a step on one core, by phase.
-      core_matmul_bytes: bytes of the operands and results of one core's matmuls.
-      memory: bytes on one core, by group.
-      activations_unfused: bytes of activations on one core if XLA fused nothing.
-      collectives: the collectives of a step, by descending `wire_bytes`.
-      estimate: the estimated time of a step.
-      verdict: a sentence that says whether the model fits and, if not, what would.
-      seconds_to_plan: wall time in seconds.
-      peak_rss_bytes: the peak memory of this process so far.
-    """
-
-    layout: MeshLayout
-    batch_tokens: int
-    sequences: int
-    microbatches: int
-    vocabulary: PlannedVocabulary
-    parameters: dict[VariableGroup, int]
-    optimizer_slots: int
-    flops_per_sequence: float
-    flops_per_step: float
-    core_flops: dict[Phase, float]
-    core_matmul_bytes: float
-    memory: dict[MemoryGroup, int]
-    activations_unfused: int
-    collectives: list[Collective]
-    estimate: StepEstimate
-    verdict: str
-    seconds_to_plan: float
-    peak_rss_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        """The peak memory of one core, in bytes."""
-        return sum(self.memory.values())
-
-    @property
-    def fits(self) -> bool:
-        """Whether a core has `total_bytes` of memory."""
-        return self.total_bytes <= self.estimate.hbm_bytes
-
-    @property
-    def wire_bytes(self) -> float:
-        """Bytes that one core sends in a step."""
-        return sum(collective.wire_bytes for collective in self.collectives)
-
-    @property
-    def arithmetic_intensity(self) -> float:
-        """FLOPs of one core's matmuls per byte of their operands and results."""
-        return sum(self.core_flops.values()) / max(self.core_matmul_bytes, 1.0)
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Estimated input tokens per second, on all cores together."""
-        return self.batch_tokens / self.estimate.step_seconds
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns the plan as one JSON object, with sizes in bytes and times in seconds."""
-        return {
-            "mesh_shape": self.layout.mesh_shape,
-            "layout_rules": self.layout.layout_rules,
-            "cores": self.layout.size,
-            "batch_tokens": self.batch_tokens,
-            "sequences_per_step": self.sequences,
-            "microbatches": self.microbatches,
-            "vocabulary": dataclasses.asdict(self.vocabulary),
-            "parameters": sum(self.parameters.values()),
-            "parameters_by_group": self.parameters,
-            "optimizer_slots": self.optimizer_slots,
-            "flops_per_sequence": self.flops_per_sequence,
-            "flops_per_step": self.flops_per_step,
-            "flops_per_core": self.core_flops,
-            "arithmetic_intensity": self.arithmetic_intensity,
-            "per_core": {**self.memory, "total_bytes": self.total_bytes},
-            "activations_if_nothing_is_fused": self.activations_unfused,
-            "collectives": [collective.as_json() for collective in self.collectives],
-            "wire_bytes_per_core": self.wire_bytes,
-            "estimate": self.estimate.as_json(),
-            "fits": self.fits,
-            "verdict": self.verdict,
-            "seconds_to_plan": self.seconds_to_plan,
-            "peak_rss_bytes": self.peak_rss_bytes,
-        }
 
 
 def parse_settings(

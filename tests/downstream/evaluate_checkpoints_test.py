@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 from tiny_run import TinyRun, copy_of
 
-from mtf_switch.downstream import evaluate_checkpoints, evaluation_sets, scores
+from mtf_switch.downstream import (
+    checkpoint_selection,
+    decoding,
+    evaluate_checkpoints,
+    scores,
+)
 from mtf_switch.runs import evaluation, saved_checkpoints
 
 SUPER_GLUE = "super_glue_v102_proportional"
@@ -45,7 +50,7 @@ def evaluated(tiny: TinyRun, finetuned: Path, tmp_path_factory):
     assert first.code == 0, first.err
     decoder = Decoder()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation_sets, "decode", decoder.decode)
+        patch.setattr(decoding, "decode", decoder.decode)
         second = tiny.command("eval", f"--model_dir={model_dir}", "--checkpoint_steps=0,4")
     assert second.code == 0, second.err
     return model_dir, first, second, decoder.steps
@@ -128,8 +133,8 @@ def test_steps_are_added_to_what_there_is(evaluated) -> None:
 
 def test_checkpoints_are_selected_by_their_steps(finetuned: Path) -> None:
     def select(text: str) -> list[int]:
-        selection = evaluate_checkpoints.parse_selection(text)
-        paths = evaluate_checkpoints.select_checkpoints(str(finetuned), selection)
+        selection = checkpoint_selection.parse_selection(text)
+        paths = checkpoint_selection.select_checkpoints(str(finetuned), selection)
         return [saved_checkpoints.parse_step(path) for path in paths]
 
     assert select("all") == [0, 2, 4]

@@ -15,7 +15,7 @@ from tiny_run import PARAMS, TinyRun, faster
 
 import tasks
 from mtf_switch.config import gin_config, run_settings
-from mtf_switch.downstream import evaluation_sets, task_metrics
+from mtf_switch.downstream import decoding, evaluation_sets, task_metrics
 from mtf_switch.runs import data, estimator, saved_checkpoints
 from mtf_switch.runs.run import Run
 from tasks import tfds_data
@@ -104,9 +104,7 @@ def test_each_task_with_metrics_decodes_and_scores(every_task, sets) -> None:
     gin.bind_parameter("Bitransformer.decode.max_decode_length", 6)
     assert len(sets) >= 28
     with faster():
-        texts = list(
-            evaluation_sets.decode(sets, run, saved_checkpoints.find_latest(run.model_dir))
-        )
+        texts = list(decoding.decode(sets, run, saved_checkpoints.find_latest(run.model_dir)))
     assert len(texts) == sum(len(part.examples) for part in sets)
     for part, mine in evaluation_sets.split_by_set(sets, texts):
         found = task_metrics.compute_metrics(part.task, part.targets, part.postprocess(mine))

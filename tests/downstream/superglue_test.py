@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_run import TinyRun
 
-from mtf_switch.downstream import evaluation_sets, superglue
+from mtf_switch.downstream import decoding, superglue
 
 FILES = (
     "BoolQ",
@@ -49,7 +49,7 @@ def written(tiny: TinyRun, finetuned: Path, tmp_path_factory) -> tuple[Path, str
     folder = tmp_path_factory.mktemp("superglue") / "files"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            evaluation_sets,
+            decoding,
             "decode",
             lambda sets, *_: ("no idea" for part in sets for _ in part.examples),
         )

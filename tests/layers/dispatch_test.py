@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtf_switch.layers.dispatch import EinsumDispatch, GatherDispatch, SortDispatch
-from mtf_switch.layers.router import Routing
+from mtf_switch.layers.routing import Routing
 
 # bfloat16 keeps 8 bits, so it rounds by up to 2^-8; float32 24.
 ROUNDING = {tf.float32: 2.0**-24, tf.bfloat16: 2.0**-8}

@@ -16,7 +16,8 @@ from mtf_switch.layers.capacity import ExpertCapacity
 from mtf_switch.layers.dispatch import EinsumDispatch
 from mtf_switch.layers.exploration import Exploration
 from mtf_switch.layers.load_balance import load_balance_loss
-from mtf_switch.layers.router import Routing, SwitchRouter
+from mtf_switch.layers.router import SwitchRouter
+from mtf_switch.layers.routing import Routing
 from mtf_switch.layers.switch_ffn import SwitchFFN
 
 

@@ -1,0 +1,53 @@
+"""Which checkpoints of a model_dir to evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Union
+
+from mtf_switch.errors import UserError
+from mtf_switch.runs import saved_checkpoints
+
+# Which checkpoints to score: those of the listed steps, the latest one, or all.
+Selection = Union[Literal["latest", "all"], Sequence[int]]
+
+
+def parse_selection(text: str) -> Selection:
+    """Parses the value of --checkpoint_steps: "latest", "all", or steps such as "200,400".
+
+    Raises:
+      UserError: If it is neither of these.
+    """
+    if text in ("latest", "all"):
+        return text
+    try:
+        return sorted({int(part) for part in text.split(",")})
+    except ValueError as error:
+        raise UserError(
+            f"--checkpoint_steps is {text!r}, but it must be 'all', 'latest', or steps such as "
+            "200,400,600."
+        ) from error
+
+
+def select_checkpoints(model_dir: str, selection: Selection) -> list[str]:
+    """Returns the paths of the selected checkpoints.
+
+    Raises:
+      UserError: If there is no checkpoint, or none of a listed step.
+    """
+    latest = saved_checkpoints.find_latest(model_dir)
+    if selection == "latest":
+        return [latest]
+    paths = {
+        saved_checkpoints.parse_step(path): path
+        for path in saved_checkpoints.list_paths(model_dir)
+    }
+    if selection == "all":
+        return list(paths.values())
+    for step in selection:
+        if step not in paths:
+            raise UserError(
+                f"{model_dir} has no checkpoint of step {step}; it has those of "
+                f"{', '.join(map(str, paths))}."
+            )
+    return [paths[step] for step in selection]

@@ -1,0 +1,36 @@
+"""The text that a checkpoint decodes for the examples of evaluation sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import gin
+import numpy as np
+
+from mtf_switch.config import gin_config, run_settings
+from mtf_switch.downstream.evaluation_sets import EvaluationSet
+from mtf_switch.runs import prediction
+from mtf_switch.runs.run import Run
+
+
+def bind_decode_length(settings: run_settings.RunSettings) -> None:
+    """Limits decoded text to the run's target length, unless gin sets another limit."""
+    name = "Bitransformer.decode.max_decode_length"
+    try:
+        gin.query_parameter(name)
+    except ValueError:
+        gin_config.bind(name, settings.sequence_length["targets"])
+
+
+def decode(sets: Sequence[EvaluationSet], run: Run, checkpoint: str) -> Iterator[str]:
+    """Decodes the inputs of all sets with one checkpoint.
+
+    The decoding method is what gin binds for `Bitransformer.decode`.
+
+    Yields:
+      One text for each example, set by set.
+    """
+    inputs = np.concatenate([part.inputs for part in sets])
+    vocabulary = run.feature_vocabulary("targets")
+    for result in prediction.predict_rows(run, checkpoint, {"inputs": inputs}):
+        yield vocabulary.decode([int(i) for i in result["outputs"]])
