@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 # A full disk or an exhausted quota, which any write of any command may meet.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -71,6 +71,12 @@ def suggest_names(name: str, known: Iterable[str], count: int = 3) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
     return f" The nearest names are: {', '.join(close)}." if close else ""
+
+
+def join_first(items: Sequence[str], count: int = 3) -> str:
+    """Joins the first few items for a message: "a; b; c, and 2 more"."""
+    more = f", and {len(items) - count} more" if len(items) > count else ""
+    return "; ".join(items[:count]) + more
 
 
 def nearest_divisors(number: int, target: int) -> str:

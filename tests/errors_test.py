@@ -72,3 +72,8 @@ def test_similar_names_are_suggested_the_most_similar_first() -> None:
 )
 def test_the_nearest_divisors_are_the_next_below_and_above(number, target, text) -> None:
     assert errors.nearest_divisors(number, target) == text
+
+
+def test_the_first_of_many_items_are_named_and_the_others_counted() -> None:
+    assert errors.join_first(["a", "b", "c"]) == "a; b; c"
+    assert errors.join_first(["a", "b", "c", "d", "e"]) == "a; b; c, and 2 more"

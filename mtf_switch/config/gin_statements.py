@@ -102,69 +102,33 @@ def read_bindings(text: str, source: str = "The configuration") -> list[Binding]
     Raises:
       UserError: if the text is not gin.
     """
-    return [
-        Binding(*statement[:-1])
-        for statement in _read(text, source)
-        if isinstance(statement, config_parser.BindingStatement)
-    ]
+    statements = _read(text, source, config_parser.BindingStatement)
+    return [Binding(*statement[:-1]) for statement in statements]
 
 
 def read_imports(text: str, source: str = "The configuration") -> list[str]:
-    """Reads the import statements of a gin text.
-
-    Args:
-      text: The gin text.
-      source: Where the text is from, as the subject of an error message.
-
-    Raises:
-      UserError: if the text is not gin.
-    """
-    return [
-        statement.format()
-        for statement in _read(text, source)
-        if isinstance(statement, config_parser.ImportStatement)
-    ]
+    """Reads the import statements of a gin text; see `read_bindings` for the arguments."""
+    return [s.format() for s in _read(text, source, config_parser.ImportStatement)]
 
 
 def read_imported_packages(text: str, source: str = "The configuration") -> set[str]:
-    """Reads the packages that a gin text imports: "a" of `from a.b import c`.
-
-    Args:
-      text: The gin text.
-      source: Where the text is from, as the subject of an error message.
-
-    Raises:
-      UserError: if the text is not gin.
-    """
-    return {
-        statement.module.split(".")[0]
-        for statement in _read(text, source)
-        if isinstance(statement, config_parser.ImportStatement)
-    }
+    """Reads the packages that a gin text imports: "a" of `from a.b import c`."""
+    statements = _read(text, source, config_parser.ImportStatement)
+    return {statement.module.split(".")[0] for statement in statements}
 
 
 def read_includes(text: str, source: str = "The configuration") -> list[str]:
-    """Reads the paths of the files that a gin text includes.
-
-    Args:
-      text: The gin text.
-      source: Where the text is from, as the subject of an error message.
-
-    Raises:
-      UserError: if the text is not gin.
-    """
-    return [
-        statement.filename
-        for statement in _read(text, source)
-        if isinstance(statement, config_parser.IncludeStatement)
-    ]
+    """Reads the paths of the files that a gin text includes."""
+    return [s.filename for s in _read(text, source, config_parser.IncludeStatement)]
 
 
-def _read(text: str, source: str) -> list[Any]:
+def _read(text: str, source: str, kind: type) -> list[Any]:
+    """Reads the statements of one kind, a class of gin's parser, in order."""
     try:
-        return list(config_parser.ConfigParser(text, _Delegate()))
+        statements = list(config_parser.ConfigParser(text, _Delegate()))
     except (SyntaxError, ValueError, TokenError) as error:
         raise UserError(f"{source} cannot be read as gin: {error}.") from error
+    return [statement for statement in statements if isinstance(statement, kind)]
 
 
 class _Delegate(config_parser.ParserDelegate):

@@ -63,12 +63,19 @@ def read(path: str, gin_files: Sequence[str] = ()) -> gin_config.SavedText:
     Raises:
       UserError: if the file cannot be read as text.
     """
+    return _make_saved_text(_read_text(path), path, gin_files)
+
+
+def _make_saved_text(text: str, path: str, gin_files: Sequence[str]) -> gin_config.SavedText:
+    return gin_config.SavedText(text, path, gin_config.imported_packages(gin_files))
+
+
+def _read_text(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
-            text = file.read()
+            return file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The configuration {path} cannot be read: {error}.") from error
-    return gin_config.SavedText(text, path, gin_config.imported_packages(gin_files))
 
 
 def load(model_dir: str, gin_files: Sequence[str] = (), gin_params: Sequence[str] = ()) -> None:
@@ -83,14 +90,13 @@ def load(model_dir: str, gin_files: Sequence[str] = (), gin_params: Sequence[str
             f"{model_dir} holds no config.gin, so it is not the model_dir of a training run. "
             "Give the folder that `run_switch.py train --model_dir` wrote."
         )
-    _check_whole(path)
-    gin_config.parse(gin_files, gin_params, read(path, gin_files))
+    text = _read_text(path)
+    _check_whole(path, text)
+    gin_config.parse(gin_files, gin_params, _make_saved_text(text, path, gin_files))
 
 
-def _check_whole(path: str) -> None:
+def _check_whole(path: str, text: str) -> None:
     """Checks that a config.gin was not cut off, for example by a copy to a full disk."""
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
     cut = UserError(
         f"{path} is empty or cut off. Put the whole file back: without it, the model of the "
         "checkpoints beside it is not known."
@@ -111,8 +117,7 @@ def read_init_checkpoint(model_dir: str) -> str | None:
     path = os.path.join(model_dir, "config.gin")
     if not os.path.isfile(path):
         return None
-    with open(path, encoding="utf-8") as file:
-        bindings = gin_statements.read_bindings(file.read(), path)
+    bindings = gin_statements.read_bindings(_read_text(path), path)
     found = [
         absolute_paths.convert(b).value
         for b in bindings

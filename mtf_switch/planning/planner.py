@@ -35,8 +35,6 @@ from mtf_switch.planning.pod_graph import PodGraph
 BASE_FILES = ("runs/c4.gin", "runs/tpu.gin", "hardware/tpu_v3.gin")
 # The task of BASE_FILES.
 BASE_TASK = "c4_v220_span_corruption"
-# T5's 32,000 pieces and 100 sentinels.
-T5_VOCABULARY_SIZE = 32100
 
 
 def parse_settings(

@@ -14,7 +14,7 @@ import gin
 import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
 
-from mtf_switch.errors import UserError
+from mtf_switch.errors import UserError, join_first
 
 # Mesh TF's optimizers keep their state in variables of these names.
 _SLOT = re.compile(r"_slot_\w+$")
@@ -88,10 +88,9 @@ def _check_shapes(checkpoint: str, sources: dict[tf.Variable, str], shapes: dict
         and (source in shapes or weights_only(variable.op.name))
     ]
     if different:
-        more = f", and {len(different) - 3} more" if len(different) > 3 else ""
         raise UserError(
             f"The checkpoint {checkpoint} is of another model or vocabulary: "
-            f"{'; '.join(different[:3])}{more}. Remove the --gin_file and --gin_param that "
+            f"{join_first(different)}. Remove the --gin_file and --gin_param that "
             "describe the model, which is read from the checkpoint's folder, or name the "
             "model that the checkpoint is of."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow.compat.v1 as tf
 
-from mtf_switch.errors import UserError
+from mtf_switch.errors import UserError, join_first
 from mtf_switch.runs import saved_checkpoints
 
 
@@ -41,10 +41,9 @@ class CheckShapesHook(tf.estimator.SessionRunHook):
             and variable.op.name not in missing_slots
         ]
         if different:
-            more = f", and {len(different) - 3} more" if len(different) > 3 else ""
             raise UserError(
                 f"The checkpoint {self._checkpoint} is of another model: "
-                f"{'; '.join(different[:3])}{more}. Remove each --gin_param that is not in its "
+                f"{join_first(different)}. Remove each --gin_param that is not in its "
                 "config.gin."
             )
 

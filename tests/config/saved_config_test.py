@@ -95,3 +95,10 @@ def test_a_model_dir_below_a_file_cannot_be_written(tmp_path: Path) -> None:
     parse()
     with pytest.raises(UserError, match=r"file/run cannot be written \(.*\). Choose a folder"):
         saved_config.save_or_compare(str(tmp_path / "file" / "run"))
+
+
+def test_a_configuration_that_is_no_text_is_refused_in_one_sentence(tmp_path) -> None:
+    (tmp_path / "config.gin").write_bytes(b"\xff\xfe\n")
+    for read in (saved_config.load, saved_config.read_init_checkpoint):
+        with pytest.raises(UserError, match=r"The configuration .*/config.gin cannot be read"):
+            read(str(tmp_path))

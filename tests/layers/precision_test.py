@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 
+import model_files
 from mesh_tensorflow.transformer import utils
 
 from mtf_switch.config import gin_config
@@ -28,7 +29,7 @@ def crossing(precision, *params):
     files = ("models/switch_base.gin", "layouts/expert_model_data.gin")
     settings = planner.parse_settings([*files, f"precision/{precision}.gin"], [*SIZES, *params])
     pod = pod_graph.build(
-        settings, types.SimpleNamespace(vocab_size=planner.T5_VOCABULARY_SIZE)
+        settings, types.SimpleNamespace(vocab_size=model_files.T5_VOCABULARY_SIZE)
     )
     found = pod_census.count_collectives(pod)
     # The program is complete: two exchanges each way for each of two sparse layers.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import types
 
+import model_files
 import pytest
 
 from mtf_switch.model import flops, switch_transformer
@@ -92,7 +93,7 @@ def test_bytes_of_each_group_by_hand(planned):
 
 
 def test_flops_of_a_sequence_are_those_of_the_other_count(planned, settings):
-    vocabulary = types.SimpleNamespace(vocab_size=planner.T5_VOCABULARY_SIZE)
+    vocabulary = types.SimpleNamespace(vocab_size=model_files.T5_VOCABULARY_SIZE)
     cost = flops.compute_cost(switch_transformer.build(settings, vocabulary), settings)
     assert planned["flops_per_sequence"] == cost.flops_per_sequence
     assert planned["parameters"] == cost.parameters

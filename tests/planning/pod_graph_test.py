@@ -242,7 +242,7 @@ FULL_SIZE = {
 
 
 def build_files(
-    *files: str, params: tuple[str, ...] = (), vocabulary: int = planner.T5_VOCABULARY_SIZE
+    *files: str, params: tuple[str, ...] = (), vocabulary: int = model_files.T5_VOCABULARY_SIZE
 ) -> pod_graph.PodGraph:
     settings = planner.parse_settings(files, params)
     return pod_graph.build(settings, types.SimpleNamespace(vocab_size=vocabulary))

@@ -115,6 +115,18 @@ def log_without_seconds(run: Path) -> list[list[bytes]]:
     return [row.split(b",")[:1] + row.split(b",")[2:] for row in rows]
 
 
+def kill_training(command: Callable[[Path], Command], folder: Path, seed: int) -> None:
+    """Compares killed runs of the command, which takes a model_dir, with one that nobody kills."""
+
+    def make() -> Command:
+        shutil.rmtree(folder / "run", ignore_errors=True)
+        return command(folder / "run")
+
+    uninterrupted = folder / "uninterrupted"
+    seconds = command(uninterrupted).finish()
+    kill_often(make, seconds, seed, lambda: assert_same_run(folder / "run", uninterrupted))
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("trained")  # which prepares the corpus
 @pytest.mark.parametrize("devices", [1, 2])
@@ -124,13 +136,7 @@ def test_training_that_is_killed(tiny: TinyRun, tmp_path: Path, devices: int) ->
         arguments = tiny.train_arguments(model_dir, *more, params=PARAMS)
         return Command(arguments, tiny.environment)
 
-    def make() -> Command:
-        shutil.rmtree(tmp_path / "run", ignore_errors=True)
-        return command(tmp_path / "run")
-
-    uninterrupted = tmp_path / "uninterrupted"
-    seconds = command(uninterrupted).finish()
-    kill_often(make, seconds, devices, lambda: assert_same_run(tmp_path / "run", uninterrupted))
+    kill_training(command, tmp_path, seed=devices)
 
 
 @pytest.mark.slow
@@ -151,13 +157,7 @@ def test_fine_tuning_that_is_killed(
         ]
         return Command(arguments, tiny.environment)
 
-    def make() -> Command:
-        shutil.rmtree(tmp_path / "run", ignore_errors=True)
-        return command(tmp_path / "run")
-
-    uninterrupted = tmp_path / "uninterrupted"
-    seconds = command(uninterrupted).finish()
-    kill_often(make, seconds, 3, lambda: assert_same_run(tmp_path / "run", uninterrupted))
+    kill_training(command, tmp_path, seed=3)
 
 
 @pytest.mark.slow

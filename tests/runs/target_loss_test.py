@@ -8,27 +8,20 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tiny_run import BATCH, TARGETS, TinyRun
 
-from mtf_switch.runs import data, estimator, target_loss
-from mtf_switch.runs.run import Run
+from mtf_switch.runs import target_loss
+
+
+def shorten_rows(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Gives rows different lengths: the more padding, the smaller Mesh TF's loss."""
+    length = tf.range(1, BATCH + 1)[:, tf.newaxis]
+    kept = tf.cast(tf.range(TARGETS)[tf.newaxis] < length, tf.int32)
+    return {**batch, "targets": batch["targets"] * kept}
 
 
 def compute_losses(tiny: TinyRun, params: dict[str, str]) -> tuple[float, float, int]:
     """Returns the training loss of a first step, nats per token, and the real target tokens."""
-    params = {**first_step.QUIET, "Unitransformer.z_loss": "0.0", **params}
-    run = Run(*tiny.parse(params=params), model_dir="unused")
-    config = tf.ConfigProto()
-    config.graph_options.rewrite_options.disable_meta_optimizer = True
-    with tf.Graph().as_default(), tf.Session(config=config) as session:
-        tf.set_random_seed(run.settings.seed)
-        tf.train.get_or_create_global_step()
-        features = data.make_train_input_fn(run.settings, 0)({})
-        batch = tf.data.make_one_shot_iterator(features).get_next()
-        # Rows of different lengths: the more padding, the smaller Mesh TF's loss.
-        length = tf.range(1, BATCH + 1)[:, tf.newaxis]
-        batch["targets"] *= tf.cast(tf.range(TARGETS)[tf.newaxis] < length, tf.int32)
-        runner = estimator.build(run)
-        spec = runner._call_model_fn(batch, None, "train", runner.config)
-        session.run(tf.global_variables_initializer())
+    params = {"Unitransformer.z_loss": "0.0", **params}
+    with first_step.build_first_step(tiny, params, shorten_rows) as (session, spec, batch):
         sums = target_loss.find_sums(tf.get_default_graph())
         loss, sums, targets = session.run([spec.loss, sums, batch["targets"]])
     return float(loss), target_loss.nats_per_token(sums), np.count_nonzero(targets)

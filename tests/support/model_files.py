@@ -19,6 +19,8 @@ FULL_SIZE = [path for path in MODELS if path not in TINY]
 STATED = re.compile(r"^# Parameters: ([\d,]+) \(vocabulary of ([\d,]+)", re.MULTILINE)
 # Of the paper's pre-training, and of runs/embedded.gin, in tokens.
 LENGTHS, TINY_LENGTHS = {"inputs": 512, "targets": 114}, {"inputs": 32, "targets": 8}
+# T5's 32,000 pieces and 100 sentinels.
+T5_VOCABULARY_SIZE = 32100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,7 @@ def count_model(name):
     return count_files([f"models/{name}.gin"], vocabulary, lengths)
 
 
-def count_files(files, vocabulary=32100, lengths=LENGTHS, params=()):
+def count_files(files, vocabulary=T5_VOCABULARY_SIZE, lengths=LENGTHS, params=()):
     """Counts the model of gin files, with further bindings."""
     gin_config.parse(
         files,
