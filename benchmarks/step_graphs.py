@@ -12,7 +12,7 @@ import numpy as np
 import sizes
 import tensorflow.compat.v1 as tf
 
-from mtf_switch.config import gin_config, run_settings
+from mtf_switch.config import bound_settings, gin_config
 from mtf_switch.runs import estimator
 from mtf_switch.runs.run import Run
 
@@ -86,7 +86,7 @@ def build_step(
       releases its resources.
     """
     configure_competitor(competitor, setting)
-    settings = run_settings.from_gin()
+    settings = bound_settings.read_settings()
     vocabulary = types.SimpleNamespace(vocab_size=setting.vocabulary)
     folder = tempfile.TemporaryDirectory()
     shapes = {

@@ -12,9 +12,9 @@ def register() -> None:
     """Registers the tasks and mixtures of T5 and of this project as gin configures them now.
 
     Call it after gin has parsed its files. Before that, import `tasks.pretraining`,
-    `tasks.repeats`, `tasks.text_to_text` and `tasks.tfds_data`, so that gin knows their names.
-    Another call applies gin's values at that time: the text of the text tasks, the vocabulary
-    of all other tasks, and the folder with TFDS's data.
+    `tasks.repeats`, `tasks.task_vocabulary` and `tasks.tfds_data`, so that gin knows their
+    names. Another call applies gin's values at that time: the text of the text tasks, the
+    vocabulary of all other tasks, and the folder with TFDS's data.
 
     Raises:
       UserError: if gin's values describe no valid corpus, or the folder does not exist.
@@ -29,13 +29,13 @@ def register() -> None:
         pretraining,
         summarization,
         t5_tasks,
-        text_to_text,
+        task_vocabulary,
         tfds_data,
     )
 
     tfds_data.use_data_dir()
     pretraining.register()
-    vocabulary = text_to_text.task_vocabulary()
+    vocabulary = task_vocabulary.task_vocabulary()
     for kind in (
         t5_tasks,
         c4,

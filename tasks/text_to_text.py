@@ -1,41 +1,11 @@
-"""What all text-to-text tasks share: vocabulary, features, and the order of preprocessing."""
+"""What all text-to-text tasks share: features, and the order of preprocessing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import gin
 import seqio
 import t5.data
-
-from tasks import pretraining
-
-
-@gin.configurable
-def task_vocabulary(
-    source: str | None = None, sentinels: int = pretraining.SENTINELS
-) -> seqio.Vocabulary | None:
-    """Returns the vocabulary of every task that has no vocabulary of its own.
-
-    Args:
-      source: a SentencePiece model (a path or gs:// address), or "embedded_text" or
-        "text_files" for the vocabulary of that corpus. None selects the default of each task:
-        mT5's vocabulary for mC4 and T5's for all others.
-      sentinels: how many sentinels to add to a SentencePiece model. Use 0 for a model that
-        holds them already, as mT5's does.
-
-    Returns:
-      The vocabulary, or None if `source` is None.
-
-    Raises:
-      UserError: for "text_files" without files.
-    """
-    if source is None:
-        return None
-    corpus = pretraining.find_corpus(source)
-    if corpus is not None:
-        return pretraining.CorpusVocabulary(corpus)
-    return seqio.SentencePieceVocabulary(source, extra_ids=sentinels)
 
 
 def make_features(vocabulary: seqio.Vocabulary | None) -> dict[str, seqio.Feature]:

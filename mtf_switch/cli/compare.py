@@ -43,11 +43,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run_command(options: argparse.Namespace) -> None:
     """Compares models by the scores that `eval` wrote."""
     from mtf_switch.downstream import comparison
-    from mtf_switch.runs import data
+    from mtf_switch.runs import registered_tasks
 
     saved_config.load(options.models[0])
     for task in options.tasks:
-        data.check_task_exists(task)
+        registered_tasks.check_task_exists(task)
     rows = comparison.compare_models(options.models, options.tasks, options.split)
     report = comparison.make_report(rows, options.models, options.paper)
     if options.output_dir:

@@ -68,11 +68,10 @@ def run_command(options: argparse.Namespace) -> None:
         )
     saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
     from mtf_switch.downstream import evaluation_sets
-    from mtf_switch.runs import leftovers
-    from mtf_switch.runs.run import Run
+    from mtf_switch.runs import configured_run, leftovers
 
     leftovers.remove_unfinished_results(options.model_dir)
-    run = Run.from_gin(options.model_dir, flags.tpu_cluster(options))
+    run = configured_run.make_run(options.model_dir, flags.tpu_cluster(options))
     has_metrics = bool(evaluation_sets.tasks_with_metrics(run.settings.task))
     if asks_for_checkpoints or (has_metrics and not options.perplexity):
         _score_checkpoints(run, options)

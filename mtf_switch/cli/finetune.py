@@ -80,15 +80,14 @@ def _continue(options: argparse.Namespace) -> Run | None:
     given = given if "://" in given else os.path.abspath(given)
     if started_from is None or given not in (started_from, os.path.dirname(started_from)):
         return None
-    from mtf_switch.runs import saved_checkpoints
-    from mtf_switch.runs.run import Run
+    from mtf_switch.runs import configured_run, saved_checkpoints
 
     is_gone = not saved_checkpoints.exists(started_from)
     if not is_gone or not saved_checkpoints.list_paths(options.model_dir):
         return None
     params = flags.training_bindings(options)
     saved_config.load(options.model_dir, add_recipe(options.gin_file), params)
-    return Run.from_gin(options.model_dir, flags.tpu_cluster(options))
+    return configured_run.make_run(options.model_dir, flags.tpu_cluster(options))
 
 
 def add_recipe(files: Sequence[str]) -> list[str]:

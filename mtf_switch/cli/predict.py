@@ -61,10 +61,9 @@ def run_command(options: argparse.Namespace) -> None:
             "Beam search and sampling exclude each other: give either --beams or --temperature."
         )
     saved_config.load(options.model_dir, options.gin_file, params)
-    from mtf_switch.runs import prediction, text_lines
-    from mtf_switch.runs.run import Run
+    from mtf_switch.runs import configured_run, prediction, text_lines
 
     lines = text_lines.read_lines(options.input_file)
     text_lines.check_writable(options.output_file)
-    run = Run.from_gin(options.model_dir, flags.tpu_cluster(options))
+    run = configured_run.make_run(options.model_dir, flags.tpu_cluster(options))
     text_lines.write_lines(options.output_file, prediction.decode_lines(run, lines))

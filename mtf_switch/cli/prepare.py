@@ -23,13 +23,13 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run_command(options: argparse.Namespace) -> None:
     """Downloads and prepares the data of a task."""
     import tasks
-    from mtf_switch.runs import data
+    from mtf_switch.runs import registered_tasks
     from tasks import tfds_data
 
     if options.data_dir:
         os.makedirs(options.data_dir, exist_ok=True)
     gin_config.parse(options.gin_file, flags.gin_bindings(options))
-    data.check_task_exists(options.task)
+    registered_tasks.check_task_exists(options.task)
     tasks.prepare_text(options.task)
     done = tfds_data.prepare_datasets(options.task)
     tfds_data.check_prepared(options.task)

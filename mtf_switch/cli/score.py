@@ -34,8 +34,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run_command(options: argparse.Namespace) -> None:
     """Scores each line of the target file given the same line of the input file."""
     saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
-    from mtf_switch.runs import prediction, text_lines
-    from mtf_switch.runs.run import Run
+    from mtf_switch.runs import configured_run, prediction, text_lines
 
     inputs = text_lines.read_lines(options.input_file)
     targets = text_lines.read_lines(options.target_file)
@@ -45,6 +44,6 @@ def run_command(options: argparse.Namespace) -> None:
             f"{len(targets)}, but each input needs one target."
         )
     text_lines.check_writable(options.output_file)
-    run = Run.from_gin(options.model_dir, flags.tpu_cluster(options))
+    run = configured_run.make_run(options.model_dir, flags.tpu_cluster(options))
     scores = prediction.score_lines(run, inputs, targets)
     text_lines.write_lines(options.output_file, (f"{score:.6f}" for score in scores))

@@ -33,11 +33,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run_command(options: argparse.Namespace) -> None:
     """Writes a submission to SuperGLUE."""
     from mtf_switch.downstream import superglue
-    from mtf_switch.runs.run import Run
+    from mtf_switch.runs import configured_run
 
     saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
     # Any of its tasks: they share the vocabulary.
     task = superglue.list_task_files()[0].task
-    run = Run.from_gin(options.model_dir, flags.tpu_cluster(options), task)
+    run = configured_run.make_run(options.model_dir, flags.tpu_cluster(options), task)
     files = superglue.write_submission(run, options.output_dir, options.step)
     print(superglue.format_table(files))

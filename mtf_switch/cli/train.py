@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from mtf_switch.cli import flags
-from mtf_switch.config import gin_config, run_settings, saved_config
+from mtf_switch.config import bound_settings, gin_config, saved_config
 from mtf_switch.errors import UserError
 from mtf_switch.runs import run_lock
 
@@ -66,15 +66,14 @@ def run_command(options: argparse.Namespace) -> None:
             "No model is named: pass --gin_file, such as --gin_file=models/switch_tiny.gin "
             "--gin_file=runs/embedded.gin."
         )
-    from mtf_switch.runs import initial_weights, saved_checkpoints
-    from mtf_switch.runs.run import Run
+    from mtf_switch.runs import configured_run, initial_weights, saved_checkpoints
 
-    init_checkpoint = run_settings.from_gin().init_checkpoint
+    init_checkpoint = bound_settings.read_settings().init_checkpoint
     # After the first checkpoint of its own, a run no longer needs it.
     if init_checkpoint and not saved_checkpoints.list_paths(options.model_dir):
         # Before the data is prepared, which may take long.
         initial_weights.check_exists(init_checkpoint)
-    start_training(Run.from_gin(options.model_dir, flags.tpu_cluster(options)))
+    start_training(configured_run.make_run(options.model_dir, flags.tpu_cluster(options)))
 
 
 def start_training(run: Run) -> None:

@@ -26,7 +26,7 @@ MODULES = (
     "t5.data",
     "t5.models.mesh_transformer",
     "mtf_switch.config.mesh_layout",
-    "mtf_switch.config.run_settings",
+    "mtf_switch.config.bound_settings",
     "mtf_switch.layers.capacity",
     "mtf_switch.layers.exploration",
     "mtf_switch.layers.initialization",
@@ -44,7 +44,7 @@ MODULES = (
     "tasks.mc4",
     "tasks.pretraining",
     "tasks.repeats",
-    "tasks.text_to_text",
+    "tasks.task_vocabulary",
     "tasks.tfds_data",
 )
 # The packages of this project, whose imports gin files may still hold.

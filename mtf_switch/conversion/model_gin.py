@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mtf_switch import whole_file
-from mtf_switch.config import gin_config, run_settings, saved_config
+from mtf_switch.config import bound_settings, gin_config, saved_config
 from mtf_switch.conversion.architecture import STACKS, VOCAB_DIVISOR, Architecture
 from mtf_switch.conversion.tensor_names import MTF, Format
 from mtf_switch.errors import UserError
@@ -65,7 +65,7 @@ def write_gin_files(
         files.append(DEFAULT_RUN)
     params = [f"utils.get_variable_dtype.master_dtype = {dtype!r}", *gin_params]
     gin_config.parse(files, params, saved)
-    run_settings.from_gin()  # raises UserError if the run lacks a binding
+    bound_settings.read_settings()  # raises UserError if the run lacks a binding
     whole_file.write_text(os.path.join(folder, CONFIG_GIN), gin_config.to_text())
 
 

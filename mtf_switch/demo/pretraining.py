@@ -60,18 +60,24 @@ def _train_and_evaluate(
 ) -> PretrainingResult:
     import numpy as np
 
-    from mtf_switch.config import gin_config, run_settings
+    from mtf_switch.config import bound_settings, gin_config
     from mtf_switch.model import flops, switch_transformer
-    from mtf_switch.runs import data, evaluation, saved_checkpoints, train_log, training
-    from mtf_switch.runs.run import Run
+    from mtf_switch.runs import (
+        configured_run,
+        data,
+        evaluation,
+        saved_checkpoints,
+        train_log,
+        training,
+    )
 
     gin_config.parse([f"models/{name}.gin", RUN], [f"run_config.seed.value = {seed}"])
-    steps = _count_steps(run_settings.from_gin().train_steps, minutes)
+    steps = _count_steps(bound_settings.read_settings().train_steps, minutes)
     gin_config.bind("utils.run.train_steps", steps)
     gin_config.bind("utils.run.total_run_steps", steps)
     gin_config.bind("utils.run.save_checkpoints_steps", steps // EVALUATIONS)
     gin_config.bind("utils.run.keep_checkpoint_max", EVALUATIONS + 1)
-    run = Run.from_gin(model_dir)
+    run = configured_run.make_run(model_dir)
     settings = run.settings
     training.train(run)
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from mtf_switch import whole_file
 from mtf_switch.downstream import checkpoint_selection, decoding, evaluation_sets
 from mtf_switch.downstream.evaluation_sets import EvaluationSet
-from mtf_switch.runs import data
+from mtf_switch.runs import data, registered_tasks
 from mtf_switch.runs.run import Run
 
 _BOOLEAN = ("false", "true")
@@ -92,7 +92,7 @@ def write_submission(run: Run, output_dir: str, step: int | None = None) -> list
     )
     files = list_task_files()
     for file in files:
-        data.prepare_task(file.task)
+        registered_tasks.prepare_task(file.task)
         data.check_readable(file.task, "test", cached=False)
     tasks = [seqio.TaskRegistry.get(file.task) for file in files]
     sets = evaluation_sets.load_tasks(tasks, run.settings, "test")

@@ -9,7 +9,7 @@ import gin
 import seqio
 import t5.data
 
-from mtf_switch.runs import data
+from mtf_switch.runs import registered_tasks
 from tasks import mc4, pretraining
 
 # The task that a model was made for, which a file in gin/models/ may bind.
@@ -50,7 +50,7 @@ def find_vocabulary(task: str) -> PlannedVocabulary:
     Raises:
       UserError: If there is no such task.
     """
-    data.check_task_exists(task)
+    registered_tasks.check_task_exists(task)
     features = seqio.get_mixture_or_task(task).output_features
     size = _measure(features["targets"].vocabulary)
     return PlannedVocabulary(size, f"that of the task {task}")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import mesh_tensorflow as mtf
 
-from mtf_switch.config import gin_config, run_settings
+from mtf_switch.config import bound_settings, gin_config, run_settings
 from mtf_switch.errors import UserError
 from mtf_switch.model import flops
 from mtf_switch.planning import (
@@ -54,7 +54,7 @@ def parse_settings(
     if batch_tokens is not None:
         params.append(f"utils.run.batch_size = ('tokens_per_batch', {batch_tokens})")
     gin_config.parse([*BASE_FILES, *gin_files], params)
-    settings = run_settings.from_gin()
+    settings = bound_settings.read_settings()
     if settings.layout.size == 1:
         raise UserError(
             "There is nothing to plan for one core: name a layout, such as "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import gin
 import numpy as np
@@ -15,9 +14,8 @@ from mesh_tensorflow.transformer import dataset as transformer_dataset
 from mesh_tensorflow.transformer import utils
 from t5.models import mesh_transformer
 
-import tasks
 from mtf_switch.config.run_settings import RunSettings
-from mtf_switch.errors import UserError, suggest_names
+from mtf_switch.errors import UserError
 from tasks import tfds_data
 
 
@@ -30,47 +28,11 @@ def task_cache(folders: Sequence[str] = ()) -> list[str]:
     return list(folders)
 
 
-def prepare_task(task: str) -> Any:
-    """Registers a task, and prepares the text and the vocabulary that it needs.
-
-    Args:
-      task: Name of a task or mixture.
-
-    Returns:
-      The task's vocabulary, or its (inputs, targets) vocabularies.
-
-    Raises:
-      UserError: If the name is unknown or the vocabulary cannot be read.
-    """
-    check_task_exists(task)
-    tasks.prepare_text(task)
-    vocabulary = mesh_transformer.get_vocabulary(task)
-    for part in vocabulary if isinstance(vocabulary, tuple) else (vocabulary,):
-        _check_vocabulary(task, part)
-    return vocabulary
-
-
-def check_task_exists(task: str) -> None:
-    """Registers all tasks, and checks that `task` is one of them.
-
-    Raises:
-      UserError: If it is not; the message has the nearest names.
-    """
-    tasks.register()
-    seqio.set_global_cache_dirs(task_cache())
-    known = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
-    if task not in known:
-        raise UserError(
-            f"There is no task or mixture {task!r}.{suggest_names(task, known)} The command "
-            "run_switch.py tasks lists all."
-        )
-
-
 def check_readable(task: str, split: str, cached: bool) -> None:
     """Checks that the examples of a split are on this machine, before any work is done.
 
     Args:
-      task: Name of a task or mixture, prepared by `prepare_task`.
+      task: Name of a task or mixture, prepared by `registered_tasks.prepare_task`.
       split: Name of a split, such as "train".
       cached: Whether the examples are read from the folders of `task_cache`.
 
@@ -105,18 +67,6 @@ def _splits(subtasks: Sequence[seqio.Task]) -> str:
 def is_cached(dataset_fn: Callable) -> bool:
     """Returns whether gin makes one of T5's dataset functions read cached tasks."""
     return bool(gin.get_bindings(dataset_fn).get("use_cached"))
-
-
-def _check_vocabulary(task: str, vocabulary: Any) -> None:
-    try:
-        _ = vocabulary.vocab_size
-    except (OSError, RuntimeError, tf.errors.OpError) as error:
-        file = getattr(vocabulary, "sentencepiece_model_file", "?")
-        raise UserError(
-            f"The vocabulary of task {task!r} cannot be read from {file}: "
-            f"{str(error).splitlines()[0]}. Give --vocabulary a copy that this machine "
-            "can reach: T5's default vocabulary is on Google Cloud Storage."
-        ) from error
 
 
 def make_train_input_fn(settings: RunSettings, first_step: int) -> Callable:

@@ -18,7 +18,7 @@ import tasks
 from mtf_switch.config import gin_config, gin_statements
 from mtf_switch.config.gin_config import SavedText
 from mtf_switch.errors import UserError
-from mtf_switch.runs import saved_checkpoints
+from mtf_switch.runs import configured_run, saved_checkpoints
 from mtf_switch.runs.run import Run
 from tasks import pretraining
 
@@ -104,7 +104,7 @@ class PretrainedCheckpoint:
         """
         start = f"utils.run.init_checkpoint = {self.path!r}"
         gin_config.parse(gin_files, [start, *gin_params], self.config)
-        run = Run.from_gin(model_dir, cluster)
+        run = configured_run.make_run(model_dir, cluster)
         self._check_vocabulary(run)
         return run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import gin
 import pytest
 
-from mtf_switch.config import gin_config, run_settings, saved_config
+from mtf_switch.config import bound_settings, gin_config, saved_config
 from mtf_switch.errors import UserError
 
 FILES = ["models/switch_base.gin"]
@@ -64,7 +64,7 @@ def test_a_gin_file_with_a_mistake_is_named_with_its_line(tmp_path: Path) -> Non
 def test_bind_has_the_last_word() -> None:
     parse("utils.run.train_steps = 6")
     gin_config.bind("utils.run.train_steps", 9)
-    assert run_settings.from_gin().train_steps == 9
+    assert bound_settings.read_settings().train_steps == 9
 
 
 def test_the_text_of_a_configuration_parses_back_to_itself(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from mesh_tensorflow.transformer import utils
 from strategies import STRATEGIES
 from tiny_run import BATCH, FEW_LAYERS
 
-from mtf_switch.config import gin_config, mesh_layout, run_settings
+from mtf_switch.config import bound_settings, gin_config, mesh_layout
 from mtf_switch.config.mesh_layout import MeshLayout, Tensor
 from mtf_switch.errors import UserError
 from mtf_switch.model import switch_transformer
@@ -141,7 +141,7 @@ def test_a_model_that_a_layout_cannot_split_is_refused_before_it_is_built(
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_has_a_file_of_8_cores(strategy, tiny):
     gin_config.parse([f"layouts/{strategy}.gin"], ["MIXTURE_NAME = 'a_task'", "num_layers = 1"])
-    layout = run_settings.from_gin().layout
+    layout = bound_settings.read_settings().layout
     split = {dimension: layout.ways(dimension) for dimension, _ in layout.rules}
     assert layout.size == 8
     assert ("batch" in split) == ("data" in strategy)

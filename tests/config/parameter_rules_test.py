@@ -8,7 +8,7 @@ import gin
 import pytest
 
 from mtf_switch import value_rules
-from mtf_switch.config import gin_config, run_settings
+from mtf_switch.config import bound_settings, gin_config
 from mtf_switch.errors import UserError
 
 FILES = ["models/switch_base.gin", "runs/embedded.gin"]
@@ -17,7 +17,7 @@ FILES = ["models/switch_base.gin", "runs/embedded.gin"]
 def read_settings(params: list[str]) -> None:
     """Reads the settings of a run with these bindings."""
     gin_config.parse(FILES, params)
-    run_settings.from_gin()
+    bound_settings.read_settings()
 
 
 # Binding -> what the message begins with. Values of the wrong type, out of range, or empty.

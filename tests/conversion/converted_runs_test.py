@@ -11,7 +11,7 @@ import random_checkpoints
 from random_checkpoints import assert_bit_equal, read_tensors
 from tiny_run import TinyRun
 
-from mtf_switch.config import gin_config, run_settings, saved_config
+from mtf_switch.config import bound_settings, gin_config, saved_config
 
 
 def convert_by_command(tiny: TinyRun, source_format, target_format, source, target, *flags):
@@ -95,7 +95,7 @@ def test_the_run_of_a_converted_model_is_that_of_its_gin_file(tmp_path):
     )
     conversions.convert("hf", "mtf", start, tmp_path / "mtf")
     saved_config.load(str(tmp_path / "mtf"))
-    settings = run_settings.from_gin()
+    settings = bound_settings.read_settings()
     assert settings.task == "c4_v220_span_corruption"
     assert settings.batch_size == 8
     assert settings.learning_rate_schedule == 0.001

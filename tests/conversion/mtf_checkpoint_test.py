@@ -6,7 +6,7 @@ import conversions
 import random_checkpoints
 from random_checkpoints import assert_bit_equal, read_tensors, write_mtf
 
-from mtf_switch.config import run_settings, saved_config
+from mtf_switch.config import bound_settings, saved_config
 
 
 def test_an_optimizers_variables_stay_behind(trained, tmp_path):
@@ -17,9 +17,9 @@ def test_an_optimizers_variables_stay_behind(trained, tmp_path):
     assert_bit_equal(after, {n: array for n, array in before.items() if "_slot_" not in n})
     # A model_dir that is converted to another one keeps its run.
     saved_config.load(str(trained))
-    settings = run_settings.from_gin()
+    settings = bound_settings.read_settings()
     saved_config.load(str(tmp_path / "mtf"))
-    again = run_settings.from_gin()
+    again = bound_settings.read_settings()
     assert (again.task, again.batch_size) == (settings.task, settings.batch_size)
     assert again.sequence_length == settings.sequence_length == {"inputs": 32, "targets": 16}
 

@@ -14,9 +14,9 @@ from golden_texts import GOLDEN_TEXTS
 from tiny_run import PARAMS, TinyRun, faster
 
 import tasks
-from mtf_switch.config import gin_config, run_settings
+from mtf_switch.config import bound_settings, gin_config
 from mtf_switch.downstream import decoding, evaluation_sets, task_metrics
-from mtf_switch.runs import data, estimator, saved_checkpoints
+from mtf_switch.runs import estimator, registered_tasks, saved_checkpoints
 from mtf_switch.runs.run import Run
 from tasks import tfds_data
 
@@ -48,8 +48,8 @@ def every_task(tiny: TinyRun, tfds_dir: Path, text_vocabulary: Path, tmp_path_fa
         tasks.register()
         seqio.MixtureRegistry.remove(MIXTURE)
         seqio.MixtureRegistry.add(MIXTURE, list(GOLDEN_TEXTS), default_rate=1.0)
-        settings = run_settings.from_gin()
-        run = Run(settings, data.prepare_task(MIXTURE), str(model_dir))
+        settings = bound_settings.read_settings()
+        run = Run(settings, registered_tasks.prepare_task(MIXTURE), str(model_dir))
         config = gin_config.to_text()
         tfds_data.check_prepared(MIXTURE)
         trained = [n for n in GOLDEN_TEXTS if "train" in seqio.TaskRegistry.get(n).splits]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from model_files import FILES, MODELS, read_header
 
-from mtf_switch.config import gin_config, run_settings
+from mtf_switch.config import bound_settings, gin_config
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
@@ -23,7 +23,7 @@ def test_a_gin_file_has_a_header_and_parses(path):
 
 def test_the_run_on_c4_is_the_papers():
     gin_config.parse(["models/t5_base.gin", "runs/c4.gin"], [])
-    settings = run_settings.from_gin()
+    settings = bound_settings.read_settings()
     assert settings.batch_size * settings.sequence_length["inputs"] == 2**20
     assert settings.train_steps == 550_000
     assert settings.sequence_length == {"inputs": 512, "targets": 114}

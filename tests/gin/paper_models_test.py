@@ -12,7 +12,7 @@ from model_files import (
     read_stated_size,
 )
 
-from mtf_switch.config import gin_config, run_settings
+from mtf_switch.config import bound_settings, gin_config
 from mtf_switch.errors import UserError
 from mtf_switch.model import switch_transformer
 
@@ -254,7 +254,7 @@ def test_an_odd_number_of_blocks_makes_no_pairs():
         ["models/switch_tiny.gin", "sparsity/every_other_switch.gin", "runs/embedded.gin"],
         ["num_layers = 3"],
     )
-    settings = run_settings.from_gin()
+    settings = bound_settings.read_settings()
     with pytest.raises(
         UserError, match=r"num_layers is 3.*choose an even number, or sparsity/ever"
     ):

@@ -11,7 +11,7 @@ from model_files import FILES, count_files, read_header, read_stated_size
 from paper_rows import ROWS
 from two_steps import train_two_steps
 
-from mtf_switch.config import gin_config, run_settings
+from mtf_switch.config import bound_settings, gin_config
 from mtf_switch.model import switch_transformer
 
 # Table 4's rows are of fine-tuning: finetune_test has them.
@@ -32,7 +32,7 @@ def test_a_row_is_what_the_paper_says(name):
     header = " ".join(read_header(path).replace("\n# ", " ").split())
     assert not [text for text in row.header if text not in header]
     gin_config.parse([path], [])
-    settings = run_settings.from_gin()
+    settings = bound_settings.read_settings()
     assert settings.task == "c4_v220_span_corruption"
     assert settings.sequence_length == {"inputs": 512, "targets": 114}
     assert settings.batch_size * 512 == row.tokens
@@ -82,6 +82,6 @@ def test_a_rows_batch_suits_the_32_cores_of_table_1(name):
     """What `switch_transformer.build` checks, with the layout and the microbatches of a TPU."""
     layout = "layouts/expert_32.gin" if "switch" in name else "layouts/data.gin"
     gin_config.parse([f"paper/{name}.gin", "runs/tpu.gin", layout], ["mesh.data = 32"])
-    settings = run_settings.from_gin()
+    settings = bound_settings.read_settings()
     assert settings.layout.size == 32
     switch_transformer.build(settings, type("Vocabulary", (), {"vocab_size": 32100}))

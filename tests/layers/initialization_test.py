@@ -10,7 +10,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
 
-from mtf_switch.config import gin_config, run_settings
+from mtf_switch.config import bound_settings, gin_config
 from mtf_switch.errors import UserError
 from mtf_switch.layers import initialization
 from mtf_switch.model import switch_transformer
@@ -71,7 +71,7 @@ def _initial_values(file, *params):
             *params,
         ],
     )
-    settings = run_settings.from_gin()
+    settings = bound_settings.read_settings()
     built = switch_transformer.build(settings, types.SimpleNamespace(vocab_size=500))
     with tf.Graph().as_default():
         tf.set_random_seed(0)

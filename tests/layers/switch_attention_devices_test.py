@@ -12,7 +12,7 @@ from attention_case import PARTS, Case, E
 from routing import STILL
 from strategies import STRATEGIES
 
-from mtf_switch.config import gin_config, run_settings
+from mtf_switch.config import bound_settings, gin_config
 from mtf_switch.layers.capacity import ExpertCapacity
 from mtf_switch.layers.router import SwitchRouter
 from mtf_switch.layers.switch_attention import SwitchAttention
@@ -60,7 +60,7 @@ def on_one_device():
 
 def parse_layout(strategy):
     gin_config.parse([f"layouts/{strategy}.gin"], ["MIXTURE_NAME = 'x'", "num_layers = 1"])
-    layout = run_settings.from_gin().layout
+    layout = bound_settings.read_settings().layout
     gin.clear_config()  # of dropout, say
     return {"mesh_shape": layout.mesh_shape, "layout": layout.layout_rules}
 

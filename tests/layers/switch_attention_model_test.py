@@ -16,7 +16,7 @@ from mesh_tensorflow.transformer import utils
 from packed_examples import NO_DROP, run_packed_and_alone
 from tiny_run import EOS_ID, INPUTS, TARGETS, log_likelihoods
 
-from mtf_switch.config import gin_config, run_settings
+from mtf_switch.config import bound_settings, gin_config
 from mtf_switch.errors import UserError
 from mtf_switch.layers.capacity import ExpertCapacity
 from mtf_switch.model import flops, switch_transformer
@@ -189,7 +189,7 @@ SIZES = (
 
 def cost(*files, params=()):
     gin_config.parse(["models/t5_tiny.gin", *files], ["MIXTURE_NAME = 'x'", *SIZES, *params])
-    settings = run_settings.from_gin()
+    settings = bound_settings.read_settings()
     return flops.compute_cost(
         switch_transformer.build(settings, types.SimpleNamespace(vocab_size=500)), settings
     )

@@ -13,7 +13,7 @@ from mesh_tensorflow.transformer import transformer, utils
 from packed_examples import NO_DROP, run_packed_and_alone
 from tiny_run import EOS_ID, EXPERTS, SWITCH_LAYERS, TARGETS
 
-from mtf_switch.config import gin_config, run_settings
+from mtf_switch.config import bound_settings, gin_config
 from mtf_switch.errors import UserError
 from mtf_switch.layers.switch_ffn import SwitchFFN
 from mtf_switch.model import switch_transformer
@@ -34,7 +34,7 @@ def test_sparse_layers_stand_where_dense_ones_did_in_both_stacks():
     files = ["models/switch_tiny.gin", "sparsity/every_other_switch.gin"]
     gin_config.parse(files, bindings)
     sizes = types.SimpleNamespace(vocab_size=400)
-    built = switch_transformer.build(run_settings.from_gin(), sizes)
+    built = switch_transformer.build(bound_settings.read_settings(), sizes)
     kinds = [
         [type(layer).__name__ for layer in stack.layer_stack.layers]
         for stack in switch_transformer.stacks(built)

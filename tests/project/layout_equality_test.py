@@ -21,7 +21,7 @@ from mesh_tensorflow.transformer import utils
 from strategies import STRATEGIES
 from tiny_run import BATCH, INPUTS, TARGETS, TinyRun
 
-from mtf_switch.config import gin_config, run_settings
+from mtf_switch.config import bound_settings, gin_config
 from mtf_switch.model import switch_transformer
 from mtf_switch.runs import estimator
 
@@ -66,7 +66,7 @@ def layout_params(strategy: str, devices: int) -> dict[str, str]:
         data, model = MESHES_OF_4[strategy]
         params += [f"mesh.data = {data}", f"mesh.model = {model}"]
     gin_config.parse([f"layouts/{strategy}.gin"], params)
-    layout = run_settings.from_gin().layout
+    layout = bound_settings.read_settings().layout
     return {
         "utils.run.mesh_shape": repr(layout.mesh_shape),
         "utils.run.layout_rules": repr(layout.layout_rules),

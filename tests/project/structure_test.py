@@ -36,6 +36,8 @@ MAY_IMPORT.update(demo=set(MAY_IMPORT), cli=set(MAY_IMPORT))
 
 MAX_LINES_PER_FILE = 350
 MAX_LINES_PER_FUNCTION = 60
+# A reader who follows imports from the command line reaches the bottom after so many modules.
+MAX_IMPORT_CHAIN = 12
 CODE_FOLDERS = ("mtf_switch", "tasks", "benchmarks", "tests")
 NAMES_THAT_SAY_NOTHING = {"common", "helpers", "misc", "util", "utils"}
 
@@ -115,6 +117,16 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     graph = {module: imported_modules(path) for module, path in MODULES.items()}
     # Raises a CycleError that names the modules of a circle.
     graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_chains_of_imports_are_short() -> None:
+    graph = {module: imported_modules(path) for module, path in MODULES.items()}
+    chains: dict[str, list[str]] = {}
+    for module in graphlib.TopologicalSorter(graph).static_order():
+        below = max((chains[imported] for imported in graph[module]), key=len, default=[])
+        chains[module] = [module, *below]
+    longest = max(chains.values(), key=len)
+    assert len(longest) <= MAX_IMPORT_CHAIN, " > ".join(longest)
 
 
 def test_no_test_file_imports_another() -> None:

@@ -75,39 +75,6 @@ def tasks() -> Iterator[None]:
         seqio.TaskRegistry.remove(name)
 
 
-def test_an_unknown_task_is_refused_with_the_nearest_names(tiny: TinyRun) -> None:
-    settings_of(tiny)
-    with pytest.raises(
-        UserError,
-        match=r"no task or mixture 'glue_colla_v002'\. The nearest names are: glue_cola_v002",
-    ):
-        data.prepare_task("glue_colla_v002")
-
-
-def test_a_vocabulary_that_is_not_there_is_named_with_its_task(tiny: TinyRun) -> None:
-    settings_of(tiny)
-    name = "mtf_switch_test_no_vocabulary"
-    feature = seqio.Feature(seqio.SentencePieceVocabulary("/nowhere/sentencepiece.model"))
-    seqio.TaskRegistry.add(
-        name,
-        source=seqio.FunctionDataSource(lambda split, shuffle_files: None, splits=["train"]),
-        preprocessors=[],
-        output_features={"inputs": feature, "targets": feature},
-    )
-    try:
-        with pytest.raises(UserError) as caught:
-            data.prepare_task(name)
-    finally:
-        seqio.TaskRegistry.remove(name)
-    message = str(caught.value)
-    assert (
-        f"vocabulary of task {name!r} cannot be read from /nowhere/sentencepiece.model"
-        in message
-    )
-    assert "Give --vocabulary a copy that this machine can reach" in message
-    assert "\n" not in message
-
-
 def test_training_reads_the_same_for_a_seed_and_goes_on_where_it_stopped(tiny: TinyRun) -> None:
     settings = settings_of(tiny)
     batches = read(data.make_train_input_fn(settings, first_step=0), batches=5)

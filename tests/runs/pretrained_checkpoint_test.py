@@ -10,7 +10,7 @@ import pytest
 import t5_reference
 from tiny_run import TinyRun, contents, copy_of, variables
 
-from mtf_switch.config import gin_config, run_settings
+from mtf_switch.config import bound_settings, gin_config
 from mtf_switch.errors import UserError
 from mtf_switch.runs import initial_weights
 from mtf_switch.runs.pretrained_checkpoint import PretrainedCheckpoint
@@ -42,7 +42,7 @@ def test_the_recipe_is_the_papers() -> None:
     gin_config.parse(
         ["models/switch_base.gin", "runs/finetune.gin"], ["MIXTURE_NAME = 'a_task'"]
     )
-    settings = run_settings.from_gin()
+    settings = bound_settings.read_settings()
     assert settings.batch_size * settings.sequence_length["inputs"] == 2**20
     assert settings.train_steps == 16_000
     assert settings.save_checkpoints_steps == 200
@@ -236,6 +236,6 @@ def test_the_projects_dense_models_have_t5s_names(t5_checkpoint: Path, tmp_path:
             return variable
 
         patch.setattr(mtf.ops.tf, "get_variable", get_variable)
-        run_model(None, run_settings.from_gin(), Vocabulary(), [ids])
+        run_model(None, bound_settings.read_settings(), Vocabulary(), [ids])
     theirs = {n: list(v.shape) for n, v in weights(t5_checkpoint, t5_reference.STEPS).items()}
     assert names == theirs

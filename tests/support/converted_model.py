@@ -16,7 +16,7 @@ import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
 from tiny_run import log_likelihoods
 
-from mtf_switch.config import run_settings, saved_config
+from mtf_switch.config import bound_settings, saved_config
 from mtf_switch.layers.router import SwitchRouter
 from mtf_switch.layers.switch_ffn import SwitchFFN
 from mtf_switch.model import switch_transformer
@@ -179,7 +179,7 @@ def _call_model(
         shape = mtf.Shape([mtf.Dimension("batch", batch), mtf.Dimension("length", length)])
         imported[name] = mtf.import_tf_tensor(mesh, ids, shape)
     vocabulary = types.SimpleNamespace(vocab_size=vocab_size)
-    model = switch_transformer.build(run_settings.from_gin(), vocabulary)
+    model = switch_transformer.build(bound_settings.read_settings(), vocabulary)
     variable_dtype = utils.get_variable_dtype()
     with _record(model) as recorded:
         logits, _ = model.call_simple(

@@ -7,7 +7,7 @@ import functools
 import re
 import types
 
-from mtf_switch.config import gin_config, gin_files, run_settings
+from mtf_switch.config import bound_settings, gin_config, gin_files
 from mtf_switch.model import flops, switch_transformer
 
 FILES = sorted(
@@ -87,6 +87,6 @@ def count_files(files, vocabulary=T5_VOCABULARY_SIZE, lengths=LENGTHS, params=()
             *params,
         ],
     )
-    settings = run_settings.from_gin()
+    settings = bound_settings.read_settings()
     built = switch_transformer.build(settings, types.SimpleNamespace(vocab_size=vocabulary))
     return Counted(flops.compute_cost(built, settings), built, lengths)

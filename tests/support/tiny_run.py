@@ -171,12 +171,12 @@ class TinyRun:
 
     def prepared(self) -> Any:
         """(settings, vocabulary) of the parsed configuration."""
-        from mtf_switch.config import run_settings
-        from mtf_switch.runs import data
+        from mtf_switch.config import bound_settings
+        from mtf_switch.runs import registered_tasks
 
-        settings = run_settings.from_gin()
+        settings = bound_settings.read_settings()
         with mock.patch.dict(os.environ, self.environment):
-            return settings, data.prepare_task(settings.task)
+            return settings, registered_tasks.prepare_task(settings.task)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from babel import Locale, UnknownLocaleError
 
 import tasks
 from tasks import mc4, tfds_data
-from tasks.text_to_text import task_vocabulary
+from tasks.task_vocabulary import task_vocabulary
 
 SCRIPTS = ("bg-Latn", "el-Latn", "hi-Latn", "ja-Latn", "ru-Latn", "zh-Latn")
 # What CLDR calls them, or another language where it has no text.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mesh_tensorflow as mtf
 import pytest
 
-from mtf_switch.config import gin_config, run_settings
+from mtf_switch.config import bound_settings, gin_config, run_settings
 from mtf_switch.errors import UserError
 from mtf_switch.model.adafactor import LeanAdafactor
 
@@ -15,13 +15,13 @@ FILES = ["models/switch_base.gin"]
 def settings(*params: str) -> run_settings.RunSettings:
     steps = "utils.run.train_steps = 6"
     gin_config.parse(FILES, ["MIXTURE_NAME = 'text_files'", steps, *params])
-    return run_settings.from_gin()
+    return bound_settings.read_settings()
 
 
 def test_a_run_without_a_task_is_refused() -> None:
     gin_config.parse(FILES, [])
     with pytest.raises(UserError, match=r"No task is named: pass --task=NAME"):
-        run_settings.from_gin()
+        bound_settings.read_settings()
 
 
 def test_settings_are_what_gin_says() -> None:

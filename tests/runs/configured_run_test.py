@@ -10,6 +10,7 @@ from tiny_run import TinyRun
 
 from mtf_switch.config import gin_config
 from mtf_switch.errors import UserError
+from mtf_switch.runs import configured_run
 from mtf_switch.runs.run import Run
 
 
@@ -22,7 +23,7 @@ def parsed(tiny: TinyRun):
 
 def test_a_run_has_the_settings_and_the_vocabulary_of_the_configuration(parsed) -> None:
     settings, vocabulary = parsed
-    run = Run.from_gin("some/folder")
+    run = configured_run.make_run("some/folder")
     assert (run.settings.task, run.settings.batch_size) == ("text_files", settings.batch_size)
     assert run.settings.sequence_length == settings.sequence_length
     assert run.model_dir == "some/folder"
@@ -33,9 +34,9 @@ def test_a_run_has_the_settings_and_the_vocabulary_of_the_configuration(parsed) 
 
 def test_another_task_can_take_the_place_of_the_configured_one(parsed) -> None:
     gin_config.bind("MIXTURE_NAME/macro.value", "no_such_task")
-    assert Run.from_gin("folder", task="text_files").settings.task == "text_files"
+    assert configured_run.make_run("folder", task="text_files").settings.task == "text_files"
     with pytest.raises(UserError, match="no task or mixture 'no_such_task'"):
-        Run.from_gin("folder")
+        configured_run.make_run("folder")
 
 
 def test_the_inputs_and_the_targets_may_have_vocabularies_of_their_own(parsed) -> None:

@@ -1,0 +1,132 @@
+"""Reads the settings of a run from the parsed gin configuration."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gin
+
+from mtf_switch.config import gin_config, parameter_rules
+from mtf_switch.config.mesh_layout import MeshLayout, on_devices
+from mtf_switch.config.run_settings import RunSettings
+from mtf_switch.errors import UserError
+
+
+# Users bind run_config.seed.value: that name is part of the interface.
+@gin.configurable(module="mtf_switch.run_config")
+def seed(value: int = 0) -> int:
+    """The seed of a run, for the order of its data, its initial weights and all noise."""
+    return value
+
+
+@gin.configurable(module="mtf_switch.run_config")
+def devices(value: int | None = None) -> int | None:
+    """The number of devices of this machine that a run uses; None if --devices is not given."""
+    return value
+
+
+def read_settings() -> RunSettings:
+    """Reads the settings of a run from the parsed gin configuration.
+
+    Raises:
+      UserError: if a binding that every run needs is missing or cannot be used, or if a value
+        has the wrong type or is out of its range.
+    """
+    import mesh_tensorflow as mtf
+
+    parameter_rules.check_configuration()
+    values = _bound_to_run()
+    lengths = values["sequence_length"]
+    if lengths is None:
+        raise UserError(
+            "utils.run.sequence_length is not bound: name a run, such as "
+            "--gin_file=runs/embedded.gin."
+        )
+    if isinstance(lengths, int):
+        lengths = {"inputs": lengths, "targets": lengths}
+    layout = on_devices(
+        MeshLayout.parse(values["mesh_shape"], values["layout_rules"]), devices()
+    )
+    batch_size = _sequences_per_step(values["batch_size"], lengths, layout)
+    steps = values["train_steps"]
+    if not isinstance(steps, int):
+        steps = steps(batch_size, lengths)
+    if steps < 1:
+        raise UserError(f"The number of training steps is {steps}, but it must be at least 1.")
+    return RunSettings(
+        model_type=values["model_type"],
+        task=_task(),
+        batch_size=batch_size,
+        sequence_length=lengths,
+        train_steps=steps,
+        mesh_shape=mtf.convert_to_shape(layout.mesh_shape),
+        layout_rules=mtf.convert_to_layout_rules(layout.layout_rules),
+        learning_rate_schedule=_learning_rate_schedule(
+            values["learning_rate_schedule"], values["total_run_steps"] or steps
+        ),
+        optimizer=values["optimizer"],
+        save_checkpoints_steps=values["save_checkpoints_steps"],
+        keep_checkpoint_max=values["keep_checkpoint_max"],
+        iterations_per_loop=values["iterations_per_loop"],
+        autostack=values["autostack"],
+        init_checkpoint=values["init_checkpoint"],
+        variable_filter=values["variable_filter"],
+        skip_seen_data=values["skip_seen_data"],
+        seed=seed(),
+        devices=devices(),
+    )
+
+
+def _bound_to_run() -> dict[str, Any]:
+    """The parameters of `utils.run`: what gin binds, and its defaults for the rest."""
+    from mesh_tensorflow.transformer import utils
+
+    parameters = inspect.signature(utils.run).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    try:
+        return {**defaults, **gin.get_bindings("mesh_tensorflow.transformer.utils.run")}
+    except ValueError as error:
+        raise UserError(gin_config.describe_error(error)) from error
+
+
+def _sequences_per_step(batch_size: Any, lengths: Mapping[str, int], layout: MeshLayout) -> int:
+    """Converts a batch size such as ("tokens_per_batch", 1048576), by T5's rules."""
+    import mesh_tensorflow as mtf
+    from mesh_tensorflow.transformer import utils
+
+    if isinstance(batch_size, int):
+        return batch_size
+    mesh_shape = mtf.convert_to_shape(layout.mesh_shape)
+    layout_rules = mtf.convert_to_layout_rules(layout.layout_rules)
+    try:
+        return utils.compute_batch_size(lengths, mesh_shape, layout_rules, batch_size)
+    except ValueError as error:
+        raise UserError(
+            f"utils.run.batch_size = {batch_size} does not fit sequences of "
+            f"{max(lengths.values())} tokens: {error}."
+        ) from error
+
+
+def _learning_rate_schedule(schedule: Any, total_steps: int) -> Callable | float:
+    """A constant, or a function of the step: a list of schedules becomes their product."""
+    from mesh_tensorflow.transformer import learning_rate_schedules
+
+    if isinstance(schedule, list):
+        schedule = functools.partial(
+            learning_rate_schedules.product_learning_rate, factors=schedule
+        )
+    if callable(schedule):
+        schedule = functools.partial(schedule, total_train_steps=total_steps)
+    return schedule
+
+
+def _task() -> str:
+    try:
+        return gin.query_parameter("%MIXTURE_NAME")
+    except ValueError as error:
+        raise UserError(
+            "No task is named: pass --task=NAME, or bind MIXTURE_NAME in a gin file."
+        ) from error

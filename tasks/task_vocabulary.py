@@ -1,0 +1,36 @@
+"""The vocabulary of the tasks that have none of their own."""
+
+from __future__ import annotations
+
+import gin
+import seqio
+
+from tasks import pretraining
+
+
+# Users bind text_to_text.task_vocabulary.source: that name is part of the interface.
+@gin.configurable(module="tasks.text_to_text")
+def task_vocabulary(
+    source: str | None = None, sentinels: int = pretraining.SENTINELS
+) -> seqio.Vocabulary | None:
+    """Returns the vocabulary of every task that has no vocabulary of its own.
+
+    Args:
+      source: a SentencePiece model (a path or gs:// address), or "embedded_text" or
+        "text_files" for the vocabulary of that corpus. None selects the default of each task:
+        mT5's vocabulary for mC4 and T5's for all others.
+      sentinels: how many sentinels to add to a SentencePiece model. Use 0 for a model that
+        holds them already, as mT5's does.
+
+    Returns:
+      The vocabulary, or None if `source` is None.
+
+    Raises:
+      UserError: for "text_files" without files.
+    """
+    if source is None:
+        return None
+    corpus = pretraining.find_corpus(source)
+    if corpus is not None:
+        return pretraining.CorpusVocabulary(corpus)
+    return seqio.SentencePieceVocabulary(source, extra_ids=sentinels)
