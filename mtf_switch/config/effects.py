@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import gin
+
 from mtf_switch.config import gin_statements
 from mtf_switch.config.gin_statements import Binding
 from mtf_switch.errors import UserError, suggest_names
@@ -39,6 +41,28 @@ _INSTEAD = {
         "This project has nothing in its place.",
     ),
 }  # fmt: skip
+# Functions of T5's main loop that this project does not call -> what to use.
+_NOT_CALLED = {
+    **dict.fromkeys(
+        (
+            *("utils.decode", "utils.decode_from_dataset", "utils.decode_from_file"),
+            *("utils.infer_model", "utils.clean_decodes"),
+            *("mesh_transformer.mesh_inference_dataset_fn",),
+        ),
+        "Use the flags of the command predict, or Bitransformer.decode.",
+    ),
+    **dict.fromkeys(
+        (
+            *("utils.compute_log_likelihoods", "utils.save_scores"),
+            *("utils.save_scores_to_tfrecords", "utils.score_from_dataset"),
+            *("utils.score_from_strings", "utils.score_with_estimator"),
+            *("utils.score_with_estimator_lazy", "mesh_transformer.tsv_dataset_fn"),
+        ),
+        "Use the flags of the command score.",
+    ),
+    "utils.get_checkpoint_iterator": "Use the flag --checkpoint_steps of eval.",
+    "mtf_model.MtfModel": "Use the command train.",
+}
 # Configurables that act only where the configuration refers to them -> what refers to them.
 _NEED_REFERENCE = {
     "tpu_mesh_shape": "--gin_file=layouts/model_data.gin and mesh.model = N instead, "
@@ -98,6 +122,15 @@ def _check_used(param: str, binding: Binding, used: set[str]) -> None:
             f"{start} run_switch.py does not read {binding.parameter}. "
             f"{_INSTEAD[binding.parameter]}"
         )
+    instead = _NOT_CALLED.get(_full_name(binding.name))
+    if instead:
+        raise UserError(f"{start} run_switch.py does not call {binding.name}. {instead}")
     needed = _NEED_REFERENCE.get(binding.base_name)
     if binding.parameter and needed and binding.base_name not in used:
         raise UserError(f"{start} nothing uses {binding.base_name}. Add {needed}.")
+
+
+def _full_name(name: str) -> str:
+    """The last two parts of the full name of a configurable: utils.run of `run`."""
+    found = gin.config._REGISTRY.get_match(name)
+    return ".".join(found.selector.split(".")[-2:]) if found else name

@@ -22,6 +22,7 @@ from mtf_switch.config import (
     gin_names,
     gin_statements,
     parameter_rules,
+    unread_bindings,
 )
 from mtf_switch.errors import UserError, suggest_names
 
@@ -115,6 +116,7 @@ def parse(
                 gin.parse_config(param)
     _check_bindings(gin_params)
     absolute_paths.bind()
+    unread_bindings.remember(files, gin_params)
 
 
 def _check_bindings(gin_params: Sequence[str]) -> None:

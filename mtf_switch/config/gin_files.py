@@ -99,9 +99,17 @@ def is_model(file: str) -> bool:
     The full path decides: a user's own folder may be named "models", too.
     """
     path = find_file(file)
-    t5_folder = Path(importlib.util.find_spec("t5").origin).resolve().parent / "models" / "gin"
-    folders = (GIN_FOLDER / "models", t5_folder / "models")
+    folders = (GIN_FOLDER / "models", _t5_folder() / "models")
     return path is not None and any(folder in path.parents for folder in folders)
+
+
+def is_shipped(path: Path) -> bool:
+    """Whether the full path of a gin file is one of this project's or of T5's own files."""
+    return any(folder in path.parents for folder in (GIN_FOLDER, _t5_folder()))
+
+
+def _t5_folder() -> Path:
+    return Path(importlib.util.find_spec("t5").origin).resolve().parent / "models" / "gin"
 
 
 def _has_moved(path: str) -> bool:

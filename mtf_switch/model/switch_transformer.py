@@ -13,6 +13,7 @@ import gin
 import mesh_tensorflow as mtf
 from mesh_tensorflow.transformer import transformer, transformer_layers, utils
 
+from mtf_switch.config import unread_bindings
 from mtf_switch.config.mesh_layout import Tensor
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.errors import UserError
@@ -47,6 +48,7 @@ def build(settings: RunSettings, vocabulary: Any, on_tpu: bool = False) -> Any:
         for layer in switch_layers(stack):
             layer.set_target(on_tpu=on_tpu)
     check_model(model, settings)
+    unread_bindings.check_model()
     return model
 
 

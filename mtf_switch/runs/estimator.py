@@ -14,7 +14,7 @@ import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
 from tensorflow.python.tpu import tpu_config, tpu_estimator
 
-from mtf_switch.config import mesh_layout
+from mtf_switch.config import mesh_layout, unread_bindings
 from mtf_switch.errors import UserError
 from mtf_switch.layers import initialization, router_metrics
 from mtf_switch.model import switch_transformer
@@ -185,6 +185,7 @@ def _model_fn(
         eval_metrics = router_summaries.add_to_eval_metrics(spec.eval_metrics, sums)
         return _replace_fields(spec, eval_metrics=eval_metrics)
     if mode == tf.estimator.ModeKeys.TRAIN:
+        unread_bindings.check_training()
         _check_variable_filter(run.settings.variable_filter)
         _count_step_last(spec.train_op)
         for saver in tf.get_collection(tf.GraphKeys.SAVERS):

@@ -211,23 +211,20 @@ def test_linear_experts_do_what_dense_attention_does_but_for_the_router_and_shar
 
 
 @pytest.mark.parametrize(
-    ("file", "in_experts"),
+    ("file", "layers", "in_experts"),
     [
-        (ATTENTION_FILE, 2 * PROJECTION),
-        ("sparsity/every_other_switch.gin", 2 * 16 * 24),
-        ("sparsity/experts_ff_and_attention.gin", 2 * PROJECTION + 2 * 16 * 24),
+        (ATTENTION_FILE, ["SwitchAttention"], 2 * PROJECTION),
+        ("sparsity/every_other_switch.gin", ["SwitchFFN"], 2 * 16 * 24),
+        (
+            "sparsity/experts_ff_and_attention.gin",
+            ["SwitchFFN", "SwitchAttention"],
+            2 * PROJECTION + 2 * 16 * 24,
+        ),
     ],
 )
-def test_a_token_that_visits_two_experts_costs_two_of_them(file, in_experts):
+def test_a_token_that_visits_two_experts_costs_two_of_them(file, layers, in_experts):
     one, two = (
-        cost(
-            file,
-            params=(
-                *SPARSE,
-                f"SwitchFFN.router = @{router}()",
-                f"SwitchAttention.router = @{router}()",
-            ),
-        )
+        cost(file, params=(*SPARSE, *(f"{layer}.router = @{router}()" for layer in layers)))
         for router in ("SwitchRouter", "TopKRouter")
     )
     assert one.parameters == two.parameters
