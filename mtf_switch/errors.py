@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend, and how commands report it."""
+"""The exception for mistakes that a user can fix, and how commands report it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
-# A full disk or an exhausted quota, which any write of any command may meet.
+# A full disk or an exhausted quota. Any write can fail with one of these.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -16,7 +16,7 @@ class UserError(Exception):
 
 
 class Interrupted(BaseException):
-    """A signal ended the command. `except Exception` lets it pass, as a KeyboardInterrupt."""
+    """A signal ended the command. Like KeyboardInterrupt, it passes `except Exception`."""
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)
@@ -26,22 +26,22 @@ class Interrupted(BaseException):
 def run_command(
     command: Callable[[], None], program: str, hint: str = "", when_interrupted: str = ""
 ) -> int:
-    """Runs a command, and prints a UserError, or that the disk is full, as one message.
+    """Runs a command, and reports a UserError or a full disk in one message.
 
     Args:
-      command: What to run.
+      command: The function to run.
       program: Name of the program, for the message.
-      hint: What to add to each message.
-      when_interrupted: What to say after "Stopped." if the user presses Ctrl-C.
+      hint: Text to add to each message.
+      when_interrupted: Text to print after "Stopped." if the user presses Ctrl-C.
 
     Returns:
       The exit code: 0 for success, 1 after such an error, 130 after Ctrl-C, and 128 plus the
-      number of the signal after `Interrupted`.
+      signal number after `Interrupted`.
     """
     try:
         command()
     except UserError as error:
-        # Gin appends the chain of its calls to every message that passes through it.
+        # Gin appends its chain of calls to every message that passes through it.
         message = str(error).split("\n  In call to configurable")[0]
         print(f"{program}: {message} {hint}".rstrip(), file=sys.stderr)
         return 1
@@ -80,9 +80,9 @@ def join_first(items: Sequence[str], count: int = 3) -> str:
 
 
 def nearest_divisors(number: int, target: int) -> str:
-    """Returns the divisors of `number` next below and next above `target`, as text.
+    """Returns the nearest divisors of `number` below and above `target`, as text.
 
-    For example "4 and 6" for a number of 12 and a target of 5.
+    For example, `nearest_divisors(12, 5)` is "4 and 6".
     """
     divisors = [d for d in range(1, number + 1) if number % d == 0]
     below = [str(d) for d in divisors if d < target][-1:]

@@ -1,4 +1,4 @@
-"""Describes the machine that a result was measured on."""
+"""Describes the machine on which a result was measured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 
 
 def describe() -> str:
-    """Returns the number of cores, the processor and the versions, for a report."""
+    """Returns the number of cores, the processor and the software versions, for a report."""
     import tensorflow as tf
 
     return (
@@ -17,7 +17,7 @@ def describe() -> str:
 
 
 def processor_name() -> str:
-    """Returns the processor's model, or its architecture where the model is not known."""
+    """Returns the processor's model, or its architecture if the model is not known."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [

@@ -1,4 +1,4 @@
-"""What a command found, as text, data and plots.
+"""The result of a command, as text, data and plots.
 
 Matplotlib is imported only when a plot is written.
 """
@@ -23,14 +23,14 @@ _DOTS_PER_INCH = 120
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The result of a command in every form that a user gets.
+    """The result of a command, in every form in which a user receives it.
 
     Attributes:
-      name: Name of the JSON file, without its ending.
-      text: What the command prints.
-      data: What the JSON file holds.
-      documents: File name -> content of each further text file.
-      plots: File name -> function that draws on an empty figure, for each PNG file.
+      name: Name of the JSON file, without its extension.
+      text: The text that the command prints.
+      data: The content of the JSON file.
+      documents: Further text files: file name -> content.
+      plots: PNG files: file name -> function that draws on an empty figure.
     """
 
     name: str
@@ -44,9 +44,9 @@ class Report:
         return json.dumps(self.data, indent=2)
 
     def write(self, folder: str) -> None:
-        """Writes all files into a folder, which is made if needed.
+        """Writes all files into a folder, which is created if needed.
 
-        Each file is written whole: a killed command leaves the old file or the new one.
+        A killed command leaves each file either old or new, but never incomplete.
 
         Raises:
           UserError: If a file cannot be written.

@@ -1,7 +1,7 @@
-"""The values that a parameter may have: declared once, and checked wherever a value arrives.
+"""Declares the values that a parameter may have, and checks them.
 
-Layers declare their rules beside their parameters and check them when they are constructed. The
-same declarations check a configuration before a graph is built.
+A layer declares the rules beside its parameters and checks them in its constructor. The same
+declarations check a configuration before a graph is built.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from mtf_switch.errors import UserError
 
-# Name of a configurable, such as "ExpertCapacity" -> the rules of its parameters.
+# Name of a configurable, such as "ExpertCapacity" -> the rules for its parameters.
 DECLARED: dict[str, Mapping[str, Rule]] = {}
 
 
@@ -23,9 +23,9 @@ class Rule:
     """The values that a parameter may have.
 
     Attributes:
-      meaning: What it must be, as in "a whole number of at least 1".
-      accepts: Whether a value is one.
-      advice: Sentences for the message, such as what the paper uses; "" for none.
+      meaning: Describes the valid values, as in "a whole number of at least 1".
+      accepts: Returns whether a value is valid.
+      advice: Sentences to add to the message, such as the paper's value; may be empty.
     """
 
     meaning: str
@@ -36,14 +36,14 @@ class Rule:
         """Checks a value of the parameter `name`.
 
         Raises:
-          UserError: If it may not have this value.
+          UserError: If the value is not valid.
         """
         if not self.accepts(value):
             message = f"{name} is {_shorten(value)}, but it must be {self.meaning}."
             raise UserError(f"{message} {self.advice}".rstrip())
 
     def or_none(self) -> Rule:
-        """Returns the rule that accepts None as well."""
+        """Returns a rule that also accepts None."""
         return Rule(
             f"{self.meaning}, or None",
             lambda value: value is None or self.accepts(value),
@@ -52,18 +52,18 @@ class Rule:
 
 
 def declare(configurable: str, **rules: Rule) -> Mapping[str, Rule]:
-    """Declares the rules of a configurable's parameters, and returns them."""
+    """Declares the rules for a configurable's parameters, and returns them."""
     DECLARED[configurable] = rules
     return rules
 
 
 def check_all(owner: str, rules: Mapping[str, Rule], values: Mapping[str, Any]) -> None:
-    """Checks those values for which there is a rule.
+    """Checks the values that have a rule.
 
     Args:
-      owner: What has the parameters, such as "ExpertCapacity" or a file.
-      rules: The rules by parameter.
-      values: The values by parameter.
+      owner: The configurable or file that the parameters belong to, such as "ExpertCapacity".
+      rules: The rules, by parameter.
+      values: The values, by parameter.
 
     Raises:
       UserError: For the first value that breaks its rule.
@@ -97,9 +97,9 @@ def number(
     finite: bool = True,
     advice: str = "",
 ) -> Rule:
-    """Numbers between two limits: `low` and `high` belong to them.
+    """Numbers in a range. The limits `low` and `high` are valid; `above` and `below` are not.
 
-    Infinity is among them if `finite` is False; NaN never is.
+    Infinity is valid only if `finite` is False. NaN is never valid.
     """
     limits = [
         (f"at least {low}", low, lambda value: value >= low),
@@ -120,7 +120,7 @@ def number(
 
 
 def one_of(*choices: Any, advice: str = "") -> Rule:
-    """The values of a list."""
+    """One value of a list."""
 
     def accepts(value: Any) -> bool:
         return any(type(value) is type(choice) and value == choice for choice in choices)
@@ -144,7 +144,7 @@ def rate() -> Rule:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number; True and False are none."""
+    """Whether a value is a finite number. True and False do not count as numbers."""
     return (
         isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     )

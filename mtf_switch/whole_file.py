@@ -1,4 +1,4 @@
-"""Writes files that are either complete or absent, as a run may be killed at any moment."""
+"""Writes files that are either complete or absent, as a run can be killed at any time."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def open_for_writing(
 ) -> Iterator[IO[Any]]:
     """Opens a file that replaces `path` when the `with` block ends.
 
-    Until then `path` keeps its old content, also if the block raises. Several processes may
-    write the same path: each has a temporary file of its own, and the last one wins.
+    Until then, and if the block raises, `path` keeps its old content. Several processes may
+    write to the same path: each has its own temporary file, and the last one wins.
 
     Args:
       path: The file to write.
@@ -51,8 +51,8 @@ def open_for_writing(
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:
     """Removes the temporary files that killed processes of this machine left in a folder.
 
-    The name of a temporary file holds the name of its machine and the id of its process. Files
-    of other machines and of living processes stay.
+    The name of a temporary file contains its machine's name and its process id. The files of
+    other machines and of running processes stay.
     """
     part = re.compile(rf".*\.{re.escape(_host())}-(\d+)-[0-9a-f]{{8}}\.part\Z")
     for name in os.listdir(folder):
@@ -67,11 +67,11 @@ def _host() -> str:
 
 
 def is_alive(process: int) -> bool:
-    """Returns whether this machine has a process of this id."""
+    """Returns whether a process with this id runs on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # of another user
+    except OSError:  # the process of another user
         return True
     return True

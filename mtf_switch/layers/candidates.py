@@ -11,7 +11,7 @@ import tensorflow.compat.v1 as tf
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One expert for each token, before capacity: its best one, or its second best, ...
+    """One expert for each token, before capacity: the best one, the second best, and so on.
 
     Attributes:
       expert_index: [O, G, S] int32.
@@ -62,7 +62,7 @@ def _top_experts(
 ) -> Iterator[tuple[mtf.Tensor, mtf.Tensor, mtf.Tensor]]:
     """Yields the index, one-hot mask and score of each token's next best expert.
 
-    No expert is named twice for a token.
+    No expert appears twice for the same token.
     """
     for place in range(number):
         score, index = mtf.top_1(scores, reduced_dim=experts_dim)

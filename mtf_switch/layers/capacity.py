@@ -14,7 +14,7 @@ import gin
 from mtf_switch import value_rules
 from mtf_switch.errors import UserError, nearest_divisors
 
-# Which capacity factor applies: that of training, that of evaluation, or none while decoding.
+# Selects the capacity factor: the one for training, the one for evaluation, or none (decoding).
 CapacityMode = Literal["train", "eval", "decode"]
 
 _FACTOR = value_rules.number(
@@ -36,20 +36,21 @@ RULES = value_rules.declare(
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class ExpertCapacity:
-    """How many tokens form a group, and how many of a group's tokens one expert takes.
+    """Decides how many tokens form a group, and how many of them one expert can take.
 
     Attributes:
       capacity_factor_train: the capacity factor of equation 3 in training. 1.0 gives each
         expert its even share of the tokens.
-      capacity_factor_eval: the same in evaluation and for the prompt of a decoder.
-      min_expert_capacity: the least C (4 as in Mesh TF; ruling 6 in docs/fidelity.md).
+      capacity_factor_eval: the capacity factor in evaluation and for the prompt of a decoder.
+      min_expert_capacity: the smallest C (4 as in Mesh TF; ruling 6 in docs/fidelity.md).
       group_size: S. None makes one group per core, as in the paper (ruling 7). A core with
-        fewer tokens than that has one group with all of them.
-      max_group_size: the largest S, in place of a fixed `group_size`. The largest size up to
-        it that divides a core's tokens is used, as in Mesh TF and in the released models.
+        fewer tokens puts them all into one group.
+      max_group_size: the upper limit of S, in place of a fixed `group_size`. S is then the
+        largest size within the limit that divides a core's tokens, as in Mesh TF and in the
+        released models.
 
     Raises:
-      UserError: if no layer can be built with a value.
+      UserError: if a value is not valid.
     """
 
     capacity_factor_train: float = 1.25
@@ -73,10 +74,11 @@ class ExpertCapacity:
 
         Args:
           tokens: number of tokens in the batch (for one copy of the experts).
-          cores: number of cores that the batch is split over.
+          cores: number of cores over which the batch is split.
           strict: whether to refuse a `group_size` that does not divide a core's tokens, and a
-            `max_group_size` that only a size of half or less would divide. If False, the
-            largest size that divides is used: for prompts, users decide the number of tokens.
+            `max_group_size` if the largest size that divides them is only half of it or less.
+            If False, the largest size that divides them is used. Prompts need this, because
+            users choose their number of tokens.
 
         Returns:
           (G, S) with G * S == tokens and G a multiple of `cores`.
@@ -94,7 +96,7 @@ class ExpertCapacity:
         name = "max_group_size" if self.max_group_size else "group_size"
         size = min(getattr(self, name) or per_core, per_core)
         divisor = next(s for s in range(size, 0, -1) if per_core % s == 0)
-        # In groups of a few tokens an expert would have more slots than there are tokens.
+        # In very small groups, the experts would have more slots than there are tokens.
         if not strict or (self.max_group_size and 2 * divisor > size):
             size = divisor
         if per_core % size:

@@ -1,11 +1,11 @@
-"""The legend of dimensions, and the only place that names them.
+"""The legend of dimensions, and the only module that names them.
 
-Every docstring and comment of the package writes shapes in these letters. The last column
-has the symbols of the paper's Appendix F.
+Every docstring and comment in the package writes shapes in these letters. The last column gives
+the symbols of the paper's Appendix F.
 
     letter  name in the mesh    size                                     Appendix F
     O       outer_batch         copies of the whole set of experts (1)   -
-    G       batch               groups of tokens, each routed by itself  num_cores
+    G       batch               groups of tokens, routed separately      num_cores
     S       group               group size: tokens in one group          tokens_per_core
     M       d_model             width of the model                       d_model
     E       experts             experts                                  num_experts
@@ -14,20 +14,20 @@ has the symbols of the paper's Appendix F.
     H       heads, d_model      width of an expert's output (M)          d_model
     K       choices             experts per token (1)                    -
     N       group               K * S: a group's (token, expert) pairs   -
-    P, Q    any                 sizes that only one function deals with  -
+    P, Q    any                 sizes that are local to one function     -
 
-A slot is one of the C places that an expert has for the tokens of a group.
+A slot is one of the C places that an expert has for tokens of one group.
 
-A mesh dimension is assigned to a tensor dimension by name, and two dimensions of one tensor
-cannot share a name. G and E both live on the data-parallel mesh dimension, so each has a name
-that layout rules know and one that they do not. The mark ` stands at the dimension that is
-split:
+Layout rules assign a mesh dimension to a tensor dimension by name, and two dimensions of one
+tensor cannot share a name. G and E are both split over the data-parallel mesh dimension. Each
+therefore has two names: one that layout rules split, and one that they leave unsplit. A
+backquote marks the split dimension:
 
     [O, G`, S, E, C]  and  [O, E, G`, C, M]   on the cores that hold the tokens
     [O, E`, G, C, M]                          on the cores that hold the experts
 
-G keeps the name of the batch dimension that it was made from, so that the layout rules that
-every T5 user writes (`batch:batch,experts:batch`) apply.
+G keeps the name of the batch dimension from which it is made. The layout rules of every T5 user
+(`batch:batch,experts:batch`) therefore apply to it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def groups_unsplit(size: int) -> mtf.Dimension:
 
 
 def group(size: int) -> mtf.Dimension:
-    """S: the tokens of one group; or N, for each token once per expert that it visits."""
+    """S, the tokens of one group; or N, its (token, expert) pairs."""
     return mtf.Dimension("group", size)
 
 
@@ -75,7 +75,7 @@ def expert_hidden(size: int) -> mtf.Dimension:
 
 
 def heads_unsplit(size: int) -> mtf.Dimension:
-    """H for all heads of a query or key, where F is split over the mesh axis of the heads."""
+    """H for all heads of a query or key, if F is split over the mesh axis of the heads."""
     return mtf.Dimension("heads_unsplit", size)
 
 
@@ -85,7 +85,7 @@ def experts_per_token(size: int) -> mtf.Dimension:
 
 
 def count_cores(layout: Any, mesh_shape: Any, dim: mtf.Dimension) -> int:
-    """Returns the number of cores that a layout splits a dimension over; 1 without one."""
+    """Counts the cores over which a layout splits a dimension: 1 without a layout."""
     if layout is None or mesh_shape is None:
         return 1
     return mtf.tensor_dim_to_mesh_dim_size(layout, mesh_shape, dim)

@@ -1,16 +1,16 @@
 """Dispatch and combine: tokens to their experts and back (Figures 15 and 16).
 
-There are three algorithms, with the same dropped tokens and the same results:
+Three algorithms drop the same tokens and give the same results:
 
     EinsumDispatch  "einsum"  The paper's: one-hot tensors and two matrix products.
     GatherDispatch  "gather"  The same slots, filled and emptied by index.
-    SortDispatch    "sort"    No slots: the tokens themselves, sorted by their experts.
+    SortDispatch    "sort"    No slots: the tokens themselves, sorted by expert.
 
 `dispatch_method` chooses among them.
 
-An index map and its inverse carry tokens to one place and back, so that the gradient of each
-is a gather by the other. A token that visits K experts is dispatched as K copies of itself, the
-first choices of all tokens first, and the K outputs are summed. Rulings are explained in
+An index map moves the tokens, and its inverse moves them back. The gradient of each move is
+therefore a gather by the other map. A token that visits K experts is dispatched as K copies,
+the first choices of all tokens first, and the K outputs are summed. Rulings are explained in
 docs/fidelity.md.
 """
 
@@ -55,7 +55,7 @@ class _SlotDispatch(abc.ABC):
 
     @abc.abstractmethod
     def combine(self, expert_outputs: mtf.Tensor) -> mtf.Tensor:
-        """Brings each token's expert output back, times its gate (equation 2).
+        """Moves expert outputs back to their tokens, times the gates (equation 2).
 
         Args:
           expert_outputs: [O, E, G, C, H] in the activation dtype.
@@ -83,7 +83,7 @@ class EinsumDispatch(_SlotDispatch):
     def combine(self, expert_outputs: mtf.Tensor) -> mtf.Tensor:
         """See the base class."""
         outer, _, groups, _, model = expert_outputs.shape.dims
-        # Cast back before it meets activations or crosses cores (Section 2.4).
+        # The gate is cast before it meets activations or crosses cores (Section 2.4).
         gate = mtf.cast(self.routing.gate, expert_outputs.dtype)
         combine_tensor = self._dispatch_tensor(expert_outputs.dtype) * gate
         combine_tensor = _sum_over_choices(
@@ -95,10 +95,10 @@ class EinsumDispatch(_SlotDispatch):
         )
 
     def _dispatch_tensor(self, dtype: tf.DType) -> mtf.Tensor:
-        """[O, G, N, E, C], 1 where a kept token has its slot.
+        """Returns [O, G, N, E, C], 1 where a kept token has its slot.
 
-        It is made from the mask and not from the gates, so that a token whose gate underflows
-        in bfloat16 keeps its slot (ruling 12).
+        It is made from the mask and not from the gates, so a token whose gate underflows in
+        bfloat16 keeps its slot (ruling 12).
         """
         routing = self.routing
         expert = mtf.one_hot(routing.expert_index, self.experts_dim, dtype=dtype)
@@ -107,7 +107,7 @@ class EinsumDispatch(_SlotDispatch):
 
 
 class GatherDispatch(_SlotDispatch):
-    """Fills the slots of EinsumDispatch, bit for bit, by index instead of by products."""
+    """Fills the same slots as EinsumDispatch, bit for bit, by index instead of by products."""
 
     def dispatch(self, inputs: mtf.Tensor) -> mtf.Tensor:
         """See the base class."""
@@ -136,14 +136,14 @@ class GatherDispatch(_SlotDispatch):
 
     @functools.cached_property
     def _slot_of_token(self) -> mtf.Tensor:
-        """[O, G, N] int32, expert x C + position; -1 for a token without a slot."""
+        """The slot of each token: [O, G, N] int32, expert x C + position, or -1 without one."""
         routing = self.routing
         slot = routing.expert_index * self.capacity_dim.size + routing.position_in_expert
         return _select_kept(routing.kept, slot, otherwise=-1)
 
     @functools.cached_property
     def _token_of_slot(self) -> mtf.Tensor:
-        """[O, G, E * C] int32, the token's place among the N; -1 for an empty slot."""
+        """The token in each slot: [O, G, E * C] int32, its index among the N; -1 if empty."""
         slot_of_token, slots = self._slot_of_token, self._all_slots_dim
 
         def invert(slot_of_token):  # [o, g, N] of one core
@@ -151,8 +151,8 @@ class GatherDispatch(_SlotDispatch):
             groups = int(np.prod(shape))
             slot = tf.reshape(slot_of_token, [groups, tokens])
             slot = tf.where(slot < 0, slot, slot + slots.size * tf.range(groups)[:, None])
-            # Tokens count from 1, because the sum of an empty slot is 0. The sum ignores
-            # negative slots.
+            # Tokens are numbered from 1, because the sum for an empty slot is 0. The sum
+            # ignores negative slots.
             token = tf.broadcast_to(tf.range(1, tokens + 1), [groups, tokens])
             token_of_slot = tf.math.unsorted_segment_sum(token, slot, groups * slots.size) - 1
             return tf.reshape(token_of_slot, [*shape, slots.size])
@@ -170,16 +170,16 @@ class GatherDispatch(_SlotDispatch):
 
 @dataclasses.dataclass(frozen=True)
 class SortDispatch:
-    """Sorts each core's tokens by expert, tokens without a slot last: there are no empty slots.
+    """Sorts each core's tokens by expert, with tokens without a slot last.
 
-    Each expert then processes exactly the tokens that it has (see `Experts.apply_to_sorted`),
-    so one core must hold everything.
+    There are no empty slots: each expert processes exactly its own tokens (see
+    `Experts.apply_to_sorted`). One core must therefore hold everything.
 
     Attributes:
       routing: the router's decisions.
       expert_of_token: [O, G, N] int32, the expert; E for a token without a slot.
-      token_of_row: [O, G, N] int32, the token in each sorted row; tokens and rows are both
-        numbered within their core.
+      token_of_row: [O, G, N] int32, the token in each sorted row. Tokens and rows are numbered
+        within their core.
       row_of_token: [O, G, N] int32, the inverse: the sorted row of each token.
     """
 
@@ -212,20 +212,20 @@ class SortDispatch:
         return cls(routing, expert, token_of_row, row_of_token)
 
     def dispatch(self, inputs: mtf.Tensor) -> mtf.Tensor:
-        """Puts the tokens in the order of their experts.
+        """Sorts the tokens by expert.
 
         Args:
           inputs: [O, G, S, M] in the activation dtype.
 
         Returns:
-          expert_inputs: [O, G, N, M]. The rows of a core, in order, are the tokens of the first
-            expert, of the second one, and so on, and then the tokens without a slot.
+          expert_inputs: [O, G, N, M]. The rows of a core are first the tokens of expert 0, then
+            those of expert 1, and so on, and last the tokens without a slot.
         """
         tokens = _copy_for_each_choice(inputs, self.routing.experts_per_token)
         return _permute_rows(tokens, self.token_of_row, self.row_of_token)
 
     def combine(self, expert_outputs: mtf.Tensor) -> mtf.Tensor:
-        """Puts the rows back in the order of the tokens, times the gates (equation 2).
+        """Moves the rows back to the order of the tokens, times the gates (equation 2).
 
         Args:
           expert_outputs: [O, G, N, H] in the activation dtype, zeros after the last expert.
@@ -238,7 +238,7 @@ class SortDispatch:
 
 
 def _copy_for_each_choice(inputs: mtf.Tensor, experts_per_token: int) -> mtf.Tensor:
-    """[O, G, S, M] to [O, G, N, M]: all tokens, once for each of their K choices."""
+    """[O, G, S, M] to [O, G, N, M]: copies all tokens once for each of their K choices."""
     if experts_per_token == 1:
         return inputs
     outer, groups, group, model = inputs.shape.dims
@@ -249,7 +249,7 @@ def _copy_for_each_choice(inputs: mtf.Tensor, experts_per_token: int) -> mtf.Ten
 
 
 def _sum_over_choices(x: mtf.Tensor, experts_per_token: int) -> mtf.Tensor:
-    """[O, G, N, ...] to [O, G, S, ...]: the sum over the K choices of each token."""
+    """[O, G, N, ...] to [O, G, S, ...]: sums over the K choices of each token."""
     if experts_per_token == 1:
         return x
     outer, groups, pairs, *rest = x.shape.dims
@@ -260,13 +260,13 @@ def _sum_over_choices(x: mtf.Tensor, experts_per_token: int) -> mtf.Tensor:
 
 
 def _combine_choices(outputs: mtf.Tensor, routing: Routing) -> mtf.Tensor:
-    """Expert outputs [O, G, N, H], times the gates, to [O, G, S, H] (equation 2)."""
+    """[O, G, N, H] to [O, G, S, H]: sums the expert outputs times their gates (equation 2)."""
     gated = outputs * mtf.cast(routing.gate, outputs.dtype)
     return _sum_over_choices(gated, routing.experts_per_token)
 
 
 def _select_kept(kept: mtf.Tensor, values: mtf.Tensor, otherwise: int) -> mtf.Tensor:
-    """The int32 values of kept tokens, and one other value for all tokens that are not kept."""
+    """Returns int32: `values` for kept tokens, and `otherwise` for all others."""
     return mtf.cwise(
         lambda kept, values: tf.where_v2(kept > 0, values, otherwise),
         [kept, values],
@@ -277,20 +277,20 @@ def _select_kept(kept: mtf.Tensor, values: mtf.Tensor, otherwise: int) -> mtf.Te
 
 
 def _move_rows(x: mtf.Tensor, source: mtf.Tensor, destination: mtf.Tensor) -> mtf.Tensor:
-    """Fills Q places from the P rows of the same group.
+    """Fills Q places of each group from its P rows.
 
     Args:
       x: [O, G, P, M].
-      source: [O, G, Q] int32, the row that each place is filled from; -1 leaves it zero.
-      destination: [O, G, P] int32, the inverse: the place of each row; -1 if it has none.
+      source: [O, G, Q] int32, the row that fills each place; -1 leaves the place zero.
+      destination: [O, G, P] int32, the inverse: the place of each row; -1 if it has no place.
 
     Returns:
-      [O, G, Q, M]. Its gradient is the move by the inverse.
+      [O, G, Q, M]. The gradient is the inverse move.
     """
 
     def take(x, source):
         rows = tf.gather(x, tf.maximum(source, 0), batch_dims=2)
-        # A product with a mask would not do: a row that is left out may be infinite.
+        # Multiplying by a mask would fail for a skipped row that is infinite.
         return tf.where_v2(source[..., None] < 0, tf.zeros([], rows.dtype), rows)
 
     outer, groups, _, model = x.shape.dims
@@ -310,11 +310,11 @@ def _permute_rows(x: mtf.Tensor, order: mtf.Tensor, inverse: mtf.Tensor) -> mtf.
 
     Args:
       x: [O, G, N, M].
-      order: [O, G, N] int32, the row of x that each new row is; numbered within the core.
+      order: [O, G, N] int32, the row of x that becomes each new row, numbered within the core.
       inverse: [O, G, N] int32, the inverse permutation.
 
     Returns:
-      [O, G, N, M]. Its gradient is the inverse permutation.
+      [O, G, N, M]. The gradient is the inverse permutation.
     """
 
     def take(x, order):

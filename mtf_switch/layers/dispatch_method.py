@@ -1,13 +1,13 @@
-"""How tokens reach their experts: the values of `dispatch`, and what each stands for.
+"""How tokens reach their experts: the values of `dispatch`, and what each of them means.
 
-There are three algorithms with equal results, see `dispatch`:
+Three algorithms give equal results, see `dispatch`:
 
     einsum  the paper's one-hot products, as a TPU needs them
     gather  the same slots, filled and emptied by index
-    sort    no slots: the tokens themselves, sorted by their experts
+    sort    no slots: the tokens themselves, sorted by expert
 
-A fourth value, "auto", chooses the fastest. On one core "gather" sorts, too: that is the same
-exchange by index without empty slots.
+A fourth value, "auto", chooses the fastest. On one core, "gather" sorts as well, because
+sorting is the same exchange by index without empty slots.
 
     dispatch  on a TPU  on one core, not a TPU  on several cores, not TPUs
     einsum    einsum    einsum                  einsum
@@ -15,7 +15,7 @@ exchange by index without empty slots.
     sort      refused   sort *                  refused
     auto      einsum    sort *                  gather
 
-    * If TensorFlow lacks an activation of the experts: "gather", and "sort" is refused.
+    * If TensorFlow lacks an activation of the experts, "gather" is used and "sort" is refused.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def resolve_method(
 
     Args:
       method: the `dispatch` value of a layer.
-      layer: the layer's name in gin, for the error.
+      layer: the layer's name in gin, for the error message.
       on_tpu: whether the graph is built for a TPU.
       num_cores: number of cores in the mesh.
       can_sort: whether the experts' activations can be applied to sorted tokens.
 
     Raises:
-      UserError: if the method is "sort" where tokens cannot be sorted.
+      UserError: if the method is "sort" but tokens cannot be sorted.
     """
     if method == "sort":
         obstacle = None

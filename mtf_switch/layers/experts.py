@@ -1,4 +1,4 @@
-"""The experts: a network each, for the tokens that are sent to it (Section 2.1, Appendix A)."""
+"""The experts: one network each, for the tokens that it receives (Section 2.1, Appendix A)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mtf_switch.layers import dimensions
 # A tensor of Mesh TF or of TensorFlow.
 Tensor = TypeVar("Tensor", mtf.Tensor, tf.Tensor)
 
-# Mesh TF's activations work on its own tensors only. These are the same for TensorFlow's.
+# Mesh TF's activations work on its own tensors only. These are the same for TensorFlow tensors.
 _TF_ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "linear": tf.identity,
     "relu": tf.nn.relu,
@@ -28,14 +28,14 @@ _TF_ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "tanh": tf.nn.tanh,
 }
 
-# On a CPU, TensorFlow's plain float32 product with a transposed kernel of this many weights or
-# more takes up to three times as long as the same product in a batch of one. With smaller
-# kernels it is faster (benchmarks/NOTES.md).
+# On a CPU, if a transposed float32 kernel has this many weights or more, TensorFlow's plain
+# matrix product takes up to three times as long as the same product in a batch of one. With
+# smaller kernels the plain product is faster (benchmarks/NOTES.md).
 _LARGE_KERNEL = 2**18
 
 
 def find_activation(name: str) -> Callable[[mtf.Tensor], mtf.Tensor] | None:
-    """Returns Mesh TF's activation of a name; None if there is none."""
+    """Returns Mesh TF's activation with this name, or None."""
     if name == "linear":
         return lambda x: x
     activation = getattr(mtf, name, None)
@@ -47,10 +47,10 @@ class Experts:
     """E feed-forward networks without biases: [M, F], activation, [F, H].
 
     Attributes:
-      experts_dim: E, by its split name, as the variables have it.
+      experts_dim: E, by its split name, which the variables have.
       hidden_size: F.
-      activations: names of Mesh TF's activations. With several, their outputs are multiplied.
-        With none, each expert is linear: one matrix [M, H].
+      activations: names of Mesh TF's activations. If there are several, their outputs are
+        multiplied. If there are none, each expert is linear: one matrix [M, H].
       dropout_rate: dropout on the hidden units, in training.
       output_dim: H; None means M.
       output_variance: initial variance of the last matrix, times its fan-in.
@@ -99,12 +99,12 @@ class Experts:
     def apply_to_sorted(
         self, context: transformer.Context, rows: mtf.Tensor, expert_of_token: mtf.Tensor
     ) -> mtf.Tensor:
-        """Applies every expert to exactly the tokens that it has. One core must hold them all.
+        """Applies every expert to exactly its own tokens. One core must hold everything.
 
         Args:
           context: Mesh TF's context of the layer.
           rows: [O, G, N, M] in the activation dtype: the tokens of the core, sorted by expert,
-            and then the tokens without an expert.
+            followed by the tokens without an expert.
           expert_of_token: [O, G, N] int32, in any order; E for a token without an expert.
 
         Returns:
@@ -122,7 +122,7 @@ class Experts:
             arguments,
             output_shape=mtf.Shape([*rows.shape.dims[:-1], kernel_out.shape.dims[-1]]),
             output_dtype=rows.dtype,
-            # On one core nothing is split, but layout rules may name any dimension.
+            # Nothing is split on one core, but layout rules may name any dimension.
             splittable_dims=[dim for x in arguments for dim in x.shape.dims],
             name="experts_of_runs",
         )
@@ -140,7 +140,7 @@ class Experts:
           rows: [o, g, N, M].
           expert_of_token: [o, g, N].
           kernel_out: [E, F, H].
-          *kernels_in_and_dropout: [E, M, F] for each activation; and, with dropout, the factor
+          *kernels_in_and_dropout: [E, M, F] for each activation; with dropout, also the factor
             of each hidden unit, [o, g, N, F].
         """
         experts, _, width = kernel_out.shape.as_list()
@@ -184,7 +184,8 @@ class Experts:
         """Makes the variables, in the dtype of x.
 
         Returns:
-          [E, M, F] for each activation, and [E, F, H]. For linear experts: none, and [E, M, H].
+          A list of [E, M, F], one for each activation, and [E, F, H]. For linear experts, an
+          empty list and [E, M, H].
         """
         *specs_in, spec_out = self.kernel_specs(x.shape.dims[-1])
 
@@ -230,7 +231,7 @@ def _apply_network(
     multiply: Callable[[Tensor, Tensor], Tensor],
     drop: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Applies an expert's network: to all slots in Mesh TF, or to rows in TensorFlow.
+    """Applies an expert's network to all slots in Mesh TF, or to rows in TensorFlow.
 
     Args:
       x: [..., M].

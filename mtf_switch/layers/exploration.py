@@ -1,9 +1,9 @@
 """Exploration: how a router deviates from its best guess in training (Appendix C, Table 11).
 
-A router that always takes its best guess never learns how another expert would have done.
+A router that always takes its best guess never learns how well another expert would have done.
 Exploration acts in training only, and only on the router's own copy of its input (ruling 1 in
 docs/fidelity.md): the experts see the tokens without noise. The noise depends on the seed, the
-layer and the global step, so that a resumed run sees the noise of an uninterrupted one.
+layer and the global step, so a resumed run sees the same noise as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Exploration:
         Jitter is the best in Table 11 and the paper's choice.
       jitter: eps of the factor U(1 - eps, 1 + eps) on the router's input.
       dropout: the share of the router's input that is set to zero; the rest is scaled up.
-      temperature: temperature of the distribution that "sample_softmax" draws from. Towards 0
-        it becomes "argmax".
+      temperature: temperature of the distribution from which "sample_softmax" draws. As it
+        approaches 0, the policy becomes "argmax".
 
     Raises:
       UserError: for an unknown policy, or a value out of its range.
@@ -62,11 +62,11 @@ class Exploration:
         value_rules.check_all("Exploration", _RULES, vars(self))
 
     def perturb(self, router_inputs: mtf.Tensor, train: bool) -> mtf.Tensor:
-        """Adds noise to the router's input if the policy says so.
+        """Adds noise to the router's input if the policy does so.
 
         Args:
           router_inputs: [O, G, S, M], the router's own copy.
-          train: whether this is training; elsewhere nothing is added.
+          train: whether this is training; otherwise nothing is added.
 
         Returns:
           [O, G, S, M] in the dtype of router_inputs.
@@ -82,9 +82,9 @@ class Exploration:
         return train and self.policy == "sample_softmax"
 
     def sample_scores(self, router_logits: mtf.Tensor) -> mtf.Tensor:
-        """Draws scores of which the highest one is a sample of the softmax.
+        """Draws scores whose maximum is a sample from the softmax.
 
-        They are the logits plus Gumbel noise: the k highest scores are k samples without
+        The scores are the logits plus Gumbel noise. The k highest scores are k samples without
         replacement.
 
         Args:
@@ -93,7 +93,7 @@ class Exploration:
         Returns:
           [O, G, S, E] float32, without a gradient.
         """
-        # Not from 0 to 1: the logarithms of both are infinite.
+        # The range excludes 0 and 1, where -log(-log(x)) is infinite.
         uniform = mtf.random_uniform(
             router_logits.mesh, router_logits.shape, minval=1e-9, maxval=1.0, dtype=tf.float32
         )

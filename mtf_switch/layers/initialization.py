@@ -17,10 +17,10 @@ _RULES = value_rules.declare(
 
 @gin.configurable
 def init_scale(s: float = 1.0) -> float:
-    """Returns s of std = sqrt(s / fan_in), the initial deviation of every weight matrix.
+    """Returns the scale s. The initial deviation of every weight matrix is sqrt(s / fan_in).
 
-    The paper's Switch models use 0.1, T5 uses 1.0. Embeddings, norms and position biases are
-    not weight matrices in this sense, and keep T5's initial values.
+    The paper's Switch models use 0.1, T5 uses 1.0. Embeddings, norms and position biases do not
+    count as weight matrices, and keep T5's initial values.
 
     Args:
       s: the scale, from gin: `init_scale.s = 0.1`.
@@ -33,17 +33,18 @@ def init_scale(s: float = 1.0) -> float:
 
 
 def is_weight_matrix(name: str, shape: Any) -> bool:
-    """Whether a variable is a matrix that multiplies activations, by its name and rank."""
+    """Whether a variable with this name and shape is a matrix that multiplies activations."""
     return len(shape) >= 2 and "embedding" not in name and "bias" not in name
 
 
 def make_scaled_getter(s: float) -> Callable[..., tf.Variable]:
     """Returns a custom getter for `tf.variable_scope` that applies s to every weight matrix.
 
-    Mesh TF initializes each matrix with the deviation sqrt(1 / fan_in); an expert's fan-in is
-    its own, and attention's query matrix also has T5's factor 1 / sqrt(d_kv). The getter
-    multiplies this deviation by sqrt(s). It draws from a normal distribution truncated at two
-    deviations, as in the paper (Mesh TF's attention does not truncate).
+    Mesh TF initializes each matrix with the deviation sqrt(1 / fan_in). The fan-in of an expert
+    is that of one expert's matrix. The query matrix of attention also has T5's factor
+    1 / sqrt(d_kv). The getter multiplies the deviation by sqrt(s), and draws from a normal
+    distribution truncated at two deviations, as in the paper (Mesh TF's attention does not
+    truncate).
 
     Args:
       s: the scale, see `init_scale`.

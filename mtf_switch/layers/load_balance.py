@@ -36,9 +36,10 @@ def load_balance_loss(
       experts_dim: E.
       nonpadding: [O, G, S] float32, 1 for tokens and 0 for padding. None if every position
         holds a token.
-      padding: how padding enters f and P (ruling 5). "masked" takes both over real tokens
-        only, and leaves groups without any out of the average. "upstream" takes both over all
-        positions and multiplies by the share of real tokens, as Mesh TF's `moe.py` does.
+      padding: how padding enters f and P (ruling 5). "masked" computes both over real tokens
+        only, and leaves groups without real tokens out of the average. "upstream" computes both
+        over all positions and multiplies the loss by the share of real tokens, as Mesh TF's
+        `moe.py` does.
 
     Returns:
       A float32 scalar.
@@ -67,7 +68,7 @@ def _losses_of_all_positions(
     group_dim: mtf.Dimension,
     experts_dim: mtf.Dimension,
 ) -> mtf.Tensor:
-    """[O, G], with f and P taken over all S positions of a group."""
+    """Returns the loss of each group, [O, G], with f and P over all S positions."""
     density = mtf.reduce_mean(expert_mask, reduced_dim=group_dim)  # f: [O, G, E]
     density_proxy = mtf.reduce_mean(router_probs, reduced_dim=group_dim)  # P: [O, G, E]
     return _scaled_products(density, density_proxy, experts_dim)
@@ -76,7 +77,7 @@ def _losses_of_all_positions(
 def _scaled_products(
     density: mtf.Tensor, density_proxy: mtf.Tensor, experts_dim: mtf.Dimension
 ) -> mtf.Tensor:
-    """E * sum_i f_i P_i: [O, G, E] and [O, G, E] to [O, G]."""
+    """Returns E * sum_i f_i P_i, [O, G], for f and P of [O, G, E] each."""
     losses = mtf.reduce_sum(density * density_proxy, reduced_dim=experts_dim)
     return losses * float(experts_dim.size)
 
@@ -84,9 +85,9 @@ def _scaled_products(
 def router_z_loss(
     router_logits: mtf.Tensor, nonpadding: mtf.Tensor, experts_dim: mtf.Dimension
 ) -> mtf.Tensor:
-    """Computes the mean over real tokens of (log sum_i exp h_i)^2.
+    """Computes the mean of (log sum_i exp h_i)^2 over real tokens.
 
-    It is equation 5 of ST-MoE (arXiv 2202.08906).
+    This is equation 5 of ST-MoE (arXiv 2202.08906).
 
     Args:
       router_logits: [O, G, S, E] float32, h: the logits themselves, not their softmax.

@@ -28,12 +28,12 @@ value_rules.declare(
 class NoTokenLeftBehindRouter(Router):
     """Sends each token to the best of its experts that has room.
 
-    Stage 1 of Figure 11 is Switch routing. In each later stage the tokens without a slot try
-    their next best expert, in token order, after the tokens that it serves already.
+    Stage 1 of Figure 11 is Switch routing. In each later stage, the tokens without a slot try
+    their next best expert, in token order, behind the tokens that it already serves.
 
     Attributes:
-      stages: the number of experts that a token tries. If there are as many stages as experts,
-        no token is dropped as long as the experts together have a slot for every token.
+      stages: the number of experts that a token tries. With as many stages as experts, no token
+        is dropped as long as the experts together have a slot for every token.
 
     Raises:
       UserError: for a value out of its range.
@@ -86,14 +86,14 @@ class NoTokenLeftBehindRouter(Router):
 
 
 def _look_up_occupied(occupied: mtf.Tensor, candidate: Candidate) -> mtf.Tensor:
-    """The occupied slots of each token's candidate: [O, G, E] float32 to [O, G, S] int32."""
+    """Finds the occupied slots of each token's expert: [O, G, E] float32 to [O, G, S] int32."""
     mask = candidate.expert_mask
     slots = mtf.reduce_sum(mask * occupied, reduced_dim=mask.shape.dims[-1])
     return mtf.cast(slots, tf.int32)
 
 
 def _merge_stages(earlier: Assignment, later: Assignment) -> Assignment:
-    """Takes the later stage's assignment for tokens that it keeps, else the earlier one's."""
+    """Uses the later stage's assignment for tokens that it keeps, else the earlier one's."""
 
     def merge(in_earlier: mtf.Tensor, in_later: mtf.Tensor) -> mtf.Tensor:
         return mtf.where(mtf.cast(later.kept, tf.bool), in_later, in_earlier)

@@ -34,7 +34,7 @@ def count_by_cumsum(
 def count_by_sorting(
     expert_index: mtf.Tensor, routed: mtf.Tensor, experts_dim: mtf.Dimension
 ) -> mtf.Tensor:
-    """Sorts the tokens by expert, and subtracts the start of each expert's run of tokens.
+    """Counts by sorting: a token's position is its sorted row minus its expert's first row.
 
     No tensor has both a token and an expert dimension, so the cost per token does not grow
     with the group size.
@@ -43,7 +43,7 @@ def count_by_sorting(
     def count(expert_index, routed):  # [o, g, S] of one core
         *shape, tokens = expert_index.shape.as_list()
         groups = int(np.prod(shape))
-        # One queue for each expert of each group, and a last one for padding.
+        # One queue for each expert of each group, and one more for padding.
         first_queue = experts_dim.size * tf.range(groups)[:, None]
         queue = tf.reshape(expert_index, [groups, tokens]) + first_queue
         is_routed = tf.reshape(routed, [groups, tokens]) > 0

@@ -38,7 +38,7 @@ class SlotAllocator:
     Attributes:
       experts_dim: E, by its unsplit name.
       expert_capacity: C.
-      count_positions: one of the functions of `position_in_expert`.
+      count_positions: one of the functions in `position_in_expert`.
     """
 
     experts_dim: mtf.Dimension
@@ -52,14 +52,14 @@ class SlotAllocator:
         gate: mtf.Tensor,
         occupied: mtf.Tensor | None = None,
     ) -> Assignment:
-        """Gives slots to tokens in their order, until an expert has none left (Figure 15).
+        """Gives each expert's slots to its tokens in order, until none is left (Figure 15).
 
         Args:
           expert_index: [O, G, N] int32.
           routed: [O, G, N] float32, 0 for tokens that need no slot.
           gate: [O, G, N] float32.
-          occupied: [O, G, N] int32, the number of slots of that expert that are occupied
-            already. None if all are free.
+          occupied: [O, G, N] int32, how many slots of the token's expert are already occupied.
+            None if all are free.
         """
         position = self.count_positions(expert_index, routed, self.experts_dim)
         if occupied is not None:
@@ -68,17 +68,17 @@ class SlotAllocator:
         return Assignment(expert_index, position, kept, gate)
 
 
-# The rules of the parameters that all routers share.
+# The rules for the parameters that all routers share.
 RULES = {"aux_loss_coef": value_rules.number(0), "z_loss_coef": value_rules.number(0)}
 value_rules.declare("SwitchRouter", **RULES)
 
 
 @dataclasses.dataclass(frozen=True)
 class Router(abc.ABC):
-    """What all routers share: probabilities, losses and metrics.
+    """The base class of all routers: it computes probabilities, losses and metrics.
 
-    All of it is computed in float32, also where activations are bfloat16 ("selective
-    precision", Section 2.4). The router's weights are not rounded to bfloat16 either.
+    It computes in float32, even if activations are bfloat16 ("selective precision", Section
+    2.4). The router's weights are not rounded to bfloat16 either.
 
     Attributes:
       aux_loss_coef: alpha, the coefficient of the load-balancing loss (equation 4).
@@ -87,12 +87,12 @@ class Router(abc.ABC):
         uses 0.001.
       exploration: exploration in training; by default Exploration() from gin.
       padding: how padding enters the load-balancing loss, "masked" or "upstream"; see
-        `load_balance.load_balance_loss`. Padding is never routed, with either.
-      router_dtype: "float32"; or "bfloat16" for the row of Table 2 that diverges, which rounds
-        logits and probabilities.
+        `load_balance.load_balance_loss`. Padding is never routed in either case.
+      router_dtype: "float32", or "bfloat16" for the row of Table 2 that diverges. "bfloat16"
+        rounds logits and probabilities.
 
     Raises:
-      UserError: for an unknown name or a value of a wrong type.
+      UserError: if a value is not valid.
     """
 
     aux_loss_coef: float = 0.01
@@ -125,12 +125,12 @@ class Router(abc.ABC):
 
     @property
     def experts_per_token(self) -> int:
-        """K, the experts that a token visits at most."""
+        """K, the largest number of experts that a token visits."""
         return 1
 
     @property
     def num_candidates(self) -> int:
-        """The number of experts per token that `assign` chooses from."""
+        """The number of experts per token from which `assign` chooses."""
         return self.experts_per_token
 
     @abc.abstractmethod
@@ -150,8 +150,8 @@ class Router(abc.ABC):
           train: whether this is training.
 
         Returns:
-          The Assignment, with N = K * S; and for each candidate the tokens that got a slot in
-          it: [O, G, S] float32.
+          The Assignment, with N = K * S, and for each candidate [O, G, S] float32, 1 for the
+          tokens to which it gave a slot.
         """
 
     def route(
@@ -170,11 +170,11 @@ class Router(abc.ABC):
           inputs: [O, G, S, M] in the activation dtype.
           experts_dim: E, by its unsplit name.
           expert_capacity: C.
-          variable_dtype: dtypes of the model's variables; the router computes in
+          variable_dtype: dtypes of the model's variables. The router itself computes in
             `router_dtype`.
-          train: whether this is training, where the router explores.
+          train: whether this is training; the router explores only in training.
           nonpadding: [O, G, S], 1 for tokens, 0 for padding; None if there is no padding.
-          count_positions: one of the functions of `position_in_expert`.
+          count_positions: one of the functions in `position_in_expert`.
 
         Returns:
           The Routing.
@@ -292,7 +292,7 @@ def _compute_logits(
         variable_dtype=mtf.VariableDType(
             variable_dtype.master_dtype, variable_dtype.slice_dtype, router_inputs.dtype
         ),
-        # Mesh TF's name, so that checkpoints agree. All routers share it (ruling 21), so that
-        # a model trained with one can be evaluated with another.
+        # Mesh TF's name, so that checkpoints agree. All routers share it (ruling 21), so a
+        # model that was trained with one router can be evaluated with another.
         name="switch_gating",
     )

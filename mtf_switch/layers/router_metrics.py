@@ -1,8 +1,9 @@
 """Metrics of each router, carried out of the graph as one vector per layer.
 
-The vector holds sums over real tokens, so that batches, microbatches, groups and cores add up
-exactly; `RouterMetrics` divides by the tokens. Each layer adds one operation, however many
-experts it has: Mesh TF's own metrics add one per expert, which takes minutes for Switch-C.
+The vector holds sums over real tokens, so batches, microbatches, groups and cores add up
+exactly. `RouterMetrics` divides by the number of tokens. Each layer adds one operation, however
+many experts it has. Mesh TF's own metrics add one operation per expert, which takes minutes for
+Switch-C.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mtf_switch.upstream import microbatches
 
 _COLLECTION = "mtf_switch_router_sums"
 _VECTOR = "router_sums"
-# The scalars that stand after the number of tokens in the vector of sums, in this order.
+# The scalars that follow the number of tokens in the vector of sums, in this order.
 _MEANS = ("dropped_fraction", "entropy", "gate", "aux_loss", "z_loss")
 
 
@@ -31,14 +32,14 @@ class RouterMetrics:
       tokens: the number of real tokens.
       dropped_fraction: the share of tokens that no expert had room for.
       entropy: entropy of the router's distribution, in nats.
-      gate: the router's probability of a token's first choice.
+      gate: the router's probability for a token's first choice.
       aux_loss: the load-balancing loss times its coefficient.
       z_loss: the router z-loss times its coefficient.
-      expert_load: [E], for each expert the share of tokens with it as their first choice,
-        before capacity (f of equation 5).
-      served: [E], the share of tokens that got a slot by their first choice, by their second
-        choice, and so on. With No-Token-Left-Behind, the second entry is the share that stage
-        2 rescued; with a top-2 router, the share that a second expert served.
+      expert_load: [E], for each expert the share of tokens that chose it first, before capacity
+        (f of equation 5).
+      served: [E], the share of tokens that got a slot through their first choice, through their
+        second choice, and so on. With No-Token-Left-Behind, the second entry is the share that
+        stage 2 rescued; with a top-2 router, it is the share that a second expert served.
     """
 
     tokens: float
@@ -61,10 +62,10 @@ class RouterMetrics:
 
 
 def compute_means(sums: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Divides a layer's sums [6 + 2 E] by its tokens, for TensorBoard.
+    """Divides a layer's sums [6 + 2 E] by its number of tokens, for TensorBoard.
 
     Returns:
-      The fields of RouterMetrics but for the tokens, by name: scalars, and two of [E].
+      The fields of RouterMetrics except `tokens`, by name: scalars, and two vectors [E].
     """
     means = sums[1:] / tf.maximum(sums[0], 1.0)
     load, served = tf.split(means[len(_MEANS) :], 2)
@@ -82,14 +83,14 @@ def compute_router_sums(
     z_loss: mtf.Tensor | None,
     experts_dim: mtf.Dimension,
 ) -> mtf.Tensor:
-    """Computes the sums over real tokens that RouterMetrics are made from.
+    """Computes the sums over real tokens from which RouterMetrics is made.
 
     Args:
       router_probs: [O, G, S, E] float32.
       expert_mask: [O, G, S, E] float32, one-hot of the first choice; zero for padding.
       prob: [O, G, S] float32, the probability of the first choice.
-      served: for the first choice, the second one, ...: [O, G, S] float32, 1 for tokens that
-        got a slot by it.
+      served: one tensor per choice, the first choice first: [O, G, S] float32, 1 for tokens
+        that got a slot through it.
       nonpadding: [O, G, S] float32, 1 for tokens and 0 for padding.
       aux_loss: float32 scalar, the load-balancing loss times its coefficient.
       z_loss: float32 scalar, the z-loss times its coefficient; None without a z-loss.
@@ -97,7 +98,7 @@ def compute_router_sums(
 
     Returns:
       [6 + 2 E] float32: tokens, dropped, entropy, gate, aux_loss x tokens, z_loss x tokens,
-      first choices of each expert, tokens served by each choice (zeros after the last one).
+      first choices per expert, tokens served per choice (zeros after the last choice).
     """
     entropy = -mtf.reduce_sum(
         router_probs * mtf.log(router_probs + 1e-9), reduced_dim=experts_dim
@@ -139,10 +140,10 @@ class _RecordOperation(mtf.Operation):
 def record_sums(layer: str, sums: mtf.Tensor) -> None:
     """Records a layer's sums [6 + 2 E] in the graph, where `collect_sums` finds them.
 
-    With microbatches, a step records their sum over its microbatches.
+    With microbatches, a step records the sum over its microbatches.
 
     Args:
-      layer: the name that the sums are recorded by.
+      layer: the name under which the sums are recorded.
       sums: [6 + 2 E] float32.
     """
     microbatches.deliver_sum(sums, functools.partial(_RecordOperation, layer))

@@ -9,11 +9,11 @@ import mesh_tensorflow as mtf
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-    """The expert and the slot of each token, if it has one.
+    """The expert and, if there is one, the slot of each token.
 
     Attributes:
-      expert_index: [O, G, N] int32, the expert that was chosen.
-      position_in_expert: [O, G, N] int32, the number of tokens before it in that expert.
+      expert_index: [O, G, N] int32, the chosen expert.
+      position_in_expert: [O, G, N] int32, how many tokens are before it in that expert.
       kept: [O, G, N] float32, 1 if the expert has a slot for the token, 0 if the token is
         dropped or is padding.
       gate: [O, G, N] float32, the weight of the expert's output.
@@ -27,10 +27,10 @@ class Assignment:
 
 @dataclasses.dataclass(frozen=True)
 class Routing(Assignment):
-    """Where each token goes, by index. Every way to dispatch tokens starts from it.
+    """The destination of each token, by index. Every dispatch algorithm starts from it.
 
-    With K experts per token, N is K * S: first all tokens with their first choices, in order,
-    then all tokens with their second choices, and so on. First choices are served first.
+    With K experts per token, N is K * S: all tokens in order with their first choices, then all
+    tokens with their second choices, and so on. First choices are served first.
 
     Attributes:
       aux_loss: float32 scalar, the sum of the router's losses, each times its coefficient.

@@ -24,18 +24,18 @@ declare_rules("SwitchAttention")
 ExpertComputation = Literal["qkv", "q", "kv"]
 ExpertNetwork = Literal["linear", "ffn"]
 Part = Literal["query", "key_value"]
-# Mesh TF's words for what the experts compute -> the sets of experts that this takes.
+# Mesh TF's name for what the experts compute -> the sets of experts that compute it.
 _PARTS: dict[ExpertComputation, tuple[Part, ...]] = {
     "qkv": ("query", "key_value"),
     "q": ("query",),
     "kv": ("key_value",),
 }
 _RELATIVE_ATTENTION_TYPES = (None, "bias", "bias_shared", "contextual")
-# Parameters of Mesh TF's SelfAttention that must keep a value -> that value, and why.
+# Parameters of Mesh TF's SelfAttention that must keep a value -> that value and the reason.
 _REQUIRED = {
-    "shared_kv": (True, "one set of experts makes a key and value in one (Appendix A)"),
+    "shared_kv": (True, "one set of experts makes keys and values together (Appendix A)"),
     "num_memory_heads": (0, "experts make keys and values for all heads"),
-    "combine_dims": (True, "an expert's output is all heads in one dimension"),
+    "combine_dims": (True, "an expert's output holds all heads in one dimension"),
     "keep_query_heads_dims": (False, "the output has the shape of the input"),
     "hyperprompt_length_encoder": (None, "prompts would be keys that no expert made"),
     "hyperprompt_length_decoder": (None, "prompts would be keys that no expert made"),
@@ -46,12 +46,12 @@ _REQUIRED = {
 class SwitchAttention(transformer_layers.SelfAttention):
     """Self-attention whose projections are experts (Appendix A, Figure 10, Table 10).
 
-    One set of experts makes the query of each token. Another set, with a router of its own,
-    makes its key and value in one. Each set is a Switch layer: a token dropped by a set, and
-    padding, contribute zeros. Everything else is Mesh TF's SelfAttention, including its gin
-    parameters (`SelfAttention.num_heads`, ...). The layer may replace SelfAttention in encoder
-    and decoder; attention from decoder to encoder stays dense, as Appendix A is about
-    self-attention.
+    One set of experts makes the query of each token. Another set, with its own router, makes
+    the key and the value together. Each set is a Switch layer: a token dropped by a set
+    contributes zeros, and so does padding. Everything else is Mesh TF's SelfAttention,
+    including its gin parameters (`SelfAttention.num_heads`, ...). The layer may replace
+    SelfAttention in the encoder and the decoder. Attention from decoder to encoder stays dense,
+    because Appendix A is about self-attention.
 
     Attributes:
       switch_layers: the sets of experts.
@@ -77,20 +77,20 @@ class SwitchAttention(transformer_layers.SelfAttention):
           num_experts: E, in each set.
           expert_computation: what the experts make: "qkv" for queries, and keys and values;
             "q" for queries only; "kv" for keys and values only. A dense matrix makes the rest.
-          expert_network: "linear" for experts that are a matrix [M, heads * d_kv]; "ffn" for
-            feed-forward networks with `hidden_size` hidden units.
+          expert_network: "linear" makes each expert a matrix [M, heads * d_kv]; "ffn" makes it
+            a feed-forward network with `hidden_size` hidden units.
           hidden_size: F, the hidden units of "ffn" experts.
           activation: activation of "ffn" experts, see `SwitchFFN`.
           expert_dropout_rate: dropout on the hidden units of "ffn" experts, in training.
           capacity: groups and expert capacity; by default ExpertCapacity() from gin.
-          router: router of each set; every set has weights of its own. By default
-            SwitchRouter() from gin.
+          router: router of each set; every set has its own weights. By default SwitchRouter()
+            from gin.
           dispatch: how tokens reach their experts, see `SwitchFFN`.
           shared_kv: must be True.
           **self_attention: parameters of Mesh TF's SelfAttention.
 
         Raises:
-          UserError: if no layer can be built with a value.
+          UserError: if a value is not valid.
         """
         super().__init__(shared_kv=shared_kv, **self_attention)
         _check_choice("expert_computation", expert_computation, get_args(ExpertComputation))
@@ -113,21 +113,21 @@ class SwitchAttention(transformer_layers.SelfAttention):
         )
 
     def _check_self_attention(self) -> None:
-        """Raises UserError for a parameter of SelfAttention that experts do not work with."""
+        """Raises UserError for a parameter of SelfAttention that experts do not support."""
         _check_choice(
             "relative_attention_type", self.relative_attention_type, _RELATIVE_ATTENTION_TYPES
         )
         for name, (required, reason) in _REQUIRED.items():
             if getattr(self, name) != required:
                 raise UserError(
-                    f"SwitchAttention works with {name} = {required} only, as {reason}; it is "
-                    f"{getattr(self, name)!r}. Leave it out, or use SelfAttention."
+                    f"SwitchAttention.{name} is {getattr(self, name)!r}, but it must be "
+                    f"{required}, because {reason}. Leave it out, or use SelfAttention."
                 )
 
     def _output_dim(self, expert_network: ExpertNetwork) -> mtf.Dimension:
         """H: all heads in one dimension.
 
-        It is split as the heads of dense attention are, unless the hidden units are.
+        It is split like the heads of dense attention, unless the hidden units are split.
         """
         width = self.num_heads * self.key_value_size
         if expert_network == "ffn":
@@ -136,15 +136,15 @@ class SwitchAttention(transformer_layers.SelfAttention):
 
     @property
     def heads_dims(self) -> list[mtf.Dimension]:
-        """The dimension of the heads; none if there is one head."""
+        """The dimension of the heads; empty if there is one head."""
         return [mtf.Dimension("heads", self.num_heads)] if self.num_heads > 1 else []
 
     @property
     def query_variance(self) -> float:
         """Initial variance of the matrix that makes a query, times its fan-in.
 
-        As in T5, the factor 1 / sqrt(d_kv) is in the initial weights and not in the attention
-        (ruling 32 in docs/fidelity.md).
+        As in T5, the initial weights include the factor 1 / sqrt(d_kv), and the attention does
+        not (ruling 32 in docs/fidelity.md).
         """
         if self.fold_scaling_into_initializer and not mtf.layers.unit_scaling_convention():
             return 1 / self.key_value_size
@@ -214,7 +214,7 @@ class SwitchAttentionParams(attention.AttentionParams):
         memory, length = self._layer.memory_length(self._context), self._context.length_dim
         in_memory = memory in memory_antecedent.shape.dims
         if in_memory:
-            # The experts need the name that padding, for example, has for the positions.
+            # The experts need the positions by the name that padding, for example, uses.
             memory_antecedent = mtf.replace_dimensions(memory_antecedent, memory, length)
         kv = self._experts["key_value"].call(self._context, memory_antecedent)
         kv = mtf.replace_dimensions(kv, kv.shape.dims[-1], self.k_dims)
@@ -256,7 +256,7 @@ class SwitchProjection(SwitchLayer):
 
     @property
     def name(self) -> str:
-        """The name within the stack, such as block_001/layer_002/query."""
+        """The layer's name within the stack, such as block_001/layer_002/query."""
         return f"{self._layer.name}/{self.part}"
 
     @property

@@ -18,8 +18,8 @@ declare_rules("SwitchFFN")
 class SwitchFFN(SwitchLayer):
     """A feed-forward layer of E experts, of which each token visits one (Section 2).
 
-    It replaces `DenseReluDense` in `make_layer_stack.layers`. `SwitchLayer` describes the way
-    of the tokens.
+    It replaces `DenseReluDense` in `make_layer_stack.layers`. `SwitchLayer` shows the path of
+    the tokens.
     """
 
     gin_name = "SwitchFFN"
@@ -44,14 +44,15 @@ class SwitchFFN(SwitchLayer):
           expert_dropout_rate: dropout on the experts' hidden units, in training. Fine-tuning
             uses 0.4 here and 0.1 elsewhere (Table 4).
           capacity: groups and expert capacity; by default ExpertCapacity() from gin.
-          router: by default SwitchRouter() from gin; in gin also @TopKRouter(), for example.
-          dispatch: how tokens reach their experts, with equal results. "auto" chooses the
-            fastest: "einsum", the paper's one-hot products, on a TPU; "sort", tokens sorted by
-            expert, on one core; "gather", slots filled by index, on several cores.
-            `dispatch_method` has the details.
+          router: by default SwitchRouter() from gin. Gin can bind another router, such as
+            @TopKRouter().
+          dispatch: how tokens reach their experts. All values give equal results. "auto"
+            chooses the fastest: "einsum", the paper's one-hot products, on a TPU; "sort",
+            tokens sorted by expert, on one core; "gather", slots filled by index, on several
+            cores. See `dispatch_method`.
 
         Raises:
-          UserError: if no layer can be built with a value.
+          UserError: if a value is not valid.
         """
         super().__init__(
             num_experts,

@@ -31,11 +31,12 @@ _RULES = {
 
 
 def declare_rules(configurable: str) -> None:
-    """Declares the rules of a configurable with the parameters of a SwitchLayer."""
+    """Declares the rules for a configurable that has the parameters of a SwitchLayer."""
     value_rules.declare(
         configurable,
         **_RULES,
-        # In gin only: without a binding, both are None and then made from gin.
+        # Gin checks a binding only if it is a plain value: a call such as @SwitchRouter() is
+        # checked when it returns. Plain values are never valid here.
         capacity=value_rules.Rule("a capacity: @ExpertCapacity()", lambda value: False),
         router=value_rules.Rule(
             "a router: @SwitchRouter(), @TopKRouter() or @NoTokenLeftBehindRouter()",
@@ -45,23 +46,23 @@ def declare_rules(configurable: str) -> None:
 
 
 class SwitchLayer(transformer.TransformerLayer):
-    """E experts, of which each token visits one, or a few (Section 2).
+    """A layer of E experts, of which each token visits one or a few (Section 2).
 
-    Tokens take this way, with ` at the dimension that is split over cores. H is the width of an
-    expert's output; in a feed-forward layer it is M:
+    The table shows the path of the tokens. A backquote marks the dimension that is split over
+    cores. H is the width of an expert's output, which is M in a feed-forward layer:
 
         x               [B`, L, M]           any batch and length dimensions
-        inputs          [O, G`, S, M]        in groups
+        inputs          [O, G`, S, M]        split into groups
         expert_inputs   [O, E, G`, C, M]     dispatched to slots
                         [O, E`, G, C, M]     all-to-all: to the cores of the experts
-        expert_outputs  [O, E`, G, C, H]     each expert's own network
+        expert_outputs  [O, E`, G, C, H]     after each expert's own network
                         [O, E, G`, C, H]     all-to-all: back to the cores of the tokens
         outputs         [O, G`, S, H]        combined, times the gate
                         [B`, L, H]
 
     Attributes:
-      gin_name: the name that gin and error messages use for the layer's parameters.
-      dispatch_method: the `dispatch` argument, see the module of that name.
+      gin_name: the name that gin and error messages put before the layer's parameters.
+      dispatch_method: the `dispatch` argument, see the module `dispatch_method`.
       on_tpu: whether the graph is built for a TPU, see `set_target`.
     """
 
@@ -83,14 +84,14 @@ class SwitchLayer(transformer.TransformerLayer):
           num_experts: E.
           hidden_size: F.
           activation: name of the hidden units' activation, or a list of names whose outputs
-            are multiplied. If it is empty there are no hidden units: an expert is one matrix.
+            are multiplied. If it is empty, an expert is one matrix without hidden units.
           expert_dropout_rate: dropout on the experts' hidden units, in training.
           capacity: groups and expert capacity; by default ExpertCapacity() from gin.
           router: by default SwitchRouter() from gin.
           dispatch: "einsum", "gather", "sort" or "auto", see `dispatch_method`.
 
         Raises:
-          UserError: if no layer can be built with a value.
+          UserError: if a value is not valid.
         """
         given = {
             "num_experts": num_experts,
@@ -127,7 +128,7 @@ class SwitchLayer(transformer.TransformerLayer):
 
     @property
     def switch_layers(self) -> tuple[SwitchLayer, ...]:
-        """The layer itself; a layer made of several Switch layers lists them by this name."""
+        """The layer itself. A layer made of several Switch layers lists them here."""
         return (self,)
 
     @property
@@ -146,10 +147,10 @@ class SwitchLayer(transformer.TransformerLayer):
         )
 
     def set_target(self, *, on_tpu: bool) -> None:
-        """Sets the kind of device that the graph is built for, which decides the dispatch.
+        """Sets the kind of device for which the graph is built. It decides the dispatch.
 
-        `switch_transformer.build` does so for all layers of a model. A layer that nobody calls
-        this for is built for a CPU or GPU.
+        `switch_transformer.build` calls this for all layers of a model. Without this call, a
+        layer is built for a CPU or GPU.
 
         Args:
           on_tpu: whether the device is a TPU.
@@ -160,10 +161,10 @@ class SwitchLayer(transformer.TransformerLayer):
         """Returns the algorithm that carries tokens to their experts.
 
         Args:
-          mesh_shape: a mesh shape in any form that Mesh TF takes; None means one core.
+          mesh_shape: a mesh shape in any form that Mesh TF accepts; None means one core.
 
         Raises:
-          UserError: if `dispatch` is "sort" where tokens cannot be sorted.
+          UserError: if `dispatch` is "sort" but tokens cannot be sorted.
         """
         return dispatch_method.resolve_method(
             self.dispatch_method,
@@ -258,7 +259,7 @@ class SwitchLayer(transformer.TransformerLayer):
         routing: Routing,
         networks: Experts,
     ) -> mtf.Tensor:
-        """Applies the experts on one core to exactly the tokens that they have.
+        """Applies the experts on one core, each to exactly its own tokens.
 
         inputs [O, G, S, M] to [O, G, S, H].
         """
@@ -289,7 +290,7 @@ class SwitchLayer(transformer.TransformerLayer):
     ) -> tuple[int, int]:
         """Returns (G, S).
 
-        While decoding all tokens of a core are one group, because none of them is dropped.
+        While decoding, all tokens of a core form one group, because none of them is dropped.
         """
         if _capacity_mode(context) == "decode":
             one_group = dataclasses.replace(self.capacity, group_size=None, max_group_size=None)
@@ -304,7 +305,7 @@ class SwitchLayer(transformer.TransformerLayer):
         nonpadding = context.nonpadding
         if not isinstance(nonpadding, mtf.Tensor):
             return None
-        # Adds dimensions that the ids lack, such as beams.
+        # Broadcasting adds dimensions that the ids lack, such as beams.
         nonpadding = mtf.broadcast(nonpadding, mtf.Shape(x.shape.dims[:-1]))
         return mtf.reshape(nonpadding, inputs.shape.dims[:-1])
 
@@ -313,7 +314,7 @@ class SwitchLayer(transformer.TransformerLayer):
     ) -> None:
         """Adds the loss to the context, and the metrics to the graph."""
         if context.losses is not None:
-            # The losses of microbatches are summed; the cross-entropy is divided likewise.
+            # Mesh TF sums over microbatches, and divides the cross-entropy in the same way.
             loss = routing.aux_loss / context.num_microbatches
             context.losses.append(mtf.cast(loss, context.activation_dtype))
         if context.mode in ("train", "eval"):

@@ -36,17 +36,17 @@ value_rules.declare(
 class TopKRouter(Router):
     """Sends each token to its k best experts; their gates add up to 1.
 
-    First choices get their slots before any second choice does. A token is dropped if none of
-    its experts has room.
+    All first choices get their slots before any second choice does. A token is dropped if none
+    of its experts has room.
 
     Attributes:
-      k: the experts that a token visits at most.
-      policy_train: which choices after the first are visited in training. "all": every one;
-        "none": none; "threshold": those with a gate above `threshold`; "random": each with
-        probability gate / threshold.
+      k: the largest number of experts that a token visits.
+      policy_train: the choices after the first that are visited in training: "all" visits all
+        of them, "none" visits none, "threshold" visits those with a gate above `threshold`, and
+        "random" visits each with probability gate / threshold.
       policy_eval: the same outside of training. Mesh TF uses "random" there as well, which
         makes a model's answer depend on chance (ruling 17).
-      threshold: the threshold of "threshold" and "random".
+      threshold: the threshold for "threshold" and "random".
 
     Raises:
       UserError: for an unknown policy, or a value out of its range.
@@ -96,7 +96,7 @@ class TopKRouter(Router):
         visited += [nonpadding * self._select_visits(gate, train) for gate in gates[1:]]
 
         group = nonpadding.shape.dims[-1]
-        # [O, G, N]: first all tokens with their first choices, then all with their second ones.
+        # [O, G, N]: all tokens with their first choices, then all with their second choices.
         assignment = allocator.allocate(
             mtf.concat([candidate.expert_index for candidate in candidates], group.name),
             mtf.concat(visited, group.name),
