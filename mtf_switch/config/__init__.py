@@ -1,4 +1,4 @@
-"""Gin files and bindings, read and turned into the settings of a run.
+"""Reads gin files and bindings, and turns them into the settings of a run.
 
-Nothing here knows a layer, a task, or how a run is made.
+Nothing here depends on a layer or a task, or executes a run.
 """

@@ -1,4 +1,4 @@
-"""Paths in a configuration are absolute, so that a run works from every folder."""
+"""Makes the paths in a configuration absolute, so that a run works from every folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PATHS = (
     "tfds_data.data_dir",
     "task_cache.folders",
 )
-# A path of a file, or a name of something else.
+# Parameters whose values are the path of a file, or a name of something else.
 _PATHS_OR_NAMES = ("task_vocabulary.source",)
 
 

@@ -10,7 +10,7 @@ from mtf_switch.config import gin_statements
 from mtf_switch.config.gin_statements import Binding
 from mtf_switch.errors import UserError, suggest_names
 
-# Parameters of T5's main loop, `utils.run`, that this project does not read -> what to use.
+# Parameters of T5's main loop, `utils.run`, that this project ignores -> what to use instead.
 _INSTEAD = {
     **dict.fromkeys(
         ("tpu_job_name", "tpu", "gcp_project", "tpu_zone"),
@@ -38,10 +38,10 @@ _INSTEAD = {
     "seen_data_init_step": "A run continues from the step of its checkpoint.",
     **dict.fromkeys(
         ("ensemble_inputs", "train_model_fn", "checkpoint_input_pipeline"),
-        "This project has nothing in its place.",
+        "This project has no equivalent.",
     ),
 }  # fmt: skip
-# Functions of T5's main loop that this project does not call -> what to use.
+# Functions of T5's main loop that this project does not call -> what to use instead.
 _NOT_CALLED = {
     **dict.fromkeys(
         (
@@ -63,7 +63,7 @@ _NOT_CALLED = {
     "utils.get_checkpoint_iterator": "Use the flag --checkpoint_steps of eval.",
     "mtf_model.MtfModel": "Use the command train.",
 }
-# Configurables that act only where the configuration refers to them -> what refers to them.
+# Configurables that have an effect only through a reference -> the reference to add.
 _NEED_REFERENCE = {
     "tpu_mesh_shape": "--gin_file=layouts/model_data.gin and mesh.model = N instead, "
     "for N-way model parallelism",
@@ -84,10 +84,10 @@ _SCOPES = frozenset(("encoder", "decoder", "student", "teacher"))
 
 
 def check(bindings: Sequence[Binding], gin_params: Iterable[str]) -> None:
-    """Checks that the configuration's scopes exist and the user's bindings are used.
+    """Checks that all scopes exist, and that every binding of the command line is used.
 
-    Only the bindings of the command line are checked for use, because T5's own gin files and
-    saved configurations bind much that this project does not read.
+    Gin files are not checked for unused bindings, because T5's own files and saved
+    configurations bind parameters that this project ignores.
 
     Args:
       bindings: The parsed configuration.
@@ -110,7 +110,7 @@ def _check_scope(binding: Binding, known: frozenset[str]) -> None:
     for scope in filter(None, binding.scope.split("/")):
         if scope not in known:
             raise UserError(
-                f"{binding.key} has no effect: nothing is in a scope {scope!r}."
+                f"{binding.key} has no effect, because there is no scope {scope!r}."
                 f"{suggest_names(scope, known)} The scopes are {', '.join(sorted(known))}."
             )
 

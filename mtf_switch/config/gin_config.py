@@ -1,6 +1,6 @@
 """Parses gin files and bindings into gin's global configuration, and writes it as text.
 
-Mistakes become UserErrors that say what to change.
+A mistake becomes a UserError that says what to change.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mtf_switch.config import (
 )
 from mtf_switch.errors import UserError, suggest_names
 
-# What gin raises for a mistake in its input.
+# The errors that gin raises for a mistake in its input.
 _GIN_ERRORS = (
     ValueError,
     TypeError,
@@ -41,13 +41,13 @@ _GIN_ERRORS = (
 
 @dataclasses.dataclass(frozen=True)
 class SavedText:
-    """Gin text that a model_dir or the folder of a checkpoint holds. It is data, not code.
+    """Gin text from a model_dir or the folder of a checkpoint. It is data, not code.
 
     Attributes:
       text: The gin text.
-      source: Where it is from, as the subject of an error message.
+      source: Where the text comes from, as the subject of an error message.
       packages: Packages that it may import and refer to, besides those of the project.
-      skip_unknown: Whether names in it that gin does not know are ignored.
+      skip_unknown: Whether names that gin does not know are ignored.
 
     Raises:
       UserError: if the text is not gin, or includes a file.
@@ -61,14 +61,14 @@ class SavedText:
     def __post_init__(self):
         for included in gin_statements.read_includes(self.text, self.source):
             raise UserError(
-                f"{self.source} includes {included!r}, but a saved configuration is data, so "
-                "it includes no other file. Remove the line; if you trust that file, pass it "
-                "as --gin_file."
+                f"{self.source} includes {included!r}, but a saved configuration is data and "
+                "may not include other files. Remove the line. If you trust that file, pass "
+                "it as --gin_file."
             )
 
 
 def imported_packages(files: Sequence[str]) -> frozenset[str]:
-    """Returns the packages that gin files of the user import, which the user thus trusts."""
+    """Returns the packages that the user's gin files import, and that the user thus trusts."""
     packages = set()
     for path in filter(None, map(gin_files.find_file, files)):
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -79,24 +79,22 @@ def imported_packages(files: Sequence[str]) -> frozenset[str]:
 def parse(
     files: Sequence[str], gin_params: Sequence[str], saved: SavedText = SavedText()
 ) -> None:
-    """Parses defaults.gin, then a saved configuration, the files, and the bindings.
+    """Parses defaults.gin, a saved configuration, the files and the bindings, in this order.
 
-    Later ones win. The files and bindings are code, because gin files may import any module.
-    The saved configuration is data, because it may come from somebody else: see
-    `gin_names.limited_to_data`.
-
-    Relative paths become absolute ones.
+    Later statements win. The files and bindings are code, because gin files may import any
+    module. The saved configuration is data, because it may come from somebody else: see
+    `gin_names.limited_to_data`. Relative paths become absolute.
 
     Args:
-      files: Paths of gin files. They may start from the working directory, the repository, its
-        `gin/` folder, or T5's own gin folder.
+      files: Paths of gin files, relative to the working directory, the repository, its `gin/`
+        folder, or T5's own gin folder.
       gin_params: Bindings such as "SwitchFFN.num_experts = 16".
       saved: A saved configuration.
 
     Raises:
-      UserError: if a file or an import of it is missing, a name is unknown, a macro is not
-        bound or has no effect, the syntax is wrong, or the saved configuration includes a
-        file, or names functions outside of the packages that the project is built on.
+      UserError: if a file or one of its imports is missing, a name is unknown, a macro is not
+        bound or has no effect, or the syntax is wrong. Also if the saved configuration includes
+        a file, or refers to a function outside of the permitted packages.
     """
     gin_files.check_files_exist(files)
     gin_names.register_all()
@@ -120,9 +118,9 @@ def parse(
 
 
 def _check_bindings(gin_params: Sequence[str]) -> None:
-    """Refuses macros that are not bound or refer to themselves, and what has no effect.
+    """Refuses macros that are not bound or refer to themselves, and bindings without effect.
 
-    For gin, `num_expert = 16` binds a macro of that name, whether it is used or not.
+    For gin, `num_expert = 16` binds a macro with that name, even if nothing uses it.
     """
     bindings = gin_statements.read_bindings(gin.config_str())
     parameter_rules.check_macros_end(bindings)
@@ -149,14 +147,14 @@ def _raising_user_errors(start: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        # Gin appends the place of the statement to every message that passes through it.
+        # Gin appends the location of the statement to every message that passes through it.
         raise UserError(str(error).split("\n  In ")[0]) from error
     except _GIN_ERRORS as error:
         raise UserError(start + describe_error(error)) from error
 
 
 def describe_error(error: Exception) -> str:
-    """Gin's message on one line, with the nearest names if a name is unknown."""
+    """Returns gin's message on one line, with the nearest names if a name is unknown."""
     text = error.args[0] if isinstance(error, TokenError) else str(error)
     # The text of a KeyError is in quotes.
     message = " ".join(text.split("In bindings string")[0].split()).strip('"')
@@ -182,12 +180,12 @@ def _parameters(selector: str) -> Iterable[str]:
 
 
 def bind(name: str, value: Any) -> None:
-    """Binds one parameter. The binding wins over everything that was parsed before."""
+    """Binds one parameter. The binding overrides everything that was parsed before."""
     with gin.unlock_config():
         gin.bind_parameter(name, value)
 
 
 def to_text() -> str:
-    """Writes the whole configuration as gin text. Parsed again, it gives the same text."""
+    """Returns the whole configuration as gin text. To parse it again gives the same text."""
     lines = gin.config_str(max_line_length=1000).splitlines()
     return "".join(f"{line}\n" for line in lines if not line.startswith("#"))

@@ -1,4 +1,4 @@
-"""Where gin files are found, and where those that moved are now."""
+"""Finds gin files, including those that have moved."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from mtf_switch.errors import UserError, suggest_names
 REPOSITORY = Path(__file__).resolve().parents[2]
 GIN_FOLDER = REPOSITORY / "gin"
 
-# Old path -> present path, both below gin/. Commands and gin files that name an old path go on
-# working.
+# Old path -> current path, both below gin/. Commands and gin files may use the old paths.
 MOVED = {
     "models/every_other_switch.gin": "sparsity/every_other_switch.gin",
     "models/every_switch.gin": "sparsity/every_switch.gin",
@@ -35,7 +34,7 @@ MOVED = {
 
 
 def search_paths() -> list[Path]:
-    """The folders from which the relative path of a gin file may start, in order."""
+    """Returns the folders that are searched for a gin file, in order."""
     t5_models = Path(importlib.util.find_spec("t5").origin).parent / "models"
     mesh_tensorflow = Path(importlib.util.find_spec("mesh_tensorflow").origin).parent
     return [
@@ -73,17 +72,17 @@ def check_files_exist(files: Sequence[str]) -> None:
 
 
 def _check_is_complete(path: Path) -> None:
-    """Refuses the operative_config.gin of earlier versions, which lacks all of utils.run."""
+    """Refuses an operative_config.gin from an earlier version, which lacks all of utils.run."""
     if (path.parent / "config.gin").is_file():
         raise UserError(
-            f"{path} lacks the settings of the run, such as its lengths and its learning rate, "
-            "so it would train another one. The complete configuration is "
-            f"{path.parent / 'config.gin'}: use that."
+            f"{path} lacks the settings of the run, such as its lengths and its learning rate. "
+            "It would train a different model. Use the complete configuration, "
+            f"{path.parent / 'config.gin'}."
         )
 
 
 def find_file(file: str) -> Path | None:
-    """Returns the full path of the gin file that gin would read; None if there is none."""
+    """Returns the full path of the gin file that gin would read, or None."""
     for folder in search_paths():
         path = folder / file
         if path.is_file():
@@ -96,7 +95,7 @@ def find_file(file: str) -> Path | None:
 def is_model(file: str) -> bool:
     """Whether a gin file is one of the models of this project or of T5.
 
-    The full path decides: a user's own folder may be named "models", too.
+    The full path decides, because a user's own folder may be named "models", too.
     """
     path = find_file(file)
     folders = (GIN_FOLDER / "models", _t5_folder() / "models")
@@ -121,10 +120,10 @@ def _open_moved(path: str) -> TextIO:
 
 
 def _old_path(path: str) -> str:
-    """The path below gin/, or a path that begins with "..", for a file elsewhere."""
+    """Returns a path relative to gin/; it begins with ".." for a file elsewhere."""
     return Path(os.path.relpath(path, GIN_FOLDER)).as_posix()
 
 
-# gin asks its readers in turn, for each search path. This one comes after the reader of files
+# For each search path, gin asks its readers in turn. This reader comes after the one for files
 # that exist.
 gin.config.register_file_reader(_open_moved, _has_moved)

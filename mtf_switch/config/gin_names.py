@@ -1,8 +1,7 @@
-"""The names that gin files can bind: which modules define them, and how they are resolved.
+"""The names that gin files can bind: which modules define them, and how gin resolves them.
 
-A gin file does not import the modules of this project. The project registers all of their
-names itself, so modules can move without breaking the gin files and saved configurations of
-users.
+A gin file does not import the modules of this project. The project registers all names itself,
+so modules can move without breaking the gin files and saved configurations of users.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from gin import config_parser
 
 from mtf_switch.errors import UserError
 
-# Every module whose functions and classes can be configured by gin.
+# Every module that defines functions or classes for gin to configure.
 MODULES = (
     "mesh_tensorflow.optimize",
     "mesh_tensorflow.transformer.learning_rate_schedules",
@@ -47,7 +46,7 @@ MODULES = (
     "tasks.task_vocabulary",
     "tasks.tfds_data",
 )
-# The packages of this project, whose imports gin files may still hold.
+# The packages of this project. Older gin files still import from them.
 PACKAGES = ("mtf_switch", "tasks")
 # The packages that a saved configuration may import and refer to.
 _PACKAGES_OF_SAVED = frozenset((*PACKAGES, "mesh_tensorflow", "t5", "gin"))
@@ -61,17 +60,17 @@ def register_all() -> None:
 
 @contextlib.contextmanager
 def limited_to_data(source: str, packages: Iterable[str] = ()) -> Iterator[None]:
-    """Lets gin parse a saved configuration: as `resolved_by_project`, but as data.
+    """Lets gin parse a saved configuration, like `resolved_by_project`, but as data.
 
     Without this limit, gin would import and call any Python function that the text names.
 
     Args:
-      source: Where the text is from, for messages.
+      source: Where the text comes from, for messages.
       packages: Further packages that the text may import and refer to.
 
     Raises:
-      UserError: within the context, if the text imports a module or refers to a function that
-        is not of the project, Mesh TensorFlow, T5, gin, or `packages`; or if it asks gin for
+      UserError: within the context, if the text imports a module or refers to a function from
+        outside the project, Mesh TensorFlow, T5, gin and `packages`; or if it asks gin for
         dynamic registration.
     """
     context = functools.partial(
@@ -83,10 +82,10 @@ def limited_to_data(source: str, packages: Iterable[str] = ()) -> Iterator[None]
 
 @contextlib.contextmanager
 def resolved_by_project() -> Iterator[None]:
-    """Lets gin parse files whose imports and full names are from before modules moved.
+    """Lets gin parse files that use the old locations of this project's modules.
 
     Within the context, gin skips imports of this project, and never writes them into a
-    configuration. A full name of this project is also found by its last two parts:
+    configuration. It also finds a full name of this project by its last two parts:
     `mtf_switch.capacity.ExpertCapacity` is `mtf_switch.layers.capacity.ExpertCapacity`.
     """
     with _parsing_in(_ProjectParseContext):
@@ -104,10 +103,10 @@ def _parsing_in(context: Callable[..., gin.config.ParseContext]) -> Iterator[Non
 
 
 class _ProjectParseContext(gin.config.ParseContext):
-    """What gin knows while it parses one file."""
+    """Gin's context for parsing one file: it resolves imports and names."""
 
     def process_import(self, statement: config_parser.ImportStatement) -> None:
-        """Skips imports of this project; says which import fails, if one does."""
+        """Skips imports of this project. If another import fails, the error names it."""
         if is_of_project(statement.module):
             return
         try:
@@ -119,7 +118,7 @@ class _ProjectParseContext(gin.config.ParseContext):
             ) from error
 
     def get_configurable(self, selector: str) -> Any:
-        """What a name in a gin file stands for; None if it is unknown."""
+        """Returns the configurable that a name stands for, or None if it is unknown."""
         found = super().get_configurable(selector)
         if found is None and is_of_project(selector):
             found = super().get_configurable(".".join(selector.split(".")[-2:]))
@@ -127,7 +126,7 @@ class _ProjectParseContext(gin.config.ParseContext):
 
 
 class _SavedParseContext(_ProjectParseContext):
-    """What gin may know while it parses a saved configuration."""
+    """Gin's context for parsing a saved configuration: it limits imports and names."""
 
     def __init__(self, import_manager=None, *, source: str, packages: frozenset[str]):
         super().__init__(import_manager)
@@ -135,7 +134,7 @@ class _SavedParseContext(_ProjectParseContext):
         self._packages = packages
 
     def process_import(self, statement: config_parser.ImportStatement) -> None:
-        """Refuses imports that are not of the permitted packages."""
+        """Refuses imports from outside the permitted packages."""
         if statement.module.startswith("__gin__"):
             raise UserError(
                 f"{self._source} contains {statement.format()!r}, with which gin would call "
@@ -150,12 +149,12 @@ class _SavedParseContext(_ProjectParseContext):
         super().process_import(statement)
 
     def get_configurable(self, selector: str) -> Any:
-        """Refuses names that are not of the permitted packages."""
+        """Refuses names from outside the permitted packages."""
         found = super().get_configurable(selector)
         module = getattr(getattr(found, "wrapped", None), "__module__", None) or ""
         if found is not None and module.split(".")[0] not in self._packages:
             raise UserError(
-                f"{self._source} names {selector!r} of the module {module!r}, but a saved "
+                f"{self._source} names {selector!r} from the module {module!r}, but a saved "
                 "configuration is data: it may refer only to this project, Mesh TensorFlow, T5 "
                 "and gin. If you trust that module, pass a gin file that imports it as "
                 "--gin_file."

@@ -14,7 +14,7 @@ from mtf_switch.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Macro:
-    """A macro that stands for a value, as in `%d_model`."""
+    """A macro in place of a value, as in `%d_model`."""
 
     name: str
 
@@ -24,11 +24,11 @@ class Macro:
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """A configurable that stands for a value, as in `@SwitchRouter()`.
+    """A configurable in place of a value, as in `@SwitchRouter()`.
 
     Attributes:
       name: The name of the configurable, with its scope.
-      is_call: Whether the value is what the configurable returns.
+      is_call: Whether the value is the result of a call, as `()` requests.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Binding:
 
     @property
     def key(self) -> str:
-        """What stands to the left of the equals sign."""
+        """The text to the left of the equals sign."""
         scope = f"{self.scope}/" if self.scope else ""
         return scope + ".".join(part for part in (self.name, self.parameter) if part)
 
@@ -84,20 +84,20 @@ class Binding:
         return f"{self.key} = {self.value_text}"
 
     def references(self) -> list[Reference]:
-        """The references that the value holds."""
+        """The references in the value."""
         return [leaf for leaf in _leaves(self.value) if isinstance(leaf, Reference)]
 
     def macros(self) -> set[str]:
-        """The names of the macros that the value holds."""
+        """The names of the macros in the value."""
         return {leaf.name for leaf in _leaves(self.value) if isinstance(leaf, Macro)}
 
 
 def read_bindings(text: str, source: str = "The configuration") -> list[Binding]:
-    """Reads the bindings of a gin text in order; a block is read as its single bindings.
+    """Reads the bindings of a gin text in order. A block becomes single bindings.
 
     Args:
       text: The gin text.
-      source: Where the text is from, as the subject of an error message.
+      source: Where the text comes from, as the subject of an error message.
 
     Raises:
       UserError: if the text is not gin.
@@ -142,7 +142,7 @@ class _Delegate(config_parser.ParserDelegate):
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """The elements of nested lists, tuples and dictionaries."""
+    """Yields the elements of nested lists, tuples and dictionaries."""
     if isinstance(value, dict):
         value = [*value.keys(), *value.values()]
     if not isinstance(value, (list, tuple)):

@@ -1,8 +1,8 @@
 """Mesh shape and layout rules as data, and a check of a model's tensors against them.
 
-Section 5 of the paper: N = n x m cores give n ways of data parallelism and m ways of model
-parallelism, and the experts are split over the data-parallel cores. This module does not use
-TensorFlow: an impossible split is reported before the graph is built.
+Section 5 of the paper: N = n x m cores give n-way data parallelism and m-way model parallelism,
+and the experts are split over the data-parallel cores. This module does not use TensorFlow, so
+an impossible split is reported before the graph is built.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import gin
 
 from mtf_switch.errors import UserError, nearest_divisors, suggest_names
 
-# Mesh TF's `tpu_mesh_shape` omits those of these axes that have one core. Its layout rules
-# name them all the same.
+# The axes of Mesh TF's `tpu_mesh_shape`. It omits an axis of one core, but its layout rules
+# still name that axis.
 _UPSTREAM_AXES = ("ensemble", "batch", "model")
 # Dimensions of Mesh TF's Transformer and of the Switch layer, to recognize misspelled ones.
 _KNOWN_DIMENSIONS = (
@@ -34,11 +34,11 @@ def mesh(data: int = 1, model: int = 1) -> str:
     """Makes the mesh shape of the files in gin/layouts/, for `utils.run.mesh_shape`.
 
     Args:
-      data: n, the ways of data parallelism. The experts are split over these cores, too.
-      model: m, the ways of model parallelism.
+      data: n, for n-way data parallelism. The experts are split over these cores, too.
+      model: m, for m-way model parallelism.
 
     Returns:
-      A mesh shape such as "data:8,model:4". The cores of one `model` group are neighbours.
+      A mesh shape such as "data:8,model:4". The cores of one `model` group are neighbors.
     """
     return f"data:{data},model:{model}"
 
@@ -64,11 +64,11 @@ class MeshLayout:
           layout_rules: "batch:data,d_ff:model", pairs, or mtf.LayoutRules.
 
         Returns:
-          The layout without axes of one core and without the rules that name them.
+          The layout, without axes of one core and without the rules that name them.
 
         Raises:
-          UserError: if the text is not a list of pairs, an axis is not in the mesh or is
-            there twice, or a dimension has two axes or is one that no tensor has.
+          UserError: if the text is not a list of pairs, if an axis is missing from the mesh or
+            occurs twice, or if a dimension has two axes or is unknown.
         """
         axes = tuple(
             (name, _read_cores(name, size))
@@ -101,15 +101,15 @@ class MeshLayout:
         return ",".join(f"{dimension}:{axis}" for dimension, axis in self.rules)
 
     def axis(self, dimension: str) -> str | None:
-        """The axis over which a dimension is split; None if it is not split."""
+        """Returns the axis over which a dimension is split; None if it is not split."""
         return dict(self.rules).get(dimension)
 
     def ways(self, dimension: str) -> int:
-        """The number of cores over which a dimension is split; 1 if it is not split."""
+        """Returns the number of cores over which a dimension is split; 1 if it is not split."""
         return dict(self.axes).get(self.axis(dimension), 1)
 
     def slice_size(self, dims: Mapping[str, int]) -> int:
-        """The number of elements of a tensor that one core holds."""
+        """Returns the number of a tensor's elements that one core holds."""
         size = 1
         for name, whole in dims.items():
             size *= whole // self.ways(name)
@@ -119,7 +119,7 @@ class MeshLayout:
         """Checks that every tensor can be split by the rules.
 
         Raises:
-          UserError: for the first tensor that has two dimensions on one axis, or a dimension
+          UserError: for the first tensor with two dimensions on one axis, or with a dimension
             that the cores of its axis do not divide. The message names the nearest sizes that
             would work.
         """
@@ -164,9 +164,9 @@ class Tensor:
     """The shape of a tensor, for `MeshLayout.check`.
 
     Attributes:
-      name: What the tensor is, for messages.
-      dims: (name, size) pairs of its dimensions.
-      settings: For a dimension, what a user sets to change its size, as in "of num_heads".
+      name: A description of the tensor, for messages.
+      dims: The (name, size) pairs of its dimensions.
+      settings: Dimension -> the setting that changes its size, as in "of num_heads".
     """
 
     name: str
@@ -215,7 +215,7 @@ def _check_axes(axes: tuple[tuple[str, int], ...], rules: tuple[tuple[str, str],
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"Mesh axis {name!r} is in utils.run.mesh_shape twice.")
-    if not names:  # one core, and rules that are there for a mesh of several
+    if not names:  # one core, with layout rules for a mesh of several cores
         names = [*_UPSTREAM_AXES, "data"]
     from_upstream = set(names) <= set(_UPSTREAM_AXES)
     for dimension, axis in rules:
@@ -241,19 +241,19 @@ def _check_axes(axes: tuple[tuple[str, int], ...], rules: tuple[tuple[str, str],
 
 
 def on_devices(layout: MeshLayout, devices: int | None) -> MeshLayout:
-    """Adapts a layout to the number of devices of this machine that a run uses.
+    """Adapts a layout to the number of devices that a run uses on this machine.
 
     Args:
       layout: The configured layout.
       devices: The value of --devices; None if the flag is not given.
 
     Returns:
-      The layout itself if it has as many cores as there are devices, or if the flag is not
-      given. One device holds any model whole. Several devices without a configured layout
-      split the batch and the experts.
+      The layout itself if its number of cores is the number of devices, or if the flag is not
+      given. With one device, the layout of one core. With several devices and no configured
+      layout, a layout that splits the batch and the experts.
 
     Raises:
-      UserError: if the layout has another number of cores.
+      UserError: if the layout has a different number of cores.
     """
     if devices is None or devices == layout.size:
         return layout
@@ -280,5 +280,5 @@ def check_has_devices(layout: MeshLayout, devices: int | None) -> None:
         raise UserError(
             f"The mesh {layout.mesh_shape} has {layout.size} cores. Pass --devices="
             f"{layout.size} to run it on that many devices of this machine, --devices=1 to "
-            "run the model without it, or --tpu=NAME for a TPU."
+            "run the model on one device, or --tpu=NAME for a TPU."
         )

@@ -1,7 +1,7 @@
-"""The types and ranges of parameters that gin binds, and the check of a parsed configuration.
+"""Declares the types and ranges of gin parameters, and checks a parsed configuration.
 
-The layers of this project declare their parameters themselves, with `value_rules.declare`. This
-module declares those of Mesh TensorFlow, of T5, and of a run.
+The layers of this project declare their own parameters with `value_rules.declare`. This module
+declares the parameters of Mesh TensorFlow, of T5, and of a run.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def _check(rule: Rule, binding: Binding, macros: Mapping[str, Any]) -> None:
         if value.name not in macros:
             return
         value = macros[value.name]
-    # What a call returns is checked where it arrives.
+    # The result of a call is checked by the code that receives it.
     if not (isinstance(value, Reference) and value.is_call):
         rule.check(name, value)
 

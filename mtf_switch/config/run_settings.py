@@ -27,10 +27,10 @@ class RunSettings:
       keep_checkpoint_max: Number of checkpoints kept; None keeps all.
       iterations_per_loop: Steps per loop on a TPU.
       autostack: Whether variables of one shape are stacked, which helps only TPUs.
-      init_checkpoint: Checkpoint from which variables start; None for none.
+      init_checkpoint: Checkpoint from which the variables start, or None.
       variable_filter: Regular expression of the variables to train; None trains all.
       skip_seen_data: Whether a resumed run skips the batches that it has seen. Otherwise it
-        reads the data in another order, which depends on the step at which it starts.
+        reads the data in a different order, which depends on the step at which it starts.
       seed: Seed of data, weights and noise.
       devices: Devices of this machine that form the mesh; None if --devices is not given.
     """

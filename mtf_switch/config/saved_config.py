@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from mtf_switch.config import absolute_paths, gin_config, gin_statements
 from mtf_switch.errors import UserError
 
-# Bindings that may differ between two calls on one model_dir: they say how long to train, how
-# often to save, and on which devices. A name of a configurable stands for all its parameters.
+# Bindings that may differ between two commands on one model_dir: how long to train, how often
+# to save, and on which devices. The name of a configurable stands for all its parameters.
 MAY_CHANGE = (
     "run.train_steps",
     "run.save_checkpoints_steps",
@@ -31,16 +31,16 @@ MAY_CHANGE = (
 
 
 def save_or_compare(model_dir: str) -> None:
-    """Saves the parsed configuration, or checks that it is that of an earlier call.
+    """Saves the parsed configuration, or checks that it equals the saved one.
 
-    A config.gin that was left by a run without a checkpoint is replaced.
+    A config.gin without a checkpoint beside it is replaced.
 
     Args:
-      model_dir: The folder. It is made if it does not exist.
+      model_dir: The folder. It is created if it does not exist.
 
     Raises:
-      UserError: if the folder was made with another configuration, with the bindings that
-        differ; or if it cannot be written.
+      UserError: if the folder has a different configuration (the message lists the bindings
+        that differ), or if it cannot be written.
     """
     import tensorflow.compat.v1 as tf
 
@@ -57,8 +57,8 @@ def read(path: str, gin_files: Sequence[str] = ()) -> gin_config.SavedText:
     """Reads a saved configuration as data.
 
     Args:
-      path: The config.gin.
-      gin_files: Gin files of the user. The configuration may use the packages that they import.
+      path: The path of the config.gin.
+      gin_files: The user's gin files. The configuration may use the packages that they import.
 
     Raises:
       UserError: if the file cannot be read as text.
@@ -79,7 +79,7 @@ def _read_text(path: str) -> str:
 
 
 def load(model_dir: str, gin_files: Sequence[str] = (), gin_params: Sequence[str] = ()) -> None:
-    """Parses the configuration that a model_dir was trained with, then files and bindings.
+    """Parses the configuration with which a model_dir was trained, then files and bindings.
 
     Raises:
       UserError: if the folder holds no config.gin.
@@ -88,7 +88,7 @@ def load(model_dir: str, gin_files: Sequence[str] = (), gin_params: Sequence[str
     if not os.path.isfile(path):
         raise UserError(
             f"{model_dir} holds no config.gin, so it is not the model_dir of a training run. "
-            "Give the folder that `run_switch.py train --model_dir` wrote."
+            "Pass the folder that `run_switch.py train --model_dir` wrote."
         )
     text = _read_text(path)
     _check_whole(path, text)
@@ -96,10 +96,10 @@ def load(model_dir: str, gin_files: Sequence[str] = (), gin_params: Sequence[str
 
 
 def _check_whole(path: str, text: str) -> None:
-    """Checks that a config.gin was not cut off, for example by a copy to a full disk."""
+    """Checks that a config.gin was not truncated, for example by a copy to a full disk."""
     cut = UserError(
-        f"{path} is empty or cut off. Put the whole file back: without it, the model of the "
-        "checkpoints beside it is not known."
+        f"{path} is empty or cut off, but it describes the model of the checkpoints beside it. "
+        "Restore the whole file."
     )
     if not text.endswith("\n"):
         raise cut
@@ -107,13 +107,13 @@ def _check_whole(path: str, text: str) -> None:
         names = {binding.key for binding in gin_statements.read_bindings(text)}
     except UserError as error:
         raise cut from error
-    # What every run binds.
+    # Every run binds these two.
     if "MIXTURE_NAME" not in names or not any(n.endswith("run.skip_seen_data") for n in names):
         raise cut
 
 
 def read_init_checkpoint(model_dir: str) -> str | None:
-    """Returns the checkpoint that a run started from; None without one, or without a run."""
+    """Returns the checkpoint from which a run started, or None without one or without a run."""
     path = os.path.join(model_dir, "config.gin")
     if not os.path.isfile(path):
         return None
@@ -131,7 +131,7 @@ def _save(model_dir: str, path: str) -> None:
 
     with explain_write_errors(model_dir):
         tf.io.gfile.makedirs(model_dir)
-        # GFile also writes to gs://, which whole_file does not.
+        # Unlike whole_file, GFile also writes to gs://.
         with tf.io.gfile.GFile(path + ".part", "w") as file:
             file.write(gin_config.to_text())
         tf.io.gfile.rename(path + ".part", path, overwrite=True)
@@ -139,7 +139,7 @@ def _save(model_dir: str, path: str) -> None:
 
 @contextlib.contextmanager
 def explain_write_errors(model_dir: str) -> Iterator[None]:
-    """Turns the errors of a model_dir that cannot be written into UserErrors."""
+    """Turns the errors from a model_dir that cannot be written into UserErrors."""
     import tensorflow.compat.v1 as tf
 
     try:
@@ -160,12 +160,12 @@ def _check_same(model_dir: str, old: str, new: str) -> None:
         raise UserError(
             f"{model_dir} was made with another configuration (- is what it has, + is what "
             "you asked for):\n  " + "\n  ".join(difference) + "\nTrain in another "
-            "--model_dir, or ask for what it has."
+            "--model_dir, or use the configuration that it has."
         )
 
 
 def _fixed_bindings(config: str) -> list[str]:
-    """The bindings that must not change between two calls on one model_dir, sorted."""
+    """Returns the bindings that must not change between two commands, sorted."""
     return sorted(
         str(absolute_paths.convert(binding))
         for binding in gin_statements.read_bindings(config)
@@ -174,7 +174,7 @@ def _fixed_bindings(config: str) -> list[str]:
 
 
 def _may_change(binding: gin_statements.Binding) -> bool:
-    """Whether a binding is in MAY_CHANGE, with or without the modules before its name."""
+    """Whether a binding is in MAY_CHANGE, with or without modules before its name."""
     parameter = f".{binding.name}.{binding.parameter}"
     return any(
         parameter.endswith(f".{name}") or f".{binding.name}".endswith(f".{name}")

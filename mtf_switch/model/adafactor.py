@@ -1,7 +1,7 @@
 """Mesh TF's Adafactor (Shazeer & Stern, arXiv 1804.04235) in fewer passes over memory.
 
-A sparse model has many parameters for the FLOPs of a step. On machines other than TPUs, nothing
-fuses elementwise operations, and the optimizer takes a large part of the step.
+A sparse model has many parameters for the FLOPs of a step. Only TPUs fuse elementwise
+operations; on other machines, the optimizer takes a large part of the step.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from mesh_tensorflow import optimize
 class LeanAdafactor(optimize.AdafactorOptimizer):
     """AdafactorOptimizer with the same variables, and equal updates except for rounding.
 
-    gin configures it by the parameters of AdafactorOptimizer. It saves passes over memory in
-    three places: epsilon is added to means of squares and not to each square; sums of squares
-    are computed without a tensor of squares; and clipping, parameter scale and learning rate
-    are combined into one scalar.
+    The gin parameters of AdafactorOptimizer configure it. It saves passes over memory in three
+    places: it adds epsilon to means of squares and not to each square; it computes sums of
+    squares without a tensor of squares; and it combines clipping, parameter scale and learning
+    rate into one scalar.
     """
 
     def apply_grad(self, grad: mtf.Tensor, var: mtf.Variable) -> list[mtf.Operation]:
@@ -38,7 +38,7 @@ class LeanAdafactor(optimize.AdafactorOptimizer):
             if momentum is not None:
                 update = momentum * self._beta1 + update * (1.0 - self._beta1)
                 slots.append(mtf.assign(momentum, update))
-            # Assigning the difference would round a bfloat16 slice in every step.
+            # Assigning var - update instead would round a bfloat16 slice in every step.
             return [*slots, mtf.assign_sub(var, update)]
 
     def _divide_by_factored_squares(
@@ -91,7 +91,7 @@ class LeanAdafactor(optimize.AdafactorOptimizer):
 
 
 def _get_slot(var: mtf.Variable, name: str, shape: mtf.Shape) -> mtf.Tensor:
-    """Gets an optimizer slot by the name that upstream gives it."""
+    """Gets an optimizer slot, with upstream's name."""
     return mtf.get_variable(
         var.mesh,
         f"{var.name}_slot_{name}",
@@ -106,7 +106,7 @@ def _root_mean_square(x: mtf.Tensor) -> mtf.Tensor:
 
 
 class _SumOfSquares(mtf.Operation):
-    """Reduces a float32 tensor to a float32 scalar in one pass, which writes nothing else."""
+    """Sums the squares of a float32 tensor in one pass that writes only the scalar result."""
 
     def __init__(self, x: mtf.Tensor):
         super().__init__([x], name="sum_of_squares")

@@ -1,7 +1,7 @@
-"""Looks up the embeddings of tokens by gather; Mesh TF multiplies by a one-hot instead.
+"""Looks up token embeddings by gather, where Mesh TF multiplies by a one-hot.
 
-The matmul suits a TPU's matrix unit. On other machines its cost, tokens x vocabulary x d_model
-three times per step, is a large part of a small model's step.
+The one-hot matmul suits a TPU's matrix unit. On other machines its cost, three times tokens x
+vocabulary x d_model per step, is a large part of a small model's step.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from mtf_switch.layers import dimensions
 
 @gin.configurable
 class GatherEmbedding(transformer.VocabEmbedding):
-    """Mesh TF's VocabEmbedding with the same variables and results, but look-up by gather.
+    """Mesh TF's VocabEmbedding, with the same variables and results, but look-up by gather.
 
-    If the layout splits the vocabulary or d_model, it multiplies by a one-hot as Mesh TF does.
+    If the layout splits the vocabulary or d_model, it multiplies by a one-hot, as Mesh TF does.
     """
 
     def ids_to_embedding(self, ids: mtf.Tensor, context: transformer.Context) -> mtf.Tensor:
-        """Returns the embeddings [<dims of ids>, M] of int32 ids [<dims>].
+        """Returns the embeddings [<dims>, M] of int32 ids [<dims>].
 
         The embedding of an id outside the vocabulary is 0 and has no gradient.
         """
@@ -41,7 +41,7 @@ def _cores(context: transformer.Context, dim: mtf.Dimension) -> int:
 
 
 def _look_up(weights: mtf.Tensor, ids: mtf.Tensor, context: transformer.Context) -> mtf.Tensor:
-    """Returns the rows [<dims>, M] of weights [V, M] at ids [<dims>]."""
+    """Returns the rows of weights [V, M] for ids [<dims>]: [<dims>, M]."""
     vocab, model = weights.shape.dims
     # Each core sums the gradients of its own tokens. One all-reduce then sums over the cores.
     parts = [mtf.Dimension(dim.name, _cores(context, dim)) for dim in ids.shape.dims]
@@ -53,7 +53,7 @@ def _look_up(weights: mtf.Tensor, ids: mtf.Tensor, context: transformer.Context)
         return rows * tf.cast(known, weights.dtype)[..., tf.newaxis]
 
     def sum_by_id(gradients, ids):
-        # The sum ignores negative ids, and should ignore ids past the end as well.
+        # The sum ignores negative ids. Ids past the end become negative, to be ignored as well.
         ids = tf.where(ids < vocab.size, ids, -tf.ones_like(ids))
         sums = tf.math.unsorted_segment_sum(gradients, ids, vocab.size)
         return tf.reshape(sums, [1] * len(parts) + [vocab.size, model.size])

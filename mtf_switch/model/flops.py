@@ -15,7 +15,7 @@ from mesh_tensorflow.transformer import utils
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.model.switch_transformer import stacks, switch_layers
 
-# Operations that pass the values of a weight on to a matmul unchanged.
+# Operations that pass the values of a weight to a matmul unchanged.
 _TRANSPARENT = ("SlicewiseOperation", "ReshapeOperation", "UnstackOperation")
 # The dimensions that index the expert inputs of all experts, unused capacity included.
 _CAPACITY_DIMS = ("experts", "batch_unsplit", "expert_capacity")
@@ -28,12 +28,12 @@ class Cost:
     Attributes:
       parameters: the number of trainable parameters.
       flops_per_sequence: forward FLOPs of a sequence (inputs and targets at full length),
-        counted as in Table 9. These are the matmuls with the weights of the blocks, where each
-        token counts once for every expert it is sent to. Attention scores, embedding, logits,
-        dispatch and unused expert capacity do not count. T5-Base at 512 + 114 tokens has the
-        paper's 124e9.
-      arithmetic_per_sequence: forward FLOPs of a sequence in all matmuls, if tokens are
-        dispatched by one-hot matmuls as in the paper.
+        counted as in Table 9. The count includes the matmuls with the weights of the blocks; a
+        token counts once for every expert to which it is sent. It excludes attention scores,
+        embedding, logits, dispatch and unused expert capacity. T5-Base at 512 + 114 tokens has
+        the paper's 124e9.
+      arithmetic_per_sequence: forward FLOPs of a sequence in all matmuls, if one-hot matmuls
+        dispatch the tokens as in the paper.
       tokens_per_sequence: tokens in the inputs and targets.
     """
 
@@ -115,7 +115,7 @@ def compute_flops_per_sequence(
 
 @contextlib.contextmanager
 def _without_variables() -> Iterator[None]:
-    """Lets Mesh TF build its graph without TensorFlow variables: they take most of its time."""
+    """Lets Mesh TF build its graph without TensorFlow variables, which take the most time."""
 
     def name_only(getter: Any, name: str, *args: Any, **kwargs: Any) -> Any:
         del getter, args, kwargs
@@ -161,7 +161,7 @@ def _count_flops_as_in_table_9(
         return 0.0  # relative position biases: once for all sequences
     if "experts" not in names:
         return _count_flops(dims)
-    # The experts' capacity does not count, but the tokens that are sent to them.
+    # Count the tokens that are sent to the experts, not the experts' capacity.
     capacity_dims = {dim for dim in dims if dim.name in _CAPACITY_DIMS}
     tokens = next(n for scope, n in expert_tokens.items() if matmul.name.startswith(scope))
     return _count_flops(dims - capacity_dims) * tokens

@@ -1,4 +1,4 @@
-"""Builds the Transformer with Switch layers, and checks it before its graph is built.
+"""Builds the Transformer with Switch layers, and checks the model before its graph is built.
 
 A large graph takes minutes to build, so mistakes in the configuration are reported first.
 """
@@ -32,7 +32,7 @@ def build(settings: RunSettings, vocabulary: Any, on_tpu: bool = False) -> Any:
       A transformer.Bitransformer or Unitransformer.
 
     Raises:
-      UserError: if the configuration is wrong, also where upstream would ignore the mistake or
+      UserError: if the configuration is wrong. Upstream would ignore some of these mistakes, or
         fail much later.
     """
     check_layer_specifications()
@@ -54,18 +54,18 @@ def build(settings: RunSettings, vocabulary: Any, on_tpu: bool = False) -> Any:
 
 @gin.configurable(module="mtf_switch.model")
 def activation_of_dense_layers() -> str | list[str]:
-    """Returns what gin binds to DenseReluDense.activation; the default of the experts'."""
+    """Returns the activation that gin binds to DenseReluDense: the default for the experts."""
     return gin.get_bindings(transformer_layers.DenseReluDense).get("activation", "relu")
 
 
 @gin.configurable(module="mtf_switch.model")
 def pairs_of_blocks(num_layers: int) -> int:
-    """Returns the number of blocks in a stack whose blocks are pairs of T5's blocks.
+    """Returns the number of blocks in a stack whose blocks are pairs of T5 blocks.
 
     gin/sparsity/every_other_switch.gin has such blocks.
 
     Args:
-      num_layers: the number of T5's blocks in each stack.
+      num_layers: the number of T5 blocks in each stack.
 
     Raises:
       UserError: if the number is odd.
@@ -81,7 +81,7 @@ def pairs_of_blocks(num_layers: int) -> int:
 
 @contextlib.contextmanager
 def convert_value_errors() -> Iterator[None]:
-    """Raises UserError for each ValueError with which Mesh TF rejects a configuration."""
+    """Turns a ValueError with which Mesh TF rejects a configuration into a UserError."""
     try:
         yield
     except ValueError as error:
@@ -95,7 +95,7 @@ def check_layer_specifications() -> None:
     Upstream would keep one layer of such a list and ignore the others.
 
     Raises:
-      UserError: if there is such an entry.
+      UserError: if an entry is such a list.
     """
     for scope in ("", "encoder", "decoder"):
         with gin.config_scope(scope or None):
@@ -133,7 +133,7 @@ def switch_layers(stack: transformer.Unitransformer) -> list[SwitchLayer]:
 
 
 def _parts_with_experts(layer: Any) -> Sequence[SwitchLayer]:
-    """Returns what a layer of this project lists as its `switch_layers`."""
+    """Returns the `switch_layers` of a layer of this project; empty for other layers."""
     return getattr(layer, "switch_layers", ())
 
 
@@ -152,7 +152,7 @@ def check_model(model: Any, settings: RunSettings) -> None:
 
 
 def count_microbatches(settings: RunSettings) -> int:
-    """Returns the number of microbatches that a training step runs one after the other."""
+    """Returns the number of microbatches that a training step runs in turn."""
     return utils.serialize_num_microbatches(
         mtf.Dimension("batch", settings.batch_size),
         settings.sequence_length,

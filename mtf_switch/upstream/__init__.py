@@ -1,4 +1,4 @@
-"""Repairs of faults in the installed packages, made when those packages are imported.
+"""Repairs faults of the installed packages when those packages are imported.
 
 Nothing here adds a feature, and nothing here imports another part of mtf_switch.
 """

@@ -1,4 +1,4 @@
-"""Repairs of gin-config 0.5: how it looks for gin files in Python packages."""
+"""Repairs how gin-config 0.5 looks for gin files in Python packages."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import types
 
 
 def ignore_folders_without_python(resource_reader: types.ModuleType) -> None:
-    """Lets gin look further where a plain folder has the name of a gin file's folder.
+    """Lets gin keep searching if a folder without Python has the name of a gin file's folder.
 
-    gin tries `runs/demo.gin` as a file of the Python package `runs`, among other places. It
-    fails if the working directory holds a folder `runs` without Python files, and the output
-    of any training run may be such a folder.
+    gin looks for `runs/demo.gin` in the Python package `runs`, among other places. It fails if
+    the working directory holds a folder `runs` without Python files. The output folder of a
+    training run can be such a folder.
     """
     path_in_package = resource_reader._parse_config_path
 
     def path_or_value_error(config_path: str) -> str:
         try:
             return path_in_package(config_path)
-        except TypeError as error:  # the spec of such a folder has no origin
+        except TypeError as error:  # the module spec of such a folder has no origin
             raise ValueError(f"no package holds {config_path}") from error
 
     resource_reader._parse_config_path = path_or_value_error

@@ -1,4 +1,4 @@
-"""A vocabulary with which Mesh TensorFlow does not detokenise inside the graph."""
+"""A vocabulary that keeps Mesh TensorFlow from detokenizing inside the graph."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 class HostDecodedVocabulary:
     """A vocabulary without `decode_tf`, so that Mesh TF returns ids and the host decodes.
 
-    If a vocabulary has `decode_tf`, Mesh TF detokenises inside the graph. Scoring then fails
-    on a CPU, and predictions are written as literal `b'...'`.
+    If a vocabulary has `decode_tf`, Mesh TF detokenizes inside the graph. Then scoring fails on
+    a CPU, and predictions are written as literal `b'...'`.
     """
 
     def __init__(self, vocabulary: Any):

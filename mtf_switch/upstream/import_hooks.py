@@ -1,9 +1,9 @@
-"""Arranges that each repair runs when the module that it repairs is imported.
+"""Runs each repair when the module that it repairs is imported.
 
-Nothing on disk is edited. `repair_on_import` adds a finder to Python's import system. It
-runs a repair when the repaired module is imported, no matter by whom, and at once if the
-module is loaded already. On TensorFlow 2.13 and later, `import mesh_tensorflow` fails
-inside Mesh TensorFlow; after `import mtf_switch` it works.
+Nothing on disk is edited. `repair_on_import` adds a finder to Python's import system. The
+finder runs a repair when any code imports the module. If the module is already loaded, the
+repair runs at once. On TensorFlow 2.13 and later, `import mesh_tensorflow` fails inside Mesh
+TensorFlow; after `import mtf_switch` it works.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from mtf_switch.upstream import (
     t5_repairs,
 )
 
-# Module to be imported -> the repair without which its import fails.
+# Module -> the repair that runs before its import, which would otherwise fail.
 BEFORE_IMPORT: dict[str, Callable[[], None]] = {
     "mesh_tensorflow": mesh_tensorflow_repairs.restore_register_tensor_conversion_function,
     "t5.models": t5_repairs.install_stand_in_for_torch_model,
 }
-# Imported module -> the repairs that change it.
+# Module -> the repairs that run after its import and change it.
 AFTER_IMPORT: dict[str, tuple[Callable[[types.ModuleType], None], ...]] = {
     "gin.resource_reader": (
         gin_repairs.silence_failed_lookups,
@@ -53,7 +53,7 @@ class _RepairingFinder(importlib.abc.MetaPathFinder):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None:
-            # The class of the loader must not change: pkg_resources looks resources up by it.
+            # The loader must keep its class, by which pkg_resources looks up resources.
             spec.loader.exec_module = functools.partial(
                 _execute_and_repair, spec.loader.exec_module, name
             )
@@ -69,7 +69,7 @@ def _execute_and_repair(execute: Callable, name: str, module: types.ModuleType) 
 
 
 def repair_on_import() -> None:
-    """Arranges every repair of the two tables; a second call changes nothing."""
+    """Installs the repairs of the two tables. A second call changes nothing."""
     if any(isinstance(finder, _RepairingFinder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, _RepairingFinder())

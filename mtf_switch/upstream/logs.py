@@ -1,4 +1,4 @@
-"""What the installed packages write to the screen."""
+"""Controls what the installed packages write to the screen."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 
 
 def show_errors_only() -> None:
-    """Hides the logs and warnings of the installed packages that are not errors.
+    """Hides logs and warnings of the installed packages, but not their errors.
 
-    Upstream logs every line twice, and logs failures that are none. Call this before
-    TensorFlow is imported: its C++ part reads the environment when it is loaded.
+    Upstream logs every line twice, and reports failures where nothing failed. Call this before
+    TensorFlow is imported, because its C++ part reads the environment when it is loaded.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import warnings

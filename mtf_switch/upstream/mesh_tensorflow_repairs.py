@@ -1,4 +1,4 @@
-"""Repairs of Mesh TensorFlow 0.1.21, apart from those of its noise and its microbatches."""
+"""Repairs of Mesh TensorFlow 0.1.21, except those of its noise and its microbatches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import types
 
 
 def restore_register_tensor_conversion_function() -> None:
-    """Puts back a symbol that Mesh TensorFlow needs when it is imported.
+    """Restores a symbol that Mesh TensorFlow needs when it is imported.
 
     TensorFlow 2.13 moved `ops.register_tensor_conversion_function` to another module.
     """
@@ -36,8 +36,8 @@ def silence_step_print(utils: types.ModuleType) -> None:
 def mark_flags_as_parsed(simd_mesh_impl: types.ModuleType) -> None:
     """Keeps Mesh TensorFlow's TPU code from parsing this program's command line.
 
-    That code reads flags of absl. If nobody has parsed them yet, absl parses `sys.argv` at
-    that moment, and fails on every flag that it does not know.
+    That code reads absl flags. If they have not been parsed yet, absl parses `sys.argv` at that
+    moment, and fails on every unknown flag.
     """
     del simd_mesh_impl
     import absl.flags
@@ -49,8 +49,8 @@ def mark_flags_as_parsed(simd_mesh_impl: types.ModuleType) -> None:
 def keep_float32_in_all_to_all(simd_mesh_impl: types.ModuleType) -> None:
     """Lets the all-to-all of a TPU send float32 tensors as float32.
 
-    Upstream rounds them to bfloat16 for the transfer, as a workaround for an old bug. The
-    float32 model in the first row of Table 2 would not be one.
+    Upstream rounds them to bfloat16 for the transfer, as a workaround for an old bug. With that
+    rounding, the float32 model in the first row of Table 2 would not be a float32 model.
     """
 
     def alltoall(self, x, mesh_axis, split_axis, concat_axis):

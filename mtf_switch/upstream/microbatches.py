@@ -1,7 +1,7 @@
-"""The repair of Mesh TensorFlow's microbatch loop: layers can send sums out of it.
+"""Repairs Mesh TensorFlow's microbatch loop, so that layers can send sums out of it.
 
-A tensor that a layer makes inside the loop cannot be fetched by a session. A layer passes it
-to `deliver_sum` instead, with a function that uses it.
+A session cannot fetch a tensor that a layer makes inside the loop. The layer passes the tensor
+to `deliver_sum` instead, with a function that uses its sum.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ def deliver_sum(tensor: Any, deliver: Callable[[Any], object]) -> None:
     """Calls `deliver` with a tensor, or with its sum over all microbatches.
 
     Args:
-      tensor: an mtf.Tensor without the batch dimension, of a training step that is being
+      tensor: an mtf.Tensor without the batch dimension, in a training step that is being
         built.
-      deliver: called with `tensor` at once if the step has no microbatches, and with the sum
-        after the loop if it has. Operations that it makes are outside the loop.
+      deliver: a function that is called with `tensor` at once if the step has no microbatches,
+        and otherwise with the sum after the loop. The operations that it makes are outside the
+        loop.
     """
     deliveries = getattr(tensor.graph, _DELIVERIES, None)
     if deliveries is None:
@@ -31,9 +32,9 @@ def deliver_sum(tensor: Any, deliver: Callable[[Any], object]) -> None:
 
 
 def return_sums_from_microbatches(mesh_tensorflow: types.ModuleType) -> None:
-    """Makes `mtf.serialize_training_step` hand out what `deliver_sum` was given in its loop.
+    """Makes `mtf.serialize_training_step` return the tensors that `deliver_sum` received.
 
-    The tensors join the outputs of the loop, which upstream sums over the microbatches.
+    They join the outputs of the loop, which upstream sums over the microbatches.
     """
     original = mesh_tensorflow.serialize_training_step
 

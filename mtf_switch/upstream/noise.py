@@ -1,8 +1,8 @@
-"""Repairs of Mesh TensorFlow's random numbers: the same noise in every run and on every core.
+"""Repairs Mesh TensorFlow's random numbers: the same noise in every run and on every core.
 
-Upstream's noise differs between two runs of one program, and between a run and the same run
-resumed from a checkpoint. Here noise is a function of the seed, the operation, the global
-step and, inside a loop, the iteration.
+Upstream's noise differs between two runs of the same program, and between a run and the same
+run resumed from a checkpoint. Here the noise is a function of the seed, the operation, the
+global step and, inside a loop, the iteration.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _SPREAD = -1640531527
 def make_noise_reproducible(placement_mesh_impl: types.ModuleType) -> None:
     """Makes the noise of PlacementMeshImpl a function of seed, operation and global step.
 
-    Upstream seeds with Python's `random.random()` and salted `hash()`, so two runs never
-    agree. Inside a loop over microbatches or decoded positions the noise also depends on the
-    iteration. A stateful generator would not do: iterations run in any order, and in a
-    different one on each core.
+    Upstream seeds with Python's `random.random()` and salted `hash()`, so two runs never agree.
+    Inside a loop over microbatches or decoded positions, the noise also depends on the
+    iteration. A stateful generator would not work: the iterations run in any order, which
+    differs between cores.
     """
     import tensorflow.compat.v1 as tf
 
@@ -36,7 +36,7 @@ def make_noise_reproducible(placement_mesh_impl: types.ModuleType) -> None:
         slice_shape = self.slice_shape(shape)
         step = tf.train.get_global_step()
         iteration = _loop_iteration(graph)
-        # The scope is read here because inside slice_values it names the processor, too.
+        # The scope is read here, because inside slice_values it also names the processor.
         operation = graph.get_name_scope()
 
         def slice_values(processor):
@@ -59,13 +59,13 @@ def make_noise_reproducible(placement_mesh_impl: types.ModuleType) -> None:
 def make_tpu_noise_reproducible(simd_mesh_impl: types.ModuleType) -> None:
     """Makes the noise of SimdMeshImpl a function of seed, operation and global step.
 
-    Upstream's generator has a state that no checkpoint holds. Also, one of the cores that
-    hold the same part of a tensor draws for all of them, so that noise costs an all-reduce.
-    Here every core draws its own part, and cores that hold the same part draw the same.
+    Upstream's generator has a state that no checkpoint contains. Also, one core draws for all
+    cores that hold the same part of a tensor, so noise costs an all-reduce. Here every core
+    draws its own part, and cores that hold the same part draw the same numbers.
     """
     import tensorflow.compat.v1 as tf
 
-    # The first versions of these operations, because Cloud TPU's documentation lists them.
+    # Cloud TPU's documentation lists the first versions of these operations.
     stateless = {
         tf.random.uniform: tf.raw_ops.StatelessRandomUniform,
         tf.random.normal: tf.raw_ops.StatelessRandomNormal,
@@ -101,7 +101,7 @@ def make_tpu_noise_reproducible(simd_mesh_impl: types.ModuleType) -> None:
 
 
 def _loop_iteration(graph: Any) -> Any:
-    """A scalar that differs between iterations of the loop being built; None outside a loop."""
+    """Returns a scalar that differs in each iteration of the loop that is built, or None."""
     import tensorflow.compat.v1 as tf
     from tensorflow.python.ops.control_flow_v2_func_graphs import WhileBodyFuncGraph
 
@@ -109,5 +109,5 @@ def _loop_iteration(graph: Any) -> Any:
         return graph.inputs[0]  # the loop's own counter
     context = graph._get_control_flow_context()
     loop = context and context.GetWhileContext()
-    # In a loop of TensorFlow 1, the first loop variable: Mesh TF's loops count with it.
+    # In a loop of TensorFlow 1, Mesh TF counts iterations with the first loop variable.
     return tf.reduce_max(tf.cast(loop._pivot_for_body, tf.int32)) if loop else None

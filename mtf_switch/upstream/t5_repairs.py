@@ -1,4 +1,4 @@
-"""The repair of T5 0.9.4: it imports without torch."""
+"""Repairs T5 0.9.4, so that it can be imported without torch."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def install_stand_in_for_torch_model() -> None:
-    """Lets `t5.models` import without torch.
+    """Lets `t5.models` be imported without torch.
 
-    The class HfPyTorchModel, which needs torch, is replaced by one that raises an ImportError
-    with an explanation.
+    A stand-in replaces the class HfPyTorchModel, which needs torch. It raises an ImportError
+    that explains this.
     """
 
     class HfPyTorchModel:

@@ -25,9 +25,9 @@ REFUSED = {
     "TopKRouter.k = 2": r"nothing uses TopKRouter. Add SwitchFFN.router = @TopKRouter\(\)",
     "learning_rate_schedule_noam.warmup_steps = 5": r"nothing uses learning_rate_schedule_noam",
     "encodr/ExpertCapacity.capacity_factor_train = 1.0": (
-        r"encodr/.* has no effect: nothing is in a scope 'encodr'. The nearest names are: encoder"
+        r"encodr/.* has no effect, because there is no scope 'encodr'. The nearest .* encoder"
     ),
-    "encoder/layer/SwitchFFN.num_experts = 2": r"nothing is in a scope 'layer'",
+    "encoder/layer/SwitchFFN.num_experts = 2": r"there is no scope 'layer'",
 }
 
 

@@ -29,11 +29,11 @@ PROGRAMS = {
     ),
     "reference": (
         "utils.run.train_steps = @evil()",
-        r"names 'evil' of the module '\w*saved_data_test', but a saved configuration is data",
+        r"names 'evil' from the module '\w*saved_data_test', but a saved configuration is data",
     ),
     "nested reference": (
         "utils.run.learning_rate_schedule = [{'a': (@x/evil,)}]",
-        r"names 'evil' of the module",
+        r"names 'evil' from the module",
     ),
 }
 
