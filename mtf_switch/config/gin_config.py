@@ -67,7 +67,7 @@ class SavedText:
             )
 
 
-def imported_packages(files: Sequence[str]) -> frozenset[str]:
+def find_imported_packages(files: Sequence[str]) -> frozenset[str]:
     """Returns the packages that the user's gin files import, and that the user thus trusts."""
     packages = set()
     for path in filter(None, map(gin_files.find_file, files)):
@@ -83,7 +83,7 @@ def parse(
 
     Later statements win. The files and bindings are code, because gin files may import any
     module. The saved configuration is data, because it may come from somebody else: see
-    `gin_names.limited_to_data`. Relative paths become absolute.
+    `gin_names.limit_to_data`. Relative paths become absolute.
 
     Args:
       files: Paths of gin files, relative to the working directory, the repository, its `gin/`
@@ -100,17 +100,17 @@ def parse(
     gin_names.register_all()
     gin.clear_config()
     gin_files.use_search_paths()
-    with gin_names.resolved_by_project(), _raising_user_errors("defaults.gin: "):
+    with gin_names.resolve_by_project(), _explain_gin_errors("defaults.gin: "):
         gin.parse_config_file(str(gin_files.GIN_FOLDER / "defaults.gin"))
-    reading = _raising_user_errors(f"{saved.source} cannot be read: ")
-    with gin_names.limited_to_data(saved.source, saved.packages), reading:
+    reading = _explain_gin_errors(f"{saved.source} cannot be read: ")
+    with gin_names.limit_to_data(saved.source, saved.packages), reading:
         gin.parse_config(saved.text, skip_unknown=saved.skip_unknown)
-    with gin_names.resolved_by_project():
-        with _raising_user_errors("The gin files cannot be read: "):
+    with gin_names.resolve_by_project():
+        with _explain_gin_errors("The gin files cannot be read: "):
             for file in files:
                 gin.parse_config_file(file)
         for param in gin_params:
-            with _raising_user_errors(f"--gin_param={param!r}: "):
+            with _explain_gin_errors(f"--gin_param={param!r}: "):
                 gin.parse_config(param)
     _check_bindings(gin_params)
     absolute_paths.bind()
@@ -142,7 +142,7 @@ def _check_bindings(gin_params: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _raising_user_errors(start: str) -> Iterator[None]:
+def _explain_gin_errors(start: str) -> Iterator[None]:
     """Turns gin's errors into UserErrors whose messages begin with `start`."""
     try:
         yield
@@ -168,13 +168,13 @@ def describe_error(error: Exception) -> str:
     )
     if parameter:
         selector, name = parameter.groups()
-        return f"{message}{suggest_names(name, _parameters(selector))}"
+        return f"{message}{suggest_names(name, _list_parameters(selector))}"
     if message.startswith("Ambiguous selector"):
         return f"{message} Write one of these names."
     return message
 
 
-def _parameters(selector: str) -> Iterable[str]:
+def _list_parameters(selector: str) -> Iterable[str]:
     wrapped = gin.config._REGISTRY.get_match(selector).wrapped
     return inspect.signature(wrapped).parameters
 

@@ -59,8 +59,8 @@ def register_all() -> None:
 
 
 @contextlib.contextmanager
-def limited_to_data(source: str, packages: Iterable[str] = ()) -> Iterator[None]:
-    """Lets gin parse a saved configuration, like `resolved_by_project`, but as data.
+def limit_to_data(source: str, packages: Iterable[str] = ()) -> Iterator[None]:
+    """Lets gin parse a saved configuration, like `resolve_by_project`, but as data.
 
     Without this limit, gin would import and call any Python function that the text names.
 
@@ -76,24 +76,24 @@ def limited_to_data(source: str, packages: Iterable[str] = ()) -> Iterator[None]
     context = functools.partial(
         _SavedParseContext, source=source, packages=_PACKAGES_OF_SAVED.union(packages)
     )
-    with _parsing_in(context):
+    with _use_parse_context(context):
         yield
 
 
 @contextlib.contextmanager
-def resolved_by_project() -> Iterator[None]:
+def resolve_by_project() -> Iterator[None]:
     """Lets gin parse files that use the old locations of this project's modules.
 
     Within the context, gin skips imports of this project, and never writes them into a
     configuration. It also finds a full name of this project by its last two parts:
     `mtf_switch.capacity.ExpertCapacity` is `mtf_switch.layers.capacity.ExpertCapacity`.
     """
-    with _parsing_in(_ProjectParseContext):
+    with _use_parse_context(_ProjectParseContext):
         yield
 
 
 @contextlib.contextmanager
-def _parsing_in(context: Callable[..., gin.config.ParseContext]) -> Iterator[None]:
+def _use_parse_context(context: Callable[..., gin.config.ParseContext]) -> Iterator[None]:
     original = gin.config.ParseContext
     gin.config.ParseContext = context
     try:

@@ -240,7 +240,7 @@ def _check_axes(axes: tuple[tuple[str, int], ...], rules: tuple[tuple[str, str],
             )
 
 
-def on_devices(layout: MeshLayout, devices: int | None) -> MeshLayout:
+def adapt_to_devices(layout: MeshLayout, devices: int | None) -> MeshLayout:
     """Adapts a layout to the number of devices that a run uses on this machine.
 
     Args:

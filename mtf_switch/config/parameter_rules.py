@@ -26,17 +26,17 @@ _UNITS = tuple(
 
 def _is_batch_size(value: Any) -> bool:
     if isinstance(value, (tuple, list)) and len(value) == 2:
-        return value[0] in _UNITS and _positive(value[1])
-    return _positive(value)
+        return value[0] in _UNITS and _is_positive(value[1])
+    return _is_positive(value)
 
 
 def _is_sequence_length(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return {"inputs", "targets"} <= set(value) and all(map(_positive, value.values()))
-    return _positive(value)
+        return {"inputs", "targets"} <= set(value) and all(map(_is_positive, value.values()))
+    return _is_positive(value)
 
 
-def _positive(value: Any) -> bool:
+def _is_positive(value: Any) -> bool:
     return value_rules.whole(1).accepts(value)
 
 
@@ -56,7 +56,7 @@ def _is_filter(value: Any) -> bool:
     return True
 
 
-def _is_pairs(value: Any) -> bool:
+def _are_pairs(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value)
     return value is None or isinstance(value, str)
@@ -66,8 +66,8 @@ def _is_folder(value: Any) -> bool:
     return isinstance(value, str) and bool(value) and not os.path.isfile(value)
 
 
-def _pairs(example: str) -> Rule:
-    return Rule(f"a text of pairs, such as {example!r}", _is_pairs)
+def _make_pairs_rule(example: str) -> Rule:
+    return Rule(f"a text of pairs, such as {example!r}", _are_pairs)
 
 
 _SIZE = value_rules.whole(1)
@@ -90,8 +90,8 @@ declare(
     ),
     train_steps=_SIZE,
     total_run_steps=_SIZE.or_none(),
-    mesh_shape=_pairs("data:8,model:4"),
-    layout_rules=_pairs("batch:data,d_ff:model"),
+    mesh_shape=_make_pairs_rule("data:8,model:4"),
+    layout_rules=_make_pairs_rule("batch:data,d_ff:model"),
     learning_rate_schedule=Rule(
         "a finite number of at least 0, or the name of a schedule or a list of them, such as "
         "@learning_rate_schedules.constant",

@@ -67,7 +67,7 @@ def read(path: str, gin_files: Sequence[str] = ()) -> gin_config.SavedText:
 
 
 def _make_saved_text(text: str, path: str, gin_files: Sequence[str]) -> gin_config.SavedText:
-    return gin_config.SavedText(text, path, gin_config.imported_packages(gin_files))
+    return gin_config.SavedText(text, path, gin_config.find_imported_packages(gin_files))
 
 
 def _read_text(path: str) -> str:
@@ -154,7 +154,9 @@ def explain_write_errors(model_dir: str) -> Iterator[None]:
 
 def _check_same(model_dir: str, old: str, new: str) -> None:
     """Checks that two configurations agree in the bindings that must not change."""
-    lines = difflib.unified_diff(_fixed_bindings(old), _fixed_bindings(new), lineterm="", n=0)
+    lines = difflib.unified_diff(
+        _list_fixed_bindings(old), _list_fixed_bindings(new), lineterm="", n=0
+    )
     difference = [line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")]
     if difference:
         raise UserError(
@@ -164,7 +166,7 @@ def _check_same(model_dir: str, old: str, new: str) -> None:
         )
 
 
-def _fixed_bindings(config: str) -> list[str]:
+def _list_fixed_bindings(config: str) -> list[str]:
     """Returns the bindings that must not change between two commands, sorted."""
     return sorted(
         str(absolute_paths.convert(binding))

@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 VOCAB_DIVISOR = 128
 STACKS = ("encoder", "decoder")
 
-# A gin file is written from these values, so a value must not be able to carry a statement.
+# These values are written into a gin file, so none of them may contain a gin statement.
 RULES = {
     "dropout_rate": value_rules.rate(),
     "input_jitter": value_rules.number(0, below=1),
@@ -35,7 +35,7 @@ RULES = {
 def default_capacity() -> ExpertCapacity:
     """Returns the capacity of an architecture that does not state one.
 
-    It passes every argument, because gin would bind those that are left out.
+    It passes every argument, because gin would bind the missing ones.
     """
     fields = dataclasses.fields(ExpertCapacity)
     return ExpertCapacity(**{field.name: field.default for field in fields})
@@ -52,7 +52,7 @@ class Architecture:
       d_ff: Hidden width of a dense feed-forward layer and of each expert.
       num_heads: Attention heads.
       encoder: For each encoder block, whether its feed-forward layer is sparse.
-      decoder: The same for the decoder.
+      decoder: The same for each decoder block.
       num_experts: Experts per sparse layer, or 0 if there are no sparse layers.
       activations: Mesh TensorFlow's names of the activations. If there are two, their outputs
         are multiplied.
@@ -60,7 +60,7 @@ class Architecture:
       num_buckets: Buckets of relative positions. All formats fix the largest distance to 128.
       dropout_rate: Dropout rate in training.
       input_jitter: Eps of the noise on the router's input in training.
-      capacity: Expert capacity, which only Mesh TensorFlow's and T5X's gin files state.
+      capacity: Expert capacity. Only the gin files of Mesh TensorFlow and T5X state it.
     """
 
     vocab_size: int
@@ -85,7 +85,8 @@ class Architecture:
     def from_shapes(cls, shapes: Mapping[TensorRef, Shape]) -> Architecture:
         """Infers an architecture from the shapes of its tensors.
 
-        Shapes do not state the activations: they default to ReLU, and to GELU in gated layers.
+        Shapes do not determine the activations. They default to ReLU, and to GELU in gated
+        layers.
 
         Args:
           shapes: Shapes of stacked tensors, in Mesh TensorFlow's orientation.
@@ -94,9 +95,9 @@ class Architecture:
           UserError: If a tensor that every T5 has is missing.
         """
         by_key = {(ref.row.key, ref.block): shape for ref, shape in shapes.items()}
-        vocab_size, d_model = _required_shape(by_key, "embedding")
-        num_heads, num_buckets = _required_shape(by_key, "encoder/position_bias", 0)
-        query_shape = _required_shape(by_key, "encoder/attention/q", 0)
+        vocab_size, d_model = _get_required_shape(by_key, "embedding")
+        num_heads, num_buckets = _get_required_shape(by_key, "encoder/position_bias", 0)
+        query_shape = _get_required_shape(by_key, "encoder/attention/q", 0)
         kernels = sorted(
             (ref.row.kernel, shape) for ref, shape in shapes.items() if ref.row.is_feed_forward
         )
@@ -114,8 +115,8 @@ class Architecture:
             # The first kernel is an input matrix, [M, F] or [E, M, F].
             d_ff=kernels[0][1][-1],
             num_heads=num_heads,
-            encoder=_sparse_blocks(by_key, "encoder"),
-            decoder=_sparse_blocks(by_key, "decoder"),
+            encoder=_find_sparse_blocks(by_key, "encoder"),
+            decoder=_find_sparse_blocks(by_key, "decoder"),
             num_experts=routers[0][-1] if routers else 0,
             activations=("gelu", "linear") if gated else ("relu",),
             tied_logits=("logits", None) not in by_key,
@@ -133,9 +134,9 @@ class Architecture:
         return sum(math.prod(self.shape(ref)) for ref in self.stacked_tensors())
 
     def shape(self, ref: TensorRef) -> Shape:
-        """The shape of a tensor in Mesh TensorFlow's orientation.
+        """Returns the shape of a tensor in Mesh TensorFlow's orientation.
 
-        The dimension E is left out for a single expert's slice.
+        The shape of a single expert's slice lacks the dimension E.
         """
         sizes = {
             "V": self.vocab_size,
@@ -150,14 +151,14 @@ class Architecture:
         return tuple(sizes[letter] for letter in letters)
 
     def stacked_tensors(self) -> Iterator[TensorRef]:
-        """All tensors, with experts stacked: in the order of the table, then by block."""
+        """Yields all tensors, with experts stacked, by row of the table, then by block."""
         for row in tensor_names.ROWS:
-            if self._has(row):
-                for block in self._blocks(row):
+            if self._has_row(row):
+                for block in self._list_blocks(row):
                     yield TensorRef(row, block)
 
     def tensors_by_expert(self) -> Iterator[TensorRef]:
-        """The same as `stacked_tensors`, but with one item per expert."""
+        """Yields the same tensors as `stacked_tensors`, but one item per expert."""
         for ref in self.stacked_tensors():
             if ref.row.is_expert:
                 for expert in range(self.num_experts):
@@ -165,7 +166,7 @@ class Architecture:
             else:
                 yield ref
 
-    def _has(self, row: tensor_names.Row) -> bool:
+    def _has_row(self, row: tensor_names.Row) -> bool:
         """Whether a model with these logits and activations has tensors of a row."""
         if row.key == "logits":
             return not self.tied_logits
@@ -175,8 +176,8 @@ class Architecture:
             return self.gated
         return True
 
-    def _blocks(self, row: tensor_names.Row) -> list[int] | list[None]:
-        """The blocks that have a tensor of this row; [None] if it is outside the blocks."""
+    def _list_blocks(self, row: tensor_names.Row) -> list[int] | list[None]:
+        """Returns the blocks with a tensor of this row; [None] if it is outside the blocks."""
         if row.where == MODEL:
             return [None]
         sparse = getattr(self, row.stack)
@@ -188,7 +189,7 @@ class Architecture:
         return [block for block in blocks if sparse[block] == (row.where == SPARSE)]
 
 
-def _required_shape(
+def _get_required_shape(
     by_key: Mapping[tuple[str, int | None], Shape], key: str, block: int | None = None
 ) -> Shape:
     if (key, block) not in by_key:
@@ -200,7 +201,7 @@ def _required_shape(
     return by_key[key, block]
 
 
-def _sparse_blocks(
+def _find_sparse_blocks(
     by_key: Mapping[tuple[str, int | None], Shape], stack: str
 ) -> tuple[bool, ...]:
     """For each block of a stack, whether it has a router."""

@@ -16,7 +16,7 @@ _MAX_LISTED = 8
 
 @dataclasses.dataclass(frozen=True)
 class TensorCatalog:
-    """The tensors of a checkpoint, each identified as a tensor of a model.
+    """The tensors of a checkpoint, each identified with a tensor of a model.
 
     Attributes:
       path: Path of the checkpoint, for error messages.
@@ -47,7 +47,7 @@ class TensorCatalog:
           renamed: Stored name -> the name to look up, where the two differ.
 
         Raises:
-          UserError: If a name is in no row, or two names stand for the same tensor.
+          UserError: If a name matches no row, or two names stand for the same tensor.
         """
         names, shapes, unknown = {}, {}, []
         for name, shape in stored.items():
@@ -86,7 +86,9 @@ class TensorCatalog:
         expected = set(
             architecture.tensors_by_expert() if by_expert else architecture.stacked_tensors()
         )
-        missing = [self._name(r) for r in sorted(expected - set(self.names), key=_sort_key)]
+        missing = [
+            self._make_name(r) for r in sorted(expected - set(self.names), key=_sort_key)
+        ]
         extra = [self.names[r] for r in sorted(set(self.names) - expected, key=_sort_key)]
         wrong = [
             f"{self.names[ref]} is {list(shape)}, not {list(architecture.shape(ref))}"
@@ -110,8 +112,8 @@ class TensorCatalog:
                 + "\n".join(problems)
             )
 
-    def _name(self, ref: TensorRef) -> str:
-        """A name of a tensor that the checkpoint lacks."""
+    def _make_name(self, ref: TensorRef) -> str:
+        """Returns a name for a tensor that the checkpoint lacks."""
         layers = {kind: f"{ref.block}.{kind}" for kind in ("self", "cross", "ffn")}
         if self.format == tensor_names.HF:
             layers["ffn"] = "mlp"
@@ -119,7 +121,7 @@ class TensorCatalog:
 
 
 def format_list(items: Sequence[str]) -> str:
-    """Formats items one per line; after the first few, only counts them."""
+    """Formats items one per line. After the first few, it only counts them."""
     more = [f"and {len(items) - _MAX_LISTED} more"] if len(items) > _MAX_LISTED else []
     return "".join(f"\n  {item}" for item in [*items[:_MAX_LISTED], *more])
 

@@ -35,15 +35,15 @@ _DISK_ERRORS = (
 
 @dataclasses.dataclass(frozen=True)
 class ConversionRequest:
-    """What to convert, and into what.
+    """The source and the target of a conversion.
 
     Attributes:
       source_format: Format of the source.
       target_format: Format of the target.
       source: Path of the checkpoint.
       target: Path of the folder to create.
-      dtype: Dtype of all tensors of the target. None keeps that of the source, or means float32
-        for Mesh TensorFlow, whose variables are float32 in this project.
+      dtype: Dtype of all tensors of the target. None keeps the dtype of the source, except for
+        Mesh TensorFlow, where None means float32: this project's variables are float32.
       upcycling: How to make a dense model sparse, or None to keep it as it is.
       gin_files: For Mesh TensorFlow, gin files of the run in config.gin.
       gin_params: For Mesh TensorFlow, gin bindings of the run in config.gin.
@@ -79,18 +79,18 @@ class ConversionResult:
 def convert_checkpoint(request: ConversionRequest) -> ConversionResult:
     """Converts a checkpoint.
 
-    Memory holds one tensor at a time, and of a stacked tensor one expert at a time.
+    Memory holds one tensor at a time; of a stacked tensor, it holds one expert at a time.
 
     Raises:
       UserError: If the source is damaged or not a T5, or if the target already exists or cannot
-        represent the model. No target is left behind then.
+        represent the model. No target is left behind in these cases.
     """
     _check_paths(request)
     source = formats.load_classes(request.source_format).source(request.source)
     if request.upcycling:
         source = UpcycledSource(source, request.upcycling)
     architecture = source.architecture
-    dtype = _target_dtype(request, source.dtype)
+    dtype = _choose_dtype(request, source.dtype)
     _check_disk_space(request.target, architecture.parameters * dtype.itemsize)
     with _create_folder(request.target) as folder:
         if request.target_format == MTF:
@@ -113,9 +113,9 @@ def _copy_tensors(source: Source, target: Target, path: str) -> None:
     refs = list(source.architecture.tensors_by_expert())
     for ref in tqdm(refs, "convert", unit="tensor", leave=False, dynamic_ncols=True):
         array = source.read_tensor(ref)
-        with _disk_errors_as_user_errors(path):
+        with _explain_disk_errors(path):
             target.write_tensor(ref, array)
-    with _disk_errors_as_user_errors(path):
+    with _explain_disk_errors(path):
         target.finish()
 
 
@@ -128,16 +128,16 @@ def _check_paths(request: ConversionRequest) -> None:
             )
     if os.path.lexists(request.target):
         raise UserError(
-            f"{request.target} already exists, and convert overwrites nothing. Name a folder "
+            f"{request.target} already exists, and convert overwrites nothing. Choose a folder "
             "that does not exist yet."
         )
-    # A checkpoint of Mesh TensorFlow may be named by its prefix, which is not itself a file.
+    # The path of a Mesh TensorFlow checkpoint may be a prefix, which is not itself a file.
     is_prefix = request.source_format == MTF and os.path.isfile(request.source + ".index")
     if not os.path.isdir(request.source) and not is_prefix:
         raise UserError(f"There is no folder {request.source}.")
 
 
-def _target_dtype(request: ConversionRequest, source_dtype: str) -> np.dtype:
+def _choose_dtype(request: ConversionRequest, source_dtype: str) -> np.dtype:
     if request.dtype:
         return _NUMPY_DTYPES[request.dtype]
     # The project's variables are float32; see gin/defaults.gin.
@@ -159,7 +159,7 @@ def _check_disk_space(target: str, needed: int) -> None:
 
 @contextlib.contextmanager
 def _create_folder(target: str) -> Iterator[str]:
-    """Yields a temporary folder that is renamed to the target on success, else removed."""
+    """Yields a temporary folder. It becomes the target on success, and is removed otherwise."""
     parent, name = os.path.split(os.path.abspath(target))
     folder = os.path.join(parent, f".{name}.part-{os.getpid()}")
     try:
@@ -174,13 +174,13 @@ def _create_folder(target: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _disk_errors_as_user_errors(target: str) -> Iterator[None]:
+def _explain_disk_errors(target: str) -> Iterator[None]:
     """Turns the errors that libraries raise on a full or failing disk into UserErrors."""
     try:
         yield
     except UserError:
         raise
-    # Each library raises its own: OSError, ValueError, SafetensorError, TensorFlow's OpError.
+    # Each library raises its own type: OSError, ValueError, SafetensorError, tf.errors.OpError.
     except Exception as error:
         first_line = str(error).strip().split("\n")[0]
         if not any(part in first_line for part in _DISK_ERRORS):
@@ -200,7 +200,7 @@ def format_result(result: ConversionResult, target: str) -> str:
         f"{a.num_heads} heads of {a.d_kv}",
         f"feed-forward  {' x '.join(a.activations)} of width {a.d_ff:,}",
         f"experts       {a.num_experts:,} in each of {sparse_layers} sparse layers",
-        f"logits        {'tied to the embedding' if a.tied_logits else 'of their own'}, "
+        f"logits        {'tied to the embedding' if a.tied_logits else 'separate weights'}, "
         f"vocabulary of {a.vocab_size:,}",
     ]
     return "\n".join([*lines, *(f"note: {note}" for note in result.notes)])

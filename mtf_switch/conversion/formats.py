@@ -1,6 +1,6 @@
 """The classes that read and write each checkpoint format.
 
-They are imported on first use: TensorFlow, tensorstore and flax take seconds each.
+They are imported on first use, because TensorFlow, tensorstore and flax take seconds each.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class FormatClasses(NamedTuple):
 
     Attributes:
       source: Opens the checkpoint at a path.
-      target: Begins a checkpoint, given an empty folder, the architecture, the dtype of all
-        tensors, and the training step.
+      target: Begins a checkpoint. Its arguments are an empty folder, the architecture, the
+        dtype of all tensors, and the training step.
     """
 
     source: Callable[[str], Source]

@@ -28,11 +28,11 @@ SHARD_BYTES = 2**29
 
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 _EMBEDDING, _LOGITS = "shared.weight", "lm_head.weight"
-# Files of old versions contain the embedding again under these names.
+# Files from old versions repeat the embedding under these names.
 _COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-# A tensor in old files of T5. It has no effect, and transformers ignores it as well.
+# A tensor in old T5 files. It has no effect, and transformers ignores it as well.
 _WITHOUT_EFFECT = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
-# Where this project keeps the training step; transformers does not store it.
+# The metadata key of the training step. Only this project writes it.
 _STEP = "global_step"
 
 
@@ -52,8 +52,8 @@ class HfSource:
         self._files = _find_files(folder)
         self._open = functools.lru_cache(maxsize=4)(_open)
         self._aliases: dict[str, str] = {}
-        stored = {name: tuple(self._slice(name).get_shape()) for name in self._files}
-        dtypes = {self._slice(name).get_dtype() for name in self._files}
+        stored = {name: tuple(self._open_slice(name).get_shape()) for name in self._files}
+        dtypes = {self._open_slice(name).get_dtype() for name in self._files}
         unknown = sorted(dtypes - set(_DTYPES))
         if unknown:
             raise UserError(
@@ -87,19 +87,19 @@ class HfSource:
         except (SafetensorError, OSError) as error:
             raise UserError(f"{name} cannot be read from {path}: {error}.") from error
 
-    def _slice(self, name: str) -> Any:
-        """Returns safetensors' handle of a tensor, which knows its shape and dtype."""
+    def _open_slice(self, name: str) -> Any:
+        """Returns safetensors' handle for a tensor, which knows the shape and the dtype."""
         path = self._files[name]
         try:
             return self._open(path).get_slice(name)
         except SafetensorError as error:
             raise UserError(
-                f"{path} does not contain {name}, although {INDEX} says so. The two files come "
-                "from different downloads: download both again."
+                f"{path} does not contain {name}, although {INDEX} says so. The two files "
+                "come from different downloads: download both again."
             ) from error
 
     def _are_equal(self, name: str, other: str) -> bool:
-        shapes = [self._slice(n).get_shape() for n in (name, other)]
+        shapes = [self._open_slice(n).get_shape() for n in (name, other)]
         return shapes[0] == shapes[1] and np.array_equal(self._read(name), self._read(other))
 
     def _remove_copies(
@@ -107,7 +107,7 @@ class HfSource:
     ) -> list[str]:
         """Removes duplicate tensors from `stored`, after checking that they are duplicates.
 
-        Logits that share the embedding without T5's scale become a tensor of their own.
+        Logits that share the embedding without T5's scale become a separate tensor.
 
         Returns:
           Notes for the user.
@@ -189,7 +189,7 @@ def _read_index(folder: str, index: str) -> dict[str, str]:
         _check_weight_map(index, files)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{index} is not an index of safetensors files: {error!r}.") from error
-    # isfile is false for a named pipe, from which a read would wait forever.
+    # isfile is false for a named pipe. Reading from a pipe would block forever.
     missing = [
         name for name in sorted(set(files.values())) if not os.path.isfile(f"{folder}/{name}")
     ]
@@ -198,13 +198,13 @@ def _read_index(folder: str, index: str) -> dict[str, str]:
             f"{folder} lacks {len(missing)} of the {len(set(files.values()))} files that "
             f"{INDEX} names:{format_list(missing)}\nDownload them."
         )
-    # In the order of files, so that each file is opened once.
+    # Sort by file, so that each file is opened only once.
     ordered = sorted(files.items(), key=lambda item: (item[1], item[0]))
     return {name: os.path.join(folder, file) for name, file in ordered}
 
 
 def _check_weight_map(index: str, files: Any) -> None:
-    """Checks that an index maps tensors to files of its own folder."""
+    """Checks that an index maps tensors to files in its own folder."""
     if not isinstance(files, dict):
         raise TypeError(f"its weight_map is {type(files).__name__}, not a map")
     for tensor, file in files.items():
@@ -214,8 +214,8 @@ def _check_weight_map(index: str, files: Any) -> None:
             or os.path.basename(file) != file
         ):
             raise UserError(
-                f"{index} says that {tensor} is in {file!r}, but a file of weights is in the "
-                "folder of the index, so it is named without a folder."
+                f"{index} says that {tensor} is in {file!r}, but files of weights are in the "
+                "folder of the index. Name each file without a folder."
             )
 
 
@@ -223,7 +223,7 @@ class HfTarget:
     """A folder that transformers' `from_pretrained` loads; see `Target`."""
 
     def __init__(self, folder: str, architecture: Architecture, dtype: np.dtype, step: int):
-        """Plans the files, because each file's name contains the number of files.
+        """Plans the files first, because each file's name contains the number of files.
 
         Args:
           folder: An empty folder.
@@ -253,7 +253,7 @@ class HfTarget:
         total = 0
         for ref in architecture.tensors_by_expert():
             size = math.prod(architecture.shape(ref)) * self._dtype.itemsize
-            for name in self._names(ref):
+            for name in self._list_names(ref):
                 if shards[-1] and total + size > SHARD_BYTES:
                     shards.append({})
                     total = 0
@@ -261,7 +261,7 @@ class HfTarget:
                 total += size
         return shards
 
-    def _names(self, ref: TensorRef) -> list[str]:
+    def _list_names(self, ref: TensorRef) -> list[str]:
         """Returns the name of a tensor, followed by the names of its copies."""
         name = ref.format_name(HF, self._layers)
         return [name, *self._copies.get(name, ())]
@@ -270,15 +270,15 @@ class HfTarget:
         """Writes a tensor, or one expert's, given in Mesh TensorFlow's orientation."""
         array = array.T if ref.transposed else array
         array = np.ascontiguousarray(array, self._dtype)
-        for name in self._names(ref):
+        for name in self._list_names(ref):
             self._pending[name] = array
             if len(self._pending) == len(self._shards[self._written]):
                 metadata = {"format": "pt", _STEP: str(self._step)}
-                save_file(self._pending, self._shard_path(self._written), metadata)
+                save_file(self._pending, self._make_shard_path(self._written), metadata)
                 self._pending = {}
                 self._written += 1
 
-    def _shard_path(self, shard: int) -> str:
+    def _make_shard_path(self, shard: int) -> str:
         count = len(self._shards)
         name = TENSORS if count == 1 else f"model-{shard + 1:05d}-of-{count:05d}.safetensors"
         return os.path.join(self._folder, name)
@@ -289,10 +289,10 @@ class HfTarget:
         _write_json(config, self._config)
         for shard in range(len(self._shards)):
             # safetensors creates files that only their owner may read.
-            shutil.copymode(config, self._shard_path(shard))
+            shutil.copymode(config, self._make_shard_path(shard))
         if len(self._shards) > 1:
             weight_map = {
-                name: os.path.basename(self._shard_path(i))
+                name: os.path.basename(self._make_shard_path(i))
                 for i, shard in enumerate(self._shards)
                 for name in shard
             }

@@ -1,4 +1,4 @@
-"""Reads and writes transformers' config.json of T5 and Switch Transformers."""
+"""Reads and writes the config.json that transformers has for T5 and Switch Transformers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _ACTIVATIONS = {
     "sigmoid": "sigmoid",
     "tanh": "tanh",
 }
-# Settings that only transformers has; in the other formats they are fixed to these values.
+# Settings that only transformers has. The other formats fix them to these values.
 _CONSTANTS = {
     "relative_attention_max_distance": 128,
     "layer_norm_epsilon": 1e-6,
     "router_bias": False,
     "router_dtype": "float32",
 }
-# The type and range of each value that is used. transformers leaves out values, or writes null.
+# The type and range of each value that is used. transformers may omit a value, or write null.
 _RULES = {
     **{
         name: whole().or_none()
@@ -52,8 +52,8 @@ _RULES = {
     "dropout_rate": number(0, below=1),
     "router_jitter_noise": number(0, below=1),
 }  # fmt: skip
-# Tokens of one sequence that an expert accepts, as in the public copies. transformers states a
-# number of tokens where the other formats state a factor, so it cannot be derived.
+# The number of tokens in a sequence that an expert accepts, as in the public copies. The other
+# formats state a capacity factor instead, from which this number cannot be derived.
 _EXPERT_CAPACITY = 64
 
 Config = Mapping[str, Any]
@@ -63,7 +63,7 @@ def read_config(folder: str) -> Config:
     """Reads the config.json of a folder.
 
     Raises:
-      UserError: If there is none, or it is not that of a T5 or Switch Transformer.
+      UserError: If the file is missing, or does not describe a T5 or Switch Transformer.
     """
     path = os.path.join(folder, FILE)
     if os.path.exists(path) and not os.path.isfile(path):
@@ -73,7 +73,7 @@ def read_config(folder: str) -> Config:
             config = json.load(file)
     except FileNotFoundError as error:
         raise UserError(
-            f"{folder} has no {FILE}, so it is not a model of transformers. Give the folder "
+            f"{folder} has no {FILE}, so it is not a model of transformers. Pass the folder "
             "that save_pretrained wrote, or that was downloaded from the hub."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
@@ -97,8 +97,8 @@ def read_config(folder: str) -> Config:
 def scales_logits(config: Config) -> bool:
     """Whether the decoder's output is scaled by d_model**-0.5, as T5 does with tied logits.
 
-    transformers 5 states this with a separate flag in T5's configs, because it ties the logits
-    there unless the checkpoint contains weights for them.
+    transformers 5 has a separate flag for this in T5's configs, because it ties the logits
+    unless the checkpoint contains weights for them.
     """
     tied = config.get("tie_word_embeddings", True) is not False
     return bool(config.get("scale_decoder_outputs", tied))
@@ -140,7 +140,7 @@ def reconcile(
 
 
 def _find_contradictions(config: Config, inferred: Architecture) -> dict[str, str]:
-    """Returns key -> text for each value of the config that differs from the tensors'."""
+    """Returns key -> text for each value of the config that contradicts the tensors."""
     values = {
         "vocab_size": inferred.vocab_size,
         "d_model": inferred.d_model,
@@ -185,20 +185,20 @@ def _find_sparse_contradiction(
     if stated == sparse:
         return None
     return (
-        f"{name} is {config[name]}, which makes blocks {_indices(stated)} of the {stack} "
-        f"sparse, but in the tensors these are {_indices(sparse)}"
+        f"{name} is {config[name]}, which makes blocks {_list_sparse(stated)} of the {stack} "
+        f"sparse, but in the tensors these are {_list_sparse(sparse)}"
     )
 
 
-def _indices(sparse: Sequence[bool]) -> list[int]:
+def _list_sparse(sparse: Sequence[bool]) -> list[int]:
     return [i for i, is_sparse in enumerate(sparse) if is_sparse]
 
 
 def sparse_blocks(blocks: int, sparse_layers: int) -> tuple[bool, ...]:
     """Returns which blocks of a stack transformers makes sparse.
 
-    Counting from the second block, every n-th is sparse, with n = blocks // sparse_layers. With
-    sparse_layers = 0 the second block is sparse nevertheless.
+    From the second block on, every n-th block is sparse, with n = blocks // sparse_layers. Even
+    with sparse_layers = 0, the second block is sparse.
     """
     step = blocks // sparse_layers if sparse_layers > 0 else blocks
     return tuple(step == 1 or (step > 0 and i % step == 1) for i in range(blocks))
@@ -214,7 +214,7 @@ def _read_activations(path: str, config: Config) -> tuple[str, ...]:
     if config["model_type"] == SWITCH:  # its class reads dense_act_fn
         stated = config.get("dense_act_fn") or stated
     name = stated.split("-", 1)[-1]
-    if stated == "gated-gelu":  # T5 1.1 means the approximate GELU by this
+    if stated == "gated-gelu":  # T5 1.1's name for the approximate GELU
         name = "gelu_new"
     if name not in _ACTIVATIONS:
         raise UserError(
@@ -254,10 +254,10 @@ def make_config(architecture: Architecture, dtype: str) -> dict[str, Any]:
         "dtype": dtype,
         "torch_dtype": dtype,
     }
-    return {**config, **(_switch_values(a) if a.num_experts else _t5_values(a))}
+    return {**config, **(_make_switch_values(a) if a.num_experts else _make_t5_values(a))}
 
 
-def _activation_name(architecture: Architecture) -> str:
+def _name_activation(architecture: Architecture) -> str:
     names = {mtf: hf for hf, mtf in reversed(_ACTIVATIONS.items())}
     first, *others = architecture.activations
     if first not in names or others not in ([], ["linear"]):
@@ -269,8 +269,8 @@ def _activation_name(architecture: Architecture) -> str:
     return names[first]
 
 
-def _t5_values(architecture: Architecture) -> dict[str, Any]:
-    activation = _activation_name(architecture)
+def _make_t5_values(architecture: Architecture) -> dict[str, Any]:
+    activation = _name_activation(architecture)
     projection = activation
     if architecture.gated:
         projection = "gated-gelu" if activation == "gelu_new" else f"gated-{activation}"
@@ -283,7 +283,7 @@ def _t5_values(architecture: Architecture) -> dict[str, Any]:
     }
 
 
-def _switch_values(architecture: Architecture) -> dict[str, Any]:
+def _make_switch_values(architecture: Architecture) -> dict[str, Any]:
     if architecture.gated:
         raise UserError(
             "transformers' SwitchTransformersForConditionalGeneration has no gated "
@@ -292,7 +292,7 @@ def _switch_values(architecture: Architecture) -> dict[str, Any]:
             "convert to t5x."
         )
     counts = {stack: _count_sparse_layers(stack, architecture) for stack in STACKS}
-    activation = _activation_name(architecture)
+    activation = _name_activation(architecture)
     return {
         "architectures": ["SwitchTransformersForConditionalGeneration"],
         "model_type": SWITCH,
@@ -316,7 +316,7 @@ def _switch_values(architecture: Architecture) -> dict[str, Any]:
 
 
 def _count_sparse_layers(stack: str, architecture: Architecture) -> int:
-    """Returns the number of sparse layers with which transformers builds the same stack."""
+    """Returns the number of sparse layers that makes transformers build the same stack."""
     sparse = getattr(architecture, stack)
     blocks = len(sparse)
     possible = [n for n in range(blocks + 1) if sparse_blocks(blocks, n) == sparse]
@@ -324,7 +324,7 @@ def _count_sparse_layers(stack: str, architecture: Architecture) -> int:
         raise UserError(
             "transformers' Switch Transformer makes every n-th block of a stack sparse, "
             f"counting from the second, and at least one. The {stack} of this model has the "
-            f"sparse blocks {_indices(sparse)} of {blocks}, which transformers cannot build. "
-            "Convert to t5x."
+            f"sparse blocks {_list_sparse(sparse)} of {blocks}, which transformers cannot "
+            "build. Convert to t5x."
         )
     return possible[-1]

@@ -1,4 +1,4 @@
-"""Writes model.gin and config.gin, which make a converted checkpoint a model_dir."""
+"""Writes model.gin and config.gin, which turn a converted checkpoint into a model_dir."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mtf_switch.errors import UserError
 
 MODEL_GIN = "model.gin"
 CONFIG_GIN = "config.gin"
-# The run of a converted model, unless the user names another one.
+# The run of a converted model, unless the user passes another one.
 DEFAULT_RUN = "runs/converted.gin"
 
 _DENSE, _SPARSE = "@transformer_layers.DenseReluDense", "@SwitchFFN"
@@ -42,8 +42,8 @@ def write_gin_files(
       dtype: Dtype of the variables.
       source_format: Format of the checkpoint that was converted.
       source: Path of the checkpoint that was converted.
-      gin_files: Gin files of the run. If there are none, a run that the source has is kept, and
-        DEFAULT_RUN is used otherwise.
+      gin_files: Gin files of the run. If this is empty, the run of the source is kept; if the
+        source has no run, DEFAULT_RUN is used.
       gin_params: Gin bindings of the run.
 
     Raises:
@@ -74,7 +74,7 @@ def _check_vocabulary(source: str, vocab_size: int) -> None:
         padded = -(-vocab_size // VOCAB_DIVISOR) * VOCAB_DIVISOR
         raise UserError(
             f"The vocabulary of {source} has {vocab_size} rows, but in Mesh TensorFlow their "
-            f"number is a multiple of {VOCAB_DIVISOR}. In transformers, "
+            f"number must be a multiple of {VOCAB_DIVISOR}. In transformers, "
             f"model.resize_token_embeddings({padded}) adds rows. Only you can know "
             "which values suit them, so convert does not add them."
         )
@@ -87,11 +87,11 @@ def _find_config(source: str) -> str | None:
     return path if os.path.isfile(path) else None
 
 
-def shortest_period(sparse: Sequence[bool]) -> int:
-    """Returns the smallest number of blocks whose pattern, repeated, gives the whole stack.
+def find_shortest_period(sparse: Sequence[bool]) -> int:
+    """Returns the smallest number of blocks whose pattern repeats through the whole stack.
 
     Args:
-      sparse: For each block of T5, whether it is sparse.
+      sparse: For each T5 block, whether it is sparse.
     """
     return next(
         period
@@ -102,11 +102,11 @@ def shortest_period(sparse: Sequence[bool]) -> int:
 
 
 def format_model(architecture: Architecture, comment: str) -> str:
-    """Returns the gin file of a model, which needs only T5's own `bi_v1.gin` besides.
+    """Returns the gin file of a model. It includes only T5's own `bi_v1.gin`.
 
     Args:
       architecture: The architecture of the model.
-      comment: One line for its header.
+      comment: One line for the header.
     """
     a = architecture
     activation = list(a.activations) if a.gated else a.activations[0]
@@ -126,16 +126,16 @@ def format_model(architecture: Architecture, comment: str) -> str:
     if a.num_buckets != 32:
         lines.append(f"SelfAttention.relative_attention_num_buckets = {a.num_buckets}")
     for stack in STACKS:
-        lines += _stack_lines(stack, getattr(a, stack))
+        lines += _format_stack(stack, getattr(a, stack))
         if not a.tied_logits:
             lines.append(f"{stack}/Unitransformer.shared_embedding_and_softmax_weights = False")
     if a.num_experts:
-        lines += _switch_lines(a, activation)
+        lines += _format_switch(a, activation)
     return "\n".join(lines) + "\n"
 
 
-def _stack_lines(stack: str, sparse: Sequence[bool]) -> list[str]:
-    period = shortest_period(sparse)
+def _format_stack(stack: str, sparse: Sequence[bool]) -> list[str]:
+    period = find_shortest_period(sparse)
     layers = []
     for is_sparse in sparse[:period]:
         layers += [*_ATTENTION[stack], _SPARSE if is_sparse else _DENSE]
@@ -148,7 +148,7 @@ def _stack_lines(stack: str, sparse: Sequence[bool]) -> list[str]:
     ]
 
 
-def _switch_lines(architecture: Architecture, activation: str | list[str]) -> list[str]:
+def _format_switch(architecture: Architecture, activation: str | list[str]) -> list[str]:
     capacity = architecture.capacity
     return [
         "",
@@ -161,7 +161,7 @@ def _switch_lines(architecture: Architecture, activation: str | list[str]) -> li
         f"ExpertCapacity.min_expert_capacity = {capacity.min_expert_capacity}",
         f"ExpertCapacity.group_size = {capacity.group_size}",
         f"ExpertCapacity.max_group_size = {capacity.max_group_size}",
-        "# The scale s = 0.1 (Section 2.4, Table 3), for weights that are initialized afresh.",
+        "# The scale s = 0.1 (Section 2.4, Table 3), for weights that are newly initialized.",
         "init_scale.s = 0.1",
     ]
 

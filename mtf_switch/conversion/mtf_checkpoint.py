@@ -19,7 +19,7 @@ from mtf_switch.runs import saved_checkpoints
 
 _STEP = "global_step"
 # The optimizer state of Mesh TensorFlow's Adafactor and Adam. No other format uses it, and
-# training starts it afresh.
+# training initializes it again.
 _OPTIMIZER_STATE = re.compile(r".+(_slot_(vr|vc|v|m)|/adam_[mv])")
 _LAYER = re.compile(r"(encoder|decoder)/block_(\d+)/layer_(\d+)/(.+)")
 _KINDS = {
@@ -81,7 +81,7 @@ class MtfSource:
         """
         name = self._catalog.names[ref.stacked]
         if self._last_name != name:
-            # Frees its memory before the next one is read.
+            # Free the memory of the last variable before the next one is read.
             self._last_name, self._last_array = "", None
             with saved_checkpoints.explain_read_errors(self._path):
                 self._last_array = self._reader.get_tensor(name)
@@ -139,7 +139,7 @@ def _parse_layer(name: str) -> tuple[_Layer, str] | None:
 
 
 class _Slice(NamedTuple):
-    """What SaveV2 writes: a variable, or a slice of one ("shape start,length:start,length")."""
+    """A variable for SaveV2, or a slice of one ("shape start,length:start,length")."""
 
     name: str
     shape_and_slice: str
@@ -149,8 +149,8 @@ class _Slice(NamedTuple):
 class MtfTarget:
     """A checkpoint in a model_dir, without optimizer state; see `Target`.
 
-    Each expert is written as a slice of its variable, as TensorFlow writes the partitions of a
-    partitioned variable, so that only one expert has to be in memory.
+    Each expert is written as a slice of its variable, just as TensorFlow writes a partitioned
+    variable. Memory therefore holds only one expert at a time.
     """
 
     def __init__(self, folder: str, architecture: Architecture, dtype: np.dtype, step: int):
@@ -207,7 +207,7 @@ class MtfTarget:
 
 def _save(prefix: str, slices: Sequence[_Slice]) -> None:
     names, shapes_and_slices, arrays = zip(*slices)
-    # Feeding a contiguous array does not copy it; a constant would be copied twice.
+    # A contiguous array that is fed is not copied; a constant would be copied twice.
     with tf.Graph().as_default(), tf.Session() as session:
         fed = [tf.placeholder(array.dtype, array.shape) for array in arrays]
         save = tf.raw_ops.SaveV2(
@@ -217,7 +217,7 @@ def _save(prefix: str, slices: Sequence[_Slice]) -> None:
 
 
 def variable_name(architecture: Architecture, ref: TensorRef) -> str:
-    """Returns the name of a variable in the model that `model_gin` describes.
+    """Returns the name of a variable in the model that model.gin describes.
 
     Args:
       architecture: The architecture of the model.
@@ -227,7 +227,7 @@ def variable_name(architecture: Architecture, ref: TensorRef) -> str:
         return ref.format_name(MTF)
     stack = ref.row.stack
     kinds = ["self", "ffn"] if stack == "encoder" else ["self", "cross", "ffn"]
-    period = model_gin.shortest_period(getattr(architecture, stack))
+    period = model_gin.find_shortest_period(getattr(architecture, stack))
     block, block_in_period = divmod(ref.block, period)
     first_layer = block_in_period * len(kinds)
     layers = {

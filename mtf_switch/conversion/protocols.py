@@ -1,4 +1,4 @@
-"""What every checkpoint format provides: a source to read from and a target to write to."""
+"""The interface of every checkpoint format: a source to read and a target to write."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mtf_switch.conversion.tensor_names import TensorRef
 class Source(Protocol):
     """A checkpoint opened for reading.
 
-    Opening one reads names and shapes only. It checks that the checkpoint holds exactly the
+    The constructor reads only names and shapes. It checks that the checkpoint holds exactly the
     tensors of one model, and that its configuration agrees with them.
 
     Attributes:
       architecture: The architecture of the model.
-      dtype: Name of the dtype that holds all tensors; see `common_dtype`.
+      dtype: Name of a dtype that can hold all tensors; see `common_dtype`.
       step: The training step, or 0 if the checkpoint does not state it.
       notes: Sentences about the checkpoint that the user should read.
     """
@@ -33,7 +33,7 @@ class Source(Protocol):
         """Reads a tensor, or one expert's slice of it, in Mesh TensorFlow's orientation.
 
         Args:
-          ref: One of `architecture.tensors_by_expert()`.
+          ref: An item of `architecture.tensors_by_expert()`.
 
         Raises:
           UserError: If it cannot be read.
@@ -50,7 +50,7 @@ class Target(Protocol):
         """Writes a tensor, or one expert's slice of it.
 
         Args:
-          ref: The next one of `architecture.tensors_by_expert()`.
+          ref: The next item of `architecture.tensors_by_expert()`.
           array: The values, in Mesh TensorFlow's orientation and any floating-point dtype.
         """
 
@@ -59,5 +59,5 @@ class Target(Protocol):
 
 
 def common_dtype(names: Iterable[str]) -> str:
-    """Returns the dtype that holds all of these: bfloat16 if all are bfloat16, else float32."""
+    """Returns a dtype that can hold these: bfloat16 if all are bfloat16, else float32."""
     return "bfloat16" if set(names) == {"bfloat16"} else "float32"

@@ -1,7 +1,7 @@
 """The public Switch Transformer checkpoints: their sizes, and known faults of the copies.
 
-They were trained in Mesh TensorFlow, published as T5X's `switch_classic` models, and copied
-from there to the Hugging Face hub as google/switch-*. docs/checkpoints.md lists them.
+They were trained in Mesh TensorFlow, published as T5X's `switch_classic` models, and copied to
+the Hugging Face hub as google/switch-*. docs/checkpoints.md lists them.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ class PublicCheckpoint:
       d_model: Width of the model.
       d_ff: Hidden width of each feed-forward layer and expert.
       num_heads: Attention heads.
-      blocks: Blocks of the encoder, and of the decoder.
+      blocks: Blocks in each of encoder and decoder.
       num_experts: Experts per sparse layer.
       sparse_every: In both stacks, every n-th block is sparse.
       gated: Whether feed-forward layers are gated (GEGLU).
       tied_logits: Whether the embedding computes the logits.
       steps: Training steps.
-      capacity: Expert capacity, from T5X's gin files. T5X states a largest group size, which is
+      capacity: Expert capacity, from T5X's gin files. T5X limits the group size, which is
         `ExpertCapacity.max_group_size`; the exact `group_size` stays unset.
       wrong_in_config: Keys of the hub's config.json that are known to be wrong.
-      fault: What the user should know about the fault of the hub's copy.
+      fault: A note for the user about the fault of the hub's copy.
     """
 
     name: str
@@ -145,7 +145,7 @@ PUBLIC_CHECKPOINTS = (
 def find_public(architecture: Architecture) -> PublicCheckpoint | None:
     """Returns the public checkpoint with the same widths and number of experts, or None.
 
-    Layers, gates and logits are not compared, because those are what the copies got wrong.
+    Layers, gates and logits are not compared, because the copies have faults there.
     """
     compared = ("d_model", "d_ff", "num_heads", "num_experts")
     for public in PUBLIC_CHECKPOINTS:
@@ -165,7 +165,7 @@ def check_gates(path: str, architecture: Architecture) -> None:
         raise UserError(
             f"{path} has the sizes of {public.name}, whose experts are gated (GEGLU: wi_0 and "
             "wi_1), but it has no gates. This is a known fault of the copy on the Hugging Face "
-            "hub, which was converted without them. What remains is not the trained model, so "
-            f"it is not converted. T5X's checkpoint of {public.name} is complete: convert it "
-            "with --from=t5x."
+            "hub, which was converted without them. It is not the trained model, so it is not "
+            f"converted. T5X's checkpoint of {public.name} is complete: convert that one, with "
+            "--from=t5x."
         )

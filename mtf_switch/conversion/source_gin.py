@@ -1,4 +1,4 @@
-"""Reads what the gin file beside a T5X or Mesh TensorFlow checkpoint says about its model."""
+"""Reads the gin file beside a T5X or Mesh TensorFlow checkpoint."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mtf_switch.errors import UserError
 from mtf_switch.layers import capacity
 from mtf_switch.layers.capacity import ExpertCapacity
 
-# Attribute of Architecture or ExpertCapacity -> the names that it has in gin files of Mesh
-# TensorFlow and T5X. Modules in front of a name are ignored.
+# Attribute of Architecture or ExpertCapacity -> its names in the gin files of Mesh TensorFlow
+# and T5X. Modules in front of a name are ignored.
 _GIN_NAMES = {
     "capacity_factor_train": (
         "ExpertCapacity.capacity_factor_train",
@@ -75,7 +75,9 @@ def reconcile(
     if gin_file:
         return apply_gin_file(gin_file, inferred), []
     activations = " x ".join(inferred.activations)
-    return inferred, [f"There is no config.gin beside {path}, so {activations} is assumed."]
+    return inferred, [
+        f"There is no config.gin beside {path}, so the activation {activations} is assumed."
+    ]
 
 
 def find_gin_file(folders: Sequence[str]) -> str | None:
@@ -89,7 +91,7 @@ def find_gin_file(folders: Sequence[str]) -> str | None:
 
 
 def apply_gin_file(path: str, inferred: Architecture) -> Architecture:
-    """Returns an inferred architecture with the values that a gin file adds.
+    """Adds the values from a gin file to an inferred architecture.
 
     Args:
       path: A gin file of Mesh TensorFlow or T5X.
@@ -111,11 +113,11 @@ def apply_gin_file(path: str, inferred: Architecture) -> Architecture:
             f"{' x '.join(activations)}, but in the checkpoint each has "
             f"{'two input matrices' if inferred.gated else 'one input matrix'}."
         )
-    of_capacity = {name: values.pop(name) for name in _CAPACITY_FIELDS & set(values)}
+    capacity_values = {name: values.pop(name) for name in _CAPACITY_FIELDS & set(values)}
     return dataclasses.replace(
         inferred,
         activations=activations,
-        capacity=dataclasses.replace(inferred.capacity, **of_capacity),
+        capacity=dataclasses.replace(inferred.capacity, **capacity_values),
         **values,
     )
 
@@ -133,7 +135,7 @@ def _read_model_values(path: str) -> dict[str, Any]:
 
 
 def _read_bindings(path: str) -> Mapping[str, Any]:
-    """Returns each macro and each `selector.parameter` of a gin file with its value."""
+    """Returns the value of each macro and each `selector.parameter` in a gin file."""
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
@@ -146,7 +148,7 @@ def _read_bindings(path: str) -> Mapping[str, Any]:
 
 def _resolve(value: Any, values: Mapping[str, Any]) -> Any:
     """Replaces a macro by its value; returns None for a reference to a configurable."""
-    for _ in range(10):  # macros may be bound to macros, and even in a circle
+    for _ in range(10):  # macros may refer to other macros, even in a cycle
         if not isinstance(value, gin_statements.Macro):
             break
         value = values.get(value.name)

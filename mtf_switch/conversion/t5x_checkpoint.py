@@ -22,14 +22,14 @@ from mtf_switch.errors import UserError
 INDEX = "checkpoint"
 # The first version of T5X's format that stores bfloat16 as such.
 _VERSION = 3
-# In an index that Orbax wrote for T5X, this precedes the path of an array.
+# In an index that Orbax wrote for T5X, this prefix precedes the path of an array.
 _PLACEHOLDER = "PLACEHOLDER://"
 # With a cache, a chunk that contains several experts is read once for all of them.
 _CACHE_BYTES = 2**27
 
 
 class T5xSource:
-    """A folder checkpoint_N of T5X, or the latest one in a folder; see `Source`.
+    """A checkpoint_N folder of T5X, or the latest one in a folder; see `Source`.
 
     A config.gin beside the checkpoint must not contradict the arrays.
     """
@@ -57,7 +57,7 @@ class T5xSource:
         self.step = self._read_step(index.get("state"))
 
     def _read_step(self, state: Any) -> int:
-        """Returns the training step, which the index or an array contains; 0 without one."""
+        """Returns the training step from the index or from an array; 0 if there is none."""
         step = state.get("step", 0) if isinstance(state, dict) else 0
         if _is_spec(step):
             step = self._open_array("step", step)[...].read().result()
@@ -82,10 +82,10 @@ class T5xSource:
         return values.reshape(self.architecture.shape(ref))
 
     def _open_array(self, name: str, leaf: Any) -> Any:
-        """Returns an array that the index contains, or opens a zarr array to read it later."""
+        """Returns an array from the index, or opens a zarr array to read it later."""
         if isinstance(leaf, np.ndarray):
             return leaf
-        path = os.path.join(self._folder, _array_path(self._folder, name, leaf))
+        path = os.path.join(self._folder, _find_array_path(self._folder, name, leaf))
         zarr_metadata.check(path)
         try:
             array = tensorstore.open(
@@ -160,7 +160,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + name, leaf
 
 
-def _array_path(folder: str, name: str, leaf: Any) -> str:
+def _find_array_path(folder: str, name: str, leaf: Any) -> str:
     """Returns the path of a parameter's zarr array within the checkpoint's folder."""
     if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER):
         return os.path.basename(leaf[len(_PLACEHOLDER) :])
@@ -225,7 +225,7 @@ class T5xTarget:
                 "compressor": None,
             },
         }
-        # The index keeps the relative path, so that a checkpoint can be moved.
+        # The index contains the relative path, so that the checkpoint can be moved.
         *parents, leaf = name.split("/")
         tree = self._target
         for parent in parents:
@@ -246,7 +246,7 @@ class T5xTarget:
 
 
 def write_config(folder: str, architecture: Architecture) -> None:
-    """Writes config.gin, which binds the macros of T5X's gin files that describe the model."""
+    """Writes config.gin, which binds the macros that describe the model in T5X's gin files."""
     a = architecture
     values = {
         "NUM_ENCODER_LAYERS": len(a.encoder),

@@ -1,6 +1,6 @@
 """The name and orientation of every tensor in each of the three checkpoint formats, as a table.
 
-One table serves all directions of `run_switch.py convert`: the same column is the pattern that
+One table serves all directions of `run_switch.py convert`: a column is both the pattern that
 reads a name and the template that writes one. The formats:
 
     mtf   variables of a Mesh TensorFlow checkpoint; `{self}`, `{cross}` and `{ffn}` stand for
@@ -17,8 +17,8 @@ Shapes are given in Mesh TensorFlow's orientation, in letters:
 
 T5X stores every array in this orientation, including the relative-position bias. transformers
 stores matrices as [out, in], so rows marked TRANSPOSED are transposed for it. It also stores
-each expert as a tensor of its own: expert number e is slice e of a shape that begins with E.
-The number decides, not the alphabetical order of names.
+each expert as a separate tensor: expert number e is slice e of a shape that begins with E. The
+number decides, not the alphabetical order of the names.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ T5X: Format = "t5x"
 MTF: Format = "mtf"
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-# Where a model has a tensor of a row: once, in the first block of a stack, in every block, or
+# Where a model has the tensor of a row: once, in the first block of a stack, in every block, or
 # in the blocks with a dense or a sparse feed-forward layer.
 Where = Literal["model", "first", "every", "dense", "sparse"]
 MODEL: Where = "model"
@@ -54,11 +54,11 @@ class Row:
     """One kind of tensor.
 
     Attributes:
-      key: What the tensor is, such as "encoder/experts/wi".
-      where: The blocks that have one.
+      key: The project's name for the tensor, such as "encoder/experts/wi".
+      where: The blocks that have the tensor.
       shape: Letters of the legend, in Mesh TensorFlow's orientation.
-      mtf: Its name in Mesh TensorFlow. In all names `{i}` is the number of the block and `{e}`
-        the number of the expert.
+      mtf: Its name in Mesh TensorFlow. In all names, `{i}` is the number of the block and `{e}`
+        is the number of the expert.
       hf: Its name in transformers.
       t5x: Its name in T5X.
       transform: How Mesh TensorFlow's orientation becomes that of transformers.
@@ -93,7 +93,7 @@ class Row:
         return self.key.split("/")[1:2] in (["dense"], ["experts"])
 
 
-def _attention(stack: str, kind: str, mtf: str, hf: str, t5x: str) -> list[Row]:
+def _make_attention(stack: str, kind: str, mtf: str, hf: str, t5x: str) -> list[Row]:
     letters = {"q": "query", "k": "key", "v": "value", "o": "out"}
     return [
         Row(
@@ -109,7 +109,7 @@ def _attention(stack: str, kind: str, mtf: str, hf: str, t5x: str) -> list[Row]:
     ]
 
 
-def _feed_forward(stack: str, layer: int) -> list[Row]:
+def _make_feed_forward(stack: str, layer: int) -> list[Row]:
     mtf, hf = f"{stack}/{{ffn}}", f"{stack}.block.{{i}}.layer.{layer}"
     t5x = f"{stack}/layers_{{i}}/mlp"
     # fmt: off
@@ -118,7 +118,7 @@ def _feed_forward(stack: str, layer: int) -> list[Row]:
             f"{hf}.mlp.router.classifier.weight", f"{t5x}/router/router_weights/w/kernel",
             TRANSPOSED),
     ]
-    # A layer has either wi, or wi_0 and wi_1, where the activation of wi_0 gates wi_1.
+    # A layer has either wi, or wi_0 and wi_1; the activation of wi_0 gates wi_1.
     for kernel, shape in (("wi", "MF"), ("wi_0", "MF"), ("wi_1", "MF"), ("wo", "FM")):
         rows += [
             Row(f"{stack}/dense/{kernel}", DENSE, shape,
@@ -145,11 +145,12 @@ ROWS = (
     Row("encoder/attention/norm", EVERY, "M", "encoder/{self}/rms_norm/scale",
         "encoder.block.{i}.layer.0.layer_norm.weight",
         "encoder/layers_{i}/pre_attention_layer_norm/scale"),
-    *_attention("encoder", "attention", "{self}/SelfAttention", "0.SelfAttention", "attention"),
+    *_make_attention("encoder", "attention", "{self}/SelfAttention", "0.SelfAttention",
+                     "attention"),
     Row("encoder/ffn/norm", EVERY, "M", "encoder/{ffn}/rms_norm/scale",
         "encoder.block.{i}.layer.1.layer_norm.weight",
         "encoder/layers_{i}/pre_mlp_layer_norm/scale"),
-    *_feed_forward("encoder", layer=1),
+    *_make_feed_forward("encoder", layer=1),
     Row("encoder/norm", MODEL, "M", "encoder/rms_norm/scale", "encoder.final_layer_norm.weight",
         "encoder/encoder_norm/scale"),
 
@@ -160,21 +161,21 @@ ROWS = (
     Row("decoder/attention/norm", EVERY, "M", "decoder/{self}/rms_norm/scale",
         "decoder.block.{i}.layer.0.layer_norm.weight",
         "decoder/layers_{i}/pre_self_attention_layer_norm/scale"),
-    *_attention("decoder", "attention", "{self}/SelfAttention", "0.SelfAttention",
-                "self_attention"),
+    *_make_attention("decoder", "attention", "{self}/SelfAttention", "0.SelfAttention",
+                     "self_attention"),
     Row("decoder/cross_attention/norm", EVERY, "M", "decoder/{cross}/rms_norm/scale",
         "decoder.block.{i}.layer.1.layer_norm.weight",
         "decoder/layers_{i}/pre_cross_attention_layer_norm/scale"),
-    *_attention("decoder", "cross_attention", "{cross}/EncDecAttention", "1.EncDecAttention",
-                "encoder_decoder_attention"),
+    *_make_attention("decoder", "cross_attention", "{cross}/EncDecAttention",
+                     "1.EncDecAttention", "encoder_decoder_attention"),
     Row("decoder/ffn/norm", EVERY, "M", "decoder/{ffn}/rms_norm/scale",
         "decoder.block.{i}.layer.2.layer_norm.weight",
         "decoder/layers_{i}/pre_mlp_layer_norm/scale"),
-    *_feed_forward("decoder", layer=2),
+    *_make_feed_forward("decoder", layer=2),
     Row("decoder/norm", MODEL, "M", "decoder/rms_norm/scale", "decoder.final_layer_norm.weight",
         "decoder/decoder_norm/scale"),
 
-    # Only if the logits are not tied. Tied logits use embedding x d_model**-0.5 in all formats.
+    # Only if the logits are not tied: tied logits use embedding x d_model**-0.5 in all formats.
     Row("logits", MODEL, "MV", "decoder/logits/kernel", "lm_head.weight",
         "decoder/logits_dense/kernel", TRANSPOSED),
 )
@@ -211,7 +212,7 @@ class TensorRef:
 
     @property
     def stacked(self) -> TensorRef:
-        """The whole tensor that this is a slice of, or this one if it is whole."""
+        """The whole tensor of which this is a slice, or this tensor if it is whole."""
         return dataclasses.replace(self, expert=None)
 
     def format_name(self, format: Format, layers: Mapping[str, str] | None = None) -> str:
@@ -219,8 +220,8 @@ class TensorRef:
 
         Args:
           format: The checkpoint format.
-          layers: Values of the fields `{self}`, `{cross}` and `{ffn}`, which block and expert
-            do not determine.
+          layers: Values of the fields `{self}`, `{cross}` and `{ffn}`, which depend on more
+            than block and expert.
         """
         values = {"i": self.block, "e": self.expert, **(layers or {})}
         return getattr(self.row, format).format_map(values)
@@ -231,7 +232,7 @@ def parse_name(format: Format, name: str) -> TensorRef | None:
 
     A name of Mesh TensorFlow must state the block of its layer: encoder/3.ffn/rms_norm/scale.
     """
-    for row, pattern in _patterns(format):
+    for row, pattern in _compile_patterns(format):
         matched = pattern.fullmatch(name)
         if matched:
             numbers = {key: int(number) for key, number in matched.groupdict().items()}
@@ -242,7 +243,7 @@ def parse_name(format: Format, name: str) -> TensorRef | None:
 
 
 @functools.lru_cache(maxsize=len(FORMATS))
-def _patterns(format: Format) -> tuple[tuple[Row, re.Pattern], ...]:
+def _compile_patterns(format: Format) -> tuple[tuple[Row, re.Pattern], ...]:
     return tuple((row, _compile(format, getattr(row, format))) for row in ROWS)
 
 

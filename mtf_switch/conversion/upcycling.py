@@ -22,8 +22,8 @@ class Upcycling:
 
     Attributes:
       num_experts: Experts per sparse layer.
-      expert_every: Every n-th block becomes sparse: with 2, as in the paper, the second, the
-        fourth and so on; with 1, all blocks.
+      expert_every: Every n-th block becomes sparse. 2, as in the paper, makes the second block
+        sparse, the fourth, and so on; 1 makes all blocks sparse.
       seed: Seed of the routers' initial weights.
     """
 
@@ -65,11 +65,11 @@ class Upcycling:
 
 
 class UpcycledSource:
-    """A dense `Source` presented as the sparse model that it becomes.
+    """A dense `Source`, presented as the sparse model that it becomes.
 
     Attributes:
       architecture: The architecture of the sparse model.
-      dtype, step, notes: Those of the dense source.
+      dtype, step, notes: The same as in the dense source.
     """
 
     def __init__(self, dense: Source, upcycling: Upcycling):
@@ -97,7 +97,7 @@ class UpcycledSource:
     def _draw_router(self, ref: TensorRef) -> np.ndarray:
         """Draws [M, E] float32 from a normal distribution truncated at two standard deviations.
 
-        A router that is trained from scratch has the same initial distribution.
+        The router of a model trained from scratch has the same initial distribution.
         """
         shape = self.architecture.shape(ref)
         key = zlib.crc32(f"{ref.row.key}/{ref.block}".encode())

@@ -1,4 +1,4 @@
-"""Checks the .zarray of a zarr array before tensorstore opens it, and its files."""
+"""Checks the .zarray file and the other files of a zarr array before tensorstore reads them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _RULES["dimension_separator"] = value_rules.one_of(".", "/")
 
 
 def check(path: str) -> None:
-    """Raises UserError unless an array has a .zarray with sizes and chunks, and plain files.
+    """Raises UserError unless an array has a valid .zarray, and only plain files and folders.
 
-    Tensorstore also opens a named pipe, and waits for it forever.
+    Tensorstore would also open a named pipe, and wait for it forever.
     """
     file = os.path.join(path, ".zarray")
     for entry in os.scandir(path) if os.path.isdir(path) else ():
@@ -43,8 +43,8 @@ def check(path: str) -> None:
     missing_keys = [name for name in ("shape", "chunks") if name not in metadata]
     if missing_keys or len(metadata["shape"]) != len(metadata["chunks"]):
         raise UserError(
-            f"{file} does not describe an array of zarr: its shape is {metadata.get('shape')} "
-            f"and its chunks are {metadata.get('chunks')}, which are lists of equal length."
+            f"{file} does not describe a zarr array: its shape is {metadata.get('shape')} and "
+            f"its chunks are {metadata.get('chunks')}, but both must be lists of equal length."
         )
 
 
@@ -57,17 +57,18 @@ def _read(file: str) -> dict[str, Any]:
             f"The array {os.path.dirname(file)} cannot be opened: {file} is damaged. ({error})"
         ) from error
     if not isinstance(metadata, dict):
-        raise UserError(f"{file} does not describe an array of zarr: it is not a map.")
+        raise UserError(f"{file} does not describe a zarr array: it is not a map.")
     return metadata
 
 
 def check_chunks(path: str) -> None:
-    """Raises UserError if a file of an array is missing; it would be read as zeros.
+    """Raises UserError if a file of an array is missing, which would be read as zeros.
 
-    It stops at the first one: a damaged .zarray may state more chunks than memory holds.
+    It stops at the first one, because a damaged .zarray may state more chunks than fit into
+    memory.
     """
     metadata = _read(os.path.join(path, ".zarray"))
-    if metadata.get("fill_value") is not None:  # chunks of this value need no file
+    if metadata.get("fill_value") is not None:  # chunks with this value need no file
         return
     counts = [-(-size // chunk) for size, chunk in zip(metadata["shape"], metadata["chunks"])]
     separator = metadata.get("dimension_separator", ".")
@@ -83,7 +84,7 @@ def check_chunks(path: str) -> None:
 
 
 def _count_through(counts: Sequence[int]) -> Iterator[list[int]]:
-    """Yields the index of each chunk; `itertools.product` would first list each dimension."""
+    """Yields the index of each chunk. `itertools.product` would first list each dimension."""
     for number in range(math.prod(counts)):
         index = []
         for count in reversed(counts):

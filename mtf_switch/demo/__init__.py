@@ -1,4 +1,4 @@
-"""The two demos: a sparse model beside its dense twin, and Table 4 at the size of a laptop.
+"""The two demos: a sparse model beside its dense twin, and Table 4 at laptop size.
 
-They use what the commands use, and no package imports them.
+They use the same functions as the commands, and no package imports them.
 """

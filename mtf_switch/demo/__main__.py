@@ -29,7 +29,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "--minutes",
         type=float,
         default=pretraining.DEFAULT_MINUTES,
-        help="how long to train, on two cores; it sets the number of steps, so another machine "
+        help="how long to train on two cores; this sets the number of steps, so other machines "
         "may take more or less time (default: %(default)g)",
     )
     parser.add_argument(

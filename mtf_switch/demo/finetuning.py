@@ -1,9 +1,9 @@
-"""`make demo-finetune`: the five rows of the paper's Table 4, at the size of a laptop.
+"""`make demo-finetune`: the five rows of the paper's Table 4, at laptop size.
 
-The demo's two models are fine-tuned on the embedded downstream tasks: T5-tiny once, Switch-tiny
-with four pairs of dropout and expert dropout. Every checkpoint is evaluated, and each task is
-reported at its best checkpoint, as in the paper. Every number in the report is measured by the
-run that writes it.
+It fine-tunes the demo's two models on the embedded downstream tasks: T5-tiny once, and
+Switch-tiny with four pairs of dropout and expert dropout. It evaluates every checkpoint, and
+reports each task at its best checkpoint, as in the paper. The run that writes the report
+measures every number in it.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--demo_dir",
         default="runs/demo",
-        help="folder of the demo's models, which are trained first if they are not there "
-        "(default: %(default)s)",
+        help="folder of the demo's models; if it has none, they are trained first (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--output_dir", default="runs/demo_finetune", help="default: %(default)s"
@@ -59,9 +59,9 @@ def run_demo(output_dir: str, demo_dir: str, steps: int | None, seed: int) -> No
 
     Args:
       output_dir: Folder for report.md, table4.png, results.json and one model_dir per model.
-        If it holds a part of the same demo, that part is not done again.
-      demo_dir: Folder of `make demo`, which is run with its defaults if it was not yet.
-      steps: Training steps of each model; None takes the recipe's.
+        Parts of the same demo that it already holds are not repeated.
+      demo_dir: Output folder of `make demo`. If it holds no demo yet, `make demo` runs first.
+      steps: Training steps of each model; None means the recipe's.
       seed: Seed of all models.
 
     Raises:

@@ -18,7 +18,7 @@ from tasks import embedded_tasks
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# The columns of the table. The paper reports ROUGE-2; ROUGE-1 says more at this size.
+# The columns of the table. The paper reports ROUGE-2; ROUGE-1 tells more at this size.
 METRICS = (
     Metric(embedded_tasks.PACKAGE, "accuracy"),
     Metric(embedded_tasks.SUMMARY, "rouge1"),
@@ -45,7 +45,7 @@ def make_report(
     tables = format_tables(output_dir, model_scores)
     made_by = f"Made by `{command}`, which took {seconds:.0f} s, on {machine.describe()}."
     page = [
-        "# Table 4 at the size of a laptop",
+        "# Table 4 at laptop size",
         "",
         tables,
         "",
@@ -74,26 +74,26 @@ def format_tables(output_dir: str, model_scores: ModelScores) -> str:
         [dense_dir, sparse_dir], [embedded_tasks.MIXTURE], "validation"
     )
     final = model_scores[first][-1]
-    guess = majority_accuracy(dense_dir, final.step)
+    guess = compute_majority_accuracy(dense_dir, final.step)
     examples = ", ".join(f"{count} of {task}" for task, count in final.examples.items())
     return "\n".join(
         [
             format_table_4(model_scores),
             "",
             "Each task is reported at its best checkpoint (step in brackets), which was chosen "
-            f"on the same validation examples ({examples}). Always naming the most frequent "
-            f"package has an accuracy of {guess:.1f}.",
+            f"on the same validation examples ({examples}). A model that always names the most "
+            f"frequent package has an accuracy of {guess:.1f}.",
             "",
             comparison.format_table(rows, [dense_dir, sparse_dir], "Base"),
             "",
-            "In brackets: 95% bootstrap intervals over the examples (1,000 draws). They do not "
-            "cover other seeds of training.",
+            "The brackets hold 95% bootstrap intervals over the examples (1,000 draws). They "
+            "do not cover other training seeds.",
         ]
     )
 
 
 def format_table_4(model_scores: ModelScores) -> str:
-    """Formats a row for each model as a Markdown table, each task at its best checkpoint."""
+    """Formats a Markdown table with one row per model, and each task at its best checkpoint."""
     heads = ["", "dropout", "expert dropout"]
     heads += [f"{metric.task.split('_')[1]} {metric.name}" for metric in METRICS]
     heads += ["average", "SuperGLUE in the paper"]
@@ -115,8 +115,8 @@ def format_table_4(model_scores: ModelScores) -> str:
     return "\n".join(lines)
 
 
-def majority_accuracy(model_dir: str, step: int) -> float:
-    """Returns the accuracy of always naming the validation split's most frequent package."""
+def compute_majority_accuracy(model_dir: str, step: int) -> float:
+    """Returns the accuracy of a model that always names the most frequent package."""
     targets = answers.read_answers(
         model_dir, "validation", embedded_tasks.PACKAGE, step
     ).targets

@@ -1,8 +1,8 @@
 """`make demo`: a Switch Transformer and its FLOP-matched T5, pre-trained and compared.
 
 Both models see the same batches of the embedded text in the same order, with the same optimizer
-and number of steps. Both are evaluated on the same validation batches at the same steps. Every
-number in the report is measured by the run that writes it.
+and number of steps. Both are evaluated on the same validation batches at the same steps. The
+run that writes the report measures every number in it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mtf_switch.demo.results import DENSE, SPARSE, EvaluationPoint, PretrainingR
 from mtf_switch.errors import UserError
 
 RUN = "runs/demo.gin"
-# How long `make demo` trains on two cores with the steps of RUN; --minutes scales the steps.
+# How long the steps of RUN take on two cores. --minutes scales the number of steps.
 DEFAULT_MINUTES = 5.0
 EVALUATIONS = 5
 EVAL_BATCHES = 40
@@ -24,9 +24,9 @@ def run_demo(output_dir: str, minutes: float, seed: int) -> None:
     """Trains and evaluates both models, and reports.
 
     Args:
-      output_dir: Folder for report.md, demo.png, results.json and one model_dir per model. If
-        it holds a part of the same demo, that part is not done again.
-      minutes: How long to train; scales the number of steps.
+      output_dir: Folder for report.md, demo.png, results.json and one model_dir per model.
+        Parts of the same demo that it already holds are not repeated.
+      minutes: How long to train. It scales the number of steps.
       seed: Seed of both models.
 
     Raises:

@@ -82,7 +82,7 @@ def find_step_of_quality(points: list[EvaluationPoint], quality: float) -> float
 
 
 def describe_speed_up(dense: PretrainingResult, sparse: PretrainingResult) -> str:
-    """Says how many times fewer steps the sparse model needs for the dense model's quality."""
+    """Says how much faster, in steps, the sparse model reaches the dense model's quality."""
     quality = dense.final.neg_log_perplexity
     steps = find_step_of_quality(sparse.points, quality)
     if steps is None:
@@ -117,7 +117,7 @@ def format_page(
         "",
         "FLOPs per token are those of the forward pass, counted as in the paper's Table 9. "
         "Negative log perplexity is in nats per target token; higher is better. One seed is "
-        "one sample: docs/demo.md has three.",
+        "one sample; docs/demo.md has three.",
         "",
         "![curves](demo.png)",
         "",
@@ -163,7 +163,7 @@ def _draw_quality(
 
 
 def _draw_load(figure: Figure, axis: Axes, sparse: PretrainingResult) -> None:
-    """Draws the fraction of each layer's tokens that chose each expert, times the experts."""
+    """Draws each expert's share of its layer's tokens, times the number of experts."""
     load = np.array(list(sparse.expert_load.values()))
     experts = load.shape[1]
     image = axis.imshow(load * experts, aspect="auto", cmap="viridis", vmin=0)

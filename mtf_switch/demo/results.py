@@ -1,4 +1,4 @@
-"""The models of the demos, and what is measured on them."""
+"""The models of the demos, and their measured results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class EvaluationPoint:
     Attributes:
       step: Step of the checkpoint.
       seconds: Seconds spent in training steps up to that step.
-      neg_log_perplexity: On the validation batches, in nats per target token.
+      neg_log_perplexity: Negative log perplexity on the validation batches, in nats per target
+        token.
     """
 
     step: int

@@ -36,7 +36,7 @@ def rank_by_probs(
     """
     return [
         Candidate(index, mask, prob)
-        for index, mask, prob in _top_experts(router_probs, experts_dim, number)
+        for index, mask, prob in _find_top_experts(router_probs, experts_dim, number)
     ]
 
 
@@ -53,11 +53,11 @@ def rank_by_scores(
     """
     return [
         Candidate(index, mask, mtf.reduce_sum(router_probs * mask, reduced_dim=experts_dim))
-        for index, mask, _ in _top_experts(scores, experts_dim, number)
+        for index, mask, _ in _find_top_experts(scores, experts_dim, number)
     ]
 
 
-def _top_experts(
+def _find_top_experts(
     scores: mtf.Tensor, experts_dim: mtf.Dimension, number: int
 ) -> Iterator[tuple[mtf.Tensor, mtf.Tensor, mtf.Tensor]]:
     """Yields the index, one-hot mask and score of each token's next best expert.

@@ -75,7 +75,7 @@ class Experts:
         Returns:
           [O, E, G, C, H] in the activation dtype.
         """
-        kernels_in, kernel_out = self._kernels(context, expert_inputs)
+        kernels_in, kernel_out = self._make_kernels(context, expert_inputs)
 
         def drop(hidden: mtf.Tensor) -> mtf.Tensor:
             if not self._drops_units(context):
@@ -110,7 +110,7 @@ class Experts:
         Returns:
           [O, G, N, H] in the activation dtype; zeros in the rows without an expert.
         """
-        kernels_in, kernel_out = self._kernels(context, rows)
+        kernels_in, kernel_out = self._make_kernels(context, rows)
         dropout = []
         if kernels_in and self._drops_units(context):
             hidden_dim = dimensions.expert_hidden(self.hidden_size)
@@ -178,7 +178,7 @@ class Experts:
     def _drops_units(self, context: transformer.Context) -> bool:
         return context.train and self.dropout_rate > 0
 
-    def _kernels(
+    def _make_kernels(
         self, context: transformer.Context, x: mtf.Tensor
     ) -> tuple[list[mtf.Tensor], mtf.Tensor]:
         """Makes the variables, in the dtype of x.

@@ -46,10 +46,10 @@ def load_balance_loss(
     """
     if nonpadding is None:
         return mtf.reduce_mean(
-            _losses_of_all_positions(router_probs, expert_mask, group_dim, experts_dim)
+            _compute_losses(router_probs, expert_mask, group_dim, experts_dim)
         )
     if padding == "upstream":
-        losses = _losses_of_all_positions(router_probs, expert_mask, group_dim, experts_dim)
+        losses = _compute_losses(router_probs, expert_mask, group_dim, experts_dim)
         return mtf.reduce_mean(losses * mtf.reduce_mean(nonpadding, reduced_dim=group_dim))
     tokens = mtf.reduce_sum(nonpadding, reduced_dim=group_dim)  # [O, G]
     at_least_one = mtf.maximum(tokens, 1.0)
@@ -57,12 +57,12 @@ def load_balance_loss(
     density /= at_least_one  # f: [O, G, E]
     density_proxy = mtf.reduce_sum(router_probs * nonpadding, reduced_dim=group_dim)
     density_proxy /= at_least_one  # P: [O, G, E]
-    losses = _scaled_products(density, density_proxy, experts_dim)
+    losses = _multiply_densities(density, density_proxy, experts_dim)
     groups_with_tokens = mtf.reduce_sum(mtf.cast(mtf.greater(tokens, 0.0), tf.float32))
     return mtf.reduce_sum(losses) / mtf.maximum(groups_with_tokens, 1.0)
 
 
-def _losses_of_all_positions(
+def _compute_losses(
     router_probs: mtf.Tensor,
     expert_mask: mtf.Tensor,
     group_dim: mtf.Dimension,
@@ -71,10 +71,10 @@ def _losses_of_all_positions(
     """Returns the loss of each group, [O, G], with f and P over all S positions."""
     density = mtf.reduce_mean(expert_mask, reduced_dim=group_dim)  # f: [O, G, E]
     density_proxy = mtf.reduce_mean(router_probs, reduced_dim=group_dim)  # P: [O, G, E]
-    return _scaled_products(density, density_proxy, experts_dim)
+    return _multiply_densities(density, density_proxy, experts_dim)
 
 
-def _scaled_products(
+def _multiply_densities(
     density: mtf.Tensor, density_proxy: mtf.Tensor, experts_dim: mtf.Dimension
 ) -> mtf.Tensor:
     """Returns E * sum_i f_i P_i, [O, G], for f and P of [O, G, E] each."""

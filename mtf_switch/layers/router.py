@@ -192,7 +192,7 @@ class Router(abc.ABC):
         )
         if nonpadding is None:
             nonpadding = mtf.ones(inputs.mesh, expert_mask.shape[:-1], dtype=tf.float32)
-        z_loss = self._weighted_z_loss(router_logits, nonpadding, experts_dim)
+        z_loss = self._compute_z_loss(router_logits, nonpadding, experts_dim)
 
         allocator = SlotAllocator(experts_dim, expert_capacity, count_positions)
         assignment, served = self.assign(candidates, nonpadding, allocator, train)
@@ -252,7 +252,7 @@ class Router(abc.ABC):
             router_probs, expert_mask, group_dim, experts_dim, nonpadding, self.padding
         )
 
-    def _weighted_z_loss(
+    def _compute_z_loss(
         self, router_logits: mtf.Tensor, nonpadding: mtf.Tensor, experts_dim: mtf.Dimension
     ) -> mtf.Tensor | None:
         """The z-loss times its coefficient: a float32 scalar; None if the coefficient is 0."""

@@ -100,7 +100,7 @@ class SwitchAttention(transformer_layers.SelfAttention):
             SwitchProjection(
                 self,
                 part,
-                self._output_dim(expert_network),
+                self._make_output_dim(expert_network),
                 num_experts=num_experts,
                 hidden_size=hidden_size,
                 activation=activation if expert_network == "ffn" else (),
@@ -124,7 +124,7 @@ class SwitchAttention(transformer_layers.SelfAttention):
                     f"{required}, because {reason}. Leave it out, or use SelfAttention."
                 )
 
-    def _output_dim(self, expert_network: ExpertNetwork) -> mtf.Dimension:
+    def _make_output_dim(self, expert_network: ExpertNetwork) -> mtf.Dimension:
         """H: all heads in one dimension.
 
         It is split like the heads of dense attention, unless the hidden units are split.

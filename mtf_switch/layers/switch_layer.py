@@ -192,7 +192,7 @@ class SwitchLayer(transformer.TransformerLayer):
         algorithm = self.resolve_dispatch(context.model.mesh_shape)
         inputs = self._group_tokens(context, x)  # [O, G`, S, M]
         expert_capacity = self.capacity.expert_capacity(
-            inputs.shape.dims[-2].size, self.num_experts, _capacity_mode(context)
+            inputs.shape.dims[-2].size, self.num_experts, _get_capacity_mode(context)
         )
         networks = self.experts
         routing = self.router.route(
@@ -292,7 +292,7 @@ class SwitchLayer(transformer.TransformerLayer):
 
         While decoding, all tokens of a core form one group, because none of them is dropped.
         """
-        if _capacity_mode(context) == "decode":
+        if _get_capacity_mode(context) == "decode":
             one_group = dataclasses.replace(self.capacity, group_size=None, max_group_size=None)
             return one_group.split_into_groups(tokens, cores)
         strict = context.mode in ("train", "eval")
@@ -333,7 +333,7 @@ class SwitchLayer(transformer.TransformerLayer):
             )
 
 
-def _capacity_mode(context: transformer.Context) -> CapacityMode:
+def _get_capacity_mode(context: transformer.Context) -> CapacityMode:
     if context.mode == "incremental":
         return "decode"
     return "train" if context.train else "eval"

@@ -27,7 +27,7 @@ class GatherEmbedding(transformer.VocabEmbedding):
         The embedding of an id outside the vocabulary is 0 and has no gradient.
         """
         weights = self._embedding_weights
-        split = [dim for dim in weights.shape.dims if _cores(context, dim) > 1]
+        split = [dim for dim in weights.shape.dims if _count_cores(context, dim) > 1]
         if split or len(weights.shape.dims) != 2:
             return super().ids_to_embedding(ids, context)
         embeddings = _look_up(weights, ids, context)
@@ -36,7 +36,7 @@ class GatherEmbedding(transformer.VocabEmbedding):
         return embeddings
 
 
-def _cores(context: transformer.Context, dim: mtf.Dimension) -> int:
+def _count_cores(context: transformer.Context, dim: mtf.Dimension) -> int:
     return dimensions.count_cores(context.model.layout, context.model.mesh_shape, dim)
 
 
@@ -44,7 +44,7 @@ def _look_up(weights: mtf.Tensor, ids: mtf.Tensor, context: transformer.Context)
     """Returns the rows of weights [V, M] for ids [<dims>]: [<dims>, M]."""
     vocab, model = weights.shape.dims
     # Each core sums the gradients of its own tokens. One all-reduce then sums over the cores.
-    parts = [mtf.Dimension(dim.name, _cores(context, dim)) for dim in ids.shape.dims]
+    parts = [mtf.Dimension(dim.name, _count_cores(context, dim)) for dim in ids.shape.dims]
     parts = [dim for dim in parts if dim.size > 1]
 
     def gather(weights, ids):

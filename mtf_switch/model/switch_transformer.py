@@ -129,10 +129,10 @@ def stacks(model: Any) -> Iterator[transformer.Unitransformer]:
 
 def switch_layers(stack: transformer.Unitransformer) -> list[SwitchLayer]:
     """Returns the Switch layers of a stack in order, including those inside SwitchAttention."""
-    return [part for layer in stack.layer_stack.layers for part in _parts_with_experts(layer)]
+    return [part for layer in stack.layer_stack.layers for part in _list_switch_layers(layer)]
 
 
-def _parts_with_experts(layer: Any) -> Sequence[SwitchLayer]:
+def _list_switch_layers(layer: Any) -> Sequence[SwitchLayer]:
     """Returns the `switch_layers` of a layer of this project; empty for other layers."""
     return getattr(layer, "switch_layers", ())
 
@@ -206,7 +206,7 @@ def _list_tensors_of_layer(
         yield Tensor(f"{where}: attention's queries", (*x, heads, d_kv), fix)
         memory = ("memory_length", x[1][1])
         yield Tensor(f"{where}: attention's logits", (*x, heads, memory), fix)
-        for part in _parts_with_experts(layer):
+        for part in _list_switch_layers(layer):
             yield from _list_tensors_of_experts(f"{where}/{part.part}", part, x, model_dim)
     elif isinstance(layer, transformer_layers.DenseReluDense):
         hidden, fix = ("d_ff", layer.hidden_size), {"d_ff": "of d_ff"}

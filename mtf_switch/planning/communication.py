@@ -1,10 +1,10 @@
-"""Communication between cores: Section 5's closed forms, and what a collective sends.
+"""Communication between cores: the closed forms of Section 5, and the bytes that cores send.
 
 This module does not import TensorFlow. `pod_census` counts the collectives in the graph that a
 pod would run, and the tests compare that count with these closed forms.
 
-Letters as in `dimensions`: G groups in the batch, S tokens per group, E experts, C expert
-capacity, M d_model. In addition, n is the ways of data parallelism and m the ways of model
+The letters are those of `dimensions`: G groups in the batch, S tokens per group, E experts, C
+expert capacity, M d_model. In addition, there is n-way data parallelism and m-way model
 parallelism.
 """
 
@@ -22,7 +22,7 @@ ALL_TO_ALL: CollectiveKind = "all_to_all"
 ALL_REDUCE: CollectiveKind = "all_reduce"
 PERMUTE: CollectiveKind = "collective_permute"
 
-# The gradients of weights belong to the backward pass, the optimizer is the update.
+# Gradients of weights belong to the backward pass; the optimizer is the update.
 Phase = Literal["forward", "backward", "update"]
 FORWARD: Phase = "forward"
 BACKWARD: Phase = "backward"
@@ -36,9 +36,9 @@ class Collective:
     """One collective operation, and how often a training step runs it.
 
     Attributes:
-      kind: what the collective does.
-      axis: the mesh axis it runs over, or several joined by "+", such as "data+model".
-      cores_per_group: the number of cores that communicate with one another.
+      kind: the operation.
+      axis: the mesh axis that it runs over, or several joined by "+", such as "data+model".
+      cores_per_group: the number of cores that communicate with each other.
       dtype: the dtype that is sent.
       shape: the shape of one core's operand.
       phase: the part of the training step that the operand comes from.
@@ -83,7 +83,7 @@ def compute_wire_bytes(
 ) -> float:
     """Returns the bytes that each core sends for an operand of b bytes in a group of k cores.
 
-    - All-to-all: each core keeps one of k parts and sends the others, b (k - 1) / k.
+    - All-to-all: each core keeps one of k parts and sends the others: b (k - 1) / k.
     - All-reduce, as a ring: a reduce-scatter and an all-gather, b (k - 1) / k each.
     - Permute: b.
     """
@@ -98,8 +98,8 @@ class PredictedCollective:
     """A collective that Section 5 predicts for a layer.
 
     Attributes:
-      kind: what the collective does.
-      axis: the mesh axis it runs over.
+      kind: the operation.
+      axis: the mesh axis that it runs over.
       elements: the number of elements in one core's operand.
       forward: runs per forward pass.
       backward: runs per backward pass.
@@ -117,14 +117,14 @@ def predict_switch_layer(
 ) -> list[PredictedCollective]:
     """Predicts the collectives of one Switch layer (Sections 5.4 and 5.5).
 
-    Splitting the experts takes two all-to-alls in the forward pass, to the experts' cores and
-    back, and two for the gradients in the backward pass. The operand of a core is E x C x M
+    If the experts are split, the forward pass has two all-to-alls, to the experts' cores and
+    back, and the backward pass has two for the gradients. The operand of a core has E x C x M
     elements for each of its groups.
 
-    Splitting each expert's hidden units over m cores takes an all-reduce of the partial sums of
-    the expert outputs, [E / n, G, C, M], and in the backward pass one of the gradients of the
-    expert inputs. If the experts are not split, a core processes only its own groups, and the
-    operand is [E, G / n, C, M].
+    If each expert's hidden units are split over m cores, the forward pass has an all-reduce of
+    the partial sums of the expert outputs, [E / n, G, C, M], and the backward pass has one of
+    the gradients of the expert inputs. If the experts are not split, a core processes only its
+    own groups, and the operand is [E, G / n, C, M].
 
     Args:
       layout: a layout with rules for batch, experts or batch_unsplit, and expert_hidden.
@@ -174,10 +174,10 @@ def predict_dense_layer(
 def predict_gradients(
     layout: MeshLayout, variables: Iterable[Mapping[str, int]]
 ) -> list[PredictedCollective]:
-    """Predicts the collectives of data parallelism (Section 5.1): each gradient, once per step.
+    """Predicts the all-reduces of data parallelism (Section 5.1): one per gradient and step.
 
-    A variable that is itself split over the data axis, such as the experts, needs none: the
-    core that holds a part of it computes that part's gradient for all tokens.
+    A variable that is itself split over the data axis, such as the experts, needs none, because
+    the core that holds a part of it computes that part's gradient for all tokens.
 
     Args:
       layout: a layout with a rule for batch.

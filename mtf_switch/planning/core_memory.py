@@ -37,7 +37,7 @@ class VariableSize:
     """The size of one variable of the model or of the optimizer.
 
     Attributes:
-      group: the group that its memory is counted in.
+      group: the group to which its memory is added.
       dims: (name, size) of each dimension.
       bytes_per_element: bytes of an element as the cores store it.
       gradient_bytes_per_element: bytes of an element of its gradient; 0 for an optimizer slot.
@@ -56,7 +56,7 @@ class VariableSize:
 
 @dataclasses.dataclass(frozen=True)
 class StepBatch:
-    """The batch of a training step, as far as memory depends on it.
+    """The properties of a batch that decide the memory of a training step.
 
     Attributes:
       sequences: sequences in a microbatch, on all cores together.
@@ -93,7 +93,7 @@ def describe_fit(
     batch: StepBatch,
     hardware: Hardware,
 ) -> str:
-    """Says whether a model fits and, if it does not, by how much and what would.
+    """Says whether a model fits and, if it does not, by how much, and what would fit.
 
     Args:
       variables: all variables of the model and of the optimizer.
@@ -133,7 +133,7 @@ def _suggest_microbatches(
 ) -> str:
     """Suggests microbatches whose activations fit into `room` bytes.
 
-    The activations are taken to be proportional to the sequences.
+    It assumes that the activations are proportional to the number of sequences.
     """
     sequences = batch.sequences // layout.ways("batch")
     fewer = next(
@@ -158,7 +158,7 @@ def _find_larger_mesh(
     batch: StepBatch,
     hardware: Hardware,
 ) -> MeshLayout | None:
-    """Returns the smallest larger slice, by doubling axes, that holds the model."""
+    """Finds the smallest larger mesh that holds the model, by doubling axes."""
     meshes = sorted(_list_larger_meshes(layout, max(hardware.slices)), key=lambda m: m.size)
     for mesh in meshes:
         if mesh.size not in hardware.slices or not _can_split(variables, mesh, batch):
@@ -171,7 +171,7 @@ def _find_larger_mesh(
 
 
 def _list_larger_meshes(layout: MeshLayout, max_cores: int) -> Iterator[MeshLayout]:
-    """Yields the layouts that doubling axes once or more makes, up to `max_cores`."""
+    """Yields the larger layouts of up to `max_cores` cores, with axes doubled once or more."""
     meshes: list[tuple] = [()]
     for name, cores in layout.axes:
         meshes = [
@@ -193,7 +193,7 @@ def _can_split(variables: Sequence[VariableSize], layout: MeshLayout, batch: Ste
 
 
 def format_bytes(size: float) -> str:
-    """Formats a number of bytes for people: 5.42 GiB."""
+    """Formats a number of bytes, such as "5.42 GiB"."""
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.2f} {unit}"

@@ -1,6 +1,7 @@
 """Estimates the time of a training step: a roofline for matmuls, a torus for collectives.
 
-This module does not import TensorFlow. The numbers, with their sources, are in gin/hardware/.
+This module does not import TensorFlow. The files in gin/hardware/ have the numbers and their
+sources.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Hardware:
 
     Attributes:
       name: the name of the hardware, such as "TPU v3".
-      slices: the numbers of cores in the slices that are available.
+      slices: the sizes of the available slices, in cores.
       cores_per_chip: cores that share a chip, its memory and its links.
       cores_per_host: cores attached to one host machine.
       chip_flops: peak FLOP/s of a chip, in bfloat16.
@@ -73,7 +74,7 @@ class Hardware:
         """Checks that there is a slice with this number of cores.
 
         Raises:
-          UserError: if there is none. The message names the nearest sizes.
+          UserError: if there is no such slice. The message names the nearest sizes.
         """
         if cores in self.slices:
             return
@@ -97,22 +98,22 @@ class Hardware:
     def collective_seconds(self, collective: Collective, layout: MeshLayout) -> float:
         """Seconds of all `count` runs of a collective, at peak bandwidth and without latency.
 
-        The links belong to a chip, and its cores share them: a chip of TPU v3 has four links of
-        656 Gbit/s, and 1024 chips give the 340 TB/s that the pod has for an all-reduce (sources
-        [1] and [2] of gin/hardware/tpu_v3.gin). The cores of a chip communicate through its
-        memory. Both happen at the same time, part by part, so the slower of the two counts.
+        The cores of a chip share its links: a chip of TPU v3 has four links of 656 Gbit/s, and
+        1024 chips give the 340 TB/s that the pod has for an all-reduce (sources [1] and [2] of
+        gin/hardware/tpu_v3.gin). The cores of a chip communicate through its memory. Both
+        happen at the same time, part by part, so the slower one counts.
 
-        Let a group have k cores with b bytes each, of which c share a chip. A chip then has
-        cores of cores_per_chip / c groups, and for each of them it sends:
+        A group has k cores with b bytes each, and c of them share a chip. A chip then has cores
+        of cores_per_chip / c groups, and for each group it sends:
 
-        - all-reduce: its cores first add up their operands in its memory, and a ring over the
-          k / c chips carries the sum: 2 b (1 - c / k), once for the c cores;
-        - all-to-all: each of the c cores keeps the c of k parts that stay on the chip:
-          c b (1 - c / k);
+        - all-reduce: the cores of the chip first add up their operands in its memory, then a
+          ring over the k / c chips carries the sum: 2 b (1 - c / k), once for the c cores;
+        - all-to-all: each of the c cores keeps c of its k parts on the chip, and sends the
+          rest: c b (1 - c / k);
         - permute: c b, as if no core's partner were on the same chip.
 
-        An all-to-all also has to cross the middle of the torus: half of the chips send half of
-        their data to the other half.
+        An all-to-all also crosses the middle of the torus: half of the chips send half of their
+        data to the other half.
 
         Args:
           collective: the collective.
@@ -124,8 +125,8 @@ class Hardware:
             return collective.wire_bytes / self.core_hbm_bandwidth
         within = self._sent_in_chip(collective, c) / self.core_hbm_bandwidth
         chips = span / self.cores_per_chip
-        # Two chips are neighbours in one dimension of the torus, four chips in two. The links
-        # in other dimensions are idle.
+        # Two chips are neighbors in one dimension of the torus, four chips in two dimensions.
+        # The links in the other dimensions are idle.
         links = min(1.0, math.log2(chips) / self.torus_dimensions)
         sending = self._sent_by_chip(collective, c) / (links * self.chip_link_bandwidth)
         if collective.kind != ALL_TO_ALL:
@@ -143,7 +144,7 @@ class Hardware:
         return others * collective.operand_bytes
 
     def _sent_by_chip(self, collective: Collective, cores_of_group: int) -> float:
-        """Returns the bytes that a chip sends, if this many of its cores are in each group."""
+        """Returns the bytes that a chip sends if this many of its cores are in each group."""
         groups = self.cores_per_chip / cores_of_group
         chips_per_group = collective.cores_per_group // cores_of_group
         sent = compute_wire_bytes(collective.kind, collective.operand_bytes, chips_per_group)
@@ -151,10 +152,10 @@ class Hardware:
         return groups * senders * sent
 
     def bisection_bandwidth(self, chips: float) -> float:
-        """Bytes/s from one half of this many chips to the other.
+        """Bytes/s from one half of this many chips to the other half.
 
-        The number of links that cross the middle grows as chips^((d - 1) / d) in d dimensions.
-        A slice that is smaller than the pod has no wrap-around links, and so half as many.
+        In d dimensions, the number of links that cross the middle grows as chips^((d - 1) / d).
+        A slice that is smaller than the pod has no wrap-around links, and thus half as many.
         """
         pod = max(self.slices) / self.cores_per_chip
         share = (chips / pod) ** (1 - 1 / self.torus_dimensions)
@@ -197,9 +198,9 @@ class StepEstimate:
 
 
 def compute_span(layout: MeshLayout, axis: str) -> int:
-    """Returns the cores from the first to the last of a group of cores on an axis.
+    """Returns how many cores lie between the first and the last core of a group, both included.
 
-    Mesh TF places neighbours on the innermost axis next to one another on the torus.
+    Mesh TF places neighbors on the innermost axis next to each other on the torus.
 
     Args:
       layout: the mesh.
@@ -211,12 +212,12 @@ def compute_span(layout: MeshLayout, axis: str) -> int:
 
 
 def count_neighbors(layout: MeshLayout, axis: str, cores_per_chip: int) -> int:
-    """Returns the cores of a chip that are in one group of cores on an axis.
+    """Returns how many cores of one chip belong to the same group of cores on an axis.
 
     Args:
       layout: the mesh.
       axis: the name of an axis, or several joined by "+".
-      cores_per_chip: cores that share a chip. They are neighbours on the innermost axes.
+      cores_per_chip: cores that share a chip. They are neighbors on the innermost axes.
     """
     members, inside = 1, 1
     for name, cores in reversed(list(layout.axes)):

@@ -1,4 +1,4 @@
-"""The plan of a training step: what it needs on each core of a mesh."""
+"""The plan of a training step: the resources that it needs on each core of a mesh."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mtf_switch.planning.planned_vocabulary import PlannedVocabulary
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one training step of a model needs on each core of a mesh.
+    """The resources that a training step needs on each core of a mesh.
 
     Attributes:
       layout: the mesh and its layout rules.
-      batch_tokens: tokens per step; only inputs count, as in the paper.
+      batch_tokens: input tokens per step; as in the paper, only inputs count.
       sequences: sequences per step.
       microbatches: microbatches per step.
       vocabulary: the vocabulary whose embeddings and logits are counted.
@@ -32,8 +32,8 @@ class Plan:
       activations_unfused: bytes of activations on one core if XLA fused nothing.
       collectives: the collectives of a step, by descending `wire_bytes`.
       estimate: the estimated time of a step.
-      verdict: a sentence that says whether the model fits and, if not, what would.
-      seconds_to_plan: wall time in seconds.
+      verdict: a sentence that says whether the model fits and, if it does not, what would.
+      seconds_to_plan: wall time of the planner, in seconds.
       peak_rss_bytes: the peak memory of this process so far.
     """
 
@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether a core has `total_bytes` of memory."""
+        """Whether a core has at least `total_bytes` of memory."""
         return self.total_bytes <= self.estimate.hbm_bytes
 
     @property

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Names of the files, without their endings.
+# Names of the files, without their extensions.
 _PLAN, _COMPARISON = "plan", "compare"
 # Part of a step -> (attribute of StepEstimate, color in the plot).
 _TIMES = {
@@ -35,7 +35,7 @@ _WIRES: Mapping[CollectiveKind, tuple[str, str]] = {
     ALL_REDUCE: ("all-reduce", "tab:green"),
     PERMUTE: ("permute", "tab:red"),
 }
-# The text shows this many rows of collectives, the JSON all of them.
+# The text shows this many rows of collectives; the JSON file has all of them.
 _MAX_COLLECTIVES = 12
 
 
@@ -43,7 +43,7 @@ def check_output_dir(folder: str, is_comparison: bool) -> None:
     """Checks, before planning starts, that a folder holds no report of this kind yet.
 
     Raises:
-      UserError: if it does. The message names the file.
+      UserError: if it holds one. The message names the file.
     """
     path = Path(folder) / f"{_COMPARISON if is_comparison else _PLAN}.json"
     if path.exists():
@@ -134,10 +134,10 @@ def _format_memory(plan: Plan) -> str:
         f"{format_bytes(plan.total_bytes):>12s}"
     )
     lines.append(
-        "(Parameters: of the whole model. Activations: the forward tensors that the backward "
-        "pass reads,\nwith elementwise operations recomputed; "
-        f"{format_bytes(plan.activations_unfused)} if XLA fused nothing.\n"
-        "Gradients: all of them at once.)"
+        "(Parameters are those of the whole model. Activations are the forward tensors that\n"
+        "the backward pass reads, with elementwise operations recomputed. If XLA fused\n"
+        f"nothing, they would take {format_bytes(plan.activations_unfused)}. "
+        "All gradients are in memory at once.)"
     )
     return "\n".join(lines)
 
@@ -169,7 +169,7 @@ def _format_collectives(plan: Plan) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Formats a time for people: 48.2 ms."""
+    """Formats a time, such as "48.2 ms"."""
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.1f} ms"
 
 
@@ -195,17 +195,17 @@ def _name_bottleneck(plan: Plan) -> str:
 
 
 def _tokens_per_core(plan: Plan) -> float:
-    """Input tokens per second and core."""
+    """Returns the input tokens per second and core."""
     return plan.tokens_per_second / plan.layout.size
 
 
 def recommend_layout(plans: Mapping[str, Plan]) -> str:
-    """Recommends a layout and says what it trades off (Section 5.5; Future Work, item 3).
+    """Recommends a layout and names its trade-offs (Section 5.5; Future Work, item 3).
 
-    The layout with the most tokens per second is recommended, among those that fit. If the
+    It recommends the layout with the most tokens per second among those that fit. If the
     layouts have different numbers of cores, the text also names the one with the most tokens
-    per second and core. The trade-off of Section 5.5: model parallelism frees memory and costs
-    an all-reduce per layer; experts cost all-to-alls but no FLOPs.
+    per second and core. Section 5.5 describes the trade-off: model parallelism frees memory but
+    costs an all-reduce per layer, and experts cost all-to-alls but no FLOPs.
 
     Args:
       plans: the name of each layout and its plan.
@@ -217,8 +217,8 @@ def recommend_layout(plans: Mapping[str, Plan]) -> str:
     best = max(fitting, key=lambda name: fitting[name].tokens_per_second)
     plan = fitting[best]
     lines = [
-        f"Recommended: {best}. Of the layouts that fit, it processes the most input tokens per "
-        f"second ({plan.tokens_per_second:,.0f}, with "
+        f"Recommended: {best}. It processes the most input tokens per second among the layouts "
+        f"that fit ({plan.tokens_per_second:,.0f}, with "
         f"{format_seconds(plan.estimate.step_seconds)} per step). Its bottleneck is "
         f"{_name_bottleneck(plan)}."
     ]
@@ -264,7 +264,7 @@ def draw_plans(figure: Figure, plans: Mapping[str, Plan]) -> None:
     )
     limit = rows[0].estimate.hbm_bytes / 2**30
     memory.axvline(limit, color="black", linestyle="--", linewidth=1)
-    memory.set_xlabel(f"GiB per core (dashed: the {limit:.0f} GiB that a core has)")
+    memory.set_xlabel(f"GiB per core (dashed line: {limit:.0f} GiB, the limit)")
     _draw_bars(
         wires,
         names,

@@ -1,4 +1,4 @@
-"""The size of a task's vocabulary, without a download of the vocabulary itself."""
+"""Finds the size of a task's vocabulary without downloading the vocabulary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import t5.data
 from mtf_switch.runs import registered_tasks
 from tasks import mc4, pretraining
 
-# The task that a model was made for, which a file in gin/models/ may bind.
+# A file in gin/models/ may bind this macro to the task for which the model was made.
 _MODEL_TASK = "%PRETRAINING_TASK"
 
 
@@ -21,7 +21,7 @@ class PlannedVocabulary:
     """The vocabulary of a planned model.
 
     Attributes:
-      size: Number of pieces and sentinels, without padding.
+      size: The number of pieces and sentinels, without padding.
       origin: Where the size comes from, such as "that of the task mc4".
     """
 
@@ -34,7 +34,8 @@ def choose_task(task: str, default: str) -> str:
 
     Args:
       task: The configured task.
-      default: The planner's default task, in place of which the model may name its own.
+      default: The planner's default task. If it is configured, the model's own task replaces
+        it.
     """
     if task != default:
         return task
@@ -52,12 +53,12 @@ def find_vocabulary(task: str) -> PlannedVocabulary:
     """
     registered_tasks.check_task_exists(task)
     features = seqio.get_mixture_or_task(task).output_features
-    size = _measure(features["targets"].vocabulary)
+    size = _count_pieces(features["targets"].vocabulary)
     return PlannedVocabulary(size, f"that of the task {task}")
 
 
-def _measure(vocabulary: Any) -> int:
-    """Measures a vocabulary. Those of T5 and mT5 are far away, so their sizes are known."""
+def _count_pieces(vocabulary: Any) -> int:
+    """Counts pieces and sentinels. The sizes of T5's and mT5's vocabularies are constants."""
     if isinstance(vocabulary, pretraining.CorpusVocabulary):
         return vocabulary.corpus.vocab_size + pretraining.SENTINELS
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):

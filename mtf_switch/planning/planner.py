@@ -31,7 +31,7 @@ from mtf_switch.planning.plan import Plan
 from mtf_switch.planning.planned_vocabulary import PlannedVocabulary
 from mtf_switch.planning.pod_graph import PodGraph
 
-# Read before the user's files: the paper's pre-training on a TPU.
+# The paper's pre-training on a TPU. These files are parsed before the user's.
 BASE_FILES = ("runs/c4.gin", "runs/tpu.gin", "hardware/tpu_v3.gin")
 # The task of BASE_FILES.
 BASE_TASK = "c4_v220_span_corruption"
@@ -43,9 +43,9 @@ def parse_settings(
     """Parses a configuration on top of the paper's pre-training on TPU v3.
 
     Args:
-      gin_files: files for a model, a layout and, optionally, hardware.
+      gin_files: files for a model, a layout and, optionally, the hardware.
       gin_params: gin bindings, which override the files.
-      batch_tokens: input tokens per step, in place of 2^20.
+      batch_tokens: input tokens per step; None means 2^20.
 
     Raises:
       UserError: if the configuration is wrong, or its mesh has only one core.
@@ -57,7 +57,7 @@ def parse_settings(
     settings = bound_settings.read_settings()
     if settings.layout.size == 1:
         raise UserError(
-            "There is nothing to plan for one core: name a layout, such as "
+            "The planner needs a mesh of several cores. Add a layout, such as "
             "--gin_file=layouts/expert_32.gin."
         )
     return settings
@@ -69,7 +69,7 @@ def make_plan(settings: run_settings.RunSettings, vocabulary_size: int | None = 
     Args:
       settings: the settings of the run.
       vocabulary_size: the number of pieces and sentinels; None for the vocabulary of the task.
-        If the task is that of BASE_FILES, a model can name another with PRETRAINING_TASK.
+        If the task is that of BASE_FILES, a model can replace it with PRETRAINING_TASK.
 
     Raises:
       UserError: if the model cannot be built, if the layout cannot split it, or if the
@@ -138,7 +138,7 @@ def _make_hardware() -> Hardware:
         return Hardware()
     except TypeError as error:
         raise UserError(
-            "The hardware is not fully described. A file in gin/hardware/ has to bind every "
+            "The hardware is not fully described. A file in gin/hardware/ must bind every "
             f"parameter of Hardware ({str(error).splitlines()[0]})."
         ) from error
 

@@ -87,7 +87,7 @@ class Activations:
 
 
 def classify_variable(name: str) -> VariableGroup:
-    """Returns the group that a variable's name belongs to."""
+    """Returns the group of a variable, judged by its name."""
     if "_slot_" in name:
         return OPTIMIZER_SLOTS
     if "switch_gating" in name:
@@ -147,7 +147,7 @@ def count_collectives(pod: PodGraph) -> list[Collective]:
 
 
 def _walk_operations(graph: tf.Graph) -> Iterator[tf.Operation]:
-    """Yields the operations of a graph and of the loop bodies in it."""
+    """Yields the operations of a graph and of its loop bodies."""
     yield from graph.get_operations()
     for name in graph._functions:
         function = graph._get_function(name)
@@ -163,15 +163,15 @@ def _is_in_loop(operation: tf.Operation) -> bool:
 def _find_phase(operation: tf.Operation, phases: Mapping[str, Phase]) -> Phase:
     """Returns the phase of the Mesh TF operation that made a collective's operand.
 
-    The scope of the collective itself can be that of a later phase: Mesh TF reduces a sum over
-    cores where it is first read, so a gradient is reduced in the optimizer's scope.
+    The scope of the collective itself may belong to a later phase: Mesh TF reduces a sum over
+    cores where it is first read, so it reduces a gradient in the optimizer's scope.
     """
     source = operation
     while source.type in (*KIND_OF_OPERATION, "Cast", "Identity", "Reshape") and source.inputs:
         source = source.inputs[0].op
     scope = source.name
     while scope:
-        # TensorFlow appends a number to a scope that it has seen before.
+        # TensorFlow appends a number to a scope that already exists.
         for name in (scope, re.sub(r"_\d+$", "", scope)):
             if name in phases:
                 inside = source.name[len(scope) :]
@@ -213,7 +213,7 @@ def _measure_slice(pod: PodGraph, tensor: mtf.Tensor) -> int:
 
 
 def measure_activations(pod: PodGraph) -> Activations:
-    """Measures what the forward pass keeps for the backward pass on one core."""
+    """Measures the tensors that the forward pass keeps for the backward pass on one core."""
     forward = {op for op, phase in pod.phases.items() if phase == FORWARD}
     read = {
         tensor
@@ -223,8 +223,8 @@ def measure_activations(pod: PodGraph) -> Activations:
         if tensor.operation in forward
     }
     unfused = {t for t in read if not isinstance(t.operation, mtf.Variable)}
-    # To recompute an operation, the backward pass needs its inputs, or what they are
-    # recomputed from.
+    # To recompute an operation, the backward pass needs the operation's inputs, or the tensors
+    # from which those are recomputed.
     kept: set[mtf.Tensor] = set()
     waiting, seen = list(read), set(read)
     while waiting:

@@ -1,8 +1,8 @@
 """Builds and lowers, on this machine, the training graph that a TPU pod would run.
 
 The graph comes from `estimator.make_model_fn`, which also builds it for training on a TPU. Mesh
-TF's SimdMeshImpl lowers it to one program that every core runs, so its size does not
-depend on the number of cores. Stand-ins replace what only a pod has: its topology, its hosts,
+TF's SimdMeshImpl lowers it to one program that every core runs, so its size does not depend on
+the number of cores. Stand-ins replace the parts that only a pod has: its topology, its hosts,
 and the memory for the variables (each slice is a placeholder instead of a tf.Variable).
 """
 
@@ -39,7 +39,7 @@ class PodGraph:
       mesh_impl: the mesh implementation that lowered it, which knows the slices of tensors.
       variables: all Mesh TF variables, trainable or not, in the order of their creation.
       phases: the phase of each Mesh TF operation, including those in loops.
-      microbatches: microbatches per step, which is how often the microbatch loop runs.
+      microbatches: microbatches per step: how often the microbatch loop runs.
       looped: the Mesh TF operations in the microbatch loop; empty if there is no loop.
       train_op: the TensorFlow operation that runs a training step.
     """
@@ -108,8 +108,9 @@ class AbstractMeshImpl(simd_mesh_impl.SimdMeshImpl):
 def replace_simd_mesh_impl(make_mesh_impl: Callable[..., Any]) -> Iterator[None]:
     """Makes upstream's model function call `make_mesh_impl` where it makes a SimdMeshImpl.
 
-    Upstream looks the class up in the module `mtf.simd_mesh_impl`, and has no argument for it.
-    Its methods look it up in the same way, so the module is replaced and not the class in it.
+    Upstream looks up the class in the module `mtf.simd_mesh_impl`, and has no argument for it.
+    The methods of the class look it up in the same way, so this replaces the module and not the
+    class in it.
     """
     replacement = types.ModuleType(simd_mesh_impl.__name__, simd_mesh_impl.__doc__)
     vars(replacement).update({**vars(simd_mesh_impl), "SimdMeshImpl": make_mesh_impl})
@@ -148,7 +149,7 @@ class _Recorder:
 
     @contextlib.contextmanager
     def mark_forward(self, model: Any) -> Iterator[None]:
-        """Marks what exists when the model has been called: the forward pass."""
+        """Marks the operations that exist after the model is called: the forward pass."""
         call = model.call_simple
 
         def call_and_mark(*args, **kwargs):
@@ -163,7 +164,7 @@ class _Recorder:
             del model.call_simple
 
     def mark_backward(self, optimizer: type) -> type:
-        """Returns an optimizer that marks what exists when it starts: the backward pass."""
+        """Returns an optimizer that first marks the operations so far: the backward pass."""
         recorder = self
 
         class MarkingOptimizer(optimizer):
@@ -219,7 +220,7 @@ def build(settings: RunSettings, vocabulary: Any) -> PodGraph:
 
 
 def _make_context(layout: MeshLayout) -> Any:
-    """Returns the parts of TPUEstimator's context of a pod that Mesh TF reads."""
+    """Returns a stand-in for TPUEstimator's context, with the attributes that Mesh TF reads."""
     cores = layout.size
     chips = max(1, cores // 2)
     rows = 2 ** (int(chips).bit_length() // 2)

@@ -67,7 +67,7 @@ class PretrainedCheckpoint:
                 "runs/base/model.ckpt-1000 (without .index), or the folder that holds it."
             )
         folder = os.path.dirname(checkpoint)
-        packages = gin_config.imported_packages(gin_files)
+        packages = gin_config.find_imported_packages(gin_files)
         config_file = os.path.join(folder, "config.gin")
         t5_config_file = os.path.join(folder, "operative_config.gin")
         if tf.io.gfile.exists(config_file):

@@ -35,7 +35,7 @@ def make_noise_reproducible(placement_mesh_impl: types.ModuleType) -> None:
         graph = tf.get_default_graph()
         slice_shape = self.slice_shape(shape)
         step = tf.train.get_global_step()
-        iteration = _loop_iteration(graph)
+        iteration = _get_loop_iteration(graph)
         # The scope is read here, because inside slice_values it also names the processor.
         operation = graph.get_name_scope()
 
@@ -82,7 +82,7 @@ def make_tpu_noise_reproducible(simd_mesh_impl: types.ModuleType) -> None:
         part = self.laid_out_slice_num(shape).one_slice
         step = tf.train.get_global_step()
         when = tf.constant(0) if step is None else tf.cast(step, tf.int32)
-        iteration = _loop_iteration(graph)
+        iteration = _get_loop_iteration(graph)
         if iteration is not None:
             when += _SPREAD * iteration
         noise = stateless[tf_fn](
@@ -100,7 +100,7 @@ def make_tpu_noise_reproducible(simd_mesh_impl: types.ModuleType) -> None:
     simd_mesh_impl.SimdMeshImpl.random = random
 
 
-def _loop_iteration(graph: Any) -> Any:
+def _get_loop_iteration(graph: Any) -> Any:
     """Returns a scalar that differs in each iteration of the loop that is built, or None."""
     import tensorflow.compat.v1 as tf
     from tensorflow.python.ops.control_flow_v2_func_graphs import WhileBodyFuncGraph

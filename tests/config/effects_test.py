@@ -64,6 +64,8 @@ def test_the_incomplete_configuration_of_earlier_versions_is_refused(tmp_path: P
     path = str(tmp_path / "operative_config.gin")
     gin_config.parse([path], ["MIXTURE_NAME = 'x'"])  # alone it is T5's, which is complete
     (tmp_path / "config.gin").write_text("d_model = 16\n")
-    message = f"{path} lacks the settings of the run, .*{tmp_path / 'config.gin'}: use that"
+    message = (
+        f"{path} lacks the settings of the run, .* configuration, {tmp_path / 'config.gin'}"
+    )
     with pytest.raises(UserError, match=message.replace(re.escape("."), ".")):
         gin_config.parse([path], ["MIXTURE_NAME = 'x'"])

@@ -232,7 +232,7 @@ def _forward_graph(built, settings):
 )
 def test_devices_and_layout_together(configured, devices, mesh_shape):
     layout = MeshLayout.parse(configured, "batch:data")
-    got = mesh_layout.on_devices(layout, devices)
+    got = mesh_layout.adapt_to_devices(layout, devices)
     assert got.mesh_shape == mesh_shape
     if not configured and devices > 1:
         assert got.layout_rules == "batch:data,experts:data"

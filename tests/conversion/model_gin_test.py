@@ -20,4 +20,4 @@ from mtf_switch.conversion import model_gin
     ],
 )
 def test_the_shortest_pattern_that_repeats(sparse, expected):
-    assert model_gin.shortest_period([block == "s" for block in sparse]) == expected
+    assert model_gin.find_shortest_period([block == "s" for block in sparse]) == expected

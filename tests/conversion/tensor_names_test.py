@@ -92,5 +92,5 @@ def test_public_models_are_laid_out_as_the_gin_files_of_the_project_have_them(fi
             bound = gin.get_bindings("transformer.make_layer_stack")
         sparse = getattr(public, stack)
         per_block = 2 if stack == "encoder" else 3
-        assert len(bound["layers"]) == per_block * model_gin.shortest_period(sparse)
-        assert bound["num_layers"] * model_gin.shortest_period(sparse) == len(sparse)
+        assert len(bound["layers"]) == per_block * model_gin.find_shortest_period(sparse)
+        assert bound["num_layers"] * model_gin.find_shortest_period(sparse) == len(sparse)

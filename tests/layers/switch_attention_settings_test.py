@@ -50,7 +50,7 @@ def test_what_cannot_be_built_is_refused_with_what_can(params, message):
 
 def test_settings_of_dense_attention_reach_it_through_gin():
     gin.parse_config("SelfAttention.num_heads = 4\nSelfAttention.combine_dims = False")
-    with pytest.raises(UserError, match="combine_dims = True only"):
+    with pytest.raises(UserError, match="combine_dims is False, but it must be True"):
         SwitchAttention()
     gin.parse_config("SelfAttention.combine_dims = True\nSwitchAttention.num_experts = 3")
     layer = SwitchAttention()

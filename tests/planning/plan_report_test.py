@@ -54,8 +54,8 @@ def test_the_layout_with_the_most_tokens_per_second_is_recommended_among_those_t
         "too large": change_plan(cores=8, seconds=0.1, gib=17),
     }
     assert plan_report.recommend_layout(plans) == (
-        "Recommended: large. Of the layouts that fit, it processes the most input tokens per "
-        "second (16,000, with 500.0 ms per step). Its bottleneck is compute. small processes the "
+        "Recommended: large. It processes the most input tokens per second among the layouts "
+        "that fit (16,000, with 500.0 ms per step). Its bottleneck is compute. small processes the "
         "most tokens per core: 1,000 tokens/s instead of 500. too large would be faster but does "
         "not fit: more model parallelism or smaller microbatches trade time for memory."
     )

@@ -161,7 +161,7 @@ def test_layouts_are_compared_and_one_is_recommended(tiny, model_file, tmp_path)
     assert list(data["plans"]) == layouts
     steps = {n: p["estimate"]["step_seconds"] for n, p in data["plans"].items()}
     assert data["recommendation"].startswith(
-        f"Recommended: {min(steps, key=steps.get)}. Of the layouts that fit"
+        f"Recommended: {min(steps, key=steps.get)}. It processes the most input tokens"
     )
     assert data["recommendation"] in result.out
     assert all(result.out.count(name) >= 1 for name in layouts)
@@ -171,7 +171,7 @@ def test_layouts_are_compared_and_one_is_recommended(tiny, model_file, tmp_path)
 def test_a_mesh_of_one_core_has_nothing_to_plan(tiny, model_file):
     result = tiny.command("plan", f"--gin_file={model_file}")
     assert result.code == 1
-    assert "name a layout, such as --gin_file=layouts/expert_32.gin" in result.err
+    assert "Add a layout, such as --gin_file=layouts/expert_32.gin" in result.err
 
 
 def test_a_plan_without_a_model_says_which_flag_names_one(tiny):
