@@ -10,15 +10,15 @@ from typing import Any
 import gin
 
 from mtf_switch.config import gin_config, parameter_rules
-from mtf_switch.config.mesh_layout import MeshLayout, on_devices
+from mtf_switch.config.mesh_layout import MeshLayout, adapt_to_devices
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.errors import UserError
 
 
-# Users bind run_config.seed.value: that name is part of the interface.
+# Users bind run_config.seed.value, so this module name is part of the interface.
 @gin.configurable(module="mtf_switch.run_config")
 def seed(value: int = 0) -> int:
-    """The seed of a run, for the order of its data, its initial weights and all noise."""
+    """The seed of a run, for the order of the data, the initial weights and all noise."""
     return value
 
 
@@ -38,7 +38,7 @@ def read_settings() -> RunSettings:
     import mesh_tensorflow as mtf
 
     parameter_rules.check_configuration()
-    values = _bound_to_run()
+    values = _read_run_parameters()
     lengths = values["sequence_length"]
     if lengths is None:
         raise UserError(
@@ -47,10 +47,10 @@ def read_settings() -> RunSettings:
         )
     if isinstance(lengths, int):
         lengths = {"inputs": lengths, "targets": lengths}
-    layout = on_devices(
+    layout = adapt_to_devices(
         MeshLayout.parse(values["mesh_shape"], values["layout_rules"]), devices()
     )
-    batch_size = _sequences_per_step(values["batch_size"], lengths, layout)
+    batch_size = _count_sequences(values["batch_size"], lengths, layout)
     steps = values["train_steps"]
     if not isinstance(steps, int):
         steps = steps(batch_size, lengths)
@@ -58,13 +58,13 @@ def read_settings() -> RunSettings:
         raise UserError(f"The number of training steps is {steps}, but it must be at least 1.")
     return RunSettings(
         model_type=values["model_type"],
-        task=_task(),
+        task=_read_task(),
         batch_size=batch_size,
         sequence_length=lengths,
         train_steps=steps,
         mesh_shape=mtf.convert_to_shape(layout.mesh_shape),
         layout_rules=mtf.convert_to_layout_rules(layout.layout_rules),
-        learning_rate_schedule=_learning_rate_schedule(
+        learning_rate_schedule=_make_schedule(
             values["learning_rate_schedule"], values["total_run_steps"] or steps
         ),
         optimizer=values["optimizer"],
@@ -80,8 +80,8 @@ def read_settings() -> RunSettings:
     )
 
 
-def _bound_to_run() -> dict[str, Any]:
-    """The parameters of `utils.run`: what gin binds, and its defaults for the rest."""
+def _read_run_parameters() -> dict[str, Any]:
+    """Returns the parameters of `utils.run`: gin's bindings, and the defaults for the rest."""
     from mesh_tensorflow.transformer import utils
 
     parameters = inspect.signature(utils.run).parameters
@@ -92,8 +92,8 @@ def _bound_to_run() -> dict[str, Any]:
         raise UserError(gin_config.describe_error(error)) from error
 
 
-def _sequences_per_step(batch_size: Any, lengths: Mapping[str, int], layout: MeshLayout) -> int:
-    """Converts a batch size such as ("tokens_per_batch", 1048576), by T5's rules."""
+def _count_sequences(batch_size: Any, lengths: Mapping[str, int], layout: MeshLayout) -> int:
+    """Converts a batch size such as ("tokens_per_batch", 1048576) to sequences, as T5 does."""
     import mesh_tensorflow as mtf
     from mesh_tensorflow.transformer import utils
 
@@ -110,8 +110,8 @@ def _sequences_per_step(batch_size: Any, lengths: Mapping[str, int], layout: Mes
         ) from error
 
 
-def _learning_rate_schedule(schedule: Any, total_steps: int) -> Callable | float:
-    """A constant, or a function of the step: a list of schedules becomes their product."""
+def _make_schedule(schedule: Any, total_steps: int) -> Callable | float:
+    """Returns a constant or a function of the step; multiplies the schedules of a list."""
     from mesh_tensorflow.transformer import learning_rate_schedules
 
     if isinstance(schedule, list):
@@ -123,7 +123,7 @@ def _learning_rate_schedule(schedule: Any, total_steps: int) -> Callable | float
     return schedule
 
 
-def _task() -> str:
+def _read_task() -> str:
     try:
         return gin.query_parameter("%MIXTURE_NAME")
     except ValueError as error:
