@@ -7,14 +7,20 @@ Nothing here knows a layer, a model or a run.
 
 from __future__ import annotations
 
+from typing import Any
 
-def register() -> None:
+
+def register(vocabulary: Any | None = None) -> None:
     """Registers the tasks and mixtures of T5 and of this project as gin configures them now.
 
     Call it after gin has parsed its files. Before that, import `tasks.pretraining`,
     `tasks.repeats`, `tasks.task_vocabulary` and `tasks.tfds_data`, so that gin knows their
     names. Another call applies gin's values at that time: the text of the text tasks, the
-    vocabulary of all other tasks, and the folder with TFDS's data.
+    vocabulary, and the folder with TFDS's data.
+
+    Args:
+      vocabulary: the vocabulary of all these tasks, such as that of an existing run; None for
+        what gin configures.
 
     Raises:
       UserError: if gin's values describe no valid corpus, or the folder does not exist.
@@ -34,9 +40,9 @@ def register() -> None:
     )
 
     tfds_data.use_data_dir()
-    pretraining.register()
-    vocabulary = task_vocabulary.task_vocabulary()
+    vocabulary = vocabulary or task_vocabulary.task_vocabulary()
     for kind in (
+        pretraining,
         t5_tasks,
         c4,
         mc4,
@@ -50,7 +56,7 @@ def register() -> None:
 
 
 def prepare_text(name: str) -> None:
-    """Prepares the text and vocabulary of a task or mixture, if it uses this project's text.
+    """Prepares the text of a task or mixture, and its vocabulary, if they are this project's.
 
     They would also be prepared at first use; a call beforehand shows the user the progress.
     TFDS's data is not downloaded: see `tasks.tfds_data`.
@@ -65,3 +71,27 @@ def prepare_text(name: str) -> None:
 
     pretraining.prepare_corpora(name)
     embedded_tasks.prepare_examples(name)
+
+
+def text_versions(name: str) -> dict[str, dict[str, str]]:
+    """Returns what decides the text of a task or mixture, if it uses this project's text.
+
+    Args:
+      name: a registered task or mixture.
+
+    Returns:
+      For "text_files", the SHA-256 of each file by its path; for "embedded_text", the version
+      of each package by its name. Other data has no entry.
+    """
+    import seqio
+
+    from tasks import embedded_tasks, pretraining
+    from tasks.docstrings import Docstrings
+
+    found = {}
+    for task in seqio.get_subtasks(seqio.get_mixture_or_task(name)):
+        if isinstance(task.source, pretraining.CorpusSource):
+            found[task.source.corpus.name] = task.source.corpus.source.versions()
+        elif isinstance(task.source, embedded_tasks.ExamplesSource):
+            found[pretraining.EMBEDDED_TEXT] = Docstrings().versions()
+    return found

@@ -100,8 +100,12 @@ class Docstrings:
         return {
             "extraction": EXTRACTION_VERSION,
             "python": list(sys.version_info[:2]),  # decides which syntax can be parsed
-            "packages": {package.name: package.version for package in self.packages()},
+            "packages": self.versions(),
         }
+
+    def versions(self) -> dict[str, str]:
+        """Returns the version of each package by its name."""
+        return {package.name: package.version for package in self.packages()}
 
     def documents(self) -> Iterator[str]:
         """Yields the texts in the order of `docstrings`, including repeats."""

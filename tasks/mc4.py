@@ -13,6 +13,7 @@ import seqio
 import tensorflow_datasets as tfds
 
 from tasks import c4, text_to_text
+from tasks.text_vocabulary import TextVocabulary
 
 # mT5 used version 3.0.1, which the pinned TFDS can no longer prepare.
 MC4 = "c4/multilingual:3.1.0"
@@ -47,7 +48,7 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
     Args:
       vocabulary: their vocabulary, or None for mT5's with 250,000 pieces.
     """
-    vocabulary = vocabulary or seqio.SentencePieceVocabulary(VOCABULARY, extra_ids=0)
+    vocabulary = vocabulary or TextVocabulary(VOCABULARY, extra_ids=0)
     features = text_to_text.make_features(vocabulary)
     for language in languages():
         splits = {"train": language, "validation": f"{language}-validation"}

@@ -25,6 +25,7 @@ from t5.data import preprocessors as t5_preprocessors
 from mtf_switch.errors import UserError, suggest_names
 from tasks.one_shard_source import OneShardSource
 from tasks.text_corpus import TextCorpus
+from tasks.text_vocabulary import TextVocabulary
 
 NOISE_DENSITY = 0.15
 MEAN_NOISE_SPAN_LENGTH = 3.0
@@ -67,13 +68,17 @@ def text_files(
     return TextCorpus(TEXT_FILES, files=patterns, vocab_size=vocab_size)
 
 
-def register() -> None:
-    """Registers the text tasks as gin configures them now, and replaces earlier ones."""
+def register(vocabulary: seqio.Vocabulary | None) -> None:
+    """Registers the text tasks as gin configures them now, and replaces earlier ones.
+
+    Args:
+      vocabulary: their vocabulary, or None for that of each corpus.
+    """
     for name in get_args(CorpusName):
         seqio.TaskRegistry.remove(name)
         corpus = _configured_corpus(name)
         if corpus is not None:
-            add_corpus_task(name, corpus)
+            add_corpus_task(name, corpus, vocabulary)
 
 
 def find_corpus(name: str) -> TextCorpus | None:
@@ -100,6 +105,8 @@ def _configured_corpus(name: CorpusName) -> TextCorpus | None:
 def prepare_corpora(name: str) -> None:
     """Prepares the text corpora that a task or mixture reads, if there are any.
 
+    A vocabulary is trained on a corpus only if the task has it.
+
     Args:
       name: a registered task or mixture.
 
@@ -111,11 +118,16 @@ def prepare_corpora(name: str) -> None:
         hint = f" {_HOW_TO_NAME_FILES}" if name == TEXT_FILES else suggest_names(name, known)
         raise UserError(f"No task or mixture is registered as {name!r}.{hint}")
     for task in seqio.get_subtasks(seqio.get_mixture_or_task(name)):
+        for feature in task.output_features.values():
+            if isinstance(feature.vocabulary, CorpusVocabulary):
+                _ = feature.vocabulary.corpus.prepared
         if isinstance(task.source, CorpusSource):
-            _ = task.source.corpus.prepared
+            _ = task.source.corpus.prepared_text
 
 
-def add_corpus_task(name: str, corpus: TextCorpus) -> seqio.Task:
+def add_corpus_task(
+    name: str, corpus: TextCorpus, vocabulary: seqio.Vocabulary | None = None
+) -> seqio.Task:
     """Registers and returns a seqio Task of span corruption on a corpus.
 
     The corpus is prepared only when the task's dataset or vocabulary is used.
@@ -123,8 +135,10 @@ def add_corpus_task(name: str, corpus: TextCorpus) -> seqio.Task:
     Args:
       name: a name that is not registered yet.
       corpus: the text.
+      vocabulary: the task's vocabulary, or None for that of the corpus.
     """
-    feature = seqio.Feature(vocabulary=CorpusVocabulary(corpus), add_eos=True)
+    vocabulary = vocabulary or CorpusVocabulary(corpus)
+    feature = seqio.Feature(vocabulary=vocabulary, add_eos=True)
     return seqio.TaskRegistry.add(
         name,
         source=CorpusSource(corpus),
@@ -209,17 +223,17 @@ class CorpusSource(OneShardSource):
 
     def num_input_examples(self, split: str) -> int:
         """Returns the number of documents in a split."""
-        return self.corpus.prepared.documents[split]
+        return self.corpus.prepared_text.documents[split]
 
     def read_examples(self, split: str, shuffle: bool, seed: int | None) -> tf.data.Dataset:
         """Returns the documents; `shuffle` gives another order for each seed and epoch."""
-        documents = tf.data.TFRecordDataset(str(self.corpus.prepared.split_file(split)))
+        documents = tf.data.TFRecordDataset(str(self.corpus.prepared_text.split_file(split)))
         if shuffle:
             documents = documents.shuffle(_SHUFFLE_BUFFER, seed=seed)
         return documents.map(lambda text: {"text": text})
 
 
-class CorpusVocabulary(seqio.SentencePieceVocabulary):
+class CorpusVocabulary(TextVocabulary):
     """The vocabulary of a corpus with T5's 100 sentinels, trained when it is first needed.
 
     Two of them are equal if their corpora are equal, whether they have been used or not.

@@ -6,9 +6,10 @@ They are used as T5 registers them, except that their vocabulary can be replaced
 from __future__ import annotations
 
 import seqio
-import t5.data
 import t5.data.mixtures  # the import registers them
 import t5.data.tasks
+
+from tasks import text_vocabulary
 
 GLUE = "glue_v002_proportional"
 SUPER_GLUE = "super_glue_v102_proportional"
@@ -22,7 +23,7 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
     Args:
       vocabulary: the new vocabulary, or None for T5's.
     """
-    vocabulary = vocabulary or t5.data.get_default_vocabulary()
+    vocabulary = vocabulary or text_vocabulary.t5_default()
     # All of T5's tasks share these two objects, which are frozen dataclasses.
     for feature in t5.data.tasks.DEFAULT_OUTPUT_FEATURES.values():
         object.__setattr__(feature, "vocabulary", vocabulary)

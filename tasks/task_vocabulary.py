@@ -1,4 +1,4 @@
-"""The vocabulary of the tasks that have none of their own."""
+"""The vocabulary that gin gives all tasks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gin
 import seqio
 
 from tasks import pretraining
+from tasks.text_vocabulary import TextVocabulary
 
 
 # Users bind text_to_text.task_vocabulary.source: that name is part of the interface.
@@ -13,12 +14,12 @@ from tasks import pretraining
 def task_vocabulary(
     source: str | None = None, sentinels: int = pretraining.SENTINELS
 ) -> seqio.Vocabulary | None:
-    """Returns the vocabulary of every task that has no vocabulary of its own.
+    """Returns the vocabulary of all tasks, those that read text files included.
 
     Args:
       source: a SentencePiece model (a path or gs:// address), or "embedded_text" or
         "text_files" for the vocabulary of that corpus. None selects the default of each task:
-        mT5's vocabulary for mC4 and T5's for all others.
+        that of its corpus for text, mT5's for mC4 and T5's for all others.
       sentinels: how many sentinels to add to a SentencePiece model. Use 0 for a model that
         holds them already, as mT5's does.
 
@@ -33,4 +34,4 @@ def task_vocabulary(
     corpus = pretraining.find_corpus(source)
     if corpus is not None:
         return pretraining.CorpusVocabulary(corpus)
-    return seqio.SentencePieceVocabulary(source, extra_ids=sentinels)
+    return TextVocabulary(source, extra_ids=sentinels)

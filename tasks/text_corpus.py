@@ -11,11 +11,13 @@ When any of them changes, the corpus gets a new folder, so a folder is never out
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,18 +39,16 @@ _MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
-class PreparedCorpus:
-    """The files of a corpus that is ready for use.
+class PreparedText:
+    """The documents of a corpus, ready for use.
 
     Attributes:
       folder: holds all files, and a manifest.json that records how they were made.
-      vocabulary_file: a SentencePiece model without sentinels.
       documents: split -> number of documents.
       characters: split -> number of characters.
     """
 
     folder: Path
-    vocabulary_file: Path
     documents: dict[str, int]
     characters: dict[str, int]
 
@@ -74,6 +74,17 @@ class PreparedCorpus:
                 f"{suggest_names(split, SPLITS)}"
             )
         return self.folder / f"{split}.tfrecord"
+
+
+@dataclass(frozen=True)
+class PreparedCorpus(PreparedText):
+    """The documents of a corpus, and its vocabulary.
+
+    Attributes:
+      vocabulary_file: a SentencePiece model without sentinels.
+    """
+
+    vocabulary_file: Path
 
 
 @dataclass(frozen=True)
@@ -110,37 +121,55 @@ class TextCorpus:
         """The prepared corpus; the first access prepares it."""
         return self.prepare()
 
+    @functools.cached_property
+    def prepared_text(self) -> PreparedText:
+        """The prepared documents, for which no vocabulary is trained."""
+        return self.__dict__.get("prepared") or self.prepare_text()
+
     @property
     def source(self) -> Docstrings | TextFiles:
         """Where the documents come from."""
         return Docstrings() if self.files is None else TextFiles(self.files)
 
     def prepare(self) -> PreparedCorpus:
+        """Prepares the documents as `prepare_text` does, and the vocabulary.
+
+        Raises:
+          UserError: also if no vocabulary can be trained on the text.
+        """
+        text = self.prepare_text()
+        with self._explaining_errors(text.folder):
+            vocabulary_file = self._ensure_vocabulary(text)
+        return PreparedCorpus(text.folder, text.documents, text.characters, vocabulary_file)
+
+    def prepare_text(self) -> PreparedText:
         """Makes whatever is missing or damaged in the cache and reports it on standard error.
 
         It can be interrupted, and several processes can call it at once: a file gets its name
         only when it is complete.
 
         Raises:
-          UserError: if the text cannot be read or is too short, if no vocabulary can be trained
-            on it, or if the cache cannot be written.
+          UserError: if the text cannot be read or is too short, or if the cache cannot be
+            written.
         """
         folder = self._folder()
+        with self._explaining_errors(folder):
+            splits = (_read_valid_manifest(folder) or self._build(folder))["splits"]
+        return PreparedText(
+            folder=folder,
+            documents={split: splits[split]["documents"] for split in SPLITS},
+            characters={split: splits[split]["characters"] for split in SPLITS},
+        )
+
+    @contextlib.contextmanager
+    def _explaining_errors(self, folder: Path) -> Iterator[None]:
         try:
-            manifest = _read_valid_manifest(folder) or self._build(folder)
-            vocabulary_file = self._ensure_vocabulary(folder, manifest)
+            yield
         except OSError as error:
             raise UserError(
                 f"The corpus {self.name} cannot be kept in {folder.parent}: {error}. Set "
                 "the environment variable MTF_SWITCH_CACHE to a folder that you can write."
             ) from error
-        splits = manifest["splits"]
-        return PreparedCorpus(
-            folder=folder,
-            vocabulary_file=vocabulary_file,
-            documents={split: splits[split]["documents"] for split in SPLITS},
-            characters={split: splits[split]["characters"] for split in SPLITS},
-        )
 
     def is_prepared(self) -> bool:
         """Returns whether the text is in the cache, without reading or making it."""
@@ -194,17 +223,17 @@ class TextCorpus:
                 )
             )
 
-    def _ensure_vocabulary(self, folder: Path, manifest: dict) -> Path:
+    def _ensure_vocabulary(self, text: PreparedText) -> Path:
         """Returns the file of the vocabulary, which is trained if it is missing or damaged."""
-        file = folder / f"vocabulary_{self.vocab_size}.model"
+        file = text.folder / f"vocabulary_{self.vocab_size}.model"
         record = file.with_suffix(".json")
         if text_cache.matches_fingerprint(file, text_cache.read_json(record)):
             return file
         _print_reason(file, f"Training a vocabulary of {self.vocab_size:,} pieces (once)")
         started = time.monotonic()
         model = train_vocabulary(
-            document_split.read_documents(folder / "train.tfrecord"),
-            characters=manifest["splits"]["train"]["characters"],
+            document_split.read_documents(text.train_file),
+            characters=text.characters["train"],
             vocab_size=self.vocab_size,
         )
         whole_file.write_bytes(file, model)

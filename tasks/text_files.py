@@ -39,10 +39,11 @@ class TextFiles:
 
         The contents of the files count, but not their names or dates.
         """
-        return {
-            "cutting": CUTTING_VERSION,
-            "files": sorted(_hash_file(path) for path in self.paths()),
-        }
+        return {"cutting": CUTTING_VERSION, "files": sorted(self.versions().values())}
+
+    def versions(self) -> dict[str, str]:
+        """Returns the SHA-256 of each file by its path."""
+        return {path: _hash_file(path) for path in self.paths()}
 
     def documents(self) -> Iterator[str]:
         """Yields all documents, ordered by path and place in the file, including repeats.

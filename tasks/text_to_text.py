@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import seqio
-import t5.data
+
+from tasks import text_vocabulary
 
 
 def make_features(vocabulary: seqio.Vocabulary | None) -> dict[str, seqio.Feature]:
@@ -14,7 +15,7 @@ def make_features(vocabulary: seqio.Vocabulary | None) -> dict[str, seqio.Featur
     Args:
       vocabulary: the vocabulary of both, or None for T5's.
     """
-    vocabulary = vocabulary or t5.data.get_default_vocabulary()
+    vocabulary = vocabulary or text_vocabulary.t5_default()
     return {
         "inputs": seqio.Feature(vocabulary, add_eos=True, required=False),
         "targets": seqio.Feature(vocabulary, add_eos=True),

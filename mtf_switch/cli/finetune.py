@@ -53,10 +53,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run_command(options: argparse.Namespace) -> None:
     """Fine-tunes the model of a checkpoint."""
     run_lock.check_free(options.model_dir)
-    train.start_training(_continue(options) or _start(options))
+    params = flags.training_bindings(options)
+    train.start_training(_continue(options, params) or _start(options, params))
 
 
-def _start(options: argparse.Namespace) -> Run:
+def _start(options: argparse.Namespace, params: Sequence[str]) -> Run:
     from mtf_switch.runs.pretrained_checkpoint import PretrainedCheckpoint
 
     start = PretrainedCheckpoint.from_path(options.init_checkpoint, options.gin_file)
@@ -67,13 +68,13 @@ def _start(options: argparse.Namespace) -> Run:
         )
     return start.configure_run(
         add_recipe(options.gin_file),
-        flags.training_bindings(options),
+        params,
         options.model_dir,
         flags.tpu_cluster(options),
     )
 
 
-def _continue(options: argparse.Namespace) -> Run | None:
+def _continue(options: argparse.Namespace, params: Sequence[str]) -> Run | None:
     """Returns the run in model_dir if it goes on although what it started from is gone."""
     started_from = saved_config.read_init_checkpoint(options.model_dir)
     given = options.init_checkpoint.rstrip("/")
@@ -85,7 +86,6 @@ def _continue(options: argparse.Namespace) -> Run | None:
     is_gone = not saved_checkpoints.exists(started_from)
     if not is_gone or not saved_checkpoints.list_paths(options.model_dir):
         return None
-    params = flags.training_bindings(options)
     saved_config.load(options.model_dir, add_recipe(options.gin_file), params)
     return configured_run.make_run(options.model_dir, flags.tpu_cluster(options))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from mtf_switch.errors import UserError
+from mtf_switch.runs import kept_vocabulary
 
 # Flags that bind one gin parameter each.
 _BINDINGS = {
@@ -13,6 +15,8 @@ _BINDINGS = {
     "data_dir": "tfds_data.data_dir",
     "vocabulary": "task_vocabulary.source",
 }
+# Corpora that can stand for their vocabulary in --vocabulary.
+_VOCABULARY_NAMES = ("embedded_text", "text_files")
 
 
 def add_model_dir(parser: argparse.ArgumentParser, meaning: str) -> None:
@@ -59,11 +63,16 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         metavar="D",
         help="folder of TFDS's data (default: ~/tensorflow_datasets); see the command prepare",
     )
+    add_vocabulary(parser)
+
+
+def add_vocabulary(parser: argparse.ArgumentParser) -> None:
+    """Adds `--vocabulary`."""
     parser.add_argument(
         "--vocabulary",
         metavar="V",
-        help="vocabulary of the task: a SentencePiece model, or embedded_text (default: T5's, "
-        "or the checkpoint's)",
+        help="a SentencePiece model, embedded_text or text_files (default: the one that the "
+        "model_dir or the checkpoint keeps; else that of the task, mostly T5's)",
     )
 
 
@@ -106,14 +115,36 @@ def gin_bindings(options: argparse.Namespace) -> list[str]:
     """Returns the gin bindings of the flags that a command shares with others.
 
     Raises:
-      UserError: If both --devices and --tpu are given.
+      UserError: If both --devices and --tpu are given, or if --vocabulary cannot be used.
     """
+    _check_vocabulary(options)
     params = [
         f"{name} = {value!r}"
         for flag, name in _BINDINGS.items()
         if (value := getattr(options, flag, None)) is not None
     ]
     return [*options.gin_param, *params, *_device_bindings(options)]
+
+
+def _check_vocabulary(options: argparse.Namespace) -> None:
+    """Checks a file that --vocabulary names, before TensorFlow is imported."""
+    path = getattr(options, "vocabulary", None)
+    if path is None or path in _VOCABULARY_NAMES or "://" in path:
+        return
+    path = os.path.expanduser(path)
+    if not os.path.isfile(path):
+        raise UserError(
+            f"There is no vocabulary {path}. --vocabulary is a SentencePiece model, "
+            f"{' or '.join(_VOCABULARY_NAMES)}."
+        )
+    model_dir = getattr(options, "model_dir", None)
+    kept = kept_vocabulary.find(model_dir) if model_dir else None
+    if kept is not None:
+        # --gin_param may set the sentinels: they are compared when gin is parsed.
+        asked = tuple(kept_vocabulary.read(path, own.sentinels) for own in kept)
+        kept_vocabulary.check_same(
+            kept, asked, f"--vocabulary={path}", kept_vocabulary.USE_THE_RUNS
+        )
 
 
 def training_bindings(options: argparse.Namespace) -> list[str]:

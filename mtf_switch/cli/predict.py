@@ -42,6 +42,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         metavar="N",
         help="decode at most N tokens",
     )
+    flags.add_vocabulary(parser)
     flags.add_gin(parser)
     flags.add_machine(parser)
     return parser
@@ -65,5 +66,6 @@ def run_command(options: argparse.Namespace) -> None:
 
     lines = text_lines.read_lines(options.input_file)
     text_lines.check_writable(options.output_file)
-    run = configured_run.make_run(options.model_dir, flags.tpu_cluster(options))
+    cluster = flags.tpu_cluster(options)
+    run = configured_run.make_run(options.model_dir, cluster, reads_data=False)
     text_lines.write_lines(options.output_file, prediction.decode_lines(run, lines))

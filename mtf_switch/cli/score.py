@@ -26,6 +26,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--output_file", required=True, help="file for the log-likelihoods, one per line"
     )
+    flags.add_vocabulary(parser)
     flags.add_gin(parser)
     flags.add_machine(parser)
     return parser
@@ -44,6 +45,7 @@ def run_command(options: argparse.Namespace) -> None:
             f"{len(targets)}, but each input needs one target."
         )
     text_lines.check_writable(options.output_file)
-    run = configured_run.make_run(options.model_dir, flags.tpu_cluster(options))
+    cluster = flags.tpu_cluster(options)
+    run = configured_run.make_run(options.model_dir, cluster, reads_data=False)
     scores = prediction.score_lines(run, inputs, targets)
     text_lines.write_lines(options.output_file, (f"{score:.6f}" for score in scores))

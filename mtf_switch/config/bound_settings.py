@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -26,6 +26,20 @@ def seed(value: int = 0) -> int:
 def devices(value: int | None = None) -> int | None:
     """The number of devices of this machine that a run uses; None if --devices is not given."""
     return value
+
+
+# Training writes it into config.gin, and runs/kept_vocabulary.py reads it there.
+@gin.configurable(module="mtf_switch.run_config")
+def run_vocabulary(
+    sha256: str | Sequence[str] | None = None, sentinels: int | Sequence[int] | None = None
+) -> None:
+    """What identifies the vocabulary that a model_dir keeps; pairs for inputs and targets.
+
+    Args:
+      sha256: The SHA-256 of its SentencePiece model.
+      sentinels: The number of sentinels that are added to the model.
+    """
+    del sha256, sentinels
 
 
 def read_settings() -> RunSettings:

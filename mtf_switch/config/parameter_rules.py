@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -62,6 +62,15 @@ def _are_pairs(value: Any) -> bool:
     return value is None or isinstance(value, str)
 
 
+def _one_or_pair(rule: Rule) -> Callable[[Any], bool]:
+    def accepts(value: Any) -> bool:
+        if isinstance(value, (list, tuple)):
+            return len(value) == 2 and all(map(rule.accepts, value))
+        return rule.accepts(value)
+
+    return accepts
+
+
 def _is_folder(value: Any) -> bool:
     return isinstance(value, str) and bool(value) and not os.path.isfile(value)
 
@@ -109,6 +118,15 @@ declare(
 declare("seed", value=any_whole())
 declare("devices", value=_SIZE.or_none())
 declare("mesh", data=_SIZE, model=_SIZE)
+declare(
+    "run_vocabulary",
+    sha256=Rule("a SHA-256, or those of inputs and targets", _one_or_pair(text())),
+    sentinels=Rule(
+        "a whole number of at least 0, or those of inputs and targets",
+        _one_or_pair(value_rules.whole(0)),
+    ),
+)
+declare("task_vocabulary", source=text().or_none(), sentinels=value_rules.whole(0))
 declare("tfds_data", data_dir=Rule("a folder", _is_folder).or_none())
 for _corpus in ("embedded_text", "text_files"):
     declare(_corpus, vocab_size=_SIZE)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mtf_switch.config import absolute_paths, gin_config, gin_statements
 from mtf_switch.errors import UserError
@@ -29,28 +31,48 @@ MAY_CHANGE = (
     "PRETRAINING_TASK",
 )
 
+_CHECKPOINT_INDEX = re.compile(r"model\.ckpt-\d+\.index\Z")
 
-def save_or_compare(model_dir: str) -> None:
+
+def save_or_compare(model_dir: str, compared_elsewhere: Sequence[str] = ()) -> None:
     """Saves the parsed configuration, or checks that it equals the saved one.
 
     A config.gin without a checkpoint beside it is replaced.
 
     Args:
       model_dir: The folder. It is created if it does not exist.
+      compared_elsewhere: Further bindings that may differ, named as in MAY_CHANGE, because what
+        they stand for is compared elsewhere.
 
     Raises:
       UserError: if the folder has a different configuration (the message lists the bindings
         that differ), or if it cannot be written.
     """
-    import tensorflow.compat.v1 as tf
-
     path = os.path.join(model_dir, "config.gin")
-    has_checkpoints = tf.io.gfile.exists(os.path.join(model_dir, "checkpoint"))
-    if has_checkpoints and tf.io.gfile.exists(path):
-        with tf.io.gfile.GFile(path) as file:
-            _check_same(model_dir, file.read(), gin_config.to_text())
+    if is_started(model_dir):
+        may_change = (*MAY_CHANGE, *compared_elsewhere)
+        _check_same(model_dir, _read_text(path), gin_config.to_text(), may_change)
     else:
         _save(model_dir, path)
+
+
+def is_started(model_dir: str) -> bool:
+    """Returns whether a folder holds a configuration and a checkpoint, so a run goes on there.
+
+    The folder need not exist.
+    """
+    names = _list_names(model_dir)
+    return "config.gin" in names and any(
+        name == "checkpoint" or _CHECKPOINT_INDEX.match(name) for name in names
+    )
+
+
+def _list_names(folder: str) -> list[str]:
+    if "://" not in folder:
+        return os.listdir(folder) if os.path.isdir(folder) else []
+    import tensorflow.compat.v1 as tf
+
+    return tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
 
 
 def read(path: str, gin_files: Sequence[str] = ()) -> gin_config.SavedText:
@@ -72,6 +94,11 @@ def _make_saved_text(text: str, path: str, gin_files: Sequence[str]) -> gin_conf
 
 def _read_text(path: str) -> str:
     try:
+        if "://" in path:
+            import tensorflow.compat.v1 as tf
+
+            with tf.io.gfile.GFile(path) as file:
+                return file.read()
         with open(path, encoding="utf-8") as file:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
@@ -114,16 +141,31 @@ def _check_whole(path: str, text: str) -> None:
 
 def read_init_checkpoint(model_dir: str) -> str | None:
     """Returns the checkpoint from which a run started, or None without one or without a run."""
+    return read_values(model_dir, "run").get("init_checkpoint")
+
+
+def read_values(model_dir: str, configurable: str) -> dict[str, Any]:
+    """Reads what the config.gin of a model_dir binds to the parameters of a configurable.
+
+    Args:
+      model_dir: The folder. It need not exist.
+      configurable: Its name without modules, such as "run".
+
+    Returns:
+      Parameter -> value, with absolute paths; empty without a config.gin.
+
+    Raises:
+      UserError: if the file cannot be read as gin.
+    """
+    if "config.gin" not in _list_names(model_dir):
+        return {}
     path = os.path.join(model_dir, "config.gin")
-    if not os.path.isfile(path):
-        return None
     bindings = gin_statements.read_bindings(_read_text(path), path)
-    found = [
-        absolute_paths.convert(b).value
-        for b in bindings
-        if (b.base_name, b.parameter) == ("run", "init_checkpoint")
-    ]
-    return found[-1] if found else None
+    return {
+        binding.parameter: absolute_paths.convert(binding).value
+        for binding in bindings
+        if binding.base_name == configurable and not binding.scope
+    }
 
 
 def _save(model_dir: str, path: str) -> None:
@@ -152,11 +194,10 @@ def explain_write_errors(model_dir: str) -> Iterator[None]:
         ) from error
 
 
-def _check_same(model_dir: str, old: str, new: str) -> None:
+def _check_same(model_dir: str, old: str, new: str, may_change: Sequence[str]) -> None:
     """Checks that two configurations agree in the bindings that must not change."""
-    lines = difflib.unified_diff(
-        _list_fixed_bindings(old), _list_fixed_bindings(new), lineterm="", n=0
-    )
+    fixed = [_list_fixed_bindings(config, may_change) for config in (old, new)]
+    lines = difflib.unified_diff(*fixed, lineterm="", n=0)
     difference = [line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")]
     if difference:
         raise UserError(
@@ -166,19 +207,19 @@ def _check_same(model_dir: str, old: str, new: str) -> None:
         )
 
 
-def _list_fixed_bindings(config: str) -> list[str]:
+def _list_fixed_bindings(config: str, may_change: Sequence[str]) -> list[str]:
     """Returns the bindings that must not change between two commands, sorted."""
     return sorted(
         str(absolute_paths.convert(binding))
         for binding in gin_statements.read_bindings(config)
-        if not _may_change(binding)
+        if not _is_named(binding, may_change)
     )
 
 
-def _may_change(binding: gin_statements.Binding) -> bool:
-    """Whether a binding is in MAY_CHANGE, with or without modules before its name."""
+def _is_named(binding: gin_statements.Binding, names: Sequence[str]) -> bool:
+    """Whether a binding is in a list such as MAY_CHANGE, with or without modules before it."""
     parameter = f".{binding.name}.{binding.parameter}"
     return any(
         parameter.endswith(f".{name}") or f".{binding.name}".endswith(f".{name}")
-        for name in MAY_CHANGE
+        for name in names
     )

@@ -92,7 +92,7 @@ def write_submission(run: Run, output_dir: str, step: int | None = None) -> list
     )
     files = list_task_files()
     for file in files:
-        registered_tasks.prepare_task(file.task)
+        registered_tasks.prepare_task(file.task, run.task_vocabulary)
         data.check_readable(file.task, "test", cached=False)
     tasks = [seqio.TaskRegistry.get(file.task) for file in files]
     sets = evaluation_sets.load_tasks(tasks, run.settings, "test")

@@ -6,24 +6,34 @@ import dataclasses
 from typing import Any
 
 from mtf_switch.config import bound_settings
-from mtf_switch.runs import registered_tasks
+from mtf_switch.runs import kept_vocabulary, run_vocabulary
 from mtf_switch.runs.run import Run
 
 
-def make_run(model_dir: str, cluster: Any | None = None, task: str | None = None) -> Run:
+def make_run(
+    model_dir: str,
+    cluster: Any | None = None,
+    task: str | None = None,
+    *,
+    start_vocabulary: kept_vocabulary.Pair | None = None,
+    reads_data: bool = True,
+) -> Run:
     """Makes the run that the parsed gin configuration describes, and prepares its data.
 
     Args:
       model_dir: The folder of the run.
       cluster: A TPUClusterResolver, or None for this machine.
       task: A task or mixture to use instead of the configured one.
+      start_vocabulary: What the folder of the checkpoint to start from keeps.
+      reads_data: Whether the task's data is read. If not, the data and the task's own
+        vocabulary are not needed where the model_dir keeps a vocabulary.
 
     Raises:
       UserError: If a setting is missing or cannot be used, if there is no such task, or
-        if its vocabulary cannot be read.
+        in the cases of `run_vocabulary.choose`.
     """
     settings = bound_settings.read_settings()
     if task is not None:
         settings = dataclasses.replace(settings, task=task)
-    vocabulary = registered_tasks.prepare_task(settings.task)
-    return Run(settings, vocabulary, model_dir, cluster)
+    chosen = run_vocabulary.choose(model_dir, settings.task, start_vocabulary, reads_data)
+    return Run(settings, chosen.vocabulary, model_dir, cluster, chosen.of_tasks)

@@ -18,7 +18,12 @@ import tasks
 from mtf_switch.config import gin_config, gin_statements
 from mtf_switch.config.gin_config import SavedText
 from mtf_switch.errors import UserError
-from mtf_switch.runs import configured_run, saved_checkpoints
+from mtf_switch.runs import (
+    configured_run,
+    kept_vocabulary,
+    run_vocabulary,
+    saved_checkpoints,
+)
 from mtf_switch.runs.run import Run
 from tasks import pretraining
 
@@ -28,7 +33,7 @@ _RUN_CONFIGURABLES = re.compile(
     |product_learning_rate|\w*Optimizer|LeanAdafactor|mesh_\w+_dataset_fn|\w*pack\w*
     |get_variable_dtype|get_vocab_embedding_cls|serialize_num_microbatches|decode
     |should_load_variable|init_checkpoint_variable_mapping|task_cache|tfds_data
-    |task_vocabulary|tpu_\w+|utils)\Z""",
+    |task_vocabulary|run_vocabulary|tpu_\w+|utils)\Z""",
     re.VERBOSE,
 )
 
@@ -40,12 +45,14 @@ class PretrainedCheckpoint:
     Attributes:
       path: Path of the checkpoint, without the ending of its files.
       config: Gin text of its model; empty if the folder has none.
-      vocabulary: The vocabulary that it was trained with; None if the folder does not say.
+      vocabulary: The vocabulary of its task; None if the folder does not say, or keeps one.
+      kept: The vocabularies of inputs and targets that the folder keeps; None without any.
     """
 
     path: str
     config: SavedText
     vocabulary: seqio.Vocabulary | None
+    kept: kept_vocabulary.Pair | None = None
 
     @classmethod
     def from_path(cls, path: str, gin_files: Sequence[str] = ()) -> PretrainedCheckpoint:
@@ -72,6 +79,9 @@ class PretrainedCheckpoint:
         t5_config_file = os.path.join(folder, "operative_config.gin")
         if tf.io.gfile.exists(config_file):
             saved = SavedText(_read_file(config_file), config_file, packages, skip_unknown=True)
+            kept = kept_vocabulary.find(folder)
+            if kept is not None:
+                return cls(checkpoint, _select_model_bindings(saved), None, kept)
             return cls(checkpoint, *_read_config(saved))
         if tf.io.gfile.exists(t5_config_file):
             saved = SavedText(
@@ -104,7 +114,7 @@ class PretrainedCheckpoint:
         """
         start = f"utils.run.init_checkpoint = {self.path!r}"
         gin_config.parse(gin_files, [start, *gin_params], self.config)
-        run = configured_run.make_run(model_dir, cluster)
+        run = configured_run.make_run(model_dir, cluster, start_vocabulary=self.kept)
         self._check_vocabulary(run)
         return run
 
@@ -178,15 +188,13 @@ def _bind_vocabulary(vocabulary: seqio.Vocabulary) -> str:
 
 
 def _are_same(a: seqio.Vocabulary, b: seqio.Vocabulary) -> bool:
-    if a is b:
+    """Whether two vocabularies have the same content."""
+    if a is b or a == b:
         return True
-    paths = [getattr(v, "_sentencepiece_model_file", None) for v in (a, b)]
-    if type(a) is type(b) and paths[0] and paths[0] == paths[1]:
-        return a.extra_ids == b.extra_ids
-    return a == b
+    models = [run_vocabulary.identify(vocabulary) for vocabulary in (a, b)]
+    return models[0] is not None and models[0] == models[1]
 
 
 def _describe(vocabulary: seqio.Vocabulary) -> str:
-    name = getattr(vocabulary, "corpus", None)
-    name = name or getattr(vocabulary, "sentencepiece_model_file", str(vocabulary))
-    return f"the vocabulary of {name} ({vocabulary.vocab_size:,} ids)"
+    model = run_vocabulary.identify(vocabulary)
+    return f"the vocabulary {model.origin} ({model})" if model else str(vocabulary)

@@ -6,6 +6,7 @@ from typing import Any
 
 import seqio
 import tensorflow.compat.v1 as tf
+from google.protobuf.message import DecodeError
 from t5.models import mesh_transformer
 
 import tasks
@@ -13,11 +14,13 @@ from mtf_switch.errors import UserError, suggest_names
 from mtf_switch.runs import data
 
 
-def prepare_task(task: str) -> Any:
+def prepare_task(task: str, vocabulary: seqio.Vocabulary | None = None) -> Any:
     """Registers a task, and prepares the text and the vocabulary that it needs.
 
     Args:
       task: Name of a task or mixture.
+      vocabulary: The vocabulary of all tasks; None for what gin configures. A task that
+        somebody else has registered keeps its own.
 
     Returns:
       The task's vocabulary, or its (inputs, targets) vocabularies.
@@ -25,21 +28,25 @@ def prepare_task(task: str) -> Any:
     Raises:
       UserError: If the name is unknown or the vocabulary cannot be read.
     """
-    check_task_exists(task)
+    check_task_exists(task, vocabulary)
     tasks.prepare_text(task)
-    vocabulary = mesh_transformer.get_vocabulary(task)
-    for part in vocabulary if isinstance(vocabulary, tuple) else (vocabulary,):
-        _check_vocabulary(task, part)
-    return vocabulary
+    found = mesh_transformer.get_vocabulary(task)
+    for part in found if isinstance(found, tuple) else (found,):
+        check_vocabulary(task, part)
+    return found
 
 
-def check_task_exists(task: str) -> None:
+def check_task_exists(task: str, vocabulary: seqio.Vocabulary | None = None) -> None:
     """Registers all tasks, and checks that `task` is one of them.
+
+    Args:
+      task: Name of a task or mixture.
+      vocabulary: See `prepare_task`.
 
     Raises:
       UserError: If it is not; the message has the nearest names.
     """
-    tasks.register()
+    tasks.register(vocabulary)
     seqio.set_global_cache_dirs(data.task_cache())
     known = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
     if task not in known:
@@ -49,10 +56,15 @@ def check_task_exists(task: str) -> None:
         )
 
 
-def _check_vocabulary(task: str, vocabulary: Any) -> None:
+def check_vocabulary(task: str, vocabulary: Any) -> None:
+    """Checks that the vocabulary of a task can be read.
+
+    Raises:
+      UserError: If it cannot.
+    """
     try:
         _ = vocabulary.vocab_size
-    except (OSError, RuntimeError, tf.errors.OpError) as error:
+    except (OSError, RuntimeError, tf.errors.OpError, DecodeError) as error:
         file = getattr(vocabulary, "sentencepiece_model_file", "?")
         raise UserError(
             f"The vocabulary of task {task!r} cannot be read from {file}: "

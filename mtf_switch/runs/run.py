@@ -19,12 +19,15 @@ class Run:
       vocabulary: The vocabulary of the task, or its (inputs, targets) vocabularies.
       model_dir: The folder of the run's checkpoints, summaries and results.
       cluster: The TPUClusterResolver of the TPU to run on; None for this machine.
+      task_vocabulary: The vocabulary with which all tasks are registered; None for what gin
+        configures.
     """
 
     settings: RunSettings
     vocabulary: Any
     model_dir: str
     cluster: Any | None = None
+    task_vocabulary: Any | None = None
 
     @property
     def on_tpu(self) -> bool:

@@ -12,6 +12,7 @@ from mtf_switch.runs import (
     estimator,
     leftovers,
     run_lock,
+    run_vocabulary,
     saved_checkpoints,
     stop_signals,
 )
@@ -53,7 +54,9 @@ def train(run: Run) -> int:
     with run_lock.hold(run.model_dir):
         leftovers.remove(run.model_dir)
         saved_checkpoints.repair_list(run.model_dir)
-        saved_config.save_or_compare(run.model_dir)
+        is_kept = run_vocabulary.keep(run)
+        by_content = ("task_vocabulary.source", "task_vocabulary.sentinels")
+        saved_config.save_or_compare(run.model_dir, by_content if is_kept else ())
         try:
             return _train_on(run, runner)
         finally:

@@ -1,0 +1,202 @@
+"""The vocabulary that a model_dir keeps, with which every command reads text as training did.
+
+    vocabulary.model    the bytes of the SentencePiece model, without added sentinels
+    config.gin          run_vocabulary.sha256 and run_vocabulary.sentinels
+
+A run whose inputs and targets have different vocabularies keeps vocabulary.inputs.model and
+vocabulary.targets.model. Vocabularies are compared by their content, not by their names.
+Importing this module is cheap.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Sequence
+
+from mtf_switch import value_rules, whole_file
+from mtf_switch.config import gin_config, saved_config
+from mtf_switch.errors import UserError
+
+FILE = "vocabulary.model"
+# Of inputs and targets, if they differ.
+_FILES_OF_PAIR = ("vocabulary.inputs.model", "vocabulary.targets.model")
+# Advice for who asks for another one.
+USE_THE_RUNS = "Remove --vocabulary: the model's own is used without it."
+# What config.gin says about it.
+_CONFIGURABLE = "run_vocabulary"
+
+
+@dataclasses.dataclass(frozen=True)
+class VocabularyModel:
+    """A SentencePiece model, and the sentinels that are added to it.
+
+    Attributes:
+      content: The bytes of the model.
+      sentinels: Number of sentinels that are added to it, as its highest ids.
+      origin: Where it is from, for messages: a path.
+    """
+
+    content: bytes = dataclasses.field(repr=False)
+    sentinels: int
+    origin: str = dataclasses.field(compare=False)
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of the model's bytes, in hexadecimal digits."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @functools.cached_property
+    def size(self) -> int:
+        """The number of ids: pieces and sentinels.
+
+        Raises:
+          UserError: If the bytes are no SentencePiece model.
+        """
+        import sentencepiece
+
+        try:
+            processor = sentencepiece.SentencePieceProcessor(model_proto=self.content)
+        except RuntimeError as error:
+            raise UserError(
+                f"{self.origin} is not a SentencePiece model. Give the file that SentencePiece "
+                "wrote, such as spiece.model."
+            ) from error
+        return processor.get_piece_size() + self.sentinels
+
+    def __str__(self) -> str:
+        return f"SHA-256 {self.sha256[:16]}, {self.size:,} ids with {self.sentinels} sentinels"
+
+
+# The vocabularies of inputs and targets, which mostly are the same.
+Pair = tuple[VocabularyModel, VocabularyModel]
+
+
+def find(model_dir: str) -> Pair | None:
+    """Reads the vocabularies of inputs and targets that a run keeps.
+
+    Args:
+      model_dir: The folder. It need not exist.
+
+    Returns:
+      None for a run of before vocabularies were kept, or whose vocabulary has no SentencePiece
+      model, and for a folder without a checkpoint.
+
+    Raises:
+      UserError: If the files are missing, or are not those that config.gin names.
+    """
+    if not saved_config.is_started(model_dir):
+        return None
+    values = saved_config.read_values(model_dir, _CONFIGURABLE)
+    if not values:
+        return None
+    source = f"{os.path.join(model_dir, 'config.gin')}: {_CONFIGURABLE}"
+    value_rules.check_all(source, value_rules.DECLARED[_CONFIGURABLE], values)
+    hashes, sentinels = values["sha256"], values["sentinels"]
+    if isinstance(hashes, str):
+        model = _read_kept(model_dir, FILE, hashes, sentinels)
+        return model, model
+    inputs, targets = (
+        _read_kept(model_dir, *of_feature)
+        for of_feature in zip(_FILES_OF_PAIR, hashes, sentinels)
+    )
+    return inputs, targets
+
+
+def _read_kept(model_dir: str, name: str, sha256: str, sentinels: int) -> VocabularyModel:
+    path = os.path.join(model_dir, name)
+    restore = "Put the file back that training wrote; without it, no text can be read."
+    try:
+        model = read(path, sentinels)
+    except UserError as error:
+        raise UserError(f"{error} {restore}") from error
+    if model.sha256 != sha256:
+        raise UserError(
+            f"{path} has changed: its SHA-256 is {model.sha256[:16]}, and config.gin says "
+            f"{sha256[:16]}. {restore}"
+        )
+    return model
+
+
+def read(path: str, sentinels: int) -> VocabularyModel:
+    """Reads the SentencePiece model at a path, which may be a gs:// address.
+
+    Raises:
+      UserError: If it cannot be read.
+    """
+    return VocabularyModel(_read_bytes(path), sentinels, path)
+
+
+def _read_bytes(path: str) -> bytes:
+    try:
+        if "://" not in path:
+            with open(path, "rb") as file:
+                return file.read()
+        import tensorflow.compat.v1 as tf
+
+        try:
+            with tf.io.gfile.GFile(path, "rb") as file:
+                return file.read()
+        except tf.errors.OpError as error:
+            raise OSError(str(error).splitlines()[0]) from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"The vocabulary {path} cannot be read: {reason}.") from error
+
+
+def write(folder: str, models: Pair) -> None:
+    """Writes the vocabularies into a folder, which exists.
+
+    Args:
+      folder: The model_dir.
+      models: The vocabularies of inputs and targets.
+    """
+    for name, model in _by_file(models).items():
+        path = os.path.join(folder, name)
+        if "://" not in folder:
+            whole_file.write_bytes(path, model.content)
+            continue
+        import tensorflow.compat.v1 as tf
+
+        with tf.io.gfile.GFile(path, "wb") as file:
+            file.write(model.content)
+
+
+def _by_file(models: Pair) -> dict[str, VocabularyModel]:
+    if models[0] == models[1]:
+        return {FILE: models[0]}
+    return dict(zip(_FILES_OF_PAIR, models))
+
+
+def bind(models: Pair) -> None:
+    """Binds the hash and the sentinels of vocabularies, for the config.gin of their run."""
+    kept = list(_by_file(models).values())
+    hashes, sentinels = [m.sha256 for m in kept], [m.sentinels for m in kept]
+    is_one = len(kept) == 1
+    gin_config.bind(f"{_CONFIGURABLE}.sha256", hashes[0] if is_one else hashes)
+    gin_config.bind(f"{_CONFIGURABLE}.sentinels", sentinels[0] if is_one else sentinels)
+
+
+def check_same(
+    kept: Pair, asked: Sequence[VocabularyModel | None], what: str, fix: str
+) -> None:
+    """Checks that vocabularies have the content of those that a run was trained with.
+
+    Args:
+      kept: The vocabularies of the run's inputs and targets.
+      asked: Those to compare, in the same order; None for one that has no SentencePiece model.
+      what: What has them, such as "--vocabulary=my.model".
+      fix: A sentence that says what to do.
+
+    Raises:
+      UserError: If one differs; the message has both.
+    """
+    for own, other in zip(kept, asked):
+        if own != other:
+            is_what = f"another vocabulary ({other})" if other else "no SentencePiece model"
+            raise UserError(
+                f"{what} has {is_what}, but the model reads text with {own.origin} ({own}). "
+                f"{fix}"
+            )

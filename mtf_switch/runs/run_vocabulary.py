@@ -1,0 +1,166 @@
+"""Which vocabulary a run reads text with: the one that its model_dir keeps, if it keeps one."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any
+
+import gin
+import seqio
+
+from mtf_switch.config import saved_config
+from mtf_switch.errors import UserError
+from mtf_switch.runs import kept_vocabulary, registered_tasks
+from mtf_switch.runs.kept_vocabulary import Pair, VocabularyModel
+from tasks import task_vocabulary
+from tasks.text_vocabulary import TextVocabulary
+
+_OTHER_TASK = "Evaluate another task, or a model that was trained with this vocabulary."
+
+
+@dataclasses.dataclass(frozen=True)
+class ChosenVocabulary:
+    """The vocabulary of a run.
+
+    Attributes:
+      vocabulary: The vocabulary of the task, or its (inputs, targets) vocabularies.
+      of_tasks: The vocabulary with which all tasks are registered; None for what gin
+        configures.
+    """
+
+    vocabulary: Any
+    of_tasks: seqio.Vocabulary | None = None
+
+
+def choose(
+    model_dir: str, task: str, start: Pair | None = None, reads_data: bool = True
+) -> ChosenVocabulary:
+    """Chooses the vocabulary of a run, and prepares its task's data.
+
+    It is the one that the model_dir keeps; for a new run, that of the checkpoint that it starts
+    from; and otherwise the one that gin configures for the task.
+
+    Args:
+      model_dir: The folder of the run. It need not exist.
+      task: Name of the task or mixture.
+      start: The vocabularies that the folder of the checkpoint to start from keeps.
+      reads_data: Whether the run reads the task's data. If not, a kept vocabulary is enough:
+        the data and the task's own vocabulary are not needed.
+
+    Raises:
+      UserError: If the user or the task asks for another vocabulary than the kept one, if a
+        vocabulary cannot be read, or in the cases of `registered_tasks.prepare_task`.
+    """
+    kept = kept_vocabulary.find(model_dir) or start
+    asked = _asked_source(model_dir)
+    if kept is None:
+        return _choose_configured(model_dir, task, asked, reads_data)
+    if asked is not None:
+        what = f"task_vocabulary.source (--vocabulary) = {asked!r}"
+        models = _identify_asked(kept)
+        kept_vocabulary.check_same(kept, models, what, kept_vocabulary.USE_THE_RUNS)
+    inputs, targets = (TextVocabulary(model.origin, model.sentinels) for model in kept)
+    of_tasks = inputs if kept[0] == kept[1] else None
+    vocabulary = (inputs, of_tasks or targets)
+    if reads_data:
+        found = _pair(registered_tasks.prepare_task(task, of_tasks))
+        if any(own is not given for own, given in zip(found, vocabulary)):
+            models = tuple(map(identify, found))
+            kept_vocabulary.check_same(kept, models, f"Task {task!r}", _OTHER_TASK)
+    return ChosenVocabulary(vocabulary, of_tasks)
+
+
+def _choose_configured(
+    model_dir: str, task: str, asked: str | None, reads_data: bool
+) -> ChosenVocabulary:
+    """Chooses what gin configures, and says so if the model_dir should have kept one."""
+    if asked is not None and not reads_data:
+        vocabulary = task_vocabulary.task_vocabulary()
+        registered_tasks.check_vocabulary(task, vocabulary)
+        return ChosenVocabulary((vocabulary, vocabulary))
+    vocabulary = registered_tasks.prepare_task(task)
+    models = tuple(map(identify, _pair(vocabulary)))
+    if asked is not None:
+        model = identify(task_vocabulary.task_vocabulary())
+        if models != (model, model):
+            raise UserError(
+                f"task_vocabulary.source (--vocabulary) = {asked!r} has no effect: task "
+                f"{task!r} has a vocabulary of its own. Remove it."
+            )
+    elif any(models) and saved_config.is_started(model_dir):
+        model = next(filter(None, models))
+        print(
+            f"{model_dir} does not keep the vocabulary that it was trained with. The one of "
+            f"task {task!r} is used: {model.origin} ({model}).",
+            file=sys.stderr,
+        )
+    return ChosenVocabulary(vocabulary)
+
+
+def _identify_asked(kept: Pair) -> tuple[VocabularyModel | None, ...]:
+    """Identifies what gin configures; it has the sentinels of the run unless gin says more."""
+    model = identify(task_vocabulary.task_vocabulary())
+    if model is None or _query("task_vocabulary.sentinels") is not None:
+        return (model, model)
+    return tuple(dataclasses.replace(model, sentinels=own.sentinels) for own in kept)
+
+
+def _query(name: str) -> Any:
+    try:
+        return gin.query_parameter(name)
+    except ValueError:  # not bound
+        return None
+
+
+def _asked_source(model_dir: str) -> str | None:
+    """Returns the vocabulary that this command asks for, and not already the model_dir."""
+    source = _query("task_vocabulary.source")
+    before = saved_config.read_values(model_dir, "task_vocabulary")
+    return None if source == before.get("source") else source
+
+
+def _pair(vocabulary: Any) -> tuple[Any, Any]:
+    return vocabulary if isinstance(vocabulary, tuple) else (vocabulary, vocabulary)
+
+
+def identify(vocabulary: seqio.Vocabulary) -> VocabularyModel | None:
+    """Reads the SentencePiece model of a vocabulary.
+
+    Returns:
+      None if the vocabulary is not described by such a model and a number of sentinels.
+
+    Raises:
+      UserError: If the model cannot be read.
+    """
+    if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        return None
+    if vocabulary._normalizer_spec_overrides or not vocabulary._reverse_extra_ids:
+        return None
+    return kept_vocabulary.read(vocabulary.sentencepiece_model_file, vocabulary.extra_ids)
+
+
+def keep(run: Any) -> bool:
+    """Makes a run keep its vocabulary, before its first step.
+
+    For a new run, the vocabulary is written into the model_dir, and its hash is bound for
+    config.gin. For a run that goes on, the hash is bound as config.gin has it.
+
+    Args:
+      run: The run, whose model_dir exists and whose lock is held.
+
+    Returns:
+      Whether the run has a vocabulary that is compared by its content.
+    """
+    if saved_config.is_started(run.model_dir):
+        models = kept_vocabulary.find(run.model_dir)
+    else:
+        models = tuple(map(identify, _pair(run.vocabulary)))
+        if None in models:
+            return False
+        with saved_config.explain_write_errors(run.model_dir):
+            kept_vocabulary.write(run.model_dir, models)
+    if models is None:
+        return False
+    kept_vocabulary.bind(models)
+    return True
