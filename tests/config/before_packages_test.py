@@ -47,6 +47,11 @@ def resumed(tiny, tmp_path_factory):
         "--steps=6",
     )
     assert trained.code == 0, trained.err
+    for outcome in (evaluated, trained):
+        # It keeps no vocabulary, so the one of its task is used, and said.
+        assert f"{model_dir} does not keep the vocabulary" in outcome.err
+        assert "vocabulary_300.model (SHA-256 " in outcome.err
+    assert not (model_dir / "vocabulary.model").exists()
     return model_dir
 
 

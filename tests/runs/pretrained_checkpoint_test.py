@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import t5_reference
 from tiny_run import TinyRun, contents, copy_of, variables
 
-from mtf_switch.config import bound_settings, gin_config
+from mtf_switch.config import bound_settings, gin_config, saved_config
 from mtf_switch.errors import UserError
 from mtf_switch.runs import initial_weights
 from mtf_switch.runs.pretrained_checkpoint import PretrainedCheckpoint
@@ -32,10 +33,20 @@ def test_the_papers_recipe_is_on_top_of_the_checkpoints_model(finetuned: Path) -
         "SwitchFFN.expert_dropout_rate = 0.4",
         "run.learning_rate_schedule = 0.001",
         "AdafactorOptimizer.beta1 = 0.0",
-        "task_vocabulary.source = 'text_files'",
         f"MIXTURE_NAME = '{SUPER_GLUE}'",
     ):
         assert f"\n{line}\n" in f"\n{config}"
+
+
+def test_the_vocabulary_is_the_one_that_the_checkpoints_folder_keeps(
+    finetuned: Path, trained: Path
+) -> None:
+    kept = (trained / "vocabulary.model").read_bytes()
+    assert (finetuned / "vocabulary.model").read_bytes() == kept
+    found = [saved_config.read_values(str(d), "run_vocabulary") for d in (finetuned, trained)]
+    assert found[0] == found[1]
+    assert found[0]["sentinels"] == 100
+    assert not saved_config.read_values(str(finetuned), "task_vocabulary")
 
 
 def test_the_recipe_is_the_papers() -> None:
@@ -127,8 +138,10 @@ def test_another_vocabulary_is_refused_and_both_are_shown(
 ) -> None:
     outcome = finetune(trained, tmp_path / "run", f"--vocabulary={text_vocabulary}")
     assert outcome.code == 1
-    assert f"the vocabulary of {text_vocabulary} (356 ids)" in outcome.err
-    assert "TextCorpus(name='text_files'" in outcome.err
+    assert f"(--vocabulary) = '{text_vocabulary}' has another vocabulary" in outcome.err
+    for path, size in ((text_vocabulary, 356), (trained / "vocabulary.model", 400)):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert f"(SHA-256 {digest[:16]}, {size} ids with 100 sentinels)" in outcome.err
     assert not (tmp_path / "run").exists()
 
 
