@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import functools
@@ -16,8 +17,10 @@ import gin
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.utils import gcs_utils
 
-from mtf_switch.errors import UserError
+from mtf_switch import network
+from mtf_switch.errors import UserError, join_first
 
 # TFDS loader of a task -> the name of the data set with which the task was registered.
 _REGISTERED_NAMES: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
@@ -99,7 +102,8 @@ def _find_newest_version(tfds_name: str) -> tuple[str | None, str]:
     """Returns (version that TFDS can prepare, "") or, if there is none, (None, reason)."""
     try:
         # A folder that holds no data: TFDS prefers a version on disk to its own.
-        builder = tfds.builder(tfds_name, data_dir=os.devnull, try_gcs=False)
+        with _without_bucket():
+            builder = tfds.builder(tfds_name, data_dir=os.devnull, try_gcs=False)
         return str(builder.canonical_version), ""
     except (ValueError, AssertionError) as error:
         return None, str(error).strip().splitlines()[0]
@@ -193,17 +197,54 @@ def prepare_datasets(task_or_mixture: str) -> list[str]:
 
 
 def _download_and_prepare(tfds_name: str) -> None:
-    builder = _make_builder(tfds_name)
+    bucket_answers = _check_network(tfds_name)
     # Without this, each retry prints a warning.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     try:
-        builder.download_and_prepare()
+        with contextlib.nullcontext() if bucket_answers else _without_bucket():
+            _make_builder(tfds_name).download_and_prepare()
     except Exception as error:  # TFDS passes on all errors of its readers and of the network
         lines = str(error).strip().splitlines() or [""]
         raise UserError(
             f"TFDS could not prepare {tfds_name} in {_root_folder()} "
             f"({type(error).__name__}: {lines[0][:300]}).{_describe_manual_steps(tfds_name)}"
         ) from error
+
+
+def _check_network(tfds_name: str) -> bool:
+    """Checks that a server with the data answers: its own, or TFDS's bucket of prepared data.
+
+    Returns:
+      Whether the bucket does.
+
+    Raises:
+      UserError: if the data is to be downloaded and no server answers. TFDS would try for
+        minutes.
+    """
+    addresses = tfds.builder_cls(re.split("[/:]", tfds_name)[0]).url_infos or ()
+    urls = [url for url in addresses if url.startswith(("http://", "https://"))]
+    bucket = network.GOOGLE_CLOUD_STORAGE
+    reachable = network.find_reachable([*urls, bucket])
+    if urls and not reachable:
+        servers = sorted({network.server_of(url) for url in urls})
+        raise UserError(
+            f"TFDS could not prepare {tfds_name} in {_root_folder()}: this machine gets no "
+            f"answer from {join_first(servers)} within {network.SECONDS:g} seconds. Run "
+            "prepare on a machine with a network (HTTPS_PROXY may name a proxy), and copy its "
+            f"data_dir.{_describe_manual_steps(tfds_name)}"
+        )
+    return bucket in reachable
+
+
+@contextlib.contextmanager
+def _without_bucket() -> Iterator[None]:
+    """Keeps TFDS from asking its bucket, which takes minutes without a network."""
+    before = gcs_utils._is_gcs_disabled
+    gcs_utils._is_gcs_disabled = True
+    try:
+        yield
+    finally:
+        gcs_utils._is_gcs_disabled = before
 
 
 def _describe_manual_steps(tfds_name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
 from mtf_switch.cli import flags
@@ -20,10 +21,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="evaluate checkpoints by a task's metrics, or by negative log perplexity",
         description="For a task that has metrics (GLUE, SQuAD, ...), decodes and scores its "
         "examples and finds the best checkpoint. For other tasks, computes the negative log "
-        "perplexity of the latest checkpoint and the metrics of its routers.",
+        "perplexity and the metrics of the routers.",
     )
     flags.add_model_dir(
-        parser, "folder of a training run; the results go to SPLIT_eval/ or eval.json in it"
+        parser,
+        "folder of a training run; the results go to SPLIT_eval/ or eval.json in it (other "
+        "tasks, splits, steps and numbers of batches have names of their own)",
     )
     parser.add_argument(
         "--task", help="task or mixture (default: the one that it was trained on)"
@@ -40,7 +43,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint_steps",
         metavar="S",
-        help="checkpoints to score: all, latest (the default), or steps such as 200,400",
+        help="checkpoints to evaluate: all, latest (the default), or steps such as 200,400",
     )
     parser.add_argument(
         "--follow",
@@ -59,12 +62,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run_command(options: argparse.Namespace) -> None:
-    """Evaluates checkpoints by the metrics of their task, or the latest by its perplexity."""
-    asks_for_checkpoints = options.checkpoint_steps is not None or options.follow
-    if options.perplexity and asks_for_checkpoints:
+    """Evaluates checkpoints by the metrics of their task, or by their perplexity."""
+    if options.perplexity and options.follow:
         raise UserError(
-            "--perplexity evaluates the latest checkpoint only: remove --checkpoint_steps and "
-            "--follow."
+            "--follow waits for checkpoints to decode, and --perplexity decodes nothing: give "
+            "only one of them, or --perplexity with --checkpoint_steps=all."
         )
     saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
     from mtf_switch.downstream import evaluation_sets
@@ -73,19 +75,28 @@ def run_command(options: argparse.Namespace) -> None:
     leftovers.remove_unfinished_results(options.model_dir)
     run = configured_run.make_run(options.model_dir, flags.tpu_cluster(options))
     has_metrics = bool(evaluation_sets.tasks_with_metrics(run.settings.task))
-    if asks_for_checkpoints or (has_metrics and not options.perplexity):
+    if options.follow or (has_metrics and not options.perplexity):
         _score_checkpoints(run, options)
     else:
         _measure_perplexity(run, options)
 
 
 def _measure_perplexity(run: Run, options: argparse.Namespace) -> None:
-    from mtf_switch.runs import evaluation
+    from mtf_switch.downstream import checkpoint_selection
+    from mtf_switch.runs import evaluation, saved_checkpoints
 
-    result = evaluation.evaluate(run, options.split, options.eval_batches)
-    report = evaluation.make_report(result)
-    report.write(options.model_dir)
-    print(report.text)
+    selection = checkpoint_selection.parse_selection(options.checkpoint_steps or "latest")
+    own_task = saved_config.read_task(options.model_dir)
+    paths = checkpoint_selection.select_checkpoints(options.model_dir, selection)
+    latest = paths[0] if selection == "latest" else saved_checkpoints.find_latest(run.model_dir)
+    latest_step = saved_checkpoints.parse_step(latest)
+    for path in paths:
+        result = evaluation.evaluate(run, options.split, options.eval_batches, path)
+        name = evaluation.report_name(result, own_task, latest_step)
+        report = evaluation.make_report(result, name)
+        report.write(options.model_dir)
+        print(report.text)
+        print(f"file                {os.path.join(options.model_dir, name)}.json")
 
 
 def _score_checkpoints(run: Run, options: argparse.Namespace) -> None:

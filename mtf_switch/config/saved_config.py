@@ -144,6 +144,12 @@ def read_init_checkpoint(model_dir: str) -> str | None:
     return read_values(model_dir, "run").get("init_checkpoint")
 
 
+def read_task(model_dir: str) -> str | None:
+    """Returns the task that a run is trained on, or None without a run."""
+    # A macro, which has no parameter.
+    return read_values(model_dir, "MIXTURE_NAME").get("")
+
+
 def read_values(model_dir: str, configurable: str) -> dict[str, Any]:
     """Reads what the config.gin of a model_dir binds to the parameters of a configurable.
 

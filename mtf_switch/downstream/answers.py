@@ -1,7 +1,8 @@
 """The answers of a checkpoint to one task, as a file of JSON lines.
 
-The file is `<model_dir>/<split>_eval/<task>-<step>.jsonl`. Each line holds the example's input,
-target and predicted text, and the two values that the metrics compare.
+The file is `<model_dir>/<split>_eval/<task>-<step>.jsonl`, or `<task>-first<N>-<step>.jsonl` if
+only the first N examples were read. Each line holds the example's input, target and predicted
+text, and the two values that the metrics compare.
 """
 
 from __future__ import annotations
@@ -37,9 +38,15 @@ class Answers:
     predictions: list[Any]
 
 
-def answers_file(model_dir: str, split: str, task: str, step: int) -> str:
-    """Returns the path of the file with the answers of one checkpoint to one task."""
-    return os.path.join(scores.eval_folder(model_dir, split), f"{task}-{step}.jsonl")
+def answers_file(
+    model_dir: str, split: str, task: str, step: int, limit: int | None = None
+) -> str:
+    """Returns the path of the file with the answers of one checkpoint to one task.
+
+    Answers to the first `limit` examples only have files of their own.
+    """
+    name = f"{scores.scores_name(task, limit)}-{step}.jsonl"
+    return os.path.join(scores.eval_folder(model_dir, split), name)
 
 
 def write_answers(
@@ -75,7 +82,7 @@ def _to_json(value: Any) -> Any:
 
 
 def read_answers(model_dir: str, split: str, task: str, step: int) -> Answers:
-    """Reads the answers of one checkpoint to one task.
+    """Reads the answers of one checkpoint to all examples of one task.
 
     Raises:
       UserError: If the file is absent or damaged.

@@ -15,8 +15,14 @@ import numpy as np
 import seqio
 from tqdm import tqdm
 
-from mtf_switch.downstream import answers, bootstrap, paper_tables, scores, task_metrics
-from mtf_switch.downstream.answers import Answers
+from mtf_switch.downstream import (
+    agreement,
+    answers,
+    bootstrap,
+    paper_tables,
+    scores,
+    task_metrics,
+)
 from mtf_switch.downstream.scores import Metric, Peak, StepScores
 from mtf_switch.errors import UserError
 from mtf_switch.report import Report
@@ -89,7 +95,8 @@ def compare_models(models: Sequence[str], tasks: Sequence[str], split: str) -> l
       split: Split of the tasks.
 
     Raises:
-      UserError: If a model was not scored on a task, or was scored on other examples.
+      UserError: If a model was not scored on a task in full, or what was scored does not
+        agree (see `agreement`).
     """
     rows = []
     for name in tqdm(tasks, "bootstrap", unit="task", leave=False, disable=None):
@@ -100,50 +107,45 @@ def compare_models(models: Sequence[str], tasks: Sequence[str], split: str) -> l
 
 
 def _compare_on_subtasks(models: Sequence[str], name: str, split: str) -> list[TaskResult]:
-    """Compares models on each subtask that all of them were scored on."""
-    peaks = [scores.find_peaks(_read_scores(model, split, name)) for model in models]
+    """Compares models on each subtask that they were scored on."""
+    scored = [_read_scores(model, split, name) for model in models]
+    agreement.check_same_tasks(models, name, [steps[-1] for steps in scored])
     return [
-        _compare_on_task(models, task, split, [found[task.name] for found in peaks])
+        _compare_on_task(models, task, split, scored)
         for task in seqio.get_subtasks(seqio.get_mixture_or_task(name))
-        if all(task.name in found for found in peaks)
+        if task.name in scored[0][-1].scores
     ]
 
 
 def _read_scores(model: str, split: str, name: str) -> list[StepScores]:
     steps = scores.read_scores(model, split, name)
     if not steps:
+        partial = scores.find_partial_files(model, split, name)
+        only = f" It has only those of a part of the examples: {partial[0]}." if partial else ""
         raise UserError(
-            f"{model} has no scores of {name!r} ({split}). Make them: run_switch.py eval "
+            f"{model} has no scores of {name!r} ({split}).{only} Make them: run_switch.py eval "
             f"--model_dir={model} --task={name} --split={split} --checkpoint_steps=all"
         )
     return steps
 
 
 def _compare_on_task(
-    models: Sequence[str], task: seqio.Task, split: str, peaks: list[Peak]
+    models: Sequence[str], task: seqio.Task, split: str, scored: Sequence[list[StepScores]]
 ) -> TaskResult:
+    peaks = [scores.find_peaks(steps)[task.name] for steps in scored]
     of_models = [
         answers.read_answers(model, split, task.name, peak.step)
         for model, peak in zip(models, peaks)
     ]
-    _check_same_examples(models, task.name, of_models)
+    for model, steps, found in zip(models, scored, of_models):
+        (at_peak,) = (step for step in steps if step.step == found.step)
+        agreement.check_all_answered(model, split, task.name, at_peak, found)
+    agreement.check_same_examples(models, task.name, of_models)
     targets = of_models[0].targets
     resampled = bootstrap.resample_metrics(
         task, targets, [found.predictions for found in of_models]
     )
     return TaskResult(task.name, len(targets), peaks, resampled)
-
-
-def _check_same_examples(
-    models: Sequence[str], task: str, of_models: Sequence[Answers]
-) -> None:
-    for model, found in zip(models[1:], of_models[1:]):
-        if found.inputs != of_models[0].inputs:
-            raise UserError(
-                f"{models[0]} and {model} were scored on different examples of {task!r} "
-                f"({len(of_models[0].inputs)} and {len(found.inputs)} of them). Run eval for "
-                "both on the same data, in full."
-            )
 
 
 def _build_task_rows(result: TaskResult) -> list[Row]:

@@ -22,6 +22,12 @@ def bind_decode_length(settings: run_settings.RunSettings) -> None:
         gin_config.bind(name, settings.sequence_length["targets"])
 
 
+def describe_settings() -> dict[str, str]:
+    """Returns what gin binds for `Bitransformer.decode`: parameter -> value, as text."""
+    bound = gin.get_bindings("Bitransformer.decode", resolve_references=False)
+    return {name: repr(value) for name, value in sorted(bound.items())}
+
+
 def decode(sets: Sequence[EvaluationSet], run: Run, checkpoint: str) -> Iterator[str]:
     """Decodes the inputs of all sets with one checkpoint.
 

@@ -6,6 +6,9 @@ Files in `<model_dir>/<split>_eval/`, for a task or mixture NAME with subtasks:
     NAME.csv             the same as a table, with a row for each step
     NAME.png             metrics against steps
     SUBTASK-STEP.jsonl   a line for each example: inputs, targets, prediction
+
+If only the first N examples of each task are read, the names are NAME-firstN.json, .csv and
+.png, and SUBTASK-firstN-STEP.jsonl, so that they replace no result of the whole split.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from tqdm import tqdm
 
 from mtf_switch.downstream import (
+    agreement,
     answers,
     checkpoint_selection,
     decoding,
@@ -54,7 +58,8 @@ def score_checkpoints(
       The scores of every step in the file, including those of earlier calls.
 
     Raises:
-      UserError: If the task has no metrics or no data, or a step has no checkpoint.
+      UserError: If the task has no metrics or no data, or a step has no checkpoint, or the
+        file has scores of other steps that were decoded in another way.
     """
     settings, model_dir = run.settings, run.model_dir
     paths = [] if follow else checkpoint_selection.select_checkpoints(model_dir, selection)
@@ -63,12 +68,16 @@ def score_checkpoints(
     by_step = {
         step.step: step for step in scores.read_scores(model_dir, split, settings.task, limit)
     }
+    file = scores.scores_file(model_dir, split, settings.task, limit)
+    chosen = {saved_checkpoints.parse_step(path) for path in paths}
+    others = [by_step[step] for step in by_step if step not in chosen and not follow]
+    agreement.check_same_decoding(file, others, decoding.describe_settings())
     for path in _wait_for_checkpoints(model_dir, settings.train_steps) if follow else paths:
         step = saved_checkpoints.parse_step(path)
         decoded = decoding.decode(sets, run, path)
         total = sum(len(part.examples) for part in sets)
         bar = tqdm(decoded, f"step {step}", total, unit="example", leave=False, disable=None)
-        by_step[step] = _score_answers(model_dir, split, step, sets, list(bar))
+        by_step[step] = _score_answers(model_dir, split, step, limit, sets, list(bar))
         in_order = [by_step[key] for key in sorted(by_step)]
         report = scores_report.make_report(settings.task, split, limit, in_order)
         report.write(scores.eval_folder(model_dir, split))
@@ -98,15 +107,23 @@ def _wait_for_checkpoints(model_dir: str, last_step: int) -> Iterator[str]:
 
 
 def _score_answers(
-    model_dir: str, split: str, step: int, sets: Sequence[EvaluationSet], texts: Sequence[str]
+    model_dir: str,
+    split: str,
+    step: int,
+    limit: int | None,
+    sets: Sequence[EvaluationSet],
+    texts: Sequence[str],
 ) -> StepScores:
     """Scores the decoded texts of one checkpoint, and writes them to files."""
-    values, examples = {}, {}
+    values, examples, examples_of_split = {}, {}, {}
     for part, part_texts in evaluation_sets.split_by_set(sets, texts):
         task = part.task.name
         predictions = part.postprocess(part_texts)
         values[task] = task_metrics.compute_metrics(part.task, part.targets, predictions)
         examples[task] = len(part_texts)
-        path = answers.answers_file(model_dir, split, task, step)
+        examples_of_split[task] = part.examples_of_split
+        path = answers.answers_file(model_dir, split, task, step, limit)
         answers.write_answers(path, part, part_texts, predictions)
-    return StepScores(step, examples, values, task_metrics.average_tasks(values))
+    averages = task_metrics.average_tasks(values)
+    decoded_with = decoding.describe_settings()
+    return StepScores(step, examples, values, averages, examples_of_split, decoded_with)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -24,12 +25,14 @@ class EvaluationSet:
       inputs: [examples, length] int32 token ids.
       examples: The preprocessed examples, including their texts.
       targets: Postprocessed target of each example.
+      examples_of_split: Number of examples in the split, of which these are the first.
     """
 
     task: seqio.Task
     inputs: np.ndarray
     examples: list[dict[str, Any]]
     targets: list[Any]
+    examples_of_split: int
 
     def get_text(self, index: int, feature: str) -> str:
         """Returns the text of an example's "inputs" or "targets" before tokenization."""
@@ -74,7 +77,7 @@ def load_evaluation_sets(
     if not tasks:
         raise UserError(
             f"Task {settings.task!r} has no metric of its own, so its answers cannot be "
-            "scored. Omit --checkpoint_steps and --follow to get its negative log perplexity."
+            "scored. Omit --follow to get its negative log perplexity."
         )
     cached = data.is_cached(mesh_transformer.mesh_eval_dataset_fn)
     data.check_readable(settings.task, split, cached)
@@ -110,25 +113,25 @@ def load_tasks(
     sets = []
     for task in tasks:
         dataset = task.get_dataset(lengths, split, use_cached=cached, shuffle=False)
-        if limit is not None:
-            dataset = dataset.take(limit)
-        examples = list(dataset.as_numpy_iterator())
+        iterator = dataset.as_numpy_iterator()
+        examples = list(itertools.islice(iterator, limit))
         if not examples:
             raise UserError(f"The split {split!r} of task {task.name!r} is empty.")
-        sets.append(_build_evaluation_set(task, examples, length))
+        others = sum(1 for _ in iterator)
+        sets.append(_build_evaluation_set(task, examples, length, len(examples) + others))
     if not sets:
         raise UserError(f"No task with a metric has the split {split!r} in this mixture.")
     return sets
 
 
 def _build_evaluation_set(
-    task: seqio.Task, examples: list[dict[str, Any]], length: int
+    task: seqio.Task, examples: list[dict[str, Any]], length: int, examples_of_split: int
 ) -> EvaluationSet:
     inputs = np.zeros([len(examples), length], np.int32)
     for row, example in zip(inputs, examples):
         ids = example["inputs"][:length]
         row[: len(ids)] = ids
-    without_targets = EvaluationSet(task, inputs, examples, [])
+    without_targets = EvaluationSet(task, inputs, examples, [], examples_of_split)
     targets = [
         task.postprocess_fn(
             without_targets.get_text(i, "targets"), example=example, is_target=True

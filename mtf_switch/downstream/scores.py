@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 import os
 from collections.abc import Sequence
@@ -39,22 +40,30 @@ class StepScores:
       examples: Task -> number of examples that it was scored on.
       scores: Task -> metric -> value.
       averages: Averages over tasks; see `task_metrics.average_tasks`.
+      examples_of_split: Task -> number of examples in the split; {} in files of earlier
+        versions.
+      decoding: Parameter of the decoder that gin binds -> its value; {} in files of earlier
+        versions.
     """
 
     step: int
     examples: dict[str, int]
     scores: dict[str, dict[str, float]]
     averages: dict[str, float]
+    examples_of_split: dict[str, int] = dataclasses.field(default_factory=dict)
+    decoding: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def has_valid_types(self) -> bool:
         """Whether the fields, as read from a file, have their declared types."""
         tables = [self.examples, self.scores, self.averages]
+        tables += [self.examples_of_split, self.decoding]
         if not isinstance(self.step, int) or not all(isinstance(t, dict) for t in tables):
             return False
         rows = [*self.scores.values()]
         if not all(isinstance(row, dict) for row in rows):
             return False
         numbers = [*self.examples.values(), *self.averages.values()]
+        numbers += self.examples_of_split.values()
         numbers += [value for row in rows for value in row.values()]
         return all(isinstance(number, (int, float)) for number in numbers)
 
@@ -135,6 +144,14 @@ def scores_file(model_dir: str, split: str, task: str, limit: int | None) -> str
     return os.path.join(eval_folder(model_dir, split), f"{scores_name(task, limit)}.json")
 
 
+def find_partial_files(model_dir: str, split: str, task: str) -> list[str]:
+    """Finds the files with the scores on a part of a task's examples."""
+    pattern = os.path.join(
+        glob.escape(eval_folder(model_dir, split)), f"{scores_name(task, None)}-first*.json"
+    )
+    return sorted(glob.glob(pattern))
+
+
 def read_scores(
     model_dir: str, split: str, task: str, limit: int | None = None
 ) -> list[StepScores]:
@@ -161,11 +178,14 @@ def read_scores(
         ) from error
 
 
-def to_data(task: str, split: str, steps: Sequence[StepScores]) -> dict[str, Any]:
+def to_data(
+    task: str, split: str, limit: int | None, steps: Sequence[StepScores]
+) -> dict[str, Any]:
     """Returns what the JSON file of scores holds; `read_scores` reads its "steps"."""
     return {
         "task": task,
         "split": split,
+        "limit": limit,
         "steps": [dataclasses.asdict(step) for step in steps],
         "peaks": {name: dataclasses.asdict(peak) for name, peak in find_peaks(steps).items()},
         "averages_of_peaks": average_peaks(steps),

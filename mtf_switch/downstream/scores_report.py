@@ -28,7 +28,7 @@ def make_report(
     return Report(
         name=name,
         text=format_table(split, steps),
-        data=scores.to_data(task, split, steps),
+        data=scores.to_data(task, split, limit, steps),
         documents={f"{name}.csv": format_csv(steps)},
         plots={f"{name}.png": lambda figure: draw_scores(figure, f"{task} ({split})", steps)},
     )
@@ -48,12 +48,23 @@ def format_table(split: str, steps: Sequence[StepScores]) -> str:
         )
     for name, average in scores.average_peaks(steps).items():
         lines.append(f"{name}, each task at its own peak: {average:.2f}")
+    lines += _describe_missing_examples(last)
     if len(steps) > 1 and split != "test":
         lines.append(
             f"The peaks of {len(steps)} checkpoints were chosen on {split}, the data that they "
             "are reported on, as in the paper. Expect lower scores on other data."
         )
     return "\n".join(lines)
+
+
+def _describe_missing_examples(step: StepScores) -> list[str]:
+    """Says how many examples of each task were scored, if it is not all of them."""
+    parts = [
+        f"{count:,} of {step.examples_of_split[task]:,} of {task}"
+        for task, count in step.examples.items()
+        if count < step.examples_of_split.get(task, count)
+    ]
+    return [f"Only the first examples were scored: {', '.join(parts)}."] if parts else []
 
 
 def format_line(step: StepScores) -> str:

@@ -60,6 +60,21 @@ def check_readable(task: str, split: str, cached: bool) -> None:
         raise UserError(f"The split {split!r} of task {task!r} is empty.")
 
 
+def count_source_examples(task: str, split: str) -> int | None:
+    """Counts the examples in the data of a split, before the task preprocesses them.
+
+    Args:
+      task: Name of a task or mixture.
+      split: Name of a split.
+
+    Returns:
+      Their number, over all tasks of a mixture; None if a source does not know it.
+    """
+    subtasks = seqio.get_subtasks(seqio.get_mixture_or_task(task))
+    counts = [t.num_input_examples(split) for t in subtasks if split in t.splits]
+    return None if None in counts else sum(counts)
+
+
 def _splits(subtasks: Sequence[seqio.Task]) -> str:
     return ", ".join(sorted({s for task in subtasks for s in task.splits})) or "none"
 

@@ -19,6 +19,7 @@ from mtf_switch.errors import UserError
 from mtf_switch.layers import initialization, router_metrics
 from mtf_switch.model import switch_transformer
 from mtf_switch.runs import (
+    example_count,
     initial_weights,
     restoring,
     router_summaries,
@@ -181,8 +182,9 @@ def _model_fn(
     with scope, switch_transformer.convert_value_errors(), _separate_noise(batch_number):
         spec = upstream_model_fn(features, labels, mode, params)
     sums = router_metrics.collect_sums(tf.get_default_graph())
-    if mode == tf.estimator.ModeKeys.EVAL and sums:
-        eval_metrics = router_summaries.add_to_eval_metrics(spec.eval_metrics, sums)
+    if mode == tf.estimator.ModeKeys.EVAL:
+        eval_metrics = example_count.add_to_eval_metrics(spec.eval_metrics)
+        eval_metrics = router_summaries.add_to_eval_metrics(eval_metrics, sums)
         return _replace_fields(spec, eval_metrics=eval_metrics)
     if mode == tf.estimator.ModeKeys.TRAIN:
         unread_bindings.check_training()

@@ -10,14 +10,22 @@ import numpy as np
 
 from mtf_switch.layers.router_metrics import RouterMetrics
 from mtf_switch.report import Report
-from mtf_switch.runs import data, estimator, router_summaries, saved_checkpoints
+from mtf_switch.runs import (
+    data,
+    estimator,
+    example_count,
+    router_summaries,
+    saved_checkpoints,
+)
 from mtf_switch.runs.restoring import CheckShapesHook
 from mtf_switch.runs.run import Run
+
+VALIDATION = "validation"
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The result of one evaluation, as `eval.json` holds it.
+    """The result of one evaluation, as its JSON file holds it; see `report_name`.
 
     Attributes:
       step: Step of the checkpoint.
@@ -31,6 +39,11 @@ class Evaluation:
       served: Layer -> share of its tokens that their first choice served, their second, and
         so on, as far as the router goes.
       router: Layer -> dropped_fraction, entropy (nats), gate, aux_loss, z_loss.
+      examples: Number of examples that were scored.
+      limit: The most examples that were to be read; None for the whole split.
+      source_examples: Number of examples in the data of the split, before the task makes the
+        model's examples of them; None if nobody counted them. Span corruption makes several of
+        a long document.
     """
 
     step: int
@@ -43,11 +56,14 @@ class Evaluation:
     expert_load: dict[str, list[float]]
     served: dict[str, list[float]]
     router: dict[str, dict[str, float]]
+    examples: int = 0
+    limit: int | None = None
+    source_examples: int | None = None
 
 
 def evaluate(
     run: Run,
-    split: str = "validation",
+    split: str = VALIDATION,
     batches: int | None = None,
     checkpoint: str | None = None,
     input_fn: Callable | None = None,
@@ -78,10 +94,13 @@ def evaluate(
             checkpoint_path=checkpoint,
             name=split,
         )
-    return _to_evaluation(run.settings.task, split, results)
+    limit = None if batches is None else batches * run.settings.batch_size
+    return _to_evaluation(run.settings.task, split, limit, results)
 
 
-def _to_evaluation(task: str, split: str, results: Mapping[str, Any]) -> Evaluation:
+def _to_evaluation(
+    task: str, split: str, limit: int | None, results: Mapping[str, Any]
+) -> Evaluation:
     routers = router_summaries.metrics_from_results(results)
     tokens = sum(metrics.tokens for metrics in routers.values())
     dropped = sum(m.tokens * m.dropped_fraction for m in routers.values())
@@ -96,6 +115,9 @@ def _to_evaluation(task: str, split: str, results: Mapping[str, Any]) -> Evaluat
         expert_load={name: m.expert_load.tolist() for name, m in routers.items()},
         served={name: np.trim_zeros(m.served, "b").tolist() for name, m in routers.items()},
         router={name: _router_scalars(metrics) for name, metrics in routers.items()},
+        examples=int(results[example_count.NAME]),
+        limit=limit,
+        source_examples=data.count_source_examples(task, split),
     )
 
 
@@ -109,9 +131,42 @@ def _router_scalars(metrics: RouterMetrics) -> dict[str, float]:
     }
 
 
-def make_report(result: Evaluation) -> Report:
-    """Returns the report of an evaluation; written into a model_dir, it is `eval.json`."""
-    return Report("eval", _format_text(result), dataclasses.asdict(result))
+def report_name(result: Evaluation, own_task: str, latest_step: int) -> str:
+    """Names the JSON file of an evaluation, without its ending.
+
+    "eval" is the evaluation of the latest checkpoint on the whole validation split of the
+    run's own task. Whatever differs from that is in the name, so that no other evaluation
+    replaces it: `eval-TASK-SPLIT-firstN-STEP`.
+
+    Args:
+      result: The evaluation.
+      own_task: The task that the model was trained on.
+      latest_step: Step of the latest checkpoint.
+    """
+    parts = ["eval"]
+    parts += [result.task] if result.task != own_task else []
+    parts += [result.split] if result.split != VALIDATION else []
+    parts += [f"first{result.limit}"] if result.limit is not None else []
+    parts += [str(result.step)] if result.step != latest_step else []
+    return "-".join(parts)
+
+
+def make_report(result: Evaluation, name: str = "eval") -> Report:
+    """Returns the report of an evaluation, which belongs into the model_dir.
+
+    Args:
+      result: The evaluation.
+      name: Name of its JSON file; see `report_name`.
+    """
+    return Report(name, _format_text(result), dataclasses.asdict(result))
+
+
+def _format_examples(result: Evaluation) -> str:
+    if result.limit is None:
+        return f"{result.examples} (all)"
+    source = result.source_examples
+    of = "" if source is None else f"; the split has {source} before preprocessing"
+    return f"{result.examples} (at most {result.limit} were read{of})"
 
 
 def _format_text(result: Evaluation) -> str:
@@ -121,6 +176,7 @@ def _format_text(result: Evaluation) -> str:
         f"neg_log_perplexity  {result.neg_log_perplexity:.4f} nats per target token",
         f"token_accuracy      {result.token_accuracy:.4f}",
         f"target_tokens       {result.target_tokens}",
+        f"examples            {_format_examples(result)}",
     ]
     if result.router:
         lines.append(f"dropped_fraction    {result.dropped_fraction:.4f}")

@@ -15,6 +15,7 @@ from mesh_tensorflow.transformer import utils
 from t5.models import mesh_transformer
 
 import tasks
+from mtf_switch import network
 from mtf_switch.config import gin_config, gin_statements
 from mtf_switch.config.gin_config import SavedText
 from mtf_switch.errors import UserError
@@ -67,6 +68,7 @@ class PretrainedCheckpoint:
         Raises:
           UserError: If there is no checkpoint, or its configuration cannot be read as data.
         """
+        network.check_address(path, "Copy the checkpoint to this machine.")
         checkpoint = _find_latest(path) if tf.io.gfile.isdir(path) else path
         if not tf.train.checkpoint_exists(checkpoint):
             raise UserError(

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from t5.models import mesh_transformer
 
 import tasks
+from mtf_switch import network
 from mtf_switch.errors import UserError, suggest_names
 from mtf_switch.runs import data
 
@@ -62,12 +63,16 @@ def check_vocabulary(task: str, vocabulary: Any) -> None:
     Raises:
       UserError: If it cannot.
     """
+    file = str(getattr(vocabulary, "sentencepiece_model_file", "?"))
+    remedy = (
+        "Give --vocabulary a copy that this machine can reach: T5's default vocabulary is on "
+        "Google Cloud Storage."
+    )
+    network.check_address(file, remedy)
     try:
         _ = vocabulary.vocab_size
     except (OSError, RuntimeError, tf.errors.OpError, DecodeError) as error:
-        file = getattr(vocabulary, "sentencepiece_model_file", "?")
         raise UserError(
             f"The vocabulary of task {task!r} cannot be read from {file}: "
-            f"{str(error).splitlines()[0]}. Give --vocabulary a copy that this machine "
-            "can reach: T5's default vocabulary is on Google Cloud Storage."
+            f"{str(error).splitlines()[0]}. {remedy}"
         ) from error

@@ -21,6 +21,7 @@ from mtf_switch.upstream import (
     microbatches,
     noise,
     t5_repairs,
+    tfds_repairs,
 )
 
 # Module -> the repair that runs before its import, which would otherwise fail.
@@ -42,6 +43,7 @@ AFTER_IMPORT: dict[str, tuple[Callable[[types.ModuleType], None], ...]] = {
         mesh_tensorflow_repairs.keep_float32_in_all_to_all,
     ),
     "mesh_tensorflow.transformer.utils": (mesh_tensorflow_repairs.silence_step_print,),
+    "tensorflow_datasets.core.download.downloader": (tfds_repairs.end_silent_downloads,),
 }
 
 

@@ -16,7 +16,13 @@ from mtf_switch.downstream.scores import Peak, StepScores
 TASK = "winogrande_xl"
 
 
-def write_model(model_dir: Path, right_at: dict[int, int], questions: int = 20) -> str:
+def write_model(
+    model_dir: Path,
+    right_at: dict[int, int],
+    questions: int = 20,
+    beams: int = 1,
+    tasks: tuple[str, ...] = (TASK,),
+) -> str:
     """A model_dir that was scored on Winogrande: step -> questions that were right."""
     steps = []
     for step, right in right_at.items():
@@ -33,8 +39,10 @@ def write_model(model_dir: Path, right_at: dict[int, int], questions: int = 20) 
         path = Path(answers.answers_file(str(model_dir), "validation", TASK, step))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        values = {TASK: {"accuracy": 100 * right / questions}}
-        steps.append(StepScores(step, {TASK: questions}, values, {}))
+        values = {task: {"accuracy": 100 * right / questions} for task in tasks}
+        counts = dict.fromkeys(tasks, questions)
+        decoding = {"beam_size": repr(beams)}
+        steps.append(StepScores(step, counts, values, {}, counts, decoding))
     report = scores_report.make_report(TASK, "validation", None, steps)
     dataclasses.replace(report, plots={}).write(
         scores.eval_folder(str(model_dir), "validation")
@@ -109,6 +117,46 @@ def test_other_examples_are_not_compared(models, tiny: TinyRun, tmp_path: Path) 
     outcome = tiny.command("compare", "--models", models[0], fewer, "--tasks", TASK)
     assert outcome.code == 1
     assert "different examples of 'winogrande_xl' (20 and 5 of them)" in outcome.err
+
+
+def test_answers_of_a_part_are_not_compared_with_scores_of_the_whole(
+    models, tiny: TinyRun, tmp_path: Path
+) -> None:
+    """The two right answers of `eval --eval_batches=2` would be 50.00 [100.00, 100.00]."""
+    other = write_model(tmp_path / "other", {200: 10})
+    path = Path(other) / "validation_eval" / f"{TASK}-200.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    outcome = tiny.command("compare", "--models", models[0], other, "--tasks", TASK)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert f"{path} has 2 answers, but the scores of step 200 are of 20" in outcome.err
+    assert f"eval --model_dir={other} --split=validation --checkpoint_steps=200" in outcome.err
+
+
+def test_scores_of_a_part_alone_are_not_compared(models, tiny: TinyRun, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "other", {200: 10})
+    folder = Path(other) / "validation_eval"
+    (folder / f"{TASK}.json").rename(folder / f"{TASK}-first16.json")
+    outcome = tiny.command("compare", "--models", models[0], other, "--tasks", TASK)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert f"only those of a part of the examples: {folder / TASK}-first16.json" in outcome.err
+
+
+def test_other_targets_decoding_and_tasks_are_not_compared(
+    models, tiny: TinyRun, tmp_path: Path
+) -> None:
+    beams = write_model(tmp_path / "beams", {200: 10}, beams=4)
+    more = write_model(tmp_path / "more", {200: 10}, tasks=(TASK, "winogrande_l"))
+    targets = write_model(tmp_path / "targets", {200: 10})
+    path = Path(targets) / "validation_eval" / f"{TASK}-200.jsonl"
+    path.write_text(path.read_text().replace('"target_value": "yes"', '"target_value": "no"'))
+    for other, message in (
+        (beams, "Bitransformer.decode.beam_size = 1, and " + beams + " has 4"),
+        (more, "only one of them has scores of winogrande_l"),
+        (targets, "different examples of 'winogrande_xl' (20 and 20 of them)"),
+    ):
+        outcome = tiny.command("compare", "--models", models[0], other, "--tasks", TASK)
+        assert (outcome.code, outcome.out) == (1, "")
+        assert message in outcome.err
 
 
 def test_answers_that_are_gone_are_named(models, tiny: TinyRun, tmp_path: Path) -> None:

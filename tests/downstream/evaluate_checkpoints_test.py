@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_run import TinyRun, copy_of
+from tiny_run import TinyRun, contents, copy_of
 
 from mtf_switch.downstream import (
     checkpoint_selection,
@@ -131,6 +131,38 @@ def test_steps_are_added_to_what_there_is(evaluated) -> None:
     assert [step.step for step in steps] == [0, 2, 4]
 
 
+def test_a_part_of_the_examples_replaces_no_result_of_all(
+    evaluated, tiny: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny run has batches of 8, and its data one or two examples of each task."""
+    model_dir, *_ = evaluated
+    before = contents(model_dir / "validation_eval")
+    monkeypatch.setattr(decoding, "decode", Decoder().decode)
+    arguments = ("--eval_batches=1", "--gin_param=utils.run.batch_size = 1")
+    outcome = tiny.command("eval", f"--model_dir={model_dir}", *arguments)
+    assert outcome.code == 0, outcome.err
+    assert "Only the first examples were scored: 1 of 2 of super_glue_boolq_v102" in outcome.out
+    after = contents(model_dir / "validation_eval")
+    assert {name: after[name] for name in before} == before
+    added = set(after) - set(before)
+    assert {f"{SUPER_GLUE}-first1.json", "super_glue_boolq_v102-first1-4.jsonl"} < added
+    assert all("-first1" in name for name in added)
+    data = json.loads(after[f"{SUPER_GLUE}-first1.json"])
+    (step,) = data["steps"]
+    assert (data["limit"], step["examples"]["super_glue_boolq_v102"]) == (1, 1)
+    assert step["examples_of_split"]["super_glue_boolq_v102"] == 2
+
+
+def test_steps_that_were_decoded_in_another_way_are_not_mixed(evaluated, tiny: TinyRun) -> None:
+    """One table and one peak over greedy answers and beams would compare two things."""
+    model_dir, *_ = evaluated
+    beams = "--gin_param=Bitransformer.decode.beam_size = 4"
+    outcome = tiny.command("eval", f"--model_dir={model_dir}", beams)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "were decoded with Bitransformer.decode.beam_size = " in outcome.err
+    assert "this evaluation has 4" in outcome.err
+
+
 def test_checkpoints_are_selected_by_their_steps(finetuned: Path) -> None:
     def select(text: str) -> list[int]:
         selection = checkpoint_selection.parse_selection(text)
@@ -190,7 +222,7 @@ def test_perplexity_of_a_task_with_metrics(
         (("--checkpoint_steps=0,3",), "has no checkpoint of step 3; it has those of 0, 2, 4"),
         (("--split=validatoin",), f"Task '{SUPER_GLUE}' has no split 'validatoin'; it has"),
         (("--task=super_glue_axb_v102", "--follow"), "has no metric of its own"),
-        (("--perplexity", "--follow"), "--perplexity evaluates the latest checkpoint only"),
+        (("--perplexity", "--follow"), "--follow waits for checkpoints to decode"),
         (("--task=xsun",), "The nearest names are: xsum"),
     ],
 )

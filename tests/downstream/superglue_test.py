@@ -124,7 +124,9 @@ def test_valid_answers_become_their_labels(tmp_path: Path) -> None:
         "ReCoRD": ([{"idx/passage": 5, "idx/query": 9}], ["Ada"], [(9, "Ada")]),
     }
     for name, (examples, answers, expected) in cases.items():
-        part = EvaluationSet(seqio.TaskRegistry.get(by_name[name].task), None, examples, [])
+        part = EvaluationSet(
+            seqio.TaskRegistry.get(by_name[name].task), None, examples, [], len(examples)
+        )
         found = superglue._write_file(str(tmp_path), by_name[name], part, answers)
         assert found.invalid == 0
         assert [(line["idx"], line["label"]) for line in lines(tmp_path, name)] == expected

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # Modules of mtf_switch that belong to no package; every package may import them.
-SHARED = {"errors", "machine", "report", "value_rules", "whole_file"}
+SHARED = {"errors", "machine", "network", "report", "value_rules", "whole_file"}
 
 # Package -> the other packages that it may import.
 MAY_IMPORT = {

@@ -39,12 +39,15 @@ class Evaluated:
     model_dir: Path
     outcome: Outcome
     result: dict[str, Any]
+    name: str
 
 
 def evaluate(tiny: TinyRun, model_dir: Path, *arguments: str) -> Evaluated:
     outcome = tiny.command("eval", f"--model_dir={model_dir}", *arguments)
     assert outcome.code == 0, outcome.err
-    return Evaluated(model_dir, outcome, json.loads((model_dir / "eval.json").read_text()))
+    # The last line names the file.
+    file = Path(outcome.out.splitlines()[-1].split()[-1])
+    return Evaluated(model_dir, outcome, json.loads(file.read_text()), file.name)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +119,8 @@ def test_eval_writes_and_prints_what_it_measured(evaluated: Evaluated) -> None:
     assert printed["step"] == ["6"]
     assert printed["neg_log_perplexity"][0] == f"{result['neg_log_perplexity']:.4f}"
     assert printed["target_tokens"] == [str(result["target_tokens"])]
+    assert printed["examples"] == [str(result["examples"]), "(all)"]
+    assert evaluated.name == "eval.json"
     assert printed["dropped_fraction"] == [f"{result['dropped_fraction']:.4f}"]
     for layer in SWITCH_LAYERS:
         assert printed[layer][0] == f"{result['router'][layer]['dropped_fraction']:.4f}"
@@ -140,6 +145,7 @@ def test_the_whole_split_is_measured_as_by_hand(tiny: TinyRun, evaluated: Evalua
     expected = by_hand(tiny, evaluated.model_dir)
     result = evaluated.result
     assert result["target_tokens"] == expected["target_tokens"]
+    assert result["examples"] == len(validation_examples(settings)["targets"])
     # float32 sums of some 200 terms.
     assert result["neg_log_perplexity"] == pytest.approx(
         expected["neg_log_perplexity"], rel=1e-5
@@ -162,7 +168,9 @@ def test_another_task_split_and_number_of_batches(
 ) -> None:
     """Unlike in span corruption, most of these rows are padding."""
     model_dir = copy_of(trained, tmp_path / "run")
-    result = evaluate(tiny, model_dir, f"--task={other_task}").result
+    whole = evaluate(tiny, model_dir, f"--task={other_task}")
+    result = whole.result
+    assert (result["examples"], result["limit"]) == (11, None)
     saved_config.load(str(model_dir), gin_params=[f"MIXTURE_NAME = {other_task!r}"])
     expected = by_hand(tiny, model_dir)
     assert (result["task"], result["split"]) == (other_task, "validation")
@@ -172,9 +180,18 @@ def test_another_task_split_and_number_of_batches(
     )
 
     gin.clear_config()
-    first = evaluate(
-        tiny, model_dir, f"--task={other_task}", "--split=test", "--eval_batches=1"
-    ).result
+    (model_dir / "eval.json").write_text("the whole evaluation of its own task")
+    arguments = ("--split=test", "--eval_batches=1", "--checkpoint_steps=3")
+    part = evaluate(tiny, model_dir, f"--task={other_task}", *arguments)
+    assert part.result["step"] == 3
+    assert f"{BATCH} (at most {BATCH} were read)" in part.outcome.out
+    assert (model_dir / "eval.json").read_text() == "the whole evaluation of its own task"
+    assert {whole.name, part.name} == {
+        f"eval-{other_task}.json",
+        f"eval-{other_task}-test-first{BATCH}-3.json",
+    }
+    first = part.result
+    assert (first["examples"], first["limit"]) == (BATCH, BATCH)
     saved_config.load(str(model_dir), gin_params=[f"MIXTURE_NAME = {other_task!r}"])
     task = seqio.get_mixture_or_task(other_task)
     lengths = {"inputs": 32, "targets": 16}
@@ -211,3 +228,29 @@ def test_a_result_that_cannot_be_written_leaves_the_earlier_one(
     with pytest.raises(TypeError):
         evaluation.make_report(result).write(str(evaluated.model_dir))
     assert (evaluated.model_dir / "eval.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "eval"),
+        ({"limit": 16}, "eval-first16"),
+        ({"split": "test"}, "eval-test"),
+        ({"task": "c4"}, "eval-c4"),
+        ({"step": 100_000}, "eval-100000"),
+        (
+            {"step": 100_000, "task": "c4", "split": "test", "limit": 8},
+            "eval-c4-test-first8-100000",
+        ),
+    ],
+)
+def test_only_a_whole_evaluation_of_the_latest_step_is_eval_json(
+    changes: dict[str, Any], name: str
+) -> None:
+    from mtf_switch.runs import evaluation
+
+    whole = evaluation.Evaluation(
+        200_000, "own", "validation", -1.5, 0.5, 90, 0.0, {}, {}, {}, examples=9
+    )
+    result = dataclasses.replace(whole, **changes)
+    assert evaluation.report_name(result, "own", latest_step=200_000) == name

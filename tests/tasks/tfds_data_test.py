@@ -12,9 +12,11 @@ import pytest
 import seqio
 import tensorflow_datasets as tfds
 import tfds_examples
+from tensorflow_datasets.core.utils import gcs_utils
 from tiny_run import TinyRun
 
 import tasks
+from mtf_switch import network
 from mtf_switch.errors import UserError
 from tasks import tfds_data
 from tasks.tfds_data import Readiness
@@ -129,6 +131,9 @@ def test_a_download_that_fails_is_explained(tmp_path: Path, monkeypatch) -> None
         raise ConnectionError("Name or service not known\nmore")
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_network)
+    monkeypatch.setattr(
+        network, "find_reachable", lambda urls: set(map(network.server_of, urls))
+    )
     gin.bind_parameter("tfds_data.data_dir", str(tmp_path))
     tasks.register()
     with pytest.raises(UserError) as raised:
@@ -137,3 +142,35 @@ def test_a_download_that_fails_is_explained(tmp_path: Path, monkeypatch) -> None
         f"TFDS could not prepare web_questions:1.0.0 in {tmp_path} (ConnectionError: Name or "
         "service not known)."
     )
+
+
+def test_without_a_network_prepare_ends_with_a_sentence(
+    tiny: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TFDS's own attempts took three and a half minutes, at "0 url"."""
+    asked = []
+    monkeypatch.setattr(network, "find_reachable", lambda urls: asked.append(urls) or set())
+    monkeypatch.delattr(tfds.core.DatasetBuilder, "download_and_prepare")
+    outcome = tiny.command("prepare", "--task=web_questions_open", f"--data_dir={tmp_path}")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert (
+        "this machine gets no answer from https://worksheets.codalab.org within" in outcome.err
+    )
+    assert "Traceback" not in outcome.err
+    assert network.GOOGLE_CLOUD_STORAGE in asked[0]
+
+
+def test_without_its_bucket_tfds_is_kept_from_asking_it(tmp_path: Path, monkeypatch) -> None:
+    disabled = []
+
+    def prepare(self, **_) -> None:
+        disabled.append(gcs_utils._is_gcs_disabled)
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", prepare)
+    gin.bind_parameter("tfds_data.data_dir", str(tmp_path))
+    tasks.register()
+    for answers in ({"https://worksheets.codalab.org"}, {network.GOOGLE_CLOUD_STORAGE}):
+        monkeypatch.setattr(network, "find_reachable", lambda urls, a=answers: a)
+        tfds_data.prepare_datasets("web_questions_open")
+    assert disabled == [True, False]
+    assert not gcs_utils._is_gcs_disabled

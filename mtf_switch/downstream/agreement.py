@@ -1,0 +1,106 @@
+"""What must agree before scores are compared; whatever does not is refused in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mtf_switch.downstream import answers
+from mtf_switch.downstream.answers import Answers
+from mtf_switch.downstream.scores import StepScores
+from mtf_switch.errors import UserError
+
+
+def check_same_tasks(models: Sequence[str], name: str, of_models: Sequence[StepScores]) -> None:
+    """Checks that all models were scored on the same subtasks, and decoded in the same way.
+
+    Args:
+      models: The model_dirs.
+      name: The task or mixture.
+      of_models: The last scores of each model.
+
+    Raises:
+      UserError: If they were not. An average would be over other tasks.
+    """
+    first = of_models[0]
+    for model, found in zip(models[1:], of_models[1:]):
+        different = sorted(first.scores.keys() ^ found.scores.keys())
+        if different:
+            raise UserError(
+                f"{models[0]} and {model} were scored on different tasks of {name!r}: only one "
+                f"of them has scores of {', '.join(different)}. Run eval for both on the same "
+                "data."
+            )
+        check_same_decoding(f"{models[0]} (task {name})", [first], found.decoding, model)
+
+
+def check_same_decoding(
+    holder: str,
+    steps: Sequence[StepScores],
+    decoding: Mapping[str, str],
+    other: str = "this evaluation",
+) -> None:
+    """Checks that scores were decoded as other ones are.
+
+    Args:
+      holder: Where the scores are, for the message.
+      steps: The scores. Those of earlier versions do not say how they were decoded, and pass.
+      decoding: How the other ones are decoded; see `StepScores`.
+      other: What the other ones are, for the message.
+
+    Raises:
+      UserError: If a parameter differs, with both values.
+    """
+    for step in steps:
+        names = step.decoding.keys() | decoding.keys() if step.decoding and decoding else ()
+        for name in sorted(names):
+            here, there = step.decoding.get(name), decoding.get(name)
+            if here != there:
+                raise UserError(
+                    f"{holder} has scores (step {step.step}) that were decoded with "
+                    f"Bitransformer.decode.{name} = {here}, and {other} has {there}, so they "
+                    "cannot be compared. Decode all of them in the same way, or move the "
+                    "earlier scores to another folder."
+                )
+
+
+def check_all_answered(
+    model: str, split: str, task: str, scored: StepScores, found: Answers
+) -> None:
+    """Checks that a model's answers are those of all examples that its scores are of.
+
+    Args:
+      model: The model_dir.
+      split: Split of the task.
+      task: The task.
+      scored: The scores.
+      found: The answers of the same step.
+
+    Raises:
+      UserError: If their number is another one, or below that of the split.
+    """
+    count, expected = len(found.inputs), scored.examples[task]
+    of_split = scored.examples_of_split.get(task, expected)
+    if not count == expected == of_split:
+        file = answers.answers_file(model, split, task, scored.step)
+        raise UserError(
+            f"{file} has {count:,} answers, but the scores of step {scored.step} are of "
+            f"{expected:,} examples, and the split has {of_split:,}. Evaluate it again, in "
+            f"full: run_switch.py eval --model_dir={model} --split={split} "
+            f"--checkpoint_steps={scored.step}"
+        )
+
+
+def check_same_examples(models: Sequence[str], task: str, of_models: Sequence[Answers]) -> None:
+    """Checks that all models answered the same examples.
+
+    Raises:
+      UserError: If inputs or targets differ.
+    """
+    first = of_models[0]
+    for model, found in zip(models[1:], of_models[1:]):
+        if (found.inputs, found.targets) != (first.inputs, first.targets):
+            raise UserError(
+                f"{models[0]} and {model} were scored on different examples of {task!r} "
+                f"({len(first.inputs)} and {len(found.inputs)} of them). Run eval for both on "
+                "the same data, in full."
+            )

@@ -1,0 +1,35 @@
+"""A download from a server that stops to send ends."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from unittest import mock
+
+import pytest
+import requests
+from tensorflow_datasets.core.download import downloader
+
+from mtf_switch.upstream import tfds_repairs
+
+
+def test_downloads_have_a_time_out_and_few_attempts() -> None:
+    assert downloader.MAX_RETRIES == tfds_repairs._MORE_ATTEMPTS
+    with (
+        mock.patch.object(requests.Session, "get", side_effect=RuntimeError) as get,
+        contextlib.suppress(RuntimeError),
+        downloader._open_url("https://example.org/", verify=True),
+    ):
+        pass
+    assert get.call_args.kwargs == {"stream": True, "verify": True, "timeout": (10, 60)}
+
+
+def test_a_server_that_is_silent_ends_the_download() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/data.zip"
+        with (
+            mock.patch.object(downloader, "MAX_RETRIES", 0),
+            pytest.raises(requests.RequestException),
+            downloader._open_url(url, timeout=0.2),
+        ):
+            pass
