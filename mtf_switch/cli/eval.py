@@ -70,10 +70,11 @@ def run_command(options: argparse.Namespace) -> None:
         )
     saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
     from mtf_switch.downstream import evaluation_sets
-    from mtf_switch.runs import configured_run, leftovers
+    from mtf_switch.runs import configured_run, leftovers, run_text
 
     leftovers.remove_unfinished_results(options.model_dir)
     run = configured_run.make_run(options.model_dir, flags.tpu_cluster(options))
+    run_text.print_changes(run)
     has_metrics = bool(evaluation_sets.tasks_with_metrics(run.settings.task))
     if options.follow or (has_metrics and not options.perplexity):
         _score_checkpoints(run, options)

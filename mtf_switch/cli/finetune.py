@@ -54,7 +54,8 @@ def run_command(options: argparse.Namespace) -> None:
     """Fine-tunes the model of a checkpoint."""
     run_lock.check_free(options.model_dir)
     params = flags.training_bindings(options)
-    train.start_training(_continue(options, params) or _start(options, params))
+    run = _continue(options, params) or _start(options, params)
+    train.start_training(run, options.new_text)
 
 
 def _start(options: argparse.Namespace, params: Sequence[str]) -> Run:

@@ -49,10 +49,15 @@ def add_gin(parser: argparse.ArgumentParser) -> None:
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
-    """Adds `--steps` and `--seed`."""
+    """Adds `--steps`, `--seed` and `--new_text`."""
     parser.add_argument("--steps", type=positive_integer, help="train up to this step")
     parser.add_argument(
         "--seed", type=int, help="seed of the data order, the initial weights and all noise"
+    )
+    parser.add_argument(
+        "--new_text",
+        action="store_true",
+        help="go on although the text of the run has changed since it started",
     )
 
 

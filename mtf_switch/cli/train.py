@@ -73,14 +73,15 @@ def run_command(options: argparse.Namespace) -> None:
     if init_checkpoint and not saved_checkpoints.list_paths(options.model_dir):
         # Before the data is prepared, which may take long.
         initial_weights.check_exists(init_checkpoint)
-    start_training(configured_run.make_run(options.model_dir, flags.tpu_cluster(options)))
+    run = configured_run.make_run(options.model_dir, flags.tpu_cluster(options))
+    start_training(run, options.new_text)
 
 
-def start_training(run: Run) -> None:
+def start_training(run: Run, accept_new_text: bool) -> None:
     """Trains a run, and prints the step that it is at."""
     from mtf_switch.runs import training
 
-    step = training.train(run)
+    step = training.train(run, accept_new_text)
     print(
         f"{run.model_dir} is at step {step}. Next: run_switch.py eval "
         f"--model_dir={run.model_dir}"

@@ -53,7 +53,7 @@ def save_or_compare(model_dir: str, compared_elsewhere: Sequence[str] = ()) -> N
         may_change = (*MAY_CHANGE, *compared_elsewhere)
         _check_same(model_dir, _read_text(path), gin_config.to_text(), may_change)
     else:
-        _save(model_dir, path)
+        write_file(model_dir, "config.gin", gin_config.to_text().encode("utf-8"))
 
 
 def is_started(model_dir: str) -> bool:
@@ -163,10 +163,9 @@ def read_values(model_dir: str, configurable: str) -> dict[str, Any]:
     Raises:
       UserError: if the file cannot be read as gin.
     """
-    if "config.gin" not in _list_names(model_dir):
-        return {}
+    text = read_file(model_dir, "config.gin")
     path = os.path.join(model_dir, "config.gin")
-    bindings = gin_statements.read_bindings(_read_text(path), path)
+    bindings = gin_statements.read_bindings(text or "", path)
     return {
         binding.parameter: absolute_paths.convert(binding).value
         for binding in bindings
@@ -174,15 +173,30 @@ def read_values(model_dir: str, configurable: str) -> dict[str, Any]:
     }
 
 
-def _save(model_dir: str, path: str) -> None:
+def write_file(model_dir: str, name: str, content: bytes) -> None:
+    """Writes a file of a model_dir whole, whose lock is held. The folder need not exist.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
     import tensorflow.compat.v1 as tf
 
+    path = os.path.join(model_dir, name)
     with explain_write_errors(model_dir):
         tf.io.gfile.makedirs(model_dir)
         # Unlike whole_file, GFile also writes to gs://.
-        with tf.io.gfile.GFile(path + ".part", "w") as file:
-            file.write(gin_config.to_text())
+        with tf.io.gfile.GFile(path + ".part", "wb") as file:
+            file.write(content)
         tf.io.gfile.rename(path + ".part", path, overwrite=True)
+
+
+def read_file(model_dir: str, name: str) -> str | None:
+    """Reads a utf-8 file of a model_dir; returns None if it is not there.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
+    return _read_text(os.path.join(model_dir, name)) if name in _list_names(model_dir) else None
 
 
 @contextlib.contextmanager

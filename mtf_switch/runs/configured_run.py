@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from mtf_switch.config import bound_settings
-from mtf_switch.runs import kept_vocabulary, run_vocabulary
+from mtf_switch.runs import run_vocabulary
 from mtf_switch.runs.run import Run
 
 
@@ -15,7 +15,6 @@ def make_run(
     cluster: Any | None = None,
     task: str | None = None,
     *,
-    start_vocabulary: kept_vocabulary.Pair | None = None,
     reads_data: bool = True,
 ) -> Run:
     """Makes the run that the parsed gin configuration describes, and prepares its data.
@@ -24,7 +23,6 @@ def make_run(
       model_dir: The folder of the run.
       cluster: A TPUClusterResolver, or None for this machine.
       task: A task or mixture to use instead of the configured one.
-      start_vocabulary: What the folder of the checkpoint to start from keeps.
       reads_data: Whether the task's data is read. If not, the data and the task's own
         vocabulary are not needed where the model_dir keeps a vocabulary.
 
@@ -35,5 +33,7 @@ def make_run(
     settings = bound_settings.read_settings()
     if task is not None:
         settings = dataclasses.replace(settings, task=task)
-    chosen = run_vocabulary.choose(model_dir, settings.task, start_vocabulary, reads_data)
+    chosen = run_vocabulary.choose(
+        model_dir, settings.task, settings.init_checkpoint, reads_data
+    )
     return Run(settings, chosen.vocabulary, model_dir, cluster, chosen.of_tasks)

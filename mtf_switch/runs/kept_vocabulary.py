@@ -16,7 +16,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 
-from mtf_switch import value_rules, whole_file
+from mtf_switch import value_rules
 from mtf_switch.config import gin_config, saved_config
 from mtf_switch.errors import UserError
 
@@ -146,22 +146,14 @@ def _read_bytes(path: str) -> bytes:
         raise UserError(f"The vocabulary {path} cannot be read: {reason}.") from error
 
 
-def write(folder: str, models: Pair) -> None:
-    """Writes the vocabularies into a folder, which exists.
+def write(model_dir: str, models: Pair) -> None:
+    """Writes the vocabularies of inputs and targets into a model_dir.
 
-    Args:
-      folder: The model_dir.
-      models: The vocabularies of inputs and targets.
+    Raises:
+      UserError: If they cannot be written.
     """
     for name, model in _by_file(models).items():
-        path = os.path.join(folder, name)
-        if "://" not in folder:
-            whole_file.write_bytes(path, model.content)
-            continue
-        import tensorflow.compat.v1 as tf
-
-        with tf.io.gfile.GFile(path, "wb") as file:
-            file.write(model.content)
+        saved_config.write_file(model_dir, name, model.content)
 
 
 def _by_file(models: Pair) -> dict[str, VocabularyModel]:

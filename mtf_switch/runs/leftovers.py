@@ -12,12 +12,12 @@ from mtf_switch import whole_file
 from mtf_switch.runs import saved_checkpoints
 
 # Files and folders that only a training run makes, and always removes or renames: unfinished
-# checkpoints and text files of TensorFlow's, and unfinished config.gin and train_log.csv.
+# checkpoints and text files of TensorFlow's, and unfinished files of a run.
 _UNFINISHED = re.compile(
     r"""(model\.ckpt-\d+_temp
     |model\.ckpt-\d+\..*\.tempstate\d+
     |(checkpoint|graph\.pbtxt|model\.ckpt-\d+\.meta)\.tmp[0-9a-f]{32}
-    |config\.gin\.part
+    |(config\.gin|text\.json|vocabulary(\.inputs|\.targets)?\.model)\.part
     |train_log\.csv\.[0-9a-f]{8}\.part)/?\Z""",
     re.VERBOSE,
 )

@@ -47,13 +47,11 @@ class PretrainedCheckpoint:
       path: Path of the checkpoint, without the ending of its files.
       config: Gin text of its model; empty if the folder has none.
       vocabulary: The vocabulary of its task; None if the folder does not say, or keeps one.
-      kept: The vocabularies of inputs and targets that the folder keeps; None without any.
     """
 
     path: str
     config: SavedText
     vocabulary: seqio.Vocabulary | None
-    kept: kept_vocabulary.Pair | None = None
 
     @classmethod
     def from_path(cls, path: str, gin_files: Sequence[str] = ()) -> PretrainedCheckpoint:
@@ -81,9 +79,9 @@ class PretrainedCheckpoint:
         t5_config_file = os.path.join(folder, "operative_config.gin")
         if tf.io.gfile.exists(config_file):
             saved = SavedText(_read_file(config_file), config_file, packages, skip_unknown=True)
-            kept = kept_vocabulary.find(folder)
-            if kept is not None:
-                return cls(checkpoint, _select_model_bindings(saved), None, kept)
+            if kept_vocabulary.find(folder) is not None:
+                # The run that starts from it takes it: see run_vocabulary.choose.
+                return cls(checkpoint, _select_model_bindings(saved), None)
             return cls(checkpoint, *_read_config(saved))
         if tf.io.gfile.exists(t5_config_file):
             saved = SavedText(
@@ -116,7 +114,7 @@ class PretrainedCheckpoint:
         """
         start = f"utils.run.init_checkpoint = {self.path!r}"
         gin_config.parse(gin_files, [start, *gin_params], self.config)
-        run = configured_run.make_run(model_dir, cluster, start_vocabulary=self.kept)
+        run = configured_run.make_run(model_dir, cluster)
         self._check_vocabulary(run)
         return run
 

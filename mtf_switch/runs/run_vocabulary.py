@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from typing import Any
 
@@ -34,7 +35,7 @@ class ChosenVocabulary:
 
 
 def choose(
-    model_dir: str, task: str, start: Pair | None = None, reads_data: bool = True
+    model_dir: str, task: str, init_checkpoint: str | None = None, reads_data: bool = True
 ) -> ChosenVocabulary:
     """Chooses the vocabulary of a run, and prepares its task's data.
 
@@ -44,7 +45,7 @@ def choose(
     Args:
       model_dir: The folder of the run. It need not exist.
       task: Name of the task or mixture.
-      start: The vocabularies that the folder of the checkpoint to start from keeps.
+      init_checkpoint: The checkpoint that the run starts from; None for none.
       reads_data: Whether the run reads the task's data. If not, a kept vocabulary is enough:
         the data and the task's own vocabulary are not needed.
 
@@ -52,7 +53,9 @@ def choose(
       UserError: If the user or the task asks for another vocabulary than the kept one, if a
         vocabulary cannot be read, or in the cases of `registered_tasks.prepare_task`.
     """
-    kept = kept_vocabulary.find(model_dir) or start
+    kept = kept_vocabulary.find(model_dir)
+    if init_checkpoint and not saved_config.is_started(model_dir):
+        kept = kept_vocabulary.find(os.path.dirname(init_checkpoint))
     asked = _asked_source(model_dir)
     if kept is None:
         return _choose_configured(model_dir, task, asked, reads_data)
@@ -158,8 +161,7 @@ def keep(run: Any) -> bool:
         models = tuple(map(identify, _pair(run.vocabulary)))
         if None in models:
             return False
-        with saved_config.explain_write_errors(run.model_dir):
-            kept_vocabulary.write(run.model_dir, models)
+        kept_vocabulary.write(run.model_dir, models)
     if models is None:
         return False
     kept_vocabulary.bind(models)

@@ -12,6 +12,7 @@ from mtf_switch.runs import (
     estimator,
     leftovers,
     run_lock,
+    run_text,
     run_vocabulary,
     saved_checkpoints,
     stop_signals,
@@ -21,7 +22,7 @@ from mtf_switch.runs.restoring import CheckShapesHook
 from mtf_switch.runs.run import Run
 
 
-def train(run: Run) -> int:
+def train(run: Run, accept_new_text: bool = False) -> int:
     """Trains a run up to its configured number of steps.
 
     Training continues from the latest checkpoint in the model_dir. It writes checkpoints,
@@ -29,14 +30,15 @@ def train(run: Run) -> int:
 
     Args:
       run: The run, made from the gin configuration that is parsed.
+      accept_new_text: Whether the run may go on although its text has changed.
 
     Returns:
       The step that the run is at now.
 
     Raises:
-      UserError: If the configuration has a mistake, the training data is missing, the loss is
-        not finite, the disk is full, a checkpoint cannot be read, or another process trains
-        in the model_dir.
+      UserError: If the configuration has a mistake, the training data is missing or another
+        text than before, the loss is not finite, the disk is full, a checkpoint cannot be
+        read, or another process trains in the model_dir.
       Interrupted: If SIGINT or SIGTERM stopped the run, which has saved its last step.
     """
     settings = run.settings
@@ -54,6 +56,7 @@ def train(run: Run) -> int:
     with run_lock.hold(run.model_dir):
         leftovers.remove(run.model_dir)
         saved_checkpoints.repair_list(run.model_dir)
+        run_text.keep_or_check(run, accept_new_text)
         is_kept = run_vocabulary.keep(run)
         by_content = ("task_vocabulary.source", "task_vocabulary.sentinels")
         saved_config.save_or_compare(run.model_dir, by_content if is_kept else ())

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 from mesh_tensorflow import optimize
 
-from mtf_switch.config import gin_config, gin_files, run_settings, saved_config, unread_bindings
+from mtf_switch.config import (
+    bound_settings,
+    gin_config,
+    gin_files,
+    saved_config,
+    unread_bindings,
+)
 from mtf_switch.errors import UserError
 from mtf_switch.model import switch_transformer
 
@@ -59,7 +65,7 @@ def build(files: list[str], params: list[str]) -> None:
 
 
 def build_parsed() -> None:
-    settings = run_settings.from_gin()
+    settings = bound_settings.read_settings()
     switch_transformer.build(settings, types.SimpleNamespace(vocab_size=500))
 
 

@@ -1,0 +1,114 @@
+"""The text that a run trains on: text.json in its model_dir says which, so changes are noticed.
+
+It holds the SHA-256 of each file of a corpus, or the version of each package whose docstrings
+are the embedded text. Other data, such as that of TFDS, has a version in its task's name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+
+from t5.models import mesh_transformer
+
+import tasks
+from mtf_switch.config import saved_config
+from mtf_switch.errors import UserError, join_first
+from mtf_switch.runs import data
+from mtf_switch.runs.run import Run
+
+FILE = "text.json"
+
+
+def keep_or_check(run: Run, accept_change: bool) -> None:
+    """Writes which text a new run trains on, or checks that it is still the same.
+
+    Args:
+      run: The run, whose model_dir exists and whose lock is held.
+      accept_change: Whether a run may go on with another text, which then counts as its own.
+
+    Raises:
+      UserError: If the text has changed; the message names the files or packages.
+    """
+    if data.is_cached(mesh_transformer.mesh_train_dataset_fn):
+        return
+    is_new = not saved_config.is_started(run.model_dir)
+    changes = [] if is_new else list_changes(run)
+    if changes and not accept_change:
+        raise UserError(
+            f"The text of {run.model_dir} has changed since the run started: "
+            f"{join_first(changes)}. Restore it, train in another --model_dir, or go on with "
+            "what is there now: --new_text."
+        )
+    if is_new or changes:
+        versions = tasks.text_versions(run.settings.task)
+        text = json.dumps(versions, indent=2, ensure_ascii=False) + "\n"
+        saved_config.write_file(run.model_dir, FILE, text.encode("utf-8"))
+
+
+def print_changes(run: Run) -> None:
+    """Prints on stderr whether the text has changed since the run started."""
+    changes = list_changes(run)
+    if changes:
+        print(
+            f"The text of task {run.settings.task!r} has changed since {run.model_dir} was "
+            f"trained: {join_first(changes)}. The results are those on the text of now.",
+            file=sys.stderr,
+        )
+
+
+def list_changes(run: Run) -> list[str]:
+    """Lists what has changed in the text of a run's task since training started.
+
+    Text of which the model_dir says nothing is not compared.
+
+    Returns:
+      Clauses such as "/books/a.txt has another content".
+    """
+    before = _read(run.model_dir)
+    if not before:
+        return []
+    now = tasks.text_versions(run.settings.task)
+    return [
+        change
+        for name in sorted(before.keys() & now.keys())
+        for change in _compare(before[name], now[name])
+    ]
+
+
+def _read(model_dir: str) -> dict[str, dict[str, str]]:
+    path = os.path.join(model_dir, FILE)
+    try:
+        content = json.loads(saved_config.read_file(model_dir, FILE) or "{}")
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}). Restore it, or remove it.") from error
+    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
+        raise UserError(
+            f"{path} is damaged: it is not a map of maps. Restore it, or remove it."
+        )
+    return content
+
+
+def _compare(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Compares the versions of files or packages by their names.
+
+    Files that only have other names count as the same, because the names of files do not decide
+    the text.
+    """
+    is_files = all(os.path.isabs(name) for name in now)
+    if is_files and sorted(before.values()) == sorted(now.values()):
+        return []
+    changes = []
+    for name in sorted(before.keys() | now.keys()):
+        if name not in now:
+            changes.append(f"{name} is gone")
+        elif name not in before:
+            changes.append(f"{name} is new")
+        elif before[name] != now[name]:
+            other = (
+                "another content" if is_files else f"version {now[name]}, not {before[name]}"
+            )
+            changes.append(f"{name} has {other}")
+    return changes
