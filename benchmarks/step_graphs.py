@@ -55,9 +55,6 @@ def configure_competitor(competitor: str, setting: sizes.Model) -> None:
         params |= {
             "num_experts": setting.experts,
             "transformer.make_layer_stack.num_layers": setting.blocks // 2,
-            "Exploration.jitter": 0.0,
-            "ExpertCapacity.group_size": setting.group_size,
-            "ExpertCapacity.capacity_factor_train": setting.capacity_factor,
         }
     if competitor == "upstream":
         params |= _UPSTREAM | {"MoE1D.capacity_factor_train": setting.capacity_factor}
@@ -71,7 +68,12 @@ def configure_competitor(competitor: str, setting: sizes.Model) -> None:
             )
             params[f"{stack}/{_SWITCH}"] = f"[{sparse}]"
     elif competitor != "dense":
-        params["SwitchFFN.dispatch"] = repr(competitor)
+        params |= {
+            "SwitchFFN.dispatch": repr(competitor),
+            "Exploration.jitter": 0.0,
+            "ExpertCapacity.group_size": setting.group_size,
+            "ExpertCapacity.capacity_factor_train": setting.capacity_factor,
+        }
     gin.clear_config()
     gin_config.parse(files, [f"{name} = {value}" for name, value in params.items()])
 
