@@ -54,6 +54,14 @@ def run_command(
             file=sys.stderr,
         )
         return 1
+    except Exception as error:
+        if not _is_of_network(error):
+            raise
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        print(
+            f"{program}: The network cannot be used: {reason}. {hint}".rstrip(), file=sys.stderr
+        )
+        return 1
     except KeyboardInterrupt:
         print(f"Stopped. {when_interrupted}".rstrip(), file=sys.stderr)
         return 130
@@ -61,6 +69,11 @@ def run_command(
         print(f"{stopped} {when_interrupted}".rstrip(), file=sys.stderr)
         return stopped.exit_code
     return 0
+
+
+def _is_of_network(error: Exception) -> bool:
+    """Whether TensorFlow could not reach an address such as gs://bucket/folder."""
+    return type(error).__module__.startswith("tensorflow.") and "HTTP request" in str(error)
 
 
 def suggest_names(name: str, known: Iterable[str], count: int = 3) -> str:

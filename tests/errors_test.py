@@ -77,3 +77,17 @@ def test_the_nearest_divisors_are_the_next_below_and_above(number, target, text)
 def test_the_first_of_many_items_are_named_and_the_others_counted() -> None:
     assert errors.join_first(["a", "b", "c"]) == "a; b; c"
     assert errors.join_first(["a", "b", "c", "d", "e"]) == "a; b; c, and 2 more"
+
+
+def test_an_address_that_cannot_be_reached_is_said_in_one_sentence(capsys) -> None:
+    import tensorflow as tf
+
+    reason = "Error executing an HTTP request: libcurl code 6\n\t when reading gs://bucket/"
+    error = tf.errors.FailedPreconditionError(None, None, reason)
+    assert errors.run_command(lambda: raise_error(error), "demo") == 1
+    assert capsys.readouterr().err == (
+        "demo: The network cannot be used: Error executing an HTTP request: libcurl code 6.\n"
+    )
+    other = tf.errors.FailedPreconditionError(None, None, "a bug")
+    with pytest.raises(tf.errors.FailedPreconditionError):
+        errors.run_command(lambda: raise_error(other), "demo")

@@ -26,7 +26,7 @@ def add_model_dir(parser: argparse.ArgumentParser, meaning: str) -> None:
       parser: The parser of a command.
       meaning: What the command does with the folder, for the help text.
     """
-    parser.add_argument("--model_dir", type=path, required=True, metavar="D", help=meaning)
+    parser.add_argument("--model_dir", required=True, metavar="D", help=meaning)
 
 
 def add_gin(parser: argparse.ArgumentParser) -> None:
@@ -98,10 +98,23 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tpu_zone", help="zone of the Cloud TPU")
 
 
-def path(text: str) -> str:
-    """Parses a path, as the `type` of a flag. An empty one would be the working directory."""
+def refuse_empty_texts(parser: argparse.ArgumentParser) -> None:
+    """Makes a parser refuse an empty value of each flag that takes a text.
+
+    An empty path would be the working directory, and an empty name would act as if the flag
+    were not given.
+    """
+    for action in parser._actions:
+        if action.nargs != 0 and action.type is None and action.dest != "gin_param":
+            action.type = not_empty
+
+
+def not_empty(text: str) -> str:
+    """Parses a text, such as a path, as the `type` of a flag."""
     if not text.strip():
-        raise argparse.ArgumentTypeError("the path is empty")
+        raise argparse.ArgumentTypeError("its value is empty; name one, or leave out the flag")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} holds a null character")
     return text
 
 
@@ -176,11 +189,24 @@ def _device_bindings(options: argparse.Namespace) -> list[str]:
 
 
 def tpu_cluster(options: argparse.Namespace) -> Any | None:
-    """Returns the TPUClusterResolver that the flags name, or None for this machine."""
+    """Returns the TPUClusterResolver that the flags name, or None for this machine.
+
+    Raises:
+      UserError: If there is no such TPU, or Google Cloud cannot be asked.
+    """
     if not options.tpu:
         return None
     import tensorflow as tf
 
-    return tf.distribute.cluster_resolver.TPUClusterResolver(
-        options.tpu, zone=options.tpu_zone, project=options.gcp_project
-    )
+    try:
+        return tf.distribute.cluster_resolver.TPUClusterResolver(
+            options.tpu, zone=options.tpu_zone, project=options.gcp_project
+        )
+    # Those of Google Cloud's clients and of the network.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"The TPU {options.tpu!r} is not found ({type(error).__name__}: {reason}). Give "
+            "its name with --gcp_project and --tpu_zone, or its address, such as "
+            "grpc://10.0.0.2:8470."
+        ) from error

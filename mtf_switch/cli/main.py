@@ -7,12 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mtf_switch import errors
+from mtf_switch import errors, network
 from mtf_switch.cli import (
     compare,
     convert,
     eval,
     finetune,
+    flags,
     plan,
     predict,
     prepare,
@@ -37,8 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit code: 0 on success, 1 after a mistake that the user can fix (its message is on
-      stderr), 130 after Ctrl-C, and 143 after a
-      SIGTERM that ended training.
+      stderr), 130 after Ctrl-C, and 143 after a SIGTERM that ended training.
     """
     options = make_parser().parse_args(arguments)
 
@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from mtf_switch.upstream import logs
 
         logs.show_errors_only()
+        for value in vars(options).values():
+            if isinstance(value, str):
+                network.check_address(value, "Name a path of this machine.")
         options.run_command(options)
 
     return errors.run_command(
@@ -65,5 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in _COMMANDS:
-        command.add_parser(subparsers).set_defaults(run_command=command.run_command)
+        command_parser = command.add_parser(subparsers)
+        command_parser.set_defaults(run_command=command.run_command)
+        flags.refuse_empty_texts(command_parser)
     return parser

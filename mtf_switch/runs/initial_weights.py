@@ -15,6 +15,7 @@ import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
 
 from mtf_switch.errors import UserError, join_first
+from mtf_switch.runs import saved_checkpoints
 
 # Mesh TF's optimizers keep their state in variables of these names.
 _SLOT = re.compile(r"_slot_\w+$")
@@ -59,8 +60,9 @@ def load_into_graph(checkpoint: str) -> None:
       UserError: If weights are missing or have another shape; it names up to three of them.
     """
     check_exists(checkpoint)
-    reader = tf.train.load_checkpoint(checkpoint)
-    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    with saved_checkpoints.explain_read_errors(checkpoint):
+        reader = tf.train.load_checkpoint(checkpoint)
+        shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
     sources = {
         variable: utils.init_checkpoint_variable_mapping(variable.op.name)
         for variable in tf.global_variables()

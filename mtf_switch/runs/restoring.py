@@ -25,13 +25,7 @@ class CheckShapesHook(tf.estimator.SessionRunHook):
 
     def begin(self) -> None:
         """Raises a UserError that names up to three variables that differ."""
-        try:
-            shapes = tf.train.load_checkpoint(self._checkpoint).get_variable_to_shape_map()
-        except tf.errors.OpError as error:
-            reason = saved_checkpoints.shorten_reason(error)
-            raise UserError(
-                saved_checkpoints.describe_damage(self._checkpoint, reason)
-            ) from error
+        shapes = _read_shapes(self._checkpoint)
         missing_slots = set(find_missing_slots(self._checkpoint))
         different = [
             f"{variable.op.name} is {shapes.get(variable.op.name, 'missing')} in the "
@@ -48,11 +42,24 @@ class CheckShapesHook(tf.estimator.SessionRunHook):
             )
 
 
+def _read_shapes(checkpoint: str) -> dict[str, list[int]]:
+    """Returns the shape of each variable in a checkpoint, or raises a UserError."""
+    try:
+        return tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
+    # TensorFlow raises an IndexError for a file that ends too early.
+    except (tf.errors.OpError, ValueError, IndexError) as error:
+        reason = saved_checkpoints.shorten_reason(error)
+        raise UserError(saved_checkpoints.describe_damage(checkpoint, reason)) from error
+
+
 def find_missing_slots(checkpoint: str) -> list[str]:
     """Returns the names of the optimizer's variables if a checkpoint has none of them.
 
     A converted checkpoint has none. One that has only some of them was written with another
     optimizer, or is damaged; for it the list is empty.
+
+    Raises:
+      UserError: If the checkpoint cannot be read.
     """
     step = tf.train.get_global_step()
     weights = {variable.op.name for variable in tf.trainable_variables()}
@@ -61,7 +68,7 @@ def find_missing_slots(checkpoint: str) -> list[str]:
         for variable in tf.global_variables()
         if variable.op.name not in weights and variable is not step
     ]
-    names = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
+    names = _read_shapes(checkpoint)
     return [] if any(name in names for name in slots) else slots
 
 
