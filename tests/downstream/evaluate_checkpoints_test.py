@@ -239,7 +239,9 @@ def test_an_empty_split_is_refused(tiny: TinyRun, finetuned: Path) -> None:
     import seqio
     from t5.evaluation import metrics
 
-    feature = seqio.Feature(seqio.PassThroughVocabulary(400, eos_id=1))
+    feature = seqio.Feature(
+        seqio.SentencePieceVocabulary(str(finetuned / "vocabulary.model"), 100)
+    )
     seqio.TaskRegistry.remove("mtf_switch_test_empty")
     seqio.TaskRegistry.add(
         "mtf_switch_test_empty",

@@ -16,7 +16,6 @@ from tiny_run import (
     BATCH,
     EXPERTS,
     SWITCH_LAYERS,
-    VOCABULARY,
     Outcome,
     TinyRun,
     copy_of,
@@ -29,6 +28,7 @@ from tiny_run import (
 from mtf_switch.config import saved_config
 
 FEATURES = ("inputs", "targets")
+SENTINELS = 100
 OTHER_TASK = "mtf_switch_test_two_words"
 
 
@@ -57,7 +57,7 @@ def evaluated(tiny: TinyRun, trained: Path, tmp_path_factory) -> Evaluated:
 
 
 @pytest.fixture(scope="module")
-def other_task() -> str:
+def other_task(trained: Path) -> str:
     """A task with the trained vocabulary and targets of very different lengths."""
 
     def examples(split: str, shuffle_files: bool = False, seed: int | None = None):
@@ -69,7 +69,8 @@ def other_task() -> str:
         signature = {name: tf.TensorSpec([None], tf.int32) for name in FEATURES}
         return tf.data.Dataset.from_generator(lambda: iter(ids), output_signature=signature)
 
-    feature = seqio.Feature(seqio.PassThroughVocabulary(VOCABULARY, eos_id=1), add_eos=True)
+    vocabulary = seqio.SentencePieceVocabulary(str(trained / "vocabulary.model"), SENTINELS)
+    feature = seqio.Feature(vocabulary, add_eos=True)
     seqio.TaskRegistry.remove(OTHER_TASK)
     seqio.TaskRegistry.add(
         OTHER_TASK,
