@@ -1,0 +1,54 @@
+"""What a vocabulary lacks in the lines of `predict` and `score`.
+
+A model sees one and the same id, that of unknown text, in place of all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mtf_switch.errors import join_first
+
+
+def find(vocabulary: Any, line: str) -> list[str]:
+    """Finds the pieces of a line that a vocabulary lacks, in their order.
+
+    Args:
+      vocabulary: A seqio vocabulary. One without a SentencePiece model lacks nothing.
+      line: The text.
+
+    Returns:
+      Runs of characters as SentencePiece normalizes them.
+    """
+    tokenizer = getattr(vocabulary, "tokenizer", None)
+    if tokenizer is None:
+        return []
+    pieces = tokenizer.encode(line, out_type="immutable_proto").pieces
+    return [piece.surface for piece in pieces if piece.id == tokenizer.unk_id()]
+
+
+def describe(vocabulary: Any, lines: Sequence[str], name: str) -> str:
+    """Says in a sentence which characters of some lines a vocabulary lacks.
+
+    Args:
+      vocabulary: See `find`.
+      lines: The lines of a file.
+      name: The file, for the sentence.
+
+    Returns:
+      "" if it lacks none.
+    """
+    found = {number: find(vocabulary, line) for number, line in enumerate(lines, start=1)}
+    found = {number: pieces for number, pieces in found.items() if pieces}
+    if not found:
+        return ""
+    characters = sum(len(piece) for pieces in found.values() for piece in pieces)
+    examples = [
+        f"line {number}: {', '.join(map(repr, dict.fromkeys(pieces)))[:40]}"
+        for number, pieces in found.items()
+    ]
+    return (
+        f"The vocabulary lacks {characters:,} characters in {len(found):,} of {len(lines):,} "
+        f"lines of {name}, which the model reads as unknown text ({join_first(examples)})."
+    )
