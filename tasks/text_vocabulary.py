@@ -46,12 +46,6 @@ def without_sentinels(model: bytes) -> bytes:
     return proto.SerializeToString()
 
 
-def holds_sentinels(model: bytes) -> bool:
-    """Returns whether a serialized SentencePiece model holds sentinels, as mT5's does."""
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
-    return any(_SENTINEL.match(piece.piece) for piece in proto.pieces)
-
-
 def t5_default() -> TextVocabulary:
     """Returns T5's vocabulary: 32,000 pieces and 100 sentinels, on Google Cloud Storage."""
     return TextVocabulary(t5.data.DEFAULT_SPM_PATH, t5.data.DEFAULT_EXTRA_IDS)

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from mtf_switch.conversion import formats, model_gin
+from mtf_switch.conversion import formats, model_gin, vocabulary_files
 from mtf_switch.conversion.architecture import Architecture
 from mtf_switch.conversion.protocols import Source, Target
 from mtf_switch.conversion.tensor_names import MTF, Format
@@ -68,12 +68,14 @@ class ConversionResult:
       dtype: Dtype of its tensors.
       step: Its training step.
       notes: Sentences about the source that the user should read.
+      vocabulary: Where the vocabulary beside it is from, or why there is none.
     """
 
     architecture: Architecture
     dtype: str
     step: int
     notes: Sequence[str]
+    vocabulary: str
 
 
 def convert_checkpoint(request: ConversionRequest) -> ConversionResult:
@@ -90,6 +92,9 @@ def convert_checkpoint(request: ConversionRequest) -> ConversionResult:
     if request.upcycling:
         source = UpcycledSource(source, request.upcycling)
     architecture = source.architecture
+    vocabulary = vocabulary_files.find(
+        request.source_format, request.source, architecture.vocab_size
+    )
     dtype = _choose_dtype(request, source.dtype)
     _check_disk_space(request.target, architecture.parameters * dtype.itemsize)
     with _create_folder(request.target) as folder:
@@ -102,11 +107,17 @@ def convert_checkpoint(request: ConversionRequest) -> ConversionResult:
                 source=request.source,
                 gin_files=request.gin_files,
                 gin_params=request.gin_params,
+                vocabulary=vocabulary.models,
             )
+        if vocabulary.models:
+            with _explain_disk_errors(request.target):
+                vocabulary_files.write(folder, request.target_format, vocabulary.models)
         create_target = formats.load_classes(request.target_format).target
         target = create_target(folder, architecture, dtype, source.step)
         _copy_tensors(source, target, request.target)
-    return ConversionResult(architecture, dtype.name, source.step, tuple(source.notes))
+    return ConversionResult(
+        architecture, dtype.name, source.step, tuple(source.notes), vocabulary.description
+    )
 
 
 def _copy_tensors(source: Source, target: Target, path: str) -> None:
@@ -202,5 +213,6 @@ def format_result(result: ConversionResult, target: str) -> str:
         f"experts       {a.num_experts:,} in each of {sparse_layers} sparse layers",
         f"logits        {'tied to the embedding' if a.tied_logits else 'separate weights'}, "
         f"vocabulary of {a.vocab_size:,}",
+        f"vocabulary    {result.vocabulary}",
     ]
     return "\n".join([*lines, *(f"note: {note}" for note in result.notes)])

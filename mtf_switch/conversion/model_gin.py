@@ -11,6 +11,7 @@ from mtf_switch.config import bound_settings, gin_config, saved_config
 from mtf_switch.conversion.architecture import STACKS, VOCAB_DIVISOR, Architecture
 from mtf_switch.conversion.tensor_names import MTF, Format
 from mtf_switch.errors import UserError
+from mtf_switch.runs import kept_vocabulary
 
 MODEL_GIN = "model.gin"
 CONFIG_GIN = "config.gin"
@@ -33,6 +34,7 @@ def write_gin_files(
     source: str,
     gin_files: Sequence[str],
     gin_params: Sequence[str],
+    vocabulary: kept_vocabulary.Pair | None,
 ) -> None:
     """Writes model.gin, which describes the model, and config.gin, the whole configuration.
 
@@ -45,6 +47,7 @@ def write_gin_files(
       gin_files: Gin files of the run. If this is empty, the run of the source is kept; if the
         source has no run, DEFAULT_RUN is used.
       gin_params: Gin bindings of the run.
+      vocabulary: The vocabularies of inputs and targets that the folder keeps; None for none.
 
     Raises:
       UserError: If Mesh TensorFlow cannot have such a vocabulary, or for a mistake in the gin
@@ -65,6 +68,8 @@ def write_gin_files(
         files.append(DEFAULT_RUN)
     params = [f"utils.get_variable_dtype.master_dtype = {dtype!r}", *gin_params]
     gin_config.parse(files, params, saved)
+    if vocabulary:
+        kept_vocabulary.bind(vocabulary)
     bound_settings.read_settings()  # raises UserError if the run lacks a binding
     whole_file.write_text(os.path.join(folder, CONFIG_GIN), gin_config.to_text())
 

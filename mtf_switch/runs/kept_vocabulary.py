@@ -15,6 +15,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from mtf_switch import value_rules
 from mtf_switch.config import gin_config, saved_config
@@ -48,23 +49,35 @@ class VocabularyModel:
         """The SHA-256 of the model's bytes, in hexadecimal digits."""
         return hashlib.sha256(self.content).hexdigest()
 
-    @functools.cached_property
+    @property
     def size(self) -> int:
-        """The number of ids: pieces and sentinels.
+        """The number of ids: pieces and sentinels."""
+        return self._processor.get_piece_size() + self.sentinels
+
+    @property
+    def holds_sentinels(self) -> bool:
+        """Whether the model itself holds sentinels, as mT5's does."""
+        return self._processor.piece_to_id("▁<extra_id_0>") != self._processor.unk_id()
+
+    @functools.cached_property
+    def _processor(self) -> Any:
+        """The SentencePiece processor of the model.
 
         Raises:
           UserError: If the bytes are no SentencePiece model.
         """
         import sentencepiece
 
+        processor = sentencepiece.SentencePieceProcessor()
         try:
-            processor = sentencepiece.SentencePieceProcessor(model_proto=self.content)
+            # Unlike the constructor's model_proto, it also refuses an empty file.
+            processor.LoadFromSerializedProto(self.content)
         except RuntimeError as error:
             raise UserError(
                 f"{self.origin} is not a SentencePiece model. Give the file that SentencePiece "
                 "wrote, such as spiece.model."
             ) from error
-        return processor.get_piece_size() + self.sentinels
+        return processor
 
     def __str__(self) -> str:
         return f"SHA-256 {self.sha256[:16]}, {self.size:,} ids with {self.sentinels} sentinels"

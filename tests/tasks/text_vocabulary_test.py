@@ -11,7 +11,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from tasks.pretraining import add_corpus_task
 from tasks.text_corpus import TextCorpus
-from tasks.text_vocabulary import TextVocabulary, holds_sentinels, t5_default
+from tasks.text_vocabulary import TextVocabulary, t5_default
 
 PIECES = 256
 TEXT = "The <extra_id_0> of <extra_id_99> and (<extra_id_1>)."
@@ -79,14 +79,6 @@ def test_a_document_with_a_sentinel_in_it(vocabulary: TextVocabulary, tmp_path: 
         dataset = step(dataset, **arguments)
     (example,) = dataset.as_numpy_iterator()
     assert example["targets"].max() < PIECES
-
-
-def test_whether_a_model_holds_sentinels(
-    text_vocabulary: Path, with_sentinels_inside: TextVocabulary
-) -> None:
-    inside = Path(with_sentinels_inside.sentencepiece_model_file).read_bytes()
-    assert holds_sentinels(inside)
-    assert not holds_sentinels(text_vocabulary.read_bytes())
 
 
 def test_t5s_own() -> None:
