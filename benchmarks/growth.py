@@ -3,7 +3,7 @@
     python benchmarks/growth.py --output docs/growth.png
 
 Each panel varies one size and keeps the others: 4096 tokens, 8 experts, groups of 1024 tokens,
-and d_model 256. d_ff is 4 x d_model, the dtype float32 and the capacity factor 1.25.
+and d_model 256. d_ff is 4 x d_model, the dtype is float32, and the capacity factor is 1.25.
 """
 
 from __future__ import annotations

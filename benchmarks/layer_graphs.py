@@ -17,7 +17,7 @@ from mtf_switch.layers.exploration import Exploration
 from mtf_switch.layers.router import SwitchRouter
 from mtf_switch.layers.switch_ffn import SwitchFFN
 
-# The length of the sequences that the tokens are in.
+# The length of the sequences into which the tokens are divided.
 _LENGTH = 256
 
 
@@ -75,7 +75,7 @@ def build_step(
 
 
 def _lower(layer: Any, tokens: tf.Tensor, setting: sizes.Layer) -> tuple[list, tf.Operation]:
-    """Lowers a step. Returns what to fetch in each step, and what to run before the first."""
+    """Lowers a step. Returns the operations of each step, and one to run before the first."""
     mesh = mtf.Mesh(mtf.Graph(), "mesh")
     cores, rules = mtf.convert_to_shape(""), mtf.convert_to_layout_rules("")
     names = ("batch", "length", "d_model")
@@ -90,7 +90,7 @@ def _lower(layer: Any, tokens: tf.Tensor, setting: sizes.Layer) -> tuple[list, t
     results = [loss, *mtf.gradients([loss], [*variables, x])]
     mesh_impl = mtf.placement_mesh_impl.PlacementMeshImpl(cores, rules, [""])
     lowering = mtf.Lowering(mesh.graph, {mesh: mesh_impl}, autostack=False)
-    # Fetching the operations computes the tensors without copying them.
+    # A session that fetches the operations computes the tensors without copying them.
     fetches = [lowering.export_to_tf_tensor(result).op for result in results]
     return fetches, lowering.copy_masters_to_slices()
 

@@ -1,4 +1,4 @@
-"""Times competitors in turns, and prints medians, ratios and how they were measured."""
+"""Times competitors in turns, and prints medians, ratios and the circumstances."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _PACKAGES = ("tensorflow", "mesh-tensorflow", "numpy")
 
 @dataclasses.dataclass(frozen=True)
 class Competitor:
-    """Something that can be timed.
+    """An implementation that can be timed.
 
     Attributes:
-      seconds: a function that runs one step and returns the seconds it took.
+      seconds: a function that runs one step and returns its time in seconds.
       close: a function that releases resources.
       versions: package -> version, for packages that only the competitor uses.
     """
@@ -57,11 +57,11 @@ def make_parser(description: str, competitors: Sequence[str]) -> argparse.Argume
 
 
 def check_options(options: argparse.Namespace, options_parser: argparse.ArgumentParser) -> None:
-    """Exits with the usage if the options cannot be measured."""
+    """Exits with the usage if the options are not valid."""
     if not options.hf_python and any(name.startswith("hf") for name in options.competitors):
         options_parser.error("the competitors hf and hf_dense need --hf_python")
     if options.repetitions < 2:
-        options_parser.error("--repetitions has to be at least 2, to show a spread")
+        options_parser.error("--repetitions must be at least 2, to show a spread")
 
 
 def time_in_this_process(step: Callable[[], None], close: Callable[[], None]) -> Competitor:
@@ -82,8 +82,8 @@ def time_in_another_process(
 
     Args:
       python: the path of the interpreter.
-      what: what to time, a layer or a training step.
-      setting: the sizes; the fields of sizes.Layer or sizes.Model.
+      what: the part to time, a layer or a training step.
+      setting: the sizes: the fields of sizes.Layer or sizes.Model.
 
     Raises:
       UserError: if that environment cannot run it.
@@ -118,8 +118,8 @@ def time_in_turns(
 ) -> dict[str, list[float]]:
     """Times the competitors in turns of one step each.
 
-    Other load on the machine slows all competitors of a turn alike, so ratios are computed turn
-    by turn.
+    Other load on the machine slows down all competitors in a turn equally, so ratios are
+    computed turn by turn.
 
     Returns:
       The seconds of every repetition, by competitor.
@@ -142,7 +142,7 @@ def compare_competitors(
 
     Returns:
       One result per competitor: its name, its median seconds, the median and the quartiles of
-      its ratio to the competitor "dense" (None if there is none), and how it was measured.
+      its ratio to the competitor "dense" (None without it), and the circumstances.
     """
     seconds = time_in_turns(competitors, repetitions, label)
     origin = {"repetitions": repetitions, **_collect_provenance(competitors)}

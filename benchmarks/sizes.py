@@ -1,4 +1,4 @@
-"""The sizes of what the benchmarks measure. This module does not import TensorFlow."""
+"""The sizes that the benchmarks measure. This module does not import TensorFlow."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The sizes of an encoder and a decoder in which every other feed-forward layer is sparse.
+    """The sizes of a model in which every other feed-forward layer is sparse.
 
     Attributes:
       experts: E, the number of experts.
@@ -42,7 +42,7 @@ class Model:
       targets: target tokens per sequence.
       d_model: M, the model dimension.
       d_ff: F, the hidden units of an expert and of a dense layer.
-      blocks: blocks in the encoder, and in the decoder; an even number.
+      blocks: blocks in each of encoder and decoder; an even number.
       heads: attention heads, of 64 dimensions each.
       vocabulary: the size of the vocabulary.
       group_size: S, the number of tokens per group.

@@ -1,4 +1,4 @@
-"""Prints what a training step spends its time on, from TensorFlow's trace.
+"""Prints where the time of a training step goes, from TensorFlow's trace.
 
     python benchmarks/where_time_goes.py --competitor gather --experts 32
 
@@ -32,7 +32,7 @@ _PARTS = (
 
 
 def find_part(operation: str) -> str:
-    """Returns the part of the step that an operation belongs to."""
+    """Returns the part of the step to which an operation belongs."""
     matches = (part for part, pattern in _PARTS if re.search(pattern, operation))
     return next(matches, "other")
 

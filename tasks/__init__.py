@@ -2,7 +2,7 @@
 
 `register` adds them to seqio's registry, where `train --task=NAME` looks them up. Importing
 this package is cheap. `register` imports TensorFlow, but it neither reads nor downloads data.
-Nothing here knows a layer, a model or a run.
+Nothing here depends on a layer, a model or a run.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def register(vocabulary: Any | None = None) -> None:
 
 
 def prepare_text(name: str) -> None:
-    """Prepares the text of a task or mixture, and its vocabulary, if they are this project's.
+    """Prepares the text and the vocabulary of a task or mixture, if this project makes them.
 
-    They would also be prepared at first use; a call beforehand shows the user the progress.
-    TFDS's data is not downloaded: see `tasks.tfds_data`.
+    They would also be prepared at first use. An earlier call shows the user the progress. It
+    does not download TFDS's data: see `tasks.tfds_data`.
 
     Args:
       name: a registered task or mixture.

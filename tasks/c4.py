@@ -1,9 +1,9 @@
-"""Pre-training on C4 without the text that an example repeats.
+"""The task of pre-training on C4 without the text that an example repeats.
 
 T5's own task on C4 is `c4_v220_span_corruption`. The paper pre-trains on "an improved C4 with
-intra-example text duplication removed" (Section 2, footnote on Lee et al., arXiv 2107.06499);
-`c4_v220_span_corruption_no_repeats` adds that step and is otherwise equal. T5's span corruption
-masks 15% of the tokens in spans of 3 tokens on average, as the paper does.
+intra-example text duplication removed" (Section 2, footnote on Lee et al., arXiv 2107.06499).
+`c4_v220_span_corruption_no_repeats` adds this step to T5's task and is otherwise equal. T5's
+span corruption masks 15% of the tokens in spans of 3 tokens on average, as the paper does.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def add_span_corruption_task(
     Args:
       name: the task's name.
       source: examples with the field "text".
-      output_features: what `text_to_text.make_features` returns.
-      token_preprocessors: further preprocessors, applied to the tokenised text before seqio
+      output_features: the result of `text_to_text.make_features`.
+      token_preprocessors: further preprocessors of the tokenized text, applied before seqio
         caches it.
     """
     seqio.TaskRegistry.remove(name)

@@ -5,9 +5,10 @@
 
 Names, prefixes and splits are those of that paper: `natural_questions_open` ("nq question: "),
 `web_questions_open` ("wq question: ") and `trivia_qa_open` ("trivia_qa question: "). The last
-tenth of the training data is the validation split; the test split is what others call the
-development set. The first answer is the training target, and any given answer counts as right.
-The metrics are SQuAD's exact match and F1, with TriviaQA's own normalisation for TriviaQA.
+tenth of the training data is the validation split. Other papers call the test split the
+development set. The first answer is the training target, and any given answer counts as
+correct. The metrics are SQuAD's exact match and F1, with TriviaQA's own normalization for
+TriviaQA.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ NATURAL_QUESTIONS = "natural_questions_open"
 WEB_QUESTIONS = "web_questions_open"
 TRIVIA_QA = "trivia_qa_open"
 MIXTURE = "closed_book_qa"
-# Training examples that are left when the validation split is taken away.
+# Numbers of training examples without the validation split.
 SIZES = {NATURAL_QUESTIONS: 79_168, WEB_QUESTIONS: 3_417, TRIVIA_QA: 78_785}
 
 
@@ -85,9 +86,9 @@ def _make_text_format(
     """Returns the preprocessor of a data set.
 
     Args:
-      prefix: what the inputs begin with.
-      get_answers: returns all right answers of an example, [n] strings.
-      get_target: returns the answer to learn; by default, the first of the right ones.
+      prefix: the beginning of the inputs.
+      get_answers: returns all correct answers of an example, [n] strings.
+      get_target: returns the answer to learn; by default, the first correct answer.
     """
 
     def format_example(example):

@@ -5,8 +5,8 @@ interpreter is ready in milliseconds. It can be started from anywhere: a program
 TensorFlow, a notebook, or a script without an `if __name__ == "__main__"`.
 
 It reads a JSON list of paths from standard input and writes a JSON list to standard output. For
-each path, that list holds the file's docstrings in their order, each as a pair: the documented
-name within its module ("Class.method", or "" for the module itself) and the text.
+each path, that list contains the file's docstrings in order. Each docstring is a pair of the
+documented name within its module ("Class.method", or "" for the module itself) and the text.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import sys
 import warnings
 from collections.abc import Iterator
 
-# Larger files are generated tables: megabytes to parse with hardly a docstring in them.
+# Larger files are generated tables: megabytes to parse, with hardly any docstrings.
 MAX_SOURCE_BYTES = 1_500_000
 
-# A docstring is kept if it reads as English prose: it has enough words, mostly letters rather
-# than digits and lines, and the function words that sentences have and lists lack.
+# A docstring is kept if it is English prose: it has enough words, it consists mostly of letters
+# rather than digits and lines, and it has the function words that lists lack.
 MIN_WORDS = 20
 MIN_SHARE_OF_LETTERS = 0.6
 MIN_SHARE_OF_FUNCTION_WORDS = 0.1
@@ -57,7 +57,7 @@ def extract_docstrings(source: bytes) -> list[tuple[str, str]]:
 
 
 def is_prose(text: str) -> bool:
-    """Returns whether `text` is English prose, by its words, letters and function words."""
+    """Returns whether `text` is English prose, judged by its words, letters, function words."""
     words = _WORD.findall(text)
     if len(words) < MIN_WORDS or not _is_encodable(text):
         return False
@@ -73,7 +73,7 @@ def is_prose(text: str) -> bool:
 def _walk_docstrings(node: ast.AST, name: str = "") -> Iterator[tuple[str, str]]:
     """Yields (name, text) pairs in the order of the file, without cleaning the text.
 
-    Only statements are visited: `ast.walk` would visit every expression as well, which takes as
+    It visits only statements. `ast.walk` would visit every expression as well, which takes as
     long as parsing.
     """
     if isinstance(node, _DOCUMENTED):

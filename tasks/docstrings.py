@@ -1,10 +1,10 @@
 """English text without a download: the docstrings of the packages in requirements.txt.
 
-The text is technical prose with some code in it. It is the same on every machine that has the
-same versions installed. The packages' files are parsed, not imported.
+The text is technical prose with some code. It is the same on every machine with the same
+installed versions. The packages' files are parsed, not imported.
 
-Packages copy from one another. Even without exact repeats, a third of the 13-grams (runs of 13
-words) of the validation split also occur in the training split. The validation loss is
+Packages copy from each other. Even without exact repeats, a third of the 13-grams (runs of 13
+words) in the validation split also occur in the training split. The validation loss is
 therefore good for comparing models, but it does not measure how well a model reads other prose.
 """
 
@@ -30,10 +30,10 @@ from tasks import docstring_extractor
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
 
-# Raise this whenever the extraction changes what it yields: caches are keyed by it.
+# Increase this whenever the extraction yields something else, because it is part of cache keys.
 EXTRACTION_VERSION = 1
 
-# Test suites are left out: they are a fifth of the source and a fiftieth of the text.
+# Test suites are excluded: they are a fifth of the source but only a fiftieth of the text.
 _TEST_FILE = re.compile(r"(^|/)tests?/|(^|/)test_[^/]*$|_test\.py$")
 
 # Files per run of the extractor: about half a second of work.
@@ -59,7 +59,7 @@ class Package:
         files = self.distribution.files or []
         names = {file.as_posix() for file in files if file.suffix == ".py"}
         return {
-            str(self.distribution.locate_file(name)): _module_name(name)
+            str(self.distribution.locate_file(name)): _make_module_name(name)
             for name in sorted(names)
             if not _TEST_FILE.search(name)
         }
@@ -114,7 +114,7 @@ class Docstrings:
 
     def docstrings(self) -> Iterator[Docstring]:
         """Yields all docstrings, ordered by package, file and place in the file."""
-        places: dict[str, tuple[str, str]] = {}  # a file of two packages counts for the first
+        places: dict[str, tuple[str, str]] = {}  # a file of two packages belongs to the first
         for package in self.packages():
             for path, module in package.sources().items():
                 places.setdefault(path, (package.name, module))
@@ -147,7 +147,7 @@ class Docstrings:
 def read_pinned_names(requirements: Path) -> set[str]:
     """Returns the canonical names of the packages that a requirements file pins here.
 
-    Packages whose environment marker excludes this Python or machine are left out.
+    It skips packages whose environment marker excludes this Python or machine.
 
     Raises:
       UserError: if the file is missing or a line of it is not a requirement.
@@ -177,7 +177,7 @@ def read_pinned_names(requirements: Path) -> set[str]:
     return names
 
 
-def _module_name(file: str) -> str:
+def _make_module_name(file: str) -> str:
     """Returns the dotted name of a module: "seqio.utils" for "seqio/utils.py"."""
     return re.sub(r"(^|/)__init__$", "", file[: -len(".py")]).replace("/", ".")
 

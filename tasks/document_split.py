@@ -1,4 +1,4 @@
-"""Documents divided into a training and a validation split by their hash, and their files."""
+"""Divides documents into a training and a validation split by their hash, and stores them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ VALIDATION_PERCENT = 2
 def split_documents(documents: Iterable[str]) -> dict[Split, list[str]]:
     """Removes empty and repeated documents and divides the rest by their hash.
 
-    Documents that differ only in white space count as repeats; the first one is kept. A
-    document's split depends on its text alone. Each split is sorted by hash, so its order says
-    nothing about where the documents came from.
+    Documents that differ only in white space count as repeats, and the first one is kept. A
+    document's split depends only on its text. Each split is sorted by hash, so its order does
+    not depend on the origin of the documents.
 
     Returns:
       The documents of each split. Validation has about `VALIDATION_PERCENT` percent of them,
@@ -39,7 +39,7 @@ def split_documents(documents: Iterable[str]) -> dict[Split, list[str]]:
 
 
 def document_digest(document: str) -> bytes:
-    """Returns the SHA-256 hash of a document, the same for any layout of its white space."""
+    """Returns the SHA-256 hash of a document, which does not depend on its white space."""
     return hashlib.sha256(" ".join(document.split()).encode("utf-8")).digest()
 
 

@@ -6,9 +6,9 @@
     embedded_downstream  the mixture of the three in equal parts
 
 A docstring is in a validation split if the pre-training corpus `embedded_text` keeps it out of
-training, and if it shares no 13-gram of words with a docstring that is trained on, either in
-pre-training or in these tasks (the usual test for contamination). No name that validation asks
-for occurs in a question of training.
+training, and if it shares no 13-gram of words with any docstring that is used for training, in
+pre-training or in these tasks (the usual test for contamination). No name in a validation
+question occurs in a training question.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TASKS: tuple[TaskName, ...] = get_args(TaskName)
 PACKAGE, SUMMARY, MODULE = TASKS
 MIXTURE = "embedded_downstream"
 
-# Raise this whenever the same docstrings would make different examples.
+# Increase this whenever the same docstrings would make different examples.
 EXAMPLES_VERSION = 1
 NGRAM_WORDS = 13
 # Classes of `embedded_package`: the packages with the most docstrings.
@@ -55,7 +55,7 @@ class Example:
     Attributes:
       inputs: the question.
       targets: the answer to learn.
-      answers: all right answers.
+      answers: all correct answers.
     """
 
     inputs: str
@@ -111,8 +111,8 @@ def make_examples(docstrings: Iterable[Docstring]) -> dict[str, dict[str, list[E
         packages[digest].add(docstring.package)
     trained = {d: distinct[d] for d in sorted(distinct) if not is_for_validation(d)}
     held_out = {d: distinct[d] for d in sorted(distinct) if is_for_validation(d)}
-    seen = _shared_ngrams(held_out.values(), trained.values())
-    # A text of several packages has no label, so it is left out.
+    seen = _find_shared_ngrams(held_out.values(), trained.values())
+    # A text that occurs in several packages has no unique label, so it is excluded.
     train = [text for digest, text in trained.items() if len(packages[digest]) == 1]
     clean = [
         text
@@ -120,15 +120,16 @@ def make_examples(docstrings: Iterable[Docstring]) -> dict[str, dict[str, list[E
         if len(packages[digest]) == 1 and seen.isdisjoint(word_ngrams(text.text))
     ]
     return {
-        PACKAGE: _package_examples(train, clean),
+        PACKAGE: _make_package_examples(train, clean),
         SUMMARY: {
-            split: list(_summary_examples(part)) for split, part in zip(SPLITS, (train, clean))
+            split: list(_make_summary_examples(part))
+            for split, part in zip(SPLITS, (train, clean))
         },
-        MODULE: _module_examples(train, clean),
+        MODULE: _make_module_examples(train, clean),
     }
 
 
-def _shared_ngrams(
+def _find_shared_ngrams(
     held_out: Iterable[Docstring], trained: Iterable[Docstring]
 ) -> set[tuple[str, ...]]:
     """Returns the 13-grams that occur both in `held_out` and in `trained`."""
@@ -151,7 +152,7 @@ def word_ngrams(text: str) -> Iterator[tuple[str, ...]]:
         yield tuple(words[start : start + NGRAM_WORDS])
 
 
-def _package_examples(
+def _make_package_examples(
     train: Sequence[Docstring], validation: Sequence[Docstring]
 ) -> dict[str, list[Example]]:
     counts = collections.Counter(docstring.package for docstring in train)
@@ -159,7 +160,7 @@ def _package_examples(
     known = sorted(counts, key=lambda package: (-counts[package], package))[:PACKAGES]
     return {
         split: [
-            Example(f"package: {_one_line(d.text)}", d.package, (d.package,))
+            Example(f"package: {_join_lines(d.text)}", d.package, (d.package,))
             for d in part
             if d.package in known
         ]
@@ -167,24 +168,24 @@ def _package_examples(
     }
 
 
-def _summary_examples(docstrings: Iterable[Docstring]) -> Iterator[Example]:
+def _make_summary_examples(docstrings: Iterable[Docstring]) -> Iterator[Example]:
     for docstring in docstrings:
         first = _FIRST_PARAGRAPH.match(docstring.text)
         if not first:
             continue
-        summary, rest = _one_line(first[1]), _one_line(docstring.text[first.end() :])
+        summary, rest = _join_lines(first[1]), _join_lines(docstring.text[first.end() :])
         if 3 <= len(summary.split()) <= 25 and len(rest.split()) >= 20:
             yield Example(f"summarize: {rest}", summary, (summary,))
 
 
-def _module_examples(
+def _make_module_examples(
     train: Sequence[Docstring], validation: Sequence[Docstring]
 ) -> dict[str, list[Example]]:
     questions = {}
     for split, part in zip(SPLITS, (train, validation)):
         modules = collections.defaultdict(set)
         for docstring in part:
-            # Classes and functions of a module; a name of one lower-case word is too vague.
+            # Only classes and functions; a name of one lower-case word is too vague.
             if "." not in docstring.name and _NAME.match(docstring.name):
                 modules[docstring.name].add(docstring.module)
         questions[split] = modules
@@ -196,15 +197,15 @@ def _module_examples(
     }
     return {
         split: [
-            Example(f"module question: {name}", *_module_answers(modules))
+            Example(f"module question: {name}", *_make_module_answers(modules))
             for name, modules in sorted(modules_by_name.items())
         ]
         for split, modules_by_name in questions.items()
     }
 
 
-def _module_answers(modules: Iterable[str]) -> tuple[str, tuple[str, ...]]:
-    """Returns the answer to learn and all right answers.
+def _make_module_answers(modules: Iterable[str]) -> tuple[str, tuple[str, ...]]:
+    """Returns the answer to learn and all correct answers.
 
     The parts of a module's name become words, so that F1 compares them one by one.
     """
@@ -212,7 +213,7 @@ def _module_answers(modules: Iterable[str]) -> tuple[str, tuple[str, ...]]:
     return answers[0], answers
 
 
-def _one_line(text: str) -> str:
+def _join_lines(text: str) -> str:
     return " ".join(text.split())
 
 
@@ -222,7 +223,7 @@ def ensure_examples_file() -> Path:
     Raises:
       UserError: if the cache cannot be written.
     """
-    file = _examples_file()
+    file = _make_path()
     if not _is_complete(file):
         text_cache.print_status(f"Preparing the embedded downstream tasks (once) in {file}")
         content = {
@@ -245,10 +246,10 @@ def ensure_examples_file() -> Path:
 
 def is_prepared() -> bool:
     """Returns whether the examples are in the cache."""
-    return _is_complete(_examples_file())
+    return _is_complete(_make_path())
 
 
-def _examples_file() -> Path:
+def _make_path() -> Path:
     identity = {"examples": EXAMPLES_VERSION, "source": Docstrings().identity()}
     name = f"embedded_tasks-{text_cache.cache_key(identity)}.json"
     return text_cache.cache_directory() / name
@@ -274,7 +275,7 @@ def _read(file: Path) -> dict[str, dict[str, list[Example]]]:
 
 
 class ExamplesSource(OneShardSource):
-    """The examples of one task, which are made when they are first used."""
+    """The examples of one task, which are made at first use."""
 
     def __init__(self, task: TaskName):
         super().__init__()
@@ -294,7 +295,7 @@ class ExamplesSource(OneShardSource):
         columns = {
             "inputs": tf.constant([e.inputs for e in examples]),
             "targets": tf.constant([e.targets for e in examples]),
-            # Joined and split again below, because ragged columns are slow to make.
+            # The answers are joined here and split below, because ragged columns are slow.
             "answers": tf.constant(["\n".join(e.answers) for e in examples]),
         }
         dataset = tf.data.Dataset.from_tensor_slices(columns)

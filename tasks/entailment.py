@@ -3,8 +3,8 @@
     inputs   anli hypothesis: <hypothesis> premise: <context>
     targets  entailment, neutral or contradiction
 
-The paper's Table 5 reports round 3. ANLI's authors train on all three rounds together, which is
-the mixture `anli`: it draws the rounds in proportion to their sizes.
+The paper's Table 5 reports round 3. ANLI's authors train on all three rounds together. The
+mixture `anli` does the same, and draws the rounds in proportion to their sizes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tasks import text_to_text
 
 LABELS = ("entailment", "neutral", "contradiction")
 MIXTURE = "anli"
-# Training examples of each round (Table 2 of the ANLI paper).
+# Numbers of training examples in each round (Table 2 of the ANLI paper).
 ROUNDS = {"anli_r1": 16_946.0, "anli_r2": 45_460.0, "anli_r3": 100_459.0}
 
 
@@ -37,7 +37,7 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
                 f"anli/{name[-2:]}:0.1.0", splits=["train", "validation", "test"]
             ),
             [
-                _with_premise,
+                _add_premise,
                 functools.partial(
                     t5_preprocessors.glue,
                     benchmark_name="anli",
@@ -54,6 +54,6 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
 
 
 @seqio.map_over_dataset
-def _with_premise(example: dict) -> dict:
-    """Adds ANLI's "context" under the name "premise", as other NLI data sets call it."""
+def _add_premise(example: dict) -> dict:
+    """Adds ANLI's "context" under the name that other NLI data sets use: "premise"."""
     return {**example, "premise": example["context"]}

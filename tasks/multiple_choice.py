@@ -4,9 +4,9 @@ r"""Winogrande and ARC in UnifiedQA's format (Khashabi et al., arXiv 2005.00700,
     targets  bat
 
 All text is lower case. "\n" is a backslash and an n, because T5's vocabulary has no line break.
-The answer is the text of the right option. Winogrande (Sakaguchi et al., arXiv 1907.10641) has
-sentences with a blank and two options; its XL split is used for training. ARC (Clark et al.,
-arXiv 1803.05457) has questions with three to five options.
+The answer is the text of the correct option. Winogrande (Sakaguchi et al., arXiv 1907.10641)
+has sentences with a blank and two options; its XL split is used for training. ARC (Clark et
+al., arXiv 1803.05457) has questions with three to five options.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _format_question(question: tf.Tensor, options: tf.Tensor, answer: tf.Tensor)
     Args:
       question: string scalar.
       options: [n] strings, n up to 5.
-      answer: integer scalar, the index of the right option, or -1 if it is unknown.
+      answer: integer scalar, the index of the correct option, or -1 if it is unknown.
     """
     letters = tf.constant(_LETTERS)[: tf.size(options)]
     lettered = tf.strings.reduce_join(

@@ -1,4 +1,4 @@
-"""A seqio data source whose splits are one shard each."""
+"""A seqio data source in which each split is one shard."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.document_split import SPLITS
 
 
 class OneShardSource(seqio.DataSource):
-    """Examples in the splits train and validation, without shards to choose from."""
+    """A source with the splits train and validation, each of one shard."""
 
     def __init__(self):
         super().__init__(splits=SPLITS)
@@ -32,7 +32,7 @@ class OneShardSource(seqio.DataSource):
 
     @abc.abstractmethod
     def read_examples(self, split: str, shuffle: bool, seed: int | None) -> tf.data.Dataset:
-        """Returns the examples of a split; `shuffle` gives another order for each seed."""
+        """Returns the examples of a split; `shuffle` gives a different order for each seed."""
 
     def get_dataset(
         self,

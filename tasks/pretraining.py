@@ -1,14 +1,15 @@
 """Pre-training tasks: T5's span corruption on plain text.
 
-Documents are tokenised; 128 consecutive ones are joined and cut into segments. In each segment,
-15% of the tokens are masked in spans of three tokens on average, and each span is replaced by
-one sentinel:
+Documents are tokenized, and 128 consecutive ones are joined and cut into segments. In each
+segment, 15% of the tokens are masked in spans of three tokens on average. One sentinel replaces
+each span:
 
     segment  Thank you for inviting me to your party last week
     inputs   Thank you <X> me to your party <Y> week </s>
     targets  <X> for inviting <Y> last </s>
 
-The first sentinel is the highest id of the vocabulary, the second one the next lower id, etc.
+The first sentinel is the highest id of the vocabulary, the second one is the next lower id,
+etc.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ TEXT_FILES: CorpusName = "text_files"
 
 _HOW_TO_NAME_FILES = "Name its files first, for example text_files.files = 'books/*.txt'."
 
-# In documents: the whole embedded corpus, or 100 MB of a user's text. Larger corpora are well
-# mixed, too, because they are stored in the order of their hashes.
+# The number of documents, which is the whole embedded corpus or 100 MB of a user's text. Larger
+# corpora are well mixed, too, because they are stored in the order of their hashes.
 _SHUFFLE_BUFFER = 50_000
 
 
@@ -85,7 +86,7 @@ def find_corpus(name: str) -> TextCorpus | None:
     """Returns the corpus with this name as gin configures it now.
 
     Args:
-      name: "embedded_text", "text_files", or any other text, for which there is no corpus.
+      name: "embedded_text" or "text_files"; for any other name, the result is None.
 
     Raises:
       UserError: for "text_files" without files.
@@ -213,8 +214,8 @@ def corrupt_spans(
 class CorpusSource(OneShardSource):
     """The documents of a corpus as examples {"text": utf-8 bytes}.
 
-    Unlike seqio.FunctionDataSource, it counts its examples only when it is asked to, and it
-    shuffles whole documents, so seqio has no reason to warn.
+    Unlike seqio.FunctionDataSource, it counts its examples only on request, and it shuffles
+    whole documents, so seqio has no reason to warn.
     """
 
     def __init__(self, corpus: TextCorpus):
@@ -226,7 +227,7 @@ class CorpusSource(OneShardSource):
         return self.corpus.prepared_text.documents[split]
 
     def read_examples(self, split: str, shuffle: bool, seed: int | None) -> tf.data.Dataset:
-        """Returns the documents; `shuffle` gives another order for each seed and epoch."""
+        """Returns the documents; `shuffle` gives a different order for each seed and epoch."""
         documents = tf.data.TFRecordDataset(str(self.corpus.prepared_text.split_file(split)))
         if shuffle:
             documents = documents.shuffle(_SHUFFLE_BUFFER, seed=seed)
@@ -234,9 +235,9 @@ class CorpusSource(OneShardSource):
 
 
 class CorpusVocabulary(TextVocabulary):
-    """The vocabulary of a corpus with T5's 100 sentinels, trained when it is first needed.
+    """The vocabulary of a corpus with T5's 100 sentinels, trained at first use.
 
-    Two of them are equal if their corpora are equal, whether they have been used or not.
+    Two of them are equal if their corpora are equal, whether or not they have been used.
     """
 
     def __init__(self, corpus: TextCorpus):
@@ -245,7 +246,7 @@ class CorpusVocabulary(TextVocabulary):
 
     @property
     def sentencepiece_model_file(self) -> str:
-        """Path of the SentencePiece model, which does not hold the sentinels."""
+        """Path of the SentencePiece model, which does not contain the sentinels."""
         return str(self.corpus.prepared.vocabulary_file)
 
     def _model_context(self):
@@ -254,7 +255,7 @@ class CorpusVocabulary(TextVocabulary):
         return super()._model_context()
 
     def __getstate__(self):
-        # The path depends on this machine's cache, so it is left out of equality and pickles.
+        # The path depends on this machine's cache, so equality and pickles ignore it.
         return {**super().__getstate__(), "_sentencepiece_model_file": ""}
 
     def __str__(self) -> str:

@@ -1,3 +1,3 @@
-"""The name of `tasks.register_all` in version 0.1.0, for commands that were written then."""
+"""The old name of `tasks.register_all`, for commands that were written for version 0.1.0."""
 
 import tasks.register_all  # noqa: F401

@@ -1,4 +1,4 @@
-"""Removing text that an example repeats (Lee et al., arXiv 2107.06499, within examples)."""
+"""Removes text that an example repeats (Lee et al., arXiv 2107.06499, within examples)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import tensorflow as tf
 def remove_repeats(dataset: tf.data.Dataset, min_tokens: int = 50) -> tf.data.Dataset:
     """Removes from "targets" every run of tokens that occurred earlier in the same example.
 
-    Of two equal runs with at least `min_tokens` tokens, the first one is kept. This is the
+    It keeps the first of two equal runs with at least `min_tokens` tokens. This is the
     exact-substring rule of Lee et al. with their threshold of 50 tokens, applied to each
-    example on its own.
+    example separately.
 
     Args:
       dataset: examples with int32 "targets" [length].
@@ -35,7 +35,7 @@ def find_repeats(tokens: tf.Tensor, min_tokens: int) -> tf.Tensor:
       min_tokens: at least 1.
 
     Returns:
-      [length] bool, True for a token of a repeat.
+      [length] bool, True for the tokens of repeats.
     """
     length = tf.size(tokens)
     windows = tf.maximum(length - min_tokens + 1, 0)

@@ -1,4 +1,4 @@
-"""XSum (Narayan et al., arXiv 1808.08745) in T5's format for summarisation.
+"""XSum (Narayan et al., arXiv 1808.08745) in T5's format for summarization.
 
 CNN/DailyMail is T5's own task `cnn_dailymail_v002`.
 """

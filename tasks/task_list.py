@@ -1,4 +1,4 @@
-"""The list that `run_switch.py tasks` prints: all tasks and mixtures, and which are ready."""
+"""The list of `run_switch.py tasks`: all tasks and mixtures, and whether they are ready."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from t5.evaluation import eval_utils
 
 from tasks import closed_book, embedded_tasks, entailment, pretraining, tfds_data
 
-# Numbers of training examples, from the data sets' papers or T5's mixing rates.
+# Numbers of training examples, from the papers of the data sets or from T5's mixing rates.
 PUBLISHED_SIZES = {
     **{name: int(size) for name, size in glue_utils.GLUE_WEIGHT_MAPPING.items() if size},
     **{name: int(size) for name, size in glue_utils.SUPER_GLUE_WEIGHT_MAPPING.items() if size},
@@ -34,7 +34,7 @@ class Entry:
       name: the registered name.
       sizes: split -> number of examples, or None if it is unknown.
       metrics: names of the metrics; empty for a mixture, whose tasks have their own.
-      ready: "yes", possibly with a remark, or "no" with what is missing.
+      ready: "yes", possibly with a remark, or "no" and the reason.
       parts: number of tasks in a mixture; 0 for a task.
     """
 
@@ -49,7 +49,7 @@ def list_tasks(pattern: str = "*") -> list[Entry]:
     """Returns all tasks and then all mixtures, sorted by name.
 
     Args:
-      pattern: shell pattern of the names to return.
+      pattern: shell pattern that the names must match.
     """
     states: dict[str, tfds_data.DatasetState] = {}
     tasks = {

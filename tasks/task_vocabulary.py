@@ -9,19 +9,19 @@ from tasks import pretraining
 from tasks.text_vocabulary import TextVocabulary
 
 
-# Users bind text_to_text.task_vocabulary.source: that name is part of the interface.
+# Users bind text_to_text.task_vocabulary.source, so this module name is part of the interface.
 @gin.configurable(module="tasks.text_to_text")
 def task_vocabulary(
     source: str | None = None, sentinels: int = pretraining.SENTINELS
 ) -> seqio.Vocabulary | None:
-    """Returns the vocabulary of all tasks, those that read text files included.
+    """Returns the vocabulary of all tasks, including those that read text files.
 
     Args:
       source: a SentencePiece model (a path or gs:// address), or "embedded_text" or
         "text_files" for the vocabulary of that corpus. None selects the default of each task:
         that of its corpus for text, mT5's for mC4 and T5's for all others.
       sentinels: how many sentinels to add to a SentencePiece model. Use 0 for a model that
-        holds them already, as mT5's does.
+        already contains them, as mT5's does.
 
     Returns:
       The vocabulary, or None if `source` is None.

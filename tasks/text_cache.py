@@ -16,8 +16,8 @@ def cache_directory() -> Path:
     """Returns the folder that holds all prepared text.
 
     It is `$MTF_SWITCH_CACHE` if that environment variable is set, else
-    `$XDG_CACHE_HOME/mtf_switch`, else `~/.cache/mtf_switch`. Everything in it can be deleted:
-    it is made again when it is next needed.
+    `$XDG_CACHE_HOME/mtf_switch`, else `~/.cache/mtf_switch`. You can delete any of its content,
+    which is made again when it is needed.
     """
     chosen = os.environ.get("MTF_SWITCH_CACHE")
     if chosen:
@@ -50,8 +50,8 @@ def matches_fingerprint(file: Path, fingerprint: dict) -> bool:
 
     Args:
       file: any path.
-      fingerprint: as `compute_fingerprint` returns it; further keys are ignored, and an empty
-        one matches no file.
+      fingerprint: the result of `compute_fingerprint`. Further keys are ignored, and an empty
+        fingerprint matches no file.
     """
     if not fingerprint or not file.is_file():
         return False

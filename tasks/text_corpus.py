@@ -6,7 +6,7 @@
 
 A corpus has one folder in the cache. The folder's name ends in a hash of everything that
 decides its content: package versions or the bytes of the files, and the versions of this code.
-When any of them changes, the corpus gets a new folder, so a folder is never out of date.
+If any of them changes, the corpus gets a new folder, so a folder is never outdated.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tasks.vocabulary import check_vocab_size, train_vocabulary
 # With less text, neither a vocabulary nor a validation loss means anything.
 MIN_CHARACTERS = 100_000
 
-# Raise this whenever the same documents would be stored differently.
+# Increase this whenever the same documents would be stored differently.
 FORMAT_VERSION = 1
 
 _MANIFEST = "manifest.json"
@@ -43,7 +43,7 @@ class PreparedText:
     """The documents of a corpus, ready for use.
 
     Attributes:
-      folder: holds all files, and a manifest.json that records how they were made.
+      folder: the folder with all files, and a manifest.json that records how they were made.
       documents: split -> number of documents.
       characters: split -> number of characters.
     """
@@ -89,7 +89,7 @@ class PreparedCorpus(PreparedText):
 
 @dataclass(frozen=True)
 class TextCorpus:
-    """Text for pre-training, prepared when it is first used.
+    """Text for pre-training, prepared at first use.
 
     Attributes:
       name: the beginning of its folder's name; letters, digits and underscores.
@@ -99,7 +99,7 @@ class TextCorpus:
         but *not* the 100 sentinels: a model sees `vocab_size + 100` ids.
 
     Raises:
-      UserError: if `vocab_size` is out of range or `files` is not made of paths or globs.
+      UserError: if `vocab_size` is out of range or `files` contains anything but strings.
     """
 
     name: str
@@ -123,7 +123,7 @@ class TextCorpus:
 
     @functools.cached_property
     def prepared_text(self) -> PreparedText:
-        """The prepared documents, for which no vocabulary is trained."""
+        """The prepared documents. No vocabulary is trained for them."""
         return self.__dict__.get("prepared") or self.prepare_text()
 
     @property
@@ -132,28 +132,29 @@ class TextCorpus:
         return Docstrings() if self.files is None else TextFiles(self.files)
 
     def prepare(self) -> PreparedCorpus:
-        """Prepares the documents as `prepare_text` does, and the vocabulary.
+        """Prepares the documents, as `prepare_text` does, and the vocabulary.
 
         Raises:
-          UserError: also if no vocabulary can be trained on the text.
+          UserError: in the cases of `prepare_text`, or if no vocabulary can be trained on the
+            text.
         """
         text = self.prepare_text()
-        with self._explaining_errors(text.folder):
+        with self._explain_errors(text.folder):
             vocabulary_file = self._ensure_vocabulary(text)
         return PreparedCorpus(text.folder, text.documents, text.characters, vocabulary_file)
 
     def prepare_text(self) -> PreparedText:
-        """Makes whatever is missing or damaged in the cache and reports it on standard error.
+        """Makes the missing or damaged parts of the cache, and reports this on standard error.
 
-        It can be interrupted, and several processes can call it at once: a file gets its name
-        only when it is complete.
+        It can be interrupted, and several processes can call it at once, because a file gets
+        its name only when it is complete.
 
         Raises:
           UserError: if the text cannot be read or is too short, or if the cache cannot be
             written.
         """
-        folder = self._folder()
-        with self._explaining_errors(folder):
+        folder = self._make_path()
+        with self._explain_errors(folder):
             splits = (_read_valid_manifest(folder) or self._build(folder))["splits"]
         return PreparedText(
             folder=folder,
@@ -162,7 +163,7 @@ class TextCorpus:
         )
 
     @contextlib.contextmanager
-    def _explaining_errors(self, folder: Path) -> Iterator[None]:
+    def _explain_errors(self, folder: Path) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -173,9 +174,9 @@ class TextCorpus:
 
     def is_prepared(self) -> bool:
         """Returns whether the text is in the cache, without reading or making it."""
-        return (self._folder() / _MANIFEST).is_file()
+        return (self._make_path() / _MANIFEST).is_file()
 
-    def _folder(self) -> Path:
+    def _make_path(self) -> Path:
         key = text_cache.cache_key(self._identity())
         return text_cache.cache_directory() / f"{self.name}-{key}"
 
@@ -224,7 +225,7 @@ class TextCorpus:
             )
 
     def _ensure_vocabulary(self, text: PreparedText) -> Path:
-        """Returns the file of the vocabulary, which is trained if it is missing or damaged."""
+        """Returns the vocabulary's file, and trains it first if it is missing or damaged."""
         file = text.folder / f"vocabulary_{self.vocab_size}.model"
         record = file.with_suffix(".json")
         if text_cache.matches_fingerprint(file, text_cache.read_json(record)):

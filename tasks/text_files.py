@@ -15,10 +15,10 @@ from mtf_switch.errors import UserError
 # is short enough to divide a single book into training and validation text.
 DOCUMENT_CHARACTERS = 2_000
 
-# The text is sorted in memory, which takes about five times as much memory as it has bytes.
+# The text is sorted in memory, which takes about five times its size.
 MAX_BYTES = 2 * 1024**3
 
-# Raise this whenever the cutting changes what it yields: caches are keyed by it.
+# Increase this whenever the cutting yields something else, because it is part of cache keys.
 CUTTING_VERSION = 1
 
 _BLANK_LINES = re.compile(r"\n\s*\n")
@@ -37,7 +37,7 @@ class TextFiles:
     def identity(self) -> dict:
         """Returns everything that decides the text, as JSON values, to key the cache by.
 
-        The contents of the files count, but not their names or dates.
+        The contents of the files decide, not their names or dates.
         """
         return {"cutting": CUTTING_VERSION, "files": sorted(self.versions().values())}
 
@@ -60,12 +60,12 @@ class TextFiles:
         Raises:
           UserError: if a pattern matches no file, or the files are too large for memory.
         """
-        paths = sorted({path for pattern in self.patterns for path in _matches(pattern)})
+        paths = sorted({path for pattern in self.patterns for path in _find_matches(pattern)})
         total = sum(map(os.path.getsize, paths))
         if total > MAX_BYTES:
             raise UserError(
-                f"A corpus of text files is held in memory, so it may have {MAX_BYTES:,} "
-                f"bytes; {len(paths):,} files have {total:,}. Give fewer files, or make a "
+                f"A corpus of text files must fit into memory, so it may have {MAX_BYTES:,} "
+                f"bytes; {len(paths):,} files have {total:,}. Pass fewer files, or make a "
                 "TFDS dataset of them and train on a seqio Task that reads it."
             )
         return paths
@@ -114,7 +114,7 @@ def _cut(paragraph: str, size: int) -> Iterator[str]:
     yield paragraph[start:].strip()
 
 
-def _matches(pattern: str) -> list[str]:
+def _find_matches(pattern: str) -> list[str]:
     """Returns the files that match one pattern, or raises UserError if none does."""
     found = glob.glob(os.path.expanduser(pattern), recursive=True)
     files = [path for path in found if os.path.isfile(path)]

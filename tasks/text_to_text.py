@@ -1,4 +1,4 @@
-"""What all text-to-text tasks share: features, and the order of preprocessing."""
+"""The features and the order of preprocessing that all text-to-text tasks share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks import text_vocabulary
 
 
 def make_features(vocabulary: seqio.Vocabulary | None) -> dict[str, seqio.Feature]:
-    """Returns the features "inputs" and "targets", which end with the end of sequence.
+    """Returns the features "inputs" and "targets", which end with the end-of-sequence token.
 
     Args:
       vocabulary: the vocabulary of both, or None for T5's.
@@ -35,11 +35,12 @@ def add_task(
     Args:
       name: the task's name.
       source: the examples.
-      text_format: the preprocessors that turn an example into the strings "inputs" and
-        "targets", or a single one.
-      output_features: what `make_features` returns.
+      text_format: one or more preprocessors that turn an example into the strings "inputs" and
+        "targets".
+      output_features: the result of `make_features`.
       metric_fns: functions of (targets, predictions), as in t5.evaluation.metrics.
-      postprocess_fn: turns text into what the metrics compare, as in t5.data.postprocessors.
+      postprocess_fn: turns text into the values that the metrics compare, as in
+        t5.data.postprocessors.
     """
     steps = [text_format] if callable(text_format) else list(text_format)
     seqio.TaskRegistry.remove(name)
@@ -63,7 +64,7 @@ def add_mixture(name: str, rates: Mapping[str, float] | Sequence[tuple]) -> seqi
 
     Args:
       name: the mixture's name.
-      rates: task -> rate, or (task, rate) pairs, whose rate may be a function of the task.
+      rates: task -> rate, or (task, rate) pairs. A rate may be a function of the task.
     """
     seqio.MixtureRegistry.remove(name)
     pairs = list(rates.items()) if isinstance(rates, Mapping) else list(rates)

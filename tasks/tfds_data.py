@@ -1,4 +1,4 @@
-"""The TFDS data of the tasks: whether it is on this machine, and how it is prepared."""
+"""The tasks' TFDS data: checks whether it is on this machine, and prepares it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REGISTERED_NAMES: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictiona
 
 
 class Readiness(enum.Enum):
-    """Whether a data set can be read; the values are what `run_switch.py tasks` prints."""
+    """Whether a data set can be read. `run_switch.py tasks` prints the values."""
 
     READY = "yes"
     ABSENT = "no: prepare it"
@@ -40,7 +40,7 @@ class DatasetState:
     """Whether a data set can be read.
 
     Attributes:
-      readiness: the answer.
+      readiness: whether it can be read.
       missing: a sentence that says what is missing; "" if the data set is ready.
     """
 
@@ -74,10 +74,10 @@ def use_data_dir() -> None:
 
 
 def resolve_dataset_name(task: seqio.Task) -> str | None:
-    """Returns TFDS's name of a task's data, and makes the task read the data of that name.
+    """Returns TFDS's name for a task's data, and makes the task read the data with that name.
 
     T5's tasks name versions of GLUE and C4 that the pinned TFDS can read but no longer prepare.
-    If the data_dir does not hold such a version, the task reads the newest one instead.
+    If the data_dir does not contain such a version, the task reads the newest one instead.
 
     Returns:
       A name such as "glue/cola:2.0.0", or None if the data is not TFDS's.
@@ -99,10 +99,10 @@ def _choose_version(tfds_name: str) -> str:
 
 @functools.cache
 def _find_newest_version(tfds_name: str) -> tuple[str | None, str]:
-    """Returns (version that TFDS can prepare, "") or, if there is none, (None, reason)."""
+    """Returns (version, "") if TFDS can prepare one, or else (None, reason)."""
     try:
-        # A folder that holds no data: TFDS prefers a version on disk to its own.
-        with _without_bucket():
+        # The data_dir must be empty, because TFDS would prefer a version on disk.
+        with _disable_bucket():
             builder = tfds.builder(tfds_name, data_dir=os.devnull, try_gcs=False)
         return str(builder.canonical_version), ""
     except (ValueError, AssertionError) as error:
@@ -110,7 +110,7 @@ def _find_newest_version(tfds_name: str) -> tuple[str | None, str]:
 
 
 def _dataset_folder(tfds_name: str) -> str:
-    """Returns the folder of a data set without asking its builder, which is slow to make."""
+    """Returns the folder of a data set without its builder, which is slow to make."""
     return os.path.join(_root_folder(), *re.split("[/:]", tfds_name))
 
 
@@ -174,7 +174,7 @@ def _describe_remedy(state: DatasetState, task: str, tfds_name: str) -> str:
 def prepare_datasets(task_or_mixture: str) -> list[str]:
     """Downloads and prepares the data of a task, or of every task in a mixture.
 
-    Data sets that are ready are left as they are.
+    Data sets that are ready are not touched.
 
     Returns:
       TFDS's names of the data sets that this call prepared.
@@ -201,9 +201,9 @@ def _download_and_prepare(tfds_name: str) -> None:
     # Without this, each retry prints a warning.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     try:
-        with contextlib.nullcontext() if bucket_answers else _without_bucket():
+        with contextlib.nullcontext() if bucket_answers else _disable_bucket():
             _make_builder(tfds_name).download_and_prepare()
-    except Exception as error:  # TFDS passes on all errors of its readers and of the network
+    except Exception as error:  # TFDS passes on all errors from its readers and the network
         lines = str(error).strip().splitlines() or [""]
         raise UserError(
             f"TFDS could not prepare {tfds_name} in {_root_folder()} "
@@ -237,7 +237,7 @@ def _check_network(tfds_name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _without_bucket() -> Iterator[None]:
+def _disable_bucket() -> Iterator[None]:
     """Keeps TFDS from asking its bucket, which takes minutes without a network."""
     before = gcs_utils._is_gcs_disabled
     gcs_utils._is_gcs_disabled = True
@@ -248,7 +248,7 @@ def _without_bucket() -> Iterator[None]:
 
 
 def _describe_manual_steps(tfds_name: str) -> str:
-    """Returns a sentence on what the user has to do because TFDS does not do it, or ""."""
+    """Returns a sentence about steps that TFDS leaves to the user, or ""."""
     cls = tfds.builder_cls(re.split("[/:]", tfds_name)[0])
     if issubclass(cls, tfds.core.BeamBasedBuilder):
         return " A Beam job on a cluster makes it: see 'C4 and mC4' in docs/finetuning.md."
@@ -263,7 +263,7 @@ def _describe_manual_steps(tfds_name: str) -> str:
 
 
 def _make_builder(tfds_name: str) -> tfds.core.DatasetBuilder:
-    """Returns a new builder, which sees the data as it is now; seqio would reuse an old one."""
+    """Returns a new builder, which sees the current data; seqio would reuse an old one."""
     return tfds.builder(tfds_name, data_dir=configured_data_dir(), try_gcs=False)
 
 
@@ -274,7 +274,7 @@ def _list_files(splits: Iterable[tfds.core.SplitInfo]) -> Iterator[str]:
 
 
 def drop_stale_builder(task: seqio.Task) -> None:
-    """Drops the builder that seqio has cached if it was made before the data was prepared."""
+    """Drops seqio's cached builder if it is from before the data was prepared."""
     loader = task.source.tfds_dataset
     if loader.is_memoized() and not loader.builder.info.splits:
         del seqio.LazyTfdsLoader._MEMOIZED_BUILDERS[(loader.name, loader.data_dir)]

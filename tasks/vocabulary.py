@@ -1,4 +1,4 @@
-"""Training a SentencePiece vocabulary with T5's conventions."""
+"""Trains a SentencePiece vocabulary with T5's conventions."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ def check_vocab_size(vocab_size: int) -> None:
 def train_vocabulary(documents: Iterable[str], characters: int, vocab_size: int) -> bytes:
     """Trains a SentencePiece unigram model and returns its bytes, the same for the same text.
 
-    The id of pad is 0, of end of sequence 1, of unknown 2; there is no beginning of sequence.
-    The model does not hold the sentinels: seqio adds them as the highest ids.
+    The id of pad is 0, that of end of sequence is 1, and that of unknown is 2; there is no
+    beginning of sequence. The model does not contain the sentinels: seqio adds them as the
+    highest ids.
 
     Args:
       documents: the training text, in an order that does not depend on its content.
@@ -57,7 +58,7 @@ def train_vocabulary(documents: Iterable[str], characters: int, vocab_size: int)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_lines(itertools.islice(documents, 0, None, stride)),
+            sentence_iterator=_list_lines(itertools.islice(documents, 0, None, stride)),
             model_writer=model,
             model_type="unigram",
             vocab_size=vocab_size,
@@ -67,7 +68,7 @@ def train_vocabulary(documents: Iterable[str], characters: int, vocab_size: int)
             bos_id=-1,
             byte_fallback=False,
             max_sentence_length=_MAX_LINE_BYTES,
-            num_threads=1,  # several would add scores up in a random order
+            num_threads=1,  # several threads would add up scores in a random order
             minloglevel=2,  # log errors only; they are raised as well
         )
     except RuntimeError as error:
@@ -75,8 +76,8 @@ def train_vocabulary(documents: Iterable[str], characters: int, vocab_size: int)
     return model.getvalue()
 
 
-def _lines(documents: Iterable[str]) -> Iterator[str]:
-    """Yields the lines with a letter or digit; SentencePiece aborts if there is none."""
+def _list_lines(documents: Iterable[str]) -> Iterator[str]:
+    """Yields the lines with a letter or digit. SentencePiece aborts without such a line."""
     for document in documents:
         for line in document.splitlines():
             if any(map(str.isalnum, line)):
