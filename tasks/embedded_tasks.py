@@ -20,7 +20,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import seqio
 import tensorflow as tf
@@ -257,7 +257,19 @@ def _make_path() -> Path:
 
 def _is_complete(file: Path) -> bool:
     content = text_cache.read_json(file)
-    return all(set(text_cache.get_object(content, task)) == set(SPLITS) for task in TASKS)
+    parts = [text_cache.get_object(content, task) for task in TASKS]
+    return all(set(part) == set(SPLITS) for part in parts) and all(
+        isinstance(examples, list) and all(map(_is_example, examples))
+        for part in parts
+        for examples in part.values()
+    )
+
+
+def _is_example(value: Any) -> bool:
+    """Whether a value of a JSON file is [inputs, targets, list of answers]."""
+    if not isinstance(value, list) or [type(part) for part in value] != [str, str, list]:
+        return False
+    return all(isinstance(answer, str) for answer in value[2])
 
 
 @functools.lru_cache(maxsize=1)

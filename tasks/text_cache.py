@@ -64,7 +64,7 @@ def read_json(file: Path) -> dict:
     """Returns the object in `file`, or {} if the file is missing or damaged."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

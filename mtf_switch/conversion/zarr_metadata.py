@@ -23,6 +23,9 @@ _RULES = {
 }
 _RULES["dimension_separator"] = value_rules.one_of(".", "/")
 
+# Values that a fill_value may stand for. A bias or a norm has fewer.
+_MAX_LEFT_OUT = 2**20
+
 
 def check(path: str) -> None:
     """Raises UserError unless an array has a valid .zarray, and only plain files and folders.
@@ -62,15 +65,20 @@ def _read(file: str) -> dict[str, Any]:
 
 
 def check_chunks(path: str) -> None:
-    """Raises UserError if a file of an array is missing, which would be read as zeros.
+    """Checks that the files of an array hold it, before it is read into memory.
 
-    It stops at the first one, because a damaged .zarray may state more chunks than fit into
-    memory.
+    A file that is missing would be read as zeros or, if the .zarray has a fill_value, as that
+    value. With a fill_value, small arrays may leave out files: those of zeros, for example. (A
+    damaged .zarray may state more values than fit into memory, and they need no file at all.)
+
+    Raises:
+      UserError: If a file is missing that may not be left out.
     """
     metadata = _read(os.path.join(path, ".zarray"))
-    if metadata.get("fill_value") is not None:  # chunks with this value need no file
-        return
     counts = [-(-size // chunk) for size, chunk in zip(metadata["shape"], metadata["chunks"])]
+    if metadata.get("fill_value") is not None:
+        _check_left_out(path, metadata, math.prod(counts))
+        return
     separator = metadata.get("dimension_separator", ".")
     expected = (separator.join(map(str, numbers)) or "0" for numbers in _count_through(counts))
     missing = next(
@@ -80,6 +88,17 @@ def check_chunks(path: str) -> None:
         raise UserError(
             f"The array {path} lacks some of its {math.prod(counts)} files, such as {missing}. "
             "Download it again."
+        )
+
+
+def _check_left_out(path: str, metadata: dict[str, Any], chunks: int) -> None:
+    files = sum(len(names) for _, _, names in os.walk(path)) - 1  # .zarray
+    left_out = max(0, chunks - files) * math.prod(metadata["chunks"])
+    if min(left_out, math.prod(metadata["shape"])) > _MAX_LEFT_OUT:
+        raise UserError(
+            f"The array {path} of the shape {metadata['shape']} has {chunks} files, but only "
+            f"{max(files, 0)} are there, and its fill_value may stand for at most "
+            f"{_MAX_LEFT_OUT:,} values. Download it again."
         )
 
 

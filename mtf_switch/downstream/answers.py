@@ -91,16 +91,19 @@ def read_answers(model_dir: str, split: str, task: str, step: int) -> Answers:
     try:
         with open(path, encoding="utf-8") as file:
             lines = [json.loads(line) for line in file]
+        for line in lines:
+            if not isinstance(line["inputs"], str):
+                raise TypeError("an input is no text")
         return Answers(
             step,
             [line["inputs"] for line in lines],
             [_with_hashable_group(line["target_value"]) for line in lines],
             [line["prediction_value"] for line in lines],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path}, which holds the answers of the model's best checkpoint, cannot be read "
-            f"({type(error).__name__}). Write it again: run_switch.py eval "
+            f"({type(error).__name__}: {error}). Write it again: run_switch.py eval "
             f"--model_dir={model_dir} --checkpoint_steps={step}"
         ) from error
 

@@ -142,9 +142,22 @@ def _compare_on_task(
         agreement.check_all_answered(model, split, task.name, at_peak, found)
     agreement.check_same_examples(models, task.name, of_models)
     targets = of_models[0].targets
-    resampled = bootstrap.resample_metrics(
-        task, targets, [found.predictions for found in of_models]
-    )
+    files = [answers.answers_file(m, split, task.name, p.step) for m, p in zip(models, peaks)]
+    try:
+        resampled = bootstrap.resample_metrics(
+            task, targets, [found.predictions for found in of_models]
+        )
+    except Exception as error:  # metrics are other packages' and raise errors of many types
+        raise UserError(
+            f"The metrics of {task.name!r} cannot compare the values in {' or '.join(files)} "
+            f"({type(error).__name__}: {error}). Evaluate these models again."
+        ) from error
+    for file, peak, draws in zip(files, peaks, resampled):
+        if peak.values.keys() != draws.keys():
+            raise UserError(
+                f"{file} has the metrics {', '.join(draws)}, but the scores of its step have "
+                f"{', '.join(peak.values)}. Evaluate the model again."
+            )
     return TaskResult(task.name, len(targets), peaks, resampled)
 
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from mtf_switch import value_rules
 from mtf_switch.downstream import task_metrics
 from mtf_switch.errors import UserError
 
@@ -53,19 +54,14 @@ class StepScores:
     examples_of_split: dict[str, int] = dataclasses.field(default_factory=dict)
     decoding: dict[str, str] = dataclasses.field(default_factory=dict)
 
-    def has_valid_types(self) -> bool:
-        """Whether the fields, as read from a file, have their declared types."""
-        tables = [self.examples, self.scores, self.averages]
-        tables += [self.examples_of_split, self.decoding]
-        if not isinstance(self.step, int) or not all(isinstance(t, dict) for t in tables):
-            return False
-        rows = [*self.scores.values()]
-        if not all(isinstance(row, dict) for row in rows):
-            return False
-        numbers = [*self.examples.values(), *self.averages.values()]
-        numbers += self.examples_of_split.values()
-        numbers += [value for row in rows for value in row.values()]
-        return all(isinstance(number, (int, float)) for number in numbers)
+    def check_types(self) -> None:
+        """Raises UserError unless the fields, as read from a file, have their types."""
+        value_rules.check_all("a step", _RULES, dataclasses.asdict(self))
+        if self.examples.keys() != self.scores.keys():
+            raise UserError(
+                f"step {self.step} has scores of {', '.join(self.scores)}, but numbers of "
+                f"examples of {', '.join(self.examples)}"
+            )
 
     @property
     def metrics(self) -> list[Metric]:
@@ -79,6 +75,30 @@ class StepScores:
         """Returns the value of a metric, or None if this step was not scored with it."""
         values = self.scores.get(metric.task, {}) if metric.task else self.averages
         return values.get(metric.name)
+
+
+def _maps_to(of_values: value_rules.Rule) -> value_rules.Rule:
+    """The maps whose values follow a rule. JSON makes all keys texts."""
+    return value_rules.Rule(
+        f"a map whose values are each {of_values.meaning}",
+        lambda value: isinstance(value, dict) and all(map(of_values.accepts, value.values())),
+    )
+
+
+# NaN and infinity are among them: a correlation with equal predictions is NaN.
+_VALUE = value_rules.Rule(
+    "a number", lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)
+)
+_TEXT = value_rules.Rule("a text", lambda value: isinstance(value, str))
+# The types of StepScores.
+_RULES = {
+    "step": value_rules.whole(0),
+    "examples": _maps_to(value_rules.whole(1)),
+    "scores": _maps_to(_maps_to(_VALUE)),
+    "averages": _maps_to(_VALUE),
+    "examples_of_split": _maps_to(value_rules.whole(1)),
+    "decoding": _maps_to(_TEXT),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,13 +189,14 @@ def read_scores(
     try:
         with open(path, encoding="utf-8") as file:
             steps = [StepScores(**entry) for entry in json.load(file)["steps"]]
-        if not all(step.has_valid_types() for step in steps):
-            raise TypeError("a value has another type")
-        return steps
-    except (ValueError, KeyError, TypeError) as error:
+        for step in steps:
+            step.check_types()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError) as error:
         raise UserError(
-            f"{path} is damaged ({error}). Remove it; eval writes it again."
+            f"{path} is damaged ({error or type(error).__name__}). Remove it; eval writes it "
+            "again."
         ) from error
+    return steps
 
 
 def to_data(

@@ -82,11 +82,13 @@ def _read(model_dir: str) -> dict[str, dict[str, str]]:
     path = os.path.join(model_dir, FILE)
     try:
         content = json.loads(saved_config.read_file(model_dir, FILE) or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}). Restore it, or remove it.") from error
-    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
+    maps = [content, *content.values()] if isinstance(content, dict) else [content]
+    texts = [text for map_ in maps[1:] if isinstance(map_, dict) for text in map_.values()]
+    if not all(isinstance(m, dict) for m in maps) or not all(isinstance(t, str) for t in texts):
         raise UserError(
-            f"{path} is damaged: it is not a map of maps. Restore it, or remove it."
+            f"{path} is damaged: it is not a map of maps of texts. Restore it, or remove it."
         )
     return content
 

@@ -6,7 +6,7 @@ import collections
 
 import hypothesis
 import pytest
-from fuzzed_commands import UNFINISHED, WORKING, CommandLine, command_lines, parsers
+from fuzzed_commands import REFUSED, WORKING, CommandLine, command_lines, parsers
 from fuzzed_folder import FuzzedFolder
 
 # Of the long run.
@@ -40,7 +40,7 @@ def test_command_lines_that_work_reach_their_model_or_finish(folder: FuzzedFolde
     ends = {" ".join(a): folder.run(CommandLine(a, {})) for a in WORKING}
     for arguments, verdict in ends.items():
         assert verdict.outcome in ("reached", "finished"), (arguments, verdict)
-    assert {arguments[0] for arguments in WORKING + UNFINISHED} == set(parsers())
+    assert {arguments[0] for arguments in [*WORKING, REFUSED]} == set(parsers())
 
 
 def test_drawn_command_lines(folder: FuzzedFolder) -> None:

@@ -75,6 +75,7 @@ def replace_by_pipe(path: Path) -> None:
 FIRST, SECOND = (f"model-0000{n}-of-00002.safetensors" for n in (1, 2))
 Q = "encoder.block.0.layer.0.SelfAttention.q.weight"
 ARRAY = "checkpoint_7/target.encoder.layers_1.mlp.expert.wi.kernel"
+EMBEDDING = "checkpoint_7/target.token_embedder.embedding"
 
 DAMAGES = [
     ("hf", lambda d: cut(d / SECOND), r"model-00002-of-00002.safetensors cannot be read: .*It is damaged, or its download did not finish"),
@@ -117,6 +118,10 @@ DAMAGES = [
     ("hf", lambda d: edit(d / hf_checkpoint.INDEX, weight_map=["a"]), r"its weight_map is list, not a map"),
     ("hf", lambda d: replace_by_pipe(d / "config.json"), r"config.json is not a file"),
     ("t5x", lambda d: edit(d / ARRAY / ".zarray", shape=[2**30, 16, 24], chunks=[1, 16, 24]), r"lacks some of its 1073741824 files, such as 4.0.0"),
+    ("t5x", lambda d: edit(d / ARRAY / ".zarray", shape=[2**30, 16, 24], chunks=[1, 16, 24], fill_value=0.0), r"has 1073741824 files, but only 4 are there, and its fill_value may stand for at most"),
+    ("t5x", lambda d: edit(d / EMBEDDING / ".zarray", shape=[2**40, 16], fill_value=0), r"has 8589934592 files, but only 1 are there"),
+    ("t5x", lambda d: edit(d / EMBEDDING / ".zarray", shape=[2**40, 16], chunks=[2**40, 16], fill_value=0), r"needs 65536.0 GiB"),
+    ("t5x", lambda d: edit(d / ARRAY / ".zarray", shape=[5, 16, 24], fill_value=0.0), r"wi"),
     ("t5x", lambda d: edit(d / ARRAY / ".zarray", chunks="1"), r"zarray.chunks is '1', but it must be a list of whole numbers of at least 1"),
     ("t5x", lambda d: edit(d / ARRAY / ".zarray", shape=[4, 0.5]), r"zarray.shape is \[4, 0.5\], but it must be a list"),
     ("t5x", lambda d: edit(d / ARRAY / ".zarray", chunks=[]), r"does not describe a zarr array"),

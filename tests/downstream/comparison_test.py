@@ -168,6 +168,53 @@ def test_answers_that_are_gone_are_named(models, tiny: TinyRun, tmp_path: Path) 
     assert str(path) in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        *(("inputs", value, "TypeError: an input is no text") for value in (None, 5, ["a"])),
+        ("prediction_value", {"a": 1}, "The metrics of 'winogrande_xl' cannot compare the val"),
+        ("prediction_value", None, "The metrics of 'winogrande_xl' cannot compare the values"),
+    ],
+)
+def test_answers_of_another_type_are_refused(
+    models, tiny: TinyRun, tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    other = write_model(tmp_path / "other", {200: 19})
+    path = Path(other) / "validation_eval" / f"{TASK}-200.jsonl"
+    first, *lines = path.read_text().splitlines(keepends=True)
+    path.write_text(json.dumps({**json.loads(first), key: value}) + "\n" + "".join(lines))
+    outcome = tiny.command("compare", "--models", models[0], other, "--tasks", TASK)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert message in outcome.err
+    assert str(path) in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("line", ["5", "null", "[]", '"x"', "{}", "[" * 99_999, "{", "\0"])
+def test_lines_that_are_no_answers_are_refused(
+    models, tiny: TinyRun, tmp_path: Path, line: str
+) -> None:
+    other = write_model(tmp_path / "other", {200: 19})
+    path = Path(other) / "validation_eval" / f"{TASK}-200.jsonl"
+    path.write_text(path.read_text() + line + "\n")
+    outcome = tiny.command("compare", "--models", models[0], other, "--tasks", TASK)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert (
+        f"{path}, which holds the answers of the model's best checkpoint, cannot" in outcome.err
+    )
+
+
+def test_scores_of_another_metric_than_the_tasks_are_refused(
+    models, tiny: TinyRun, tmp_path: Path
+) -> None:
+    other = write_model(tmp_path / "other", {200: 19})
+    path = Path(other) / "validation_eval" / f"{TASK}.json"
+    path.write_text(path.read_text().replace('"accuracy"', '"accuracies"'))
+    outcome = tiny.command("compare", "--models", models[0], other, "--tasks", TASK)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "has the metrics accuracy, but the scores of its step have accuracies" in outcome.err
+
+
 def test_an_average_of_several_tasks_is_drawn_task_by_task() -> None:
     import numpy as np
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,54 @@ def test_a_peak_is_by_the_mean_of_a_tasks_metrics_and_the_first_of_equals() -> N
     assert scores.find_peaks(STEPS[:2])["average"].step == 200
     # Each at its own peak: (25 + 50) / 2.
     assert scores.average_peaks(STEPS) == {"average": 37.5}
+
+
+WHOLE = {
+    "step": 3,
+    "examples": {"xsum": 2},
+    "scores": {"xsum": {"rouge1": 50.0, "rouge2": float("nan")}},
+    "averages": {},
+}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *({**WHOLE, "step": value} for value in (None, True, "3", -1, 1.5, [3])),
+        *({**WHOLE, "examples": value} for value in (None, [], 2, {"xsum": "2"}, {"xsum": 0})),
+        *({**WHOLE, "examples": {}}, {**WHOLE, "examples": {"cola": 2}}),
+        *({**WHOLE, "scores": value} for value in (None, 5, [], {"xsum": 5}, {"xsum": [1]})),
+        *({**WHOLE, "scores": {"xsum": {"rouge1": v}}} for v in ("50", None, True, [50])),
+        *({**WHOLE, "averages": value} for value in (None, "x", {"glue": "1"})),
+        *({**WHOLE, "decoding": value} for value in (None, "x", {"beam_size": 1})),
+        *({**WHOLE, "unknown": 1}, {"step": 3}, None, 5, "x", []),
+    ],
+    ids=str,
+)
+def test_a_value_of_another_type_in_the_scores_is_refused(tmp_path: Path, entry) -> None:
+    path = tmp_path / "validation_eval" / "xsum.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"steps": [WHOLE]}))
+    assert len(scores.read_scores(str(tmp_path), "validation", "xsum")) == 1
+    path.write_text(json.dumps({"steps": [WHOLE, entry]}))
+    with pytest.raises(
+        UserError, match=r"xsum\.json is damaged .* eval writes it again"
+    ) as caught:
+        scores.read_scores(str(tmp_path), "validation", "xsum")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "5", "null", '"x"', "{}", '{"steps": 5}', "[" * 99_999])
+def test_another_file_than_one_of_scores_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "validation_eval" / "xsum.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"xsum\.json is damaged"):
+        scores.read_scores(str(tmp_path), "validation", "xsum")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"xsum\.json is damaged"):
+        scores.read_scores(str(tmp_path), "validation", "xsum")
 
 
 def test_a_damaged_file_of_scores_is_named(tmp_path: Path) -> None:

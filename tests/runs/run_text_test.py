@@ -43,7 +43,8 @@ def test_files_packages_and_their_changes(
     ):
         monkeypatch.setattr(tasks, "text_versions", lambda name, now=now: now)
         assert run_text.list_changes(run) == changes
-    for damaged in ("{", "[]", '{"text_files": 3}'):
+    texts = ("{", "[]", "5", "[" * 99_999, '{"a": 3}', '{"a": ["b"]}', '{"a": {"b": 3}}')
+    for damaged in texts:
         Path(run.model_dir, "text.json").write_text(damaged)
         with pytest.raises(UserError, match=r"text\.json is damaged"):
             run_text.list_changes(run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -30,21 +31,28 @@ FILES = {
     "data.json": b'{"steps": 5}',
 }
 _LOG = b"step,seconds,loss,dropped_fraction,nats_per_token\r\n3,1.0,2.0,0.1,2.0\r\n"
-_CHECKPOINT = {
+# A task that has a metric.
+TASK = "winogrande_xl"
+_SCORES = {
+    "step": 3,
+    "examples": {TASK: 2},
+    "scores": {TASK: {"accuracy": 50.0}},
+    "averages": {},
+    "examples_of_split": {TASK: 2},
+    "decoding": {"beam_size": "1"},
+}
+_EVALUATED = {
     "checkpoint": b'model_checkpoint_path: "model.ckpt-3"\n',
     "model.ckpt-3.index": b"",
     "model.ckpt-3.data-00000-of-00001": b"",
     "train_log.csv": _LOG,
     "train.lock": b"",
     "eval.json": b"{}",
-    "validation_eval/glue_rte_v002.json": (
-        b'{"steps": [{"step": 3, "examples": {"glue_rte_v002": 2}, "averages": {},'
-        b' "scores": {"glue_rte_v002": {"accuracy": 50.0}}}]}'
-    ),
-    "validation_eval/glue_rte_v002-3.jsonl": (
-        b'{"inputs": "a", "targets": "b", "target_value": 1, "prediction_value": 0}\n'
-        b'{"inputs": "c", "targets": "d", "target_value": 1, "prediction_value": 1}\n'
-    ),
+    f"validation_eval/{TASK}.json": json.dumps({"steps": [_SCORES]}).encode(),
+    f"validation_eval/{TASK}-3.jsonl": "".join(
+        json.dumps({"inputs": f"{i}", "target_value": "yes", "prediction_value": word}) + "\n"
+        for i, word in enumerate(("yes", "no"))
+    ).encode(),
 }
 
 Outcome = Literal["refused", "reached", "finished", "traceback", "hang"]
@@ -116,7 +124,7 @@ class FuzzedFolder:
         with _seams(trains_vocabulary=True), contextlib.suppress(Reached):
             outcome = self.tiny.train(made / "run", "--steps=6")
             raise AssertionError(outcome.err)
-        self.trees["run"] = {**_read_tree(made / "run"), **_CHECKPOINT}
+        self.trees["run"] = {**_read_tree(made / "run"), **_EVALUATED}
 
     def run(self, command: Any) -> Verdict:
         """Runs a `fuzzed_commands.CommandLine` in a new folder, up to its model or its graph."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -123,8 +124,14 @@ def test_examples_are_cached_and_read_through_the_registry(
     assert example["inputs"].decode().startswith("module question: ")
     assert example["targets"] == example["answers"][0]
     assert source.num_input_examples("validation") == len(source.examples("validation"))
-    file.write_text("{")  # damaged
-    assert not embedded_tasks.is_prepared()
+    whole = json.loads(file.read_text())
+    first = whole["embedded_module"]
+    for odd in (5, [5], [["a", "b", "c"]], [["a", "b", [5]]], [["a", 5, ["c"]]], [["a", "b"]]):
+        file.write_text(json.dumps({**whole, "embedded_module": {**first, "train": odd}}))
+        assert not embedded_tasks.is_prepared()
+    for damaged in ("{", "[]", "5", "[" * 99_999, json.dumps(dict.fromkeys(whole, "x"))):
+        file.write_text(damaged)
+        assert not embedded_tasks.is_prepared()
     assert embedded_tasks.ensure_examples_file().stat().st_size > 1000
 
 
