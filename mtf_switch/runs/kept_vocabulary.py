@@ -17,7 +17,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from mtf_switch import value_rules
+from mtf_switch import network, value_rules
 from mtf_switch.config import gin_config, saved_config
 from mtf_switch.errors import UserError
 
@@ -147,6 +147,7 @@ def _read_bytes(path: str) -> bytes:
         if "://" not in path:
             with open(path, "rb") as file:
                 return file.read()
+        network.check_address(path, "Copy it to this machine.")
         import tensorflow.compat.v1 as tf
 
         try:

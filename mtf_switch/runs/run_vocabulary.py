@@ -83,22 +83,26 @@ def _choose_configured(
         registered_tasks.check_vocabulary(task, vocabulary)
         return ChosenVocabulary((vocabulary, vocabulary))
     vocabulary = registered_tasks.prepare_task(task)
-    models = tuple(map(identify, _pair(vocabulary)))
     if asked is not None:
-        model = identify(task_vocabulary.task_vocabulary())
-        if models != (model, model):
-            raise UserError(
-                f"task_vocabulary.source (--vocabulary) = {asked!r} has no effect: task "
-                f"{task!r} has a vocabulary of its own. Remove it."
+        _check_is_used(asked, task, vocabulary)
+    elif saved_config.is_started(model_dir):
+        for model in dict.fromkeys(filter(None, map(identify, _pair(vocabulary)))):
+            print(
+                f"{model_dir} does not keep the vocabulary that it was trained with. The one "
+                f"of task {task!r} is used: {model.origin} ({model}).",
+                file=sys.stderr,
             )
-    elif any(models) and saved_config.is_started(model_dir):
-        model = next(filter(None, models))
-        print(
-            f"{model_dir} does not keep the vocabulary that it was trained with. The one of "
-            f"task {task!r} is used: {model.origin} ({model}).",
-            file=sys.stderr,
-        )
     return ChosenVocabulary(vocabulary)
+
+
+def _check_is_used(asked: str, task: str, vocabulary: Any) -> None:
+    """Checks that a task has the vocabulary that the user asks for."""
+    model = identify(task_vocabulary.task_vocabulary())
+    if tuple(map(identify, _pair(vocabulary))) != (model, model):
+        raise UserError(
+            f"task_vocabulary.source (--vocabulary) = {asked!r} has no effect: task {task!r} "
+            "has a vocabulary of its own. Remove it."
+        )
 
 
 def _identify_asked(kept: Pair) -> tuple[VocabularyModel | None, ...]:
