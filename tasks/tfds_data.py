@@ -21,6 +21,7 @@ from tensorflow_datasets.core.utils import gcs_utils
 
 from mtf_switch import network
 from mtf_switch.errors import UserError, join_first
+from tasks import data_folder
 
 # TFDS loader of a task -> the name of the data set with which the task was registered.
 _REGISTERED_NAMES: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
@@ -65,11 +66,8 @@ def use_data_dir() -> None:
       UserError: if the folder does not exist.
     """
     data_dir = configured_data_dir()
-    if data_dir is not None and not tf.io.gfile.isdir(data_dir):
-        raise UserError(
-            f"There is no folder {data_dir}. --data_dir (tfds_data.data_dir) must name the "
-            "folder with TFDS's data: make it, or name another one."
-        )
+    if data_dir is not None:
+        data_folder.check_exists(data_dir, tf.io.gfile.isdir)
     seqio.set_tfds_data_dir_override(data_dir)
 
 

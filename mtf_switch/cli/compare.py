@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from mtf_switch.cli import flags
 from mtf_switch.config import saved_config
 
 
@@ -37,7 +38,13 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--output_dir", metavar="O", help="folder for compare.md and compare.json"
     )
+    flags.add_check(parser, _check_models)
     return parser
+
+
+def _check_models(options: argparse.Namespace) -> None:
+    for model_dir in options.models:
+        saved_config.check_exists(model_dir)
 
 
 def run_command(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mtf_switch.cli import flags
+from mtf_switch.conversion import paths
 from mtf_switch.errors import UserError
 
 
@@ -57,7 +58,24 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     group.add_argument("--seed", type=int, help="seed of the routers (default: 0)")
     flags.add_gin(parser)
+    flags.add_check(parser, _check_combination)
+    flags.add_check(
+        parser,
+        lambda options: paths.check(
+            options.source, options.target, options.source_format == "mtf"
+        ),
+    )
     return parser
+
+
+def _check_combination(options: argparse.Namespace) -> None:
+    if options.upcycle and not options.experts:
+        raise UserError("--upcycle needs the number of experts: add --experts=8, for example.")
+    for_upcycling = options.experts or options.expert_every or options.seed is not None
+    if for_upcycling and not options.upcycle:
+        raise UserError("--experts, --expert_every and --seed need --upcycle.")
+    if options.to != "mtf" and (options.gin_file or options.gin_param):
+        raise UserError(f"--gin_file and --gin_param need --to=mtf, not --to={options.to}.")
 
 
 def run_command(options: argparse.Namespace) -> None:
@@ -67,15 +85,7 @@ def run_command(options: argparse.Namespace) -> None:
 
     upcycling = None
     if options.upcycle:
-        if not options.experts:
-            raise UserError(
-                "--upcycle needs the number of experts: add --experts=8, for example."
-            )
         upcycling = Upcycling(options.experts, options.expert_every or 2, options.seed or 0)
-    elif options.experts or options.expert_every or options.seed is not None:
-        raise UserError("--experts, --expert_every and --seed need --upcycle.")
-    if options.to != "mtf" and (options.gin_file or options.gin_param):
-        raise UserError(f"--gin_file and --gin_param need --to=mtf, not --to={options.to}.")
     converted = convert.convert_checkpoint(
         convert.ConversionRequest(
             source_format=options.source_format,

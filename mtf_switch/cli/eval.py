@@ -27,6 +27,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         parser,
         "folder of a training run; the results go to SPLIT_eval/ or eval.json in it (other "
         "tasks, splits, steps and numbers of batches have names of their own)",
+        is_trained=True,
     )
     parser.add_argument(
         "--task", help="task or mixture (default: the one that it was trained on)"
@@ -58,16 +59,20 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_data(parser)
     flags.add_gin(parser)
     flags.add_machine(parser)
+    flags.add_check(parser, _check_combination)
     return parser
 
 
-def run_command(options: argparse.Namespace) -> None:
-    """Evaluates checkpoints by the metrics of their task, or by their perplexity."""
+def _check_combination(options: argparse.Namespace) -> None:
     if options.perplexity and options.follow:
         raise UserError(
             "--follow waits for checkpoints to decode, and --perplexity decodes nothing: give "
             "only one of them, or --perplexity with --checkpoint_steps=all."
         )
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Evaluates checkpoints by the metrics of their task, or by their perplexity."""
     saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
     from mtf_switch.downstream import evaluation_sets
     from mtf_switch.runs import configured_run, leftovers, run_text

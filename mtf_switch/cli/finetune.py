@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mtf_switch.cli import flags, train
 from mtf_switch.config import gin_files, saved_config
 from mtf_switch.errors import UserError
-from mtf_switch.runs import run_lock
+from mtf_switch.runs import run_lock, start_checkpoint
 
 if TYPE_CHECKING:
     from mtf_switch.runs.run import Run
@@ -47,12 +47,19 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_training(parser)
     flags.add_data(parser)
     flags.add_machine(parser)
+    flags.add_check(parser, lambda options: run_lock.check_free(options.model_dir))
+    flags.add_check(parser, _check_start)
     return parser
+
+
+def _check_start(options: argparse.Namespace) -> None:
+    # A run that has begun may go on without what it started from: see `_continue`.
+    if saved_config.read_init_checkpoint(options.model_dir) is None:
+        start_checkpoint.check_path(options.init_checkpoint)
 
 
 def run_command(options: argparse.Namespace) -> None:
     """Fine-tunes the model of a checkpoint."""
-    run_lock.check_free(options.model_dir)
     params = flags.training_bindings(options)
     run = _continue(options, params) or _start(options, params)
     train.start_training(run, options.new_text)

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from typing import Any
 
+from mtf_switch import value_rules
+from mtf_switch.config import gin_files, saved_config
 from mtf_switch.errors import UserError
 from mtf_switch.runs import kept_vocabulary
+from tasks import data_folder
+
+# Checks parsed flags; raises a UserError.
+Check = Callable[[argparse.Namespace], None]
 
 # Flags that bind one gin parameter each.
 _BINDINGS = {
@@ -19,14 +26,37 @@ _BINDINGS = {
 _VOCABULARY_NAMES = ("embedded_text", "text_files")
 
 
-def add_model_dir(parser: argparse.ArgumentParser, meaning: str) -> None:
+def add_check(parser: argparse.ArgumentParser, check: Check) -> None:
+    """Declares a check of the parsed flags, which `main` makes before the command runs.
+
+    It is for mistakes that can be found without TensorFlow, whose import takes many seconds.
+    """
+    parser.set_defaults(checks=[*(parser.get_default("checks") or ()), check])
+
+
+def check_all(options: argparse.Namespace) -> None:
+    """Makes the checks that were declared for the command, in their order.
+
+    Raises:
+      UserError: For the first mistake.
+    """
+    for check in getattr(options, "checks", ()):
+        check(options)
+
+
+def add_model_dir(
+    parser: argparse.ArgumentParser, meaning: str, is_trained: bool = False
+) -> None:
     """Adds `--model_dir`.
 
     Args:
       parser: The parser of a command.
       meaning: What the command does with the folder, for the help text.
+      is_trained: Whether the folder must be that of a training run already.
     """
     parser.add_argument("--model_dir", required=True, metavar="D", help=meaning)
+    if is_trained:
+        add_check(parser, lambda options: saved_config.check_exists(options.model_dir))
 
 
 def add_gin(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +76,7 @@ def add_gin(parser: argparse.ArgumentParser) -> None:
         metavar="'NAME = VALUE'",
         help="gin binding; repeatable, wins over files: --gin_param='num_experts = 16'",
     )
+    add_check(parser, lambda options: gin_files.check_files_exist(options.gin_file))
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
@@ -61,14 +92,26 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """Adds `--data_dir` and `--vocabulary`."""
+def add_data(parser: argparse.ArgumentParser, makes_data_dir: bool = False) -> None:
+    """Adds `--data_dir` and `--vocabulary`.
+
+    Args:
+      parser: The parser of a command.
+      makes_data_dir: Whether the command makes the folder.
+    """
     parser.add_argument(
         "--data_dir",
         metavar="D",
         help="folder of TFDS's data (default: ~/tensorflow_datasets); see the command prepare",
     )
+    if not makes_data_dir:
+        add_check(parser, _check_data_dir)
     add_vocabulary(parser)
+
+
+def _check_data_dir(options: argparse.Namespace) -> None:
+    if options.data_dir is not None and "://" not in options.data_dir:
+        data_folder.check_exists(os.path.expanduser(options.data_dir))
 
 
 def add_vocabulary(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +122,28 @@ def add_vocabulary(parser: argparse.ArgumentParser) -> None:
         help="a SentencePiece model, embedded_text or text_files (default: the one that the "
         "model_dir or the checkpoint keeps; else that of the task, mostly T5's)",
     )
+    add_check(parser, _check_vocabulary)
+
+
+def _check_vocabulary(options: argparse.Namespace) -> None:
+    """Checks a file that --vocabulary names."""
+    path = options.vocabulary
+    if path is None or path in _VOCABULARY_NAMES or "://" in path:
+        return
+    path = os.path.expanduser(path)
+    if not os.path.isfile(path):
+        raise UserError(
+            f"There is no vocabulary {path}. --vocabulary is a SentencePiece model, "
+            f"{' or '.join(_VOCABULARY_NAMES)}."
+        )
+    model_dir = getattr(options, "model_dir", None)
+    kept = kept_vocabulary.find(model_dir) if model_dir else None
+    if kept is not None:
+        # --gin_param may set the sentinels: they are compared when gin is parsed.
+        asked = tuple(kept_vocabulary.read(path, own.sentinels) for own in kept)
+        kept_vocabulary.check_same(
+            kept, asked, f"--vocabulary={path}", kept_vocabulary.USE_THE_RUNS
+        )
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +161,14 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--gcp_project", help="project of the Cloud TPU")
     group.add_argument("--tpu_zone", help="zone of the Cloud TPU")
+    add_check(parser, _check_machine)
+
+
+def _check_machine(options: argparse.Namespace) -> None:
+    if options.devices and options.tpu:
+        raise UserError(
+            "--devices runs on this machine and --tpu on another one: give only one of them."
+        )
 
 
 def refuse_empty_texts(parser: argparse.ArgumentParser) -> None:
@@ -129,40 +202,29 @@ def positive_integer(text: str) -> int:
     return value
 
 
-def gin_bindings(options: argparse.Namespace) -> list[str]:
-    """Returns the gin bindings of the flags that a command shares with others.
+def number(rule: value_rules.Rule) -> Callable[[str], float]:
+    """Returns the `type` of a flag for numbers that keep a rule."""
 
-    Raises:
-      UserError: If both --devices and --tpu are given, or if --vocabulary cannot be used.
-    """
-    _check_vocabulary(options)
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = None
+        if not rule.accepts(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {rule.meaning}")
+        return value
+
+    return parse
+
+
+def gin_bindings(options: argparse.Namespace) -> list[str]:
+    """Returns the gin bindings of the flags that a command shares with others."""
     params = [
         f"{name} = {value!r}"
         for flag, name in _BINDINGS.items()
         if (value := getattr(options, flag, None)) is not None
     ]
     return [*options.gin_param, *params, *_device_bindings(options)]
-
-
-def _check_vocabulary(options: argparse.Namespace) -> None:
-    """Checks a file that --vocabulary names, before TensorFlow is imported."""
-    path = getattr(options, "vocabulary", None)
-    if path is None or path in _VOCABULARY_NAMES or "://" in path:
-        return
-    path = os.path.expanduser(path)
-    if not os.path.isfile(path):
-        raise UserError(
-            f"There is no vocabulary {path}. --vocabulary is a SentencePiece model, "
-            f"{' or '.join(_VOCABULARY_NAMES)}."
-        )
-    model_dir = getattr(options, "model_dir", None)
-    kept = kept_vocabulary.find(model_dir) if model_dir else None
-    if kept is not None:
-        # --gin_param may set the sentinels: they are compared when gin is parsed.
-        asked = tuple(kept_vocabulary.read(path, own.sentinels) for own in kept)
-        kept_vocabulary.check_same(
-            kept, asked, f"--vocabulary={path}", kept_vocabulary.USE_THE_RUNS
-        )
 
 
 def training_bindings(options: argparse.Namespace) -> list[str]:
@@ -178,10 +240,6 @@ def training_bindings(options: argparse.Namespace) -> list[str]:
 def _device_bindings(options: argparse.Namespace) -> list[str]:
     if not hasattr(options, "devices"):
         return []
-    if options.devices and options.tpu:
-        raise UserError(
-            "--devices runs on this machine and --tpu on another one: give only one of them."
-        )
     if options.tpu:
         # The configuration of a model_dir may name the devices that it was trained on.
         return ["devices.value = None"]

@@ -22,6 +22,7 @@ from mtf_switch.cli import (
     tasks,
     train,
 )
+from mtf_switch.upstream import logs
 
 # In the order of --help.
 _COMMANDS = (
@@ -43,8 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
 
     def run() -> None:
-        from mtf_switch.upstream import logs
-
+        flags.check_all(options)
         logs.show_errors_only()
         for value in vars(options).values():
             if isinstance(value, str):

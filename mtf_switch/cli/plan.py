@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mtf_switch.cli import flags
+from mtf_switch.config import gin_files
 from mtf_switch.errors import UserError
 
 
@@ -49,16 +50,21 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--output_dir", metavar="D", help="folder for the JSON, the text and a plot"
     )
+    flags.add_check(parser, _check_model_and_layouts)
     return parser
 
 
-def run_command(options: argparse.Namespace) -> None:
-    """Plans a model under one layout, or compares layouts."""
+def _check_model_and_layouts(options: argparse.Namespace) -> None:
     if not options.gin_file:
         raise UserError(
             "No model is named: pass --gin_file, such as --gin_file=models/switch_c.gin "
             "--gin_file=layouts/expert_2048.gin."
         )
+    gin_files.check_files_exist(options.compare or ())
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Plans a model under one layout, or compares layouts."""
     from tqdm import tqdm
 
     from mtf_switch.planning import plan_report, planner

@@ -3,69 +3,47 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
-from mtf_switch.cli import flags
+from mtf_switch.cli import capacity_flag, decoding_flags, file_flags, flags
 from mtf_switch.config import saved_config
-from mtf_switch.errors import UserError
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
     """Adds the parser of `predict`, with its flags."""
     parser = subparsers.add_parser(
-        "predict", help="decode a target for each line of a file of inputs"
+        "predict",
+        help="decode a target for each line of a file of inputs",
+        description="Lines with more tokens than the model has room for are cut; a message "
+        "says which, and what was lost.",
     )
-    flags.add_model_dir(parser, "folder of a training run")
-    parser.add_argument(
-        "--input_file", required=True, help="utf-8 file with one input per line"
-    )
-    parser.add_argument(
-        "--output_file", required=True, help="file for the predictions, one per line"
-    )
-    parser.add_argument(
-        "--beams", type=flags.positive_integer, default=1, help="beam search with N > 1 beams"
-    )
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        help="0 decodes greedily; above it samples (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--top_k",
-        type=flags.positive_integer,
-        metavar="K",
-        help="sample only from the K most likely tokens",
-    )
-    parser.add_argument(
-        "--max_length",
-        type=flags.positive_integer,
-        metavar="N",
-        help="decode at most N tokens",
-    )
+    flags.add_model_dir(parser, "folder of a training run", is_trained=True)
+    file_flags.add_input(parser, "input_file", "utf-8 file with one input per line")
+    file_flags.add_output(parser, "file for the predictions, one per line")
     flags.add_vocabulary(parser)
     flags.add_gin(parser)
+    decoding_flags.add(parser)
+    capacity_flag.add(parser)
     flags.add_machine(parser)
     return parser
 
 
 def run_command(options: argparse.Namespace) -> None:
     """Decodes a target for each line of the input file."""
-    params = flags.gin_bindings(options)
-    params.append(f"Bitransformer.decode.beam_size = {options.beams}")
-    params.append(f"Bitransformer.decode.temperature = {options.temperature}")
-    if options.top_k is not None:
-        params.append(f"Bitransformer.decode.sampling_keep_top_k = {options.top_k}")
-    if options.max_length is not None:
-        params.append(f"Bitransformer.decode.max_decode_length = {options.max_length}")
-    if options.beams > 1 and options.temperature:
-        raise UserError(
-            "Beam search and sampling exclude each other: give either --beams or --temperature."
-        )
+    params = [*flags.gin_bindings(options), *decoding_flags.gin_bindings(options)]
     saved_config.load(options.model_dir, options.gin_file, params)
-    from mtf_switch.runs import configured_run, prediction, text_lines
+    from mtf_switch.runs import configured_run, prediction
+    from mtf_switch.runs.encoded_lines import EncodedLines
 
-    lines = text_lines.read_lines(options.input_file)
-    text_lines.check_writable(options.output_file)
     cluster = flags.tpu_cluster(options)
     run = configured_run.make_run(options.model_dir, cluster, reads_data=False)
-    text_lines.write_lines(options.output_file, prediction.decode_lines(run, lines))
+    inputs = EncodedLines.encode(
+        options.input_file,
+        file_flags.lines_of(options, "input_file"),
+        run.feature_vocabulary("inputs"),
+        run.settings.sequence_length["inputs"],
+    )
+    results = prediction.decode_lines(run, inputs.ids, capacity_flag.capacity_of(options))
+    file_flags.output_of(options).write_lines(results.values)
+    for message in filter(None, (inputs.describe_cuts(), results.describe_drops())):
+        print(message, file=sys.stderr)

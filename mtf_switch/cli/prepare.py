@@ -15,7 +15,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "prepare", help="download and prepare the data of a task, with TFDS"
     )
     parser.add_argument("--task", required=True, help="task or mixture; see the command tasks")
-    flags.add_data(parser)
+    flags.add_data(parser, makes_data_dir=True)
     flags.add_gin(parser)
     return parser
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
-from mtf_switch.cli import flags
+from mtf_switch.cli import capacity_flag, file_flags, flags
 from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError
+
+# Feature -> the flag of the file that holds it.
+_FILES = {"inputs": "input_file", "targets": "target_file"}
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -14,38 +18,59 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "score", help="compute the log-likelihood of given targets, in nats"
     )
-    flags.add_model_dir(parser, "folder of a training run")
-    parser.add_argument(
-        "--input_file", required=True, help="utf-8 file with one input per line"
+    flags.add_model_dir(parser, "folder of a training run", is_trained=True)
+    file_flags.add_input(parser, "input_file", "utf-8 file with one input per line")
+    file_flags.add_input(
+        parser, "target_file", "file with the target of each input, in the same order"
     )
+    flags.add_check(parser, _check_same_number)
+    file_flags.add_output(parser, "file for the log-likelihoods, one per line")
     parser.add_argument(
-        "--target_file",
-        required=True,
-        help="file with the target of each input, in the same order",
-    )
-    parser.add_argument(
-        "--output_file", required=True, help="file for the log-likelihoods, one per line"
+        "--truncate",
+        action="store_true",
+        help="cut lines with more tokens than the model has room for, instead of refusing them",
     )
     flags.add_vocabulary(parser)
     flags.add_gin(parser)
+    capacity_flag.add(parser)
     flags.add_machine(parser)
     return parser
+
+
+def _check_same_number(options: argparse.Namespace) -> None:
+    inputs, targets = (len(file_flags.lines_of(options, name)) for name in _FILES.values())
+    if inputs != targets:
+        raise UserError(
+            f"{options.input_file} has {inputs} lines and {options.target_file} "
+            f"{targets}, but each input needs one target."
+        )
 
 
 def run_command(options: argparse.Namespace) -> None:
     """Scores each line of the target file given the same line of the input file."""
     saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
-    from mtf_switch.runs import configured_run, prediction, text_lines
+    from mtf_switch.runs import configured_run, encoded_lines, prediction
 
-    inputs = text_lines.read_lines(options.input_file)
-    targets = text_lines.read_lines(options.target_file)
-    if len(inputs) != len(targets):
-        raise UserError(
-            f"{options.input_file} has {len(inputs)} lines and {options.target_file} "
-            f"{len(targets)}, but each input needs one target."
-        )
-    text_lines.check_writable(options.output_file)
     cluster = flags.tpu_cluster(options)
     run = configured_run.make_run(options.model_dir, cluster, reads_data=False)
-    scores = prediction.score_lines(run, inputs, targets)
-    text_lines.write_lines(options.output_file, (f"{score:.6f}" for score in scores))
+    encoded = {
+        feature: encoded_lines.EncodedLines.encode(
+            getattr(options, name),
+            file_flags.lines_of(options, name),
+            run.feature_vocabulary(feature),
+            run.settings.sequence_length[feature],
+        )
+        for feature, name in _FILES.items()
+    }
+    if not options.truncate:
+        encoded_lines.check_fit(encoded)
+    results = prediction.score_lines(
+        run,
+        encoded["inputs"].ids,
+        encoded["targets"].ids,
+        capacity_flag.capacity_of(options),
+    )
+    file_flags.output_of(options).write_lines(f"{score:.6f}" for score in results.values)
+    cuts = [lines.describe_cuts() for lines in encoded.values()]
+    for message in filter(None, (*cuts, results.describe_drops())):
+        print(message, file=sys.stderr)

@@ -14,7 +14,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "superglue",
         help="write answers to SuperGLUE's test sets, as its server takes them",
     )
-    flags.add_model_dir(parser, "folder of a run that was fine-tuned on SuperGLUE")
+    flags.add_model_dir(parser, "folder of a run that was fine-tuned on SuperGLUE", True)
     parser.add_argument(
         "--output_dir", required=True, metavar="O", help="folder for ten .jsonl files"
     )

@@ -10,6 +10,7 @@ from mtf_switch.cli import flags
 from mtf_switch.config import bound_settings, gin_config, saved_config
 from mtf_switch.errors import UserError
 from mtf_switch.runs import run_lock
+from tasks import text_files
 
 if TYPE_CHECKING:
     from mtf_switch.runs.run import Run
@@ -42,18 +43,25 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_training(parser)
     flags.add_data(parser)
     flags.add_machine(parser)
+    flags.add_check(parser, _check_text)
+    flags.add_check(parser, lambda options: run_lock.check_free(options.model_dir))
     return parser
 
 
-def run_command(options: argparse.Namespace) -> None:
-    """Trains the model that the gin files name, or the one of an existing model_dir."""
-    run_lock.check_free(options.model_dir)
-    corpus = []
-    if options.corpus is not None and options.task is not None:
+def _check_text(options: argparse.Namespace) -> None:
+    if options.corpus is None:
+        return
+    if options.task is not None:
         raise UserError(
             f"--corpus trains on your text and --task={options.task} on a task: give only one "
             "of them."
         )
+    text_files.TextFiles((options.corpus,)).paths()
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Trains the model that the gin files name, or the one of an existing model_dir."""
+    corpus = []
     if options.corpus is not None:
         corpus = [f"text_files.files = {options.corpus!r}", "MIXTURE_NAME = 'text_files'"]
     params = corpus + flags.training_bindings(options)

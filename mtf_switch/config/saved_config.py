@@ -111,6 +111,31 @@ def load(model_dir: str, gin_files: Sequence[str] = (), gin_params: Sequence[str
     Raises:
       UserError: if the folder holds no config.gin.
     """
+    path, text = _read_whole(model_dir)
+    gin_config.parse(gin_files, gin_params, _make_saved_text(text, path, gin_files))
+
+
+def check_exists(model_dir: str) -> None:
+    """Checks that a model_dir holds a whole config.gin, without TensorFlow.
+
+    Raises:
+      UserError: if it does not.
+    """
+    _read_whole(model_dir)
+
+
+def read_saved_bindings(model_dir: str) -> list[gin_statements.Binding]:
+    """Reads the bindings in the config.gin of a model_dir, without TensorFlow.
+
+    Raises:
+      UserError: if the folder holds no whole config.gin.
+    """
+    path, text = _read_whole(model_dir)
+    return gin_statements.read_bindings(text, path)
+
+
+def _read_whole(model_dir: str) -> tuple[str, str]:
+    """Returns the path and the text of a model_dir's config.gin."""
     path = os.path.join(model_dir, "config.gin")
     if not os.path.isfile(path):
         raise UserError(
@@ -119,7 +144,7 @@ def load(model_dir: str, gin_files: Sequence[str] = (), gin_params: Sequence[str
         )
     text = _read_text(path)
     _check_whole(path, text)
-    gin_config.parse(gin_files, gin_params, _make_saved_text(text, path, gin_files))
+    return path, text
 
 
 def _check_whole(path: str, text: str) -> None:

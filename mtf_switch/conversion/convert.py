@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from mtf_switch.conversion import formats, model_gin, vocabulary_files
+from mtf_switch.conversion import formats, model_gin, paths, vocabulary_files
 from mtf_switch.conversion.architecture import Architecture
 from mtf_switch.conversion.protocols import Source, Target
 from mtf_switch.conversion.tensor_names import MTF, Format
@@ -87,7 +87,7 @@ def convert_checkpoint(request: ConversionRequest) -> ConversionResult:
       UserError: If the source is damaged or not a T5, or if the target already exists or cannot
         represent the model. No target is left behind in these cases.
     """
-    _check_paths(request)
+    paths.check(request.source, request.target, request.source_format == MTF)
     source = formats.load_classes(request.source_format).source(request.source)
     if request.upcycling:
         source = UpcycledSource(source, request.upcycling)
@@ -128,24 +128,6 @@ def _copy_tensors(source: Source, target: Target, path: str) -> None:
             target.write_tensor(ref, array)
     with _explain_disk_errors(path):
         target.finish()
-
-
-def _check_paths(request: ConversionRequest) -> None:
-    for path in (request.source, request.target):
-        if "://" in path:
-            raise UserError(
-                f"{path} is not on this machine. Copy it first, for example with "
-                "`gsutil -m cp -r`."
-            )
-    if os.path.lexists(request.target):
-        raise UserError(
-            f"{request.target} already exists, and convert overwrites nothing. Choose a folder "
-            "that does not exist yet."
-        )
-    # The path of a Mesh TensorFlow checkpoint may be a prefix, which is not itself a file.
-    is_prefix = request.source_format == MTF and os.path.isfile(request.source + ".index")
-    if not os.path.isdir(request.source) and not is_prefix:
-        raise UserError(f"There is no folder {request.source}.")
 
 
 def _choose_dtype(request: ConversionRequest, source_dtype: str) -> np.dtype:

@@ -7,6 +7,7 @@ Rulings are explained in docs/fidelity.md.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 import gin
@@ -138,3 +139,32 @@ class ExpertCapacity:
                 "capacity factor, or a min_expert_capacity of at least 1."
             )
         return capacity
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceCapacity:
+    """The expert capacity with which a model predicts or scores lines of text.
+
+    With the capacity of evaluation, whether an expert has room for a token depends on the other
+    lines of the batch, and so do the line's results. By default no token is dropped.
+
+    Attributes:
+      factor: the capacity factor, in place of `capacity_factor_eval`. None gives every token a
+        slot, except with the paper's one-hot products ("einsum", on a TPU): there, slots for
+        all tokens in each expert would take E times the memory, so `capacity_factor_eval`
+        stays.
+    """
+
+    factor: float | None = None
+
+    def adapt(self, capacity: ExpertCapacity, one_hot: bool) -> ExpertCapacity:
+        """Returns the capacity of a layer with this factor in place of its evaluation's.
+
+        Args:
+          capacity: the capacity of the layer.
+          one_hot: whether tokens are dispatched by one-hot products.
+        """
+        if self.factor is None and one_hot:
+            return capacity
+        factor = math.inf if self.factor is None else self.factor
+        return dataclasses.replace(capacity, capacity_factor_eval=factor)

@@ -73,6 +73,11 @@ def compute_means(sums: tf.Tensor) -> dict[str, tf.Tensor]:
     return {**scalars, "expert_load": load, "served": served}
 
 
+def count_tokens(sums: tf.Tensor) -> tf.Tensor:
+    """Returns [tokens, dropped tokens] of a layer's sums [6 + 2 E]: [2] float32."""
+    return sums[:2]
+
+
 def compute_router_sums(
     router_probs: mtf.Tensor,
     expert_mask: mtf.Tensor,

@@ -12,14 +12,14 @@ import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import attention, transformer, transformer_layers
 
 from mtf_switch.errors import UserError
-from mtf_switch.layers import dimensions
+from mtf_switch.layers import dimensions, switch_layer_rules
 from mtf_switch.layers.capacity import ExpertCapacity
 from mtf_switch.layers.dispatch_method import Method
 from mtf_switch.layers.experts import Experts
 from mtf_switch.layers.router import Router
-from mtf_switch.layers.switch_layer import SwitchLayer, declare_rules
+from mtf_switch.layers.switch_layer import SwitchLayer
 
-declare_rules("SwitchAttention")
+switch_layer_rules.declare("SwitchAttention")
 
 ExpertComputation = Literal["qkv", "q", "kv"]
 ExpertNetwork = Literal["linear", "ffn"]

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import gin
 
+from mtf_switch.layers import switch_layer_rules
 from mtf_switch.layers.capacity import ExpertCapacity
 from mtf_switch.layers.dispatch_method import Method
 from mtf_switch.layers.router import Router
-from mtf_switch.layers.switch_layer import SwitchLayer, declare_rules
+from mtf_switch.layers.switch_layer import SwitchLayer
 
-declare_rules("SwitchFFN")
+switch_layer_rules.declare("SwitchFFN")
 
 
 @gin.configurable

@@ -7,42 +7,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import mesh_tensorflow as mtf
+import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import transformer
 
-from mtf_switch import value_rules
 from mtf_switch.errors import UserError
 from mtf_switch.layers import (
     dimensions,
     dispatch_method,
     position_in_expert,
     router_metrics,
+    switch_layer_rules,
 )
-from mtf_switch.layers.capacity import CapacityMode, ExpertCapacity
+from mtf_switch.layers.capacity import CapacityMode, ExpertCapacity, InferenceCapacity
 from mtf_switch.layers.dispatch import EinsumDispatch, GatherDispatch, SortDispatch
-from mtf_switch.layers.experts import Experts, find_activation
+from mtf_switch.layers.experts import Experts
 from mtf_switch.layers.router import Router, SwitchRouter
 from mtf_switch.layers.routing import Routing
-
-_RULES = {
-    "num_experts": value_rules.whole(1),
-    "hidden_size": value_rules.whole(1),
-    "expert_dropout_rate": value_rules.rate(),
-}
-
-
-def declare_rules(configurable: str) -> None:
-    """Declares the rules for a configurable that has the parameters of a SwitchLayer."""
-    value_rules.declare(
-        configurable,
-        **_RULES,
-        # Gin checks a binding only if it is a plain value: a call such as @SwitchRouter() is
-        # checked when it returns. Plain values are never valid here.
-        capacity=value_rules.Rule("a capacity: @ExpertCapacity()", lambda value: False),
-        router=value_rules.Rule(
-            "a router: @SwitchRouter(), @TopKRouter() or @NoTokenLeftBehindRouter()",
-            lambda value: False,
-        ),
-    )
 
 
 class SwitchLayer(transformer.TransformerLayer):
@@ -64,6 +44,7 @@ class SwitchLayer(transformer.TransformerLayer):
       gin_name: the name that gin and error messages put before the layer's parameters.
       dispatch_method: the `dispatch` argument, see the module `dispatch_method`.
       on_tpu: whether the graph is built for a TPU, see `set_target`.
+      inference: the capacity for inputs that are no training examples, see `set_target`.
     """
 
     gin_name = "SwitchLayer"
@@ -98,19 +79,8 @@ class SwitchLayer(transformer.TransformerLayer):
             "hidden_size": hidden_size,
             "expert_dropout_rate": expert_dropout_rate,
         }
-        value_rules.check_all(self.gin_name, _RULES, given)
         activations = [activation] if isinstance(activation, str) else list(activation)
-        for name in activations:
-            if find_activation(name) is None:
-                raise UserError(
-                    f"{self.gin_name}.activation names {name!r}, which is no function of Mesh "
-                    'TensorFlow. The paper\'s are "relu" and ["gelu", "linear"] (gated GELU).'
-                )
-        if dispatch not in dispatch_method.METHODS:
-            raise UserError(
-                f"{self.gin_name}.dispatch is {dispatch!r}, but it must be one of "
-                f"{', '.join(map(repr, dispatch_method.METHODS))}."
-            )
+        switch_layer_rules.check(self.gin_name, given, activations, dispatch)
         self.router = router or SwitchRouter()
         if not isinstance(self.router, Router):
             raise UserError(
@@ -125,6 +95,7 @@ class SwitchLayer(transformer.TransformerLayer):
         self.capacity = capacity or ExpertCapacity()
         self.dispatch_method = dispatch
         self.on_tpu = False
+        self.inference: InferenceCapacity | None = None
 
     @property
     def switch_layers(self) -> tuple[SwitchLayer, ...]:
@@ -146,16 +117,19 @@ class SwitchLayer(transformer.TransformerLayer):
             self.expert_dropout_rate,
         )
 
-    def set_target(self, *, on_tpu: bool) -> None:
-        """Sets the kind of device for which the graph is built. It decides the dispatch.
+    def set_target(self, *, on_tpu: bool, inference: InferenceCapacity | None = None) -> None:
+        """Sets the device and the use that the graph is built for.
 
-        `switch_transformer.build` calls this for all layers of a model. Without this call, a
-        layer is built for a CPU or GPU.
+        `switch_transformer.build` does so for all layers of a model. A layer that nobody calls
+        this for is built for training and evaluation on a CPU or GPU.
 
         Args:
-          on_tpu: whether the device is a TPU.
+          on_tpu: whether the device is a TPU, which decides the dispatch.
+          inference: the capacity if the model is to predict or score lines of text; None for
+            that of evaluation.
         """
         self.on_tpu = on_tpu
+        self.inference = inference
 
     def resolve_dispatch(self, mesh_shape: Any) -> dispatch_method.Algorithm:
         """Returns the algorithm that carries tokens to their experts.
@@ -174,6 +148,24 @@ class SwitchLayer(transformer.TransformerLayer):
             can_sort=self.experts.can_apply_to_sorted,
         )
 
+    def expert_capacity(
+        self, algorithm: dispatch_method.Algorithm, group_size: int, mode: CapacityMode
+    ) -> int:
+        """Returns C, the expert capacity.
+
+        Args:
+          algorithm: what carries the tokens to their experts, see `resolve_dispatch`.
+          group_size: S.
+          mode: see `ExpertCapacity.expert_capacity`.
+
+        Raises:
+          UserError: if the factor leaves no slot.
+        """
+        capacity = self.capacity
+        if self.inference is not None:
+            capacity = self.inference.adapt(capacity, one_hot=algorithm == "einsum")
+        return capacity.expert_capacity(group_size, self.num_experts, mode)
+
     def call(self, context: transformer.Context, x: mtf.Tensor, losses=None) -> mtf.Tensor:
         """Applies the layer, without a residual connection.
 
@@ -191,8 +183,8 @@ class SwitchLayer(transformer.TransformerLayer):
         del losses
         algorithm = self.resolve_dispatch(context.model.mesh_shape)
         inputs = self._group_tokens(context, x)  # [O, G`, S, M]
-        expert_capacity = self.capacity.expert_capacity(
-            inputs.shape.dims[-2].size, self.num_experts, _get_capacity_mode(context)
+        expert_capacity = self.expert_capacity(
+            algorithm, inputs.shape.dims[-2].size, _get_capacity_mode(context)
         )
         networks = self.experts
         routing = self.router.route(
@@ -317,7 +309,7 @@ class SwitchLayer(transformer.TransformerLayer):
             # Mesh TF sums over microbatches, and divides the cross-entropy in the same way.
             loss = routing.aux_loss / context.num_microbatches
             context.losses.append(mtf.cast(loss, context.activation_dtype))
-        if context.mode in ("train", "eval"):
+        if context.mode in _RECORDED_MODES:
             router_metrics.record_sums(self._metrics_name(context), routing.sums)
 
     def _metrics_name(self, context: transformer.Context) -> str:
@@ -331,6 +323,11 @@ class SwitchLayer(transformer.TransformerLayer):
                 f"{self.gin_name} does not work with Unitransformer.ensemble: an ensemble "
                 "would need a router and a set of experts for each member. Unset it."
             )
+
+
+# Mesh TF's modes in which a layer sees whole sequences: training, evaluation, scoring, and the
+# encoder before decoding.
+_RECORDED_MODES = ("train", "eval", "score", tf.estimator.ModeKeys.PREDICT)
 
 
 def _get_capacity_mode(context: transformer.Context) -> CapacityMode:

@@ -17,16 +17,24 @@ from mtf_switch.config import unread_bindings
 from mtf_switch.config.mesh_layout import Tensor
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.errors import UserError
+from mtf_switch.layers.capacity import InferenceCapacity
 from mtf_switch.layers.switch_layer import SwitchLayer
 
 
-def build(settings: RunSettings, vocabulary: Any, on_tpu: bool = False) -> Any:
+def build(
+    settings: RunSettings,
+    vocabulary: Any,
+    on_tpu: bool = False,
+    inference: InferenceCapacity | None = None,
+) -> Any:
     """Builds Mesh TF's Transformer from gin, and checks it.
 
     Args:
       settings: the settings of the run.
       vocabulary: a vocabulary, or an (inputs, targets) pair.
       on_tpu: whether the graph is for a TPU, which decides how Switch layers dispatch tokens.
+      inference: the experts' capacity if the model is to predict or score lines of text; None
+        for that of evaluation.
 
     Returns:
       A transformer.Bitransformer or Unitransformer.
@@ -46,7 +54,7 @@ def build(settings: RunSettings, vocabulary: Any, on_tpu: bool = False) -> Any:
         )
     for stack in stacks(model):
         for layer in switch_layers(stack):
-            layer.set_target(on_tpu=on_tpu)
+            layer.set_target(on_tpu=on_tpu, inference=inference)
     check_model(model, settings)
     unread_bindings.check_model()
     return model
@@ -147,7 +155,6 @@ def check_model(model: Any, settings: RunSettings) -> None:
     settings.layout.check(list_tensors_to_split(model, settings))
     for stack in stacks(model):
         for layer in switch_layers(stack):
-            layer.resolve_dispatch(settings.mesh_shape)
             _check_capacity(stack, layer, settings)
 
 
@@ -235,6 +242,7 @@ def _list_tensors_of_experts(
 def _check_capacity(
     stack: transformer.Unitransformer, layer: SwitchLayer, settings: RunSettings
 ) -> None:
+    algorithm = layer.resolve_dispatch(settings.mesh_shape)
     length = _get_length(stack, settings)
     cores = settings.layout.ways("batch")
     microbatches = count_microbatches(settings)
@@ -243,7 +251,7 @@ def _check_capacity(
     for mode, tokens_at_once in tokens_by_mode.items():
         try:
             _, group_size = layer.capacity.split_into_groups(tokens_at_once, cores)
-            layer.capacity.expert_capacity(group_size, layer.num_experts, mode)
+            layer.expert_capacity(algorithm, group_size, mode)
         except UserError as error:
             parts = (
                 f", {microbatches} microbatches" if mode == "train" and microbatches > 1 else ""

@@ -17,6 +17,7 @@ from tensorflow.python.tpu import tpu_config, tpu_estimator
 from mtf_switch.config import mesh_layout, unread_bindings
 from mtf_switch.errors import UserError
 from mtf_switch.layers import initialization, router_metrics
+from mtf_switch.layers.capacity import InferenceCapacity
 from mtf_switch.model import switch_transformer
 from mtf_switch.runs import (
     example_count,
@@ -41,6 +42,7 @@ def build(
     run: Run,
     score: bool = False,
     make_hooks: Callable[[tf.Tensor], list] = _make_no_hooks,
+    inference: InferenceCapacity | None = None,
 ) -> tpu_estimator.TPUEstimator:
     """Builds the estimator of a run.
 
@@ -49,6 +51,8 @@ def build(
       score: Whether `predict` scores targets instead of decoding.
       make_hooks: Makes the hooks of a training run from its loss. They come before the
         checkpoint saver, so a hook that raises keeps a bad step from being saved.
+      inference: The experts' capacity while the model predicts or scores lines of text; None
+        for that of evaluation.
 
     Returns:
       A TPUEstimator for train, evaluate and predict.
@@ -61,7 +65,7 @@ def build(
         mesh_layout.check_has_devices(settings.layout, settings.devices)
     size = settings.layout.size
     devices = [""] * size if run.on_tpu else assign_devices(size)
-    model = switch_transformer.build(settings, run.vocabulary, run.on_tpu)
+    model = switch_transformer.build(settings, run.vocabulary, run.on_tpu, inference)
     return tpu_estimator.TPUEstimator(
         model_fn=make_model_fn(run, model, devices, run.on_tpu, score, make_hooks),
         config=_make_run_config(run, devices),
@@ -186,6 +190,9 @@ def _model_fn(
         eval_metrics = example_count.add_to_eval_metrics(spec.eval_metrics)
         eval_metrics = router_summaries.add_to_eval_metrics(eval_metrics, sums)
         return _replace_fields(spec, eval_metrics=eval_metrics)
+    if mode == tf.estimator.ModeKeys.PREDICT and sums:
+        predictions = router_summaries.add_to_predictions(spec.predictions, sums)
+        return _replace_fields(spec, predictions=predictions)
     if mode == tf.estimator.ModeKeys.TRAIN:
         unread_bindings.check_training()
         _check_variable_filter(run.settings.variable_filter)

@@ -10,20 +10,51 @@ from typing import Any
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from mtf_switch.runs import estimator, saved_checkpoints
+from mtf_switch.layers.capacity import InferenceCapacity
+from mtf_switch.runs import (
+    decode_length,
+    estimator,
+    router_summaries,
+    saved_checkpoints,
+    text_lines,
+)
 from mtf_switch.runs.restoring import CheckShapesHook
 from mtf_switch.runs.run import Run
 from mtf_switch.upstream.host_vocabulary import HostDecodedVocabulary
 
-EOS_ID = 1
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What a model says of the lines of a file.
+
+    Attributes:
+      values: For each line a text, or a log-likelihood in nats.
+      dropped_fraction: Share of the tokens that Switch layers dropped, over all layers. While
+        decoding they drop none.
+    """
+
+    values: Sequence[Any]
+    dropped_fraction: float
+
+    def describe_drops(self) -> str:
+        """Says in a sentence which share of the tokens was dropped; "" for none."""
+        if not self.dropped_fraction:
+            return ""
+        return (
+            f"The experts had no room for {self.dropped_fraction:.2%} of the tokens and "
+            "dropped them, so the result for a line depends on the lines beside it."
+        )
 
 
-def decode_lines(run: Run, inputs: Sequence[str]) -> list[str]:
+def decode_lines(
+    run: Run, inputs: np.ndarray, inference: InferenceCapacity | None = None
+) -> Results:
     """Decodes a target for each input, as gin's `Bitransformer.decode` says.
 
     Args:
       run: The run, made from the gin configuration that is parsed.
-      inputs: One text for each example.
+      inputs: [rows, length] int32 ids.
+      inference: The experts' capacity; None for that of evaluation.
 
     Returns:
       One line of text for each input.
@@ -31,19 +62,26 @@ def decode_lines(run: Run, inputs: Sequence[str]) -> list[str]:
     Raises:
       UserError: If there is no checkpoint, or it cannot be read.
     """
+    decode_length.make_independent_of_batch(run.settings)
     vocabulary = run.feature_vocabulary("targets")
-    results = _predict_lines(run, {"inputs": inputs}, score=False)
+    results = _predict_lines(run, {"inputs": inputs}, inference, score=False)
     texts = [vocabulary.decode([int(i) for i in result["outputs"]]) for result in results]
-    return [" ".join(text.splitlines()) for text in texts]
+    return _make_results(run, results, [text_lines.to_one_line(text) for text in texts])
 
 
-def score_lines(run: Run, inputs: Sequence[str], targets: Sequence[str]) -> list[float]:
+def score_lines(
+    run: Run,
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    inference: InferenceCapacity | None = None,
+) -> Results:
     """Computes the log-likelihood of each target given its input.
 
     Args:
       run: The run, made from the gin configuration that is parsed.
-      inputs: One text for each example.
-      targets: Its target.
+      inputs: [rows, length] int32 ids.
+      targets: [rows, length] int32 ids.
+      inference: The experts' capacity; None for that of evaluation.
 
     Returns:
       One sum over the target's tokens, in nats, for each example. It includes the token that
@@ -52,24 +90,37 @@ def score_lines(run: Run, inputs: Sequence[str], targets: Sequence[str]) -> list
     Raises:
       UserError: If there is no checkpoint, or it cannot be read.
     """
-    results = _predict_lines(run, {"inputs": inputs, "targets": targets}, score=True)
-    return [float(result["scores"]) for result in results]
+    features = {"inputs": inputs, "targets": targets}
+    results = _predict_lines(run, features, inference, score=True)
+    return _make_results(run, results, [float(result["scores"]) for result in results])
 
 
 def _predict_lines(
-    run: Run, texts: Mapping[str, Sequence[str]], score: bool
+    run: Run,
+    features: Mapping[str, np.ndarray],
+    inference: InferenceCapacity | None,
+    score: bool,
 ) -> list[dict[str, np.ndarray]]:
-    lengths = run.settings.sequence_length
-    features = {
-        name: _encode_lines(lines, run.feature_vocabulary(name), lengths[name])
-        for name, lines in texts.items()
-    }
     checkpoint = saved_checkpoints.find_latest(run.model_dir)
-    return list(predict_rows(run, checkpoint, features, score))
+    return list(predict_rows(run, checkpoint, features, score, inference))
+
+
+def _make_results(
+    run: Run, rows: Sequence[Mapping[str, np.ndarray]], values: Sequence[Any]
+) -> Results:
+    # Each row has the counts of its whole batch; a dense model has none.
+    name = router_summaries.TOKENS_AND_DROPPED
+    counts = [row[name] for row in rows[:: run.settings.batch_size] if name in row]
+    tokens, dropped = np.sum(counts, axis=0, dtype=np.float64) if counts else (0.0, 0.0)
+    return Results(values, float(dropped / max(tokens, 1.0)))
 
 
 def predict_rows(
-    run: Run, checkpoint: str, features: Mapping[str, np.ndarray], score: bool = False
+    run: Run,
+    checkpoint: str,
+    features: Mapping[str, np.ndarray],
+    score: bool = False,
+    inference: InferenceCapacity | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Decodes or scores examples with one checkpoint.
 
@@ -78,6 +129,7 @@ def predict_rows(
       checkpoint: Path of a checkpoint in its model_dir.
       features: [rows, length] int32 ids: "inputs", and "targets" to score.
       score: Whether to score the targets instead of decoding.
+      inference: The experts' capacity; None for that of evaluation.
 
     Yields:
       For each row, in order, "outputs" (ids) or "scores" (nats).
@@ -90,7 +142,8 @@ def predict_rows(
         HostDecodedVocabulary(run.feature_vocabulary(feature))
         for feature in ("inputs", "targets")
     )
-    runner = estimator.build(dataclasses.replace(run, vocabulary=on_host), score)
+    run_on_host = dataclasses.replace(run, vocabulary=on_host)
+    runner = estimator.build(run_on_host, score, inference=inference)
     with saved_checkpoints.explain_errors(run.model_dir):
         results = runner.predict(
             make_input_fn(features, run.settings.batch_size),
@@ -98,15 +151,6 @@ def predict_rows(
             checkpoint_path=checkpoint,
         )
         yield from itertools.islice(results, len(features["inputs"]))
-
-
-def _encode_lines(lines: Sequence[str], vocabulary: Any, length: int) -> np.ndarray:
-    """Returns the ids of each line and the end token, cut or padded: [lines, length] int32."""
-    ids = np.zeros([len(lines), length], np.int32)
-    for row, line in zip(ids, lines):
-        encoded = [*vocabulary.encode(line)[: length - 1], EOS_ID]
-        row[: len(encoded)] = encoded
-    return ids
 
 
 def make_input_fn(features: Mapping[str, np.ndarray], batch_size: int) -> Callable:

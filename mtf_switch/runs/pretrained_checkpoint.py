@@ -24,6 +24,7 @@ from mtf_switch.runs import (
     kept_vocabulary,
     run_vocabulary,
     saved_checkpoints,
+    start_checkpoint,
 )
 from mtf_switch.runs.run import Run
 from tasks import pretraining
@@ -69,10 +70,7 @@ class PretrainedCheckpoint:
         network.check_address(path, "Copy the checkpoint to this machine.")
         checkpoint = _find_latest(path) if tf.io.gfile.isdir(path) else path
         if not tf.train.checkpoint_exists(checkpoint):
-            raise UserError(
-                f"There is no checkpoint {checkpoint!r}. --init_checkpoint is a path such as "
-                "runs/base/model.ckpt-1000 (without .index), or the folder that holds it."
-            )
+            raise start_checkpoint.missing(checkpoint)
         folder = os.path.dirname(checkpoint)
         packages = gin_config.find_imported_packages(gin_files)
         config_file = os.path.join(folder, "config.gin")

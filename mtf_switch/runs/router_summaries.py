@@ -12,6 +12,9 @@ import tensorflow.compat.v1 as tf
 from mtf_switch.layers import router_metrics
 
 _EVAL_PREFIX = "router/"
+# A part of each prediction, [2] float32: the tokens of its batch that Switch layers saw, each
+# layer counted, and how many of them no expert had room for.
+TOKENS_AND_DROPPED = "tokens_and_dropped"
 
 
 def add_summaries(sums: Mapping[str, tf.Tensor]) -> None:
@@ -73,6 +76,20 @@ def add_to_eval_metrics(eval_metrics: tuple, sums: Mapping[str, tf.Tensor]) -> t
         return values
 
     return compute_metrics, [*tensors, *sums.values()]
+
+
+def add_to_predictions(
+    predictions: Mapping[str, tf.Tensor], sums: Mapping[str, tf.Tensor]
+) -> dict[str, tf.Tensor]:
+    """Adds TOKENS_AND_DROPPED to the predictions for a batch.
+
+    Args:
+      predictions: Tensors with one row for each example of the batch.
+      sums: Layer -> sums over its tokens, [6 + 2 E]; see `router_metrics`.
+    """
+    rows = next(iter(predictions.values())).shape[0]
+    counts = tf.add_n([router_metrics.count_tokens(vector) for vector in sums.values()])
+    return {**predictions, TOKENS_AND_DROPPED: tf.tile(counts[tf.newaxis], [rows, 1])}
 
 
 def _accumulate(layer: str, vector: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

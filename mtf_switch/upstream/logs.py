@@ -9,16 +9,19 @@ def show_errors_only() -> None:
     """Hides logs and warnings of the installed packages, but not their errors.
 
     Upstream logs every line twice, and reports failures where nothing failed. Call this before
-    TensorFlow is imported, because its C++ part reads the environment when it is loaded.
+    TensorFlow is imported, because its C++ part reads the environment when it is loaded. This
+    function does not import it, so that a user's mistake can be answered without it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import logging
     import warnings
 
     import absl.logging
-    import tensorflow.compat.v1 as tf
 
     absl.logging.set_verbosity(absl.logging.ERROR)
-    tf.logging.set_verbosity(tf.logging.ERROR)
-    tf.get_logger().propagate = False
+    # What tf.get_logger() returns, once TensorFlow is imported.
+    of_tensorflow = logging.getLogger("tensorflow")
+    of_tensorflow.setLevel(logging.ERROR)
+    of_tensorflow.propagate = False
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)

@@ -6,14 +6,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import line_files
 import numpy as np
 import pytest
+from line_files import write
 from tiny_run import (
     BATCH,
     EOS_ID,
     INPUTS,
     TARGETS,
-    Outcome,
     TinyRun,
     faster,
     filled_up,
@@ -72,33 +73,22 @@ def talkative(tiny: TinyRun, tmp_path_factory) -> Path:
 def lines(tiny: TinyRun) -> list[str]:
     """Sentences of the corpus, of different lengths in tokens."""
     sentences = [line for line in tiny.corpus.read_text().splitlines() if line]
-    return [" ".join(s.split()[: 2 + i]) for i, s in enumerate(sentences[:LINES])]
-
-
-def write(path: Path, lines: list[str]) -> Path:
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return path
+    return [" ".join(s.split()[: 2 + i // 2]) for i, s in enumerate(sentences[:LINES])]
 
 
 def predict(
     tiny: TinyRun, model_dir: Path, lines: list[str], tmp_path: Path, *arguments
 ) -> list[str]:
     """The lines of the output file."""
-    outcome = tiny.command(
-        "predict",
-        f"--model_dir={model_dir}",
-        f"--input_file={write(tmp_path / 'inputs.txt', lines)}",
-        f"--output_file={tmp_path / 'outputs.txt'}",
-        *arguments,
-    )
+    outcome, outputs = line_files.predict(tiny, model_dir, lines, tmp_path, *arguments)
     assert (outcome.code, outcome.err) == (0, "")
-    return (tmp_path / "outputs.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    return outputs
 
 
 @pytest.fixture(scope="module")
 def greedy(tiny: TinyRun, talkative: Path, lines: list[str], tmp_path_factory) -> list[str]:
-    """Greedy outputs for LINES inputs, where nothing is dropped."""
-    return predict(tiny, talkative, lines, tmp_path_factory.mktemp("greedy"), NO_DROP)
+    """Greedy outputs for LINES inputs."""
+    return predict(tiny, talkative, lines, tmp_path_factory.mktemp("greedy"))
 
 
 def test_every_input_has_its_line_also_in_a_partial_batch(greedy: list[str]) -> None:
@@ -106,19 +96,32 @@ def test_every_input_has_its_line_also_in_a_partial_batch(greedy: list[str]) -> 
     assert len(set(greedy)) > LINES // 2, "the outputs are to differ with the inputs"
 
 
-def test_an_input_alone_decodes_as_in_a_batch(
+def test_an_input_decodes_in_another_order_as_it_does_in_this_one(
     tiny: TinyRun, talkative: Path, lines: list[str], greedy: list[str], tmp_path: Path
 ) -> None:
-    """Decoding drops no token, whatever its capacity and what the batch routes where."""
+    """With the capacity that predict has by default, and where only the encoder has any."""
     no_slots = [
+        NO_DROP,
         "--gin_param=decoder/ExpertCapacity.capacity_factor_eval = 0.01",
         "--gin_param=decoder/ExpertCapacity.min_expert_capacity = 1",
     ]
     # Two full batches, and a third with one input and rows of padding.
     order = [*range(LINES)[::-1], *range(2 * BATCH - LINES), 4]
     inputs = [lines[i] for i in order]
-    outputs = predict(tiny, talkative, inputs, tmp_path, NO_DROP, *no_slots)
-    assert outputs == [greedy[i] for i in order]
+    for arguments in ([], no_slots):
+        outputs = predict(tiny, talkative, inputs, tmp_path, *arguments)
+        assert outputs == [greedy[i] for i in order]
+
+
+def test_the_encoder_drops_tokens_only_where_it_is_asked_to(
+    tiny: TinyRun, talkative: Path, lines: list[str], greedy: list[str], tmp_path: Path
+) -> None:
+    outcome, outputs = line_files.predict(
+        tiny, talkative, lines, tmp_path, "--capacity_factor=0.1"
+    )
+    assert outcome.code == 0
+    assert "The experts had no room for" in outcome.err
+    assert outputs != greedy
 
 
 def encoded(texts: list[str], vocabulary: Any, length: int) -> np.ndarray:
@@ -175,48 +178,40 @@ def test_beam_search_finds_likelier_outputs_than_greedy_decoding(
 def test_beam_search_gives_one_line_per_input(
     tiny: TinyRun, talkative: Path, lines: list[str], greedy: list[str], tmp_path: Path
 ) -> None:
-    beams = predict(tiny, talkative, lines, tmp_path, "--beams=2", NO_DROP)
+    beams = predict(tiny, talkative, lines, tmp_path, "--beams=2")
     assert len(beams) == LINES
     assert beams != greedy
+    # Short inputs without the long ones: how long an output may get does not depend on them.
+    # And without the flag, gin decides.
+    in_gin = "--gin_param=Bitransformer.decode.beam_size = 2"
+    assert predict(tiny, talkative, lines[:2], tmp_path, in_gin) == beams[:2]
 
 
 def test_sampling_differs_from_greedy_and_from_line_to_line_but_not_from_call_to_call(
     tiny: TinyRun, talkative: Path, lines: list[str], greedy: list[str], tmp_path: Path
 ) -> None:
     same = [lines[0]] * LINES
-    sampled = predict(tiny, talkative, same, tmp_path, "--temperature=1.0", NO_DROP)
+    sampled = predict(tiny, talkative, same, tmp_path, "--temperature=1.0")
     # A batch of its own has noise of its own, too.
     assert len(set(sampled)) == LINES
     assert greedy[0] not in sampled
-    assert predict(tiny, talkative, same, tmp_path, "--temperature=1.0", NO_DROP) == sampled
+    assert predict(tiny, talkative, same, tmp_path, "--temperature=1.0") == sampled
 
 
 def test_sampling_from_the_one_most_likely_token_is_greedy(
     tiny: TinyRun, talkative: Path, lines: list[str], greedy: list[str], tmp_path: Path
 ) -> None:
-    arguments = ("--temperature=1.0", "--top_k=1", NO_DROP)
+    arguments = ("--temperature=1.0", "--top_k=1")
     assert predict(tiny, talkative, lines, tmp_path, *arguments) == greedy
 
 
 def test_an_output_has_at_most_max_length_tokens(
     tiny: TinyRun, talkative: Path, lines: list[str], greedy: list[str], tmp_path: Path
 ) -> None:
-    short = predict(tiny, talkative, lines, tmp_path, "--max_length=3", NO_DROP)
+    short = predict(tiny, talkative, lines, tmp_path, "--max_length=3")
     for begun, whole in zip(short, greedy):
         assert len(begun) < len(whole)
         assert whole.startswith(begun.rstrip("\u2047 "))
-
-
-def score(
-    tiny: TinyRun, model_dir: Path, inputs: Path, targets: Path, outputs: Path
-) -> Outcome:
-    return tiny.command(
-        "score",
-        f"--model_dir={model_dir}",
-        f"--input_file={inputs}",
-        f"--target_file={targets}",
-        f"--output_file={outputs}",
-    )
 
 
 def test_scores_are_the_log_likelihoods_of_the_model_in_nats(
@@ -224,18 +219,14 @@ def test_scores_are_the_log_likelihoods_of_the_model_in_nats(
 ) -> None:
     """Also of an empty target, and of one that is cut to the length of the targets."""
     targets = [*lines[::-1][:-2], "", "bado " * 40]
-    outcome = score(
-        tiny,
-        trained,
-        write(tmp_path / "inputs.txt", lines),
-        write(tmp_path / "targets.txt", targets),
-        tmp_path / "scores.txt",
+    outcome, scores = line_files.score(
+        tiny, trained, list(zip(lines, targets)), tmp_path, "--truncate"
     )
-    assert (outcome.code, outcome.err) == (0, "")
-    scores = [float(line) for line in (tmp_path / "scores.txt").read_text().splitlines()]
+    assert outcome.code == 0
+    assert f"lines were cut to the {TARGETS} tokens that the model has room for" in outcome.err
     assert len(scores) == LINES
 
-    settings, vocabulary = tiny.load(trained)
+    settings, vocabulary = tiny.load(trained, [NO_DROP.split("=", 1)[1]])
 
     features = {
         "inputs": encoded(lines, vocabulary[0], INPUTS),
@@ -263,7 +254,13 @@ def test_files_of_different_lengths_are_refused(
 ) -> None:
     inputs = write(tmp_path / "inputs.txt", ["a", "b", "c"])
     targets = write(tmp_path / "targets.txt", ["a", "b"])
-    outcome = score(tiny, trained, inputs, targets, tmp_path / "scores.txt")
+    outcome = tiny.command(
+        "score",
+        f"--model_dir={trained}",
+        f"--input_file={inputs}",
+        f"--target_file={targets}",
+        f"--output_file={tmp_path / 'scores.txt'}",
+    )
     assert outcome.code == 1
     assert (
         f"{inputs} has 3 lines and {targets} 2, but each input needs one target" in outcome.err

@@ -1,0 +1,36 @@
+"""The paths of a conversion. They are checked without TensorFlow."""
+
+from __future__ import annotations
+
+import os
+
+from mtf_switch.errors import UserError
+
+
+def check(source: str, target: str, source_is_prefix: bool) -> None:
+    """Checks that the source exists, and that the target does not.
+
+    Args:
+      source: Path of the checkpoint.
+      target: Path of the folder to create.
+      source_is_prefix: Whether the source may be the path of a checkpoint of Mesh TensorFlow
+        without the ending of its files.
+
+    Raises:
+      UserError: If one of them is not on this machine, the target exists, or the source does
+        not.
+    """
+    for path in (source, target):
+        if "://" in path:
+            raise UserError(
+                f"{path} is not on this machine. Copy it first, for example with "
+                "`gsutil -m cp -r`."
+            )
+    if os.path.lexists(target):
+        raise UserError(
+            f"{target} already exists, and convert overwrites nothing. Choose a folder that "
+            "does not exist yet."
+        )
+    is_prefix = source_is_prefix and os.path.isfile(f"{source}.index")
+    if not os.path.isdir(source) and not is_prefix:
+        raise UserError(f"There is no folder {source}.")

@@ -1,0 +1,60 @@
+"""The values that the hyperparameters of a Switch layer may have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mtf_switch import value_rules
+from mtf_switch.errors import UserError
+from mtf_switch.layers import dispatch_method
+from mtf_switch.layers.experts import find_activation
+
+_RULES = {
+    "num_experts": value_rules.whole(1),
+    "hidden_size": value_rules.whole(1),
+    "expert_dropout_rate": value_rules.rate(),
+}
+
+
+def declare(configurable: str) -> None:
+    """Declares the rules for a configurable that has the parameters of a SwitchLayer."""
+    value_rules.declare(
+        configurable,
+        **_RULES,
+        # Gin checks a binding only if it is a plain value: a call such as @SwitchRouter() is
+        # checked when it returns. Plain values are never valid here.
+        capacity=value_rules.Rule("a capacity: @ExpertCapacity()", lambda value: False),
+        router=value_rules.Rule(
+            "a router: @SwitchRouter(), @TopKRouter() or @NoTokenLeftBehindRouter()",
+            lambda value: False,
+        ),
+    )
+
+
+def check(
+    owner: str, numbers: Mapping[str, Any], activations: Sequence[str], dispatch: str
+) -> None:
+    """Checks hyperparameters.
+
+    Args:
+      owner: the name of the layer in gin.
+      numbers: hyperparameters that are numbers, by name.
+      activations: names of the activations.
+      dispatch: a value of `dispatch`.
+
+    Raises:
+      UserError: if no layer can be built with a value.
+    """
+    value_rules.check_all(owner, _RULES, numbers)
+    for name in activations:
+        if find_activation(name) is None:
+            raise UserError(
+                f"{owner}.activation names {name!r}, which is no function of Mesh "
+                'TensorFlow. The paper\'s are "relu" and ["gelu", "linear"] (gated GELU).'
+            )
+    if dispatch not in dispatch_method.METHODS:
+        raise UserError(
+            f"{owner}.dispatch is {dispatch!r}, but it must be one of "
+            f"{', '.join(map(repr, dispatch_method.METHODS))}."
+        )

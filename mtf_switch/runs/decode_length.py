@@ -1,0 +1,37 @@
+"""How long decoded text may get."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gin
+
+from mtf_switch.config import gin_config
+from mtf_switch.config.run_settings import RunSettings
+
+_DECODE = "Bitransformer.decode"
+
+
+def make_independent_of_batch(settings: RunSettings) -> None:
+    """Lets beam search fill the whole length of its outputs, unless gin sets another limit.
+
+    By Mesh TF's default an output may have 1.5 times the tokens of the longest input of its
+    batch, and 10 more. Whether a line's output is cut would then depend on the lines beside it.
+
+    Args:
+      settings: The settings of the run.
+    """
+    limits = ("decode_length_multiplier", "decode_length_constant")
+    if any(_bound(limit) is not None for limit in limits):
+        return
+    length = _bound("max_decode_length") or settings.sequence_length["inputs"]
+    for limit, value in zip(limits, (0.0, float(length))):
+        gin_config.bind(f"{_DECODE}.{limit}", value)
+
+
+def _bound(parameter: str) -> Any | None:
+    """Returns what gin binds to a parameter of decoding; None if it binds nothing."""
+    try:
+        return gin.query_parameter(f"{_DECODE}.{parameter}")
+    except ValueError:
+        return None

@@ -1,0 +1,118 @@
+"""Lines of a text file as the ids of a model, and what of them the model has no room for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mtf_switch.errors import UserError, join_first
+from mtf_switch.runs import sentinels
+
+EOS_ID = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class LongLine:
+    """A line with more tokens than the model has room for.
+
+    Attributes:
+      number: Its number in the file, from 1.
+      tokens: Its tokens, the end of sequence included.
+      lost: Its last tokens, which are cut off.
+      lost_sentinels: The sentinels among them, such as "<extra_id_5>".
+    """
+
+    number: int
+    tokens: int
+    lost: int
+    lost_sentinels: Sequence[str]
+
+    def __str__(self) -> str:
+        return f"line {self.number} ({self.tokens} tokens)"
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedLines:
+    """The lines of a file.
+
+    Attributes:
+      file: The path of the file, for messages.
+      ids: [lines, length] int32, each line with an end of sequence, cut or padded.
+      long: The lines that are cut.
+    """
+
+    file: str
+    ids: np.ndarray
+    long: Sequence[LongLine]
+
+    @classmethod
+    def encode(
+        cls, file: str, lines: Sequence[str], vocabulary: Any, length: int
+    ) -> EncodedLines:
+        """Encodes lines.
+
+        Args:
+          file: The path of the file, for messages.
+          lines: Its lines.
+          vocabulary: The vocabulary of the feature that they are.
+          length: The tokens that the model has room for, the end of sequence included.
+        """
+        ids = np.zeros([len(lines), length], np.int32)
+        long = []
+        for number, (row, line) in enumerate(zip(ids, lines), start=1):
+            encoded = sentinels.encode(vocabulary, line)
+            kept, lost = encoded[: length - 1], encoded[length - 1 :]
+            row[: len(kept) + 1] = [*kept, EOS_ID]
+            if lost:
+                found = sentinels.find(vocabulary, lost)
+                long.append(LongLine(number, len(encoded) + 1, len(lost), found))
+        return cls(file, ids, long)
+
+    @property
+    def length(self) -> int:
+        """The tokens that the model has room for, the end of sequence included."""
+        return self.ids.shape[1]
+
+    def describe_cuts(self) -> str:
+        """Says in a sentence or two which lines are cut and what is lost; "" for none."""
+        if not self.long:
+            return ""
+        lost = sum(line.lost for line in self.long)
+        message = (
+            f"{self.file}: {len(self.long)} of {len(self.ids)} lines were cut to the "
+            f"{self.length} tokens that the model has room for, and {lost} tokens were lost: "
+            f"{join_first([str(line) for line in self.long])}."
+        )
+        without = [
+            f"{', '.join(line.lost_sentinels)} of line {line.number}"
+            for line in self.long
+            if line.lost_sentinels
+        ]
+        return f"{message} Lost sentinels: {join_first(without)}." if without else message
+
+
+def check_fit(encoded: Mapping[str, EncodedLines]) -> None:
+    """Checks that no line has to be cut.
+
+    Args:
+      encoded: "inputs" and "targets".
+
+    Raises:
+      UserError: If there are longer lines. The message names the first of them.
+    """
+    for feature, lines in encoded.items():
+        if not lines.long:
+            continue
+        longest = max(line.tokens for line in lines.long)
+        lengths = {name: other.length for name, other in encoded.items()}
+        # A multiple of the old length, so that groups of tokens still divide.
+        lengths[feature] *= -(-longest // lengths[feature])
+        raise UserError(
+            f"{lines.file}: {len(lines.long)} of {len(lines.ids)} lines are longer than the "
+            f"{lines.length} tokens that the model has room for in its {feature}: "
+            f"{join_first([str(line) for line in lines.long])}. Shorten them, cut them with "
+            f'--truncate, or make room: --gin_param="utils.run.sequence_length = {lengths}".'
+        )

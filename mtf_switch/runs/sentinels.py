@@ -1,0 +1,56 @@
+"""Sentinels such as `<extra_id_0>` in the texts that `predict` and `score` read.
+
+In these texts a user writes a sentinel to name it, wherever it stands. T5's vocabularies know
+it only where a word begins: in "The name (<extra_id_0>) of" they would see its characters.
+Transformers finds it there, and so does this module. Documents that models train on are another
+matter: in them such characters are text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+_SENTINEL = re.compile(r"<extra_id_\d+>")
+# SentencePiece's mark for the start of a word, which is a part of the sentinel's piece.
+_WORD_START = "\u2581"
+
+
+def encode(vocabulary: Any, text: str) -> list[int]:
+    """Encodes a text, with the sentinels of the vocabulary wherever they stand.
+
+    What is before a sentinel is encoded as if the text ended there. What follows it directly
+    continues a word, as in the inputs of training, where a sentinel replaces some of the ids.
+
+    Args:
+      vocabulary: A seqio vocabulary.
+      text: The text.
+
+    Returns:
+      The ids, without one for the end.
+    """
+    if hasattr(vocabulary, "tokenizer"):
+        text = _SENTINEL.sub(lambda match: _separate(vocabulary, match), text)
+    return list(vocabulary.encode(text))
+
+
+def _separate(vocabulary: Any, match: re.Match[str]) -> str:
+    """Puts a space before a sentinel that touches the character before it."""
+    before = match.string[: match.start()]
+    is_glued = before and not before[-1].isspace()
+    return f" {match[0]}" if is_glued and _is_known(vocabulary, match[0]) else match[0]
+
+
+def _is_known(vocabulary: Any, sentinel: str) -> bool:
+    tokenizer = vocabulary.tokenizer
+    return tokenizer.piece_to_id(_WORD_START + sentinel) != tokenizer.unk_id()
+
+
+def find(vocabulary: Any, ids: Sequence[int]) -> list[str]:
+    """Returns the sentinels among ids, in their order."""
+    if not hasattr(vocabulary, "tokenizer"):
+        return []
+    pieces = [vocabulary.tokenizer.id_to_piece(int(i)) for i in ids]
+    texts = [piece.removeprefix(_WORD_START) for piece in pieces]
+    return [text for text in texts if _SENTINEL.fullmatch(text)]

@@ -1,0 +1,31 @@
+"""The path of the checkpoint that fine-tuning starts from. It is checked without TensorFlow."""
+
+from __future__ import annotations
+
+import os
+
+from mtf_switch.errors import UserError
+
+
+def check_path(path: str) -> None:
+    """Checks that a path on this machine is a folder or a checkpoint.
+
+    Addresses such as gs://... are not looked up.
+
+    Args:
+      path: A checkpoint such as "model.ckpt-1000", or the folder that holds it.
+
+    Raises:
+      UserError: If nothing is there.
+    """
+    is_here = os.path.isdir(path) or os.path.isfile(f"{path}.index")
+    if not is_here and "://" not in path:
+        raise missing(path)
+
+
+def missing(path: str) -> UserError:
+    """Returns the error for a checkpoint that does not exist."""
+    return UserError(
+        f"There is no checkpoint {path!r}. --init_checkpoint is a path such as "
+        "runs/base/model.ckpt-1000 (without .index), or the folder that holds it."
+    )
