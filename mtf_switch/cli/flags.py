@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mtf_switch import value_rules
-from mtf_switch.config import gin_files, saved_config
+from mtf_switch.config import gin_files, given_bindings, saved_config
 from mtf_switch.errors import UserError
 from mtf_switch.runs import kept_vocabulary
 from tasks import data_folder
@@ -76,7 +76,12 @@ def add_gin(parser: argparse.ArgumentParser) -> None:
         metavar="'NAME = VALUE'",
         help="gin binding; repeatable, wins over files: --gin_param='num_experts = 16'",
     )
-    add_check(parser, lambda options: gin_files.check_files_exist(options.gin_file))
+    add_check(parser, _check_gin)
+
+
+def _check_gin(options: argparse.Namespace) -> None:
+    gin_files.check_files_exist(options.gin_file)
+    given_bindings.read(options.gin_file, options.gin_param)
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:

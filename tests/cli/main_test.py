@@ -58,14 +58,6 @@ def test_training_without_a_model_says_which_flag_names_one(capsys):
     )
 
 
-def test_beam_search_with_sampling_is_refused(tmp_path, capsys):
-    arguments = [
-        f"--{name}={tmp_path}/x" for name in ("model_dir", "input_file", "output_file")
-    ]
-    assert main.main(["predict", *arguments, "--beams=4", "--temperature=0.5"]) == 1
-    assert "Beam search and sampling exclude each other" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("command", COMMANDS[1:])
 def test_a_folder_that_is_no_model_dir_is_refused(command, tmp_path, capsys):
     files = {
