@@ -76,12 +76,13 @@ def run_command(options: argparse.Namespace) -> None:
         )
     from mtf_switch.runs import configured_run, initial_weights, saved_checkpoints
 
-    init_checkpoint = bound_settings.read_settings().init_checkpoint
+    settings = bound_settings.read_settings()
     # After the first checkpoint of its own, a run no longer needs it.
-    if init_checkpoint and not saved_checkpoints.list_paths(options.model_dir):
+    if settings.init_checkpoint and not saved_checkpoints.list_paths(options.model_dir):
         # Before the data is prepared, which may take long.
-        initial_weights.check_exists(init_checkpoint)
-    run = configured_run.make_run(options.model_dir, flags.tpu_cluster(options))
+        initial_weights.check_exists(settings.init_checkpoint)
+    cluster = flags.tpu_cluster(options)
+    run = configured_run.make_run(options.model_dir, cluster, settings=settings)
     start_training(run, options.new_text)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from mtf_switch.config import absolute_paths, gin_config, gin_statements
@@ -46,9 +46,17 @@ def save_or_compare(model_dir: str, compared_elsewhere: Sequence[str] = ()) -> N
 
     Raises:
       UserError: if the folder has a different configuration (the message lists the bindings
-        that differ), or if it cannot be written.
+        that differ), if it has checkpoints but no configuration, or if it cannot be written.
     """
     path = os.path.join(model_dir, "config.gin")
+    names = _list_names(model_dir)
+    if _has_checkpoints(names) and "config.gin" not in names:
+        raise UserError(
+            f"{model_dir} has checkpoints, but its config.gin is lost, so nothing says whether "
+            "they are of this configuration. Put config.gin back, or train in another "
+            "--model_dir that starts from them: utils.run.init_checkpoint = "
+            f"'{model_dir}/model.ckpt-1000', for example."
+        )
     if is_started(model_dir):
         may_change = (*MAY_CHANGE, *compared_elsewhere)
         _check_same(model_dir, _read_text(path), gin_config.to_text(), may_change)
@@ -62,9 +70,11 @@ def is_started(model_dir: str) -> bool:
     The folder need not exist.
     """
     names = _list_names(model_dir)
-    return "config.gin" in names and any(
-        name == "checkpoint" or _CHECKPOINT_INDEX.match(name) for name in names
-    )
+    return "config.gin" in names and _has_checkpoints(names)
+
+
+def _has_checkpoints(names: Iterable[str]) -> bool:
+    return any(name == "checkpoint" or _CHECKPOINT_INDEX.match(name) for name in names)
 
 
 def _list_names(folder: str) -> list[str]:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from mtf_switch.config import bound_settings
+from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.runs import run_vocabulary
 from mtf_switch.runs.run import Run
 
@@ -16,6 +17,7 @@ def make_run(
     task: str | None = None,
     *,
     reads_data: bool = True,
+    settings: RunSettings | None = None,
 ) -> Run:
     """Makes the run that the parsed gin configuration describes, and prepares its data.
 
@@ -25,12 +27,13 @@ def make_run(
       task: A task or mixture to use instead of the configured one.
       reads_data: Whether the task's data is read. If not, the data and the task's own
         vocabulary are not needed where the model_dir keeps a vocabulary.
+      settings: The settings of the parsed configuration, if they were read already.
 
     Raises:
       UserError: If a setting is missing or cannot be used, if there is no such task, or
         in the cases of `run_vocabulary.choose`.
     """
-    settings = bound_settings.read_settings()
+    settings = settings or bound_settings.read_settings()
     if task is not None:
         settings = dataclasses.replace(settings, task=task)
     chosen = run_vocabulary.choose(

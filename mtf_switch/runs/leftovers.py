@@ -18,7 +18,7 @@ _UNFINISHED = re.compile(
     |model\.ckpt-\d+\..*\.tempstate\d+
     |(checkpoint|graph\.pbtxt|model\.ckpt-\d+\.meta)\.tmp[0-9a-f]{32}
     |(config\.gin|text\.json|vocabulary(\.inputs|\.targets)?\.model)\.part
-    |train_log\.csv\.[0-9a-f]{8}\.part)/?\Z""",
+    |train_log\.csv\.part)/?\Z""",
     re.VERBOSE,
 )
 _CHECKPOINT_FILE = re.compile(r"(model\.ckpt-\d+)\.(?:meta|data-\d{5}-of-\d{5})\Z")

@@ -102,3 +102,18 @@ def test_a_configuration_that_is_no_text_is_refused_in_one_sentence(tmp_path) ->
     for read in (saved_config.load, saved_config.read_init_checkpoint):
         with pytest.raises(UserError, match=r"The configuration .*/config.gin cannot be read"):
             read(str(tmp_path))
+
+
+@pytest.mark.parametrize("left", ["checkpoint", "model.ckpt-3.index"])
+def test_checkpoints_whose_configuration_is_lost_get_no_other_one(
+    tmp_path: Path, left: str
+) -> None:
+    model_dir = checkpointed(tmp_path / "run")
+    for file in model_dir.iterdir():
+        if file.name != left:
+            file.unlink()
+    with pytest.raises(
+        UserError, match=r"has checkpoints, but its config.gin is lost, .* back"
+    ):
+        saved_config.save_or_compare(str(model_dir))
+    assert list(contents(model_dir)) == [left]

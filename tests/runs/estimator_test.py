@@ -70,3 +70,21 @@ def test_a_language_model_on_a_task_with_inputs_is_refused_in_words(
             utils__run__model_type="'lm'",
             transformer__make_layer_stack__layers=layers,
         )
+
+
+@pytest.mark.parametrize("matches", [False, True])
+def test_a_filter_of_the_variables_to_train_must_match_one(matches: bool) -> None:
+    with tf.Graph().as_default():
+        for name in ("encoder/block_000/layer_000/wo", "shared/embedding"):
+            tf.get_variable(name, [1])
+        if matches:
+            estimator._check_variable_filter(".*wo")
+            estimator._check_variable_filter(None)
+            return
+        with pytest.raises(UserError) as caught:
+            estimator._check_variable_filter("decoder/.*")
+    assert str(caught.value) == (
+        "utils.run.variable_filter = 'decoder/.*' matches no variable, so nothing would be "
+        "trained. Variables are named as in 'encoder/block_000/layer_000/wo' and "
+        "'shared/embedding'."
+    )

@@ -36,7 +36,7 @@ def test_unfinished_files_of_a_run_are_removed(tmp_path: Path) -> None:
         f"graph.pbtxt.tmp{UUID}",
         f"model.ckpt-9.meta.tmp{UUID}",
         "config.gin.part",
-        "train_log.csv.01234567.part",
+        "train_log.csv.part",
     )
     leftovers.remove(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
