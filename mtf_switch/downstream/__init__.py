@@ -1,4 +1,4 @@
-"""Fine-tuned models: decoded answers, the tasks' own metrics, and comparisons of models.
+"""Decodes the answers of fine-tuned models, scores them, and compares models.
 
 Training and negative log perplexity are in `runs`, not here.
 """

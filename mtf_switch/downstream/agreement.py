@@ -1,4 +1,4 @@
-"""What must agree before scores are compared; whatever does not is refused in one sentence."""
+"""Checks that scores agree in their tasks, examples and decoding before they are compared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_same_tasks(models: Sequence[str], name: str, of_models: Sequence[StepS
       of_models: The last scores of each model.
 
     Raises:
-      UserError: If they were not. An average would be over other tasks.
+      UserError: If they were not. Their averages would be over different tasks.
     """
     first = of_models[0]
     for model, found in zip(models[1:], of_models[1:]):
@@ -39,13 +39,13 @@ def check_same_decoding(
     decoding: Mapping[str, str],
     other: str = "this evaluation",
 ) -> None:
-    """Checks that scores were decoded as other ones are.
+    """Checks that scores have the same decoding settings as other scores.
 
     Args:
-      holder: Where the scores are, for the message.
-      steps: The scores. Those of earlier versions do not say how they were decoded, and pass.
-      decoding: How the other ones are decoded; see `StepScores`.
-      other: What the other ones are, for the message.
+      holder: The file or model that has the scores, for the message.
+      steps: The scores. Scores of earlier versions do not state the settings, and pass.
+      decoding: The decoding settings of the other scores; see `StepScores`.
+      other: The name of the other scores, for the message.
 
     Raises:
       UserError: If a parameter differs, with both values.
@@ -66,7 +66,7 @@ def check_same_decoding(
 def check_all_answered(
     model: str, split: str, task: str, scored: StepScores, found: Answers
 ) -> None:
-    """Checks that a model's answers are those of all examples that its scores are of.
+    """Checks that a model has answers for all examples on which it was scored.
 
     Args:
       model: The model_dir.
@@ -76,7 +76,7 @@ def check_all_answered(
       found: The answers of the same step.
 
     Raises:
-      UserError: If their number is another one, or below that of the split.
+      UserError: If the numbers differ, or are below the number of examples in the split.
     """
     count, expected = len(found.inputs), scored.examples[task]
     of_split = scored.examples_of_split.get(task, expected)

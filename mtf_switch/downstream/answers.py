@@ -1,8 +1,8 @@
 """The answers of a checkpoint to one task, as a file of JSON lines.
 
 The file is `<model_dir>/<split>_eval/<task>-<step>.jsonl`, or `<task>-first<N>-<step>.jsonl` if
-only the first N examples were read. Each line holds the example's input, target and predicted
-text, and the two values that the metrics compare.
+only the first N examples were read. Each line contains the example's input, target and
+predicted text, and the two values that the metrics compare.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def answers_file(
 ) -> str:
     """Returns the path of the file with the answers of one checkpoint to one task.
 
-    Answers to the first `limit` examples only have files of their own.
+    Answers to only the first `limit` examples go to separate files.
     """
     name = f"{scores.scores_name(task, limit)}-{step}.jsonl"
     return os.path.join(scores.eval_folder(model_dir, split), name)
@@ -55,7 +55,7 @@ def write_answers(
     """Writes one line of JSON for each example.
 
     Args:
-      path: The file; see `answers_file`. Its folder is made if needed.
+      path: The file; see `answers_file`. Its folder is created if needed.
       examples: The examples.
       texts: The decoded text for each example.
       predictions: The postprocessed texts.
@@ -109,7 +109,7 @@ def read_answers(model_dir: str, split: str, task: str, step: int) -> Answers:
 
 
 def _with_hashable_group(target: Any) -> Any:
-    """Turns the group of a target, a list in JSON, back into a tuple."""
+    """Turns the group of a target, which is a list in JSON, back into a tuple."""
     if isinstance(target, dict) and isinstance(target.get("group"), list):
         return {**target, "group": tuple(target["group"])}
     return target

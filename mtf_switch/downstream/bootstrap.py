@@ -16,7 +16,7 @@ from mtf_switch.downstream import task_metrics
 
 DRAWS = 1000
 LEVEL = 0.95
-# Those of `t5.evaluation.metrics.rouge`.
+# The types that `t5.evaluation.metrics.rouge` computes.
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeLsum")
 
 
@@ -29,15 +29,14 @@ def resample_metrics(
 ) -> list[dict[str, np.ndarray]]:
     """Computes a task's metrics on examples that are drawn with replacement.
 
-    All models are scored on the same draws, so that differences of models have intervals, too.
-    Where targets belong to groups (MultiRC's questions, ReCoRD's queries), whole groups are
-    drawn.
+    All models are scored on the same draws, so differences between models have intervals, too.
+    If targets belong to groups (MultiRC's questions, ReCoRD's queries), whole groups are drawn.
 
     Args:
       task: The task, whose metrics are computed.
       targets: Postprocessed target of each example.
       predictions: For each model, the postprocessed prediction for each example.
-      draws: How often to draw as many examples as there are.
+      draws: The number of draws, each of as many examples as there are.
       seed: Seed of the draws.
 
     Returns:
@@ -58,7 +57,7 @@ def resample_metrics(
 
 
 def percentile_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """Returns the interval that holds the middle `level` of the values, such as 95%."""
+    """Returns the interval that contains the middle `level` of the values, such as 95%."""
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
@@ -74,7 +73,7 @@ def _group_examples(targets: Sequence[Any]) -> list[list[int]]:
 
 
 def _score_alone(metric_fn: Callable) -> Callable[[Any, Any], dict[str, float]]:
-    """Makes a function that scores one example from a metric of many."""
+    """Turns a metric of many examples into a function that scores one example."""
     return lambda target, prediction: metric_fn([target], [prediction])
 
 
@@ -86,19 +85,19 @@ def _rouge_scorer() -> rouge_scorer.RougeScorer:
 def score_rouge(target: str, prediction: str) -> dict[str, float]:
     """Scores one summary as `t5.evaluation.metrics.rouge` does, without its bootstrap.
 
-    T5's function draws 1,000 times from the scores of its examples, also from a single one.
+    T5's function draws 1,000 times from the scores of its examples, even from a single score.
 
     Returns:
       "rouge1", "rouge2" and "rougeLsum" -> F-measure in percent.
     """
-    # T5 puts each sentence on a line of its own, which rougeLsum needs.
+    # T5 puts each sentence on a separate line, which rougeLsum needs.
     target, prediction = (text.replace(" . ", " .\n") for text in (target, prediction))
     scores = _rouge_scorer().score(target=target, prediction=prediction)
     return {name: 100 * score.fmeasure for name, score in scores.items()}
 
 
-# Metrics that are means over examples, so that each example needs to be scored only once -> the
-# score of one example. (T5's ROUGE is the middle of 1,000 draws of that mean.)
+# Metric -> function that scores one example, for metrics that are means over examples. These
+# score each example only once. (T5's ROUGE is the middle of 1,000 draws of that mean.)
 _SCORE_OF_EXAMPLE = {
     metrics.rouge: score_rouge,
     **{
@@ -155,7 +154,7 @@ def _resample(
 
 
 def _renumber_group(target: Any, number: int) -> Any:
-    """Makes the group of a target distinct, as a group that is drawn twice counts twice."""
+    """Makes the group of a target distinct, so that a group that is drawn twice counts twice."""
     if isinstance(target, dict) and "group" in target:
         return {**target, "group": (number, target["group"])}
     return target

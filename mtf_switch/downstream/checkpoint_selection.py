@@ -1,4 +1,4 @@
-"""Which checkpoints of a model_dir to evaluate."""
+"""Selects the checkpoints of a model_dir to evaluate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, Union
 from mtf_switch.errors import UserError
 from mtf_switch.runs import saved_checkpoints
 
-# Which checkpoints to score: those of the listed steps, the latest one, or all.
+# The checkpoints to evaluate: the latest one, all, or those of the listed steps.
 Selection = Union[Literal["latest", "all"], Sequence[int]]
 
 
@@ -16,7 +16,7 @@ def parse_selection(text: str) -> Selection:
     """Parses the value of --checkpoint_steps: "latest", "all", or steps such as "200,400".
 
     Raises:
-      UserError: If it is neither of these.
+      UserError: If it is none of these.
     """
     if text in ("latest", "all"):
         return text
@@ -33,7 +33,7 @@ def select_checkpoints(model_dir: str, selection: Selection) -> list[str]:
     """Returns the paths of the selected checkpoints.
 
     Raises:
-      UserError: If there is no checkpoint, or none of a listed step.
+      UserError: If there is no checkpoint, or none for a listed step.
     """
     latest = saved_checkpoints.find_latest(model_dir)
     if selection == "latest":

@@ -1,7 +1,7 @@
-"""`run_switch.py compare`: models on the same examples, with intervals, beside the paper.
+"""`run_switch.py compare`: compares models on the same examples, and with the paper.
 
-It reads what `eval` has written and decodes nothing. For each task, each model is taken at its
-best checkpoint.
+It reads the files that `eval` has written, and decodes nothing. For each task, it takes each
+model at its best checkpoint, and computes intervals.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ class Cell:
     """The value of a metric for one model.
 
     Attributes:
-      step: Step of the checkpoint; None for an average, whose tasks are at their own steps.
+      step: Step of the checkpoint; None for an average, because each task has its own step.
       value: Value on all examples.
       interval: Its 95% interval over examples.
       difference: Difference from the first model; None for the first model itself.
-      difference_interval: Its 95% interval. If 0 is outside, the models differ on these
-        examples by more than the choice of examples explains. It says nothing about other
-        seeds of training.
+      difference_interval: Its 95% interval. If 0 is outside, the models differ by more than the
+        choice of examples explains. The interval does not cover other training seeds.
     """
 
     step: int | None
@@ -90,8 +89,8 @@ def compare_models(models: Sequence[str], tasks: Sequence[str], split: str) -> l
     """Compares models on tasks and mixtures.
 
     Args:
-      models: The model_dirs, which `eval` has scored. Differences are from the first.
-      tasks: Names of tasks or mixtures, as they were evaluated.
+      models: The model_dirs, which `eval` has scored. Differences are from the first one.
+      tasks: Names of the tasks or mixtures that were evaluated.
       split: Split of the tasks.
 
     Raises:
@@ -107,7 +106,7 @@ def compare_models(models: Sequence[str], tasks: Sequence[str], split: str) -> l
 
 
 def _compare_on_subtasks(models: Sequence[str], name: str, split: str) -> list[TaskResult]:
-    """Compares models on each subtask that they were scored on."""
+    """Compares models on each subtask on which they were scored."""
     scored = [_read_scores(model, split, name) for model in models]
     agreement.check_same_tasks(models, name, [steps[-1] for steps in scored])
     return [
@@ -267,7 +266,7 @@ def format_table(
     Args:
       rows: The rows that `compare_models` returned.
       models: The model_dirs.
-      paper: Size of the paper's models whose values of Table 5 are shown beside.
+      paper: Size of the paper's models whose values from Table 5 are shown.
     """
     sizes = [index for index, name in enumerate(paper_tables.MODELS) if paper in name]
     with_paper = any(row.paper for row in rows)
@@ -296,7 +295,7 @@ def _format_values(row: Row) -> list[str]:
 
 
 def _format_paper(row: Row, sizes: Sequence[int]) -> list[str]:
-    """Formats the paper's two values and their difference; empty cells if it has none."""
+    """Formats the paper's two values and their difference, or empty cells without values."""
     if row.paper is None:
         return [""] * (len(sizes) + 1)
     dense, sparse = (row.paper[1][index] for index in sizes)

@@ -1,4 +1,4 @@
-"""The text that a checkpoint decodes for the examples of evaluation sets."""
+"""Decodes the examples of evaluation sets with a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def bind_decode_length(settings: run_settings.RunSettings) -> None:
 
 
 def describe_settings() -> dict[str, str]:
-    """Returns what gin binds for `Bitransformer.decode`: parameter -> value, as text."""
+    """Returns gin's bindings of `Bitransformer.decode`: parameter -> value, as text."""
     bound = gin.get_bindings("Bitransformer.decode", resolve_references=False)
     return {name: repr(value) for name, value in sorted(bound.items())}
 
@@ -31,7 +31,7 @@ def describe_settings() -> dict[str, str]:
 def decode(sets: Sequence[EvaluationSet], run: Run, checkpoint: str) -> Iterator[str]:
     """Decodes the inputs of all sets with one checkpoint.
 
-    The decoding method is what gin binds for `Bitransformer.decode`.
+    Gin's bindings of `Bitransformer.decode` decide the decoding method.
 
     Yields:
       One text for each example, set by set.

@@ -1,6 +1,7 @@
 """`run_switch.py eval` with metrics: scores every checkpoint and finds the best ones.
 
-Files in `<model_dir>/<split>_eval/`, for a task or mixture NAME with subtasks:
+It writes these files into `<model_dir>/<split>_eval/`, for a task or mixture NAME with
+subtasks:
 
     NAME.json            all scores by step, averages, peaks
     NAME.csv             the same as a table, with a row for each step
@@ -8,7 +9,7 @@ Files in `<model_dir>/<split>_eval/`, for a task or mixture NAME with subtasks:
     SUBTASK-STEP.jsonl   a line for each example: inputs, targets, prediction
 
 If only the first N examples of each task are read, the names are NAME-firstN.json, .csv and
-.png, and SUBTASK-firstN-STEP.jsonl, so that they replace no result of the whole split.
+.png, and SUBTASK-firstN-STEP.jsonl. They therefore do not replace results of the whole split.
 """
 
 from __future__ import annotations
@@ -49,17 +50,17 @@ def score_checkpoints(
     Args:
       run: The run, made from the gin configuration that is parsed.
       split: Split of the task.
-      selection: Which checkpoints to score, unless `follow` is set.
-      limit: The most examples to read of each task; None reads all.
-      follow: Whether to score every checkpoint, and to wait for further ones until training
-        has reached its last step.
+      selection: The checkpoints to score, unless `follow` is set.
+      limit: The maximum number of examples per task; None reads all.
+      follow: Whether to score every checkpoint, and to wait for more until training has reached
+        its last step.
 
     Returns:
       The scores of every step in the file, including those of earlier calls.
 
     Raises:
-      UserError: If the task has no metrics or no data, or a step has no checkpoint, or the
-        file has scores of other steps that were decoded in another way.
+      UserError: If the task has no metrics or no data, if a step has no checkpoint, or if the
+        file has scores of other steps with different decoding settings.
     """
     settings, model_dir = run.settings, run.model_dir
     paths = [] if follow else checkpoint_selection.select_checkpoints(model_dir, selection)

@@ -1,4 +1,4 @@
-"""The examples that a checkpoint is evaluated on."""
+"""The examples on which a checkpoint is evaluated."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EvaluationSet:
       inputs: [examples, length] int32 token ids.
       examples: The preprocessed examples, including their texts.
       targets: Postprocessed target of each example.
-      examples_of_split: Number of examples in the split, of which these are the first.
+      examples_of_split: Number of examples in the split; these are the first of them.
     """
 
     task: seqio.Task
@@ -44,7 +44,7 @@ class EvaluationSet:
         return text.decode("utf-8") if isinstance(text, bytes) else str(text)
 
     def postprocess(self, texts: Sequence[str]) -> list[Any]:
-        """Turns one decoded text per example into what the metrics compare."""
+        """Turns one decoded text per example into the values that the metrics compare."""
         return [
             self.task.postprocess_fn(text, example=example, is_target=False)
             for text, example in zip(texts, self.examples)
@@ -52,7 +52,7 @@ class EvaluationSet:
 
 
 def tasks_with_metrics(name: str) -> list[seqio.Task]:
-    """Returns the tasks of a task or mixture that have metrics of decoded text."""
+    """Returns the tasks in a task or mixture that have metrics for decoded text."""
     subtasks = seqio.get_subtasks(seqio.get_mixture_or_task(name))
     return [task for task in subtasks if task.predict_metric_fns]
 
@@ -60,12 +60,12 @@ def tasks_with_metrics(name: str) -> list[seqio.Task]:
 def load_evaluation_sets(
     settings: run_settings.RunSettings, split: str, limit: int | None
 ) -> list[EvaluationSet]:
-    """Reads the examples that the checkpoints of a run are evaluated on.
+    """Reads the examples on which the checkpoints of a run are evaluated.
 
     Args:
       settings: Settings of the run, with its task and sequence lengths.
       split: Split of the task, such as "validation".
-      limit: The most examples to read of each task; None reads all.
+      limit: The maximum number of examples per task; None reads all.
 
     Returns:
       One set for each task of a mixture that has metrics and this split.
@@ -95,14 +95,14 @@ def load_tasks(
 ) -> list[EvaluationSet]:
     """Reads the examples of one split of several tasks, in the order of the data.
 
-    Inputs are truncated to the run's length. Targets are not, so that answers are compared
+    Inputs are truncated to the run's length. Targets are not truncated, so answers are compared
     with the full target.
 
     Args:
       tasks: The tasks.
       settings: Settings of the run, with its sequence lengths.
       split: Split of the tasks.
-      limit: The most examples to read of each task; None reads all.
+      limit: The maximum number of examples per task; None reads all.
       cached: Whether to read seqio's cache of the tasks.
 
     Raises:

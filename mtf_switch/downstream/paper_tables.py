@@ -10,9 +10,9 @@ class Table5Column:
     """One column of Table 5.
 
     Attributes:
-      title: The column's title, as printed.
+      title: The column's printed title.
       task: The task or mixture of this project.
-      scored_task: The subtask that is reported: often the task itself, "" for an average.
+      scored_task: The reported subtask: often the task itself, "" for an average.
       metric: The metric of that subtask, or the name of the average.
       values: Values of the models in `MODELS`.
     """

@@ -16,7 +16,7 @@ from mtf_switch.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """The name of a number that checkpoints are scored with.
+    """The name of a value with which checkpoints are scored.
 
     Attributes:
       task: The task; "" for an average over tasks.
@@ -38,7 +38,7 @@ class StepScores:
 
     Attributes:
       step: Step of the checkpoint.
-      examples: Task -> number of examples that it was scored on.
+      examples: Task -> number of examples that were scored.
       scores: Task -> metric -> value.
       averages: Averages over tasks; see `task_metrics.average_tasks`.
       examples_of_split: Task -> number of examples in the split; {} in files of earlier
@@ -118,7 +118,7 @@ def find_peaks(steps: Sequence[StepScores]) -> dict[str, Peak]:
     """Finds the best checkpoint for each task and for each average of the last step.
 
     A task's best checkpoint has the highest mean over the task's metrics. If several are
-    equally good, it is the first of them.
+    equally good, the first of them is chosen.
 
     Args:
       steps: Scores of checkpoints in the order of their steps.
@@ -141,7 +141,7 @@ def find_peaks(steps: Sequence[StepScores]) -> dict[str, Peak]:
 
 
 def average_peaks(steps: Sequence[StepScores]) -> dict[str, float]:
-    """Averages over tasks, each task at its own best checkpoint, as T5 reports them."""
+    """Averages over tasks, each at its own best checkpoint, as T5 does."""
     peaks = find_peaks(steps)
     return task_metrics.average_tasks({task: peaks[task].values for task in steps[-1].scores})
 
@@ -152,9 +152,9 @@ def eval_folder(model_dir: str, split: str) -> str:
 
 
 def scores_name(task: str, limit: int | None) -> str:
-    """Returns the name of a task's files of scores, without their endings.
+    """Returns the name of a task's score files, without their extensions.
 
-    Scores on the first `limit` examples only have files of their own.
+    Scores on only the first `limit` examples go to separate files.
     """
     return task if limit is None else f"{task}-first{limit}"
 
@@ -165,7 +165,7 @@ def scores_file(model_dir: str, split: str, task: str, limit: int | None) -> str
 
 
 def find_partial_files(model_dir: str, split: str, task: str) -> list[str]:
-    """Finds the files with the scores on a part of a task's examples."""
+    """Finds the files with scores on a part of a task's examples."""
     pattern = os.path.join(
         glob.escape(eval_folder(model_dir, split)), f"{scores_name(task, None)}-first*.json"
     )
@@ -202,7 +202,7 @@ def read_scores(
 def to_data(
     task: str, split: str, limit: int | None, steps: Sequence[StepScores]
 ) -> dict[str, Any]:
-    """Returns what the JSON file of scores holds; `read_scores` reads its "steps"."""
+    """Returns the content of the JSON file with scores; `read_scores` reads its "steps"."""
     return {
         "task": task,
         "split": split,

@@ -20,8 +20,8 @@ def make_report(
 
     Args:
       task: Name of the task or mixture.
-      split: Split that the checkpoints were scored on.
-      limit: The most examples that were read of each task, or None.
+      split: Split on which the checkpoints were scored.
+      limit: The maximum number of examples per task that were read, or None.
       steps: Scores of at least one checkpoint, in the order of their steps.
     """
     name = scores.scores_name(task, limit)
@@ -51,14 +51,14 @@ def format_table(split: str, steps: Sequence[StepScores]) -> str:
     lines += _describe_missing_examples(last)
     if len(steps) > 1 and split != "test":
         lines.append(
-            f"The peaks of {len(steps)} checkpoints were chosen on {split}, the data that they "
-            "are reported on, as in the paper. Expect lower scores on other data."
+            f"The peaks of {len(steps)} checkpoints were chosen on {split}, the data on which "
+            "they are reported, as in the paper. Expect lower scores on other data."
         )
     return "\n".join(lines)
 
 
 def _describe_missing_examples(step: StepScores) -> list[str]:
-    """Says how many examples of each task were scored, if it is not all of them."""
+    """Says how many examples of each task were scored, unless all of them were."""
     parts = [
         f"{count:,} of {step.examples_of_split[task]:,} of {task}"
         for task, count in step.examples.items()

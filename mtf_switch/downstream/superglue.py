@@ -1,7 +1,7 @@
-"""`run_switch.py superglue`: the files that SuperGLUE's server takes, AX-b and AX-g included.
+"""`run_switch.py superglue`: the files that SuperGLUE's server accepts, with AX-b and AX-g.
 
-There is one file of JSON lines for each task, in the form that super.gluebenchmark.com takes:
-`{"idx": 0, "label": "entailment"}`, and a nested form for MultiRC. The labels are those of
+There is one file of JSON lines for each task, in the form that super.gluebenchmark.com accepts:
+`{"idx": 0, "label": "entailment"}`, and a nested form for MultiRC. The labels are those in
 SuperGLUE's own data files.
 """
 
@@ -32,9 +32,9 @@ class TaskFile:
     """One file of a submission, and the task that it answers.
 
     Attributes:
-      name: Name of the file without its ending.
+      name: Name of the file without its extension.
       task: The task in T5's registry.
-      labels: Label of each class id; () where the postprocessed answer is the label itself.
+      labels: Label of each class id; () if the postprocessed answer is the label itself.
     """
 
     name: str
@@ -44,13 +44,13 @@ class TaskFile:
 
 @dataclasses.dataclass(frozen=True)
 class WrittenFile:
-    """What was written into one file of a submission.
+    """The counts of one written file.
 
     Attributes:
       path: Path of the file.
       examples: Number of answered examples.
-      invalid: Number of answers that are not a label. The server accepts labels only, so they
-        are replaced by the task's first label.
+      invalid: Number of answers that are not a label. The server accepts only labels, so the
+        task's first label replaces them.
     """
 
     path: str
@@ -81,11 +81,11 @@ def write_submission(run: Run, output_dir: str, step: int | None = None) -> list
 
     Args:
       run: The run, made for a task of SuperGLUE from the gin configuration that is parsed.
-      output_dir: Folder for the files, which is made if needed.
-      step: Step of the checkpoint; None takes the latest.
+      output_dir: Folder for the files, which is created if needed.
+      step: Step of the checkpoint; None means the latest.
 
     Raises:
-      UserError: If a data set or the checkpoint is absent.
+      UserError: If a data set or the checkpoint is missing.
     """
     (checkpoint,) = checkpoint_selection.select_checkpoints(
         run.model_dir, "latest" if step is None else [step]
@@ -132,7 +132,7 @@ def _write_file(
 
 
 def _format_labels(examples: Sequence[dict], labels: Sequence[Any]) -> list[dict]:
-    """Formats one line for each question. The questions of ReCoRD are its queries."""
+    """Formats one line for each question. ReCoRD's questions are its queries."""
     lines: dict[int, dict] = {}
     for example, label in zip(examples, labels):
         index = int(example["idx/query"] if "idx/query" in example else example["idx"])
@@ -166,7 +166,7 @@ def _format_questions(questions: dict[int, dict[int, int]]) -> list[dict]:
 
 
 def format_table(files: Sequence[WrittenFile]) -> str:
-    """Formats what was written, for the screen."""
+    """Formats the counts of the written files, for the screen."""
     lines = [f"{'file':32} {'answers':>8} {'no label':>9}"]
     lines += [f"{file.path:32} {file.examples:8,} {file.invalid:9,}" for file in files]
     if any(file.invalid for file in files):

@@ -1,4 +1,4 @@
-"""A task's own metrics, and averages over tasks as T5 and the paper take them."""
+"""Computes a task's own metrics, and averages over tasks as in T5 and the paper."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from t5.evaluation import eval_utils
 # Task -> metric -> value, such as {"glue_cola_v002": {"matthews_corrcoef": 51.2}, ...}.
 Scores = Mapping[str, Mapping[str, float]]
 
-# Our name of an average -> its column in T5's table.
+# This project's name of an average -> its column in T5's table.
 _T5_AVERAGES = {
     "glue_average": "Average GLUE Score",
     "super_glue_average": "Average SuperGLUE Score",
@@ -41,8 +41,8 @@ def compute_metric(
 ) -> dict[str, float]:
     """Computes one metric function of a task.
 
-    An undefined value, such as a correlation with constant predictions, counts as 0. T5
-    reports NaN, which would leave the task without an average and without a best checkpoint.
+    An undefined value, such as a correlation with constant predictions, counts as 0. T5 reports
+    NaN, with which the task would have no average and no best checkpoint.
 
     Args:
       metric_fn: One of the task's metric functions.
@@ -60,7 +60,7 @@ def compute_metric(
 
 
 def average_metrics(values: Mapping[str, float]) -> float:
-    """Averages the metrics of one task. Its best checkpoint is chosen by this number."""
+    """Averages the metrics of one task. This number decides its best checkpoint."""
     return statistics.fmean(values.values())
 
 
@@ -68,11 +68,11 @@ def average_tasks(scores: Scores) -> dict[str, float]:
     """Averages scores over tasks: the mean over tasks of the mean over a task's metrics.
 
     If all tasks of GLUE or SuperGLUE are present, this is the benchmark's average as T5
-    computes it (`t5.evaluation.eval_utils`), where MNLI's two sets count as one task.
+    computes it (`t5.evaluation.eval_utils`): MNLI's two sets count as one task.
 
     Returns:
-      "glue_average" and "super_glue_average" where they are defined; otherwise "average",
-      for two tasks or more.
+      "glue_average" and "super_glue_average" if they are defined; otherwise "average", for two
+      tasks or more.
     """
     values = {
         f"{task}/{metric}": value

@@ -1,4 +1,4 @@
-"""Training, evaluation and prediction of one model, and the files that they read and write.
+"""Trains, evaluates and uses one model, and reads and writes the files of its run.
 
-Task metrics and comparisons of models live in `downstream`.
+Task metrics and comparisons of models are in `downstream`.
 """

@@ -23,7 +23,7 @@ from tasks import tfds_data
 def task_cache(folders: Sequence[str] = ()) -> list[str]:
     """Returns the folders with tasks that seqio's cache job has prepared; see docs/tpu.md.
 
-    They are read if `mesh_train_dataset_fn.use_cached` is True.
+    Training reads them if `mesh_train_dataset_fn.use_cached` is True.
     """
     return list(folders)
 
@@ -37,7 +37,7 @@ def check_readable(task: str, split: str, cached: bool) -> None:
       cached: Whether the examples are read from the folders of `task_cache`.
 
     Raises:
-      UserError: If the data is missing, or the task has no such split, or it is empty.
+      UserError: If the data is missing, or the split does not exist or is empty.
     """
     subtasks = seqio.get_subtasks(seqio.get_mixture_or_task(task))
     if cached:
@@ -68,7 +68,7 @@ def count_source_examples(task: str, split: str) -> int | None:
       split: Name of a split.
 
     Returns:
-      Their number, over all tasks of a mixture; None if a source does not know it.
+      Their number, over all tasks in a mixture; None if a source does not know it.
     """
     subtasks = seqio.get_subtasks(seqio.get_mixture_or_task(task))
     counts = [t.num_input_examples(split) for t in subtasks if split in t.splits]
@@ -80,7 +80,7 @@ def _splits(subtasks: Sequence[seqio.Task]) -> str:
 
 
 def is_cached(dataset_fn: Callable) -> bool:
-    """Returns whether gin makes one of T5's dataset functions read cached tasks."""
+    """Whether gin makes one of T5's dataset functions read cached tasks."""
     return bool(gin.get_bindings(dataset_fn).get("use_cached"))
 
 
@@ -89,9 +89,9 @@ def make_train_input_fn(settings: RunSettings, first_step: int) -> Callable:
 
     Args:
       settings: The settings of the run.
-      first_step: The step to start at. If `settings.skip_seen_data`, that number of batches
-        is skipped. Otherwise the data is in another order for each first step, so that a
-        resumed run does not read its first batches again.
+      first_step: The step at which training starts. If `settings.skip_seen_data` is set, that
+        number of batches is skipped. Otherwise each first step gives the data another order, so
+        that a resumed run does not read its first batches again.
     """
     reorders = first_step > 0 and not settings.skip_seen_data
 
@@ -113,8 +113,8 @@ def make_train_input_fn(settings: RunSettings, first_step: int) -> Callable:
 def _order_of_step(first_step: int) -> Iterator[dict[str, int | None]]:
     """Derives the seeds of the data from the step at which a run starts.
 
-    There are two: that of T5's dataset function, which is yielded as its argument, and that of
-    the graph, which tf.data mixes into it.
+    There are two seeds: that of T5's dataset function, which is yielded as its argument, and
+    that of the graph, which tf.data mixes into it.
     """
     seed = gin.get_bindings(mesh_transformer.mesh_train_dataset_fn).get("seed")
     with _graph_seed(_derive_seed(tf.get_default_graph().seed, first_step)):
@@ -122,7 +122,7 @@ def _order_of_step(first_step: int) -> Iterator[dict[str, int | None]]:
 
 
 def _derive_seed(seed: int | None, first_step: int) -> int | None:
-    """Returns another seed for each step; without a seed, the order is random anyway."""
+    """Returns a different seed for each step, or None without a seed: the order is random."""
     return None if seed is None else zlib.crc32(f"{seed},{first_step}".encode()) & 0x3FFFFFFF
 
 
@@ -134,10 +134,10 @@ def make_eval_input_fn(settings: RunSettings, split: str, batches: int | None) -
     Args:
       settings: The settings of the run.
       split: Name of a split, such as "validation".
-      batches: Number of batches at most; None for all.
+      batches: Maximum number of batches; None for all.
 
     Raises:
-      UserError: If the task has no such split, or it is empty.
+      UserError: If the split does not exist or is empty.
     """
     check_readable(settings.task, split, is_cached(mesh_transformer.mesh_eval_dataset_fn))
     datasets = mesh_transformer.mesh_eval_dataset_fn(
@@ -147,8 +147,8 @@ def make_eval_input_fn(settings: RunSettings, split: str, batches: int | None) -
     def input_fn(params=None):
         del params
         combined = None
-        # A task's own seed alone decides what is in it. With the graph's, which is the run's,
-        # runs of two seeds would be evaluated on different examples.
+        # Only the task's own seed decides its examples. With the graph's seed, which is the
+        # run's, runs with two seeds would be evaluated on different examples.
         with _graph_seed(None):
             for dataset in datasets:
                 examples = dataset.dataset_fn(sequence_length=settings.sequence_length).map(
@@ -166,7 +166,7 @@ def make_eval_input_fn(settings: RunSettings, split: str, batches: int | None) -
 
 @contextlib.contextmanager
 def _graph_seed(seed: int | None) -> Iterator[None]:
-    """Gives the default graph another seed for a while; tf.data mixes it into its own seeds."""
+    """Replaces the default graph's seed, which tf.data mixes into its own, for a while."""
     graph = tf.get_default_graph()
     before, graph.seed = graph.seed, seed
     try:
@@ -178,7 +178,7 @@ def _graph_seed(seed: int | None) -> Iterator[None]:
 def read_into_memory(input_fn: Callable) -> Callable:
     """Returns an input function that serves the batches of another one from memory.
 
-    Building and reading a task's pipeline takes seconds, which this saves for each further
+    It takes seconds to build and read a task's pipeline. This saves that time for each further
     checkpoint.
     """
     with tf.Graph().as_default(), tf.Session() as session:

@@ -1,4 +1,4 @@
-"""`run_switch.py eval`: negative log perplexity on a split, and metrics of the routers."""
+"""`run_switch.py eval`: measures negative log perplexity on a split, and router metrics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VALIDATION = "validation"
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The result of one evaluation, as its JSON file holds it; see `report_name`.
+    """The result of one evaluation: the content of its JSON file; see `report_name`.
 
     Attributes:
       step: Step of the checkpoint.
@@ -35,15 +35,15 @@ class Evaluation:
       token_accuracy: Share of target tokens that the argmax predicts, teacher-forced.
       target_tokens: Number of target tokens that were scored.
       dropped_fraction: Share of the tokens that Switch layers dropped; 0 without such layers.
-      expert_load: Layer -> share of its tokens whose first choice each expert was.
-      served: Layer -> share of its tokens that their first choice served, their second, and
-        so on, as far as the router goes.
+      expert_load: Layer -> for each expert, the share of tokens that chose it first.
+      served: Layer -> share of tokens that were served by their first choice, by their second
+        choice, and so on, up to the last choice of the router.
       router: Layer -> dropped_fraction, entropy (nats), gate, aux_loss, z_loss.
       examples: Number of examples that were scored.
-      limit: The most examples that were to be read; None for the whole split.
-      source_examples: Number of examples in the data of the split, before the task makes the
-        model's examples of them; None if nobody counted them. Span corruption makes several of
-        a long document.
+      limit: The maximum number of examples to read; None for the whole split.
+      source_examples: Number of examples in the data of the split, before the task turns them
+        into the model's examples; None if unknown. Span corruption turns a long document into
+        several examples.
     """
 
     step: int
@@ -73,7 +73,7 @@ def evaluate(
     Args:
       run: The run, made from the gin configuration that is parsed.
       split: Split of the task.
-      batches: Number of batches to evaluate at most; None for the whole split.
+      batches: Maximum number of batches to evaluate; None for the whole split.
       checkpoint: Path of the checkpoint; by default, the latest.
       input_fn: Input function that replaces the task's own; see `data.read_into_memory`.
 
@@ -81,7 +81,7 @@ def evaluate(
       The Evaluation.
 
     Raises:
-      UserError: If there is no checkpoint or no such split, or if either cannot be read.
+      UserError: If the checkpoint or the split does not exist or cannot be read.
     """
     checkpoint = checkpoint or saved_checkpoints.find_latest(run.model_dir)
     runner = estimator.build(run)
@@ -132,15 +132,15 @@ def _router_scalars(metrics: RouterMetrics) -> dict[str, float]:
 
 
 def report_name(result: Evaluation, own_task: str, latest_step: int) -> str:
-    """Names the JSON file of an evaluation, without its ending.
+    """Names the JSON file of an evaluation, without its extension.
 
-    "eval" is the evaluation of the latest checkpoint on the whole validation split of the
-    run's own task. Whatever differs from that is in the name, so that no other evaluation
-    replaces it: `eval-TASK-SPLIT-firstN-STEP`.
+    "eval" is the evaluation of the latest checkpoint on the whole validation split of the run's
+    own task. For other evaluations, the name states the differences, so they do not replace
+    that file: `eval-TASK-SPLIT-firstN-STEP`.
 
     Args:
       result: The evaluation.
-      own_task: The task that the model was trained on.
+      own_task: The task on which the model was trained.
       latest_step: Step of the latest checkpoint.
     """
     parts = ["eval"]

@@ -1,4 +1,4 @@
-"""The number of examples in an evaluation, without the rows of padding that fill a batch."""
+"""Counts the examples of an evaluation, without the rows of padding that fill a batch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ NAME = "num_eval_examples"
 
 
 def add_to_eval_metrics(eval_metrics: tuple) -> tuple:
-    """Adds the number of examples to Mesh TF's metrics of an evaluation.
+    """Adds the number of examples to Mesh TF's evaluation metrics.
 
     Args:
-      eval_metrics: (metric function, tensors) as Mesh TF makes them: cross-entropy,
+      eval_metrics: (metric function, tensors) from Mesh TF. The tensors are cross-entropy,
         predictions, targets and weights, [B, L] each. Padding has a weight of 0.
 
     Returns:

@@ -1,8 +1,8 @@
 """Lets a training run start from the weights of a checkpoint: `utils.run.init_checkpoint`.
 
-Mesh TensorFlow's own code silently leaves a weight that the checkpoint lacks at its random
-initial value, and fails at the first step if the checkpoint holds bfloat16 weights, which is
-T5's default. Its gin parameters still apply: `should_load_variable.filter_fn` and
+Mesh TensorFlow's own code silently keeps the random initial value of a weight that the
+checkpoint lacks. It also fails at the first step if the checkpoint contains bfloat16 weights,
+which is T5's default. Its gin parameters still apply: `should_load_variable.filter_fn` and
 `init_checkpoint_variable_mapping.mapping_fn`.
 """
 
@@ -17,7 +17,7 @@ from mesh_tensorflow.transformer import utils
 from mtf_switch.errors import UserError, join_first
 from mtf_switch.runs import saved_checkpoints
 
-# Mesh TF's optimizers keep their state in variables of these names.
+# Mesh TF's optimizers keep their state in variables with these names.
 _SLOT = re.compile(r"_slot_\w+$")
 
 
@@ -25,8 +25,8 @@ _SLOT = re.compile(r"_slot_\w+$")
 def weights_only(name: str) -> bool:
     """Selects the weights of a model, without the global step and the optimizer's state.
 
-    Bind it to `should_load_variable.filter_fn`, and a run that starts from a checkpoint counts
-    its steps from 0.
+    If `should_load_variable.filter_fn` is bound to it, a run that starts from a checkpoint
+    counts its steps from 0.
 
     Args:
       name: The name of a variable.
@@ -50,14 +50,14 @@ def check_exists(checkpoint: str) -> None:
 def load_into_graph(checkpoint: str) -> None:
     """Makes the variables of the default graph start at their values in a checkpoint.
 
-    Values of another floating-point type are cast. Each weight must be in the checkpoint; the
-    optimizer's variables may be missing, and then keep their initial values.
+    Values of another floating-point type are cast. The checkpoint must contain each weight. It
+    may lack the optimizer's variables, which then keep their initial values.
 
     Args:
       checkpoint: The path of the checkpoint.
 
     Raises:
-      UserError: If weights are missing or have another shape; it names up to three of them.
+      UserError: If weights are missing or have another shape. It names up to three of them.
     """
     check_exists(checkpoint)
     with saved_checkpoints.explain_read_errors(checkpoint):
@@ -92,14 +92,14 @@ def _check_shapes(checkpoint: str, sources: dict[tf.Variable, str], shapes: dict
     if different:
         raise UserError(
             f"The checkpoint {checkpoint} is of another model or vocabulary: "
-            f"{join_first(different)}. Remove the --gin_file and --gin_param that "
-            "describe the model, which is read from the checkpoint's folder, or name the "
-            "model that the checkpoint is of."
+            f"{join_first(different)}. Remove the --gin_file and --gin_param that describe the "
+            "model, so that it is read from the checkpoint's folder, or pass the model of the "
+            "checkpoint."
         )
 
 
 def _set_initial_value(variable: tf.Variable, value: tf.Tensor) -> None:
-    """Does what tf.train.init_from_checkpoint does, but accepts a value of another type."""
+    """Sets a value like tf.train.init_from_checkpoint, but accepts another type."""
     value = tf.cast(value, variable.dtype.base_dtype)
     with tf.device(variable.device):
         assign = tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)

@@ -1,4 +1,4 @@
-"""Removes what a killed run has left in its model_dir, when the next one starts."""
+"""Removes the files that a killed run left in its model_dir, when the next run starts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import tensorflow.compat.v1 as tf
 from mtf_switch import whole_file
 from mtf_switch.runs import saved_checkpoints
 
-# Files and folders that only a training run makes, and always removes or renames: unfinished
-# checkpoints and text files of TensorFlow's, and unfinished files of a run.
+# Files and folders that only a training run makes, and that it always removes or renames:
+# TensorFlow's unfinished checkpoints and text files, and unfinished files of a run.
 _UNFINISHED = re.compile(
     r"""(model\.ckpt-\d+_temp
     |model\.ckpt-\d+\..*\.tempstate\d+
@@ -25,11 +25,11 @@ _CHECKPOINT_FILE = re.compile(r"(model\.ckpt-\d+)\.(?:meta|data-\d{5}-of-\d{5})\
 
 
 def remove(model_dir: str) -> None:
-    """Removes what killed runs have left. The caller holds the lock of the model_dir.
+    """Removes the leftovers of killed runs. The caller holds the lock of the model_dir.
 
-    A file goes only if it certainly is a leftover: its name is one that this program or
-    TensorFlow gives to unfinished files, or it is a part of a checkpoint that has no index and
-    is not in TensorFlow's list of checkpoints.
+    A file is removed only if it is certainly a leftover: it has a name that this program or
+    TensorFlow gives to unfinished files, or it is part of a checkpoint that has no index and is
+    not in TensorFlow's list of checkpoints.
 
     Args:
       model_dir: The folder. It need not exist.
@@ -62,10 +62,9 @@ def remove_unfinished_results(model_dir: str) -> None:
 def _find_orphans(model_dir: str, names: list[str]) -> set[str]:
     """Returns the files of checkpoints without an index, which nothing can read.
 
-    A run that is killed while it saves leaves data without an index, and so does one that is
-    killed while it removes an old checkpoint. In both cases TensorFlow's list names another
-    checkpoint, or there is none before step 0. Anything else may be a copy that is not complete
-    yet.
+    A run leaves data without an index if it is killed while it saves, or while it removes an
+    old checkpoint. In both cases TensorFlow's list names another checkpoint, or the data is
+    that of step 0. Any other data may be a copy that is not complete yet.
     """
     listed = saved_checkpoints.read_list(model_dir)
     orphans = set()

@@ -22,8 +22,7 @@ class ProgressHook(tf.estimator.SessionRunHook):
     """Shows step, loss, tokens/s, dropped tokens and time left, and logs each step.
 
     The loss on the bar is the cross-entropy in nats per real target token; see `target_loss`.
-
-    It must come before the checkpoint saver: when it raises, the bad step is not saved.
+    The hook must come before the checkpoint saver, so that a bad step is not saved.
     """
 
     def __init__(self, loss: tf.Tensor, run: Run):
@@ -86,7 +85,7 @@ class ProgressHook(tf.estimator.SessionRunHook):
         self.close()
 
     def close(self) -> None:
-        """Ends the progress bar where it is, and closes the log."""
+        """Ends the progress bar at its current step, and closes the log."""
         if self._bar is not None:
             self._bar.close()
             self._log.close()
@@ -94,7 +93,7 @@ class ProgressHook(tf.estimator.SessionRunHook):
 
 
 class LossIsNotFinite(UserError):
-    """The training loss is NaN or infinite: the run stops before it is saved."""
+    """The training loss is NaN or infinite. The run stops before it saves the step."""
 
     def __init__(self, step: int, loss: float):
         super().__init__(f"The loss is {loss} at step {step}.")

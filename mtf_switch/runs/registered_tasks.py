@@ -1,4 +1,4 @@
-"""Registers the task that a run asks for, and prepares its text and vocabulary."""
+"""Registers the task of a run, and prepares its text and vocabulary."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def prepare_task(task: str, vocabulary: seqio.Vocabulary | None = None) -> Any:
 
     Args:
       task: Name of a task or mixture.
-      vocabulary: The vocabulary of all tasks; None for what gin configures. A task that
-        somebody else has registered keeps its own.
+      vocabulary: The vocabulary of all tasks; None for the one that gin configures. A task that
+        other code has registered keeps its own.
 
     Returns:
       The task's vocabulary, or its (inputs, targets) vocabularies.
@@ -45,7 +45,7 @@ def check_task_exists(task: str, vocabulary: seqio.Vocabulary | None = None) -> 
       vocabulary: See `prepare_task`.
 
     Raises:
-      UserError: If it is not; the message has the nearest names.
+      UserError: If it is not. The message has the nearest names.
     """
     tasks.register(vocabulary)
     seqio.set_global_cache_dirs(data.task_cache())

@@ -1,4 +1,4 @@
-"""Restores a run's checkpoint: checks shapes first, and lets optimizer state be missing."""
+"""Restores a run's checkpoint: checks shapes first, and accepts missing optimizer state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mtf_switch.runs import saved_checkpoints
 class CheckShapesHook(tf.estimator.SessionRunHook):
     """Compares a checkpoint with the variables of the graph before it is restored.
 
-    TensorFlow would restore a variable of another shape, and fail later in some operation that
+    TensorFlow would restore a variable of another shape, and fail later in an operation that
     uses it.
     """
 
@@ -55,8 +55,8 @@ def _read_shapes(checkpoint: str) -> dict[str, list[int]]:
 def find_missing_slots(checkpoint: str) -> list[str]:
     """Returns the names of the optimizer's variables if a checkpoint has none of them.
 
-    A converted checkpoint has none. One that has only some of them was written with another
-    optimizer, or is damaged; for it the list is empty.
+    A converted checkpoint has none of them. If a checkpoint has only some of them, it was
+    written with another optimizer or is damaged, and the list is empty.
 
     Raises:
       UserError: If the checkpoint cannot be read.
@@ -75,12 +75,12 @@ def find_missing_slots(checkpoint: str) -> list[str]:
 def let_saver_skip_missing_slots(saver: tf.train.Saver, model_dir: str) -> None:
     """Lets a training graph's saver restore a checkpoint without the optimizer's variables.
 
-    The optimizer's variables then start at their initial values; TensorFlow alone would fail
+    The optimizer's variables then start at their initial values. TensorFlow itself would fail
     on the first of them.
 
     Args:
       saver: The saver of all variables of the default graph.
-      model_dir: The folder whose latest checkpoint is going to be restored.
+      model_dir: The folder whose latest checkpoint will be restored.
     """
     checkpoint = tf.train.latest_checkpoint(model_dir)
     missing = set(find_missing_slots(checkpoint)) if checkpoint else set()

@@ -1,4 +1,4 @@
-"""One model on one task: what training, evaluation and prediction have in common."""
+"""A run: one model on one task, for training, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Run:
       vocabulary: The vocabulary of the task, or its (inputs, targets) vocabularies.
       model_dir: The folder of the run's checkpoints, summaries and results.
       cluster: The TPUClusterResolver of the TPU to run on; None for this machine.
-      task_vocabulary: The vocabulary with which all tasks are registered; None for what gin
-        configures.
+      task_vocabulary: The vocabulary with which all tasks are registered; None for the one that
+        gin configures.
     """
 
     settings: RunSettings
@@ -31,7 +31,7 @@ class Run:
 
     @property
     def on_tpu(self) -> bool:
-        """Whether the run is placed on a TPU."""
+        """Whether the run uses a TPU."""
         return self.cluster is not None
 
     def feature_vocabulary(self, feature: str) -> Any:

@@ -1,6 +1,6 @@
-"""Keeps two training runs out of one model_dir: a lock file names the run that is there.
+"""Keeps two training runs out of one model_dir, with a lock file that names the first run.
 
-The operating system releases the lock when its process ends, however it ends.
+The operating system releases the lock when the process ends, even if it is killed.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ class Owner:
         )
 
     def is_on_this_machine(self) -> bool:
-        """Whether the process is, or was, on this machine: its locks can be seen here."""
+        """Whether the process is, or was, on this machine, where its locks can be seen."""
         here = Owner.this_process()
         return self.host == here.host or (bool(self.boot) and self.boot == here.boot)
 
 
 @contextlib.contextmanager
 def hold(model_dir: str) -> Iterator[None]:
-    """Holds the lock of a model_dir, which is made if it does not exist.
+    """Holds the lock of a model_dir, which is created if it does not exist.
 
-    A lock that a dead process of this machine left is taken over. Folders such as gs://... have
-    no lock.
+    The lock of a dead process of this machine is taken over. Folders such as gs://... have no
+    lock.
 
     Raises:
       UserError: If another process trains there, or if the folder cannot be written.
@@ -69,7 +69,8 @@ def hold(model_dir: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # Removed while it is held: whoever waits for it sees that the file is gone.
+        # The file is removed before the lock is released, so a waiting process sees that it is
+        # gone.
         with contextlib.suppress(OSError):
             os.remove(path)
         file.close()
@@ -79,7 +80,7 @@ def check_free(model_dir: str) -> None:
     """Checks that no other process trains in a model_dir, before any work is done.
 
     Raises:
-      UserError: If one does.
+      UserError: If another process does.
     """
     path = os.path.join(model_dir, FILE)
     if os.path.isfile(path) and os.access(path, os.R_OK | os.W_OK):
@@ -97,7 +98,7 @@ def _acquire(model_dir: str, path: str) -> IO[str]:
                 json.dump(dataclasses.asdict(Owner.this_process()), file)
                 file.flush()
                 return file
-            # The run that had it removed the file in the meantime.
+            # The run that held the lock removed the file in the meantime.
             file.close()
         except BaseException:
             file.close()
@@ -113,7 +114,7 @@ def _lock(file: IO[str], model_dir: str) -> None:
     except BlockingIOError:
         free = False
     except OSError:
-        # The file system has no locks: the id of the process has to do.
+        # The file system has no locks, so the process id decides.
         free = owner is None or (
             owner.is_on_this_machine() and not whole_file.is_alive(owner.process)
         )
@@ -131,7 +132,7 @@ def _read_owner(file: IO[str]) -> Owner | None:
     file.seek(0)
     try:
         return Owner(**json.load(file))
-    except (ValueError, TypeError):  # its process was killed before it wrote it
+    except (ValueError, TypeError):  # the process was killed before it wrote the file
         return None
 
 

@@ -1,7 +1,8 @@
-"""The text that a run trains on: text.json in its model_dir says which, so changes are noticed.
+"""Records the text on which a run trains in its text.json, so that changes are noticed.
 
-It holds the SHA-256 of each file of a corpus, or the version of each package whose docstrings
-are the embedded text. Other data, such as that of TFDS, has a version in its task's name.
+The file contains the SHA-256 of each file of a corpus, or the version of each package whose
+docstrings are the embedded text. Other data, such as that of TFDS, has a version in its task's
+name.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ FILE = "text.json"
 
 
 def keep_or_check(run: Run, accept_change: bool) -> None:
-    """Writes which text a new run trains on, or checks that it is still the same.
+    """Records the text of a new run, or checks that the text is still the same.
 
     Args:
       run: The run, whose model_dir exists and whose lock is held.
-      accept_change: Whether a run may go on with another text, which then counts as its own.
+      accept_change: Whether a run may continue with a changed text, which is then recorded.
 
     Raises:
       UserError: If the text has changed; the message names the files or packages.
@@ -62,7 +63,7 @@ def print_changes(run: Run) -> None:
 def list_changes(run: Run) -> list[str]:
     """Lists what has changed in the text of a run's task since training started.
 
-    Text of which the model_dir says nothing is not compared.
+    Text that the model_dir does not record is not compared.
 
     Returns:
       Clauses such as "/books/a.txt has another content".
@@ -96,8 +97,7 @@ def _read(model_dir: str) -> dict[str, dict[str, str]]:
 def _compare(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Compares the versions of files or packages by their names.
 
-    Files that only have other names count as the same, because the names of files do not decide
-    the text.
+    Renamed files count as the same, because the names of files do not affect the text.
     """
     is_files = all(os.path.isabs(name) for name in now)
     if is_files and sorted(before.values()) == sorted(now.values()):

@@ -1,6 +1,6 @@
-"""The checkpoints that a run has saved in its model_dir, and clear errors for damaged ones.
+"""Finds the checkpoints that a run has saved in its model_dir, and explains damaged ones.
 
-Files on disk decide which checkpoints there are; TensorFlow's list, the file `checkpoint`, says
+The files on disk decide which checkpoints exist. TensorFlow's list, the file `checkpoint`, says
 which of them is the latest.
 """
 
@@ -16,7 +16,7 @@ import tensorflow.compat.v1 as tf
 
 from mtf_switch.errors import UserError
 
-# The files of a checkpoint of step 1000: model.ckpt-1000.index, model.ckpt-1000.data-..., and
+# The files of the checkpoint of step 1000: model.ckpt-1000.index, model.ckpt-1000.data-..., and
 # model.ckpt-1000.meta, which is not needed to read it.
 _INDEX = re.compile(r"model\.ckpt-(\d+)\.index\Z")
 _FILE = re.compile(r"model\.ckpt-(\d+)\.(?:index|data-\d{5}-of-\d{5})\Z")
@@ -28,15 +28,15 @@ def parse_step(path: str) -> int:
 
 
 def exists(path: str) -> bool:
-    """Returns whether a folder holds all files of the checkpoint of this path."""
+    """Returns whether all files of the checkpoint with this path exist."""
     return _is_complete(os.path.basename(path), _list_names(os.path.dirname(path)))
 
 
 def list_paths(model_dir: str) -> list[str]:
     """Returns the paths of all complete checkpoints in a model_dir, in order of their steps.
 
-    They are looked for on disk: if all checkpoints are kept, TensorFlow's list names only the
-    latest ones.
+    It looks for them on disk, because TensorFlow's list names only the latest checkpoints if
+    all are kept.
     """
     names = _list_names(model_dir)
     steps = {int(match[1]) for name in names if (match := _INDEX.match(name))}
@@ -72,13 +72,13 @@ def find_latest_if_any(model_dir: str) -> str | None:
     """Returns the path of the latest checkpoint, or None if the folder has none.
 
     The latest checkpoint is the one in the first line of TensorFlow's list. If that list is
-    missing or damaged, or names a checkpoint of which the folder has no file, the files count:
+    missing or damaged, or names a checkpoint without any file in the folder, the files decide:
     the newest complete checkpoint is the latest, and stderr says so.
 
     Raises:
       UserError: If files of the latest checkpoint are missing, or if no checkpoint is complete
         but the list or other files show that there was one. (Otherwise training would start
-        again at step 0 and overwrite what is left.)
+        again at step 0 and overwrite the remaining files.)
     """
     names = _list_names(model_dir)
     listed = next(iter(read_list(model_dir)), None)
@@ -104,8 +104,8 @@ def find_latest_if_any(model_dir: str) -> str | None:
 def repair_list(model_dir: str) -> None:
     """Makes TensorFlow's list of checkpoints agree with `find_latest_if_any`.
 
-    TensorFlow itself reads only the list: without one it starts at step 0, and a list with the
-    path of another folder makes it read that folder's checkpoint.
+    TensorFlow itself reads only the list. Without a list it starts at step 0, and if the list
+    names another folder, it reads that folder's checkpoint.
 
     Raises:
       UserError: If checkpoints are damaged, as in `find_latest_if_any`.
@@ -140,7 +140,7 @@ def read_list(model_dir: str) -> list[str]:
 
 
 def _is_complete(name: str, names: Sequence[str]) -> bool:
-    """Whether files of these names include the index and all data files of a checkpoint."""
+    """Whether these file names include the index and all data files of a checkpoint."""
     return not _missing_files(name, names)
 
 
@@ -238,7 +238,7 @@ def _explain_error(error: Exception, model_dir: str, saves: bool) -> str | None:
 
 @contextlib.contextmanager
 def explain_read_errors(checkpoint: str) -> Iterator[None]:
-    """Turns what TensorFlow raises while it reads a checkpoint into UserErrors."""
+    """Turns TensorFlow's errors while it reads a checkpoint into UserErrors."""
     try:
         yield
     # TensorFlow raises an IndexError for a file that ends too early.
@@ -249,7 +249,7 @@ def explain_read_errors(checkpoint: str) -> Iterator[None]:
 
 
 def describe_damage(checkpoint: str, reason: str) -> str:
-    """Returns the message for a damaged checkpoint of a model_dir, with the way back."""
+    """Returns the message for a damaged checkpoint in a model_dir, with the remedy."""
     return (
         f"The checkpoint {checkpoint} cannot be read: {reason}. It is damaged. To go back to "
         "an earlier one, name that in the first line of "
@@ -258,9 +258,9 @@ def describe_damage(checkpoint: str, reason: str) -> str:
 
 
 def shorten_reason(error: Exception) -> str:
-    """Returns the line of TensorFlow's message that says what went wrong.
+    """Returns the line of TensorFlow's message that names the cause.
 
-    The whole message may be a page of graph and stack.
+    The whole message may be a page about the graph and the stack.
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
     after_node = [after for line, after in zip(lines, lines[1:]) if line.startswith("Node:")]

@@ -1,7 +1,8 @@
-"""Stops training on SIGINT (Ctrl-C) and SIGTERM (preemption) after the step that is running.
+"""Stops training on SIGINT (Ctrl-C) and SIGTERM (preemption) after the current step.
 
-The first signal lets the step finish and saves a checkpoint. The second one ends the process at
-once, also in the middle of a long step, in which Python's own signal handlers do not run.
+After the first signal, the step finishes and a checkpoint is saved. The second signal ends the
+process at once, even in the middle of a long step, when Python's own signal handlers do not
+run.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopHook(tf.estimator.SessionRunHook):
-    """Ends training after the first step that ends after a signal.
+    """Ends training after the step during which a signal arrives.
 
     Attributes:
-      received: The signal that was received; None so far.
+      received: The first signal that was received, or None.
     """
 
     def __init__(self):
@@ -42,14 +43,14 @@ class StopHook(tf.estimator.SessionRunHook):
             run_context.request_stop()
 
     def receive(self, number: int, frame: Any = None) -> None:
-        """Handles a signal; before the first step there is nothing to save."""
+        """Handles a signal. Before the first step there is nothing to save."""
         del frame
         self.received = self.received or number
         if not self._in_steps:
             raise Interrupted(number, "Stopped before the first step of this call.")
 
     def announce(self) -> None:
-        """Says that the step is finished first."""
+        """Prints that the step will be finished first."""
         if self._in_steps:
             print(
                 "\nStopping after this step; a second signal stops at once.",
@@ -63,8 +64,8 @@ def catch() -> Iterator[StopHook]:
     """Catches the signals inside the `with` block.
 
     Yields:
-      The hook that training needs. In another thread than the main one, which alone can receive
-      signals, it does nothing.
+      The hook for training. It does nothing outside the main thread, because only the main
+      thread can receive signals.
 
     Raises:
       Interrupted: If a signal comes before the first step.
@@ -76,7 +77,7 @@ def catch() -> Iterator[StopHook]:
     handlers = {number: signal.signal(number, hook.receive) for number in _SIGNALS}
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
-    # The numbers of signals arrive here at once, whatever the main thread is doing.
+    # The pipe receives the numbers of signals at once, even if the main thread is busy.
     wakeup = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     watcher = threading.Thread(target=_watch, args=(read_end, hook), daemon=True)
     watcher.start()

@@ -1,7 +1,7 @@
-"""The cross-entropy of a training step per real target token, for progress bar and log.
+"""Records the cross-entropy of a training step per real target token, for bar and log.
 
 Mesh TF's training loss is a mean over all positions, padding included, plus the auxiliary
-losses of the routers. It is the loss to minimize, but cannot be compared between runs.
+losses of the routers. Training minimizes this loss, but it cannot be compared between runs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def record(model: Any) -> None:
 
 
 def _count_tokens(stack: transformer.Unitransformer, targets: mtf.Tensor) -> mtf.Tensor:
-    """Counts the tokens that Mesh TF's loss has a weight for; a float32 scalar."""
+    """Counts the tokens that have a weight in Mesh TF's loss: a float32 scalar."""
     counted = mtf.cast(mtf.greater(targets, 0), tf.float32)
     if stack.loss_on_targets_only:
         inputs = transformer.delimited_lm_inputs_mask(targets)
@@ -63,7 +63,7 @@ class _RecordOperation(mtf.Operation):
 
 
 def find_sums(graph: tf.Graph) -> list[tf.Tensor]:
-    """Returns the recorded sums, [2] float32 (nats, tokens), in a list; empty without any."""
+    """Returns a list with the recorded sums, [2] float32 (nats, tokens), or an empty list."""
     return graph.get_collection(_COLLECTION)
 
 

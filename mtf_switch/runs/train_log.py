@@ -1,6 +1,6 @@
-"""The log of a training run, one line per step: `train_log.csv` in its model_dir.
+"""The log of a training run, with one line per step: `train_log.csv` in its model_dir.
 
-A log never stops a run: what cannot be read is set aside.
+A log never stops a run: damaged rows are set aside.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class LoggedStep:
 
     Attributes:
       step: Number of the step, from 1.
-      seconds: Time spent in training steps so far, over all calls, without imports, graph
+      seconds: Total time of all training steps so far, over all calls, without imports, graph
         building and saving.
       loss: The training loss: a mean over all positions, padding included, plus auxiliary
         losses.
       dropped_fraction: Share of the step's tokens that the Switch layers dropped; None
         without Switch layers.
       nats_per_token: The cross-entropy of the step's real target tokens, as on the progress
-        bar; None in rows of earlier versions, which had no such column.
+        bar; None in rows of earlier versions, which lack this column.
     """
 
     step: int
@@ -51,7 +51,7 @@ class LoggedStep:
 
 
 def read(model_dir: str) -> list[LoggedStep]:
-    """Returns the steps of a run in order, without damaged rows; none if there is no log."""
+    """Returns the steps of a run in order, without damaged rows; empty without a log."""
     return [logged for _, logged in _read_rows(os.path.join(model_dir, _FILE)) if logged]
 
 
@@ -61,11 +61,11 @@ class TrainLog:
     def __init__(self, model_dir: str, start: int):
         """Opens the log, and drops the steps after `start`, which will be repeated.
 
-        Rows that cannot be read are moved to `train_log.damaged.csv`, and stderr says so. The
-        others keep their bytes.
+        Rows that cannot be read are moved to `train_log.damaged.csv`, and stderr says so. All
+        other rows keep their bytes.
 
         Args:
-          model_dir: The folder. One that is not on this machine, such as gs://..., gets no log.
+          model_dir: The folder. An address such as gs://... gets no log.
           start: The step at which the run starts.
         """
         self.seconds = 0.0
@@ -118,7 +118,7 @@ def _open_log(model_dir: str, start: int) -> IO[str]:
 
 
 def _read_rows(path: str) -> Iterator[tuple[bytes, LoggedStep | None]]:
-    """Yields each row after the header, and what it says; None for a damaged one."""
+    """Yields each row after the header with its values, or with None if it is damaged."""
     if not os.path.isfile(path) or not os.access(path, os.R_OK):
         return
     last = 0
@@ -134,7 +134,7 @@ def _read_rows(path: str) -> Iterator[tuple[bytes, LoggedStep | None]]:
 
 
 def _parse(row: bytes) -> LoggedStep | None:
-    """Returns what a row says, or None if it is damaged: a full disk may have cut it off."""
+    """Returns the values of a row, or None if it is damaged, for example by a full disk."""
     if not row.endswith(b"\n"):
         return None
     try:

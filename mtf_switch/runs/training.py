@@ -26,19 +26,19 @@ def train(run: Run, accept_new_text: bool = False) -> int:
     """Trains a run up to its configured number of steps.
 
     Training continues from the latest checkpoint in the model_dir. It writes checkpoints,
-    TensorBoard summaries, `train_log.csv` and the configuration there.
+    TensorBoard summaries and the configuration there and, on a CPU or GPU, `train_log.csv`.
 
     Args:
       run: The run, made from the gin configuration that is parsed.
-      accept_new_text: Whether the run may go on although its text has changed.
+      accept_new_text: Whether the run may continue although its text has changed.
 
     Returns:
-      The step that the run is at now.
+      The step that the run has reached.
 
     Raises:
-      UserError: If the configuration has a mistake, the training data is missing or another
-        text than before, the loss is not finite, the disk is full, a checkpoint cannot be
-        read, or another process trains in the model_dir.
+      UserError: If the configuration has a mistake, the training data is missing or has
+        changed, the loss is not finite, the disk is full, a checkpoint cannot be read, or
+        another process trains in the model_dir.
       Interrupted: If SIGINT or SIGTERM stopped the run, which has saved its last step.
     """
     settings = run.settings
@@ -51,7 +51,7 @@ def train(run: Run, accept_new_text: bool = False) -> int:
         hooks.append(ProgressHook(loss, run))
         return hooks[-1:]
 
-    # Checks the model, so it comes before anything is written.
+    # This checks the model, so it comes before anything is written.
     runner = estimator.build(run, make_hooks=make_hooks)
     with run_lock.hold(run.model_dir):
         leftovers.remove(run.model_dir)
@@ -68,7 +68,7 @@ def train(run: Run, accept_new_text: bool = False) -> int:
 
 
 def _train_on(run: Run, runner: tpu_estimator.TPUEstimator) -> int:
-    """Trains from the latest checkpoint, and returns the step that is reached."""
+    """Trains from the latest checkpoint, and returns the step that it reaches."""
     settings = run.settings
     start = saved_checkpoints.latest_step(run.model_dir)
     if start >= settings.train_steps:
@@ -95,7 +95,7 @@ def _train_on(run: Run, runner: tpu_estimator.TPUEstimator) -> int:
 
 
 def _drop_and_explain(model_dir: str, error: LossIsNotFinite) -> str:
-    """Removes a checkpoint that the lost loss has spoiled, and says how to go on."""
+    """Removes the checkpoint that led to the bad loss, and explains how to continue."""
     kept = saved_checkpoints.drop_spoiled(model_dir, error.step)
     restart = (
         f" The last good checkpoint is {kept}; to start the other run from it, add "
