@@ -154,7 +154,7 @@ def _resample(
 
 
 def _renumber_group(target: Any, number: int) -> Any:
-    """Makes the group of a target distinct, so that a group that is drawn twice counts twice."""
+    """Makes the group of a target distinct, so that a group counts twice if drawn twice."""
     if isinstance(target, dict) and "group" in target:
         return {**target, "group": (number, target["group"])}
     return target
