@@ -22,18 +22,27 @@ import mtf_switch  # noqa: F401
 # the search for garbage among them takes a tenth of the time of building it.
 gc.set_threshold(100_000, 20, 20)
 
-# Every run uses the same examples. There is no deadline, because the first graph of a process is
-# slow, and no shrinking, because each smaller example would be another graph.
-hypothesis.settings.register_profile(
-    "repository",
-    derandomize=True,
-    deadline=None,
-    database=None,
-    max_examples=20,
-    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-)
-hypothesis.settings.load_profile("repository")
+# Examples of each property: those of the default suite, and those of `make test-all`.
+FEW_EXAMPLES, MANY_EXAMPLES = 10, 40
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes every run use the same examples, and more of them where slow tests run.
+
+    There is no deadline, because the first graph of a process is slow, and no shrinking, because
+    each smaller example would be another graph.
+    """
+    is_default = config.option.markexpr == "not slow"
+    hypothesis.settings.register_profile(
+        "repository",
+        derandomize=True,
+        deadline=None,
+        database=None,
+        max_examples=FEW_EXAMPLES if is_default else MANY_EXAMPLES,
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+    hypothesis.settings.load_profile("repository")
 
 
 @pytest.fixture(autouse=True)

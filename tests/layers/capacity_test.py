@@ -4,7 +4,7 @@ import fractions
 
 import gin
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mesh_tensorflow.transformer import moe
 
@@ -20,6 +20,7 @@ def divisors(number):
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
+@settings(max_examples=50)
 @given(
     per_core=st.integers(1, 200),
     cores=st.integers(1, 16),
@@ -39,6 +40,7 @@ def test_groups_hold_every_token_once_and_stay_within_one_core(per_core, cores, 
     assert size == expected
 
 
+@settings(max_examples=50)
 @given(
     per_core=st.integers(1, 200),
     cores=st.integers(1, 16),
@@ -55,6 +57,7 @@ def test_where_users_choose_the_tokens_the_largest_group_that_divides_is_taken(
     assert size == max(d for d in divisors(per_core) if wanted is None or d <= wanted)
 
 
+@settings(max_examples=50)
 @given(
     per_core=st.integers(1, 200),
     cores=st.integers(1, 16),
@@ -78,6 +81,7 @@ def test_groups_up_to_a_size_are_the_largest_that_divide(per_core, cores, most, 
     )
 
 
+@settings(max_examples=50)
 @given(per_core=st.integers(1, 200), most=st.integers(1, 300))
 def test_groups_up_to_a_size_are_those_of_mesh_tf(per_core, most):
     groups, size = moe._split_into_groups(per_core, most, 1)
@@ -92,6 +96,7 @@ def test_a_size_and_a_largest_size_exclude_each_other():
         ExpertCapacity(group_size=64, max_group_size=128)
 
 
+@settings(max_examples=50)
 @given(per_core=st.integers(2, 200), cores=st.integers(1, 8), data=st.data())
 def test_sizes_that_the_group_error_names_are_the_nearest_that_work(per_core, cores, data):
     bad = [size for size in range(1, per_core) if per_core % size]
@@ -107,6 +112,7 @@ def test_sizes_that_the_group_error_names_are_the_nearest_that_work(per_core, co
         ExpertCapacity(group_size=works).split_into_groups(per_core * cores, cores)
 
 
+@settings(max_examples=50)
 @given(
     size=st.integers(1, 4096),
     experts=st.integers(1, 512),
@@ -121,6 +127,7 @@ def test_slots_are_equation_3_rounded_down_within_the_two_bounds(size, experts, 
     assert slots == min(size, max(equation_3.numerator // equation_3.denominator, least))
 
 
+@settings(max_examples=50)
 @given(size=st.integers(1, 512), experts=st.integers(1, 64), factor=FACTORS)
 def test_slots_equal_those_of_mesh_tf_but_never_exceed_the_group(size, experts, factor):
     # moe.py: expert_capacity = max(min(S, int(S * factor / E)), min_expert_capacity).
@@ -128,6 +135,7 @@ def test_slots_equal_those_of_mesh_tf_but_never_exceed_the_group(size, experts, 
     assert ExpertCapacity(factor).expert_capacity(size, experts, "train") == min(size, upstream)
 
 
+@settings(max_examples=50)
 @given(size=st.integers(1, 512), experts=st.integers(1, 64), factor=FACTORS)
 def test_more_capacity_never_means_fewer_slots(size, experts, factor):
     smaller, larger = (
@@ -137,6 +145,7 @@ def test_more_capacity_never_means_fewer_slots(size, experts, factor):
     assert smaller <= larger
 
 
+@settings(max_examples=50)
 @given(size=st.integers(1, 512), experts=st.integers(1, 64))
 def test_while_decoding_an_expert_has_room_for_every_token(size, experts):
     assert ExpertCapacity(0.01, 0.01).expert_capacity(size, experts, "decode") == size

@@ -11,7 +11,7 @@ import oracle
 import pytest
 import visits_oracle
 from alternate import alternate
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from routing import DISPATCHES, ROUTERS, STILL, make_top_k, route
 
@@ -182,7 +182,6 @@ def cases(draw):
     )
 
 
-@settings(max_examples=25)
 @given(cases())
 def test_a_layer_equals_the_loops(case):
     check_against_the_loops(case)
@@ -245,7 +244,6 @@ def test_gradients_equal_finite_differences_of_the_loops(variant, dispatch):
 # ---- invariants of a Routing
 
 
-@settings(max_examples=20)
 @given(
     name=st.sampled_from(list(ROUTERS)),
     policy=st.sampled_from(POLICIES),

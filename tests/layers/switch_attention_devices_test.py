@@ -66,12 +66,12 @@ def parse_layout(strategy):
 
 
 def _on_8_devices():
-    """All strategies, networks and dispatches; fast are two strategies that split heads."""
+    """All strategies, networks and dispatches; fast is one that splits experts and heads."""
     for strategy in STRATEGIES:
         for network in ("linear", "ffn"):
             for dispatch in ("gather", "einsum"):
                 fast = (network, dispatch) == ("linear", "gather")
-                fast &= strategy in ("model", "expert_model_data")
+                fast &= strategy == "expert_model_data"
                 marks = () if fast else pytest.mark.slow
                 yield pytest.param(strategy, network, dispatch, marks=marks)
 

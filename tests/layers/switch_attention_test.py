@@ -63,7 +63,6 @@ def test_equals_the_loops_in_outputs_losses_and_metrics(name):
         assert all(mixture.sums[1] > 0 for mixture in mixtures.values()), "tokens are dropped"
 
 
-@hypothesis.settings(max_examples=15)
 @hypothesis.given(
     st.builds(
         Case,

@@ -15,7 +15,7 @@ import oracle
 import pytest
 from alternate import alternate
 from ffn_case import GATED, RELU, Case, check_against_the_oracle
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from routing import DISPATCHES
 
@@ -50,7 +50,6 @@ def cases(draw):
     )
 
 
-@settings(max_examples=25)
 @given(cases())
 def test_layer_equals_the_loops(case):
     check_against_the_oracle(case)

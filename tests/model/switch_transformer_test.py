@@ -173,14 +173,18 @@ FEW_LAYERS = {
     ),
 }
 FEW_SWITCH_LAYERS = ("decoder/block_000/layer_002", "encoder/block_000/layer_001")
-# To dispatch, No-Token-Left-Behind is the same as Switch: one expert per token.
-EACH_ROUTER = [
-    pytest.param(router, marks=pytest.mark.slow if router.startswith("no token") else ())
-    for router in ROUTERS
-]
 
 
-@pytest.mark.parametrize("router", EACH_ROUTER)
+def each_router(default: str) -> list:
+    """The routers as parameters; only `default` is in the default suite.
+
+    To dispatch, Switch and No-Token-Left-Behind are cases of top-2 with one expert per token.
+    """
+    slow = pytest.mark.slow
+    return [pytest.param(name, marks=() if name == default else slow) for name in ROUTERS]
+
+
+@pytest.mark.parametrize("router", each_router(default="top-2"))
 def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny, router):
     groups = {"ExpertCapacity.group_size": "16", **FEW_LAYERS, **ROUTERS[router]}
     microbatches = "utils.serialize_num_microbatches.tokens_per_microbatch_per_replica"
@@ -196,7 +200,7 @@ def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny, rou
         np.testing.assert_array_equal(sums[layer][counts], whole[layer][counts])
 
 
-@pytest.mark.parametrize("router", EACH_ROUTER)
+@pytest.mark.parametrize("router", each_router(default="top-2"))
 def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(tiny, router):
     """Two short examples per row, kept apart by their segments; no token is dropped."""
     settings, vocabulary = tiny.parse({**NO_DROP, **ROUTERS[router]})
@@ -209,7 +213,7 @@ def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(t
         np.testing.assert_array_equal(*loads)
 
 
-@pytest.mark.parametrize("router", EACH_ROUTER)
+@pytest.mark.parametrize("router", each_router(default="switch"))
 def test_a_language_model_reads_a_prompt_and_goes_on_with_its_most_likely_tokens(
     tiny, monkeypatch, router
 ):

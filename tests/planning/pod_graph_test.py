@@ -43,14 +43,14 @@ from mtf_switch.planning.communication import (
 
 # Strategy, cores of the data axis, cores of the model axis.
 GRID = [
-    ("data", 4, 1),
-    ("model", 1, 4),
     ("model_data", 2, 4),
     ("expert_data", 8, 1),
     ("expert_model_data", 4, 2),
     *(
         pytest.param(*mesh, marks=pytest.mark.slow)
         for mesh in (
+            ("data", 4, 1),
+            ("model", 1, 4),
             ("model", 1, 2),
             ("model_data", 2, 2),
             ("expert_data", 2, 1),

@@ -42,6 +42,7 @@ def test_the_layers_benchmark_prints_an_object_for_each_competitor(benchmark_mod
         assert {"command", "commit", "machine", "ratio_quartiles"} <= result.keys()
 
 
+@pytest.mark.slow
 def test_the_steps_benchmark_runs_each_competitor(benchmark_modules, capsys):
     _, train_step = benchmark_modules
     competitors = ["dense", "gather", "upstream"]

@@ -90,7 +90,9 @@ def test_training_reads_the_same_for_a_seed_and_goes_on_where_it_stopped(tiny: T
     assert differ(read(data.make_train_input_fn(other, first_step=0), 5, seed=1), batches)
 
 
-@pytest.mark.parametrize("seed", ["@run_config.seed()", "17"])
+@pytest.mark.parametrize(
+    "seed", ["@run_config.seed()", pytest.param("17", marks=pytest.mark.slow)]
+)
 def test_without_skipping_a_resumed_run_reads_other_data_reproducibly(
     tiny: TinyRun, seed: str
 ) -> None:

@@ -88,6 +88,7 @@ def test_training_saves_its_step_and_continues_bit_for_bit(
     assert resumed == uninterrupted
 
 
+@pytest.mark.slow
 def test_fine_tuning_saves_its_step_and_continues_without_what_it_started_from(
     finetune, trained: Path, finetuned: Path, tmp_path: Path, signal_in_step, monkeypatch
 ) -> None:
@@ -111,12 +112,13 @@ def test_fine_tuning_saves_its_step_and_continues_without_what_it_started_from(
     assert_same_variables(model_dir, finetuned, step=4)
 
 
-def test_before_the_first_step_a_run_stops_at_once() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_before_the_first_step_a_run_stops_at_once(number: int, code: int) -> None:
+    before = signal.getsignal(number)
     with pytest.raises(Interrupted, match="Stopped before") as caught, stop_signals.catch():
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert caught.value.exit_code == 143
-    assert signal.getsignal(signal.SIGTERM) == before
+        os.kill(os.getpid(), number)
+    assert caught.value.exit_code == code
+    assert signal.getsignal(number) == before
 
 
 def test_a_second_signal_stops_at_once() -> None:

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from tiny_run import EXPERTS, SWITCH_LAYERS, TinyRun, contents, copy_of, variables
+from tiny_run import EXPERTS, FEW_LAYERS, SWITCH_LAYERS, TinyRun, contents, copy_of, variables
 
 from mtf_switch.config import gin_files
 from mtf_switch.runs import train_log
 
-KERNEL = "encoder/block_000/layer_001/SwitchFFN/wi/kernel"
+# Of a model of FEW_LAYERS.
+KERNEL = "encoder/block_000/layer_000/SwitchFFN/wi/kernel"
 ROUTER_SCALARS = {"dropped_fraction", "entropy", "gate", "aux_loss", "z_loss"}
 
 
@@ -68,7 +69,7 @@ def test_the_screen_shows_one_line_of_progress_and_where_the_run_is(
     tiny: TinyRun, tmp_path: Path
 ) -> None:
     """The real command in a process of its own: no log of TensorFlow's or Mesh TF's."""
-    arguments = tiny.train_arguments(tmp_path / "run", "--steps=2")
+    arguments = tiny.train_arguments(tmp_path / "run", "--steps=2", params=FEW_LAYERS)
     environment = {**os.environ, **tiny.environment}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # which the tests set
     ran = subprocess.run(
@@ -121,6 +122,7 @@ def test_a_loss_that_is_lost_stops_the_run_and_the_last_good_checkpoint_is_kept(
     """The weights that gave the bad loss were saved a step earlier: they go, too."""
     model_dir = tmp_path / "run"
     params = {
+        **FEW_LAYERS,
         "utils.run.learning_rate_schedule": "1e30",
         "utils.run.save_checkpoints_steps": "1",
     }
@@ -147,7 +149,10 @@ def test_a_loss_that_is_lost_stops_the_run_and_the_last_good_checkpoint_is_kept(
     restarted = tiny.train(
         tmp_path / "restarted",
         "--steps=1",
-        params={"utils.run.init_checkpoint": repr(f"{model_dir}/model.ckpt-0")},
+        params={
+            **FEW_LAYERS,
+            "utils.run.init_checkpoint": repr(f"{model_dir}/model.ckpt-0"),
+        },
     )
     assert restarted.code == 0, restarted.err
     started_from = variables(tmp_path / "restarted", 0)[KERNEL]
