@@ -19,6 +19,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--output_dir", required=True, metavar="O", help="folder for ten .jsonl files"
     )
     parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace files of these names also if this command did not write them",
+    )
+    parser.add_argument(
         "--step",
         type=flags.positive_integer,
         metavar="S",
@@ -39,5 +44,5 @@ def run_command(options: argparse.Namespace) -> None:
     # Any of its tasks: they share the vocabulary.
     task = superglue.list_task_files()[0].task
     run = configured_run.make_run(options.model_dir, flags.tpu_cluster(options), task)
-    files = superglue.write_submission(run, options.output_dir, options.step)
+    files = superglue.write_submission(run, options.output_dir, options.step, options.overwrite)
     print(superglue.format_table(files))

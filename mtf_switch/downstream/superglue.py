@@ -18,10 +18,10 @@ import seqio
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from mtf_switch import whole_file
 from mtf_switch.downstream import checkpoint_selection, decoding, evaluation_sets
 from mtf_switch.downstream.evaluation_sets import EvaluationSet
 from mtf_switch.runs import data, registered_tasks
+from mtf_switch.runs.output_files import OutputFile
 from mtf_switch.runs.run import Run
 
 _BOOLEAN = ("false", "true")
@@ -76,21 +76,28 @@ def list_task_files() -> list[TaskFile]:
     ]
 
 
-def write_submission(run: Run, output_dir: str, step: int | None = None) -> list[WrittenFile]:
+def write_submission(
+    run: Run, output_dir: str, step: int | None = None, overwrite: bool = False
+) -> list[WrittenFile]:
     """Decodes the test sets with one checkpoint and writes the files of a submission.
 
     Args:
       run: The run, made for a task of SuperGLUE from the gin configuration that is parsed.
       output_dir: Folder for the files, which is created if needed.
       step: Step of the checkpoint; None means the latest.
+      overwrite: Whether to replace files that this command did not write.
 
     Raises:
-      UserError: If a data set or the checkpoint is missing.
+      UserError: If a data set or the checkpoint is missing, or if there is such a file.
     """
     (checkpoint,) = checkpoint_selection.select_checkpoints(
         run.model_dir, "latest" if step is None else [step]
     )
     files = list_task_files()
+    outputs = [_make_output(output_dir, file, overwrite) for file in files]
+    if os.path.isdir(output_dir):
+        for output in outputs:
+            output.check()
     for file in files:
         registered_tasks.prepare_task(file.task, run.task_vocabulary)
         data.check_readable(file.task, "test", cached=False)
@@ -102,13 +109,20 @@ def write_submission(run: Run, output_dir: str, step: int | None = None) -> list
     texts = list(tqdm(decoded, "test sets", total, unit="example", leave=False, disable=None))
     os.makedirs(output_dir, exist_ok=True)
     return [
-        _write_file(output_dir, file, part, part_texts)
-        for file, (part, part_texts) in zip(files, evaluation_sets.split_by_set(sets, texts))
+        _write_file(output, file, part, part_texts)
+        for output, file, (part, part_texts) in zip(
+            outputs, files, evaluation_sets.split_by_set(sets, texts)
+        )
     ]
 
 
+def _make_output(output_dir: str, file: TaskFile, overwrite: bool = False) -> OutputFile:
+    path = os.path.join(output_dir, f"{file.name}.jsonl")
+    return OutputFile(path, "superglue", overwrite)
+
+
 def _write_file(
-    output_dir: str, file: TaskFile, examples: EvaluationSet, texts: Sequence[str]
+    output: OutputFile, file: TaskFile, examples: EvaluationSet, texts: Sequence[str]
 ) -> WrittenFile:
     predictions = examples.postprocess(texts)
     # MultiRC and ReCoRD are scored by groups, so their predictions are {"value": ..., ...}.
@@ -124,11 +138,9 @@ def _write_file(
             labels.append(file.labels[0])
             invalid += 1
     format_lines = _format_multirc if file.name == "MultiRC" else _format_labels
-    path = os.path.join(output_dir, f"{file.name}.jsonl")
-    with whole_file.open_for_writing(path) as opened:
-        for line in format_lines(examples.examples, labels):
-            opened.write(json.dumps(line, ensure_ascii=False) + "\n")
-    return WrittenFile(path, len(labels), invalid)
+    lines = format_lines(examples.examples, labels)
+    output.write_lines(json.dumps(line, ensure_ascii=False) for line in lines)
+    return WrittenFile(output.path, len(labels), invalid)
 
 
 def _format_labels(examples: Sequence[dict], labels: Sequence[Any]) -> list[dict]:

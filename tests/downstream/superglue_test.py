@@ -127,7 +127,8 @@ def test_valid_answers_become_their_labels(tmp_path: Path) -> None:
         part = EvaluationSet(
             seqio.TaskRegistry.get(by_name[name].task), None, examples, [], len(examples)
         )
-        found = superglue._write_file(str(tmp_path), by_name[name], part, answers)
+        output = superglue._make_output(str(tmp_path), by_name[name])
+        found = superglue._write_file(output, by_name[name], part, answers)
         assert found.invalid == 0
         assert [(line["idx"], line["label"]) for line in lines(tmp_path, name)] == expected
 
@@ -141,3 +142,15 @@ def test_a_step_without_a_checkpoint_is_refused(
     assert outcome.code == 1
     assert "has no checkpoint of step 3" in outcome.err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_file_of_somebody_else_is_not_replaced(
+    tiny: TinyRun, finetuned: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "CB.jsonl").write_text("mine")
+    outcome = tiny.command(
+        "superglue", f"--model_dir={finetuned}", f"--output_dir={tmp_path}", "--step=4"
+    )
+    assert outcome.code == 1
+    assert "CB.jsonl exists, and superglue did not write it" in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["CB.jsonl"]
