@@ -1,7 +1,7 @@
 """The task of pre-training on C4 without the text that an example repeats.
 
-T5's own task on C4 is `c4_v220_span_corruption`. The paper pre-trains on "an improved C4 with
-intra-example text duplication removed" (Section 2, footnote on Lee et al., arXiv 2107.06499).
+T5's own task on C4 is `c4_v220_span_corruption`. The models that the paper fine-tunes saw a C4
+without the text that an example repeats (Section 4.1; Lee et al., arXiv 2107.06499).
 `c4_v220_span_corruption_no_repeats` adds this step to T5's task and is otherwise equal. T5's
 span corruption masks 15% of the tokens in spans of 3 tokens on average, as the paper does.
 """

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import time
 
-from mtf_switch.demo.results import DENSE, SPARSE, EvaluationPoint, PretrainingResult
+from mtf_switch.demo.results import DENSE, SPARSE, PretrainingResult
 from mtf_switch.errors import UserError
+from mtf_switch.runs import gains
 
 RUN = "runs/demo.gin"
 # How long the steps of RUN take on two cores. --minutes scales the number of steps.
@@ -99,7 +100,8 @@ def _train_and_evaluate(
         flops_per_token=cost.flops_per_token,
         tokens_per_second=float(settings.tokens_per_batch / per_step),
         points=[
-            EvaluationPoint(e.step, seconds[e.step], e.neg_log_perplexity) for e in evaluations
+            gains.EvaluationPoint(e.step, seconds[e.step], e.neg_log_perplexity)
+            for e in evaluations
         ],
         target_tokens=evaluations[-1].target_tokens,
         dropped=[s.dropped_fraction for s in log if s.dropped_fraction is not None],

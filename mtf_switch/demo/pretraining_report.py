@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mtf_switch import machine
-from mtf_switch.demo.results import EvaluationPoint, PretrainingResult
+from mtf_switch.demo.results import PretrainingResult
 from mtf_switch.report import Report
+from mtf_switch.runs import gains
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,33 +59,10 @@ def format_table(dense: PretrainingResult, sparse: PretrainingResult) -> str:
     return "\n".join(rows)
 
 
-def find_step_of_quality(points: list[EvaluationPoint], quality: float) -> float | None:
-    """Finds the step at which a model first reaches a quality.
-
-    Between evaluations the quality is interpolated linearly.
-
-    Args:
-      points: Evaluations in the order of their steps.
-      quality: Negative log perplexity.
-
-    Returns:
-      The step, or None if no evaluation reaches the quality.
-    """
-    for before, after in zip([None, *points], points):
-        if after.neg_log_perplexity < quality:
-            continue
-        if before is None:
-            return float(after.step)
-        rise = after.neg_log_perplexity - before.neg_log_perplexity
-        share = (quality - before.neg_log_perplexity) / rise
-        return before.step + share * (after.step - before.step)
-    return None
-
-
 def describe_speed_up(dense: PretrainingResult, sparse: PretrainingResult) -> str:
     """Says how much faster, in steps, the sparse model reaches the dense model's quality."""
     quality = dense.final.neg_log_perplexity
-    steps = find_step_of_quality(sparse.points, quality)
+    steps = gains.find_crossing(sparse.points, quality)
     if steps is None:
         return (
             f"{sparse.name} does not reach the final quality of {dense.name} ({quality:.4f}) "
@@ -94,8 +72,8 @@ def describe_speed_up(dense: PretrainingResult, sparse: PretrainingResult) -> st
         )
     return (
         f"{sparse.name} reaches the final quality of {dense.name} ({quality:.4f} at step "
-        f"{dense.final.step}) at step {steps:.0f}: {dense.final.step / steps:.2f} times as "
-        "fast in steps."
+        f"{dense.final.step}) at step {steps:.0f}: "
+        f"{gains.compute_speed_up(dense.points, sparse.points):.2f} times as fast in steps."
     )
 
 

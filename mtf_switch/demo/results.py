@@ -5,25 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from mtf_switch.downstream.paper_tables import TABLE_4, Table4Row
+from mtf_switch.runs.gains import EvaluationPoint
 
 # The two models, by the names of their gin files.
 DENSE, SPARSE = "t5_tiny", "switch_tiny"
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationPoint:
-    """One evaluation during pre-training.
-
-    Attributes:
-      step: Step of the checkpoint.
-      seconds: Seconds spent in training steps up to that step.
-      neg_log_perplexity: Negative log perplexity on the validation batches, in nats per target
-        token.
-    """
-
-    step: int
-    seconds: float
-    neg_log_perplexity: float
 
 
 @dataclasses.dataclass(frozen=True)

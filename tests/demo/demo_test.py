@@ -8,7 +8,8 @@ import pytest
 from mtf_switch.demo import __main__ as demo
 from mtf_switch.demo import pretraining, pretraining_report
 from mtf_switch.demo import results as names
-from mtf_switch.demo.results import EvaluationPoint, PretrainingResult
+from mtf_switch.demo.results import PretrainingResult
+from mtf_switch.runs.gains import EvaluationPoint
 
 
 def _result(name, qualities, **changes):
@@ -36,18 +37,6 @@ SPARSE = _result(
     dropped=[0.1, 0.05, 0.0],
     expert_load={"encoder/layer_001": [0.5, 0.5], "decoder/layer_002": [0.25, 0.75]},
 )
-
-
-@pytest.mark.parametrize(
-    ("quality", "step"),
-    [(-5.0, 100.0), (-4.5, 150.0), (-4.0, 200.0), (-3.5, 300.0), (-6.0, 100.0)],
-)
-def test_the_step_of_a_quality_lies_on_the_line_between_two_evaluations(quality, step):
-    assert pretraining_report.find_step_of_quality(DENSE.points, quality) == pytest.approx(step)
-
-
-def test_a_quality_that_is_not_reached_has_no_step():
-    assert pretraining_report.find_step_of_quality(DENSE.points, -3.4) is None
 
 
 def test_the_speed_up_is_the_ratio_of_steps_to_the_dense_models_final_quality():

@@ -25,6 +25,7 @@ EXACT = [
     ("switch_base", 7.41e9),  # Table 8; 7.4e9 in Table 7
     ("switch_base_released", 7.41e9),
     ("switch_base_256", 14.7e9),
+    ("t5_large_relu", 739e6),  # ruling 38
     ("t5_xxl", 11e9),  # Table 9
     ("switch_xxl", 395e9),  # with 128 experts (ruling 9)
     ("switch_xxl_released", 395e9),
@@ -73,6 +74,7 @@ def test_mt5_base_has_the_parameters_of_mt5():
 # Forward, of 512 + 114 tokens. Both of T5-Base's rows are in flops_test.
 FLOPS = [
     ("t5_large", 425e9),
+    ("t5_large_relu", 425e9),
     ("t5_xxl", 6.3e12),
     ("switch_large", 425e9),
     ("switch_xxl", 6.3e12),

@@ -70,3 +70,15 @@ def test_every_one_of_the_paper_is_on_the_page(what):
         ends = [int(n) for n in re.findall(r"\d+", row)]
         named |= set(range(ends[0], ends[-1] + 1)) if "to" in row else set(ends)
     assert named >= set(range(1, number + 1))
+
+
+def test_each_figure_says_what_exists_and_points_are_files():
+    """Points are gin files, a command measures or plots, code is what a diagram shows."""
+    figures = PAGE.split("## Figures")[1].split("## Tables")[0]
+    rows = [row.split("|") for row in re.findall(r"^\| \d.*\|$", figures, re.M)]
+    assert len(rows) == 12
+    for _, figure, _, what, files, *_ in rows:
+        assert re.match(r" (points, command|code|command)\b", what), figure
+        if "points" in what:
+            assert "`gin/paper/figure_" in files, figure
+            assert "no curve" in what, figure

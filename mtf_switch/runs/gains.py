@@ -1,0 +1,124 @@
+"""What one model gains over another, as the paper defines it: each number has one definition.
+
+Speed-up (Figures 4, 5, 6 and 8): the steps, or the time, at which the dense model is evaluated
+last, divided by those at which the sparse model reaches the same quality. Figure 8 has one for
+each language.
+
+Percent of gain (Tables 6, 7 and 8): the share of the teacher's gain over the dense model that
+its student keeps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationPoint:
+    """One evaluation during pre-training.
+
+    Attributes:
+      step: Step of the checkpoint.
+      seconds: Seconds spent in training steps up to that step.
+      neg_log_perplexity: On the validation split, in nats per target token.
+    """
+
+    step: int
+    seconds: float
+    neg_log_perplexity: float
+
+
+# What a speed-up is counted in: an attribute of EvaluationPoint.
+Axis = Literal["step", "seconds"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeedUpSummary:
+    """The speed-ups of one model over another on several languages (Figure 8).
+
+    Attributes:
+      mean: Mean over the languages in which the quality is reached; None if there is none.
+      share_at_least: Share of all languages whose speed-up is at least the asked factor.
+      not_reached: The languages in which the quality is not reached.
+    """
+
+    mean: float | None
+    share_at_least: float
+    not_reached: list[str]
+
+
+def find_crossing(
+    points: Sequence[EvaluationPoint], quality: float, axis: Axis = "step"
+) -> float | None:
+    """Finds the step, or the second, at which a model first reaches a quality.
+
+    Between two evaluations, quality is interpolated linearly. A model that has the quality at
+    its first evaluation reaches it there.
+
+    Args:
+      points: Evaluations in the order of their steps.
+      quality: Negative log perplexity, in nats per target token.
+      axis: What to return.
+
+    Returns:
+      The step or second; None if no evaluation reaches the quality.
+    """
+    for before, after in zip([None, *points], points):
+        if after.neg_log_perplexity < quality:
+            continue
+        end = getattr(after, axis)
+        if before is None:
+            return float(end)
+        start = getattr(before, axis)
+        rise = after.neg_log_perplexity - before.neg_log_perplexity
+        return start + (quality - before.neg_log_perplexity) / rise * (end - start)
+    return None
+
+
+def compute_speed_up(
+    dense: Sequence[EvaluationPoint], sparse: Sequence[EvaluationPoint], axis: Axis = "step"
+) -> float | None:
+    """Divides the dense model's last step by the step at which the sparse one is as good.
+
+    Args:
+      dense: Evaluations of the dense model, in the order of their steps.
+      sparse: Those of the sparse model.
+      axis: "step" as in Figures 4 and 8, or "seconds" as in Figures 5 and 6.
+
+    Returns:
+      The factor; None if the sparse model does not reach the dense model's final quality.
+    """
+    final = dense[-1]
+    crossing = find_crossing(sparse, final.neg_log_perplexity, axis)
+    return None if crossing is None else getattr(final, axis) / crossing
+
+
+def summarize_speed_ups(
+    speed_ups: Mapping[str, float | None], factor: float = 4.0
+) -> SpeedUpSummary:
+    """Summarizes the speed-ups on several languages, as the text of Section 4.3 does.
+
+    Args:
+      speed_ups: Language -> what `compute_speed_up` returned.
+      factor: The factor of `SpeedUpSummary.share_at_least`.
+    """
+    reached = [speed_up for speed_up in speed_ups.values() if speed_up is not None]
+    return SpeedUpSummary(
+        mean=statistics.fmean(reached) if reached else None,
+        share_at_least=sum(s >= factor for s in reached) / len(speed_ups),
+        not_reached=[name for name, speed_up in speed_ups.items() if speed_up is None],
+    )
+
+
+def percent_of_gain(student: float, dense: float, teacher: float) -> float:
+    """Returns 100 (student - dense) / (teacher - dense), below 0 for a student that is worse.
+
+    Args:
+      student: Quality of the student, such as its negative log perplexity.
+      dense: That of the dense model of the student's size, trained without a teacher.
+      teacher: That of the teacher.
+    """
+    return 100 * (student - dense) / (teacher - dense)
