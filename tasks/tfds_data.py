@@ -72,7 +72,7 @@ def use_data_dir() -> None:
 
 
 def resolve_dataset_name(task: seqio.Task) -> str | None:
-    """Returns TFDS's name for a task's data, and makes the task read the data with that name.
+    """Returns TFDS's name for a task's data, and makes the task read it, from gin's folder.
 
     T5's tasks name versions of GLUE and C4 that the pinned TFDS can read but no longer prepare.
     If the data_dir does not contain such a version, the task reads the newest one instead.
@@ -85,6 +85,8 @@ def resolve_dataset_name(task: seqio.Task) -> str | None:
     loader = task.source.tfds_dataset
     registered_name = _REGISTERED_NAMES.setdefault(loader, loader.name)
     loader._name = _choose_version(registered_name)
+    # A loader keeps the first folder that it was asked for, whatever gin names since.
+    loader.override_data_dir(configured_data_dir())
     return loader.name
 
 

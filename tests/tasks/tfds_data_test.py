@@ -37,6 +37,8 @@ def test_glue_in_the_version_that_t5_names_is_read_if_it_is_there(
         task = seqio.TaskRegistry.get("glue_cola_v002")
         assert tfds_data.resolve_dataset_name(task) == f"glue/cola:{version}"
         tfds_data.check_prepared("glue_cola_v002")
+        assert task.source.tfds_dataset.data_dir == str(folder)
+        assert task.num_input_examples("validation") > 0
 
 
 def test_data_that_is_not_there_is_told_how_to_get(tmp_path: Path) -> None:
