@@ -10,6 +10,7 @@ import numpy as np
 import oracle
 import pytest
 import tensorflow.compat.v1 as tf
+from alternate import alternate
 from small_layer import E, F, M, draw
 
 from mtf_switch.layers.capacity import ExpertCapacity
@@ -168,18 +169,17 @@ def test_ruling_6_an_expert_has_at_least_4_slots_unless_configured():
         assert slots_of(outcome) == (8, 1, slots)
 
 
-def test_ruling_7_one_group_per_core_unless_a_size_is_configured():
+@pytest.mark.parametrize(("devices", "group_size"), alternate([1, 2], [None, 8, 4, 10**6]))
+def test_ruling_7_one_group_per_core_unless_a_size_is_configured(devices, group_size):
     x, _ = draw(8, 4)
-    # (devices, group_size) -> groups
-    expected = {(1, None): 1, (1, 4): 8, (2, None): 2, (2, 8): 4, (2, 10**6): 2}
-    for (devices, group_size), groups in expected.items():
-        outcome = mesh_harness.run_layer(
-            layer(ExpertCapacity(group_size=group_size)),
-            x,
-            devices=devices,
-            differentiate=False,
-        )
-        assert outcome.routing["gate"].shape == (1, groups, 32 // groups)
+    groups = {None: devices, 8: 4, 4: 8, 10**6: devices}[group_size]
+    outcome = mesh_harness.run_layer(
+        layer(ExpertCapacity(group_size=group_size)),
+        x,
+        devices=devices,
+        differentiate=False,
+    )
+    assert outcome.routing["gate"].shape == (1, groups, 32 // groups)
 
 
 def test_ruling_8_capacity_is_1_25_in_training_2_in_evaluation_and_all_when_decoding():
