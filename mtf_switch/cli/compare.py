@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from mtf_switch.cli import flags
 from mtf_switch.config import saved_config
@@ -14,7 +15,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "compare",
         help="compare models on the same tasks, with intervals and the paper's Table 5",
         description="Reads what eval wrote for each model, and takes each model at its best "
-        "checkpoint. The 95% intervals come from 1,000 bootstrap draws of the examples.",
+        "checkpoint. The 95% intervals come from 1,000 bootstrap draws of the examples. For "
+        "tasks of pre-training, which have no metrics, it computes speed-ups over the first "
+        "model from what eval --perplexity --checkpoint_steps=all wrote.",
     )
     parser.add_argument(
         "--models",
@@ -48,14 +51,25 @@ def _check_models(options: argparse.Namespace) -> None:
 
 
 def run_command(options: argparse.Namespace) -> None:
-    """Compares models by the scores that `eval` wrote."""
-    from mtf_switch.downstream import comparison
+    """Compares models by the results that `eval` wrote."""
+    from mtf_switch.downstream import evaluation_sets
     from mtf_switch.runs import registered_tasks
 
     saved_config.load(options.models[0])
     for task in options.tasks:
         registered_tasks.check_task_exists(task)
-    rows = comparison.compare_models(options.models, options.tasks, options.split)
+    scored = [task for task in options.tasks if evaluation_sets.tasks_with_metrics(task)]
+    others = [task for task in options.tasks if task not in scored]
+    if scored:
+        _compare_scores(options, scored)
+    if others:
+        _compare_perplexities(options, others)
+
+
+def _compare_scores(options: argparse.Namespace, tasks: Sequence[str]) -> None:
+    from mtf_switch.downstream import comparison
+
+    rows = comparison.compare_models(options.models, tasks, options.split)
     report = comparison.make_report(rows, options.models, options.paper)
     if options.output_dir:
         report.write(options.output_dir)
@@ -63,4 +77,18 @@ def run_command(options: argparse.Namespace) -> None:
     print(
         "In brackets: 95% bootstrap intervals over the examples (1,000 draws). Each model is "
         "at its best checkpoint for the task."
+    )
+
+
+def _compare_perplexities(options: argparse.Namespace, tasks: Sequence[str]) -> None:
+    from mtf_switch.downstream import speed_up_report
+
+    results = speed_up_report.compare_curves(options.models, tasks, options.split)
+    report = speed_up_report.make_report(results)
+    if options.output_dir:
+        report.write(options.output_dir)
+    print(report.text)
+    print(
+        "Speed-up: the last step (or time) of the first model, divided by that at which a "
+        "model reaches the same quality. Between evaluations, quality is interpolated linearly."
     )

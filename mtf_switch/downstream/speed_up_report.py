@@ -1,0 +1,142 @@
+"""`run_switch.py compare` of tasks without metrics: speed-ups in pre-training.
+
+A speed-up is that of Figures 4, 5, 6 and 8; see `gains`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from mtf_switch.downstream.comparison import shorten_names
+from mtf_switch.errors import UserError
+from mtf_switch.report import Report
+from mtf_switch.runs import gains, quality_curve
+from mtf_switch.runs.quality_curve import QualityCurve
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpeedUps:
+    """How fast models reach the final quality of the first one on one task.
+
+    Attributes:
+      task: The task.
+      curves: The evaluations of each model; the first model is the dense one.
+      in_steps: Speed-up in steps of each further model; None if the quality is not reached.
+      in_time: Speed-up in seconds; None also if a run has no training log.
+    """
+
+    task: str
+    curves: list[QualityCurve]
+    in_steps: list[float | None]
+    in_time: list[float | None]
+
+
+def compare_curves(
+    models: Sequence[str], tasks: Sequence[str], split: str
+) -> list[TaskSpeedUps]:
+    """Computes the speed-ups of all models over the first one.
+
+    Args:
+      models: The model_dirs, which `eval` has evaluated.
+      tasks: Names of tasks or mixtures.
+      split: Split of the tasks.
+
+    Raises:
+      UserError: If a model was not evaluated on a whole task, or on other data than the first.
+    """
+    results = []
+    for task in tasks:
+        dense, *others = curves = [quality_curve.read(model, task, split) for model in models]
+        _check_same_data(task, curves)
+        results.append(
+            TaskSpeedUps(
+                task,
+                curves,
+                [gains.compute_speed_up(dense.points, other.points) for other in others],
+                [_speed_up_in_time(dense, other) for other in others],
+            )
+        )
+    return results
+
+
+def _speed_up_in_time(dense: QualityCurve, other: QualityCurve) -> float | None:
+    speed_up = gains.compute_speed_up(dense.points, other.points, "seconds")
+    return None if speed_up is None or math.isnan(speed_up) else speed_up
+
+
+def _check_same_data(task: str, curves: Sequence[QualityCurve]) -> None:
+    first = curves[0]
+    for curve in curves[1:]:
+        if curve.target_tokens != first.target_tokens:
+            raise UserError(
+                f"{first.model_dir} and {curve.model_dir} were evaluated on different data of "
+                f"{task!r}: {first.target_tokens:,} and {curve.target_tokens:,} target tokens. "
+                "Evaluate both with the same data, vocabulary and sequence lengths."
+            )
+
+
+def make_report(results: Sequence[TaskSpeedUps]) -> Report:
+    """Makes the report, whose files are speed_ups.json and speed_ups.md."""
+    table = format_table(results)
+    return Report(
+        name="speed_ups",
+        text=table,
+        data=[_to_data(result) for result in results],
+        documents={"speed_ups.md": table + "\n"},
+    )
+
+
+def _to_data(result: TaskSpeedUps) -> dict[str, Any]:
+    """Returns a result for JSON, which has no NaN."""
+    data = dataclasses.asdict(result)
+    for curve in data["curves"]:
+        for point in curve["points"]:
+            point["seconds"] = None if math.isnan(point["seconds"]) else point["seconds"]
+    return data
+
+
+def format_table(results: Sequence[TaskSpeedUps]) -> str:
+    """Formats a row for each model and task as a Markdown table; several tasks in summary."""
+    heads = [
+        "task",
+        "model",
+        "last step",
+        "neg. log perplexity",
+        "speed-up in steps",
+        "in time",
+    ]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for result in results:
+        names = shorten_names([curve.model_dir for curve in result.curves])
+        in_steps, in_time = ["1.00", *map(_format, result.in_steps)], ["1.00"]
+        in_time += [
+            "no time" if steps is not None and time is None else _format(time)
+            for steps, time in zip(result.in_steps, result.in_time)
+        ]
+        for name, curve, *speed_ups in zip(names, result.curves, in_steps, in_time):
+            last = curve.points[-1]
+            cells = [result.task, name, f"{last.step:,}", f"{last.neg_log_perplexity:.4f}"]
+            lines.append(f"| {' | '.join([*cells, *speed_ups])} |")
+    return "\n".join(lines + (_summarize(results) if len(results) > 1 else []))
+
+
+def _format(speed_up: float | None) -> str:
+    return "not reached" if speed_up is None else f"{speed_up:.2f}"
+
+
+def _summarize(results: Sequence[TaskSpeedUps]) -> list[str]:
+    """Says of each further model what Section 4.3 says of mSwitch over the languages."""
+    names = shorten_names([curve.model_dir for curve in results[0].curves])
+    lines = [""]
+    for index, name in enumerate(names[1:]):
+        found = gains.summarize_speed_ups({r.task: r.in_steps[index] for r in results})
+        mean = "none is reached" if found.mean is None else f"mean speed-up {found.mean:.2f}"
+        missing = f"; not reached: {', '.join(found.not_reached)}" if found.not_reached else ""
+        lines.append(
+            f"{name}: {mean}, at least 4 in {100 * found.share_at_least:.0f}% of "
+            f"{len(results)} tasks{missing}."
+        )
+    return lines

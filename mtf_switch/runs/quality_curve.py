@@ -1,0 +1,85 @@
+"""The quality of a run by step and by time, from the files that `eval` and `train` wrote."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import json
+import math
+import os
+from typing import Any
+
+from mtf_switch.errors import UserError
+from mtf_switch.runs import train_log
+from mtf_switch.runs.gains import EvaluationPoint
+
+
+@dataclasses.dataclass(frozen=True)
+class QualityCurve:
+    """The evaluations of one run on the whole split of one task.
+
+    Attributes:
+      model_dir: The folder of the run.
+      points: Evaluations in the order of their steps. Seconds are NaN without a training log.
+      target_tokens: Number of target tokens in each evaluation.
+    """
+
+    model_dir: str
+    points: list[EvaluationPoint]
+    target_tokens: int
+
+
+def read(model_dir: str, task: str, split: str) -> QualityCurve:
+    """Reads the evaluations of a run; those of a part of the split do not count.
+
+    Args:
+      model_dir: The folder of the run.
+      task: Name of the task or mixture.
+      split: Split of the task.
+
+    Raises:
+      UserError: If there is none, if a file is damaged, or if the evaluations are of different
+        data.
+    """
+    found = {}
+    for path in sorted(glob.glob(os.path.join(glob.escape(model_dir), "eval*.json"))):
+        data = _read_evaluation(path)
+        # Without a limit, the file is of an earlier version, and may be of a part.
+        if (data["task"], data["split"], data.get("limit", 0)) == (task, split, None):
+            found[data["step"]] = data
+    remedy = (
+        f"Evaluate it: run_switch.py eval --model_dir={model_dir} --task={task} "
+        f"--split={split} --perplexity --checkpoint_steps=all"
+    )
+    if not found:
+        raise UserError(f"{model_dir} has no evaluation of {task!r} ({split}). {remedy}")
+    counts = {data["target_tokens"] for data in found.values()}
+    if len(counts) > 1:
+        raise UserError(
+            f"The evaluations of {task!r} ({split}) in {model_dir} are of different data: of "
+            f"{min(counts):,} and {max(counts):,} target tokens. {remedy}"
+        )
+    seconds = {logged.step: logged.seconds for logged in train_log.read(model_dir)}
+    seconds.setdefault(0, 0.0)
+    points = [
+        EvaluationPoint(step, seconds.get(step, math.nan), data["neg_log_perplexity"])
+        for step, data in sorted(found.items())
+    ]
+    return QualityCurve(model_dir, points, counts.pop())
+
+
+def _read_evaluation(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+        numbers = (data["step"], data["neg_log_perplexity"], data["target_tokens"])
+        texts = (data["task"], data["split"])
+        if not all(isinstance(n, (int, float)) for n in numbers):
+            raise TypeError("a value has another type")
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a value has another type")
+        return data
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}). Remove it; eval writes it again."
+        ) from error

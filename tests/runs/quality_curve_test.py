@@ -1,0 +1,61 @@
+"""Curves of quality, from files that were written by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from quality_files import TASK, write_run
+
+from mtf_switch.errors import UserError
+from mtf_switch.runs import quality_curve
+from mtf_switch.runs.gains import EvaluationPoint
+
+
+def test_a_curve_has_each_whole_evaluation_of_the_task_and_the_logged_time(
+    tmp_path: Path,
+) -> None:
+    run = write_run(tmp_path / "run", {100: -3.0, 200: -2.0, 0: -6.0})
+    write_run(tmp_path / "run", {200: -9.0}, name="eval-first8", limit=8)
+    write_run(tmp_path / "run", {200: -9.0}, name="eval-test", split="test")
+    write_run(tmp_path / "run", {200: -9.0}, name="eval-other", task="other")
+    curve = quality_curve.read(run, TASK, "validation")
+    assert curve.points == [
+        EvaluationPoint(0, 0.0, -6.0),
+        EvaluationPoint(100, 50.0, -3.0),
+        EvaluationPoint(200, 100.0, -2.0),
+    ]
+    assert curve.target_tokens == 90
+    (tmp_path / "run" / "train_log.csv").unlink()
+    assert math.isnan(quality_curve.read(run, TASK, "validation").points[1].seconds)
+
+
+def test_evaluations_that_are_absent_damaged_or_of_other_data_are_refused(
+    tmp_path: Path,
+) -> None:
+    run = write_run(tmp_path / "run", {100: -3.0})
+    with pytest.raises(
+        UserError, match=r"no evaluation of 'x'.*--perplexity --checkpoint_steps=all"
+    ):
+        quality_curve.read(run, "x", "validation")
+    write_run(tmp_path / "run", {200: -3.0}, tokens=80)
+    with pytest.raises(UserError, match="different data: of 80 and 90 target tokens"):
+        quality_curve.read(run, TASK, "validation")
+    for damage in ("{", json.dumps({"step": "a"}), "[]"):
+        (tmp_path / "run" / "eval.json").write_text(damage)
+        with pytest.raises(UserError, match=r"eval\.json is damaged"):
+            quality_curve.read(run, TASK, "validation")
+
+
+def test_a_file_of_an_earlier_version_may_be_of_a_part_and_does_not_count(
+    tmp_path: Path,
+) -> None:
+    run = write_run(tmp_path / "run", {100: -3.0})
+    path = tmp_path / "run" / "eval-100.json"
+    data = json.loads(path.read_text())
+    del data["limit"]
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match="has no evaluation"):
+        quality_curve.read(run, TASK, "validation")
