@@ -45,5 +45,6 @@ def run_command(options: argparse.Namespace) -> None:
     )
     results = prediction.decode_lines(run, inputs.ids, capacity_flag.capacity_of(options))
     file_flags.output_of(options).write_lines(results.values)
-    for message in filter(None, (inputs.describe_cuts(), results.describe_drops())):
+    messages = (inputs.unknown, inputs.describe_cuts(), results.describe_drops())
+    for message in filter(None, messages):
         print(message, file=sys.stderr)

@@ -71,6 +71,8 @@ def run_command(options: argparse.Namespace) -> None:
         capacity_flag.capacity_of(options),
     )
     file_flags.output_of(options).write_lines(f"{score:.6f}" for score in results.values)
-    cuts = [lines.describe_cuts() for lines in encoded.values()]
-    for message in filter(None, (*cuts, results.describe_drops())):
+    of_lines = [
+        text for lines in encoded.values() for text in (lines.unknown, lines.describe_cuts())
+    ]
+    for message in filter(None, (*of_lines, results.describe_drops())):
         print(message, file=sys.stderr)

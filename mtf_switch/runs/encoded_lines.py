@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mtf_switch.errors import UserError, join_first
-from mtf_switch.runs import sentinels
+from mtf_switch.runs import sentinels, unknown_text
 
 EOS_ID = 1
 
@@ -42,11 +42,13 @@ class EncodedLines:
       file: The path of the file, for messages.
       ids: [lines, length] int32, each line with an end of sequence, cut or padded.
       long: The lines that are cut.
+      unknown: A sentence on what the vocabulary lacks in the lines; "" for nothing.
     """
 
     file: str
     ids: np.ndarray
     long: Sequence[LongLine]
+    unknown: str
 
     @classmethod
     def encode(
@@ -69,7 +71,8 @@ class EncodedLines:
             if lost:
                 found = sentinels.find(vocabulary, lost)
                 long.append(LongLine(number, len(encoded) + 1, len(lost), found))
-        return cls(file, ids, long)
+        separated = [sentinels.separate(vocabulary, line) for line in lines]
+        return cls(file, ids, long, unknown_text.describe(vocabulary, separated, file))
 
     @property
     def length(self) -> int:

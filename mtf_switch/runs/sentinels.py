@@ -30,9 +30,19 @@ def encode(vocabulary: Any, text: str) -> list[int]:
     Returns:
       The ids, without one for the end.
     """
-    if hasattr(vocabulary, "tokenizer"):
-        text = _SENTINEL.sub(lambda match: _separate(vocabulary, match), text)
-    return list(vocabulary.encode(text))
+    return list(vocabulary.encode(separate(vocabulary, text)))
+
+
+def separate(vocabulary: Any, text: str) -> str:
+    """Puts a space before each sentinel of a vocabulary that touches the character before it.
+
+    Args:
+      vocabulary: A seqio vocabulary.
+      text: The text.
+    """
+    if not hasattr(vocabulary, "tokenizer"):
+        return text
+    return _SENTINEL.sub(lambda match: _separate(vocabulary, match), text)
 
 
 def _separate(vocabulary: Any, match: re.Match[str]) -> str:

@@ -49,6 +49,6 @@ def describe(vocabulary: Any, lines: Sequence[str], name: str) -> str:
         for number, pieces in found.items()
     ]
     return (
-        f"The vocabulary lacks {characters:,} characters in {len(found):,} of {len(lines):,} "
+        f"The vocabulary lacks {characters:,} character{plural} in {len(found):,} of {len(lines):,} "
         f"lines of {name}, which the model reads as unknown text ({join_first(examples)})."
     )
