@@ -49,6 +49,7 @@ def describe(vocabulary: Any, lines: Sequence[str], name: str) -> str:
         for number, pieces in found.items()
     ]
     return (
-        f"The vocabulary lacks {characters:,} character{plural} in {len(found):,} of {len(lines):,} "
-        f"lines of {name}, which the model reads as unknown text ({join_first(examples)})."
+        f"The vocabulary lacks {characters:,} character{'s' if characters > 1 else ''} in "
+        f"{len(found):,} of {len(lines):,} lines of {name}, which the model reads as unknown "
+        f"text ({join_first(examples)})."
     )

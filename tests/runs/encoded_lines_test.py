@@ -57,7 +57,7 @@ def test_what_the_vocabulary_lacks_is_said_and_glued_sentinels_are_not_part_of_i
     encode,
 ) -> None:
     assert encode(["The (<extra_id_1>) cat<extra_id_2>"], 20).unknown == ""
-    assert "lacks 1 characters in 1 of 2 lines of in.txt" in encode(["a", "語"], 20).unknown
+    assert "lacks 1 character in 1 of 2 lines of in.txt" in encode(["a", "語"], 20).unknown
 
 
 def test_many_long_lines_are_counted_and_the_first_ones_named(encode) -> None:
