@@ -1,7 +1,7 @@
-"""Whether a server can be reached, answered within seconds instead of minutes.
+"""Checks within seconds, instead of minutes, whether a server can be reached.
 
-Downloads try again and again, and a name server that is silent blocks even the first attempt.
-Whoever is about to need the network asks here first.
+Downloads retry many times, and a silent name server blocks even the first attempt. Code that is
+about to use the network therefore asks here first.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from collections.abc import Iterable
 
 from mtf_switch.errors import UserError
 
-# How long a server may take to answer.
+# The time that a server has to answer.
 SECONDS = 10.0
-# What serves gs:// addresses.
+# The server for gs:// addresses.
 GOOGLE_CLOUD_STORAGE = "https://storage.googleapis.com"
 
 
@@ -28,10 +28,10 @@ def find_reachable(urls: Iterable[str], seconds: float = SECONDS) -> set[str]:
 
     Args:
       urls: Addresses that start with http:// or https://. Only their servers are asked.
-      seconds: How long to wait for all answers together.
+      seconds: The total time to wait for all answers.
 
     Returns:
-      The servers that answered, such as "https://example.org". An error is an answer, too.
+      The servers that answered, such as "https://example.org". An error counts as an answer.
     """
     reachable: set[str] = set()
 
@@ -40,9 +40,9 @@ def find_reachable(urls: Iterable[str], seconds: float = SECONDS) -> set[str]:
             reachable.add(server)
 
     threads = [
-        # A thread that hangs in a look-up of a name must not keep the program alive.
+        # A thread that hangs in a name look-up must not keep the program alive.
         threading.Thread(target=ask, args=[server], daemon=True)
-        for server in {server_of(url) for url in urls}
+        for server in {get_server(url) for url in urls}
     ]
     for thread in threads:
         thread.start()
@@ -52,8 +52,8 @@ def find_reachable(urls: Iterable[str], seconds: float = SECONDS) -> set[str]:
     return set(reachable)
 
 
-def server_of(url: str) -> str:
-    """Returns the server of a web address: "https://example.org" of its pages."""
+def get_server(url: str) -> str:
+    """Returns the server of a web address, such as "https://example.org"."""
     parts = urllib.parse.urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
 
@@ -66,7 +66,7 @@ def _answers(server: str, seconds: float) -> bool:
     except urllib.error.HTTPError:
         return True
     except urllib.error.URLError as error:
-        # Whether its certificate is good is for the download to say.
+        # The server answered. The download will report a bad certificate.
         return isinstance(error.reason, ssl.SSLError)
     except http.client.HTTPException:
         return True
@@ -79,11 +79,11 @@ def check_address(path: str, advice: str, seconds: float = SECONDS) -> None:
 
     Args:
       path: A path or address.
-      advice: A sentence on what to do without it.
+      advice: A sentence that says what to do otherwise.
       seconds: How long to wait for an answer.
 
     Raises:
-      UserError: If it cannot.
+      UserError: If the server does not answer.
     """
     if path.startswith("gs://") and not find_reachable([GOOGLE_CLOUD_STORAGE], seconds):
         raise UserError(

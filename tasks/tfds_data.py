@@ -226,7 +226,7 @@ def _check_network(tfds_name: str) -> bool:
     bucket = network.GOOGLE_CLOUD_STORAGE
     reachable = network.find_reachable([*urls, bucket])
     if urls and not reachable:
-        servers = sorted({network.server_of(url) for url in urls})
+        servers = sorted({network.get_server(url) for url in urls})
         raise UserError(
             f"TFDS could not prepare {tfds_name} in {_root_folder()}: this machine gets no "
             f"answer from {join_first(servers)} within {network.SECONDS:g} seconds. Run "

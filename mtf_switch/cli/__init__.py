@@ -1,4 +1,4 @@
-"""The command line: one file for each command, with its flags and its action together.
+"""The command line: one file for each command, with its flags and its action.
 
-Nothing else of the project imports from here.
+No other part of the project imports from here.
 """

@@ -18,7 +18,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=flags.number(value_rules.number(above=0, finite=False)),
         metavar="X",
         help="limit the experts' capacity by this factor, as in the paper's evaluation, so "
-        "that tokens may be dropped (default: drop none; on a TPU, the factor of evaluation)",
+        "that tokens may be dropped (default: drop none; on a TPU, the evaluation factor)",
     )
     flags.add_check(parser, _check)
 
@@ -38,10 +38,10 @@ def _binds_factor(options: argparse.Namespace) -> bool:
     )
 
 
-def capacity_of(options: argparse.Namespace) -> InferenceCapacity | None:
+def make_capacity(options: argparse.Namespace) -> InferenceCapacity | None:
     """Returns the capacity with which a model predicts or scores.
 
-    It is None, which is the capacity of evaluation, if the user binds
+    It is None, which means the capacity of evaluation, if the user binds
     `ExpertCapacity.capacity_factor_eval` on the command line.
     """
     if options.capacity_factor is None and _binds_factor(options):

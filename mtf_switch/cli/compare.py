@@ -1,4 +1,4 @@
-"""`run_switch.py compare`: compares evaluated models, beside the paper's Table 5."""
+"""`run_switch.py compare`: compares evaluated models with each other and with Table 5."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "compare",
         help="compare models on the same tasks, with intervals and the paper's Table 5",
-        description="Reads what eval wrote for each model, and takes each model at its best "
-        "checkpoint. The 95% intervals come from 1,000 bootstrap draws of the examples. For "
-        "tasks of pre-training, which have no metrics, it computes speed-ups over the first "
-        "model from what eval --perplexity --checkpoint_steps=all wrote.",
+        description="Reads the results of eval for each model, and takes each model at its "
+        "best checkpoint. The 95% intervals come from 1,000 bootstrap draws of the examples. "
+        "For tasks of pre-training, which have no metrics, it computes speed-ups over the "
+        "first model from the results of eval --perplexity --checkpoint_steps=all.",
     )
     parser.add_argument(
         "--models",
@@ -36,7 +36,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--paper",
         choices=("Base", "Large"),
         default="Base",
-        help="which rows of Table 5 to print as well (default: %(default)s)",
+        help="rows of Table 5 to print as well (default: %(default)s)",
     )
     parser.add_argument(
         "--output_dir", metavar="O", help="folder for compare.md and compare.json"
@@ -75,8 +75,8 @@ def _compare_scores(options: argparse.Namespace, tasks: Sequence[str]) -> None:
         report.write(options.output_dir)
     print(report.text)
     print(
-        "In brackets: 95% bootstrap intervals over the examples (1,000 draws). Each model is "
-        "at its best checkpoint for the task."
+        "The brackets hold 95% bootstrap intervals over the examples (1,000 draws). Each model "
+        "is at its best checkpoint for the task."
     )
 
 

@@ -41,8 +41,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     group.add_argument(
         "--upcycle",
         action="store_true",
-        help="make a dense T5 a Switch Transformer: its experts are copies of the feed-forward "
-        "layers, and its routers are random",
+        help="turn a dense T5 into a Switch Transformer: the experts are copies of the "
+        "feed-forward layers, and the routers are random",
     )
     group.add_argument(
         "--experts",
@@ -79,7 +79,7 @@ def _check_combination(options: argparse.Namespace) -> None:
 
 
 def run_command(options: argparse.Namespace) -> None:
-    """Converts a checkpoint, and prints what was done with its tensors."""
+    """Converts a checkpoint, and prints a summary."""
     from mtf_switch.conversion import convert
     from mtf_switch.conversion.upcycling import Upcycling
 

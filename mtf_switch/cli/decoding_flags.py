@@ -1,4 +1,4 @@
-"""The flags of `predict` that say how to decode, and which of them exclude each other."""
+"""The decoding flags of `predict`, and a check for flags that exclude each other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DEFAULTS = {"beam_size": 1, "temperature": 0.0, "sampling_keep_top_k": -1}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Adds --beams, --temperature, --top_k and --max_length. Without them, gin decides."""
+    """Adds --beams, --temperature, --top_k and --max_length, which override gin's bindings."""
     parser.add_argument(
         "--beams",
         type=flags.positive_integer,
@@ -32,7 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--temperature",
         type=flags.number(value_rules.number(0)),
         metavar="T",
-        help="0 decodes greedily; above it samples (default: 0)",
+        help="0 decodes greedily, larger values sample (default: 0)",
     )
     parser.add_argument(
         "--top_k",
@@ -49,8 +49,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     flags.add_check(parser, _check)
 
 
-def _given(options: argparse.Namespace) -> dict[str, Any]:
-    """The parameters of Bitransformer.decode that the given flags set."""
+def _get_given(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the parameters of Bitransformer.decode that the given flags set."""
     values = {parameter: getattr(options, flag) for flag, parameter in _PARAMETERS.items()}
     return {parameter: value for parameter, value in values.items() if value is not None}
 
@@ -59,17 +59,17 @@ def gin_bindings(options: argparse.Namespace) -> list[str]:
     """Returns the gin bindings of the flags that were given."""
     return [
         f"Bitransformer.decode.{parameter} = {value!r}"
-        for parameter, value in _given(options).items()
+        for parameter, value in _get_given(options).items()
     ]
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuses flags that have no effect on the model, or that exclude each other."""
+    """Refuses flags that have no effect on the model or exclude each other."""
     bindings = saved_config.read_saved_bindings(options.model_dir)
     bindings += given_bindings.read(options.gin_file, options.gin_param)
     _check_has_encoder(options, bindings)
     bound = {b.parameter: b.value for b in bindings if b.base_name == "decode"}
-    values = {**_DEFAULTS, **bound, **_given(options)}
+    values = {**_DEFAULTS, **bound, **_get_given(options)}
     numbers = {name: value for name, value in values.items() if value_rules.is_number(value)}
     # A macro or a reference is left to Mesh TF.
     beams, temperature, top_k = (numbers.get(name) for name in _DEFAULTS)

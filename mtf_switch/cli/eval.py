@@ -19,19 +19,17 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "eval",
         help="evaluate checkpoints by a task's metrics, or by negative log perplexity",
-        description="For a task that has metrics (GLUE, SQuAD, ...), decodes and scores its "
+        description="For a task with metrics (GLUE, SQuAD, ...), decodes and scores its "
         "examples and finds the best checkpoint. For other tasks, computes the negative log "
         "perplexity and the metrics of the routers.",
     )
     flags.add_model_dir(
         parser,
-        "folder of a training run; the results go to SPLIT_eval/ or eval.json in it (other "
-        "tasks, splits, steps and numbers of batches have names of their own)",
+        "folder of a training run; the results go to SPLIT_eval/ or eval.json in it (results "
+        "for other tasks, splits, steps and numbers of batches go to other files)",
         is_trained=True,
     )
-    parser.add_argument(
-        "--task", help="task or mixture (default: the one that it was trained on)"
-    )
+    parser.add_argument("--task", help="task or mixture (default: that of the training run)")
     parser.add_argument(
         "--split", default="validation", help="split of the task (default: %(default)s)"
     )
@@ -49,12 +47,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--follow",
         action="store_true",
-        help="score every checkpoint, and wait for further ones until training ends",
+        help="score every checkpoint, and wait for more until training ends",
     )
     parser.add_argument(
         "--perplexity",
         action="store_true",
-        help="compute negative log perplexity and router metrics also for a task with metrics",
+        help="compute negative log perplexity and router metrics, even for a task with metrics",
     )
     flags.add_data(parser)
     flags.add_gin(parser)

@@ -1,4 +1,4 @@
-"""The flags of `predict` and `score` that name text files, and how these are read early."""
+"""The flags of `predict` and `score` for text files, which are read before the command runs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mtf_switch.runs.output_files import OutputFile
 def add_input(parser: argparse.ArgumentParser, name: str, meaning: str) -> None:
     """Adds the flag of a text file of lines.
 
-    The file is read before the command runs: `lines_of` returns its lines.
+    The file is read before the command runs, and `get_lines` returns its lines.
 
     Args:
       parser: The parser of a command.
       name: The flag without dashes, such as "input_file".
-      meaning: What a line is, for the help text.
+      meaning: The meaning of a line, for the help text.
     """
     parser.add_argument(f"--{name}", required=True, metavar="F", help=meaning)
     parser.set_defaults(inputs=(*(parser.get_default("inputs") or ()), name))
@@ -28,7 +28,7 @@ def add_input(parser: argparse.ArgumentParser, name: str, meaning: str) -> None:
     flags.add_check(parser, read)
 
 
-def lines_of(options: argparse.Namespace, name: str) -> list[str]:
+def get_lines(options: argparse.Namespace, name: str) -> list[str]:
     """Returns the lines of the file that a flag of `add_input` names."""
     return getattr(options, _lines(name))
 
@@ -38,20 +38,20 @@ def _lines(name: str) -> str:
 
 
 def add_output(parser: argparse.ArgumentParser, meaning: str) -> None:
-    """Adds `--output_file` and `--overwrite`. Add them after the flags of the inputs."""
+    """Adds `--output_file` and `--overwrite`. Call this after `add_input`."""
     parser.add_argument("--output_file", required=True, metavar="F", help=meaning)
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace the output file also if this command did not write it",
+        help="replace the output file even if this command did not write it",
     )
 
     def check(options: argparse.Namespace) -> None:
-        output_of(options).check([getattr(options, name) for name in options.inputs])
+        get_output(options).check([getattr(options, name) for name in options.inputs])
 
     flags.add_check(parser, check)
 
 
-def output_of(options: argparse.Namespace) -> OutputFile:
+def get_output(options: argparse.Namespace) -> OutputFile:
     """Returns the file that `--output_file` names."""
     return OutputFile(options.output_file, options.command, options.overwrite)

@@ -24,7 +24,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "finetune",
         help="fine-tune a pre-trained checkpoint on a task, with the paper's recipe",
         description="Takes the model and the vocabulary from the checkpoint's folder, then "
-        "applies gin/runs/finetune.gin and your gin files. A second call continues.",
+        "applies gin/runs/finetune.gin and your gin files. The same command continues the run.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
             "example:\n  run_switch.py finetune --task=super_glue_v102_proportional \\\n"
@@ -41,7 +41,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "or gs://...",
     )
     flags.add_model_dir(
-        parser, "folder for checkpoints and summaries; a second call continues from it"
+        parser, "folder for checkpoints and summaries; the same command continues from it"
     )
     flags.add_gin(parser)
     flags.add_training(parser)
@@ -53,7 +53,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def _check_start(options: argparse.Namespace) -> None:
-    # A run that has begun may go on without what it started from: see `_continue`.
+    # A run that has started may continue without its initial checkpoint, see `_continue`.
     if saved_config.read_init_checkpoint(options.model_dir) is None:
         start_checkpoint.check_path(options.init_checkpoint)
 
@@ -72,7 +72,7 @@ def _start(options: argparse.Namespace, params: Sequence[str]) -> Run:
     if not start.config.text and not options.gin_file:
         raise UserError(
             f"Beside {start.path} there is no config.gin (or T5's operative_config.gin) "
-            "that describes its model. Name the model: --gin_file=models/t5_base.gin."
+            "that describes its model. Pass the model: --gin_file=models/t5_base.gin."
         )
     return start.configure_run(
         add_recipe(options.gin_file),
@@ -83,7 +83,7 @@ def _start(options: argparse.Namespace, params: Sequence[str]) -> Run:
 
 
 def _continue(options: argparse.Namespace, params: Sequence[str]) -> Run | None:
-    """Returns the run in model_dir if it goes on although what it started from is gone."""
+    """Returns the run in model_dir if it continues although its initial checkpoint is gone."""
     started_from = saved_config.read_init_checkpoint(options.model_dir)
     given = options.init_checkpoint.rstrip("/")
     given = given if "://" in given else os.path.abspath(given)
@@ -99,7 +99,7 @@ def _continue(options: argparse.Namespace, params: Sequence[str]) -> Run | None:
 
 
 def add_recipe(files: Sequence[str]) -> list[str]:
-    """Adds the recipe of fine-tuning to the user's gin files.
+    """Adds the recipe for fine-tuning to the user's gin files.
 
     Models come before the recipe, which sets their dropout. All other files come after it.
     """

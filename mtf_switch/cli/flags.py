@@ -1,4 +1,4 @@
-"""The flag groups that several commands share, and the gin bindings that they stand for."""
+"""The flags that several commands share, and their gin bindings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mtf_switch.errors import UserError
 from mtf_switch.runs import kept_vocabulary
 from tasks import data_folder
 
-# Checks parsed flags; raises a UserError.
+# A function that checks the parsed flags, and raises a UserError.
 Check = Callable[[argparse.Namespace], None]
 
 # Flags that bind one gin parameter each.
@@ -22,20 +22,20 @@ _BINDINGS = {
     "data_dir": "tfds_data.data_dir",
     "vocabulary": "task_vocabulary.source",
 }
-# Corpora that can stand for their vocabulary in --vocabulary.
+# Corpora whose vocabularies --vocabulary accepts by name.
 _VOCABULARY_NAMES = ("embedded_text", "text_files")
 
 
 def add_check(parser: argparse.ArgumentParser, check: Check) -> None:
-    """Declares a check of the parsed flags, which `main` makes before the command runs.
+    """Declares a check of the parsed flags. `main` runs it before the command.
 
-    It is for mistakes that can be found without TensorFlow, whose import takes many seconds.
+    Checks find mistakes without TensorFlow, whose import takes many seconds.
     """
     parser.set_defaults(checks=[*(parser.get_default("checks") or ()), check])
 
 
 def check_all(options: argparse.Namespace) -> None:
-    """Makes the checks that were declared for the command, in their order.
+    """Runs the declared checks of the command, in order.
 
     Raises:
       UserError: For the first mistake.
@@ -51,8 +51,8 @@ def add_model_dir(
 
     Args:
       parser: The parser of a command.
-      meaning: What the command does with the folder, for the help text.
-      is_trained: Whether the folder must be that of a training run already.
+      meaning: The meaning of the folder, for the help text.
+      is_trained: Whether the folder must already belong to a training run.
     """
     parser.add_argument("--model_dir", required=True, metavar="D", help=meaning)
     if is_trained:
@@ -66,8 +66,8 @@ def add_gin(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="gin file; repeatable, later files win; looked for here, in gin/ and in T5's gin "
-        "folder",
+        help="gin file, from the current folder, gin/ or T5's gin folder; repeatable, later "
+        "files win",
     )
     parser.add_argument(
         "--gin_param",
@@ -93,7 +93,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--new_text",
         action="store_true",
-        help="go on although the text of the run has changed since it started",
+        help="continue although the text of the run has changed since it started",
     )
 
 
@@ -102,7 +102,7 @@ def add_data(parser: argparse.ArgumentParser, makes_data_dir: bool = False) -> N
 
     Args:
       parser: The parser of a command.
-      makes_data_dir: Whether the command makes the folder.
+      makes_data_dir: Whether the command creates the folder.
     """
     parser.add_argument(
         "--data_dir",
@@ -131,7 +131,7 @@ def add_vocabulary(parser: argparse.ArgumentParser) -> None:
 
 
 def _check_vocabulary(options: argparse.Namespace) -> None:
-    """Checks a file that --vocabulary names."""
+    """Checks the file that --vocabulary names."""
     path = options.vocabulary
     if path is None or path in _VOCABULARY_NAMES or "://" in path:
         return
@@ -144,7 +144,7 @@ def _check_vocabulary(options: argparse.Namespace) -> None:
     model_dir = getattr(options, "model_dir", None)
     kept = kept_vocabulary.find(model_dir) if model_dir else None
     if kept is not None:
-        # --gin_param may set the sentinels: they are compared when gin is parsed.
+        # --gin_param may set the sentinels, so they are compared when gin is parsed.
         asked = tuple(kept_vocabulary.read(path, own.sentinels) for own in kept)
         kept_vocabulary.check_same(
             kept, asked, f"--vocabulary={path}", kept_vocabulary.USE_THE_RUNS
@@ -177,10 +177,10 @@ def _check_machine(options: argparse.Namespace) -> None:
 
 
 def refuse_empty_texts(parser: argparse.ArgumentParser) -> None:
-    """Makes a parser refuse an empty value of each flag that takes a text.
+    """Makes a parser refuse empty values for all flags that take a text.
 
-    An empty path would be the working directory, and an empty name would act as if the flag
-    were not given.
+    An empty path would mean the working directory, and an empty name would act as if the flag
+    were missing.
     """
     for action in parser._actions:
         if action.nargs != 0 and action.type is None and action.dest != "gin_param":
@@ -190,9 +190,9 @@ def refuse_empty_texts(parser: argparse.ArgumentParser) -> None:
 def not_empty(text: str) -> str:
     """Parses a text, such as a path, as the `type` of a flag."""
     if not text.strip():
-        raise argparse.ArgumentTypeError("its value is empty; name one, or leave out the flag")
+        raise argparse.ArgumentTypeError("its value is empty; pass one, or omit the flag")
     if "\0" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} holds a null character")
+        raise argparse.ArgumentTypeError(f"{text!r} contains a null character")
     return text
 
 
@@ -208,7 +208,7 @@ def positive_integer(text: str) -> int:
 
 
 def number(rule: value_rules.Rule) -> Callable[[str], float]:
-    """Returns the `type` of a flag for numbers that keep a rule."""
+    """Returns the `type` of a flag for numbers that follow a rule."""
 
     def parse(text: str) -> float:
         try:
@@ -223,7 +223,7 @@ def number(rule: value_rules.Rule) -> Callable[[str], float]:
 
 
 def gin_bindings(options: argparse.Namespace) -> list[str]:
-    """Returns the gin bindings of the flags that a command shares with others."""
+    """Returns the gin bindings of the shared flags that a command has."""
     params = [
         f"{name} = {value!r}"
         for flag, name in _BINDINGS.items()
@@ -233,7 +233,7 @@ def gin_bindings(options: argparse.Namespace) -> list[str]:
 
 
 def training_bindings(options: argparse.Namespace) -> list[str]:
-    """Returns the gin bindings of a training run: the shared ones, --steps and --seed."""
+    """Returns the gin bindings of the flags of a training run."""
     params = gin_bindings(options)
     if options.steps is not None:
         params.append(f"utils.run.train_steps = {options.steps}")
@@ -246,7 +246,7 @@ def _device_bindings(options: argparse.Namespace) -> list[str]:
     if not hasattr(options, "devices"):
         return []
     if options.tpu:
-        # The configuration of a model_dir may name the devices that it was trained on.
+        # The configuration of a model_dir may name the devices on which it was trained.
         return ["devices.value = None"]
     return [f"devices.value = {options.devices}"] if options.devices else []
 
@@ -255,7 +255,7 @@ def tpu_cluster(options: argparse.Namespace) -> Any | None:
     """Returns the TPUClusterResolver that the flags name, or None for this machine.
 
     Raises:
-      UserError: If there is no such TPU, or Google Cloud cannot be asked.
+      UserError: If there is no such TPU, or Google Cloud does not answer.
     """
     if not options.tpu:
         return None
@@ -265,11 +265,11 @@ def tpu_cluster(options: argparse.Namespace) -> Any | None:
         return tf.distribute.cluster_resolver.TPUClusterResolver(
             options.tpu, zone=options.tpu_zone, project=options.gcp_project
         )
-    # Those of Google Cloud's clients and of the network.
+    # The clients of Google Cloud and the network raise errors of many types.
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"The TPU {options.tpu!r} is not found ({type(error).__name__}: {reason}). Give "
+            f"The TPU {options.tpu!r} is not found ({type(error).__name__}: {reason}). Pass "
             "its name with --gcp_project and --tpu_zone, or its address, such as "
             "grpc://10.0.0.2:8470."
         ) from error

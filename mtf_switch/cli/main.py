@@ -1,4 +1,4 @@
-"""The parser of all commands, and `main`. TensorFlow is imported only when a command runs."""
+"""The parser of all commands, and `main`. Only a command that runs imports TensorFlow."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-      arguments: The arguments of the command line; by default, those of the process.
+      arguments: The arguments of the command line; by default, the arguments of the process.
 
     Returns:
       The exit code: 0 on success, 1 after a mistake that the user can fix (its message is on

@@ -14,8 +14,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "predict",
         help="decode a target for each line of a file of inputs",
-        description="Lines with more tokens than the model has room for are cut; a message "
-        "says which, and what was lost.",
+        description="Lines that are too long for the model are cut. A message says which "
+        "lines, and what was lost.",
     )
     flags.add_model_dir(parser, "folder of a training run", is_trained=True)
     file_flags.add_input(parser, "input_file", "utf-8 file with one input per line")
@@ -39,12 +39,12 @@ def run_command(options: argparse.Namespace) -> None:
     run = configured_run.make_run(options.model_dir, cluster, reads_data=False)
     inputs = EncodedLines.encode(
         options.input_file,
-        file_flags.lines_of(options, "input_file"),
+        file_flags.get_lines(options, "input_file"),
         run.feature_vocabulary("inputs"),
         run.settings.sequence_length["inputs"],
     )
-    results = prediction.decode_lines(run, inputs.ids, capacity_flag.capacity_of(options))
-    file_flags.output_of(options).write_lines(results.values)
+    results = prediction.decode_lines(run, inputs.ids, capacity_flag.make_capacity(options))
+    file_flags.get_output(options).write_lines(results.values)
     messages = (inputs.unknown, inputs.describe_cuts(), results.describe_drops())
     for message in filter(None, messages):
         print(message, file=sys.stderr)

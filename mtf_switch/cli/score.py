@@ -28,7 +28,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--truncate",
         action="store_true",
-        help="cut lines with more tokens than the model has room for, instead of refusing them",
+        help="cut lines that are too long for the model, instead of refusing them",
     )
     flags.add_vocabulary(parser)
     flags.add_gin(parser)
@@ -38,7 +38,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def _check_same_number(options: argparse.Namespace) -> None:
-    inputs, targets = (len(file_flags.lines_of(options, name)) for name in _FILES.values())
+    inputs, targets = (len(file_flags.get_lines(options, name)) for name in _FILES.values())
     if inputs != targets:
         raise UserError(
             f"{options.input_file} has {inputs} lines and {options.target_file} "
@@ -56,7 +56,7 @@ def run_command(options: argparse.Namespace) -> None:
     encoded = {
         feature: encoded_lines.EncodedLines.encode(
             getattr(options, name),
-            file_flags.lines_of(options, name),
+            file_flags.get_lines(options, name),
             run.feature_vocabulary(feature),
             run.settings.sequence_length[feature],
         )
@@ -68,11 +68,11 @@ def run_command(options: argparse.Namespace) -> None:
         run,
         encoded["inputs"].ids,
         encoded["targets"].ids,
-        capacity_flag.capacity_of(options),
+        capacity_flag.make_capacity(options),
     )
-    file_flags.output_of(options).write_lines(f"{score:.6f}" for score in results.values)
-    of_lines = [
+    file_flags.get_output(options).write_lines(f"{score:.6f}" for score in results.values)
+    line_messages = [
         text for lines in encoded.values() for text in (lines.unknown, lines.describe_cuts())
     ]
-    for message in filter(None, (*of_lines, results.describe_drops())):
+    for message in filter(None, (*line_messages, results.describe_drops())):
         print(message, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`run_switch.py superglue`: writes the files that SuperGLUE's server takes."""
+"""`run_switch.py superglue`: writes the files that SuperGLUE's server accepts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     """Adds the parser of `superglue`, with its flags."""
     parser = subparsers.add_parser(
         "superglue",
-        help="write answers to SuperGLUE's test sets, as its server takes them",
+        help="write answers to SuperGLUE's test sets, in the form that its server accepts",
     )
     flags.add_model_dir(parser, "folder of a run that was fine-tuned on SuperGLUE", True)
     parser.add_argument(
@@ -41,7 +41,7 @@ def run_command(options: argparse.Namespace) -> None:
     from mtf_switch.runs import configured_run
 
     saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
-    # Any of its tasks: they share the vocabulary.
+    # Any of its tasks will do, because they share the vocabulary.
     task = superglue.list_task_files()[0].task
     run = configured_run.make_run(options.model_dir, flags.tpu_cluster(options), task)
     files = superglue.write_submission(run, options.output_dir, options.step, options.overwrite)

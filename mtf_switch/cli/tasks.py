@@ -35,6 +35,7 @@ def run_command(options: argparse.Namespace) -> None:
     found = task_list.list_tasks(options.pattern)
     if not found:
         raise UserError(
-            f"No task or mixture matches {options.pattern!r}. '*glue*' in quotes matches some."
+            f"No task or mixture matches {options.pattern!r}. For example, '*glue*' in quotes "
+            "matches several."
         )
     print(task_list.format_table(found))

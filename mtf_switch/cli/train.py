@@ -20,7 +20,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     """Adds the parser of `train`, with its flags."""
     parser = subparsers.add_parser(
         "train",
-        help="pre-train or fine-tune on a task; a second call continues",
+        help="pre-train or fine-tune on a task; the same command continues",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
             "example:\n  run_switch.py train --gin_file=models/switch_tiny.gin \\\n"
@@ -28,7 +28,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         ),
     )
     flags.add_model_dir(
-        parser, "folder for checkpoints and summaries; a second call continues from it"
+        parser, "folder for checkpoints and summaries; the same command continues from it"
     )
     flags.add_gin(parser)
     parser.add_argument(
@@ -60,7 +60,7 @@ def _check_text(options: argparse.Namespace) -> None:
 
 
 def run_command(options: argparse.Namespace) -> None:
-    """Trains the model that the gin files name, or the one of an existing model_dir."""
+    """Trains the model in the gin files, or that of an existing model_dir."""
     corpus = []
     if options.corpus is not None:
         corpus = [f"text_files.files = {options.corpus!r}", "MIXTURE_NAME = 'text_files'"]
@@ -77,7 +77,7 @@ def run_command(options: argparse.Namespace) -> None:
     from mtf_switch.runs import configured_run, initial_weights, saved_checkpoints
 
     settings = bound_settings.read_settings()
-    # After the first checkpoint of its own, a run no longer needs it.
+    # After its own first checkpoint, a run no longer needs the initial one.
     if settings.init_checkpoint and not saved_checkpoints.list_paths(options.model_dir):
         # Before the data is prepared, which may take long.
         initial_weights.check_exists(settings.init_checkpoint)
@@ -87,7 +87,7 @@ def run_command(options: argparse.Namespace) -> None:
 
 
 def start_training(run: Run, accept_new_text: bool) -> None:
-    """Trains a run, and prints the step that it is at."""
+    """Trains a run, and prints the step that it has reached."""
     from mtf_switch.runs import training
 
     step = training.train(run, accept_new_text)

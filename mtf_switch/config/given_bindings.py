@@ -1,4 +1,4 @@
-"""What the user says in gin files and bindings on the command line, read without TensorFlow."""
+"""Reads the user's gin files and bindings on the command line, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def read(files: Sequence[str], params: Sequence[str]) -> list[Binding]:
       params: Values of --gin_param.
 
     Returns:
-      The bindings in gin's order, so that the last one of a name wins.
+      The bindings in gin's order: the last binding of a name wins.
 
     Raises:
       UserError: if a text is not gin.
@@ -29,7 +29,7 @@ def read(files: Sequence[str], params: Sequence[str]) -> list[Binding]:
 
 def _read_file(file: str) -> Iterator[Binding]:
     path = gin_files.find_file(file)
-    if path is None:  # gin says so
+    if path is None:  # gin will report it
         return
     text = path.read_text(encoding="utf-8", errors="replace")
     for included in gin_statements.read_includes(text, f"The gin file {path}"):

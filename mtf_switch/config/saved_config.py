@@ -41,8 +41,8 @@ def save_or_compare(model_dir: str, compared_elsewhere: Sequence[str] = ()) -> N
 
     Args:
       model_dir: The folder. It is created if it does not exist.
-      compared_elsewhere: Further bindings that may differ, named as in MAY_CHANGE, because what
-        they stand for is compared elsewhere.
+      compared_elsewhere: Further bindings that may differ, named as in MAY_CHANGE, because the
+        caller compares their meaning.
 
     Raises:
       UserError: if the folder has a different configuration (the message lists the bindings
@@ -54,8 +54,8 @@ def save_or_compare(model_dir: str, compared_elsewhere: Sequence[str] = ()) -> N
         raise UserError(
             f"{model_dir} has checkpoints, but its config.gin is lost, so nothing says whether "
             "they are of this configuration. Put config.gin back, or train in another "
-            "--model_dir that starts from them: utils.run.init_checkpoint = "
-            f"'{model_dir}/model.ckpt-1000', for example."
+            "--model_dir that starts from one of them, for example with "
+            f"utils.run.init_checkpoint = '{model_dir}/model.ckpt-1000'."
         )
     if is_started(model_dir):
         may_change = (*MAY_CHANGE, *compared_elsewhere)
@@ -65,7 +65,7 @@ def save_or_compare(model_dir: str, compared_elsewhere: Sequence[str] = ()) -> N
 
 
 def is_started(model_dir: str) -> bool:
-    """Returns whether a folder holds a configuration and a checkpoint, so a run goes on there.
+    """Returns whether a folder holds a configuration and a checkpoint, so that a run continues.
 
     The folder need not exist.
     """
@@ -180,17 +180,17 @@ def read_init_checkpoint(model_dir: str) -> str | None:
 
 
 def read_task(model_dir: str) -> str | None:
-    """Returns the task that a run is trained on, or None without a run."""
-    # A macro, which has no parameter.
+    """Returns the task on which a run is trained, or None without a run."""
+    # MIXTURE_NAME is a macro, which has no parameter.
     return read_values(model_dir, "MIXTURE_NAME").get("")
 
 
 def read_values(model_dir: str, configurable: str) -> dict[str, Any]:
-    """Reads what the config.gin of a model_dir binds to the parameters of a configurable.
+    """Reads the parameters that the config.gin of a model_dir binds for a configurable.
 
     Args:
       model_dir: The folder. It need not exist.
-      configurable: Its name without modules, such as "run".
+      configurable: The name of the configurable without modules, such as "run".
 
     Returns:
       Parameter -> value, with absolute paths; empty without a config.gin.
@@ -209,7 +209,7 @@ def read_values(model_dir: str, configurable: str) -> dict[str, Any]:
 
 
 def write_file(model_dir: str, name: str, content: bytes) -> None:
-    """Writes a file of a model_dir whole, whose lock is held. The folder need not exist.
+    """Writes a whole file into a model_dir, whose lock is held. The folder need not exist.
 
     Raises:
       UserError: if it cannot be written.
@@ -226,7 +226,7 @@ def write_file(model_dir: str, name: str, content: bytes) -> None:
 
 
 def read_file(model_dir: str, name: str) -> str | None:
-    """Reads a utf-8 file of a model_dir; returns None if it is not there.
+    """Reads a utf-8 file in a model_dir, or returns None if it does not exist.
 
     Raises:
       UserError: if it cannot be read.

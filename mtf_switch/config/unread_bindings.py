@@ -1,7 +1,7 @@
 """Refuses bindings that nothing reads, such as one of SwitchFFN for a model without experts.
 
-Gin records each parameter that it supplies. So what a model reads is known once it is
-constructed, and what training reads once its graph is built.
+Gin records each parameter that it supplies. The bindings that a model reads are therefore known
+once it is constructed, and those that training reads are known once its graph is built.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from mtf_switch.config import gin_files, gin_statements
 from mtf_switch.config.gin_statements import Binding
 from mtf_switch.errors import UserError, join_first
 
-# A model constructs the classes of these modules, ...
+# A model constructs the classes in these modules, ...
 _OF_MODELS = (
     *("mtf_switch.layers", "mtf_switch.model"),
     *("mesh_tensorflow.transformer.transformer", "mesh_tensorflow.transformer.moe"),
 )
-# ... except these, which its graph does, and calls these functions.
+# ... except these, which only its graph constructs, and it calls these functions.
 _OF_GRAPHS = ("GatherEmbedding", "VocabEmbedding", "LeanAdafactor")
 _CALLED_BY_MODELS = ("make_layer_stack", "make_bitransformer", "pairs_of_blocks")
-# The graph of a training step reads everything of these modules, ...
+# The graph of a training step reads all parameters of these modules, ...
 _OF_TRAINING = (
     *(*_OF_MODELS, "mesh_tensorflow.optimize"),
     "mesh_tensorflow.transformer.learning_rate_schedules",
 )
-# ... except what only decoding reads.
+# ... except those of these functions, which only decoding calls.
 _OF_DECODING = ("decode", "sample_autoregressive")
-# Functions that return a parameter of another configurable -> that one, and its parameter.
+# Function that returns a parameter of another configurable -> that configurable and parameter.
 _READ_FOR_OTHERS = {"activation_of_dense_layers": ("DenseReluDense", "activation")}
 
 _ADD_EXPERTS = (
-    "The model has no Switch layer: take one that has, such as models/switch_tiny.gin, or add "
+    "The model has no Switch layer: use one that has, such as models/switch_tiny.gin, or add "
     "--gin_file=sparsity/every_other_switch.gin and num_experts."
 )
 _PARTS_OF_SWITCH_LAYERS = (
@@ -48,7 +48,7 @@ _ADD_ATTENTION = "For a SwitchAttention layer, add --gin_file=sparsity/experts_a
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What the user gave to a command, apart from a saved configuration.
+    """The configuration from the command line, without a saved configuration.
 
     Attributes:
       files: Paths of gin files.
@@ -63,17 +63,18 @@ _given = Given()
 
 
 def remember(files: Sequence[str], gin_params: Sequence[str]) -> None:
-    """Notes which files and bindings the parsed configuration has from the command line."""
+    """Records the files and bindings from the command line in the parsed configuration."""
     global _given
     _given = Given(tuple(files), tuple(gin_params))
 
 
 def check_model() -> None:
-    """Checks, when a model is constructed, that it read what the user bound for its layers.
+    """Checks that a constructed model has read the user's bindings for its layers.
 
-    A binding of the command line must be read. Of a gin file, at least one binding must; what
-    else a file of the user's own binds in vain is printed. Saved configurations are not
-    checked: they hold the defaults of layers that a model may lack.
+    A model must read every binding of the command line, and at least one binding of each gin
+    file. If it does not read other bindings in a user's own file, this prints them. Saved
+    configurations are not checked, because they contain defaults of layers that a model may
+    lack.
 
     Raises:
       UserError: for the first binding or file without effect.
@@ -82,7 +83,7 @@ def check_model() -> None:
 
 
 def check_training() -> None:
-    """Checks the same when the graph of a training step is built, which reads more.
+    """Checks the same once the graph of a training step is built, which reads more bindings.
 
     Raises:
       UserError: for the first binding or file without effect.
@@ -117,18 +118,19 @@ def _check(reading: _Reading, says_rest: bool) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Reading:
-    """What was read so far of the parsed configuration.
+    """The state of reading the parsed configuration.
 
     Attributes:
       bindings: The parsed configuration.
-      is_due: Whether all bindings of a configurable, by its name, should have been read by now.
+      is_due: Returns, for the name of a configurable, whether all of its bindings should have
+        been read by now.
     """
 
     bindings: Sequence[Binding]
     is_due: Callable[[str], bool]
 
     def is_unread(self, binding: Binding) -> bool:
-        """Whether a binding has no effect, as far as that can be known by now."""
+        """Whether a binding has no effect, as far as this is known by now."""
         if not binding.parameter:
             return self._is_unread_macro(binding)
         readers = list(self._readers(binding))
@@ -144,9 +146,9 @@ class _Reading:
         return [binding for binding in self.bindings if macro.name in binding.macros()]
 
     def _readers(self, binding: Binding) -> Iterator[str]:
-        """Yields the scope of the binding that each call took the parameter from.
+        """Yields, for each call that read the parameter, the scope of the binding that it used.
 
-        A call within "encoder" takes encoder/f.x if that is bound, and f.x otherwise.
+        A call within "encoder" uses encoder/f.x if that is bound, and f.x otherwise.
         """
         bound = {
             b.scope
@@ -165,7 +167,7 @@ class _Reading:
         """Says why an unread binding has no effect, and what to use instead."""
         if not binding.parameter:
             user = self._users(binding)[0]
-            return f"only {user.key} uses %{binding.name}, in vain. {self.explain(user)}"
+            return f"only {user.key} uses %{binding.name}, without effect. {self.explain(user)}"
         name = binding.base_name
         winners = [
             f"{scope}/{binding.name}.{binding.parameter}"
@@ -173,7 +175,7 @@ class _Reading:
             if scope.startswith(binding.scope)
         ]
         if winners:
-            return f"{' and '.join(winners)} win over it. Bind those, or remove them."
+            return f"{' and '.join(winners)} override it. Bind those, or remove them."
         made = {
             selector.split(".")[-1]
             for call, selector in gin.config._OPERATIVE_CONFIG
@@ -186,7 +188,7 @@ class _Reading:
         if name in _PARTS_OF_SWITCH_LAYERS and not made & {"SwitchFFN", "SwitchAttention"}:
             return f"{start} {_ADD_EXPERTS.replace('The model', where.capitalize())}"
         if name in made:
-            return f"{start} What calls {name} sets its {binding.parameter}: remove it."
+            return f"{start} The caller of {name} sets its {binding.parameter}: remove it."
         return f"{start} It has no {name}: remove the binding, or add one."
 
 
@@ -195,7 +197,7 @@ def _address(binding: Binding) -> tuple[str, str, str]:
 
 
 def _find_configurables(name: str) -> list[tuple[str, Any]]:
-    """Returns (module, function or class) of each configurable with a name."""
+    """Returns (module, function or class) for each configurable with this name."""
     return [
         (getattr(configurable.wrapped, "__module__", None) or "", configurable.wrapped)
         for selector, configurable in gin.config._REGISTRY.items()

@@ -1,4 +1,4 @@
-"""The paths of a conversion. They are checked without TensorFlow."""
+"""Checks the paths of a conversion, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def check(source: str, target: str, source_is_prefix: bool) -> None:
     Args:
       source: Path of the checkpoint.
       target: Path of the folder to create.
-      source_is_prefix: Whether the source may be the path of a checkpoint of Mesh TensorFlow
-        without the ending of its files.
+      source_is_prefix: Whether the source may be the path of a Mesh TensorFlow checkpoint,
+        without the extensions of its files.
 
     Raises:
-      UserError: If one of them is not on this machine, the target exists, or the source does
-        not.
+      UserError: If a path is not on this machine, if the target exists, or if the source does
+        not exist.
     """
     for path in (source, target):
         if "://" in path:

@@ -145,20 +145,20 @@ class ExpertCapacity:
 class InferenceCapacity:
     """The expert capacity with which a model predicts or scores lines of text.
 
-    With the capacity of evaluation, whether an expert has room for a token depends on the other
-    lines of the batch, and so do the line's results. By default no token is dropped.
+    With the capacity of evaluation, the result of a line depends on the other lines of its
+    batch, because they compete for slots. By default no token is dropped.
 
     Attributes:
       factor: the capacity factor, in place of `capacity_factor_eval`. None gives every token a
-        slot, except with the paper's one-hot products ("einsum", on a TPU): there, slots for
-        all tokens in each expert would take E times the memory, so `capacity_factor_eval`
-        stays.
+        slot, except with the paper's one-hot products ("einsum", on a TPU). There, a slot for
+        every token in each expert would take E times the memory, so `capacity_factor_eval`
+        applies.
     """
 
     factor: float | None = None
 
     def adapt(self, capacity: ExpertCapacity, one_hot: bool) -> ExpertCapacity:
-        """Returns the capacity of a layer with this factor in place of its evaluation's.
+        """Returns the capacity of a layer with this factor in place of `capacity_factor_eval`.
 
         Args:
           capacity: the capacity of the layer.

@@ -74,7 +74,7 @@ def compute_means(sums: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def count_tokens(sums: tf.Tensor) -> tf.Tensor:
-    """Returns [tokens, dropped tokens] of a layer's sums [6 + 2 E]: [2] float32."""
+    """Returns (tokens, dropped tokens) from a layer's sums [6 + 2 E]: [2] float32."""
     return sums[:2]
 
 

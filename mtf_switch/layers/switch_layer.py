@@ -44,7 +44,7 @@ class SwitchLayer(transformer.TransformerLayer):
       gin_name: the name that gin and error messages put before the layer's parameters.
       dispatch_method: the `dispatch` argument, see the module `dispatch_method`.
       on_tpu: whether the graph is built for a TPU, see `set_target`.
-      inference: the capacity for inputs that are no training examples, see `set_target`.
+      inference: the capacity for predicting or scoring lines of text, see `set_target`.
     """
 
     gin_name = "SwitchLayer"
@@ -118,7 +118,7 @@ class SwitchLayer(transformer.TransformerLayer):
         )
 
     def set_target(self, *, on_tpu: bool, inference: InferenceCapacity | None = None) -> None:
-        """Sets the device and the use that the graph is built for.
+        """Sets the device and the purpose for which the graph is built.
 
         `switch_transformer.build` does so for all layers of a model. A layer that nobody calls
         this for is built for training and evaluation on a CPU or GPU.
@@ -154,7 +154,7 @@ class SwitchLayer(transformer.TransformerLayer):
         """Returns C, the expert capacity.
 
         Args:
-          algorithm: what carries the tokens to their experts, see `resolve_dispatch`.
+          algorithm: the algorithm that carries tokens to experts, see `resolve_dispatch`.
           group_size: S.
           mode: see `ExpertCapacity.expert_capacity`.
 

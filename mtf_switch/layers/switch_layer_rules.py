@@ -1,4 +1,4 @@
-"""The values that the hyperparameters of a Switch layer may have."""
+"""The rules for the hyperparameters of a Switch layer."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def check(
       dispatch: a value of `dispatch`.
 
     Raises:
-      UserError: if no layer can be built with a value.
+      UserError: if a value is not valid.
     """
     value_rules.check_all(owner, _RULES, numbers)
     for name in activations:
         if find_activation(name) is None:
             raise UserError(
-                f"{owner}.activation names {name!r}, which is no function of Mesh "
-                'TensorFlow. The paper\'s are "relu" and ["gelu", "linear"] (gated GELU).'
+                f"{owner}.activation names {name!r}, which is not a function of Mesh "
+                'TensorFlow. The paper uses "relu" and ["gelu", "linear"] (gated GELU).'
             )
     if dispatch not in dispatch_method.METHODS:
         raise UserError(

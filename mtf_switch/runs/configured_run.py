@@ -26,7 +26,7 @@ def make_run(
       cluster: A TPUClusterResolver, or None for this machine.
       task: A task or mixture to use instead of the configured one.
       reads_data: Whether the task's data is read. If not, the data and the task's own
-        vocabulary are not needed where the model_dir keeps a vocabulary.
+        vocabulary are not needed if the model_dir keeps a vocabulary.
       settings: The settings of the parsed configuration, if they were read already.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How long decoded text may get."""
+"""Sets the maximum length of decoded text."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _DECODE = "Bitransformer.decode"
 def make_independent_of_batch(settings: RunSettings) -> None:
     """Lets beam search fill the whole length of its outputs, unless gin sets another limit.
 
-    By Mesh TF's default an output may have 1.5 times the tokens of the longest input of its
-    batch, and 10 more. Whether a line's output is cut would then depend on the lines beside it.
+    By Mesh TF's default, an output may have 1.5 times as many tokens as the longest input in
+    its batch, plus 10. Whether a line's output is cut would then depend on the lines beside it.
 
     Args:
       settings: The settings of the run.
@@ -30,7 +30,7 @@ def make_independent_of_batch(settings: RunSettings) -> None:
 
 
 def _bound(parameter: str) -> Any | None:
-    """Returns what gin binds to a parameter of decoding; None if it binds nothing."""
+    """Returns gin's binding of a decoding parameter, or None."""
     try:
         return gin.query_parameter(f"{_DECODE}.{parameter}")
     except ValueError:

@@ -1,4 +1,4 @@
-"""Lines of a text file as the ids of a model, and what of them the model has no room for."""
+"""Encodes the lines of a text file, and reports lines that are too long for the model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ EOS_ID = 1
 
 @dataclasses.dataclass(frozen=True)
 class LongLine:
-    """A line with more tokens than the model has room for.
+    """A line that is too long for the model.
 
     Attributes:
       number: Its number in the file, from 1.
-      tokens: Its tokens, the end of sequence included.
-      lost: Its last tokens, which are cut off.
-      lost_sentinels: The sentinels among them, such as "<extra_id_5>".
+      tokens: The number of its tokens, including the end of sequence.
+      lost: The number of its last tokens that are cut off.
+      lost_sentinels: The sentinels among these tokens, such as "<extra_id_5>".
     """
 
     number: int
@@ -40,7 +40,7 @@ class EncodedLines:
 
     Attributes:
       file: The path of the file, for messages.
-      ids: [lines, length] int32, each line with an end of sequence, cut or padded.
+      ids: [lines, length] int32. Each line has an end of sequence, and is cut or padded.
       long: The lines that are cut.
       unknown: A sentence on what the vocabulary lacks in the lines; "" for nothing.
     """
@@ -59,8 +59,8 @@ class EncodedLines:
         Args:
           file: The path of the file, for messages.
           lines: Its lines.
-          vocabulary: The vocabulary of the feature that they are.
-          length: The tokens that the model has room for, the end of sequence included.
+          vocabulary: The vocabulary of the lines' feature.
+          length: The maximum number of tokens of the model, including the end of sequence.
         """
         ids = np.zeros([len(lines), length], np.int32)
         long = []
@@ -76,11 +76,11 @@ class EncodedLines:
 
     @property
     def length(self) -> int:
-        """The tokens that the model has room for, the end of sequence included."""
+        """The maximum number of tokens of the model, including the end of sequence."""
         return self.ids.shape[1]
 
     def describe_cuts(self) -> str:
-        """Says in a sentence or two which lines are cut and what is lost; "" for none."""
+        """Describes the lines that are cut and the lost tokens; "" if there are none."""
         if not self.long:
             return ""
         lost = sum(line.lost for line in self.long)
@@ -111,7 +111,7 @@ def check_fit(encoded: Mapping[str, EncodedLines]) -> None:
             continue
         longest = max(line.tokens for line in lines.long)
         lengths = {name: other.length for name, other in encoded.items()}
-        # A multiple of the old length, so that groups of tokens still divide.
+        # A multiple of the old length still divides into groups of tokens.
         lengths[feature] *= -(-longest // lengths[feature])
         raise UserError(
             f"{lines.file}: {len(lines.long)} of {len(lines.ids)} lines are longer than the "

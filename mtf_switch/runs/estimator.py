@@ -1,4 +1,4 @@
-"""Mesh TF's model function in a TPUEstimator, with what this project adds to it."""
+"""Puts Mesh TF's model function, with this project's additions, into a TPUEstimator."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def build(
     """Builds the estimator of a run.
 
     Args:
-      run: The run, made from the gin configuration that is parsed.
+      run: The run, made from the parsed gin configuration.
       score: Whether `predict` scores targets instead of decoding.
       make_hooks: Makes the hooks of a training run from its loss. They come before the
         checkpoint saver, so a hook that raises keeps a bad step from being saved.
@@ -179,7 +179,7 @@ def _model_fn(
     mode: str,
     params: dict[str, Any],
 ) -> Any:
-    """Mesh TF's model function, plus the initial scale, the routers' metrics and hooks."""
+    """Calls Mesh TF's model function, and adds initial scale, router metrics and hooks."""
     getter = initialization.make_scaled_getter(initialization.init_scale())
     scope = tf.variable_scope(tf.get_variable_scope(), custom_getter=getter)
     batch_number = features.pop(BATCH_NUMBER, None)
@@ -213,16 +213,16 @@ def _model_fn(
 
 
 def _without_gin_saver(hooks: Sequence[Any]) -> tuple:
-    """Leaves out the hook that writes operative_config.gin.
+    """Removes the hook that writes operative_config.gin.
 
-    Its file lacks the parameters of utils.run, which this project reads without calling it: who
-    trains from that file would train another run. config.gin is complete.
+    That file lacks the parameters of utils.run, which this project reads without calling the
+    function. Training from that file would be a different run. config.gin is complete.
     """
     return tuple(hook for hook in hooks if not isinstance(hook, gin.tf.GinConfigSaverHook))
 
 
 def _check_variable_filter(variable_filter: Any) -> None:
-    """Refuses a filter that matches no variable, with which nothing would be trained."""
+    """Refuses a filter that matches no variable, because nothing would be trained."""
     names = [variable.op.name for variable in tf.global_variables()]
     if isinstance(variable_filter, str) and not any(
         re.search(variable_filter, name) for name in names
@@ -237,7 +237,7 @@ def _check_variable_filter(variable_filter: Any) -> None:
 def _separate_noise(batch_number: tf.Tensor | None) -> Iterator[None]:
     """Gives each batch of a prediction its own noise.
 
-    Noise depends on the global step, so each batch sees another step.
+    Noise depends on the global step, so each batch sees a different step.
     """
     steps = tf.get_collection_ref(tf.GraphKeys.GLOBAL_STEP)
     before = list(steps)
@@ -252,8 +252,8 @@ def _separate_noise(batch_number: tf.Tensor | None) -> Iterator[None]:
 def _count_step_last(train_op: tf.Operation) -> None:
     """Makes the increment of the global step wait for all other updates of a training step.
 
-    Upstream increments it at any moment of the step. The learning rate, Adafactor's decay and
-    all noise read it, so whether they see n or n + 1 would depend on chance.
+    Upstream increments it at an arbitrary moment of the step. The learning rate, Adafactor's
+    decay and all noise read it, and would see n or n + 1 by chance.
     """
     updates = _flatten_group(train_op)
     step = tf.train.get_global_step().handle
@@ -270,5 +270,5 @@ def _flatten_group(group: tf.Operation) -> list[tf.Operation]:
 
 
 def _replace_fields(spec: Any, **fields: Any) -> Any:
-    """Copies a spec with other fields. (`_replace` would skip its class's own constructor.)"""
+    """Copies a spec with other fields. (`_replace` would skip the constructor of its class.)"""
     return type(spec)(**{**spec._asdict(), **fields})

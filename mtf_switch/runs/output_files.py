@@ -1,7 +1,7 @@
-"""The text files that `predict`, `score` and `superglue` write where the user says.
+"""Writes the output files of `predict`, `score` and `superglue`, whose paths users choose.
 
-A file that another program or another command wrote is not replaced, unless the user says so.
-What a command has written is remembered in the project's cache, by its path and content.
+A file from another program or another command is replaced only on request. The project's cache
+records the path and the content of each written file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class OutputFile:
     Attributes:
       path: Its path. It may be a pipe or a device, such as /dev/stdout.
       command: The command that writes it, such as "predict".
-      overwrite: Whether it may replace any file, as the flag --overwrite says.
+      overwrite: Whether it may replace any file: the flag --overwrite.
     """
 
     path: str
@@ -32,14 +32,14 @@ class OutputFile:
     overwrite: bool = False
 
     def check(self, inputs: Sequence[str] = ()) -> None:
-        """Checks that the file can be written, before the work whose result it gets.
+        """Checks that the file can be written, before its content is computed.
 
         Args:
           inputs: The paths of the files that the command reads.
 
         Raises:
-          UserError: If its folder does not exist, if it cannot be written, if it is one of
-            the inputs, or if it exists already and this command did not write it.
+          UserError: If its folder does not exist, if it cannot be written, if it is one of the
+            inputs, or if it already exists and this command did not write it.
         """
         folder = os.path.dirname(os.path.abspath(self.path))
         if not os.path.isdir(folder):
@@ -80,21 +80,21 @@ class OutputFile:
     def _is_replaceable(self) -> bool:
         """Whether a new file can take the place of this one.
 
-        It cannot where it is a pipe or a device, or where only the file is writable and not
-        its folder.
+        It cannot if this is a pipe or a device, or if the file is writable but its folder is
+        not.
         """
         if os.path.exists(self.path) and not os.path.isfile(self.path):
             return False
         return os.access(os.path.dirname(os.path.realpath(self.path)), os.W_OK)
 
     def _record(self) -> Path:
-        """The file in the cache that holds the fingerprint of what was written here."""
+        """Returns the file in the cache with the fingerprint of the written content."""
         identity = {"command": self.command, "path": os.path.realpath(self.path)}
         key = text_cache.cache_key(identity)
         return text_cache.cache_directory() / "outputs" / f"{key}.json"
 
     def _remember(self) -> None:
-        # Without a cache, the next call asks for --overwrite.
+        # Without a cache, the next call requires --overwrite.
         with contextlib.suppress(OSError):
             record = self._record()
             record.parent.mkdir(parents=True, exist_ok=True)

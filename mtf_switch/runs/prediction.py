@@ -1,4 +1,4 @@
-"""`run_switch.py predict` and `score`: decodes targets, or scores given ones."""
+"""`run_switch.py predict` and `score`: decodes targets, or scores given targets."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from mtf_switch.upstream.host_vocabulary import HostDecodedVocabulary
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What a model says of the lines of a file.
+    """The results of a model for the lines of a file.
 
     Attributes:
-      values: For each line a text, or a log-likelihood in nats.
-      dropped_fraction: Share of the tokens that Switch layers dropped, over all layers. While
-        decoding they drop none.
+      values: A text or a log-likelihood in nats for each line.
+      dropped_fraction: Share of the tokens that Switch layers dropped, over all layers. They
+        drop no token while decoding.
     """
 
     values: Sequence[Any]
     dropped_fraction: float
 
     def describe_drops(self) -> str:
-        """Says in a sentence which share of the tokens was dropped; "" for none."""
+        """Describes the share of dropped tokens in a sentence; "" if there are none."""
         if not self.dropped_fraction:
             return ""
         return (
@@ -49,7 +49,7 @@ class Results:
 def decode_lines(
     run: Run, inputs: np.ndarray, inference: InferenceCapacity | None = None
 ) -> Results:
-    """Decodes a target for each input, as gin's `Bitransformer.decode` says.
+    """Decodes a target for each input, with gin's bindings of `Bitransformer.decode`.
 
     Args:
       run: The run, made from the gin configuration that is parsed.
@@ -84,8 +84,8 @@ def score_lines(
       inference: The experts' capacity; None for that of evaluation.
 
     Returns:
-      One sum over the target's tokens, in nats, for each example. It includes the token that
-      ends the sequence.
+      One sum over the target's tokens, in nats, for each example. It includes the
+      end-of-sequence token.
 
     Raises:
       UserError: If there is no checkpoint, or it cannot be read.
@@ -108,7 +108,7 @@ def _predict_lines(
 def _make_results(
     run: Run, rows: Sequence[Mapping[str, np.ndarray]], values: Sequence[Any]
 ) -> Results:
-    # Each row has the counts of its whole batch; a dense model has none.
+    # Each row has the counts of its whole batch. The rows of a dense model have none.
     name = router_summaries.TOKENS_AND_DROPPED
     counts = [row[name] for row in rows[:: run.settings.batch_size] if name in row]
     tokens, dropped = np.sum(counts, axis=0, dtype=np.float64) if counts else (0.0, 0.0)
@@ -154,7 +154,7 @@ def predict_rows(
 
 
 def make_input_fn(features: Mapping[str, np.ndarray], batch_size: int) -> Callable:
-    """Makes an input function of full batches; rows of padding complete the last one.
+    """Makes an input function with full batches. Rows of padding complete the last batch.
 
     Args:
       features: [rows, length] int32 ids by name.

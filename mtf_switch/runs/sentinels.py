@@ -1,9 +1,9 @@
 """Sentinels such as `<extra_id_0>` in the texts that `predict` and `score` read.
 
-In these texts a user writes a sentinel to name it, wherever it stands. T5's vocabularies know
-it only where a word begins: in "The name (<extra_id_0>) of" they would see its characters.
-Transformers finds it there, and so does this module. Documents that models train on are another
-matter: in them such characters are text.
+In these texts, users write sentinels on purpose, at any place. T5's vocabularies recognize a
+sentinel only at the start of a word: in "The name (<extra_id_0>) of" they would see its
+characters. Transformers recognizes it there, and so does this module. In training documents, by
+contrast, such characters are text.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _WORD_START = "\u2581"
 
 
 def encode(vocabulary: Any, text: str) -> list[int]:
-    """Encodes a text, with the sentinels of the vocabulary wherever they stand.
+    """Encodes a text, and recognizes the vocabulary's sentinels at any place.
 
-    What is before a sentinel is encoded as if the text ended there. What follows it directly
-    continues a word, as in the inputs of training, where a sentinel replaces some of the ids.
+    The text before a sentinel is encoded as if it ended there. Text directly after a sentinel
+    continues a word, as in training inputs, where a sentinel replaces some of the ids.
 
     Args:
       vocabulary: A seqio vocabulary.
       text: The text.
 
     Returns:
-      The ids, without one for the end.
+      The ids, without an end of sequence.
     """
     return list(vocabulary.encode(separate(vocabulary, text)))
 
@@ -58,7 +58,7 @@ def _is_known(vocabulary: Any, sentinel: str) -> bool:
 
 
 def find(vocabulary: Any, ids: Sequence[int]) -> list[str]:
-    """Returns the sentinels among ids, in their order."""
+    """Returns the sentinels among ids, in order."""
     if not hasattr(vocabulary, "tokenizer"):
         return []
     pieces = [vocabulary.tokenizer.id_to_piece(int(i)) for i in ids]

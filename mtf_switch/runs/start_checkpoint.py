@@ -1,4 +1,4 @@
-"""The path of the checkpoint that fine-tuning starts from. It is checked without TensorFlow."""
+"""Checks the path of the checkpoint from which fine-tuning starts, without TensorFlow."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-r"""Text files of one input or target per line.
+r"""Reads text files with one input or target per line.
 
-A line is what ends in "\n". One "\r" before it belongs to the end, as in files of Windows. No
+A line ends at "\n". A "\r" directly before it belongs to the line end, as in Windows files. No
 other character ends a line: a lone "\r", a form feed or U+2028 is a character of its line.
 """
 
@@ -14,13 +14,13 @@ _END = re.compile(r"\r?\n")
 
 
 def read_lines(path: str) -> list[str]:
-    """Returns the lines of a utf-8 text file, without their ends.
+    """Returns the lines of a utf-8 text file, without line ends.
 
     Raises:
       UserError: If the file is missing, empty, or not utf-8.
     """
     try:
-        # newline="": Python would otherwise turn each "\r" into "\n".
+        # Without newline="", Python would turn each "\r" into "\n".
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = _END.split(file.read())
     except OSError as error:
@@ -37,8 +37,8 @@ def read_lines(path: str) -> list[str]:
 
 
 def to_one_line(text: str) -> str:
-    r"""Returns a text as one line: spaces take the place of "\n" and of "\r".
+    r"""Returns a text as one line: spaces replace "\n" and "\r".
 
-    A "\r" ends no line, but at the end of one it would be read as a part of its end.
+    A "\r" does not end a line, but at the end of a line it would be read as part of the end.
     """
     return re.sub(r"\r\n|[\r\n]", " ", text)

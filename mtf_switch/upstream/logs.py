@@ -10,7 +10,7 @@ def show_errors_only() -> None:
 
     Upstream logs every line twice, and reports failures where nothing failed. Call this before
     TensorFlow is imported, because its C++ part reads the environment when it is loaded. This
-    function does not import it, so that a user's mistake can be answered without it.
+    function does not import TensorFlow, so mistakes of users can be reported without it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import logging
@@ -19,9 +19,9 @@ def show_errors_only() -> None:
     import absl.logging
 
     absl.logging.set_verbosity(absl.logging.ERROR)
-    # What tf.get_logger() returns, once TensorFlow is imported.
-    of_tensorflow = logging.getLogger("tensorflow")
-    of_tensorflow.setLevel(logging.ERROR)
-    of_tensorflow.propagate = False
+    # The result of tf.get_logger(), once TensorFlow is imported.
+    logger = logging.getLogger("tensorflow")
+    logger.setLevel(logging.ERROR)
+    logger.propagate = False
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)

@@ -28,7 +28,7 @@ def test_an_empty_value_of_a_flag_is_refused(command: str, flag: str, capsys) ->
 def test_a_null_character_is_refused(capsys) -> None:
     with pytest.raises(SystemExit):
         main.main(["eval", "--model_dir=a\0b"])
-    assert "'a\\x00b' holds a null character" in capsys.readouterr().err
+    assert "'a\\x00b' contains a null character" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["no-such-tpu", "grpc://"])

@@ -95,6 +95,7 @@ def test_a_program_beside_a_checkpoint_to_convert_is_refused(here: Path, name: s
             source=str(here),
             gin_files=[],
             gin_params=[],
+            vocabulary=None,
         )
     assert not (here / "ran").exists()
 

@@ -25,7 +25,7 @@ DENSE, SWITCH, ATTENTION = (
 )
 RUN = "runs/embedded.gin"
 GATED = "DenseReluDense.activation = ['gelu', 'linear']"
-NO_EXPERTS = "The model has no Switch layer: take one that has, such as models/switch_tiny.gin"
+NO_EXPERTS = "The model has no Switch layer: use one that has, such as models/switch_tiny.gin"
 
 # (files of the model, binding) -> what the message says after "has no effect: ".
 REFUSED = [
@@ -49,12 +49,12 @@ REFUSED = [
     (SWITCH, "decoder/SwitchFFN.num_experts = 4", "The decoder has no Switch layer"),
     (SWITCH, "pairs_of_blocks.num_layers = 4", "It has no pairs_of_blocks: remove"),
     (SWITCH, "LocalSelfAttention.radius = 4", "It has no LocalSelfAttention: remove"),
-    (SWITCH, "Unitransformer.input_vocab_size = 4", "What calls Unitransformer sets its"),
+    (SWITCH, "Unitransformer.input_vocab_size = 4", "The caller of Unitransformer sets its"),
     (
         SWITCH,
         "transformer.make_layer_stack.layers = [@SwitchFFN]",
         "decoder/transformer.make_layer_stack.layers and "
-        "encoder/transformer.make_layer_stack.layers win over it",
+        "encoder/transformer.make_layer_stack.layers override it",
     ),
 ]
 
@@ -84,7 +84,9 @@ def test_a_binding_that_the_model_does_not_read_is_refused(
 def test_macros_of_which_every_use_is_in_vain_are_refused(tmp_path: Path) -> None:
     mine = tmp_path / "mine.gin"
     mine.write_text("d_model = 64\nSwitchFFN.num_experts = %mine\nmine = 3\n")
-    with pytest.raises(UserError, match=r"only SwitchFFN.num_experts uses %mine, in vain\. no"):
+    with pytest.raises(
+        UserError, match=r"only SwitchFFN.num_experts uses %mine, without effect\. no"
+    ):
         build([*DENSE, str(mine)], ["mine = 4"])
     build([*SWITCH, str(mine)], ["mine = 4"])
 

@@ -134,7 +134,7 @@ def test_a_download_that_fails_is_explained(tmp_path: Path, monkeypatch) -> None
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_network)
     monkeypatch.setattr(
-        network, "find_reachable", lambda urls: set(map(network.server_of, urls))
+        network, "find_reachable", lambda urls: set(map(network.get_server, urls))
     )
     gin.bind_parameter("tfds_data.data_dir", str(tmp_path))
     tasks.register()
