@@ -32,7 +32,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--temperature",
         type=flags.number(value_rules.number(0)),
         metavar="T",
-        help="0 decodes greedily, larger values sample (default: 0)",
+        help="0 decodes greedily, larger values sample; a sample depends on the place of the "
+        "line in the file (default: 0)",
     )
     parser.add_argument(
         "--top_k",

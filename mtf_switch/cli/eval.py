@@ -67,6 +67,11 @@ def _check_combination(options: argparse.Namespace) -> None:
             "--follow waits for checkpoints to decode, and --perplexity decodes nothing: give "
             "only one of them, or --perplexity with --checkpoint_steps=all."
         )
+    if options.checkpoint_steps is not None and options.follow:
+        raise UserError(
+            "--follow scores every checkpoint, so --checkpoint_steps has no effect: give only "
+            "one of them."
+        )
 
 
 def run_command(options: argparse.Namespace) -> None:

@@ -174,6 +174,9 @@ def _check_machine(options: argparse.Namespace) -> None:
         raise UserError(
             "--devices runs on this machine and --tpu on another one: give only one of them."
         )
+    for flag in ("gcp_project", "tpu_zone"):
+        if getattr(options, flag) and not options.tpu:
+            raise UserError(f"--{flag} says where the TPU of --tpu is: give --tpu as well.")
 
 
 def refuse_empty_texts(parser: argparse.ArgumentParser) -> None:

@@ -45,6 +45,8 @@ def run_command(options: argparse.Namespace) -> None:
     )
     results = prediction.decode_lines(run, inputs.ids, capacity_flag.make_capacity(options))
     file_flags.get_output(options).write_lines(results.values)
-    messages = (inputs.unknown, inputs.describe_cuts(), results.describe_drops())
+    messages = [inputs.unknown, inputs.describe_cuts(), results.describe_drops()]
+    if options.max_length is None:
+        messages.append(results.describe_unfinished())
     for message in filter(None, messages):
         print(message, file=sys.stderr)

@@ -18,6 +18,7 @@ from mtf_switch.runs import (
     saved_checkpoints,
     text_lines,
 )
+from mtf_switch.runs.encoded_lines import EOS_ID
 from mtf_switch.runs.restoring import CheckShapesHook
 from mtf_switch.runs.run import Run
 from mtf_switch.upstream.host_vocabulary import HostDecodedVocabulary
@@ -31,10 +32,21 @@ class Results:
       values: A text or a log-likelihood in nats for each line.
       dropped_fraction: Share of the tokens that Switch layers dropped, over all layers. They
         drop no token while decoding.
+      unfinished: Number of decoded texts that reached the greatest length before their end.
     """
 
     values: Sequence[Any]
     dropped_fraction: float
+    unfinished: int = 0
+
+    def describe_unfinished(self) -> str:
+        """Describes the number of unfinished texts in a sentence; "" if there are none."""
+        if not self.unfinished:
+            return ""
+        return (
+            f"{self.unfinished} of {len(self.values)} outputs reached the greatest length "
+            "before their end. --max_length allows longer ones."
+        )
 
     def describe_drops(self) -> str:
         """Describes the share of dropped tokens in a sentence; "" if there are none."""
@@ -66,7 +78,9 @@ def decode_lines(
     vocabulary = run.feature_vocabulary("targets")
     results = _predict_lines(run, {"inputs": inputs}, inference, score=False)
     texts = [vocabulary.decode([int(i) for i in result["outputs"]]) for result in results]
-    return _make_results(run, results, [text_lines.to_one_line(text) for text in texts])
+    decoded = _make_results(run, results, [text_lines.to_one_line(text) for text in texts])
+    unfinished = sum(EOS_ID not in result["outputs"] for result in results)
+    return dataclasses.replace(decoded, unfinished=unfinished)
 
 
 def score_lines(

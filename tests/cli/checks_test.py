@@ -84,6 +84,8 @@ MISTAKES = {
     ("eval", "--model_dir={0}/run", "--data_dir={0}/no"): "There is no folder {0}/no",
     ("eval", "--model_dir={0}/run", "--vocabulary={0}/no"): "There is no vocabulary {0}/no",
     ("eval", "--model_dir={0}/run", "--perplexity", "--follow"): "--follow waits",
+    ("eval", "--model_dir={0}/run", "--checkpoint_steps=2", "--follow"): "has no effect",
+    ("eval", "--model_dir={0}/run", "--tpu_zone=z"): "give --tpu as well",
     ("train", "--model_dir={0}/new"): "No model is named",
     ("train", "--model_dir={0}/new", "--gin_file=no.gin"): "no gin file 'no.gin'",
     ("train", "--model_dir={0}/new", *TINY, "--corpus={0}/*.md"): "No file matches",
