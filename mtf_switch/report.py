@@ -53,7 +53,7 @@ class Report:
         """
         texts = {f"{self.name}.json": self.to_json() + "\n", **self.documents}
         try:
-            os.makedirs(folder, exist_ok=True)
+            whole_file.make_folder(folder)
             for name, text in texts.items():
                 whole_file.write_text(os.path.join(folder, name), text)
             for name, draw in self.plots.items():

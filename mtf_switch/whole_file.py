@@ -1,8 +1,13 @@
-"""Writes files that are either complete or absent, as a run can be killed at any time."""
+"""Writes files that are either complete or absent, as a run can be killed at any time.
+
+Files and folders may be on this machine, or at an address such as gs://bucket/run. TensorFlow,
+which reads and writes addresses, is imported only for one.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -35,8 +40,12 @@ def open_for_writing(
     Args:
       path: The file to write.
       mode: "w" for UTF-8 text, "wb" for bytes.
-      newline: See `open`.
+      newline: See `open`; only for a file on this machine.
     """
+    if is_address(path):
+        with _open_address(os.fspath(path), mode) as file:
+            yield file
+        return
     part = f"{os.fspath(path)}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part"
     encoding = None if "b" in mode else "utf-8"
     try:
@@ -75,3 +84,86 @@ def is_alive(process: int) -> bool:
     except OSError:  # the process of another user
         return True
     return True
+
+
+def is_address(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a path is an address, which is not on this machine."""
+    return "://" in os.fspath(path)
+
+
+def make_folder(folder: str) -> None:
+    """Creates a folder and those above it; existing ones stay.
+
+    Raises:
+      OSError: If it cannot be created.
+    """
+    if not is_address(folder):
+        os.makedirs(folder, exist_ok=True)
+        return
+    with _as_os_errors(folder) as gfile:
+        gfile.makedirs(folder)
+
+
+def list_names(folder: str) -> list[str]:
+    """Lists the names of the files and folders in a folder; none if there is no such folder."""
+    if not is_address(folder):
+        return os.listdir(folder) if os.path.isdir(folder) else []
+    with _as_os_errors(folder) as gfile:
+        names = gfile.listdir(folder) if gfile.isdir(folder) else []
+    return [name.rstrip("/") for name in names]
+
+
+def exists(path: str) -> bool:
+    """Returns whether there is a file or folder of this name."""
+    if not is_address(path):
+        return os.path.exists(path)
+    with _as_os_errors(path) as gfile:
+        return gfile.exists(path)
+
+
+def read_text(path: str) -> str:
+    """Reads a UTF-8 text file.
+
+    Raises:
+      OSError: If it cannot be read.
+      UnicodeDecodeError: If it is not UTF-8.
+    """
+    if not is_address(path):
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    with _as_os_errors(path) as gfile, gfile.GFile(path, "rb") as file:
+        return file.read().decode("utf-8")
+
+
+@contextlib.contextmanager
+def _open_address(path: str, mode: str) -> Iterator[IO[Any]]:
+    """Opens a file at an address that replaces the old one when the `with` block ends.
+
+    Args:
+      path: The address.
+      mode: "w" for UTF-8 text, "wb" for bytes.
+
+    Raises:
+      OSError: If it cannot be written.
+    """
+    part = f"{path}.part"
+    with _as_os_errors(path) as gfile:
+        try:
+            with gfile.GFile(part, mode) as file:
+                yield file
+            gfile.rename(part, path, overwrite=True)
+        finally:
+            if gfile.exists(part):
+                gfile.remove(part)
+
+
+@contextlib.contextmanager
+def _as_os_errors(path: str) -> Iterator[Any]:
+    """Gives TensorFlow's functions for files, and turns their errors into OSErrors."""
+    import tensorflow as tf
+
+    try:
+        yield tf.io.gfile
+    except tf.errors.OpError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OSError(errno.EIO, reason, path) from error

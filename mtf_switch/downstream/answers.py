@@ -60,7 +60,7 @@ def write_answers(
       texts: The decoded text for each example.
       predictions: The postprocessed texts.
     """
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    whole_file.make_folder(os.path.dirname(path))
     with whole_file.open_for_writing(path) as file:
         for index, (text, prediction) in enumerate(zip(texts, predictions)):
             line = {
@@ -89,8 +89,7 @@ def read_answers(model_dir: str, split: str, task: str, step: int) -> Answers:
     """
     path = answers_file(model_dir, split, task, step)
     try:
-        with open(path, encoding="utf-8") as file:
-            lines = [json.loads(line) for line in file]
+        lines = [json.loads(line) for line in whole_file.read_text(path).split("\n") if line]
         for line in lines:
             if not isinstance(line["inputs"], str):
                 raise TypeError("an input is no text")

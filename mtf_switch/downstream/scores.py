@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import json
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from mtf_switch import value_rules
+from mtf_switch import value_rules, whole_file
 from mtf_switch.downstream import task_metrics
 from mtf_switch.errors import UserError
 
@@ -166,10 +166,10 @@ def scores_file(model_dir: str, split: str, task: str, limit: int | None) -> str
 
 def find_partial_files(model_dir: str, split: str, task: str) -> list[str]:
     """Finds the files with scores on a part of a task's examples."""
-    pattern = os.path.join(
-        glob.escape(eval_folder(model_dir, split)), f"{scores_name(task, None)}-first*.json"
-    )
-    return sorted(glob.glob(pattern))
+    folder = eval_folder(model_dir, split)
+    partial = re.compile(re.escape(task) + r"-first\d+\.json")
+    names = sorted(filter(partial.fullmatch, whole_file.list_names(folder)))
+    return [os.path.join(folder, name) for name in names]
 
 
 def read_scores(
@@ -184,11 +184,11 @@ def read_scores(
       UserError: If the file is damaged.
     """
     path = scores_file(model_dir, split, task, limit)
-    if not os.path.exists(path):
+    if not whole_file.exists(path):
         return []
     try:
-        with open(path, encoding="utf-8") as file:
-            steps = [StepScores(**entry) for entry in json.load(file)["steps"]]
+        entries = json.loads(whole_file.read_text(path))["steps"]
+        steps = [StepScores(**entry) for entry in entries]
         for step in steps:
             step.check_types()
     except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError) as error:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import json
 import math
 import os
+import re
 from typing import Any
 
+from mtf_switch import whole_file
 from mtf_switch.errors import UserError
 from mtf_switch.runs import train_log
 from mtf_switch.runs.gains import EvaluationPoint
@@ -42,8 +43,10 @@ def read(model_dir: str, task: str, split: str) -> QualityCurve:
         data.
     """
     found = {}
-    for path in sorted(glob.glob(os.path.join(glob.escape(model_dir), "eval*.json"))):
-        data = _read_evaluation(path)
+    for name in sorted(whole_file.list_names(model_dir)):
+        if not re.fullmatch(r"eval(-.*)?\.json", name):
+            continue
+        data = _read_evaluation(os.path.join(model_dir, name))
         # Without a limit, the file is of an earlier version, and may be of a part.
         if (data["task"], data["split"], data.get("limit", 0)) == (task, split, None):
             found[data["step"]] = data
@@ -70,8 +73,7 @@ def read(model_dir: str, task: str, split: str) -> QualityCurve:
 
 def _read_evaluation(path: str) -> dict[str, Any]:
     try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
+        data = json.loads(whole_file.read_text(path))
         numbers = (data["step"], data["neg_log_perplexity"], data["target_tokens"])
         texts = (data["task"], data["split"])
         if not all(isinstance(n, (int, float)) for n in numbers):
