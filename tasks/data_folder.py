@@ -21,5 +21,5 @@ def check_exists(data_dir: str, is_folder: Callable[[str], bool] = os.path.isdir
     if not is_folder(data_dir):
         raise UserError(
             f"There is no folder {data_dir}. --data_dir (tfds_data.data_dir) must name the "
-            "folder with TFDS's data: make it, or name another one."
+            "folder with TFDS's data. Create it, or name another one."
         )

@@ -23,7 +23,7 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
     Args:
       vocabulary: the new vocabulary, or None for T5's.
     """
-    vocabulary = vocabulary or text_vocabulary.t5_default()
+    vocabulary = vocabulary or text_vocabulary.make_t5_default()
     # All of T5's tasks share these two objects, which are frozen dataclasses.
     for feature in t5.data.tasks.DEFAULT_OUTPUT_FEATURES.values():
         object.__setattr__(feature, "vocabulary", vocabulary)

@@ -1,4 +1,4 @@
-"""The vocabulary that gin gives all tasks."""
+"""The vocabulary of all tasks, which gin configures."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ def make_features(vocabulary: seqio.Vocabulary | None) -> dict[str, seqio.Featur
     Args:
       vocabulary: the vocabulary of both, or None for T5's.
     """
-    vocabulary = vocabulary or text_vocabulary.t5_default()
+    vocabulary = vocabulary or text_vocabulary.make_t5_default()
     return {
         "inputs": seqio.Feature(vocabulary, add_eos=True, required=False),
         "targets": seqio.Feature(vocabulary, add_eos=True),

@@ -1,4 +1,4 @@
-"""SentencePiece vocabularies in which the text of data sets never becomes a sentinel."""
+"""SentencePiece vocabularies that never read a sentinel in the text of data sets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _UNUSED = sentencepiece_model_pb2.ModelProto.SentencePiece.UNUSED
 class TextVocabulary(seqio.SentencePieceVocabulary):
     """A SentencePiece vocabulary that reads data sets and the lines of users differently.
 
-    `encode_tf`, which seqio applies to the text of data sets, never gives a sentinel. A
-    sentinel stands for a masked span, so only span corruption makes them, as ids. If a document
-    that happens to hold the text "<extra_id_0>" gave one, as with seqio's own class, the model
-    would be asked for a span that is not there. All other text has the same ids in both.
+    `encode_tf`, which seqio applies to the text of data sets, never returns a sentinel. A
+    sentinel stands for a masked span, so only span corruption may insert them, as ids. With
+    seqio's own class, a document that contains the text "<extra_id_0>" would become an example
+    with a span that does not exist. All other text has the same ids in both classes.
 
-    `encode` does give sentinels: it reads the lines of `predict` and `score`, in which users
+    `encode` does return sentinels: it reads the lines of `predict` and `score`, in which users
     write them on purpose.
     """
 
@@ -34,10 +34,10 @@ class TextVocabulary(seqio.SentencePieceVocabulary):
 
 @functools.lru_cache(maxsize=8)
 def without_sentinels(model: bytes) -> bytes:
-    """Returns a SentencePiece model with the same ids that never yields a sentinel.
+    """Returns a SentencePiece model with the same ids that never returns a sentinel.
 
     Args:
-      model: A serialized model that holds the sentinels, as pieces of any type.
+      model: a serialized model with the sentinels, as pieces of any type.
     """
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)
     for piece in proto.pieces:
@@ -46,6 +46,6 @@ def without_sentinels(model: bytes) -> bytes:
     return proto.SerializeToString()
 
 
-def t5_default() -> TextVocabulary:
+def make_t5_default() -> TextVocabulary:
     """Returns T5's vocabulary: 32,000 pieces and 100 sentinels, on Google Cloud Storage."""
     return TextVocabulary(t5.data.DEFAULT_SPM_PATH, t5.data.DEFAULT_EXTRA_IDS)

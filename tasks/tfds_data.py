@@ -85,7 +85,7 @@ def resolve_dataset_name(task: seqio.Task) -> str | None:
     loader = task.source.tfds_dataset
     registered_name = _REGISTERED_NAMES.setdefault(loader, loader.name)
     loader._name = _choose_version(registered_name)
-    # A loader keeps the first folder that it was asked for, whatever gin names since.
+    # Otherwise, a loader would keep its first folder after gin names another one.
     loader.override_data_dir(configured_data_dir())
     return loader.name
 

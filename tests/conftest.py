@@ -18,19 +18,19 @@ from tiny_run import Outcome, TinyRun, made_up_text
 # Before any test imports Mesh TensorFlow or T5: the project repairs them as they are imported.
 import mtf_switch  # noqa: F401
 
-# A graph is hundreds of thousands of objects that live long. With Python's default thresholds,
+# A graph has hundreds of thousands of long-lived objects. With Python's default thresholds,
 # the search for garbage among them takes a tenth of the time of building it.
 gc.set_threshold(100_000, 20, 20)
 
-# Examples of each property: those of the default suite, and those of `make test-all`.
+# The number of examples for each property: in the default suite, and in `make test-all`.
 FEW_EXAMPLES, MANY_EXAMPLES = 10, 40
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Makes every run use the same examples, and more of them where slow tests run.
 
-    There is no deadline, because the first graph of a process is slow, and no shrinking, because
-    each smaller example would be another graph.
+    There is no deadline, because the first graph of a process is slow, and no shrinking,
+    because each smaller example would be another graph.
     """
     is_default = config.option.markexpr == "not slow"
     hypothesis.settings.register_profile(

@@ -1,4 +1,4 @@
-"""How a mistake of the user is reported."""
+"""How mistakes of users are reported."""
 
 from __future__ import annotations
 

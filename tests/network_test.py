@@ -1,4 +1,4 @@
-"""Whether a server can be reached: servers of this machine that answer, refuse and are silent."""
+"""Checks of whether a server can be reached, with local servers."""
 
 from __future__ import annotations
 

@@ -89,6 +89,7 @@ def _compare_perplexities(options: argparse.Namespace, tasks: Sequence[str]) -> 
         report.write(options.output_dir)
     print(report.text)
     print(
-        "Speed-up: the last step (or time) of the first model, divided by that at which a "
-        "model reaches the same quality. Between evaluations, quality is interpolated linearly."
+        "Speed-up: the last step (or time) of the first model, divided by the step (or time) "
+        "at which a model reaches the same quality. Between evaluations, quality is "
+        "interpolated linearly."
     )

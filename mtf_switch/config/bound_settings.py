@@ -33,7 +33,9 @@ def devices(value: int | None = None) -> int | None:
 def run_vocabulary(
     sha256: str | Sequence[str] | None = None, sentinels: int | Sequence[int] | None = None
 ) -> None:
-    """What identifies the vocabulary that a model_dir keeps; pairs for inputs and targets.
+    """Identifies the vocabulary that a model_dir keeps.
+
+    Both arguments are pairs if inputs and targets have different vocabularies.
 
     Args:
       sha256: The SHA-256 of its SentencePiece model.

@@ -1,7 +1,7 @@
-"""The vocabulary beside a checkpoint, which a conversion takes along.
+"""Finds the vocabulary beside a checkpoint, and writes it beside the converted checkpoint.
 
-A model_dir says in its config.gin which vocabulary it keeps. Other folders may hold a
-SentencePiece model under one of the names that T5 and transformers use.
+The config.gin of a model_dir identifies the vocabulary that the folder keeps. Other folders may
+contain a SentencePiece model under one of the names that T5 and transformers use.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mtf_switch.runs.kept_vocabulary import Pair, VocabularyModel
 HF_FILE, T5_FILE = "spiece.model", "sentencepiece.model"
 _FILES = (HF_FILE, T5_FILE, kept_vocabulary.FILE)
 _HF_TOKENIZER = "tokenizer_config.json"
-# Of all released models.
+# All released models have 100 sentinels.
 _DEFAULT_SENTINELS = 100
 
 
@@ -31,8 +31,8 @@ class FoundVocabulary:
     """The vocabulary of a source.
 
     Attributes:
-      models: The vocabularies of inputs and targets; None for none.
-      description: Where it is from, or why there is none.
+      models: The vocabularies of inputs and targets, or None if none was found.
+      description: The origin of the vocabularies, or the reason why there are none.
     """
 
     models: Pair | None
@@ -45,7 +45,7 @@ def find(source_format: Format, source: str, vocab_size: int) -> FoundVocabulary
     Args:
       source_format: Format of the source.
       source: Path of the checkpoint.
-      vocab_size: Rows of its embedding.
+      vocab_size: The number of rows of its embedding.
 
     Raises:
       UserError: If the source is a model_dir whose vocabulary is missing or damaged.
@@ -55,7 +55,7 @@ def find(source_format: Format, source: str, vocab_size: int) -> FoundVocabulary
         kept = kept_vocabulary.find(folder)
         if kept is not None:
             return FoundVocabulary(kept, _describe(kept))
-    # T5X's checkpoints are folders in the folder of their run.
+    # A T5X checkpoint is a folder in the folder of its run.
     folders = [folder] if source_format == HF else [folder, os.path.dirname(folder)]
     for path in _list_candidates(folders):
         try:
@@ -66,16 +66,16 @@ def find(source_format: Format, source: str, vocab_size: int) -> FoundVocabulary
         if -(-size // VOCAB_DIVISOR) != -(-vocab_size // VOCAB_DIVISOR):
             return FoundVocabulary(
                 None,
-                f"none, because {path} has {size:,} ids with {model.sentinels} sentinels, and "
+                f"none, because {path} has {size:,} ids with {model.sentinels} sentinels, but "
                 f"the model has {vocab_size:,} rows for them",
             )
         return FoundVocabulary((model, model), _describe((model, model)))
-    return FoundVocabulary(None, f"none beside {source}; name yours with --vocabulary")
+    return FoundVocabulary(None, f"none beside {source}; pass yours with --vocabulary")
 
 
 def _list_candidates(folders: Sequence[str]) -> Iterator[str]:
     paths = (os.path.join(folder, name) for folder in folders for name in _FILES)
-    # A pipe is no file: to read it could take forever.
+    # isfile excludes pipes, from which a read could block forever.
     return filter(os.path.isfile, paths)
 
 
@@ -84,9 +84,9 @@ def _describe(models: Pair) -> str:
 
 
 def _read(path: str) -> VocabularyModel:
-    """Reads a SentencePiece model, to which the sentinels are added that it lacks."""
+    """Reads a SentencePiece model, and adds sentinels if the model itself has none."""
     model = kept_vocabulary.read(path, 0)
-    if model.holds_sentinels:
+    if model.has_own_sentinels:
         return model
     return dataclasses.replace(model, sentinels=_read_sentinels(os.path.dirname(path)))
 
@@ -109,16 +109,16 @@ def _read_sentinels(folder: str) -> int:
 
 
 def write(folder: str, target_format: Format, models: Pair) -> None:
-    """Writes vocabularies beside a converted checkpoint, where its format has a place for them.
+    """Writes vocabularies beside a converted checkpoint, under the names of its format.
 
     Args:
       folder: The folder of the checkpoint.
-      target_format: Its format.
+      target_format: The format of the checkpoint.
       models: The vocabularies of inputs and targets. For Mesh TensorFlow, config.gin must name
         them; see `kept_vocabulary.bind`.
 
     Raises:
-      UserError: If the format has no place for two different vocabularies.
+      UserError: If there are two different vocabularies, and the format has only one.
     """
     if target_format == MTF:
         kept_vocabulary.write(folder, models)
@@ -127,7 +127,7 @@ def write(folder: str, target_format: Format, models: Pair) -> None:
     if model != other:
         raise UserError(
             f"Inputs and targets have different vocabularies ({_describe(models)}), but "
-            f"{target_format} has one for both."
+            f"{target_format} has only one for both."
         )
     name = HF_FILE if target_format == HF else T5_FILE
     whole_file.write_bytes(os.path.join(folder, name), model.content)

@@ -10,19 +10,19 @@ from mtf_switch.downstream.scores import StepScores
 from mtf_switch.errors import UserError
 
 
-def check_same_tasks(models: Sequence[str], name: str, of_models: Sequence[StepScores]) -> None:
+def check_same_tasks(models: Sequence[str], name: str, scored: Sequence[StepScores]) -> None:
     """Checks that all models were scored on the same subtasks, and decoded in the same way.
 
     Args:
       models: The model_dirs.
       name: The task or mixture.
-      of_models: The last scores of each model.
+      scored: The last scores of each model.
 
     Raises:
-      UserError: If they were not. Their averages would be over different tasks.
+      UserError: If they were not, because their averages would be over different tasks.
     """
-    first = of_models[0]
-    for model, found in zip(models[1:], of_models[1:]):
+    first = scored[0]
+    for model, found in zip(models[1:], scored[1:]):
         different = sorted(first.scores.keys() ^ found.scores.keys())
         if different:
             raise UserError(
@@ -57,7 +57,7 @@ def check_same_decoding(
             if here != there:
                 raise UserError(
                     f"{holder} has scores (step {step.step}) that were decoded with "
-                    f"Bitransformer.decode.{name} = {here}, and {other} has {there}, so they "
+                    f"Bitransformer.decode.{name} = {here}, but {other} has {there}, so they "
                     "cannot be compared. Decode all of them in the same way, or move the "
                     "earlier scores to another folder."
                 )
@@ -79,25 +79,25 @@ def check_all_answered(
       UserError: If the numbers differ, or are below the number of examples in the split.
     """
     count, expected = len(found.inputs), scored.examples[task]
-    of_split = scored.examples_of_split.get(task, expected)
-    if not count == expected == of_split:
+    split_size = scored.examples_of_split.get(task, expected)
+    if not count == expected == split_size:
         file = answers.answers_file(model, split, task, scored.step)
         raise UserError(
             f"{file} has {count:,} answers, but the scores of step {scored.step} are of "
-            f"{expected:,} examples, and the split has {of_split:,}. Evaluate it again, in "
+            f"{expected:,} examples, and the split has {split_size:,}. Evaluate it again, in "
             f"full: run_switch.py eval --model_dir={model} --split={split} "
             f"--checkpoint_steps={scored.step}"
         )
 
 
-def check_same_examples(models: Sequence[str], task: str, of_models: Sequence[Answers]) -> None:
+def check_same_examples(models: Sequence[str], task: str, answered: Sequence[Answers]) -> None:
     """Checks that all models answered the same examples.
 
     Raises:
       UserError: If inputs or targets differ.
     """
-    first = of_models[0]
-    for model, found in zip(models[1:], of_models[1:]):
+    first = answered[0]
+    for model, found in zip(models[1:], answered[1:]):
         if (found.inputs, found.targets) != (first.inputs, first.targets):
             raise UserError(
                 f"{models[0]} and {model} were scored on different examples of {task!r} "

@@ -47,11 +47,11 @@ def resample_metrics(
     results: list[dict[str, np.ndarray]] = [{} for _ in predictions]
     for metric_fn in task.predict_metric_fns:
         score_fn = _SCORE_OF_EXAMPLE.get(metric_fn)
-        for result, of_model in zip(results, predictions):
+        for result, predicted in zip(results, predictions):
             result.update(
-                _resample_mean(score_fn, targets, of_model, groups, drawn)
+                _resample_mean(score_fn, targets, predicted, groups, drawn)
                 if score_fn
-                else _resample(metric_fn, targets, of_model, groups, drawn)
+                else _resample(metric_fn, targets, predicted, groups, drawn)
             )
     return results
 

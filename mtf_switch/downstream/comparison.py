@@ -132,19 +132,19 @@ def _compare_on_task(
     models: Sequence[str], task: seqio.Task, split: str, scored: Sequence[list[StepScores]]
 ) -> TaskResult:
     peaks = [scores.find_peaks(steps)[task.name] for steps in scored]
-    of_models = [
+    answered = [
         answers.read_answers(model, split, task.name, peak.step)
         for model, peak in zip(models, peaks)
     ]
-    for model, steps, found in zip(models, scored, of_models):
+    for model, steps, found in zip(models, scored, answered):
         (at_peak,) = (step for step in steps if step.step == found.step)
         agreement.check_all_answered(model, split, task.name, at_peak, found)
-    agreement.check_same_examples(models, task.name, of_models)
-    targets = of_models[0].targets
+    agreement.check_same_examples(models, task.name, answered)
+    targets = answered[0].targets
     files = [answers.answers_file(m, split, task.name, p.step) for m, p in zip(models, peaks)]
     try:
         resampled = bootstrap.resample_metrics(
-            task, targets, [found.predictions for found in of_models]
+            task, targets, [found.predictions for found in answered]
         )
     except Exception as error:  # metrics are other packages' and raise errors of many types
         raise UserError(

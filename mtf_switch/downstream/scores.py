@@ -77,11 +77,11 @@ class StepScores:
         return values.get(metric.name)
 
 
-def _maps_to(of_values: value_rules.Rule) -> value_rules.Rule:
-    """The maps whose values follow a rule. JSON makes all keys texts."""
+def _maps_to(rule: value_rules.Rule) -> value_rules.Rule:
+    """Returns the rule for maps whose values follow a rule. In JSON, all keys are texts."""
     return value_rules.Rule(
-        f"a map whose values are each {of_values.meaning}",
-        lambda value: isinstance(value, dict) and all(map(of_values.accepts, value.values())),
+        f"a map whose values are each {rule.meaning}",
+        lambda value: isinstance(value, dict) and all(map(rule.accepts, value.values())),
     )
 
 

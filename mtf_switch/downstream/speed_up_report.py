@@ -1,6 +1,6 @@
-"""`run_switch.py compare` of tasks without metrics: speed-ups in pre-training.
+"""`run_switch.py compare` for tasks without metrics: speed-ups in pre-training.
 
-A speed-up is that of Figures 4, 5, 6 and 8; see `gains`.
+`gains` defines a speed-up, as in Figures 4, 5, 6 and 8.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from mtf_switch.runs.quality_curve import QualityCurve
 
 @dataclasses.dataclass(frozen=True)
 class TaskSpeedUps:
-    """How fast models reach the final quality of the first one on one task.
+    """The speed-ups of models over the first model on one task.
 
     Attributes:
       task: The task.
-      curves: The evaluations of each model; the first model is the dense one.
-      in_steps: Speed-up in steps of each further model; None if the quality is not reached.
-      in_time: Speed-up in seconds; None also if a run has no training log.
+      curves: The evaluations of each model. The first model is the dense one.
+      in_steps: The speed-up in steps of each other model; None if it does not reach the
+        quality of the first model.
+      in_time: The speed-up in seconds; None also if a run does not have a training log.
     """
 
     task: str
@@ -40,12 +41,13 @@ def compare_curves(
     """Computes the speed-ups of all models over the first one.
 
     Args:
-      models: The model_dirs, which `eval` has evaluated.
+      models: The model_dirs, with the results of `eval`.
       tasks: Names of tasks or mixtures.
       split: Split of the tasks.
 
     Raises:
-      UserError: If a model was not evaluated on a whole task, or on other data than the first.
+      UserError: If a model was not evaluated on a whole task, or not on the same data as the
+        first model.
     """
     results = []
     for task in tasks:
@@ -90,7 +92,7 @@ def make_report(results: Sequence[TaskSpeedUps]) -> Report:
 
 
 def _to_data(result: TaskSpeedUps) -> dict[str, Any]:
-    """Returns a result for JSON, which has no NaN."""
+    """Converts a result to JSON data, in which None replaces NaN."""
     data = dataclasses.asdict(result)
     for curve in data["curves"]:
         for point in curve["points"]:
@@ -99,7 +101,7 @@ def _to_data(result: TaskSpeedUps) -> dict[str, Any]:
 
 
 def format_table(results: Sequence[TaskSpeedUps]) -> str:
-    """Formats a row for each model and task as a Markdown table; several tasks in summary."""
+    """Formats a Markdown table with a row for each model and task, and a summary of tasks."""
     heads = [
         "task",
         "model",
@@ -128,7 +130,7 @@ def _format(speed_up: float | None) -> str:
 
 
 def _summarize(results: Sequence[TaskSpeedUps]) -> list[str]:
-    """Says of each further model what Section 4.3 says of mSwitch over the languages."""
+    """Summarizes each other model over the tasks, as Section 4.3 summarizes mSwitch."""
     names = shorten_names([curve.model_dir for curve in results[0].curves])
     lines = [""]
     for index, name in enumerate(names[1:]):

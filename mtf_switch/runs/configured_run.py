@@ -39,4 +39,4 @@ def make_run(
     chosen = run_vocabulary.choose(
         model_dir, settings.task, settings.init_checkpoint, reads_data
     )
-    return Run(settings, chosen.vocabulary, model_dir, cluster, chosen.of_tasks)
+    return Run(settings, chosen.vocabulary, model_dir, cluster, chosen.for_all_tasks)

@@ -1,11 +1,11 @@
-"""What one model gains over another, as the paper defines it: each number has one definition.
+"""Computes the gains of one model over another, as the paper defines them.
 
-Speed-up (Figures 4, 5, 6 and 8): the steps, or the time, at which the dense model is evaluated
-last, divided by those at which the sparse model reaches the same quality. Figure 8 has one for
-each language.
+Speed-up (Figures 4, 5, 6 and 8): the steps or the time of the dense model's last evaluation,
+divided by the steps or the time after which the sparse model reaches the same quality. Figure 8
+shows one speed-up for each language.
 
 Percent of gain (Tables 6, 7 and 8): the share of the teacher's gain over the dense model that
-its student keeps.
+the teacher's student keeps.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ class EvaluationPoint:
     """One evaluation during pre-training.
 
     Attributes:
-      step: Step of the checkpoint.
-      seconds: Seconds spent in training steps up to that step.
-      neg_log_perplexity: On the validation split, in nats per target token.
+      step: The step of the checkpoint.
+      seconds: The time spent in training steps up to that step.
+      neg_log_perplexity: The negative log perplexity on the validation split, in nats per
+        target token.
     """
 
     step: int
@@ -31,7 +32,7 @@ class EvaluationPoint:
     neg_log_perplexity: float
 
 
-# What a speed-up is counted in: an attribute of EvaluationPoint.
+# The unit of a speed-up: an attribute of EvaluationPoint.
 Axis = Literal["step", "seconds"]
 
 
@@ -40,8 +41,9 @@ class SpeedUpSummary:
     """The speed-ups of one model over another on several languages (Figure 8).
 
     Attributes:
-      mean: Mean over the languages in which the quality is reached; None if there is none.
-      share_at_least: Share of all languages whose speed-up is at least the asked factor.
+      mean: The mean over the languages in which the quality is reached; None if it is reached
+        in no language.
+      share_at_least: The share of all languages whose speed-up is at least the given factor.
       not_reached: The languages in which the quality is not reached.
     """
 
@@ -55,13 +57,13 @@ def find_crossing(
 ) -> float | None:
     """Finds the step, or the second, at which a model first reaches a quality.
 
-    Between two evaluations, quality is interpolated linearly. A model that has the quality at
-    its first evaluation reaches it there.
+    Between two evaluations, quality is interpolated linearly. If the first evaluation already
+    has the quality, this returns the step or second of that evaluation.
 
     Args:
       points: Evaluations in the order of their steps.
       quality: Negative log perplexity, in nats per target token.
-      axis: What to return.
+      axis: Whether to return a step or seconds.
 
     Returns:
       The step or second; None if no evaluation reaches the quality.
@@ -81,11 +83,11 @@ def find_crossing(
 def compute_speed_up(
     dense: Sequence[EvaluationPoint], sparse: Sequence[EvaluationPoint], axis: Axis = "step"
 ) -> float | None:
-    """Divides the dense model's last step by the step at which the sparse one is as good.
+    """Divides the dense model's last step by the step at which the sparse model is as good.
 
     Args:
       dense: Evaluations of the dense model, in the order of their steps.
-      sparse: Those of the sparse model.
+      sparse: Evaluations of the sparse model, in the order of their steps.
       axis: "step" as in Figures 4 and 8, or "seconds" as in Figures 5 and 6.
 
     Returns:
@@ -102,7 +104,7 @@ def summarize_speed_ups(
     """Summarizes the speed-ups on several languages, as the text of Section 4.3 does.
 
     Args:
-      speed_ups: Language -> what `compute_speed_up` returned.
+      speed_ups: Language -> result of `compute_speed_up`.
       factor: The factor of `SpeedUpSummary.share_at_least`.
     """
     reached = [speed_up for speed_up in speed_ups.values() if speed_up is not None]
@@ -114,11 +116,13 @@ def summarize_speed_ups(
 
 
 def percent_of_gain(student: float, dense: float, teacher: float) -> float:
-    """Returns 100 (student - dense) / (teacher - dense), below 0 for a student that is worse.
+    """Returns 100 (student - dense) / (teacher - dense).
+
+    The percentage is negative for a student that is worse than the dense model.
 
     Args:
       student: Quality of the student, such as its negative log perplexity.
-      dense: That of the dense model of the student's size, trained without a teacher.
-      teacher: That of the teacher.
+      dense: Quality of the dense model of the student's size, trained without a teacher.
+      teacher: Quality of the teacher.
     """
     return 100 * (student - dense) / (teacher - dense)

@@ -1,4 +1,4 @@
-"""The vocabulary that a model_dir keeps, with which every command reads text as training did.
+"""Keeps the vocabulary of a run in its model_dir, so that every command reads text with it.
 
     vocabulary.model    the bytes of the SentencePiece model, without added sentinels
     config.gin          run_vocabulary.sha256 and run_vocabulary.sentinels
@@ -22,11 +22,11 @@ from mtf_switch.config import gin_config, saved_config
 from mtf_switch.errors import UserError
 
 FILE = "vocabulary.model"
-# Of inputs and targets, if they differ.
-_FILES_OF_PAIR = ("vocabulary.inputs.model", "vocabulary.targets.model")
-# Advice for who asks for another one.
-USE_THE_RUNS = "Remove --vocabulary: the model's own is used without it."
-# What config.gin says about it.
+# Used if the vocabularies of inputs and targets differ.
+_PAIR_FILES = ("vocabulary.inputs.model", "vocabulary.targets.model")
+# Advice for users who ask for another vocabulary.
+USE_THE_RUNS = "Remove --vocabulary to use the vocabulary of the model."
+# The configurable in config.gin that identifies the kept vocabulary.
 _CONFIGURABLE = "run_vocabulary"
 
 
@@ -36,8 +36,8 @@ class VocabularyModel:
 
     Attributes:
       content: The bytes of the model.
-      sentinels: Number of sentinels that are added to it, as its highest ids.
-      origin: Where it is from, for messages: a path.
+      sentinels: The number of sentinels that are added to it, as its highest ids.
+      origin: The path of its file, for messages.
     """
 
     content: bytes = dataclasses.field(repr=False)
@@ -55,8 +55,8 @@ class VocabularyModel:
         return self._processor.get_piece_size() + self.sentinels
 
     @property
-    def holds_sentinels(self) -> bool:
-        """Whether the model itself holds sentinels, as mT5's does."""
+    def has_own_sentinels(self) -> bool:
+        """Whether the model itself contains sentinels, as mT5's does."""
         return self._processor.piece_to_id("▁<extra_id_0>") != self._processor.unk_id()
 
     @functools.cached_property
@@ -64,7 +64,7 @@ class VocabularyModel:
         """The SentencePiece processor of the model.
 
         Raises:
-          UserError: If the bytes are no SentencePiece model.
+          UserError: If the bytes are not a SentencePiece model.
         """
         import sentencepiece
 
@@ -74,7 +74,7 @@ class VocabularyModel:
             processor.LoadFromSerializedProto(self.content)
         except RuntimeError as error:
             raise UserError(
-                f"{self.origin} is not a SentencePiece model. Give the file that SentencePiece "
+                f"{self.origin} is not a SentencePiece model. Pass a file that SentencePiece "
                 "wrote, such as spiece.model."
             ) from error
         return processor
@@ -83,7 +83,7 @@ class VocabularyModel:
         return f"SHA-256 {self.sha256[:16]}, {self.size:,} ids with {self.sentinels} sentinels"
 
 
-# The vocabularies of inputs and targets, which mostly are the same.
+# The vocabularies of inputs and targets, which are usually the same.
 Pair = tuple[VocabularyModel, VocabularyModel]
 
 
@@ -94,11 +94,11 @@ def find(model_dir: str) -> Pair | None:
       model_dir: The folder. It need not exist.
 
     Returns:
-      None for a run of before vocabularies were kept, or whose vocabulary has no SentencePiece
-      model, and for a folder without a checkpoint.
+      None for a folder without a checkpoint, for a run of a version that did not keep
+      vocabularies, and for a vocabulary without a SentencePiece model.
 
     Raises:
-      UserError: If the files are missing, or are not those that config.gin names.
+      UserError: If the files are missing, or differ from those that config.gin identifies.
     """
     if not saved_config.is_started(model_dir):
         return None
@@ -112,22 +112,21 @@ def find(model_dir: str) -> Pair | None:
         model = _read_kept(model_dir, FILE, hashes, sentinels)
         return model, model
     inputs, targets = (
-        _read_kept(model_dir, *of_feature)
-        for of_feature in zip(_FILES_OF_PAIR, hashes, sentinels)
+        _read_kept(model_dir, *kept) for kept in zip(_PAIR_FILES, hashes, sentinels)
     )
     return inputs, targets
 
 
 def _read_kept(model_dir: str, name: str, sha256: str, sentinels: int) -> VocabularyModel:
     path = os.path.join(model_dir, name)
-    restore = "Put the file back that training wrote; without it, no text can be read."
+    restore = "Restore the file that training wrote. Without it, no text can be read."
     try:
         model = read(path, sentinels)
     except UserError as error:
         raise UserError(f"{error} {restore}") from error
     if model.sha256 != sha256:
         raise UserError(
-            f"{path} has changed: its SHA-256 is {model.sha256[:16]}, and config.gin says "
+            f"{path} has changed: its SHA-256 is {model.sha256[:16]}, but config.gin has "
             f"{sha256[:16]}. {restore}"
         )
     return model
@@ -173,11 +172,11 @@ def write(model_dir: str, models: Pair) -> None:
 def _by_file(models: Pair) -> dict[str, VocabularyModel]:
     if models[0] == models[1]:
         return {FILE: models[0]}
-    return dict(zip(_FILES_OF_PAIR, models))
+    return dict(zip(_PAIR_FILES, models))
 
 
 def bind(models: Pair) -> None:
-    """Binds the hash and the sentinels of vocabularies, for the config.gin of their run."""
+    """Binds the hashes and sentinels of a run's vocabularies, so that config.gin has them."""
     kept = list(_by_file(models).values())
     hashes, sentinels = [m.sha256 for m in kept], [m.sentinels for m in kept]
     is_one = len(kept) == 1
@@ -188,21 +187,21 @@ def bind(models: Pair) -> None:
 def check_same(
     kept: Pair, asked: Sequence[VocabularyModel | None], what: str, fix: str
 ) -> None:
-    """Checks that vocabularies have the content of those that a run was trained with.
+    """Checks that vocabularies have the same content as those that a run was trained with.
 
     Args:
       kept: The vocabularies of the run's inputs and targets.
-      asked: Those to compare, in the same order; None for one that has no SentencePiece model.
-      what: What has them, such as "--vocabulary=my.model".
-      fix: A sentence that says what to do.
+      asked: The vocabularies to compare, in the same order. An item is None if it does not
+        have a SentencePiece model.
+      what: The owner of these vocabularies, such as "--vocabulary=my.model", for the message.
+      fix: A sentence with advice.
 
     Raises:
-      UserError: If one differs; the message has both.
+      UserError: If one differs. The message describes both.
     """
     for own, other in zip(kept, asked):
         if own != other:
-            is_what = f"another vocabulary ({other})" if other else "no SentencePiece model"
+            found = f"another vocabulary ({other})" if other else "no SentencePiece model"
             raise UserError(
-                f"{what} has {is_what}, but the model reads text with {own.origin} ({own}). "
-                f"{fix}"
+                f"{what} has {found}, but the model reads text with {own.origin} ({own}). {fix}"
             )

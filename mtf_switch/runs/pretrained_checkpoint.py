@@ -1,4 +1,4 @@
-"""A checkpoint to fine-tune: its path, the configuration of its model, and its vocabulary."""
+"""Finds a checkpoint to fine-tune, the configuration of its model, and its vocabulary."""
 
 from __future__ import annotations
 
@@ -42,12 +42,13 @@ _RUN_CONFIGURABLES = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedCheckpoint:
-    """A checkpoint to start from, and what its folder says about it.
+    """A checkpoint from which a run starts, and the settings in its folder.
 
     Attributes:
       path: Path of the checkpoint, without the ending of its files.
-      config: Gin text of its model; empty if the folder has none.
-      vocabulary: The vocabulary of its task; None if the folder does not say, or keeps one.
+      config: Gin text of its model; empty if the folder does not contain any.
+      vocabulary: The vocabulary of its task; None if the folder does not name the task, or
+        keeps a vocabulary itself.
     """
 
     path: str
@@ -59,8 +60,8 @@ class PretrainedCheckpoint:
         """Looks for a checkpoint, and for the configuration beside it.
 
         Args:
-          path: A checkpoint such as "model.ckpt-1000", or a folder, whose latest checkpoint
-            is taken. Both may be gs:// addresses.
+          path: A checkpoint such as "model.ckpt-1000", or a folder, for its latest checkpoint.
+            Both may be gs:// addresses.
           gin_files: Gin files of the user. The configuration may use the packages that they
             import.
 
@@ -78,7 +79,7 @@ class PretrainedCheckpoint:
         if tf.io.gfile.exists(config_file):
             saved = SavedText(_read_file(config_file), config_file, packages, skip_unknown=True)
             if kept_vocabulary.find(folder) is not None:
-                # The run that starts from it takes it: see run_vocabulary.choose.
+                # The run that starts here uses the kept vocabulary: see run_vocabulary.choose.
                 return cls(checkpoint, _select_model_bindings(saved), None)
             return cls(checkpoint, *_read_config(saved))
         if tf.io.gfile.exists(t5_config_file):
@@ -104,11 +105,11 @@ class PretrainedCheckpoint:
           cluster: A TPUClusterResolver, or None for this machine.
 
         Returns:
-          The run, whose configuration is now the parsed one.
+          The run. Its configuration is now the parsed one.
 
         Raises:
-          UserError: If the configuration cannot be parsed, or its task has another vocabulary
-            than the checkpoint.
+          UserError: If the configuration cannot be parsed, or the vocabulary of its task
+            differs from that of the checkpoint.
         """
         start = f"utils.run.init_checkpoint = {self.path!r}"
         gin_config.parse(gin_files, [start, *gin_params], self.config)
@@ -121,7 +122,7 @@ class PretrainedCheckpoint:
             vocabulary = run.feature_vocabulary(feature)
             if self.vocabulary is not None and not _are_same(vocabulary, self.vocabulary):
                 raise UserError(
-                    f"Task {run.settings.task!r} uses {_describe(vocabulary)}, and the "
+                    f"Task {run.settings.task!r} uses {_describe(vocabulary)}, but the "
                     f"checkpoint {self.path} was trained with {_describe(self.vocabulary)}. "
                     "Remove --vocabulary to use the checkpoint's, or start from another "
                     "checkpoint."
@@ -132,8 +133,8 @@ def _find_latest(folder: str) -> str:
     found = saved_checkpoints.find_latest_if_any(folder)
     if found is None:
         raise UserError(
-            f"The folder {folder} holds no checkpoint. --init_checkpoint is a model_dir of "
-            "run_switch.py train, or the path of a checkpoint in one."
+            f"The folder {folder} does not contain a checkpoint. --init_checkpoint must be a "
+            "model_dir of run_switch.py train, or the path of a checkpoint in one."
         )
     return found
 
@@ -144,7 +145,7 @@ def _read_file(path: str) -> str:
 
 
 def _select_model_bindings(config: SavedText) -> SavedText:
-    """Keeps the bindings of a run's configuration that describe its model and its text."""
+    """Selects the bindings of a run's configuration that describe its model and its text."""
     kept = [
         str(binding)
         for binding in gin_statements.read_bindings(config.text)
@@ -155,12 +156,12 @@ def _select_model_bindings(config: SavedText) -> SavedText:
 
 
 def _read_config(config: SavedText) -> tuple[SavedText, seqio.Vocabulary | None]:
-    """Returns what the config.gin of a model_dir says: gin text of the model, vocabulary."""
+    """Returns (gin text of the model, vocabulary) from the config.gin of a model_dir."""
     model = _select_model_bindings(config)
     bindings = gin_statements.read_bindings(config.text)
-    of_vocabulary = [str(b) for b in bindings if b.base_name == "task_vocabulary"]
+    source = [str(b) for b in bindings if b.base_name == "task_vocabulary"]
     task = {b.key: b.value for b in bindings}.get("MIXTURE_NAME")
-    gin_config.parse([], [], _add_text(model, "\n".join(of_vocabulary)))
+    gin_config.parse([], [], _add_text(model, "\n".join(source)))
     tasks.register()
     if task not in seqio.TaskRegistry.names() | seqio.MixtureRegistry.names():
         return model, None

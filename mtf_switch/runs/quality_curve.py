@@ -1,4 +1,4 @@
-"""The quality of a run by step and by time, from the files that `eval` and `train` wrote."""
+"""Reads the quality of a run by step and by time from the files of `eval` and `train`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class QualityCurve:
     Attributes:
       model_dir: The folder of the run.
       points: Evaluations in the order of their steps. Seconds are NaN without a training log.
-      target_tokens: Number of target tokens in each evaluation.
+      target_tokens: The number of target tokens in each evaluation.
     """
 
     model_dir: str
@@ -31,7 +31,7 @@ class QualityCurve:
 
 
 def read(model_dir: str, task: str, split: str) -> QualityCurve:
-    """Reads the evaluations of a run; those of a part of the split do not count.
+    """Reads the evaluations of a run on a whole split. Evaluations on a part of it are skipped.
 
     Args:
       model_dir: The folder of the run.
@@ -39,15 +39,15 @@ def read(model_dir: str, task: str, split: str) -> QualityCurve:
       split: Split of the task.
 
     Raises:
-      UserError: If there is none, if a file is damaged, or if the evaluations are of different
-        data.
+      UserError: If there is no such evaluation, if a file is damaged, or if the evaluations
+        used different data.
     """
     found = {}
     for name in sorted(whole_file.list_names(model_dir)):
         if not re.fullmatch(r"eval(-.*)?\.json", name):
             continue
         data = _read_evaluation(os.path.join(model_dir, name))
-        # Without a limit, the file is of an earlier version, and may be of a part.
+        # A file without "limit" is from an earlier version, and may hold a part of the split.
         if (data["task"], data["split"], data.get("limit", 0)) == (task, split, None):
             found[data["step"]] = data
     remedy = (
@@ -59,7 +59,7 @@ def read(model_dir: str, task: str, split: str) -> QualityCurve:
     counts = {data["target_tokens"] for data in found.values()}
     if len(counts) > 1:
         raise UserError(
-            f"The evaluations of {task!r} ({split}) in {model_dir} are of different data: of "
+            f"The evaluations of {task!r} ({split}) in {model_dir} used different data, with "
             f"{min(counts):,} and {max(counts):,} target tokens. {remedy}"
         )
     seconds = {logged.step: logged.seconds for logged in train_log.read(model_dir)}

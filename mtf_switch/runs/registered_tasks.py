@@ -45,7 +45,7 @@ def check_task_exists(task: str, vocabulary: seqio.Vocabulary | None = None) -> 
       vocabulary: See `prepare_task`.
 
     Raises:
-      UserError: If it is not. The message has the nearest names.
+      UserError: If it is not. The message suggests similar names.
     """
     tasks.register(vocabulary)
     seqio.set_global_cache_dirs(data.task_cache())
@@ -65,8 +65,8 @@ def check_vocabulary(task: str, vocabulary: Any) -> None:
     """
     file = str(getattr(vocabulary, "sentencepiece_model_file", "?"))
     remedy = (
-        "Give --vocabulary a copy that this machine can reach: T5's default vocabulary is on "
-        "Google Cloud Storage."
+        "Pass a copy that this machine can reach with --vocabulary. T5's default vocabulary is "
+        "on Google Cloud Storage."
     )
     network.check_address(file, remedy)
     try:

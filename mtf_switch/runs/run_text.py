@@ -40,8 +40,8 @@ def keep_or_check(run: Run, accept_change: bool) -> None:
     if changes and not accept_change:
         raise UserError(
             f"The text of {run.model_dir} has changed since the run started: "
-            f"{join_first(changes)}. Restore it, train in another --model_dir, or go on with "
-            "what is there now: --new_text."
+            f"{join_first(changes)}. Restore it, train in another --model_dir, or continue "
+            "with the changed text: --new_text."
         )
     if is_new or changes:
         versions = tasks.text_versions(run.settings.task)
@@ -55,7 +55,7 @@ def print_changes(run: Run) -> None:
     if changes:
         print(
             f"The text of task {run.settings.task!r} has changed since {run.model_dir} was "
-            f"trained: {join_first(changes)}. The results are those on the text of now.",
+            f"trained: {join_first(changes)}. The results are for the changed text.",
             file=sys.stderr,
         )
 

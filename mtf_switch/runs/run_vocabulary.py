@@ -1,4 +1,4 @@
-"""Which vocabulary a run reads text with: the one that its model_dir keeps, if it keeps one."""
+"""Chooses the vocabulary with which a run reads text, preferably that of its model_dir."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class ChosenVocabulary:
 
     Attributes:
       vocabulary: The vocabulary of the task, or its (inputs, targets) vocabularies.
-      of_tasks: The vocabulary with which all tasks are registered; None for what gin
-        configures.
+      for_all_tasks: The vocabulary with which all tasks are registered; None for the one that
+        gin configures.
     """
 
     vocabulary: Any
-    of_tasks: seqio.Vocabulary | None = None
+    for_all_tasks: seqio.Vocabulary | None = None
 
 
 def choose(
@@ -39,24 +39,24 @@ def choose(
 ) -> ChosenVocabulary:
     """Chooses the vocabulary of a run, and prepares its task's data.
 
-    It is the one that the model_dir keeps; for a new run, that of the checkpoint that it starts
-    from; and otherwise the one that gin configures for the task.
+    This is the vocabulary that the model_dir keeps or, for a new run, that of the checkpoint
+    from which it starts. If neither exists, gin configures the vocabulary of the task.
 
     Args:
       model_dir: The folder of the run. It need not exist.
       task: Name of the task or mixture.
-      init_checkpoint: The checkpoint that the run starts from; None for none.
-      reads_data: Whether the run reads the task's data. If not, a kept vocabulary is enough:
-        the data and the task's own vocabulary are not needed.
+      init_checkpoint: The checkpoint from which the run starts; None for none.
+      reads_data: Whether the run reads the task's data. If not, a kept vocabulary is
+        sufficient, without the data and the vocabulary of the task.
 
     Raises:
-      UserError: If the user or the task asks for another vocabulary than the kept one, if a
-        vocabulary cannot be read, or in the cases of `registered_tasks.prepare_task`.
+      UserError: If the user or the task asks for a vocabulary that differs from the kept one,
+        if a vocabulary cannot be read, or in the cases of `registered_tasks.prepare_task`.
     """
     kept = kept_vocabulary.find(model_dir)
     if init_checkpoint and not saved_config.is_started(model_dir):
         kept = kept_vocabulary.find(os.path.dirname(init_checkpoint))
-    asked = _asked_source(model_dir)
+    asked = _find_asked_source(model_dir)
     if kept is None:
         return _choose_configured(model_dir, task, asked, reads_data)
     if asked is not None:
@@ -64,20 +64,20 @@ def choose(
         models = _identify_asked(kept)
         kept_vocabulary.check_same(kept, models, what, kept_vocabulary.USE_THE_RUNS)
     inputs, targets = (TextVocabulary(model.origin, model.sentinels) for model in kept)
-    of_tasks = inputs if kept[0] == kept[1] else None
-    vocabulary = (inputs, of_tasks or targets)
+    for_all_tasks = inputs if kept[0] == kept[1] else None
+    vocabulary = (inputs, for_all_tasks or targets)
     if reads_data:
-        found = _pair(registered_tasks.prepare_task(task, of_tasks))
+        found = _pair(registered_tasks.prepare_task(task, for_all_tasks))
         if any(own is not given for own, given in zip(found, vocabulary)):
             models = tuple(map(identify, found))
             kept_vocabulary.check_same(kept, models, f"Task {task!r}", _OTHER_TASK)
-    return ChosenVocabulary(vocabulary, of_tasks)
+    return ChosenVocabulary(vocabulary, for_all_tasks)
 
 
 def _choose_configured(
     model_dir: str, task: str, asked: str | None, reads_data: bool
 ) -> ChosenVocabulary:
-    """Chooses what gin configures, and says so if the model_dir should have kept one."""
+    """Chooses the vocabulary in gin, with a message if the model_dir should have kept one."""
     if asked is not None and not reads_data:
         vocabulary = task_vocabulary.task_vocabulary()
         registered_tasks.check_vocabulary(task, vocabulary)
@@ -106,7 +106,7 @@ def _check_is_used(asked: str, task: str, vocabulary: Any) -> None:
 
 
 def _identify_asked(kept: Pair) -> tuple[VocabularyModel | None, ...]:
-    """Identifies what gin configures; it has the sentinels of the run unless gin says more."""
+    """Identifies the vocabulary in gin. It has the run's sentinels unless gin binds them."""
     model = identify(task_vocabulary.task_vocabulary())
     if model is None or _query("task_vocabulary.sentinels") is not None:
         return (model, model)
@@ -120,8 +120,8 @@ def _query(name: str) -> Any:
         return None
 
 
-def _asked_source(model_dir: str) -> str | None:
-    """Returns the vocabulary that this command asks for, and not already the model_dir."""
+def _find_asked_source(model_dir: str) -> str | None:
+    """Returns the vocabulary that this command asks for, unless the model_dir asked for it."""
     source = _query("task_vocabulary.source")
     before = saved_config.read_values(model_dir, "task_vocabulary")
     return None if source == before.get("source") else source
@@ -135,7 +135,8 @@ def identify(vocabulary: seqio.Vocabulary) -> VocabularyModel | None:
     """Reads the SentencePiece model of a vocabulary.
 
     Returns:
-      None if the vocabulary is not described by such a model and a number of sentinels.
+      The model, or None if such a model and a number of sentinels do not describe the
+      vocabulary.
 
     Raises:
       UserError: If the model cannot be read.
@@ -150,8 +151,8 @@ def identify(vocabulary: seqio.Vocabulary) -> VocabularyModel | None:
 def keep(run: Any) -> bool:
     """Makes a run keep its vocabulary, before its first step.
 
-    For a new run, the vocabulary is written into the model_dir, and its hash is bound for
-    config.gin. For a run that goes on, the hash is bound as config.gin has it.
+    For a new run, this writes the vocabulary into the model_dir, and binds its hash for
+    config.gin. For a run that continues, this binds the hash that config.gin has.
 
     Args:
       run: The run, whose model_dir exists and whose lock is held.

@@ -1,6 +1,6 @@
-"""What a vocabulary lacks in the lines of `predict` and `score`.
+"""Finds characters in the lines of `predict` and `score` that a vocabulary lacks.
 
-A model sees one and the same id, that of unknown text, in place of all of it.
+A model reads all such characters as the same id, which stands for unknown text.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from mtf_switch.errors import join_first
 
 
 def find(vocabulary: Any, line: str) -> list[str]:
-    """Finds the pieces of a line that a vocabulary lacks, in their order.
+    """Finds the pieces of a line that a vocabulary lacks, in order.
 
     Args:
-      vocabulary: A seqio vocabulary. One without a SentencePiece model lacks nothing.
+      vocabulary: A seqio vocabulary. Without a SentencePiece model, nothing is found.
       line: The text.
 
     Returns:
-      Runs of characters as SentencePiece normalizes them.
+      Sequences of characters, as SentencePiece normalizes them.
     """
     tokenizer = getattr(vocabulary, "tokenizer", None)
     if tokenizer is None:
@@ -29,15 +29,15 @@ def find(vocabulary: Any, line: str) -> list[str]:
 
 
 def describe(vocabulary: Any, lines: Sequence[str], name: str) -> str:
-    """Says in a sentence which characters of some lines a vocabulary lacks.
+    """Describes in a sentence which characters of a file's lines a vocabulary lacks.
 
     Args:
       vocabulary: See `find`.
-      lines: The lines of a file.
-      name: The file, for the sentence.
+      lines: The lines of the file.
+      name: The name of the file, for the sentence.
 
     Returns:
-      "" if it lacks none.
+      The sentence, or "" if the vocabulary lacks no character.
     """
     found = {number: find(vocabulary, line) for number, line in enumerate(lines, start=1)}
     found = {number: pieces for number, pieces in found.items() if pieces}

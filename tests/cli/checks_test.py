@@ -1,4 +1,4 @@
-"""Mistakes that can be found without TensorFlow are answered before it is imported."""
+"""Mistakes that can be found without TensorFlow are reported before it is imported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import untrained_run
 
 from mtf_switch.config import gin_files
 
-# Runs every command in one process, which nothing else has imported TensorFlow into.
+# Runs every command in one process, into which nothing else has imported TensorFlow.
 PROGRAM = """
 import contextlib, io, json, sys
 from mtf_switch.cli import main

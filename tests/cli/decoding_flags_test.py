@@ -1,4 +1,4 @@
-"""The flags of `predict` that say how to decode: which are bound, and which are refused."""
+"""The decoding flags of `predict`: which are bound, and which are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parse(folder: Path, *arguments: str, bindings: tuple[str, ...] = ()):
 
 
 def test_only_flags_that_are_given_are_bound(tmp_path: Path) -> None:
-    """A default would beat what the user binds with --gin_param."""
+    """A default would override the user's bindings with --gin_param."""
     assert decoding_flags.gin_bindings(parse(tmp_path)) == []
     assert decoding_flags.gin_bindings(parse(tmp_path, "--temperature=0", "--beams=1")) == [
         "Bitransformer.decode.beam_size = 1",

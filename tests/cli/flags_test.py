@@ -1,4 +1,4 @@
-"""What the flags of all commands have in common."""
+"""Rules that the flags of all commands follow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawn command lines: each succeeds, or is refused in one sentence, and none hangs."""
+"""Random command lines: each succeeds or is refused in one sentence, and none hangs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import pytest
 from fuzzed_commands import REFUSED, WORKING, CommandLine, command_lines, parsers
 from fuzzed_folder import FuzzedFolder
 
-# Of the long run.
+# The number of command lines in the slow test.
 CASES = 1500
 
 
 @pytest.fixture(scope="module")
 def folder(tiny, tmp_path_factory) -> FuzzedFolder:
-    """The files that command lines find."""
+    """The files that command lines may name."""
     fuzzed = FuzzedFolder(tiny, tmp_path_factory.mktemp("fuzz"))
     fuzzed.prepare()
     return fuzzed
 
 
 def fuzz(folder: FuzzedFolder, cases: int) -> collections.Counter:
-    """Runs drawn command lines, and returns how many ended in which way."""
+    """Runs random command lines, and counts the ways in which they end."""
     counts = collections.Counter()
 
     @hypothesis.settings(max_examples=cases)

@@ -40,7 +40,7 @@ def test_paths_become_absolute_and_addresses_and_names_stay(
 def test_a_model_dir_with_relative_paths_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As earlier versions saved them."""
+    """Earlier versions saved relative paths."""
     monkeypatch.chdir(tmp_path)
     model_dir = tmp_path / "run"
     parse()

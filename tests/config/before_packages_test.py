@@ -1,6 +1,6 @@
-"""What users have from before modules moved into packages still works.
+"""Files of users from before modules moved into packages still work.
 
-tests/data/before_packages/README.md says how the data were made.
+tests/data/before_packages/README.md describes how the data were made.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def resumed(tiny, tmp_path_factory):
     )
     assert trained.code == 0, trained.err
     for outcome in (evaluated, trained):
-        # It keeps no vocabulary, so the one of its task is used, and said.
+        # It does not keep a vocabulary, so that of its task is used, with a message.
         assert f"{model_dir} does not keep the vocabulary" in outcome.err
         assert "vocabulary_300.model (SHA-256 " in outcome.err
     assert not (model_dir / "vocabulary.model").exists()
@@ -85,12 +85,12 @@ def test_an_old_model_dir_resumes_bit_for_bit(resumed):
 
 
 def test_an_old_configuration_is_kept_as_it_was(resumed):
-    """A call that goes on with an old model_dir does not rewrite its configuration."""
+    """A call that continues an old model_dir does not rewrite its configuration."""
     assert "import mtf_switch.capacity as mtf_switch2" in (resumed / "config.gin").read_text()
 
 
 def old_names():
-    """Yields (name, parameters): last part, last two parts, ..., if that was unambiguous."""
+    """Yields (name, parameters) for the last part, last two parts, ... that are unambiguous."""
     lines = (DATA / "gin_names.txt").read_text().splitlines()
     parameters = dict(line.split(":") for line in lines)
     for name, of_name in parameters.items():

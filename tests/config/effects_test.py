@@ -1,4 +1,4 @@
-"""Bindings without effect are refused with what to use instead."""
+"""Bindings without effect are refused, with advice about what to use instead."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def test_every_parameter_of_t5s_main_loop_is_read_or_refused():
 def test_the_incomplete_configuration_of_earlier_versions_is_refused(tmp_path: Path):
     (tmp_path / "operative_config.gin").write_text("d_model = 16\n")
     path = str(tmp_path / "operative_config.gin")
-    gin_config.parse([path], ["MIXTURE_NAME = 'x'"])  # alone it is T5's, which is complete
+    gin_config.parse(
+        [path], ["MIXTURE_NAME = 'x'"]
+    )  # alone, it is T5's file, which is complete
     (tmp_path / "config.gin").write_text("d_model = 16\n")
     message = (
         f"{path} lacks the settings of the run, .* configuration, {tmp_path / 'config.gin'}"

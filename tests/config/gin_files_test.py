@@ -1,4 +1,4 @@
-"""Where gin files are found, and old paths of those that moved."""
+"""Where gin files are found, and the old paths of files that moved."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_every_configurable_of_the_project_is_registered() -> None:
 
 
 def test_nothing_else_makes_gin_names() -> None:
-    """So that the test above sees all of them."""
+    """Otherwise the test above would not see all of them."""
     for package in gin_names.PACKAGES:
         for path in (gin_files.REPOSITORY / package).rglob("*.py"):
             text = path.read_text(encoding="utf-8")

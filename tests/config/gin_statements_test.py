@@ -1,4 +1,4 @@
-"""Gin text, read as data."""
+"""Gin text is read as data."""
 
 from __future__ import annotations
 

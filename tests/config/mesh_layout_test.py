@@ -1,4 +1,4 @@
-"""Mesh layouts as data: what is read, what is refused, and in which words."""
+"""Mesh layouts as data: which are read, which are refused, and the messages."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_layout_that_makes_no_sense_is_refused(mesh_shape, rules, message):
 
 
 def test_the_rules_of_t5_hold_for_the_meshes_of_t5():
-    """`tpu_mesh_shape` leaves axes of one core out, which T5's rules go on naming."""
+    """`tpu_mesh_shape` omits axes of one core, but T5's rules still name them."""
     rules = "ensemble:ensemble,batch:batch,d_ff:model,heads:model,vocab:model,experts:batch"
     layout = MeshLayout.parse(mtf.convert_to_shape("batch:8"), rules)
     assert layout.layout_rules == "batch:batch,experts:batch"
@@ -122,7 +122,7 @@ def test_a_dimension_that_its_axis_does_not_divide_is_refused_with_the_nearest_t
 def test_a_model_that_a_layout_cannot_split_is_refused_before_it_is_built(
     tiny, tmp_path, bindings, message
 ):
-    """Through the command line: the tensor is named, and nothing is left behind."""
+    """On the command line, the message names the tensor, and nothing is left behind."""
     layout = {
         "num_experts": "8",
         "utils.run.mesh_shape": "@mesh()",
@@ -152,7 +152,7 @@ def test_every_strategy_has_a_file_of_8_cores(strategy, tiny):
 @pytest.fixture(scope="module")
 def forward(tiny):
     """(tensors for the check, shapes of all tensors of the graph) of one tiny model."""
-    # Groups enough for every mesh: the capacity's own check is about their number.
+    # Enough groups for every mesh, because the capacity has its own check of their number.
     settings, vocabulary = tiny.parse({"num_experts": "6", "ExpertCapacity.group_size": "16"})
     built = switch_transformer.build(settings, vocabulary)
     operations = _forward_graph(built, settings).operations
@@ -263,7 +263,7 @@ def test_devices_of_this_machine_and_a_tpu_exclude_each_other(tiny, tmp_path):
 
 
 def test_what_two_devices_trained_is_evaluated_alike_on_one(tiny, tmp_path):
-    """Through the command line; the folder remembers its devices until another number is given."""
+    """On the command line. A folder keeps its number of devices until another one is passed."""
     trained = tiny.train(tmp_path / "m", "--steps=1", "--devices=2", params=FEW_LAYERS)
     assert trained.code == 0, trained.err
     losses = []

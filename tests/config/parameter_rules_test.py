@@ -1,4 +1,4 @@
-"""Types and ranges of what gin binds."""
+"""Types and ranges of the values that gin binds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_settings(params: list[str]) -> None:
     bound_settings.read_settings()
 
 
-# Binding -> what the message begins with. Values of the wrong type, out of range, or empty.
+# Binding -> start of the message. The values have the wrong type, are out of range, or empty.
 REFUSED = {
     "num_experts = 8.5": "num_experts (for SwitchFFN.num_experts) is 8.5, but it must be a whole",
     "num_experts = 'eight'": "num_experts (for SwitchFFN.num_experts) is 'eight', but it",
@@ -86,7 +86,7 @@ def test_values_that_runs_may_have_are_accepted(binding: str):
 
 
 def test_every_declared_parameter_exists():
-    """A rule under a name that nothing has would never be applied."""
+    """A rule for a parameter that does not exist would never be applied."""
     gin_config.parse([], ["MIXTURE_NAME = 'x'"])
     registered = dict(gin.config._REGISTRY.items())
     for configurable, rules in value_rules.DECLARED.items():

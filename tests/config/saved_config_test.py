@@ -40,7 +40,7 @@ def test_a_configuration_that_was_cut_off_is_refused(tmp_path: Path, part: float
 
 
 def checkpointed(model_dir: Path, *params: str) -> Path:
-    """A model_dir with a configuration, that says it has a checkpoint."""
+    """A model_dir with a configuration and a list that names a checkpoint."""
     parse(*params)
     saved_config.save_or_compare(str(model_dir))
     (model_dir / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-3"\n')

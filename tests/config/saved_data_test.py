@@ -1,4 +1,4 @@
-"""A saved configuration is data: whoever wrote it cannot make this program run theirs."""
+"""A saved configuration is data: its author cannot make this program run other code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mtf_switch.conversion.architecture import Architecture
 from mtf_switch.errors import UserError
 from mtf_switch.runs.pretrained_checkpoint import PretrainedCheckpoint
 
-# What every saved configuration binds.
+# A binding that every saved configuration has.
 TASK = "MIXTURE_NAME = 'text_files'\nrun.skip_seen_data = True"
 # Each tries to run `touch.run`, or a Python function.
 PROGRAMS = {
@@ -40,7 +40,7 @@ PROGRAMS = {
 
 @gin.configurable
 def evil() -> int:
-    """What another package of this process might register with gin."""
+    """A function that another package of this process might register with gin."""
     raise AssertionError("it ran")
 
 

@@ -27,7 +27,7 @@ RUN = "runs/embedded.gin"
 GATED = "DenseReluDense.activation = ['gelu', 'linear']"
 NO_EXPERTS = "The model has no Switch layer: use one that has, such as models/switch_tiny.gin"
 
-# (files of the model, binding) -> what the message says after "has no effect: ".
+# (files of the model, binding) -> the message after "has no effect: ".
 REFUSED = [
     (DENSE, "SwitchFFN.num_experts = 4", f"SwitchFFN.num_experts. {NO_EXPERTS}"),
     (DENSE, "SwitchFFN.router = @TopKRouter()", f"reads SwitchFFN.router. {NO_EXPERTS}"),
@@ -152,7 +152,7 @@ def test_saved_configurations_hold_defaults_of_layers_that_a_model_lacks(
 
 
 def test_what_the_graph_of_training_should_have_read_is_refused() -> None:
-    """Here no graph is built: what it would call is called directly."""
+    """This builds no graph, but calls directly the functions that the graph would call."""
     params = ["AdafactorOptimizer.decay_rate = 0.5", "Bitransformer.decode.beam_size = 4"]
     gin_config.parse([*SWITCH, RUN], [*params, "ExpertCapacity.group_size = 64"])
     build_parsed()

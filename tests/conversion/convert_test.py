@@ -38,7 +38,7 @@ ROUND_TRIPS = [
 def test_a_round_trip_gives_the_same_bits(one, other, model, dtype, tmp_path):
     start = random_checkpoints.write_checkpoint(one, tmp_path / "start", model, dtype)
     result = conversions.convert(one, other, start, tmp_path / "there")
-    # Mesh TensorFlow's variables are float32, so for the way back bfloat16 has to be requested.
+    # Mesh TensorFlow's variables are float32, so the way back has to request bfloat16.
     there, back = tmp_path / "there", tmp_path / "back"
     conversions.convert(other, one, there, back, dtype=dtype.name)
     assert result.step == 7
@@ -76,7 +76,7 @@ def test_dtype_rounds_to_the_nearest(target, tmp_path):
         assert rounded[name].tobytes() == array.astype(BFLOAT16).tobytes()
 
 
-# --- what cannot be written
+# --- models and folders that cannot be written
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_a_full_disk_is_told_before_it_begins_and_when_it_happens(
 
 @pytest.mark.slow
 def test_memory_is_that_of_a_few_tensors_whatever_the_checkpoints_size(tmp_path):
-    """1.3 GiB of tensors, the largest of which has 144 MiB, within less memory than that."""
+    """1.3 GiB of tensors, the largest of 144 MiB, take less memory than 1.3 GiB."""
     (tmp_path / "hf").mkdir()
     size = big_checkpoint.write_checkpoint(str(tmp_path / "hf"), blocks=4, experts=16) / 2**20
     assert size > 1300

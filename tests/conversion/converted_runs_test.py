@@ -99,9 +99,9 @@ def test_the_run_of_a_converted_model_is_that_of_its_gin_file(tmp_path):
     assert settings.task == "c4_v220_span_corruption"
     assert settings.batch_size == 8
     assert settings.learning_rate_schedule == 0.001
-    # It is written as it is read again, because `train` compares the two.
+    # The written configuration equals the one that is read, because `train` compares the two.
     assert gin_config.to_text() == (tmp_path / "mtf" / "config.gin").read_text()
-    # model.gin is a model like those in gin/models/.
+    # model.gin can be used like the files in gin/models/.
     gin_config.parse([str(tmp_path / "mtf" / "model.gin"), "runs/embedded.gin"], [])
 
 

@@ -18,7 +18,7 @@ from mtf_switch.errors import UserError
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory) -> Path:
-    """Intact checkpoints, copies of which are damaged: hf (in two files), t5x, mtf."""
+    """Intact checkpoints: hf (in two files), t5x and mtf. Tests damage copies of them."""
     folder = tmp_path_factory.mktemp("sources")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hf_checkpoint, "SHARD_BYTES", 40_000)

@@ -36,7 +36,7 @@ def test_the_common_dtype_holds_all_of_them(names, expected):
 
 
 def test_nothing_heavy_is_imported_before_a_format_is_used():
-    """So that mistakes in a command are reported at once."""
+    """Otherwise mistakes in a command would not be reported at once."""
     code = (
         "import sys, mtf_switch.conversion.convert\n"
         "found = {'tensorflow', 'jax', 'flax', 'tensorstore', 'safetensors'} & set(sys.modules)\n"

@@ -13,14 +13,14 @@ import pytest
 from make_goldens import FOLDER, NAMES
 from random_checkpoints import read_mtf, write_mtf
 
-# Two float32 implementations of about 50 matrix products of up to 24 terms each: their errors are
-# a few 1e-6 for outputs of order 1.
+# Two float32 implementations of about 50 matrix products of up to 24 terms each: their errors
+# are a few 1e-6 for outputs of order 1.
 TOLERANCE = 2e-5
 
 
 @functools.cache
 def load_outputs(name):
-    """Returns the outputs that transformers gave for a golden."""
+    """Returns the outputs of transformers for a golden."""
     with np.load(FOLDER / f"{name}.npz") as arrays:
         return dict(arrays)
 

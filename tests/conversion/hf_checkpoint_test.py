@@ -1,4 +1,4 @@
-"""Files of transformers: duplicate tensors, and what differs between its versions."""
+"""Files of transformers: duplicate tensors, and differences between its versions."""
 
 from __future__ import annotations
 

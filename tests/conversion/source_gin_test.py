@@ -1,4 +1,4 @@
-"""What the gin file beside a source says."""
+"""Settings in the gin file beside a source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from mtf_switch.conversion import source_gin, t5x_checkpoint
 from mtf_switch.errors import UserError
 from mtf_switch.layers.capacity import ExpertCapacity
 
-# As Flaxformer's switch_classic files are written: macros, blocks, references that only T5X knows.
+# As Flaxformer's switch_classic files are written: macros, blocks, references that only T5X
+# knows.
 OF_T5X = """
 from __gin__ import dynamic_registration
 from flaxformer.components import dense

@@ -17,7 +17,7 @@ from mtf_switch.errors import UserError
 
 
 def as_t5x_saves(checkpoint: Path, target: dict[str, np.ndarray], step: int) -> None:
-    """Writes a folder as T5X's own code does: small arrays in the index, gzip, optimizer state."""
+    """Writes a folder as T5X's code does: small arrays in the index, gzip, optimizer state."""
     optimizer = {"target": {}, "state": {"step": np.int32(step), "param_states": {}}}
 
     def put(tree, name, leaf):
@@ -53,7 +53,7 @@ def as_t5x_saves(checkpoint: Path, target: dict[str, np.ndarray], step: int) -> 
 def as_transformers_reads_t5x(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """T5X's arrays from transformers' tensors, by the rules of transformers' own converter.
 
-    It renames from T5X to transformers; this is its inverse, written down anew. Every kernel is
+    It renames from T5X to transformers; this is an independent inverse. Every kernel is
     the transpose of a weight, the relative-position bias too, and experts are stacked.
     """
     found: dict[str, np.ndarray] = {}
@@ -155,7 +155,7 @@ def changed_target(change):
     [
         # As Orbax writes for T5X.
         changed_target(lambda spec: "PLACEHOLDER://" + spec["kvstore"]["path"]),
-        # As tensorstore had it before 0.1.14.
+        # As tensorstore wrote it before 0.1.14.
         changed_target(
             lambda spec: {
                 **spec,

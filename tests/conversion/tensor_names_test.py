@@ -80,7 +80,7 @@ def test_layers_stand_where_mesh_tensorflow_repeats_the_pattern(blocks, expected
     [("switch_base_16", "switch-base-16"), ("switch_c_released", "switch-c-2048")],
 )
 def test_public_models_are_laid_out_as_the_gin_files_of_the_project_have_them(file, model):
-    """So a converted checkpoint can also be run with models/NAME.gin."""
+    """A converted checkpoint can therefore also be run with models/NAME.gin."""
     import gin
 
     from mtf_switch.conversion.public_checkpoints import PUBLIC_CHECKPOINTS

@@ -1,8 +1,8 @@
 """Parity with transformers itself, in both directions; needs torch in a separate environment.
 
-`make test-all` creates it (tests/requirements-torch.txt), or HF_PYTHON names an interpreter that has
-torch and transformers. Without one these tests are skipped with a message. golden_parity_test
-compares with stored outputs of transformers for three of the models.
+`make test-all` creates it (tests/requirements-torch.txt), or HF_PYTHON names an interpreter
+that has torch and transformers. Without one these tests are skipped with a message.
+golden_parity_test compares with stored outputs of transformers for three of the models.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def test_a_model_of_transformers_gives_the_same_here(transformers, case, tmp_pat
         return  # transformers has no class that loads it
     conversions.convert("mtf", "hf", tmp_path / "mtf", tmp_path / "back", dtype=case.dtype)
     assert_bit_equal(read_tensors("hf", tmp_path / "hf"), read_tensors("hf", tmp_path / "back"))
-    # It loads without anything missing or left over, and gives what it gave.
+    # It loads without missing or unused weights, and has the same outputs as before.
     ids = {name: theirs[name] for name in ("inputs", "targets")}
     again = transformers.run(case.kind, tmp_path / "back", **ids)
     np.testing.assert_allclose(again["logits"], theirs["logits"], atol=1e-5)
@@ -80,7 +80,7 @@ def test_a_model_trained_here_gives_the_same_in_transformers(transformers, train
 def test_over_capacity_both_follow_the_papers_rule(transformers, capacity, tmp_path):
     """Each layer against NumPy loops of Figure 16, and the two with each other.
 
-    Tokens are dropped by their order in a group. In transformers 5.23 a sequence is a group: so
+    Tokens are dropped by their order in a group. In transformers 5.23 a sequence is a group, so
     it is here with that group size.
     """
     case = hf_models.Case(
@@ -117,7 +117,7 @@ def test_over_capacity_both_follow_the_papers_rule(transformers, capacity, tmp_p
 
 
 def test_transformers_lets_padding_take_the_place_of_tokens(transformers, tmp_path):
-    """How the installed version behaves, for docs/checkpoints.md.
+    """Records the behavior of the installed version, for docs/checkpoints.md.
 
     Here padding is not routed (ruling 5 in docs/fidelity.md).
     """

@@ -71,7 +71,7 @@ def test_routers_are_drawn_as_fresh_ones_and_by_the_seed():
 
 
 def test_one_expert_computes_what_the_dense_layer_did(tmp_path):
-    """With one expert the gate is 1; with several equal ones, the output is gate x dense."""
+    """With one expert the gate is 1. With several equal experts, the output is gate x dense."""
     given = hf_models.make_ids()
     tokens = given["inputs"] != 0
     one_block = random_checkpoints.make_architecture(

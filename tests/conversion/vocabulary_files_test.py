@@ -1,4 +1,4 @@
-"""A conversion takes the vocabulary along that lies beside the checkpoint."""
+"""A conversion also writes the vocabulary that is beside the checkpoint."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_it_goes_through_every_format(hf: Path, text_vocabulary: Path, tmp_path:
     assert "356 ids with 100 sentinels" in result.vocabulary
     kept, _ = kept_vocabulary.find(str(tmp_path / "mtf"))
     assert (kept.content, kept.sentinels) == (content, 100)
-    # The configuration that is written is the one that is read again.
+    # The written configuration equals the one that is read.
     saved_config.load(str(tmp_path / "mtf"))
     conversions.convert("mtf", "t5x", tmp_path / "mtf", tmp_path / "t5x")
     assert (tmp_path / "t5x" / "sentencepiece.model").read_bytes() == content
@@ -80,7 +80,7 @@ def test_the_number_of_sentinels_is_that_of_transformers(hf: Path) -> None:
 
 
 def test_a_model_that_holds_its_sentinels_gets_no_more(hf: Path) -> None:
-    """As mT5's does."""
+    """mT5's model contains its sentinels."""
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto.FromString((hf / "spiece.model").read_bytes())
@@ -97,12 +97,12 @@ def test_a_model_that_holds_its_sentinels_gets_no_more(hf: Path) -> None:
     [
         (b"version https://git-lfs.github.com/spec/v1\n", "is not a SentencePiece model"),
         (b"", "is not a SentencePiece model"),
-        (None, "name yours with --vocabulary"),
-        ("a pipe", "name yours with --vocabulary"),
-        ("another size", "356 ids with 100 sentinels, and the model has 128 rows"),
+        (None, "pass yours with --vocabulary"),
+        ("a pipe", "pass yours with --vocabulary"),
+        ("another size", "356 ids with 100 sentinels, but the model has 128 rows"),
     ],
 )
-def test_what_is_no_vocabulary_of_the_model_is_left_behind_and_said(
+def test_a_file_that_is_not_the_vocabulary_of_the_model_is_left_behind_with_a_reason(
     hf: Path, content: bytes | str | None, reason: str
 ) -> None:
     if content != "another size":
@@ -117,8 +117,8 @@ def test_what_is_no_vocabulary_of_the_model_is_left_behind_and_said(
     assert reason in found.description
 
 
-def test_convert_says_it(tiny: TinyRun, hf: Path, tmp_path: Path) -> None:
+def test_convert_prints_the_reason(tiny: TinyRun, hf: Path, tmp_path: Path) -> None:
     (hf / "spiece.model").unlink()
     outcome = tiny.command("convert", "--from=hf", "--to=t5x", hf, tmp_path / "t5x")
     assert outcome.code == 0, outcome.err
-    assert f"\nvocabulary    none beside {hf}; name yours with --vocabulary\n" in outcome.out
+    assert f"\nvocabulary    none beside {hf}; pass yours with --vocabulary\n" in outcome.out

@@ -93,7 +93,7 @@ def test_the_whole_demo_runs_and_a_second_call_trains_no_more(tmp_path, capsys, 
         assert all(point["neg_log_perplexity"] < 0 for point in result["points"])
     dense, sparse = first
     assert sparse["parameters"] > 2 * dense["parameters"]
-    # The router is all that the sparse model does more of.
+    # The router is the only additional work of the sparse model.
     assert 1.0 < sparse["flops_per_token"] / dense["flops_per_token"] < 1.05
     printed = capsys.readouterr().out
     assert re.search(r"\| switch_tiny \| [\d,]+ \|", printed)

@@ -1,4 +1,4 @@
-"""The report of `make demo-finetune`, on scores and answers that were written by hand."""
+"""The report of `make demo-finetune`, on handwritten scores and answers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_answers(model_dir: str, task: str, step: int, targets: list) -> None:
 
 @pytest.fixture
 def model_scores(tmp_path: Path) -> dict:
-    """Each model scored at two steps, the second of which is better for packages."""
+    """The scores of each model at two steps. The second step is better for packages."""
     import tasks
 
     tasks.register()
@@ -59,7 +59,7 @@ def model_scores(tmp_path: Path) -> dict:
 def test_table_4_has_a_row_for_each_model_at_its_best_checkpoints(model_scores) -> None:
     lines = finetuning_report.format_table_4(model_scores).splitlines()
     assert len(lines) == 2 + 5
-    # The average of 50, 5.5 and 6, each at its best checkpoint; the first of equals is taken.
+    # The average of 50, 5.5 and 6, each at its best checkpoint, or the first of equal ones.
     numbers = "50.0 (500) | 8.0 (250) | 0.5 (250) | 0.0 (250) | 12.0 (250) | 20.50"
     assert lines[2] == f"| t5 | 0.1 | - | {numbers} | 72.4 |"
     assert lines[6] == f"| switch | 0.1 | 0.4 | {numbers} | 73.0 |"

@@ -16,7 +16,7 @@ def task(*metric_fns) -> types.SimpleNamespace:
 
 
 def by_hand(metric_fn, targets, predictions, number: int, seed: int) -> list[dict]:
-    """The definition: draw as many examples as there are, and score them."""
+    """Follows the definition: draws as many examples as there are, and scores them."""
     random = np.random.default_rng(seed)
     chosen = random.integers(len(targets), size=(number, len(targets)))
     return [
@@ -94,13 +94,13 @@ def test_models_are_scored_on_the_same_draws() -> None:
 
 
 def test_questions_are_drawn_whole_and_twice_drawn_they_count_twice() -> None:
-    """MultiRC: the answers to a question are right together or not at all."""
+    """In MultiRC, a question counts as right only if all of its answers are right."""
     exact = metrics.mean_group_metric(metrics.all_match)
     groups = [0, 0, 1, 1, 2, 2]
     targets = [{"group": g, "value": 1} for g in groups]
     answers = [{"value": v} for v in (1, 1, 1, 0, 0, 0)]
     (drawn,) = bootstrap.resample_metrics(task(exact), targets, [answers], draws=30, seed=1)
-    # One of three questions is right: each draw has 0 to 3 of it.
+    # One of three questions is right, and each draw contains it 0 to 3 times.
     chosen = np.random.default_rng(1).integers(3, size=(30, 3))
     expected = 100 * (chosen == 0).mean(axis=1)
     np.testing.assert_allclose(drawn["exact_match"], expected, rtol=1e-12)

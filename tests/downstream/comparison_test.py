@@ -1,4 +1,4 @@
-"""`run_switch.py compare`, on answers that were written by hand."""
+"""`run_switch.py compare`, on handwritten answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_model(
     beams: int = 1,
     tasks: tuple[str, ...] = (TASK,),
 ) -> str:
-    """A model_dir that was scored on Winogrande: step -> questions that were right."""
+    """Writes a model_dir with scores on Winogrande: step -> questions that were right."""
     steps = []
     for step, right in right_at.items():
         lines = [
@@ -77,7 +77,7 @@ def test_each_model_is_at_its_best_checkpoint(rows: list[comparison.Row]) -> Non
     t5, switch = row.cells
     assert t5.interval[0] < 50 < t5.interval[1]
     assert switch.difference == 45.0
-    # Nine of twenty questions differ: chance does not explain it.
+    # Nine of twenty questions differ, which chance does not explain.
     assert 0 < switch.difference_interval[0] < 45 < switch.difference_interval[1]
 
 
@@ -150,7 +150,7 @@ def test_other_targets_decoding_and_tasks_are_not_compared(
     path = Path(targets) / "validation_eval" / f"{TASK}-200.jsonl"
     path.write_text(path.read_text().replace('"target_value": "yes"', '"target_value": "no"'))
     for other, message in (
-        (beams, "Bitransformer.decode.beam_size = 1, and " + beams + " has 4"),
+        (beams, "Bitransformer.decode.beam_size = 1, but " + beams + " has 4"),
         (more, "only one of them has scores of winogrande_l"),
         (targets, "different examples of 'winogrande_xl' (20 and 20 of them)"),
     ):

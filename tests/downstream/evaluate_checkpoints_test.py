@@ -1,4 +1,4 @@
-"""`run_switch.py eval` with metrics, against counts by hand from the answers that it wrote."""
+"""`run_switch.py eval` with metrics, compared with counts by hand from its answers."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Decoder:
 def evaluated(tiny: TinyRun, finetuned: Path, tmp_path_factory):
     """A copy with every checkpoint scored.
 
-    Gives its model_dir, what the two commands printed, and the steps that the second one decoded:
-    the first command decodes with the model, the second one with `Decoder`.
+    Gives its model_dir, what the two commands printed, and the steps that the second one
+    decoded: the first command decodes with the model, the second one with `Decoder`.
     """
     model_dir = copy_of(finetuned, tmp_path_factory.mktemp("scored") / "run")
     first = tiny.command("eval", f"--model_dir={model_dir}", "--checkpoint_steps=2")
@@ -154,7 +154,7 @@ def test_a_part_of_the_examples_replaces_no_result_of_all(
 
 
 def test_steps_that_were_decoded_in_another_way_are_not_mixed(evaluated, tiny: TinyRun) -> None:
-    """One table and one peak over greedy answers and beams would compare two things."""
+    """A table or a peak over greedy and beam answers would compare different things."""
     model_dir, *_ = evaluated
     beams = "--gin_param=Bitransformer.decode.beam_size = 4"
     outcome = tiny.command("eval", f"--model_dir={model_dir}", beams)
@@ -198,7 +198,7 @@ def test_perplexity_of_a_task_with_metrics(
     monkeypatch: pytest.MonkeyPatch,
     with_model: bool,
 ) -> None:
-    """Evaluation itself is tested in tests/runs; here it is that of a mixture with metrics."""
+    """tests/runs tests the evaluation itself. This evaluates a mixture with metrics."""
     if not with_model:
 
         def evaluate(*arguments, **options) -> evaluation.Evaluation:

@@ -77,7 +77,7 @@ def sets(every_task) -> list[evaluation_sets.EvaluationSet]:
 
 
 def _two_batches_of_each(names: list[str]) -> tf.data.Dataset:
-    """As mesh_train_dataset_fn packs and batches a task, one task after the other."""
+    """Packs and batches all tasks in turn, as mesh_train_dataset_fn does for one task."""
     from t5.models import mesh_transformer
 
     batches = None
@@ -113,16 +113,17 @@ def test_each_task_with_metrics_decodes_and_scores(every_task, sets) -> None:
 
 
 def test_the_right_answers_score_full_marks(sets) -> None:
-    """Given the targets' own text as answers, every metric is at its best."""
+    """If the answers are the texts of the targets, every metric has its best value."""
     for part in sets:
         name = part.task.name
         right = [part.get_text(i, "targets") for i in range(len(part.examples))]
         found = task_metrics.compute_metrics(part.task, part.targets, part.postprocess(right))
         if name == "super_glue_wsc_v102_simple_eval":
-            # The targets name the candidate, right or not: one of the two is.
+            # The targets name the candidate, whether it is right or not. One of the two is
+            # right.
             assert found == {"accuracy": 50.0}
         elif name == "super_glue_cb_v102":
-            # Two of three classes are there: their F1 is 1, the third's 0.
+            # Two of three classes occur: their F1 is 1, and that of the third is 0.
             assert found["accuracy"] == 100.0
         else:
             assert all(value == pytest.approx(100.0) for value in found.values()), name

@@ -1,4 +1,4 @@
-"""Best checkpoints and averages, by hand, and the file of scores."""
+"""Best checkpoints and averages, compared with values by hand, and the file of scores."""
 
 from __future__ import annotations
 

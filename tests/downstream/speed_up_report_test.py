@@ -1,4 +1,4 @@
-"""`run_switch.py compare` of pre-training, on evaluations that were written by hand."""
+"""`run_switch.py compare` for pre-training, on handwritten evaluations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mtf_switch.errors import UserError
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[str]:
-    """A dense model, one that has its quality at half of its steps, and one that never has."""
+    """A dense model, one that reaches its quality in half the steps, and one that does not."""
     return [
         write_run(tmp_path / "dense", {100: -4.0, 200: -3.0}),
         write_run(tmp_path / "sparse", {50: -4.0, 150: -2.0}),
@@ -32,7 +32,7 @@ def test_the_command_prints_speed_ups_over_the_first_model(
     assert outcome.code == 0, outcome.err
     assert outcome.out.splitlines()[2:5] == [
         f"| {TASK} | dense | 200 | -3.0000 | 1.00 | 1.00 |",
-        # -3 is halfway between 50 and 150, each step of which takes as long.
+        # -3 is halfway between steps 50 and 150, and all steps take the same time.
         f"| {TASK} | sparse | 150 | -2.0000 | 2.00 | 2.00 |",
         f"| {TASK} | slow | 300 | -3.5000 | not reached | not reached |",
     ]

@@ -1,4 +1,4 @@
-"""`run_switch.py superglue`: the files' exact form, and the labels in them."""
+"""`run_switch.py superglue`: the exact form of the files, and the labels in them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run_superglue(tiny: TinyRun, model_dir: Path, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def written(tiny: TinyRun, finetuned: Path, tmp_path_factory) -> tuple[Path, str]:
-    """The files that answers without any label make, and what was printed."""
+    """The files for answers without any label, and the printed output."""
     folder = tmp_path_factory.mktemp("superglue") / "files"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -107,7 +107,7 @@ def test_what_is_no_label_gets_the_first_one_and_is_counted(written) -> None:
 
 
 def test_valid_answers_become_their_labels(tmp_path: Path) -> None:
-    """By hand: true and false, a class by its id, and the referent of WSC."""
+    """True and false, a class by its id, and the referent of WSC, by hand."""
     import seqio
 
     import tasks

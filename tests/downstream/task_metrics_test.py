@@ -1,4 +1,4 @@
-"""Averages over tasks as T5 takes them, and metrics without a value."""
+"""Averages over tasks, as in T5, and metrics without a value."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ FLOPS = [
 
 @pytest.mark.parametrize(("name", "printed"), FLOPS)
 def test_flops_of_a_sequence_are_those_of_table_9(name, printed):
-    """Within 10%, once the routers are left out, which Table 9 does not count.
+    """Within 10%, without the routers, which Table 9 does not count.
 
     It gives Switch-Base and T5-Base the same 124e9, so routers are not in them; at Switch-C's
     2048 experts in each of 30 layers they are 8% of the rest.
@@ -107,7 +107,7 @@ OF_THE_FLOPS_OF_T5_BASE = [
 
 @pytest.mark.parametrize("name", OF_THE_FLOPS_OF_T5_BASE)
 def test_experts_add_parameters_and_no_flops_but_the_routers(name):
-    """Section 2's axis of scale: exact, as gated GELU of 2048 costs what ReLU of 3072 does."""
+    """Section 2's axis of scale is exact: gated GELU of 2048 costs as much as ReLU of 3072."""
     t5_base = count_model("t5_base")
     assert count_model(name).flops_without_routers == t5_base.flops_without_routers
     if name != "mt5_base":

@@ -1,6 +1,6 @@
 """The rows of the paper's tables and the points of its figures in gin/paper/.
 
-tests/support/paper_rows.py says once more, from the paper, what each row is.
+tests/support/paper_rows.py states each row a second time, from the paper.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from two_steps import train_two_steps
 from mtf_switch.config import bound_settings, gin_config
 from mtf_switch.model import switch_transformer
 
-# Table 4's rows are of fine-tuning: finetune_test has them. Those of Section 5 are layouts.
+# finetune_test tests Table 4's rows of fine-tuning. The files of Section 5 are layouts.
 FOUND = {
     str(path)[len("paper/") : -len(".gin")]
     for path in FILES
@@ -88,7 +88,7 @@ def test_a_row_trains_at_the_size_of_t5_tiny(tiny, tmp_path, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["table_1/t5_base", "table_1/switch_base_1.25"])
 def test_a_rows_batch_suits_the_32_cores_of_table_1(name):
-    """What `switch_transformer.build` checks, with the layout and the microbatches of a TPU."""
+    """Makes the checks of `switch_transformer.build`, with layout and microbatches of a TPU."""
     layout = "layouts/expert_32.gin" if "switch" in name else "layouts/data.gin"
     gin_config.parse([f"paper/{name}.gin", "runs/tpu.gin", layout], ["mesh.data = 32"])
     settings = bound_settings.read_settings()

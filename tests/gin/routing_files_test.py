@@ -1,4 +1,4 @@
-"""Every file of gin/routing/ trains, evaluates and decodes, from the command line."""
+"""A model with each file of gin/routing/ trains, evaluates and decodes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mtf_switch.config import gin_files
 from mtf_switch.runs import train_log
 
 FILES = sorted(path.stem for path in (gin_files.GIN_FOLDER / "routing").glob("*.gin"))
-# The others run too, as slow tests; exploration_test and routers_test have them layer by layer.
+# The others are slow tests. exploration_test and routers_test also test their layers.
 QUICK = ("top_2",)
 
 
 def routing(name):
-    """The argument that takes a file on top of the tiny model."""
+    """The argument that puts a file on top of the tiny model."""
     return f"--gin_file=routing/{name}.gin"
 
 

@@ -1,4 +1,4 @@
-"""Every tiny model trains, with the command that trains the others."""
+"""Every tiny model trains, with the same command as the other models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUICK = ("switch_c_tiny",)
     ],
 )
 def test_a_tiny_model_trains(tiny, tmp_path, name):
-    # Every block of this model is alike; in the others, two blocks of T5 are one.
+    # All blocks of this model are alike. In the others, one block is two blocks of T5.
     params = ["num_layers = 1"] if name == "switch_c_tiny" else []
     steps = train_two_steps(tiny, tmp_path / name, f"models/{name}.gin", params=params)
     dropped = [step.dropped_fraction for step in steps]

@@ -64,7 +64,7 @@ def test_where_users_choose_the_tokens_the_largest_group_that_divides_is_taken(
     most=st.integers(1, 300),
     strict=st.booleans(),
 )
-# The largest divisors: less than half of the size, half of it, and just above half.
+# The largest divisors are below half of the size, half of it, and just above half.
 @example(per_core=9, cores=1, most=8, strict=True)
 @example(per_core=15, cores=1, most=10, strict=True)
 @example(per_core=15, cores=1, most=9, strict=True)
@@ -87,7 +87,7 @@ def test_groups_up_to_a_size_are_those_of_mesh_tf(per_core, most):
     groups, size = moe._split_into_groups(per_core, most, 1)
     ours = ExpertCapacity(max_group_size=most).split_into_groups(per_core, strict=False)
     # Upstream starts from n // max_group_size groups, rounded down. So its groups may be larger
-    # than the size that it calls their maximum.
+    # than the size that it calls the maximum.
     assert ours == (groups, size) or size > most
 
 

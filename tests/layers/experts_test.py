@@ -1,4 +1,4 @@
-"""The experts' networks, on slots and on sorted tokens, against a loop over tokens."""
+"""The networks of the experts, on slots and on sorted tokens, against a loop over tokens."""
 
 import functools
 import itertools
@@ -67,7 +67,7 @@ def test_each_run_goes_through_its_expert(lengths, activations, seed):
     weights = oracle.Weights.draw(rng, M, E, F, len(activations))
     expert_of_row = np.repeat(np.arange(E + 1), lengths)
     x, dy = rng.standard_normal((2, expert_of_row.size, M))
-    # The order of the tokens does not matter, only how many each expert has.
+    # The order of the tokens does not matter, only their number for each expert.
     expert_of_token = rng.permutation(expert_of_row)
     value = run_runs(
         x[None, None], expert_of_token[None, None], weights, activations, dy=dy[None, None]
@@ -96,7 +96,7 @@ def test_each_run_goes_through_its_expert(lengths, activations, seed):
 
 
 def both(rng, activations, dtype=tf.float32, mode="train", rate=0.0):
-    """Outputs and gradients of one group whose experts all have C tokens: in slots, and sorted."""
+    """Outputs and gradients of a group whose experts have C tokens each: in slots, and sorted."""
     capacity = 6
     weights = oracle.Weights.draw(rng, M, E, F, len(activations))
     x, dy = rng.standard_normal((2, E * capacity, M))
@@ -142,7 +142,7 @@ AGREEMENT = list(
         [False, True],
     )
 )
-# Every value of each, and both sizes of kernels in both dtypes.
+# Every value of each parameter, and both sizes of kernels in both dtypes.
 FAST_AGREEMENT = [
     (("relu",), tf.float32, False, False),
     (("gelu", "linear"), tf.float32, False, True),
@@ -194,7 +194,7 @@ def test_unit_scaling_divides_each_kernel_by_the_root_of_its_fan_in():
 def test_dropout_of_runs_drops_whole_hidden_units_scales_the_rest_and_is_off_in_evaluation():
     x = np.ones((1, 1, 400, M))
     index = np.zeros((1, 1, 400), int)
-    # One hidden unit that passes the first of M on: an output is 0 or 1 / (1 - rate).
+    # One hidden unit passes on the first of M inputs: an output is 0 or 1 / (1 - rate).
     wi, wo = np.zeros((1, M, F)), np.zeros((1, F, M))
     wi[0, 0, 0] = wo[0, 0, 0] = 1.0
     weights = oracle.Weights(np.zeros((M, 1)), (wi,), wo)

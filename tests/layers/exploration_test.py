@@ -1,4 +1,4 @@
-"""The four policies of Table 11: their effect, and what their noise depends on."""
+"""The four policies of Table 11: their effect, and the parameters of their noise."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def gates(policy, router="switch", jitter=0.3, **kwargs):
 
 
 def _routers_and_policies():
-    """All pairs; fast are every policy with one router, and sampling with every router."""
+    """Yields all pairs. Fast: each policy with one router, and sampling with each router."""
     for router in ROUTERS:
         for policy in NOISY:
             fast = router == "switch" or policy == "sample_softmax"

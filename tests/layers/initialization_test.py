@@ -40,7 +40,7 @@ FAN_IN = {
     "SwitchFFN/wo/kernel": HIDDEN,
     "logits/kernel": MODEL,
 }
-# Variables that the scale does not apply to; they keep T5's initial values.
+# Variables to which the scale does not apply; they keep T5's initial values.
 OTHERS = ("shared/embedding", "rms_norm/scale", "relative_attention_bias", "/embedding")
 # The rows of Table 3, and the released models' activation.
 CASES = {
@@ -55,7 +55,7 @@ CASES = {
 
 
 def _initial_values(file, *params):
-    """Initial values of all variables of a gin file's model, made small, by name."""
+    """Returns the initial values of all variables of a gin file's model, made small."""
     gin_config.parse(
         [file],
         [
@@ -99,7 +99,7 @@ def initial(request):
 
 
 def _fan_in(name):
-    """The fan-in of a weight matrix; None for other variables."""
+    """Returns the fan-in of a weight matrix; None for other variables."""
     return next((n for end, n in FAN_IN.items() if name.endswith(end)), None)
 
 
@@ -112,7 +112,7 @@ def test_every_weight_matrix_has_the_deviation_of_its_fan_in(initial):
         tolerance = 5 / np.sqrt(2 * value.size)
         assert np.std(value) == pytest.approx(expected, rel=tolerance), name
         assert np.abs(value).max() <= 2 * expected / TRUNCATED * (1 + 1e-6), name
-    # Every kind of matrix was there: gated or not, with logits of its own or not.
+    # Every kind of matrix occurred: gated or not, with its own logits or not.
     kinds = {end for end in FAN_IN if any(name.endswith(end) for name in matrices)}
     absent = ["wi/", "logits"] if any("wi_0" in name for name in matrices) else ["wi_"]
     absent += [] if any("SwitchAttention" in name for name in matrices) else ["SwitchAttention"]

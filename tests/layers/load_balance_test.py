@@ -16,7 +16,7 @@ RTOL = 1e-5
 
 
 def losses(probs, nonpadding=None, paddings=("masked", "upstream")):
-    """The layer's loss of probs [O, G, S, E], one for each way with padding, and dloss/dprobs.
+    """Returns the layer's loss of probs [O, G, S, E] for each padding mode, and dloss/dprobs.
 
     All in one graph.
     """
@@ -39,7 +39,7 @@ def losses(probs, nonpadding=None, paddings=("masked", "upstream")):
 
 
 def random_probs(rng, *shape):
-    """Softmax outputs whose argmax is clear: [..., E]."""
+    """Draws softmax outputs with a clear argmax: [..., E]."""
     logits = 2 * rng.standard_normal(shape)
     best = np.argmax(logits, -1)
     np.put_along_axis(logits, best[..., None], logits.max(-1, keepdims=True) + 0.01, -1)
@@ -114,7 +114,8 @@ def test_by_hand_with_padding_masked_and_as_upstream():
 
 def test_groups_are_balanced_each_on_its_own():
     # Each group sends all tokens to one expert, but the two groups to different ones. That is
-    # balanced over the batch, yet each group costs E = 2. Over all groups at once it would be 1.
+    # balanced over the batch, yet each group costs E = 2. Over all groups at once it would be
+    # 1.
     probs = np.zeros((1, 2, 3, 2))
     probs[0, 0, :, 0] = probs[0, 1, :, 1] = 1.0
     loss, _ = losses(probs, None)

@@ -1,4 +1,4 @@
-"""Positions in experts against a loop over tokens, for both ways to count them."""
+"""Positions in experts against a loop over tokens, for both ways of counting."""
 
 import mesh_harness
 import mesh_tensorflow as mtf
@@ -26,7 +26,7 @@ def count(way, expert_index, routed, experts, **mesh):
 
 
 def token_by_token(expert_index, routed):
-    """The number of earlier routed tokens of the group with the same expert."""
+    """Returns the number of earlier routed tokens of the group with the same expert."""
     position = np.zeros(expert_index.shape, int)
     for o, g, s in np.ndindex(*expert_index.shape):
         same = expert_index[o, g, :s] == expert_index[o, g, s]

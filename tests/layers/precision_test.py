@@ -39,9 +39,9 @@ def crossing(precision, *params):
 
 
 def belongs_to_router(collective):
-    """Whether a tensor is one that selective precision keeps in float32.
+    """Whether selective precision keeps a tensor in float32.
 
-    The float32 of Section 2.4 stays on its core but for what sums over cores: the gradient of
+    The float32 tensors of Section 2.4 stay on their core, except sums over cores: gradients of
     the router's weights, the experts' loads and the losses, and the optimizer's scalars.
     """
     gradient = collective.phase == BACKWARD and collective.shape == (MODEL, EXPERTS)

@@ -1,4 +1,4 @@
-"""The routers' sums: their content, and that every kind of step returns them complete."""
+"""The routers' sums: their content, and that every kind of step returns all of them."""
 
 import dataclasses
 
@@ -123,7 +123,7 @@ CAPACITY = ExpertCapacity(0.75, min_expert_capacity=1, group_size=LENGTH)
 
 
 class TwoLayers:
-    """Two Switch layers, one after the other, with names of their own."""
+    """Two Switch layers, one after the other, with their own names."""
 
     names = ("block_000/layer_001", "block_001/layer_001")
 
@@ -180,7 +180,7 @@ def step(x, nonpadding, variables, splits, *, devices=1, jitter=0.0, dispatch="a
                 model=model,
             )
             y = TwoLayers(jitter, dispatch).call(context, tokens)
-            # As loud as the outputs, so that their share of the gradients counts.
+            # As large as the outputs, so that their share of the gradients counts.
             losses = [loss * 1000.0 for loss in context.losses]
             return {"loss": mtf.add_n([mtf.reduce_sum(mtf.square(y)), *losses]), "y": y}
 
@@ -240,7 +240,7 @@ def test_a_step_in_microbatches_equals_the_whole_one(unsplit, splits, devices, d
 def test_metrics_of_microbatches_are_the_sum_of_those_run_one_by_one(unsplit):
     x, nonpadding, variables = draw()
     split = step(x, nonpadding, variables, splits=4)
-    # Mesh TF deals rows out: microbatch i gets rows i, i + 4, ...
+    # Mesh TF gives microbatch i the rows i, i + 4, ...
     alone = [step(x[i::4], nonpadding[i::4], variables, splits=1)["metrics"] for i in range(4)]
     for layer, sums in split["metrics"].items():
         total = sum(metrics[layer] for metrics in alone)

@@ -1,4 +1,4 @@
-"""Switch attention on several devices: the results of one, and what crosses cores."""
+"""Switch attention on several devices: the results of one device, and communication."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def parse_layout(strategy):
 
 
 def _on_8_devices():
-    """All strategies, networks and dispatches; fast is one that splits experts and heads."""
+    """Yields strategies, networks and dispatches. Fast: one that splits experts and heads."""
     for strategy in STRATEGIES:
         for network in ("linear", "ffn"):
             for dispatch in ("gather", "einsum"):

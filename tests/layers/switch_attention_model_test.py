@@ -1,4 +1,4 @@
-"""Switch attention in a model: training, evaluation, decoding, and what it costs."""
+"""Switch attention in a model: training, evaluation, decoding, and costs."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_composition_trains_and_is_evaluated_with_metrics_of_each_router(
     "bias", ["bias_shared", pytest.param("contextual", marks=pytest.mark.slow)]
 )
 def test_decoding_says_what_the_whole_sequence_says_and_beams_find_likelier_ones(tiny, bias):
-    """Decodes token by token, and computes the logits of the result at once."""
+    """Decodes token by token, and then computes all logits of the result at once."""
     settings, vocabulary = tiny.parse(
         {
             **QUIET,
@@ -106,7 +106,7 @@ def test_decoding_says_what_the_whole_sequence_says_and_beams_find_likelier_ones
             ids, targets, compute_loss=True, mode="eval", variable_dtype=dtype
         )
         for layer in switch_transformer.switch_layers(built.decoder):
-            # Almost no room, but decoding drops no token.
+            # Experts have almost no slots, but decoding drops no token.
             layer.capacity = ExpertCapacity(0.01, 0.01, 1)
         decode = functools.partial(built.decode, ids, variable_dtype=dtype, temperature=0.0)
         outputs = [decode(), decode(beam_size=4, alpha=0.0)]
@@ -179,7 +179,7 @@ def test_what_a_batch_or_a_layout_cannot_do_is_refused_with_the_set_of_experts(
         switch_transformer.build(settings, vocabulary)
 
 
-# ---- what it costs
+# ---- costs
 
 SIZES = (
     *("d_model = 16", "d_ff = 24", "num_heads = 4", "d_kv = 8", "utils.run.batch_size = 8"),

@@ -1,4 +1,4 @@
-"""Settings of Switch attention: what is refused, and what gin sets."""
+"""Settings of Switch attention: which values are refused, and what gin sets."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_equals_the_loops_whatever_the_case(case):
     x, _, weights = case.draw()
     for part in PARTS[case.computation]:
         logits = np.sort(x @ weights[part].w_r)
-        # Float32 and float64 rank the experts alike.
+        # The ranks of the experts are the same in float32 and float64.
         hypothesis.assume(np.diff(logits[..., -4:]).min() > 1e-4)
     check_against_the_loops(case)
 
@@ -196,6 +196,7 @@ def test_query_weights_have_the_initial_values_of_t5s():
                 for part in PARTS["qkv"]
             }
             scale = 16 if folded else 1
-            # With 16,384 samples or more the deviation is known to 0.6%; the tolerance is three times.
+            # With 16,384 samples or more, the deviation is known to 0.6%. The tolerance is 3
+            # times that.
             assert deviations["query"] == pytest.approx((fan_in * scale) ** -0.5, rel=0.02)
             assert deviations["key_value"] == pytest.approx(fan_in**-0.5, rel=0.02)

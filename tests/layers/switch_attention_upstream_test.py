@@ -49,7 +49,7 @@ def upstream(layer, computation, factor=0.75):
 
 @pytest.mark.parametrize(("computation", "dispatch"), alternate(PARTS, list(DISPATCHES)))
 def test_equals_upstream_repaired_in_outputs_losses_and_all_gradients(computation, dispatch):
-    """In "qkv" upstream has one router and one hidden layer, so the two sets get equal ones."""
+    """For "qkv", upstream has one router and one hidden layer, so both sets are equal here."""
     case = Case(computation, "ffn", dispatch=dispatch, folded=False, real=0.8)
     x, nonpadding, weights = case.draw()
     if computation == "qkv":
@@ -88,7 +88,7 @@ def test_equals_upstream_repaired_in_outputs_losses_and_all_gradients(computatio
 
 
 def test_upstream_unrepaired_looks_at_no_other_token_and_this_layer_does():
-    """If no token is dropped, tokens depend on one another through attention only."""
+    """If no token is dropped, tokens depend on each other only through attention."""
     case = Case("q", "ffn", factor=float(E), mode="eval")
     x, _, _ = case.draw()
     others = x.copy()

@@ -1,4 +1,4 @@
-"""The layer on several devices has the results that it has on one."""
+"""The layer has the same results on several devices as on one."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_several_devices_give_what_one_gives_for_the_same_groups(
 ):
     several = on_mesh(PINNED, devices=devices, dispatch=dispatch, trace=True)
     assert_same(on_one_device, several)
-    # There are several devices indeed, and each computes its own share of the experts.
+    # There really are several devices, and each computes its own share of the experts.
     ran = {name.rsplit(":", 1)[1]: ops for name, ops in several.ops_run.items()}
     assert ran.keys() == {str(i) for i in range(devices)}
     slices = {

@@ -1,4 +1,4 @@
-"""Settings of the layer: defaults, what is refused, and the dispatch that they lead to."""
+"""Settings of the layer: defaults, refused values, and the dispatch that they select."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mtf_switch.layers.switch_ffn import SwitchFFN
 def test_expert_dropout_acts_on_hidden_units_in_training_only():
     case = Case(factor=3.0, hidden=400)
     x, _, weights = case.draw()
-    # All hidden units of a token are equal, so its output shows the share that was dropped.
+    # All hidden units of a token are equal, so its output shows the dropped share.
     weights = oracle.Weights(
         weights.w_r, (np.ones_like(weights.wi[0]),), np.ones_like(weights.wo)
     )
@@ -177,8 +177,8 @@ def test_an_activation_that_is_mesh_tensorflows_alone_takes_slots_and_equals_the
 
 @pytest.mark.parametrize("dispatch", DISPATCHES)
 def test_only_the_papers_dispatch_has_a_tensor_of_tokens_by_slots(dispatch):
-    # 64 tokens, 8 experts with 16 slots each: 8,192 numbers. The largest others: slots by
-    # hidden units, 8 x 16 x 8, forward and backward.
+    # 64 tokens, 8 experts with 16 slots each: 8,192 numbers. The largest other tensors: slots
+    # by hidden units, 8 x 16 x 8, forward and backward.
     case = Case(
         (("batch", 4), ("length", 16)), 4, 8, 8, factor=2.0, real=0.9, dispatch=dispatch
     )

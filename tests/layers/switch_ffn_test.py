@@ -1,7 +1,7 @@
 """The whole layer against the loops: outputs, losses, routing, metrics and gradients.
 
-Outputs are sums of at most some tens of terms of the order of 1, after a softmax. Float32 rounds
-by 6e-8, so a tolerance of 1e-5 leaves room.
+Outputs are sums of at most some tens of terms of the order of 1, after a softmax. Float32
+rounds by 6e-8, so a tolerance of 1e-5 leaves room.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from routing import DISPATCHES
 
 @st.composite
 def cases(draw):
-    # Lists, not ranges: hypothesis prefers the lower end of a range, and few tokens show little.
+    # Not ranges: hypothesis prefers the lower end of a range, but few tokens show little.
     dims = [("batch", draw(st.sampled_from([1, 2, 3, 4, 6])))]
     if draw(st.sampled_from([False, False, True])):
         dims.insert(0, ("outer_batch", draw(st.sampled_from([1, 2]))))
@@ -91,7 +91,7 @@ def test_named_case_equals_the_loops(name, dispatch):
 
 
 def test_named_cases_are_what_their_names_say():
-    """Checks the cases whose point lies in the drawn numbers, not only in the sizes."""
+    """Checks the cases that depend on the drawn numbers, and not only on the sizes."""
     _, expected = check_against_the_oracle(NAMED["all tokens to one expert"])
     assert len(set(expected.routing.expert_index.ravel())) == 1
     assert expected.sums[1] == 9  # 12 tokens, 12 / 3 * 0.75 slots

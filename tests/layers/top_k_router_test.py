@@ -16,7 +16,7 @@ from mtf_switch.errors import UserError
 from mtf_switch.layers.switch_ffn import SwitchFFN
 from mtf_switch.layers.top_k_router import TopKRouter
 
-# upstream's policy; its threshold. "random" is certain where the threshold is below any gate.
+# upstream's policy; its threshold. With a threshold below any gate, "random" is certain.
 POLICIES = {
     "all": ("all", 0.2),
     "threshold": ("threshold", 0.3),
@@ -104,7 +104,7 @@ def test_second_choices_wait_for_all_first_ones_by_hand():
     w_r = np.array([[3.0, 2.0, 0.0], [3.0, 2.0, 0.0], [2.0, 3.0, 0.0]])
     routing = route(x, w_r, 2, router=TopKRouter(exploration=STILL))
     np.testing.assert_array_equal(routing["expert_index"][0, 0], [0, 0, 1, 1, 1, 0])
-    # Expert 1 serves token 2, its first choice, and token 0; expert 0 tokens 0 and 1.
+    # Expert 1 serves token 2, as its first choice, and token 0. Expert 0 serves tokens 0 and 1.
     np.testing.assert_array_equal(routing["position_in_expert"][0, 0], [0, 1, 0, 1, 2, 2])
     np.testing.assert_array_equal(routing["kept"][0, 0], [1, 1, 1, 1, 0, 0])
     # e^3 and e^2 over their sum.

@@ -29,7 +29,7 @@ def dims(text):
 
 
 def train(optimizer, shape, *, steps=3, devices=1, dtype=tf.float32, scale=1.0, **arguments):
-    """The variable and its slots after each step on random gradients, by name."""
+    """Returns the variable and its slots after each step on random gradients, by name."""
     shape = mtf.Shape(dims(shape))
     sizes = shape.to_integer_list
     rng = np.random.default_rng(0)
@@ -92,7 +92,7 @@ def test_each_step_equals_mesh_tensorflows(shape, arguments):
     ours = train(LeanAdafactor, SHAPES[shape], **arguments)
     theirs = train(optimize.AdafactorOptimizer, SHAPES[shape], **arguments)
     assert_equal_updates(ours, theirs)
-    # And it moves.
+    # The weights change.
     assert np.abs(ours[1]["w"] - ours[0]["w"]).max() > 1e-5
 
 
@@ -119,7 +119,7 @@ def test_it_takes_the_parameters_of_adafactor_optimizer_from_gin():
 
 
 def test_no_tensor_of_the_squares_of_weights_or_updates_is_made():
-    """The square of the gradient is the one there is."""
+    """Only the square of the gradient exists."""
     with tf.Graph().as_default():
         tf.train.get_or_create_global_step()
         mesh = mtf.Mesh(mtf.Graph(), "mesh")

@@ -13,7 +13,7 @@ VOCAB, WIDTH = 12, 6
 
 
 def _look_up(cls, ids, dy, devices=1, layout="batch:all"):
-    """Embeddings of ids, the gradient of the weights for dy, and which operations ran."""
+    """Returns embeddings of ids, the weights' gradient for dy, and the operations that ran."""
     with tf.Graph().as_default() as graph:
         mesh_graph = mtf.Graph()
         mesh = mtf.Mesh(mesh_graph, "mesh")
@@ -63,7 +63,7 @@ def test_gather_gives_the_embeddings_and_gradients_of_the_one_hot_product(device
     multiplied, expected, _ = _look_up(transformer.VocabEmbedding, IDS, DY, devices)
     assert "OneHot" not in kinds
     np.testing.assert_array_equal(gathered, multiplied)
-    # Sums of a few float32 in another order.
+    # Sums of a few float32 numbers in another order.
     np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-6)
 
 

@@ -70,5 +70,5 @@ def test_the_tiny_models_do_the_same_per_token_but_for_the_router():
     )
     router = 2 * 2 * 64 * 8 * 32  # two layers, M x E, for each of 32 input tokens
     assert switch_tiny.flops_per_sequence - t5_tiny.flops_per_sequence == router
-    # Moving tokens and unused expert capacity are arithmetic too, and counted apart.
+    # Moving tokens and unused expert capacity are arithmetic too, and are counted separately.
     assert switch_tiny.arithmetic_per_sequence > 1.3 * t5_tiny.arithmetic_per_sequence

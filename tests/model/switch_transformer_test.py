@@ -1,4 +1,4 @@
-"""The layer inside Mesh TF's real Transformer, and the checks made before it is built."""
+"""The layer inside Mesh TF's real Transformer, and the checks before it is built."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ ROUTERS = {
         "NoTokenLeftBehindRouter.stages": "3",
     },
 }
-# A Switch layer in each stack, and little else.
+# One Switch layer in each stack, and little else.
 FEW_LAYERS = {
     "encoder/transformer.make_layer_stack.layers": (
         "[@transformer_layers.SelfAttention, @SwitchFFN]"
@@ -176,7 +176,7 @@ FEW_SWITCH_LAYERS = ("decoder/block_000/layer_002", "encoder/block_000/layer_001
 
 
 def each_router(default: str) -> list:
-    """The routers as parameters; only `default` is in the default suite.
+    """Yields the routers as parameters; only `default` is in the default suite.
 
     To dispatch, Switch and No-Token-Left-Behind are cases of top-2 with one expert per token.
     """
@@ -190,7 +190,7 @@ def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny, rou
     microbatches = "utils.serialize_num_microbatches.tokens_per_microbatch_per_replica"
     whole_loss, whole = run_first_step(tiny, groups)
     loss, sums = run_first_step(tiny, {**groups, microbatches: "64"})
-    # Float32 sums in another order.
+    # Sums of float32 numbers in another order.
     assert loss == pytest.approx(whole_loss, rel=1e-5)
     assert sorted(sums) == sorted(whole) == list(FEW_SWITCH_LAYERS)
     for layer in FEW_SWITCH_LAYERS:
@@ -202,7 +202,7 @@ def test_microbatches_give_the_loss_and_the_routing_of_the_whole_batch(tiny, rou
 
 @pytest.mark.parametrize("router", each_router(default="top-2"))
 def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(tiny, router):
-    """Two short examples per row, kept apart by their segments; no token is dropped."""
+    """Two short examples per row, separated by their segments; no token is dropped."""
     settings, vocabulary = tiny.parse({**NO_DROP, **ROUTERS[router]})
     got, expected, alone = run_packed_and_alone(None, settings, vocabulary)
     for layer in SWITCH_LAYERS:
@@ -217,7 +217,7 @@ def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(t
 def test_a_language_model_reads_a_prompt_and_goes_on_with_its_most_likely_tokens(
     tiny, monkeypatch, router
 ):
-    """All at once, in first_part, and token by token, the layer says the same."""
+    """The layer has the same outputs all at once, in first_part, and token by token."""
     settings, vocabulary = tiny.parse(
         {
             **NO_DROP,

@@ -1,4 +1,4 @@
-"""Section 5's closed forms, by themselves and against the graph that a pod would run."""
+"""Section 5's closed forms, alone and against the graph that a pod would run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_what_crosses_the_wires():
 
 
 def test_the_paper_section_5_4():
-    """An all-to-all of E x C x d_model a core, twice each way; nothing without experts split."""
+    """E x C x d_model per core and all-to-all, twice each way; none if experts are not split."""
     layout = MeshLayout.parse("data:4", "batch:data,experts:data")
     assert communication.predict_switch_layer(
         layout, groups=4, experts=8, capacity=5, d_model=16

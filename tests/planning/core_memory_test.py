@@ -1,4 +1,4 @@
-"""Memory on each core, by hand, and what the planner says of models that do not fit."""
+"""Memory on each core, by hand, and the planner's messages for models that do not fit."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def test_a_model_too_large_says_by_how_much_and_what_would_fit():
 
 
 def test_on_a_larger_mesh_each_core_keeps_a_smaller_part_of_the_activations():
-    """24 GiB of activations on 8 cores are 6 on 32, beside 3 of experts and gradients."""
+    """24 GiB of activations on 8 cores are 6 GiB on 32, next to 3 of experts and gradients."""
     layout = MeshLayout.parse("data:8", "batch:data,experts:data")
     memory = core_memory.measure_memory([EXPERTS], 24 * 2**30, layout)
     said = core_memory.describe_fit([EXPERTS], memory, layout, BATCH, read_hardware())
     assert "20.00 GiB more than the 16.00 GiB" in said
-    # A core has room for 4 of 24 GiB: one of its 8 sequences.
+    # A core has space for 4 of 24 GiB: one of its 8 sequences.
     assert "use microbatches of 1 sequence per core instead of 8" in said
     assert said.endswith("or a mesh of 32 cores with the same rules (data:32).")
 

@@ -16,7 +16,7 @@ from mtf_switch.planning.communication import ALL_REDUCE, ALL_TO_ALL, PERMUTE, C
 
 @pytest.mark.parametrize("name", ["tpu_v3", "tpu_v4"])
 def test_a_pods_peak_and_all_reduce_are_those_of_its_source(name):
-    """What cloud.google.com/tpu/docs states of a whole pod follows from the file's chips."""
+    """Numbers of a whole pod in cloud.google.com/tpu/docs follow from the file's chips."""
     pod = read_hardware(name)
     chips = max(pod.slices) / pod.cores_per_chip
     petaflops, terabytes = {"tpu_v3": (126e15, 340e12), "tpu_v4": (1.1e18, 1.1e15)}[name]
@@ -34,15 +34,15 @@ def test_a_whole_pods_all_reduce_has_the_bandwidth_of_its_source():
     reduce_ = Collective(ALL_REDUCE, "data", 2048, "float32", (MIB,), "backward", 10)
     seconds = read_hardware().collective_seconds(reduce_, WHOLE_POD)
     assert seconds == pytest.approx(10 * 1023 * 2 * 4 * MIB / 340e12, rel=0.02)
-    # Exactly: four links of 656 Gbit/s a chip.
+    # Exactly four links of 656 Gbit/s per chip.
     assert seconds == pytest.approx(10 * 1023 / 1024 * 2 * 4 * MIB / (4 * 656e9 / 8))
 
 
 def test_two_cores_of_a_chip_send_their_sum_once():
-    """4 MiB a core. Two chips are joined in one of two dimensions of TPU v3, at 164 GB/s.
+    """4 MiB per core. Two chips are joined in one of two dimensions of TPU v3, at 164 GB/s.
 
-    As one group of 4 cores, each chip sends 2 x 1/2 of its sum: 4 MiB. As two groups of 2 cores,
-    with one core of each group on each chip, it sends as much for each group: 8 MiB.
+    As one group of 4 cores, each chip sends 2 x 1/2 of its sum: 4 MiB. As two groups of 2
+    cores, with one core of each group on each chip, it sends as much for each group: 8 MiB.
     """
     v3 = read_hardware()
     inner = MeshLayout.parse("data:2,model:4", "batch:data,d_ff:model")
@@ -64,8 +64,8 @@ def test_an_all_reduce_over_one_of_two_axes_shares_the_links_with_its_neighbour(
 def test_an_all_to_all_leaves_its_own_chip_out():
     """8 cores of TPU v4, 2 MiB each: 4 chips in two of three dimensions, at 2/3 of 269 GB/s.
 
-    Each of the two cores of a chip sends 6 of 8 parts to other chips, 3 MiB together. The middle
-    is made so wide that it does not delay them.
+    Each of the two cores of a chip sends 6 of 8 parts to other chips, 3 MiB together. The
+    middle is made so wide that it does not delay them.
     """
     layout = MeshLayout.parse("data:8", "batch:data,experts:data")
     exchange = Collective(ALL_TO_ALL, "data", 8, "bfloat16", (MIB,), "forward", 1)
@@ -110,11 +110,11 @@ def test_the_span_of_an_axis_holds_the_axes_inside_it():
 
 
 def test_a_slice_has_the_links_that_cross_its_middle():
-    """The middle of a torus is crossed twice in each row, that of a slice without wrap-around once.
+    """Each row of a torus crosses its middle twice, that of a slice without wrap-around once.
 
     TPU v3: 32 x 32 chips, 2 x 32 links for 6.4 TB/s, 0.1 TB/s each. 512 cores are 16 x 16 chips
-    with 16 links, 128 cores 8 x 8 chips with 8. TPU v4: 16 x 16 x 16 chips, 2 x 16 x 16 links for
-    24 TB/s, 46.875 GB/s each. 1024 cores are 8 x 8 x 8 chips with 64 links.
+    with 16 links, 128 cores 8 x 8 chips with 8. TPU v4: 16 x 16 x 16 chips, 2 x 16 x 16 links
+    for 24 TB/s, 46.875 GB/s each. 1024 cores are 8 x 8 x 8 chips with 64 links.
     """
     v3, v4 = read_hardware(), read_hardware("tpu_v4")
     assert v3.bisection_bandwidth(1024) == 6.4e12
@@ -125,7 +125,7 @@ def test_a_slice_has_the_links_that_cross_its_middle():
 
 
 def test_an_all_to_all_on_a_slice_waits_for_the_middle():
-    """512 cores of TPU v3 are 256 chips of two cores. Half of the chips send half of 2 MiB a core.
+    """512 cores of TPU v3 are 256 chips of 2 cores. Half of the chips send half of 2 MiB per core.
 
     128 x 2 x 1 MiB cross 16 links of 0.1 TB/s.
     """
@@ -136,7 +136,7 @@ def test_an_all_to_all_on_a_slice_waits_for_the_middle():
 
 
 def test_two_cores_of_a_chip_communicate_through_its_memory():
-    """900 GB/s a chip are 450 GB/s a core, which sends half of 4 MiB."""
+    """900 GB/s per chip are 450 GB/s per core, which sends half of 4 MiB."""
     exchange = Collective(ALL_TO_ALL, "data", 2, "float32", (2**20,), "forward", 3)
     layout = MeshLayout.parse("data:2", "batch:data,experts:data")
     seconds = read_hardware().collective_seconds(exchange, layout)
@@ -155,7 +155,7 @@ def test_a_step_is_its_matmuls_its_variables_read_and_written_and_its_collective
     """On TPU v3: matmuls of 1 and 2 ms, and 2.25 GB read and written at 450 GB/s in 10 ms.
 
     Over 8 cores, 4 chips in two dimensions, a chip of two cores sends 328 GB/s: an all-reduce
-    of 82 MB a core takes 2 x 3/4 x 82e6 / 328e9 = 0.375 ms, as the two cores of a chip send
+    of 82 MB per core takes 2 x 3/4 x 82e6 / 328e9 = 0.375 ms, as the two cores of a chip send
     their sum, and a permute of 2 x 82 MB takes 0.5 ms.
     """
     layout = MeshLayout.parse("data:8", "batch:data,experts:data")

@@ -1,4 +1,4 @@
-"""What the reports say of plans: the recommendation in each case, and the text of one."""
+"""The reports of plans: the recommendation in each case, and the text of one report."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PLAN = Plan(
 
 
 def change_plan(cores=8, seconds=1.0, gib=10):
-    """PLAN with other cores, seconds per step and memory."""
+    """Returns PLAN with other cores, seconds per step and memory."""
     return dataclasses.replace(
         PLAN,
         layout=MeshLayout.parse(f"data:{cores}", "batch:data,experts:data"),

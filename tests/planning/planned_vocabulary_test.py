@@ -1,4 +1,4 @@
-"""The vocabulary that a plan counts is that of the model's task, and is never downloaded."""
+"""A plan counts the vocabulary of the model's task, and never downloads it."""
 
 from __future__ import annotations
 

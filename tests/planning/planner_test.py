@@ -1,4 +1,4 @@
-"""The planner and its command: counts by hand, and what it says of wrong meshes."""
+"""The planner and its command: counts by hand, and the messages for wrong meshes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_bytes_of_each_group_by_hand(planned):
     }
     assert planned["parameters"] == sum(planned["parameters_by_group"].values())
     memory = planned["per_core"]
-    # In float32; of 32 experts each of 8 cores holds 4.
+    # In float32. Each of 8 cores holds 4 of 32 experts.
     assert memory["experts"] == 4 * experts // 8
     assert memory["attention"] == 4 * (attention + biases)
     # Gradients are in bfloat16, the router's in float32.
@@ -115,7 +115,7 @@ def test_microbatches_change_neither_flops_nor_weights(planned, model_file):
     )
     assert (planned["microbatches"], halves.microbatches) == (1, 2)
     assert halves.flops_per_sequence == planned["flops_per_sequence"]
-    # Smaller groups round another capacity up.
+    # Smaller groups round up to another capacity.
     forward = planned["flops_per_core"]["forward"]
     assert halves.core_flops["forward"] == pytest.approx(forward, rel=0.01)
     assert halves.parameters == planned["parameters_by_group"]

@@ -1,4 +1,4 @@
-"""The graph that a pod would run: what it communicates, and whether a TPU can run it."""
+"""The graph that a pod would run: its communication, and whether a TPU can run it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ on_every_mesh = pytest.mark.parametrize(("strategy", "data", "model"), GRID)
 
 @functools.cache
 def count(strategy, data, model, microbatches=1):
-    """A pod's graph, its layout, and the collectives in it."""
+    """Returns a pod's graph, its layout, and the collectives in it."""
     pod = build_pod(strategy, data, model, microbatches)
     layout = MeshLayout.parse(pod.mesh_impl.shape, pod.mesh_impl.layout_rules)
     return pod, layout, pod_census.count_collectives(pod)
@@ -87,7 +87,7 @@ def predict_counts(predictions: list[PredictedCollective], times: int = 1):
 
 
 def predict_switch_layers(layout: MeshLayout, kind: str, microbatches: int = 1):
-    """Of one kind, the collectives of the encoder's Switch layer and the decoder's two."""
+    """Predicts collectives of a kind for the encoder's Switch layer and the decoder's two."""
     predictions = []
     for length, layers in ((INPUTS, 1), (TARGETS, 2)):
         groups = BATCH // microbatches * length // GROUP_SIZE
@@ -150,7 +150,7 @@ def test_all_reduces_of_activations_are_those_of_sections_5_2_to_5_5(strategy, d
 
 @on_every_mesh
 def test_gradients_are_reduced_once_over_the_data_axis(strategy, data, model):
-    """Except for relative position biases, which Mesh TF reduces for each layer that adds them."""
+    """Exception: Mesh TF reduces relative position biases for each layer that adds them."""
     pod, layout, collectives = count(strategy, data, model)
     variables, biases = [], 0
     for variable in pod.mesh_graph.trainable_variables:
@@ -208,7 +208,7 @@ def test_every_collective_of_the_graph_is_counted_once():
 
 
 def _on(layout, data=None, model=None):
-    """The name of a layout's file, and bindings for the mesh sizes that differ from it."""
+    """Returns the name of a layout's file, and bindings for the mesh sizes that differ."""
     sizes = {"data": data, "model": model}
     return layout, *(f"mesh.{axis} = {size}" for axis, size in sizes.items() if size)
 
@@ -275,7 +275,7 @@ def test_switch_base_is_ready_for_a_tpu_without_expert_parallelism(layout):
 
 @pytest.mark.slow
 def test_switch_c_on_a_whole_pod_is_planned_within_a_minute_and_4_gb():
-    """1571B parameters on 2048 cores, in a process of its own."""
+    """1571B parameters on 2048 cores, in a separate process."""
     done = subprocess.run(
         [
             *(sys.executable, "run_switch.py", "plan", "--json"),
@@ -301,7 +301,7 @@ def test_switch_c_on_a_whole_pod_is_planned_within_a_minute_and_4_gb():
 def test_two_blocks_of_switch_base_are_the_graph_that_the_model_function_builds_for_a_tpu(
     monkeypatch,
 ):
-    """Upstream's model function makes the graph, optimizer included; nothing is rebuilt here."""
+    """Upstream's model function makes the graph with its optimizer; nothing is rebuilt here."""
     from mtf_switch.runs import estimator
 
     calls = []

@@ -1,4 +1,4 @@
-"""The benchmarks run and report what they measured; no test depends on how long it took."""
+"""The benchmarks run and report their results. No test depends on the measured times."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_steps_benchmark_runs_each_competitor(benchmark_modules, capsys):
 def test_the_steps_benchmark_has_a_row_for_each_number_of_experts(
     benchmark_modules, capsys, monkeypatch
 ):
-    """Of steps that do nothing: the test above runs real ones."""
+    """The steps here do nothing. The test above runs real ones."""
     _, train_step = benchmark_modules
     import step_graphs
 

@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def find_commands() -> list[str]:
-    """What follows `run_switch.py` in the code blocks of all pages, "..." left out."""
+    """Finds the arguments of `run_switch.py` in the code blocks of all pages, without "..."."""
     blocks = [
         block.replace("\\\n", " ")
         for page in PAGES

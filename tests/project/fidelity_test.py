@@ -1,4 +1,4 @@
-"""docs/fidelity.md is complete, and the pages that lead into the code name only what exists."""
+"""docs/fidelity.md is complete, and all names of code and files on the pages exist."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_every_one_of_the_paper_is_on_the_page(what):
 
 
 def test_each_figure_says_what_exists_and_points_are_files():
-    """Points are gin files, a command measures or plots, code is what a diagram shows."""
+    """Points have gin files, measurements and plots have commands, and diagrams have code."""
     figures = PAGE.split("## Figures")[1].split("## Tables")[0]
     rows = [row.split("|") for row in re.findall(r"^\| \d.*\|$", figures, re.M)]
     assert len(rows) == 12

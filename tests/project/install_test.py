@@ -1,4 +1,4 @@
-"""`make install` and the requirements: what a newcomer meets first."""
+"""`make install` and the requirements, which newcomers meet first."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_every_folder_of_the_code_is_installed() -> None:
 
 
 def test_gin_folder_does_not_hide_the_gin_package() -> None:
-    """Python prefers the installed `gin` only while the folder `gin/` holds no Python."""
+    """Python prefers the installed `gin` only if the folder `gin/` has no Python files."""
     assert not list((ROOT / "gin").rglob("*.py"))
     spec = importlib.util.find_spec("gin")
     assert spec is not None
@@ -106,7 +106,7 @@ def test_gin_folder_does_not_hide_the_gin_package() -> None:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """The files that `make install` reads, and an empty `bin` to be the whole PATH."""
+    """The files that `make install` reads, and an empty `bin` as the only folder in PATH."""
     if MAKE is None:
         pytest.skip("make is not installed")
     for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "pyproject.toml"):

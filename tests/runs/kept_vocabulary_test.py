@@ -1,4 +1,4 @@
-"""A run reads text with the vocabulary that its model_dir keeps, whatever becomes of the rest."""
+"""A run reads text with the vocabulary that its model_dir keeps, even without other files."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_kept_file_that_is_not_there_or_not_the_runs_is_told(
     (model_dir / "vocabulary.model").unlink()
     if content is not None:
         (model_dir / "vocabulary.model").write_bytes(content)
-    with pytest.raises(UserError, match=r"vocabulary\.model .*Put the file back"):
+    with pytest.raises(UserError, match=r"vocabulary\.model .*Restore the file"):
         kept_vocabulary.find(str(model_dir))
 
 

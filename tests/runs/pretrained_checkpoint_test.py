@@ -159,7 +159,9 @@ def test_data_that_is_not_prepared_is_said_before_anything_is_built(
 def test_a_checkpoint_that_is_not_there(kind: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     path = tmp_path / ("empty" if "folder" in kind else "model.ckpt-7")
-    with pytest.raises(UserError, match=r"holds no checkpoint|There is no checkpoint"):
+    with pytest.raises(
+        UserError, match=r"does not contain a checkpoint|There is no checkpoint"
+    ):
         PretrainedCheckpoint.from_path(str(path))
 
 

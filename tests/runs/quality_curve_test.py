@@ -41,7 +41,7 @@ def test_evaluations_that_are_absent_damaged_or_of_other_data_are_refused(
     ):
         quality_curve.read(run, "x", "validation")
     write_run(tmp_path / "run", {200: -3.0}, tokens=80)
-    with pytest.raises(UserError, match="different data: of 80 and 90 target tokens"):
+    with pytest.raises(UserError, match="used different data, with 80 and 90 target tokens"):
         quality_curve.read(run, TASK, "validation")
     for damage in ("{", json.dumps({"step": "a"}), "[]"):
         (tmp_path / "run" / "eval.json").write_text(damage)

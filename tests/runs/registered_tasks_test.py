@@ -39,5 +39,5 @@ def test_a_vocabulary_that_is_not_there_is_named_with_its_task(tiny: TinyRun) ->
         f"vocabulary of task {name!r} cannot be read from /nowhere/sentencepiece.model"
         in message
     )
-    assert "Give --vocabulary a copy that this machine can reach" in message
+    assert "Pass a copy that this machine can reach with --vocabulary" in message
     assert "\n" not in message

@@ -48,7 +48,7 @@ def test_other_text_is_read_with_the_vocabulary_of_the_run(
     saved_config.load(str(trained), [], [f"text_files.files = '{other_text}'"])
     chosen = run_vocabulary.choose(str(trained), "text_files")
     inputs, targets = chosen.vocabulary
-    assert inputs is targets is chosen.of_tasks
+    assert inputs is targets is chosen.for_all_tasks
     assert inputs.sentencepiece_model_file == str(trained / "vocabulary.model")
     task = seqio.get_mixture_or_task("text_files")
     assert task.output_features["targets"].vocabulary is inputs

@@ -11,7 +11,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from tasks.pretraining import add_corpus_task
 from tasks.text_corpus import TextCorpus
-from tasks.text_vocabulary import TextVocabulary, t5_default
+from tasks.text_vocabulary import TextVocabulary, make_t5_default
 
 PIECES = 256
 TEXT = "The <extra_id_0> of <extra_id_99> and (<extra_id_1>)."
@@ -84,5 +84,5 @@ def test_a_document_with_a_sentinel_in_it(vocabulary: TextVocabulary, tmp_path: 
 def test_t5s_own() -> None:
     import t5.data
 
-    assert t5_default() == t5.data.get_default_vocabulary()
-    assert isinstance(t5_default(), TextVocabulary)
+    assert make_t5_default() == t5.data.get_default_vocabulary()
+    assert isinstance(make_t5_default(), TextVocabulary)
