@@ -12,20 +12,20 @@ import pytest
 from tiny_run import TinyRun
 
 Pair = tuple[str, str]
-# An expert has slots for a 16th of the tokens: most of them are dropped.
-TIGHT = "--capacity_factor=0.25"
+# Whole groups of its tokens choose one expert, which has slots for half of them in evaluation.
+CROWD = ("ba " * 40, "ba do")
 
 
 @pytest.fixture(scope="module")
 def pairs(tiny: TinyRun) -> list[Pair]:
-    """33 pairs, short and long, among them empty ones and many that are equal."""
+    """33 pairs, short and long, among them empty ones and many that crowd in one expert."""
     words = tiny.corpus.read_text().split()
     chooser = random.Random(0)
     drawn = [
         tuple(" ".join(chooser.choices(words, k=chooser.randint(0, most))) for most in (5, 2))
         for _ in range(21)
     ]
-    return [*drawn, *[("ba do ki lu", "me no")] * 12]
+    return [*drawn, *[CROWD] * 12]
 
 
 def score(
@@ -66,37 +66,34 @@ def test_a_line_alone_has_the_score_that_it_has_among_others(
 
 
 def test_equal_lines_have_one_score(tiny: TinyRun, trained: Path, tmp_path: Path) -> None:
-    equal = [("ba do ki lu me no pa ri", "so tu ve")] * 63
-    _, found = score(tiny, trained, equal, tmp_path)
+    _, found = score(tiny, trained, [CROWD] * 63, tmp_path)
     check_equal(found, np.full(63, found[0]))
 
 
 @pytest.mark.parametrize(
-    "factor", [TIGHT, "--gin_param=ExpertCapacity.capacity_factor_eval = 0.25"]
+    "argument",
+    [
+        "--capacity_factor=2",
+        "--gin_param=ExpertCapacity.capacity_factor_eval = 2.0",
+        # With one-hot products, where slots are not free, the capacity of evaluation stays.
+        "--gin_param=SwitchFFN.dispatch = 'einsum'",
+    ],
 )
-def test_the_papers_rule_comes_back_where_it_is_asked_for_and_says_what_it_drops(
-    tiny: TinyRun, trained: Path, tmp_path: Path, factor: str
+def test_the_papers_rule_applies_where_it_is_asked_for_and_what_it_drops_is_said(
+    tiny: TinyRun, trained: Path, tmp_path: Path, argument: str
 ) -> None:
-    """On equal lines, whose tokens crowd in a few experts."""
-    equal = [("ba do ki lu me no pa ri", "so tu ve")] * 20
-    err, found = score(tiny, trained, equal, tmp_path, factor)
+    err, found = score(tiny, trained, [CROWD] * 20, tmp_path, argument)
     assert len(set(found)) > 1
-    share = float(err.split("no room for ")[1].split("%")[0])
-    # Of 8 x 12 tokens of inputs and targets at most 2 groups x 4 experts x 4 slots are kept.
-    assert 25 < share < 100
+    assert 5 < float(err.split("no room for ")[1].split("%")[0]) < 95
     assert "so the result for a line depends on the lines beside it" in err
 
 
-def test_with_one_hot_products_the_capacity_of_evaluation_stays(
+def test_one_hot_products_drop_nothing_where_they_are_asked_to(
     tiny: TinyRun, trained: Path, tmp_path: Path
 ) -> None:
-    # Whole groups of tokens that choose one expert, which has slots for half of them.
-    equal = [("ba " * 40, "ba")] * 20
-    einsum = ("--gin_param=SwitchFFN.dispatch = 'einsum'",)
-    drops, _ = score(tiny, trained, equal, tmp_path, *einsum)
-    assert "dropped" in drops
-    none, found = score(tiny, trained, equal, tmp_path, *einsum, "--capacity_factor=inf")
-    assert "dropped" not in none
+    arguments = ("--gin_param=SwitchFFN.dispatch = 'einsum'", "--capacity_factor=inf")
+    err, found = score(tiny, trained, [CROWD] * 20, tmp_path, *arguments)
+    assert "dropped" not in err
     check_equal(found, np.full(20, found[0]))
 
 
@@ -115,7 +112,7 @@ def test_the_factor_is_given_in_one_place(tiny: TinyRun, trained: Path, tmp_path
         trained,
         [("a", "b")],
         tmp_path,
-        TIGHT,
+        "--capacity_factor=2",
         "--gin_param=ExpertCapacity.capacity_factor_eval = 2.0",
     )
     assert outcome.code == 1
