@@ -96,6 +96,21 @@ def test_another_vocabulary_is_refused_by_its_content(
     assert outcome.code == 0, outcome.err
 
 
+def test_training_goes_on_with_the_same_bytes_under_another_name(
+    tiny: TinyRun, trained: Path, other_vocabulary: Path, tmp_path: Path
+) -> None:
+    """The run is at its last step already, so no graph is built."""
+    model_dir = copy_of(trained, tmp_path / "run")
+    same = shutil.copy(trained / "vocabulary.model", tmp_path / "same.model")
+    outcome = tiny.command("train", f"--model_dir={model_dir}", f"--vocabulary={same}")
+    assert outcome.code == 0, outcome.err
+    outcome = tiny.command(
+        "train", f"--model_dir={model_dir}", f"--vocabulary={other_vocabulary}"
+    )
+    assert outcome.code == 1
+    assert "has another vocabulary" in outcome.err
+
+
 @pytest.mark.parametrize("content", [None, b"no model", b""])
 def test_a_kept_file_that_is_not_there_or_not_the_runs_is_told(
     trained: Path, tmp_path: Path, content: bytes | None
