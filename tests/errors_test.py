@@ -38,7 +38,7 @@ def test_an_interrupted_command_says_how_to_continue(capsys, hint: str, printed:
     assert capsys.readouterr() == ("", printed + "\n")
 
 
-def test_a_full_disk_is_said_in_one_sentence_by_every_command(capsys) -> None:
+def test_a_full_disk_is_reported_in_one_sentence_by_every_command(capsys) -> None:
     full = OSError(errno.ENOSPC, "No space left on device", "run/eval.json")
     assert errors.run_command(lambda: raise_error(full), "demo") == 1
     assert capsys.readouterr().err == (
@@ -79,7 +79,7 @@ def test_the_first_of_many_items_are_named_and_the_others_counted() -> None:
     assert errors.join_first(["a", "b", "c", "d", "e"]) == "a; b; c, and 2 more"
 
 
-def test_an_address_that_cannot_be_reached_is_said_in_one_sentence(capsys) -> None:
+def test_an_address_that_cannot_be_reached_is_reported_in_one_sentence(capsys) -> None:
     import tensorflow as tf
 
     reason = "Error executing an HTTP request: libcurl code 6\n\t when reading gs://bucket/"

@@ -1,4 +1,4 @@
-"""Reports: which files they write, and what is in them."""
+"""Reports: the files that they write, and the content of the files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules of values: what they accept, and what they say."""
+"""Rules of values: the values that they accept, and their messages."""
 
 from __future__ import annotations
 

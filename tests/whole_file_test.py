@@ -1,4 +1,4 @@
-"""Files are complete or absent, also when the program that writes them fails."""
+"""Files are complete or absent, even if the program that writes them fails."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def test_help_answers_within_a_second_and_imports_no_tensorflow(arguments):
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "many", "1.5"])
-def test_steps_that_are_no_positive_number_are_refused(value, capsys):
+def test_steps_that_are_not_positive_numbers_are_refused(value, capsys):
     with pytest.raises(SystemExit) as exit_:
         main.main(["train", "--model_dir=x", f"--steps={value}"])
     assert exit_.value.code == 2
@@ -59,7 +59,7 @@ def test_training_without_a_model_says_which_flag_names_one(capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS[1:])
-def test_a_folder_that_is_no_model_dir_is_refused(command, tmp_path, capsys):
+def test_a_folder_that_is_not_a_model_dir_is_refused(command, tmp_path, capsys):
     files = {
         "eval": [],
         "predict": ["--input_file=a", "--output_file=b"],

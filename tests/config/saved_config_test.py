@@ -23,7 +23,7 @@ def test_loading_puts_further_bindings_on_top(tmp_path: Path) -> None:
     assert gin.query_parameter("SwitchFFN.num_experts") == 2
 
 
-def test_a_folder_without_a_configuration_is_no_model_dir(tmp_path: Path) -> None:
+def test_a_folder_without_a_configuration_is_not_a_model_dir(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no config.gin, so it is not the model_dir of"):
         saved_config.load(str(tmp_path))
 
@@ -97,7 +97,7 @@ def test_a_model_dir_below_a_file_cannot_be_written(tmp_path: Path) -> None:
         saved_config.save_or_compare(str(tmp_path / "file" / "run"))
 
 
-def test_a_configuration_that_is_no_text_is_refused_in_one_sentence(tmp_path) -> None:
+def test_a_configuration_that_is_not_text_is_refused_in_one_sentence(tmp_path) -> None:
     (tmp_path / "config.gin").write_bytes(b"\xff\xfe\n")
     for read in (saved_config.load, saved_config.read_init_checkpoint):
         with pytest.raises(UserError, match=r"The configuration .*/config.gin cannot be read"):

@@ -106,7 +106,7 @@ def test_what_is_there_is_not_written_over(hf_folder, kind, tmp_path):
         ("no/such", "no folder no/such"),
     ],
 )
-def test_a_source_that_is_not_there_is_told(source, message, tmp_path):
+def test_a_source_that_does_not_exist_is_reported(source, message, tmp_path):
     with pytest.raises(UserError, match=message):
         conversions.convert("hf", "mtf", source, tmp_path / "to")
 
@@ -146,7 +146,7 @@ def test_what_transformers_cannot_have_is_refused(model, message, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["start"]
 
 
-def test_a_full_disk_is_told_before_it_begins_and_when_it_happens(
+def test_a_full_disk_is_reported_before_it_begins_and_when_it_happens(
     hf_folder, tmp_path, monkeypatch
 ):
     target = tmp_path / "new" / "to"
@@ -173,7 +173,7 @@ def test_a_full_disk_is_told_before_it_begins_and_when_it_happens(
 
 
 @pytest.mark.slow
-def test_memory_is_that_of_a_few_tensors_whatever_the_checkpoints_size(tmp_path):
+def test_memory_is_that_of_a_few_tensors_for_every_size_of_checkpoint(tmp_path):
     """1.3 GiB of tensors, the largest of 144 MiB, take less memory than 1.3 GiB."""
     (tmp_path / "hf").mkdir()
     size = big_checkpoint.write_checkpoint(str(tmp_path / "hf"), blocks=4, experts=16) / 2**20

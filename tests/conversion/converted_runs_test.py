@@ -117,7 +117,7 @@ def test_the_run_of_a_converted_model_is_that_of_its_gin_file(tmp_path):
         (["--gin_param=d_ff = 3"], "--gin_file and --gin_param need --to=mtf, not --to=t5x."),
     ],
 )
-def test_flags_that_do_not_go_together_are_told(tiny, arguments, message, tmp_path):
+def test_flags_that_do_not_go_together_are_refused(tiny, arguments, message, tmp_path):
     source = random_checkpoints.write_checkpoint(
         "hf", tmp_path / "hf", random_checkpoints.SWITCH
     )

@@ -146,7 +146,7 @@ def contents_of_files(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize(("format", "damage", "message"), DAMAGES)
-def test_a_damaged_or_foreign_source_is_told_in_one_message_and_leaves_nothing(
+def test_a_damaged_or_foreign_source_is_reported_in_one_message_and_leaves_nothing(
     tiny, sources, format, damage, message, tmp_path
 ):
     source = tmp_path / "source"

@@ -67,7 +67,7 @@ def test_what_is_written_beside_a_checkpoint_of_t5x_is_read_again(model, tmp_pat
     assert source_gin.apply_gin_file(path, plain) == asked
 
 
-def test_a_gin_file_that_contradicts_the_checkpoint_is_told(tmp_path):
+def test_a_gin_file_that_contradicts_the_checkpoint_is_reported(tmp_path):
     path = tmp_path / "operative_config.gin"
     path.write_text("DenseReluDense.activation = 'relu'")
     assert source_gin.find_gin_file([str(tmp_path)]) == str(path)

@@ -105,7 +105,7 @@ def test_one_expert_computes_what_the_dense_layer_did(tmp_path):
         ((4, 3), r"--expert_every=3 does not divide the 2 blocks of the encoder.* \[1, 2\]"),
     ],
 )
-def test_what_cannot_be_upcycled_is_told(arguments, message):
+def test_models_that_cannot_be_upcycled_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
         UpcycledSource(RandomSource(DENSE), Upcycling(*arguments))
 

@@ -45,7 +45,7 @@ def test_the_speed_up_is_the_ratio_of_steps_to_the_dense_models_final_quality():
     assert "(-3.5000 at step 300) at step 250: 1.20 times" in sentence
 
 
-def test_a_sparse_model_that_stays_behind_is_said_to_stay_behind():
+def test_a_sparse_model_that_stays_behind_is_reported():
     sentence = pretraining_report.describe_speed_up(SPARSE, DENSE)
     assert "t5_tiny does not reach" in sentence
     assert "its best is -3.5000" in sentence

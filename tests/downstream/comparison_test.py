@@ -105,7 +105,9 @@ def test_the_command_prints_and_writes_the_table(
     assert content["rows"][0]["cells"][1]["difference"] == 45.0
 
 
-def test_a_model_that_was_not_scored_is_told_how(models: list[str], tiny: TinyRun) -> None:
+def test_a_model_without_scores_is_refused_with_advice(
+    models: list[str], tiny: TinyRun
+) -> None:
     outcome = tiny.command("compare", "--models", *models, "--tasks", "xsum")
     assert outcome.code == 1
     assert f"{models[0]} has no scores of 'xsum' (validation)" in outcome.err
@@ -191,7 +193,7 @@ def test_answers_of_another_type_are_refused(
 
 
 @pytest.mark.parametrize("line", ["5", "null", "[]", '"x"', "{}", "[" * 99_999, "{", "\0"])
-def test_lines_that_are_no_answers_are_refused(
+def test_lines_that_are_not_answers_are_refused(
     models, tiny: TinyRun, tmp_path: Path, line: str
 ) -> None:
     other = write_model(tmp_path / "other", {200: 19})

@@ -98,7 +98,7 @@ def test_record_answers_with_text(written) -> None:
     assert isinstance(line["label"], str)
 
 
-def test_what_is_no_label_gets_the_first_one_and_is_counted(written) -> None:
+def test_answers_without_a_label_get_the_first_one_and_are_counted(written) -> None:
     folder, printed = written
     row = next(line for line in printed.splitlines() if "BoolQ.jsonl" in line)
     assert row.split()[1:] == ["2", "2"]

@@ -122,7 +122,7 @@ def test_switch_base_plus_costs_what_its_header_says():
 
 
 @pytest.mark.parametrize("name", [path.stem for path in TINY])
-def test_tiny_models_cost_what_t5_tiny_does_but_for_the_routers(name):
+def test_tiny_models_cost_as_much_as_t5_tiny_except_the_routers(name):
     """172 of gated GELU's hidden units are 258 of ReLU, and 3 heads of 21 are 63 of 64."""
     reference = count_model("t5_tiny").flops_without_routers
     assert count_model(name).flops_without_routers == pytest.approx(reference, rel=0.01)

@@ -122,7 +122,7 @@ def test_jitter_stays_within_eps(eps):
 
 
 @pytest.mark.parametrize("eps", [-0.1, 1.0, 1.5, float("nan")])
-def test_jitter_that_is_no_fraction_is_refused(eps):
+def test_jitter_that_is_not_a_fraction_is_refused(eps):
     with pytest.raises(UserError, match=f"Exploration.jitter is {eps}.*at least 0 and below 1"):
         SwitchRouter(exploration=Exploration(jitter=eps))
 

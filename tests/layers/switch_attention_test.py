@@ -78,7 +78,7 @@ def test_equals_the_loops_in_outputs_losses_and_metrics(name):
         seed=st.integers(0, 999),
     )
 )
-def test_equals_the_loops_whatever_the_case(case):
+def test_equals_the_loops_in_every_case(case):
     x, _, weights = case.draw()
     for part in PARTS[case.computation]:
         logits = np.sort(x @ weights[part].w_r)

@@ -191,7 +191,7 @@ def test_only_the_papers_dispatch_has_a_tensor_of_tokens_by_slots(dispatch):
     assert largest == 8192 if dispatch == "einsum" else largest <= 1024
 
 
-def test_while_decoding_all_tokens_are_one_group_whatever_the_largest_is():
+def test_while_decoding_all_tokens_are_one_group_for_every_group_size():
     # 7 tokens have no group of 3 or 4; in training that is refused.
     rng = np.random.default_rng(0)
     weights = oracle.Weights.draw(rng, 4, 3, 5)

@@ -42,14 +42,14 @@ def test_switch_base_has_the_parameters_of_the_paper_at_the_flops_of_t5_base(
     assert switch_base.flops_per_sequence == pytest.approx(t5_base.flops_per_sequence, rel=0.01)
 
 
-def test_the_router_is_all_that_switch_base_does_more_of(t5_base, switch_base):
+def test_only_the_router_adds_flops_to_switch_base(t5_base, switch_base):
     encoder_routers = 6 * 2 * 768 * 128 * 512
     decoder_routers = 6 * 2 * 768 * 128 * 114
     more = switch_base.flops_per_sequence - t5_base.flops_per_sequence
     assert more == encoder_routers + decoder_routers
 
 
-def test_the_experts_of_switch_base_are_what_it_has_more_of(t5_base, switch_base):
+def test_only_routers_and_experts_add_parameters_to_switch_base(t5_base, switch_base):
     experts = 12 * 127 * 3 * 768 * 2048  # one of the 128 stands for the dense layer
     routers = 12 * 768 * 128
     assert switch_base.parameters - t5_base.parameters == experts + routers

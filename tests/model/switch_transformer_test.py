@@ -70,7 +70,7 @@ def test_nested_lists_of_layers_are_refused(tiny, layers):
         _build(tiny, {"encoder/transformer.make_layer_stack.layers": layers})
 
 
-def test_a_layer_with_a_name_and_parameters_is_no_nested_list(tiny):
+def test_a_layer_with_a_name_and_parameters_is_not_a_nested_list(tiny):
     layers = "[@transformer_layers.SelfAttention, [@SwitchFFN, 'sparse', {'num_experts': 2}]]"
     built = _build(tiny, {**ONE_BLOCK, "encoder/transformer.make_layer_stack.layers": layers})
     sparse = switch_transformer.switch_layers(next(switch_transformer.stacks(built)))
@@ -214,7 +214,7 @@ def test_packed_sequences_give_the_logits_and_the_routing_that_they_have_alone(t
 
 
 @pytest.mark.parametrize("router", each_router(default="switch"))
-def test_a_language_model_reads_a_prompt_and_goes_on_with_its_most_likely_tokens(
+def test_a_language_model_reads_a_prompt_and_continues_with_its_most_likely_tokens(
     tiny, monkeypatch, router
 ):
     """The layer has the same outputs all at once, in first_part, and token by token."""

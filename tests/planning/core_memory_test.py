@@ -39,7 +39,7 @@ def test_on_a_larger_mesh_each_core_keeps_a_smaller_part_of_the_activations():
     assert said.endswith("or a mesh of 32 cores with the same rules (data:32).")
 
 
-def test_a_model_that_no_mesh_with_these_rules_holds_is_told_so():
+def test_a_model_that_fits_no_mesh_with_these_rules_is_reported():
     layout = MeshLayout.parse("data:8", "batch:data,batch_unsplit:data")
     memory = core_memory.measure_memory([EXPERTS], 0, layout)
     said = core_memory.describe_fit([EXPERTS], memory, layout, BATCH, read_hardware())

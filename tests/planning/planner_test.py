@@ -180,7 +180,7 @@ def test_a_plan_without_a_model_says_which_flag_names_one(tiny):
     assert "pass --gin_file, such as --gin_file=models/switch_c.gin" in result.err
 
 
-def test_a_mesh_that_is_no_slice_of_the_hardware_is_refused(tiny, model_file):
+def test_a_mesh_that_is_not_a_slice_of_the_hardware_is_refused(tiny, model_file):
     result = tiny.command(
         *("plan", f"--gin_file={model_file}", "--gin_file=layouts/expert_data.gin"),
         "--gin_param=mesh.data = 16",

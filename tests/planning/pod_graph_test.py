@@ -321,7 +321,7 @@ def test_two_blocks_of_switch_base_are_the_graph_that_the_model_function_builds_
     assert call["autostack"]
     assert set(pod.phases.values()) == {FORWARD, BACKWARD, UPDATE}
     assert len([v for v in pod.variables if "_slot_" in v.name]) > 5
-    # SimdMeshImpl is itself again.
+    # SimdMeshImpl is restored.
     assert mtf.simd_mesh_impl.__name__ == "mesh_tensorflow.simd_mesh_impl"
     assert_ready_for_a_tpu(pod)
     assert count_parameters(pod) == flops.compute_cost(pod.model, settings).parameters

@@ -89,7 +89,7 @@ def test_the_steps_benchmark_has_a_row_for_each_number_of_experts(
         (["--competitors", "hf", f"--hf_python={sys.executable}"], "It needs torch and"),
     ],
 )
-def test_mistakes_are_told_in_one_line(benchmark_modules, capsys, flags, message):
+def test_mistakes_are_reported_in_one_line(benchmark_modules, capsys, flags, message):
     switch_layer, _ = benchmark_modules
     assert switch_layer.main([*TINY_LAYER, *flags]) == 2
     error = capsys.readouterr().err

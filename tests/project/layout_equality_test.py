@@ -1,10 +1,9 @@
-"""The five strategies of Figure 9 give what one device gives.
+"""The five strategies of Figure 9 have the same results as one device.
 
-Every core of the mesh is a CPU device of its own. The default suite has 4 of them, and the two
-strategies that split over two axes; the slow tests have 8 and all strategies.
-Everything that a layout may legitimately change is pinned: the groups (`group_size`; by default,
-each core is one group), the noise (drawn per part of a tensor), the initial values and the
-batches.
+Every core of the mesh is a separate CPU device. The default suite has 4 of them, and the two
+strategies that split over two axes; the slow tests have 8 and all strategies. Everything that a
+layout may legitimately change is pinned: the groups (`group_size`; by default, each core is one
+group), the noise (drawn per part of a tensor), the initial values and the batches.
 """
 
 from __future__ import annotations
@@ -275,7 +274,7 @@ def test_the_first_loss_and_all_gradients_equal_those_of_one_device(runs, strate
     assert len(run.grads) == 21
     assert run.grads.keys() == one.grads.keys()
     for name, grad in one.grads.items():
-        # To 1e-5 of the largest gradient of the tensor: sums over tokens in another order.
+        # Within 1e-5 of the tensor's largest gradient: sums over tokens in another order.
         scale = np.abs(grad).max()
         assert scale > 0, f"{name} is to have a gradient worth comparing"
         np.testing.assert_allclose(run.grads[name], grad, atol=1e-5 * scale, rtol=1e-5)
@@ -321,11 +320,12 @@ def test_twenty_steps_stay_as_near_to_one_device_as_rounding_allows(runs, strate
             [np.abs(c.routing["gate"] - one.routing["gate"])[first] for c in controls]
         )
         assert largest_tie <= 10 * max(others, ULP)
-        # Each of the tokens of a step counts for 1 / (B L) of the loss, in nats of ln(vocabulary).
+        # Each of the tokens of a step counts for 1 / (B L) of the loss, in nats of
+        # ln(vocabulary).
         share = flipped.cumsum(axis=0).sum(axis=1) / flipped.shape[1]
         assert (distance <= rounding + share * np.log(512)).all()
     assert flipped.mean() < 0.001
-    # Worth comparing: it learns, and experts fill up.
+    # The runs are worth comparing: the model learns, and experts fill up.
     assert one.losses[-1] < one.losses[0] - 0.3
     assert 0 < (1 - one.routing["kept"]).mean() < 0.6
 

@@ -1,7 +1,7 @@
-"""What went wrong in other implementations does not happen here: the rows of docs/lessons.md.
+"""Faults of other implementations do not happen here: the rows of docs/lessons.md.
 
-A test is named by the number of its row. The rows about the layer are tested here; docs/lessons.md
-names the tests of the others.
+A test is named by the number of its row. The rows about the layer are tested here;
+docs/lessons.md names the tests of the others.
 """
 
 import mesh_harness
@@ -52,7 +52,7 @@ def run(
 
 
 def token_by_token(x, weights):
-    """What each token's own expert makes of it, whatever stands around it: like x."""
+    """Returns the output of each token's own expert, regardless of other tokens: like x."""
     flat = x.reshape(-1, 1, M)
     return oracle.switch_layer(flat, weights.w_r, weights.wi, weights.wo, capacity=1).y.reshape(
         x.shape
@@ -168,7 +168,7 @@ def test_lesson_6_padding_is_not_counted_in_the_balance_loss_unless_as_upstream(
     # As if the padding were not there at all.
     cut = run(x[:, :5], weights, ExpertCapacity(E, E, group_size=5))
     np.testing.assert_allclose(masked.losses, cut.losses, rtol=1e-5)
-    # What stands in the padding has no say.
+    # The content of the padding does not matter.
     other = x.copy()
     other[:, 5:] = 7.0
     np.testing.assert_array_equal(

@@ -1,7 +1,7 @@
 """The headers of gin/models/ and docs/models.md have the numbers of every model.
 
-Both are compared here, so that each model is counted once. The page also has every row of the
-paper.
+Both are compared here, so that each model is counted only once. The page also has every row of
+the paper.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Rulings 34 to 41 of docs/fidelity.md: what the paper says of its runs, and what it leaves open.
+"""Rulings 34 to 41 of docs/fidelity.md, about points that the paper states or leaves open.
 
 A test is named by the number of its ruling. tests/gin/paper_rows_test.py holds the files of
-gin/paper/ against `paper_rows.ROWS`; here it is `ROWS`, and what headers say.
+gin/paper/ against `paper_rows.ROWS`; this file tests `ROWS` and the texts of headers.
 """
 
 from __future__ import annotations

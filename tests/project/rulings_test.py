@@ -1,4 +1,4 @@
-"""The rulings of docs/fidelity.md, each decided where the paper and the released code disagree.
+"""The rulings of docs/fidelity.md on points where the paper and the released code disagree.
 
 A test is named by the number of its ruling. Rulings 9 to 11 are about the sizes of published
 models; the tests of the gin files check them.
@@ -34,12 +34,12 @@ def layer(capacity=None, jitter=0.0, padding="masked", experts=E):
 
 
 def expert_inputs(graph):
-    """[O, E, G, C, M], what the experts are given."""
+    """Returns the inputs of the experts, [O, E, G, C, M]."""
     return {"expert_inputs": mesh_harness.multiplied_with(graph, "wi/kernel")[0]}
 
 
-def slots_of(outcome):
-    """(E, G, C) of the slots that the experts are given."""
+def find_slots(outcome):
+    """Returns (E, G, C), the sizes of the experts' slots."""
     _, experts, groups, capacity, _ = outcome.fetched["expert_inputs"].shape
     return experts, groups, capacity
 
@@ -147,7 +147,7 @@ def test_ruling_5_padding_is_never_routed_and_counted_in_the_loss_as_configured(
         variables=weights.variables(),
         differentiate=False,
     )
-    # Neither routed nor in the way of a real token.
+    # They are not routed, and do not displace a real token.
     expected = oracle.route(x, weights.w_r, 2, nonpadding)
     np.testing.assert_array_equal(outcome.routing["kept"][0], expected.kept)
     np.testing.assert_array_equal(outcome.y[nonpadding == 0], 0.0)
@@ -166,7 +166,7 @@ def test_ruling_6_an_expert_has_at_least_4_slots_unless_configured():
         outcome = mesh_harness.run_layer(
             layer(capacity, experts=8), x, differentiate=False, fetch=expert_inputs
         )
-        assert slots_of(outcome) == (8, 1, slots)
+        assert find_slots(outcome) == (8, 1, slots)
 
 
 @pytest.mark.parametrize(("devices", "group_size"), alternate([1, 2], [None, 8, 4, 10**6]))
@@ -194,7 +194,7 @@ def test_ruling_8_capacity_is_1_25_in_training_2_in_evaluation_and_all_when_deco
             differentiate=False,
             fetch=expert_inputs,
         )
-        assert slots_of(outcome) == (E, 1, slots), mode
+        assert find_slots(outcome) == (E, 1, slots), mode
         assert outcome.routing["kept"].sum() == slots, mode
 
 
@@ -204,14 +204,14 @@ def test_ruling_12_a_gate_that_underflows_in_bfloat16_does_not_lose_its_token_th
     x = np.array([3.0, 5.0]).reshape(1, 1, 2, 1)
 
     def build(mesh):
-        def of_tokens(array, dtype):
+        def token_tensor(array, dtype):
             return mesh_harness.constant(mesh, array, "outer_batch batch group", dtype)
 
         routing = Routing(
-            expert_index=of_tokens([[[0, 0]]], tf.int32),
-            position_in_expert=of_tokens([[[0, 1]]], tf.int32),
-            kept=of_tokens([[[1.0, 1.0]]], tf.float32),
-            gate=of_tokens(gates, tf.float32),
+            expert_index=token_tensor([[[0, 0]]], tf.int32),
+            position_in_expert=token_tensor([[[0, 1]]], tf.int32),
+            kept=token_tensor([[[1.0, 1.0]]], tf.float32),
+            gate=token_tensor(gates, tf.float32),
             aux_loss=None,
             sums=None,
         )

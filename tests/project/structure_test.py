@@ -36,7 +36,7 @@ MAY_IMPORT.update(demo=set(MAY_IMPORT), cli=set(MAY_IMPORT))
 
 MAX_LINES_PER_FILE = 350
 MAX_LINES_PER_FUNCTION = 60
-# A reader who follows imports from the command line reaches the bottom after so many modules.
+# The largest number of modules in a chain of imports from the command line.
 MAX_IMPORT_CHAIN = 12
 CODE_FOLDERS = ("mtf_switch", "tasks", "benchmarks", "tests")
 NAMES_THAT_SAY_NOTHING = {"common", "helpers", "misc", "util", "utils"}
@@ -57,7 +57,7 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in python_files("mtf_switch", "tasks")}
 
 
-def package_of(module: str) -> str:
+def find_package(module: str) -> str:
     """The row of the table: "layers" of "mtf_switch.layers.router", and "tasks"."""
     first, *others = module.split(".")
     return others[0] if first == "mtf_switch" and others else first
@@ -100,17 +100,17 @@ def test_a_package_imports_only_what_the_table_allows(package: str) -> None:
     found = [
         f"{module} imports {imported}"
         for module, path in MODULES.items()
-        if package_of(module) == package
+        if find_package(module) == package
         for imported in sorted(imported_modules(path))
-        if imported != "mtf_switch" and package_of(imported) not in allowed
+        if imported != "mtf_switch" and find_package(imported) not in allowed
     ]
     assert found == []
 
 
 def test_shared_modules_import_no_package() -> None:
     for module, path in MODULES.items():
-        if package_of(module) in SHARED:
-            assert {package_of(imported) for imported in imported_modules(path)} <= SHARED
+        if find_package(module) in SHARED:
+            assert {find_package(imported) for imported in imported_modules(path)} <= SHARED
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

@@ -1,4 +1,4 @@
-"""What is made once for a run, from the gin configuration."""
+"""Objects of a run that are made once, from the gin configuration."""
 
 from __future__ import annotations
 

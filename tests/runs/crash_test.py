@@ -1,7 +1,7 @@
-"""Commands that are killed (SIGKILL) at random moments, started again, and end bit-equal.
+"""Commands that are killed (SIGKILL) at random moments and started again end bit-equal.
 
-Each command runs in a process of its own, so a kill may come at any moment: during imports, while
-the graph is built, in a step, or while a checkpoint or a result is written.
+Each command runs in a process of its own, so a kill may come at any moment: during imports,
+while the graph is built, in a step, or while a checkpoint or a result is written.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from tiny_run import TinyRun, contents, copy_of, variables
 from mtf_switch.config import gin_files
 from mtf_switch.runs import train_log
 
-# In each of the four cases.
+# The number of kills in each of the four cases.
 KILLS = 5
 STEPS = 24
-# Names of files that only a process that is running may have.
+# Names that files may have only while a process runs.
 UNFINISHED = re.compile(r"_temp/|\.tmp|\.part$|tempstate|train\.lock")
 # Half of the steps save a checkpoint, so that many kills come while one is written.
 PARAMS = {"utils.run.save_checkpoints_steps": "2"}
@@ -79,7 +79,7 @@ class Command:
 def kill_often(
     make: Callable[[], Command], seconds: float, seed: int, check: Callable[[], None]
 ) -> None:
-    """Kills commands at random moments, goes on with them, and checks what they end with.
+    """Kills commands at random moments, continues them, and checks their results.
 
     Args:
       make: Prepares a new run, and returns the command that starts and continues it.
@@ -116,7 +116,7 @@ def log_without_seconds(run: Path) -> list[list[bytes]]:
 
 
 def kill_training(command: Callable[[Path], Command], folder: Path, seed: int) -> None:
-    """Compares killed runs of the command, which takes a model_dir, with one that nobody kills."""
+    """Compares killed runs of a command with an uninterrupted run. It takes a model_dir."""
 
     def make() -> Command:
         shutil.rmtree(folder / "run", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a run reads: the same for a seed, from where it stopped, and every example once."""
+"""The data of a run: the same for a seed, from where it stopped, and every example once."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def differ(batches: list[dict], others: list[dict]) -> bool:
     )
 
 
-def settings_of(tiny: TinyRun, **params: str) -> run_settings.RunSettings:
+def make_settings(tiny: TinyRun, **params: str) -> run_settings.RunSettings:
     settings, _ = tiny.parse({name.replace("__", "."): value for name, value in params.items()})
     return settings
 
 
 @pytest.fixture
 def tasks() -> Iterator[None]:
-    """Two tasks of one example each, of ones and of twos, and a mixture of both."""
+    """Two tasks with one example each (ones, and twos), and a mixture of both."""
     feature = seqio.Feature(seqio.PassThroughVocabulary(400, eos_id=1), add_eos=False)
     for value, name in enumerate(NAMES[:2], start=1):
 
@@ -75,8 +75,10 @@ def tasks() -> Iterator[None]:
         seqio.TaskRegistry.remove(name)
 
 
-def test_training_reads_the_same_for_a_seed_and_goes_on_where_it_stopped(tiny: TinyRun) -> None:
-    settings = settings_of(tiny)
+def test_training_reads_the_same_for_a_seed_and_continues_where_it_stopped(
+    tiny: TinyRun,
+) -> None:
+    settings = make_settings(tiny)
     batches = read(data.make_train_input_fn(settings, first_step=0), batches=5)
     assert {name: ids.shape for name, ids in batches[0].items()} == {
         "inputs": (BATCH, INPUTS),
@@ -84,8 +86,8 @@ def test_training_reads_the_same_for_a_seed_and_goes_on_where_it_stopped(tiny: T
     }
     assert_equal(read(data.make_train_input_fn(settings, first_step=0), batches=5), batches)
     assert_equal(read(data.make_train_input_fn(settings, first_step=3), batches=2), batches[3:])
-    # A seed of its own is bound in gin, and set for the graph.
-    other = settings_of(tiny, run_config__seed__value="1")
+    # Another seed is bound in gin, and set for the graph.
+    other = make_settings(tiny, run_config__seed__value="1")
     assert other.seed == 1
     assert differ(read(data.make_train_input_fn(other, first_step=0), 5, seed=1), batches)
 
@@ -96,7 +98,7 @@ def test_training_reads_the_same_for_a_seed_and_goes_on_where_it_stopped(tiny: T
 def test_without_skipping_a_resumed_run_reads_other_data_reproducibly(
     tiny: TinyRun, seed: str
 ) -> None:
-    settings = settings_of(
+    settings = make_settings(
         tiny, mesh_train_dataset_fn__seed=seed, utils__run__skip_seen_data="False"
     )
 
@@ -116,15 +118,15 @@ def test_without_skipping_a_resumed_run_reads_other_data_reproducibly(
 
 
 def test_training_goes_through_the_corpus_more_than_once(tiny: TinyRun) -> None:
-    """The tiny corpus makes some 600 batches; a step after them has data, too."""
-    settings = settings_of(tiny, utils__run__batch_size="512")
+    """The tiny corpus has some 600 batches. A step after them has data, too."""
+    settings = make_settings(tiny, utils__run__batch_size="512")
     batches = read(data.make_train_input_fn(settings, first_step=0), batches=25)
     rows = np.concatenate([batch["inputs"] for batch in batches])
     assert len(np.unique(rows, axis=0)) < len(rows)
 
 
 def test_evaluation_reads_every_example_once_and_fills_up_the_last_batch(tiny: TinyRun) -> None:
-    settings = settings_of(tiny)
+    settings = make_settings(tiny)
     batches = read(data.make_eval_input_fn(settings, "validation", batches=None))
     assert {batch["targets"].shape for batch in batches} == {(BATCH, TARGETS)}
     targets = np.concatenate([batch["targets"] for batch in batches])
@@ -139,7 +141,7 @@ def test_evaluation_reads_every_example_once_and_fills_up_the_last_batch(tiny: T
 
 
 def test_evaluation_of_a_number_of_batches_reads_the_first_ones(tiny: TinyRun) -> None:
-    settings = settings_of(tiny)
+    settings = make_settings(tiny)
     every = read(data.make_eval_input_fn(settings, "validation", batches=None))
     first = read(data.make_eval_input_fn(settings, "validation", batches=1))
     assert_equal(first, every[:1])
@@ -147,18 +149,18 @@ def test_evaluation_of_a_number_of_batches_reads_the_first_ones(tiny: TinyRun) -
 
 
 def test_runs_of_two_seeds_are_evaluated_on_the_same_examples(tiny: TinyRun) -> None:
-    """Span corruption is random; a task's own seed decides it, and not the graph's."""
-    of_seed_0 = settings_of(tiny)
-    batches = read(data.make_eval_input_fn(of_seed_0, "validation", batches=None), seed=0)
-    of_seed_1 = settings_of(tiny, run_config__seed__value="1")
-    others = read(data.make_eval_input_fn(of_seed_1, "validation", batches=None), seed=1)
+    """Span corruption is random. It depends on the task's seed, not on that of the graph."""
+    seed_0 = make_settings(tiny)
+    batches = read(data.make_eval_input_fn(seed_0, "validation", batches=None), seed=0)
+    seed_1 = make_settings(tiny, run_config__seed__value="1")
+    others = read(data.make_eval_input_fn(seed_1, "validation", batches=None), seed=1)
     assert_equal(batches, others)
 
 
 def test_a_mixture_is_evaluated_on_the_examples_of_all_its_tasks(
     tiny: TinyRun, tasks: None
 ) -> None:
-    settings = dataclasses.replace(settings_of(tiny), task=NAMES[2])
+    settings = dataclasses.replace(make_settings(tiny), task=NAMES[2])
     gin_config.bind("mesh_eval_dataset_fn.mixture_or_task_name", NAMES[2])
     (batch,) = read(data.make_eval_input_fn(settings, "test", batches=None))
     np.testing.assert_array_equal(batch["targets"][:, 0], [1, 2, 0, 0, 0, 0, 0, 0])
@@ -167,7 +169,7 @@ def test_a_mixture_is_evaluated_on_the_examples_of_all_its_tasks(
 def test_an_unknown_split_is_refused_with_those_that_there_are(
     tiny: TinyRun, tasks: None
 ) -> None:
-    settings = dataclasses.replace(settings_of(tiny), task=NAMES[2])
+    settings = dataclasses.replace(make_settings(tiny), task=NAMES[2])
     with pytest.raises(
         UserError, match=r"has no split 'validation'; it has test. Name one with"
     ):
@@ -175,7 +177,7 @@ def test_an_unknown_split_is_refused_with_those_that_there_are(
 
 
 def test_batches_in_memory_are_those_that_were_read(tiny: TinyRun) -> None:
-    input_fn = data.make_eval_input_fn(settings_of(tiny), "validation", batches=None)
+    input_fn = data.make_eval_input_fn(make_settings(tiny), "validation", batches=None)
     assert_equal(read(data.read_into_memory(input_fn)), read(input_fn))
 
 
@@ -186,7 +188,7 @@ def test_the_folders_of_cached_tasks_are_seqios(tiny, tmp_path, monkeypatch):
     assert given == [[str(tmp_path)]]
 
 
-def test_a_task_that_is_not_in_the_cache_is_said_before_any_work(tiny, tmp_path):
+def test_a_task_that_is_not_in_the_cache_is_reported_before_any_work(tiny, tmp_path):
     outcome = tiny.train(tmp_path / "run", params={"mesh_train_dataset_fn.use_cached": "True"})
     assert outcome.code == 1
     assert "Task 'text_files' is to be read from a cache (use_cached)" in outcome.err

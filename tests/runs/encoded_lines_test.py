@@ -1,4 +1,4 @@
-"""Lines that are longer than a model's inputs, and what is said of them."""
+"""Lines that are longer than a model's inputs, and the messages about them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_line_that_just_fits_is_not_cut(encode, vocabulary) -> None:
     encoded_lines.check_fit({"inputs": encoded})
 
 
-def test_a_cut_is_said_with_what_is_lost(encode, vocabulary) -> None:
+def test_a_cut_is_reported_with_the_lost_tokens(encode, vocabulary) -> None:
     long = "The cat<extra_id_1> sat <extra_id_4>"
     tokens = len(vocabulary.encode("The cat")) + len(vocabulary.encode("sat")) + 3
     encoded = encode(["a", long, "b", f"{long} {long}"], 4)
@@ -53,7 +53,7 @@ def test_a_cut_is_said_with_what_is_lost(encode, vocabulary) -> None:
     )
 
 
-def test_what_the_vocabulary_lacks_is_said_and_glued_sentinels_are_not_part_of_it(
+def test_characters_that_the_vocabulary_lacks_are_reported_without_glued_sentinels(
     encode,
 ) -> None:
     assert encode(["The (<extra_id_1>) cat<extra_id_2>"], 20).unknown == ""
@@ -102,7 +102,7 @@ def test_score_refuses_a_long_line_and_its_advice_works(
     assert scores[0] > scores[1]
 
 
-def test_predict_goes_on_and_says_what_was_lost(
+def test_predict_continues_and_reports_what_was_lost(
     tiny: TinyRun, trained: Path, tmp_path: Path
 ) -> None:
     lines = ["ba", f"{'do ' * 40}<extra_id_5>"]

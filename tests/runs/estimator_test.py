@@ -1,4 +1,4 @@
-"""What is added to Mesh TF's model function."""
+"""The additions to Mesh TF's model function."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ancestors(operation: tf.Operation) -> set[tf.Operation]:
 
 
 def test_the_step_is_counted_after_all_that_reads_it(tiny: TinyRun, tmp_path: Path) -> None:
-    """Or the noise, the learning rate and Adafactor's decay of a step would be chance."""
+    """Otherwise a step's noise, learning rate and Adafactor decay would depend on chance."""
     with tf.Graph().as_default():
         spec = training_spec(tiny, tmp_path)
         step = tf.train.get_global_step().handle

@@ -34,7 +34,7 @@ OTHER_TASK = "mtf_switch_test_two_words"
 
 @dataclasses.dataclass(frozen=True)
 class Evaluated:
-    """A call of `eval` and what it left."""
+    """A call of `eval` and its results."""
 
     model_dir: Path
     outcome: Outcome
@@ -82,7 +82,7 @@ def other_task(trained: Path) -> str:
 
 
 def by_hand(tiny: TinyRun, model_dir: Path) -> dict[str, Any]:
-    """What eval measures, from the model itself: sums over all tokens, one batch at a time."""
+    """Computes the results of eval from the model: sums over all tokens, batch by batch."""
     settings, vocabulary = tiny.prepared()
     examples = validation_examples(settings)
     batches = [
@@ -133,7 +133,7 @@ def test_every_switch_layer_has_a_load_that_sums_to_one(evaluated: Evaluated) ->
     assert sorted(load) == sorted(SWITCH_LAYERS)
     for shares in load.values():
         assert len(shares) == EXPERTS
-        # Whole counts, divided in float64.
+        # Counts are whole numbers, and are divided in float64.
         assert sum(shares) == pytest.approx(1.0, abs=1e-12)
 
 

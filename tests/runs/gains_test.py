@@ -9,7 +9,7 @@ from mtf_switch.runs.gains import EvaluationPoint
 
 
 def make_points(*qualities: float, every: int = 100, seconds: float = 2.0):
-    """Evaluations at each 100 steps, which take 2 seconds."""
+    """Makes evaluations after each 100 steps, which take 2 seconds."""
     return [
         EvaluationPoint(every * n, seconds * n, quality)
         for n, quality in enumerate(qualities, 1)

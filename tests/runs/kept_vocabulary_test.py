@@ -38,7 +38,7 @@ def score(tiny: TinyRun, model_dir: Path, folder: Path, *arguments: str):
 
 @pytest.fixture
 def far_from_its_text(trained: Path, tmp_path: Path) -> Path:
-    """A copy of the model_dir whose corpus is nowhere."""
+    """A copy of the model_dir, without its corpus."""
     model_dir = copy_of(trained, tmp_path / "far")
     config = model_dir / "config.gin"
     text = re.sub(
@@ -112,7 +112,7 @@ def test_training_goes_on_with_the_same_bytes_under_another_name(
 
 
 @pytest.mark.parametrize("content", [None, b"no model", b""])
-def test_a_kept_file_that_is_not_there_or_not_the_runs_is_told(
+def test_a_kept_file_that_is_missing_or_not_the_runs_is_refused(
     trained: Path, tmp_path: Path, content: bytes | None
 ) -> None:
     model_dir = copy_of(trained, tmp_path / "run")
@@ -124,7 +124,7 @@ def test_a_kept_file_that_is_not_there_or_not_the_runs_is_told(
 
 
 def test_a_folder_without_a_checkpoint_keeps_nothing(trained: Path, tmp_path: Path) -> None:
-    """A run that was killed before its first checkpoint starts afresh, with any vocabulary."""
+    """A run that was killed before its first checkpoint starts again, with any vocabulary."""
     for name in ("config.gin", "vocabulary.model"):
         shutil.copy(trained / name, tmp_path / name)
     assert kept_vocabulary.find(str(tmp_path)) is None
@@ -175,7 +175,7 @@ assert "tensorflow" not in sys.modules
 """
 
 
-def test_a_wrong_vocabulary_is_told_before_tensorflow_is_imported(
+def test_a_wrong_vocabulary_is_refused_before_tensorflow_is_imported(
     trained: Path, other_vocabulary: Path
 ) -> None:
     result = subprocess.run(

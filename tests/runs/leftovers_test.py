@@ -1,4 +1,4 @@
-"""What killed runs leave in a model_dir, and what is not theirs."""
+"""Files that killed runs leave in a model_dir, and files that are not theirs."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def test_what_may_be_of_use_to_somebody_stays(tmp_path: Path) -> None:
     before = contents(tmp_path)
     leftovers.remove(str(tmp_path))
     assert contents(tmp_path) == before
-    list_checkpoint(tmp_path, "model.ckpt-3")  # damaged, which is said elsewhere
+    list_checkpoint(tmp_path, "model.ckpt-3")  # damaged; another test checks the message
     leftovers.remove(str(tmp_path))
     assert (tmp_path / "model.ckpt-3.data-00000-of-00001").exists()
     leftovers.remove(str(tmp_path / "missing"))
 
 
-def test_the_first_checkpoint_of_a_killed_run_is_no_obstacle(tmp_path: Path) -> None:
+def test_the_first_checkpoint_of_a_killed_run_is_not_an_obstacle(tmp_path: Path) -> None:
     make(tmp_path, "model.ckpt-0.data-00000-of-00001")
     leftovers.remove(str(tmp_path))
     assert list(tmp_path.iterdir()) == []

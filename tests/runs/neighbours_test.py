@@ -18,7 +18,7 @@ CROWD = ("ba " * 40, "ba do")
 
 @pytest.fixture(scope="module")
 def pairs(tiny: TinyRun) -> list[Pair]:
-    """33 pairs, short and long, among them empty ones and many that crowd in one expert."""
+    """33 pairs, short and long, including empty ones and many that choose one expert."""
     words = tiny.corpus.read_text().split()
     chooser = random.Random(0)
     drawn = [

@@ -1,4 +1,4 @@
-"""Files that commands write where the user says, and what they do not replace."""
+"""Files that commands write to paths of users, and files that they do not replace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mtf_switch.runs.output_files import OutputFile
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder in which what was written is remembered."""
+    """An empty folder for the records of written files."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("MTF_SWITCH_CACHE", str(folder))
     return folder

@@ -34,7 +34,7 @@ LINES = BATCH + 3
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """Outputs, and what the model says of them when it is called on them.
+    """Outputs, and the results of the model when it is called on them.
 
     Attributes:
       ids: [B, L] int32.
@@ -46,7 +46,7 @@ class Decoded:
 
     @property
     def log_likelihood(self) -> np.ndarray:
-        """Of each output, in nats: [B]."""
+        """The log-likelihood of each output, in nats: [B]."""
         return log_likelihoods(self.logits, self.ids).sum(axis=-1)
 
 
@@ -165,7 +165,7 @@ def test_beam_search_finds_likelier_outputs_than_greedy_decoding(
     greedy = decode(tiny, talkative, lines[:BATCH], length)
     beams = decode(tiny, talkative, lines[:BATCH], length, "Bitransformer.decode.beam_size = 8")
     gain = beams.log_likelihood - greedy.log_likelihood
-    # Where both agree, the batches' sums may be added up in another order.
+    # Where both agree, the sums of the batches may be added in another order.
     assert np.all(gain > -1e-4)
     assert np.any(gain > 0.01)
 
@@ -176,7 +176,7 @@ def test_beam_search_gives_one_line_per_input(
     beams = predict(tiny, talkative, lines, tmp_path, "--beams=2")
     assert len(beams) == LINES
     assert beams != greedy
-    # Short inputs without the long ones: how long an output may get does not depend on them.
+    # Short inputs without the long ones: the maximum length does not depend on the long ones.
     # Without the flag, gin decides. And decoding drops no token, whatever its capacity.
     in_gin = [
         "--gin_param=Bitransformer.decode.beam_size = 2",
@@ -192,7 +192,7 @@ def test_sampling_differs_from_greedy_and_from_line_to_line_but_not_from_call_to
 ) -> None:
     same = [lines[0]] * LINES
     sampled = predict(tiny, talkative, same, tmp_path, "--temperature=1.0")
-    # A batch of its own has noise of its own, too.
+    # Another batch has other noise.
     assert len(set(sampled)) == LINES
     assert greedy[0] not in sampled
     assert predict(tiny, talkative, same, tmp_path, "--temperature=1.0") == sampled
@@ -219,7 +219,7 @@ def test_an_output_has_at_most_max_length_tokens(
 def test_scores_are_the_log_likelihoods_of_the_model_in_nats(
     tiny: TinyRun, trained: Path, lines: list[str], tmp_path: Path
 ) -> None:
-    """Also of an empty target, and of one that is cut to the length of the targets."""
+    """This includes an empty target, and one that is cut to the length of the targets."""
     targets = [*lines[::-1][:-2], "", "bado " * 40]
     outcome, scores = line_files.score(
         tiny, trained, list(zip(lines, targets)), tmp_path, "--truncate"

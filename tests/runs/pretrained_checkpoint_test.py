@@ -145,7 +145,7 @@ def test_another_vocabulary_is_refused_and_both_are_shown(
     assert not (tmp_path / "run").exists()
 
 
-def test_data_that_is_not_prepared_is_said_before_anything_is_built(
+def test_data_that_is_not_prepared_is_reported_before_anything_is_built(
     finetune, trained: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "tfds").mkdir()
@@ -222,7 +222,7 @@ def test_a_checkpoint_of_t5s_own_program_is_fine_tuned(
 
 @pytest.mark.slow
 def test_the_projects_dense_models_have_t5s_names(t5_checkpoint: Path, tmp_path: Path) -> None:
-    """Of the public checkpoints: T5 1.0's file of the wheel made the one compared with."""
+    """The checkpoint to compare with was made from T5 1.0's gin file in the wheel."""
     gin_config.parse(
         ["models/t5_tiny.gin"],
         [f"{name} = {value}" for name, value in t5_reference.SIZES.items()]

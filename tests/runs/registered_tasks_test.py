@@ -1,4 +1,4 @@
-"""Which tasks a run can name, and what it says of a vocabulary that is not there."""
+"""The tasks that a run can name, and the message for a vocabulary that does not exist."""
 
 from __future__ import annotations
 

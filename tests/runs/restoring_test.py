@@ -1,4 +1,4 @@
-"""What a user is told of a checkpoint that is damaged or of another model."""
+"""Messages about a checkpoint that is damaged or of another model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def save(folder: Path, names: Iterable[str]) -> str:
 
 
 def restore(model_dir: Path, values: dict[str, np.ndarray]) -> None:
-    """Restores the latest checkpoint into variables of these names and shapes, as a run does."""
+    """Restores the latest checkpoint into variables with these names and shapes, like a run."""
     checkpoint = saved_checkpoints.find_latest(str(model_dir))
     with (
         tf.Graph().as_default(),

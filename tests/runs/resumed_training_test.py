@@ -46,7 +46,7 @@ def killed(tiny: TinyRun, tmp_path_factory) -> tuple[Path, Outcome]:
 def test_a_killed_run_continues_as_if_it_had_never_stopped(
     tiny: TinyRun, trained: Path, killed: tuple[Path, Outcome], tmp_path: Path
 ) -> None:
-    """With dropout, expert dropout and jitter: noise depends on seed, place and step alone."""
+    """With dropout, expert dropout and jitter: noise depends only on seed, place and step."""
     killed_dir, outcome = killed
     assert outcome.code == 130
     assert "Stopped. The same command continues from the last checkpoint." in outcome.err
@@ -98,7 +98,7 @@ def interrupted(tiny: TinyRun, trained: Path, tmp_path_factory) -> Interrupted:
     data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
     damaged = tiny.train(model_dir, "--steps=8")
 
-    # What the message says to do.
+    # Follow the advice of the message.
     _, *rest = (model_dir / "checkpoint").read_text().splitlines()
     (model_dir / "checkpoint").write_text(
         "\n".join(['model_checkpoint_path: "model.ckpt-3"', *rest, ""])
@@ -137,7 +137,7 @@ def test_the_way_back_from_a_damaged_checkpoint_works(interrupted: Interrupted) 
     assert (
         "model.ckpt-6 cannot be read: Read less bytes than requested" in interrupted.damaged.err
     )
-    # It went back to step 3, and on from there.
+    # It continued from step 3.
     assert not any(f"{step}/8" in interrupted.damaged.err for step in (7, 8))
     assert "3/8" in interrupted.disk_full.err
     logged = train_log.read(str(interrupted.model_dir))
@@ -168,7 +168,7 @@ class RunnerWithoutSpace:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_under_the_log_is_said_too(
+def test_a_full_disk_under_the_log_is_reported_too(
     tiny: TinyRun, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model_dir = copy_of(trained, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""The routers' metrics as a TPU run writes them. Those of other runs are in training_test."""
+"""The routers' metrics as a TPU run writes them. training_test tests those of other runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_on_a_tpu_the_host_writes_the_same_summaries(tmp_path: Path) -> None:
             str(tmp_path), {"encoder/layer": tf.constant(sums)}
         )
         function, tensors = call
-        # A TPU hands one row of each tensor for each of its cores.
+        # A TPU passes one row of each tensor for each of its cores.
         writes = function(*(tf.concat([tensor] * 2, axis=0) for tensor in tensors))
         with tf.Session() as session:
             session.run(tf.global_variables_initializer())
@@ -43,7 +43,7 @@ def test_on_a_tpu_the_host_writes_the_same_summaries(tmp_path: Path) -> None:
         assert (step, mean) == (7, pytest.approx(value))
     for vector in ("expert_load", "served"):
         _, histogram = written[f"encoder/layer/{vector}"]
-        # Rows of a histogram: from, to, how many values.
+        # Rows of a histogram: from, to, number of values.
         assert histogram[:, 2].sum() == 2
     assert len(written) == len(expected) + 2
 

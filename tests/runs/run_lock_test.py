@@ -1,4 +1,4 @@
-"""The lock of a model_dir: who is refused, and whose lock is taken over."""
+"""The lock of a model_dir: when a run is refused, and when it replaces an old lock."""
 
 from __future__ import annotations
 

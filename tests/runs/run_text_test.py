@@ -1,4 +1,4 @@
-"""A run notices that the text that it trains on has changed."""
+"""A run notices a change of the text on which it trains."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_files_packages_and_their_changes(
     assert run_text.list_changes(run) == []
 
 
-def test_training_goes_on_with_another_text_only_if_that_is_wanted(
+def test_training_continues_with_another_text_only_on_request(
     tiny: TinyRun, trained: Path, tmp_path: Path
 ) -> None:
     """The run is at its last step already, so no graph is built."""
@@ -85,6 +85,6 @@ def test_training_goes_on_with_another_text_only_if_that_is_wanted(
     assert str(books / "two.txt") in (model_dir / "text.json").read_text()
     outcome = train()
     assert outcome.code == 0, outcome.err
-    # The vocabulary stays that of the first text: none was trained on the other one.
+    # The vocabulary stays that of the first text; none was trained on the other text.
     assert (model_dir / "vocabulary.model").read_bytes() == before["vocabulary.model"]
     assert len(list((tiny.folder / "cache").glob("text_files-*/vocabulary_300.model"))) == 1

@@ -1,4 +1,4 @@
-"""Which vocabulary a command reads text with."""
+"""The vocabulary with which a command reads text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def other_text(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def task_of_others(text_vocabulary: Path):
-    """A task that somebody else registers, with a vocabulary of its own."""
+    """A task that other code registers, with its own vocabulary."""
     corpus = TextCorpus("nowhere", files=("/nowhere.txt",))
     vocabulary = seqio.SentencePieceVocabulary(str(text_vocabulary), extra_ids=100)
     yield pretraining.add_corpus_task("task_of_others", corpus, vocabulary)
@@ -118,7 +118,7 @@ def test_the_same_bytes_with_another_number_of_sentinels_are_another_vocabulary(
 
 @pytest.fixture
 def without_vocabulary(trained: Path, tmp_path: Path) -> Path:
-    """A model_dir that keeps no vocabulary, as a converted one may."""
+    """A model_dir without a kept vocabulary, such as some converted ones."""
     model_dir = copy_of(trained, tmp_path / "bare")
     config = model_dir / "config.gin"
     lines = config.read_text().splitlines(keepends=True)
@@ -152,7 +152,7 @@ def test_a_vocabulary_for_a_task_with_one_of_its_own_is_refused(
 def test_the_vocabulary_of_a_new_run_on_text_can_be_another_file(
     text_vocabulary: Path, cache: Path, other_text: Path, tmp_path: Path
 ) -> None:
-    """It was ignored, and a vocabulary of the text was trained instead."""
+    """A fault ignored it, and trained a vocabulary of the text instead."""
     gin_config.parse(
         MODEL,
         [f"task_vocabulary.source = '{text_vocabulary}'", f"text_files.files = '{other_text}'"],
@@ -162,7 +162,7 @@ def test_the_vocabulary_of_a_new_run_on_text_can_be_another_file(
     assert not list(cache.glob("*/*.model"))
 
 
-def test_a_file_that_is_no_vocabulary_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_vocabulary_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.model").write_text("This is no SentencePiece model.")
     gin_config.parse(MODEL, [f"task_vocabulary.source = '{tmp_path / 'text.model'}'"])
     with pytest.raises(UserError, match=r"text\.model"):

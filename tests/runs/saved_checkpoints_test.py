@@ -1,4 +1,4 @@
-"""Which checkpoints a model_dir has, and the errors for a damaged list and a full disk."""
+"""The checkpoints of a model_dir, and the errors for a damaged list and a full disk."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_folder_without_a_checkpoint_is_at_step_0_and_cannot_be_evaluated(
         # The loss of step n is that of the weights after step n - 1.
         (7, [0, 3]),
         (6, [0, 3]),
-        # Weights that a checkpoint of step 6 came after gave a finite loss.
+        # A checkpoint of step 6 followed, so the weights had a finite loss.
         (8, [0, 3, 6]),
     ],
 )
@@ -161,10 +161,10 @@ def test_a_list_without_any_checkpoint_is_not_started_again(tmp_path: Path) -> N
         saved_checkpoints.latest_step(str(tmp_path))
 
 
-def test_commands_without_a_list_go_on_where_the_run_was(
+def test_commands_without_a_list_continue_where_the_run_was(
     tiny: TinyRun, model_dir: Path
 ) -> None:
-    """Another seed would start a run of its own, and is refused as it is with a list."""
+    """Another seed would start another run, and is refused as it is with a list."""
     lose_list(model_dir)
     before = contents(model_dir)
     evaluated = tiny.command("eval", f"--model_dir={model_dir}", "--eval_batches=1")
@@ -181,7 +181,7 @@ def test_commands_without_a_list_go_on_where_the_run_was(
     assert [after[name] for name in kept] == [before[name] for name in kept]
 
 
-def test_an_error_that_is_no_users_mistake_keeps_its_traceback(tmp_path: Path) -> None:
+def test_an_error_that_is_not_a_users_mistake_keeps_its_traceback(tmp_path: Path) -> None:
     error = tf.errors.InvalidArgumentError(None, None, "a bug")
     with (
         pytest.raises(tf.errors.InvalidArgumentError) as caught,
@@ -191,7 +191,7 @@ def test_an_error_that_is_no_users_mistake_keeps_its_traceback(tmp_path: Path) -
     assert caught.value is error
 
 
-def test_a_full_disk_under_an_evaluation_is_not_said_to_be_one_under_a_checkpoint(
+def test_a_full_disk_under_an_evaluation_is_not_reported_as_one_under_a_checkpoint(
     model_dir: Path,
 ) -> None:
     with pytest.raises(UserError) as caught, saved_checkpoints.explain_errors(str(model_dir)):

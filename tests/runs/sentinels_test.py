@@ -1,4 +1,4 @@
-"""Sentinels in inputs are found wherever they stand, as transformers finds them."""
+"""Sentinels in inputs are found at any place, as in transformers."""
 
 from __future__ import annotations
 

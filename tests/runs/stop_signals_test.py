@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: training finishes its step, saves it and says so."""
+"""SIGINT and SIGTERM: training finishes its step, saves it and prints a message."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_training_saves_its_step_and_continues_bit_for_bit(
 def test_fine_tuning_saves_its_step_and_continues_without_what_it_started_from(
     finetune, trained: Path, finetuned: Path, tmp_path: Path, signal_in_step, monkeypatch
 ) -> None:
-    """Also from another folder: the path of the checkpoint was a relative one."""
+    """This also works from another folder, although the path of the checkpoint was relative."""
     model_dir = tmp_path / "run"
     copy_of(trained, tmp_path / "base")
     signal_in_step(signal.SIGINT, 1)
@@ -122,7 +122,7 @@ def test_before_the_first_step_a_run_stops_at_once(number: int, code: int) -> No
 
 
 def test_a_second_signal_stops_at_once() -> None:
-    """Also while the main thread is busy in TensorFlow, where Python runs no handler."""
+    """This also works while the main thread is in TensorFlow, where Python runs no handler."""
     ended = subprocess.run(
         [sys.executable, "-c", SECOND_SIGNAL],
         capture_output=True,

@@ -19,7 +19,7 @@ def shorten_rows(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 
 
 def compute_losses(tiny: TinyRun, params: dict[str, str]) -> tuple[float, float, int]:
-    """Returns the training loss of a first step, nats per token, and the real target tokens."""
+    """Returns a first step's training loss, nats per token, and count of real target tokens."""
     params = {"Unitransformer.z_loss": "0.0", **params}
     with first_step.build_first_step(tiny, params, shorten_rows) as (session, spec, batch):
         sums = target_loss.find_sums(tf.get_default_graph())

@@ -1,4 +1,4 @@
-"""Files of lines: where a line ends."""
+"""Files of lines: the ends of lines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mtf_switch.runs import text_lines
 def test_a_line_ends_at_a_newline_and_nowhere_else(
     tmp_path: Path, content: str, lines: list[str]
 ) -> None:
-    """One carriage return before the newline belongs to the end, any other to the line."""
+    """One carriage return before the newline belongs to the end, all others to the line."""
     (tmp_path / "file.txt").write_bytes(content.encode())
     assert text_lines.read_lines(str(tmp_path / "file.txt")) == lines
 
@@ -36,7 +36,7 @@ def test_a_text_as_one_line_is_read_back_as_one_line(
 ) -> None:
     lines = [text_lines.to_one_line(text) for text in texts]
     path = tmp_path_factory.mktemp("lines") / "file.txt"
-    # A byte order mark at the start of a file is none of its characters.
+    # A byte order mark at the start of a file is not one of its characters.
     path.write_bytes(("\ufeff" + "".join(f"{line}\n" for line in lines)).encode())
     assert text_lines.read_lines(str(path)) == lines
 

@@ -1,4 +1,4 @@
-"""`train_log.csv`: what is in it, and when it is on the disk."""
+"""`train_log.csv`: its content, and the moment when it is on the disk."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_resumed_run_forgets_the_steps_that_it_does_again(tmp_path: Path) -> N
     write(tmp_path, 4, 5, 6, start=3).close()
     logged = train_log.read(str(tmp_path))
     assert [step.step for step in logged] == [1, 2, 3, 4, 5, 6]
-    # Half a second each: those that were lost are not counted.
+    # Half a second for each step. Lost steps are not counted.
     assert [step.seconds for step in logged] == pytest.approx([0.5, 1, 1.5, 2, 2.5, 3])
 
 
@@ -70,7 +70,7 @@ def test_a_line_that_a_full_disk_cut_off_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_resumed_log_is_equal_in_bytes(tmp_path: Path) -> None:
-    """Also where a number ends in zeros, or a column is empty."""
+    """This includes numbers that end in zeros, and empty columns."""
     for folder, starts in (("whole", [0]), ("resumed", [0, 2])):
         (tmp_path / folder).mkdir()
         for start in starts:
@@ -94,7 +94,7 @@ def test_a_resumed_log_is_equal_in_bytes(tmp_path: Path) -> None:
         b"2,1.0,5.0,0.25",
     ],
 )
-def test_damaged_rows_are_set_aside_and_said(
+def test_damaged_rows_are_set_aside_and_reported(
     tmp_path: Path, row: bytes, capsys: pytest.CaptureFixture
 ) -> None:
     write(tmp_path, 1).close()
@@ -109,7 +109,7 @@ def test_damaged_rows_are_set_aside_and_said(
     assert capsys.readouterr().err == f"1 damaged row(s) of {path} are now in {damaged}.\n"
 
 
-def test_a_log_that_is_no_file_is_set_aside(
+def test_a_log_that_is_not_a_file_is_set_aside(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     path = tmp_path / "train_log.csv"

@@ -1,4 +1,4 @@
-"""`run_switch.py train`: what it writes, how it continues, and how it stops."""
+"""`run_switch.py train`: its files, how it continues, and how it stops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tiny_run import EXPERTS, FEW_LAYERS, SWITCH_LAYERS, TinyRun, contents, copy
 from mtf_switch.config import gin_files
 from mtf_switch.runs import train_log
 
-# Of a model of FEW_LAYERS.
+# The Switch layers of a model with FEW_LAYERS.
 KERNEL = "encoder/block_000/layer_000/SwitchFFN/wi/kernel"
 ROUTER_SCALARS = {"dropped_fraction", "entropy", "gate", "aux_loss", "z_loss"}
 
@@ -38,7 +38,7 @@ def test_a_run_leaves_checkpoints_configuration_log_and_events(trained: Path) ->
         assert f"model.ckpt-{step}.index" in files
     assert tf.train.latest_checkpoint(str(trained)) == str(trained / "model.ckpt-6")
     assert b"Exploration.jitter = 0.1\n" in files["config.gin"]
-    # It would lack all parameters of utils.run.
+    # That file would lack all parameters of utils.run.
     assert "operative_config.gin" not in files
     with open(trained / "train_log.csv", newline="") as file:
         header, *rows = csv.reader(file)
@@ -64,14 +64,14 @@ def test_events_hold_scalars_and_the_load_of_every_switch_layer(trained: Path) -
     assert "learning_rate" in found
 
 
-@pytest.mark.usefixtures("trained")  # or this run would say that it prepares the corpus
+@pytest.mark.usefixtures("trained")  # otherwise this run would say that it prepares the corpus
 def test_the_screen_shows_one_line_of_progress_and_where_the_run_is(
     tiny: TinyRun, tmp_path: Path
 ) -> None:
-    """The real command in a process of its own: no log of TensorFlow's or Mesh TF's."""
+    """The real command in a separate process prints no logs of TensorFlow or Mesh TF."""
     arguments = tiny.train_arguments(tmp_path / "run", "--steps=2", params=FEW_LAYERS)
     environment = {**os.environ, **tiny.environment}
-    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # which the tests set
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # the tests set it
     ran = subprocess.run(
         [sys.executable, "run_switch.py", *arguments],
         cwd=gin_files.REPOSITORY,
@@ -82,7 +82,7 @@ def test_the_screen_shows_one_line_of_progress_and_where_the_run_is(
     )
     next_command = f"run_switch.py eval --model_dir={tmp_path}/run"
     assert ran.stdout == f"{tmp_path}/run is at step 2. Next: {next_command}\n"
-    # What tqdm draws over and over, from the start of its line.
+    # tqdm redraws its line again and again.
     *states, after = re.split(r"[\r\n]", ran.stderr)[1:]
     assert after == ""
     for state in states:
@@ -119,7 +119,7 @@ def test_another_configuration_is_refused_and_nothing_is_changed(
 def test_a_loss_that_is_lost_stops_the_run_and_the_last_good_checkpoint_is_kept(
     tiny: TinyRun, tmp_path: Path
 ) -> None:
-    """The weights that gave the bad loss were saved a step earlier: they go, too."""
+    """The weights with the bad loss were saved one step earlier. They are removed, too."""
     model_dir = tmp_path / "run"
     params = {
         **FEW_LAYERS,
@@ -145,7 +145,7 @@ def test_a_loss_that_is_lost_stops_the_run_and_the_last_good_checkpoint_is_kept(
     assert [s.step for s in train_log.read(str(model_dir))] == list(range(1, step))
     evaluated = tiny.command("eval", f"--model_dir={model_dir}", "--eval_batches=1")
     assert evaluated.code == 0, evaluated.err
-    # What it says to do works.
+    # Its advice works.
     restarted = tiny.train(
         tmp_path / "restarted",
         "--steps=1",

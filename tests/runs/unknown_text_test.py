@@ -1,4 +1,4 @@
-"""What a vocabulary lacks is counted and said."""
+"""Characters that a vocabulary lacks are counted and reported."""
 
 from __future__ import annotations
 

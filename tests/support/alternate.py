@@ -1,4 +1,4 @@
-"""Parameters of tests for which one of several options per case is proof enough."""
+"""Parameters of tests that need only one of several options for each case."""
 
 from __future__ import annotations
 

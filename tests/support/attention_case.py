@@ -35,7 +35,7 @@ class Case:
       computation, network: arguments of SwitchAttention.
       router: a key of ROUTERS.
       dispatch: a key of DISPATCHES.
-      real: share of positions that are no padding; None where padding is not known.
+      real: share of positions that are not padding; None if padding is unknown.
       causal: whether a token attends to earlier tokens only.
       mode: mode of the Context.
       factor: capacity factor of every mode; with 0.75, tokens are dropped.
@@ -79,7 +79,7 @@ class Case:
             if part in PARTS[self.computation]:
                 experts = oracle.Weights.draw(rng, M, E, F)
                 last = F if self.network == "ffn" else M
-                # Larger than usual, so that attention is far from uniform.
+                # Larger than the default, so that attention is far from uniform.
                 wo = rng.standard_normal((E, last, HEADS * D))
                 wi = experts.wi if self.network == "ffn" else ()
                 weights[part] = dataclasses.replace(experts, wi=wi, wo=wo)
@@ -94,7 +94,7 @@ class Case:
         return round_to_float32(x), nonpadding, tf.nest.map_structure(round_to_float32, weights)
 
     def _routers(self, weights):
-        """The first set's router; tests check that the other's choices are clear as well."""
+        """Returns the first set's router. Tests check that the other's choices are clear, too."""
         return weights[PARTS[self.computation][0]].w_r
 
     def variables(self, weights):

@@ -28,7 +28,7 @@ class Case:
       group_size, factor, least: ExpertCapacity; the factor is that of every mode.
       activations: activations of the experts.
       real: share of positions that are no padding, a pattern by name, or None where padding
-        is not known.
+        is unknown.
       padding: how the loss treats it.
       skew: see oracle.tokens_with_clear_choices.
       mode: mode of the Context.

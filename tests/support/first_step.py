@@ -1,4 +1,4 @@
-"""Runs a first training step without noise, for its loss and what its routers did."""
+"""Runs a first training step without noise, for its loss and its routers' metrics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUIET = {
 def build_first_step(
     tiny: TinyRun, params: Mapping[str, str], change_batch: Callable = lambda batch: batch
 ) -> Iterator[tuple[tf.Session, Any, dict[str, tf.Tensor]]]:
-    """Builds the first training step of a run, with initialised variables.
+    """Builds the first training step of a run, with initialized variables.
 
     Args:
       tiny: The run.
@@ -37,7 +37,7 @@ def build_first_step(
     """
     run = Run(*tiny.parse(params={**QUIET, **params}), model_dir="unused")
     config = tf.ConfigProto()
-    # Optimising the graph takes longer than running it once.
+    # Optimizing the graph takes longer than running it once.
     config.graph_options.rewrite_options.disable_meta_optimizer = True
     with tf.Graph().as_default(), tf.Session(config=config) as session:
         tf.set_random_seed(run.settings.seed)

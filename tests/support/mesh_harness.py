@@ -110,7 +110,7 @@ def run_layer(
       dims: names of all dimensions but the last.
       nonpadding: 0 and 1, with those of dims that are outer_batch, batch or length (beams
         share it), or None.
-      mode, activation_dtype, num_microbatches: of the Context.
+      mode, activation_dtype, num_microbatches: attributes of the Context.
       model: by default a FakeModel made from x.
       dy: gradient of the outputs, like x; ones if None.
       loss_weight: factor of the layer's losses in what is differentiated.
@@ -142,7 +142,7 @@ def run_layer(
 
 
 def _call_layer(layer, context, x) -> dict[str, Any]:
-    """Tensors of an Outcome by field: those that a call of the layer makes."""
+    """Returns the tensors of an Outcome that a call of the layer makes, by field."""
     has_router = hasattr(layer, "router")
     if has_router:
         layer.router = RecordingRouter(layer.router)
@@ -169,7 +169,7 @@ def make_context(
       mesh: the mesh of the tensors.
       shape: dimensions of the layer's input.
       sequence_id: 0 for padding, or None.
-      mode, activation_dtype, num_microbatches: of the Context.
+      mode, activation_dtype, num_microbatches: attributes of the Context.
       model: by default a FakeModel without a layout.
     """
     length = next((d for d in shape if d.name == "length"), None)
@@ -247,7 +247,7 @@ def constant(
 
 
 def noise(step: int = 0, seed: int = 0, fn: Any = mtf.random_uniform, **mesh) -> np.ndarray:
-    """Noise of one step, from two operations: [2, batch 4, 3]; `mesh` as in evaluate."""
+    """Returns noise of one step from two operations: [2, batch 4, 3]. `mesh`: see evaluate."""
 
     def build(mesh):
         shape = [mtf.Dimension("batch", 4), mtf.Dimension("rep", 3)]
@@ -257,7 +257,7 @@ def noise(step: int = 0, seed: int = 0, fn: Any = mtf.random_uniform, **mesh) ->
 
 
 def multiplied_with(graph: mtf.Graph, kernel: str) -> tuple[mtf.Tensor, mtf.Tensor]:
-    """The tensor that the forward pass multiplies a variable by, and their product."""
+    """Returns the tensor that the forward pass multiplies by a variable, and the product."""
     variable = next(v for v in graph.trainable_variables if v.name == kernel)
     product = next(
         op
@@ -276,7 +276,7 @@ def _sequence_id(mesh, shape, nonpadding):
 
 
 def _gradients(x, y, losses, dy, loss_weight) -> dict[str, mtf.Tensor]:
-    """Gradients of sum(y * dy) + loss_weight * losses for x and all variables."""
+    """Returns gradients of sum(y * dy) + loss_weight * losses for x and all variables."""
     if dy is None:
         weight = mtf.ones(x.mesh, y.shape)
     else:
@@ -303,7 +303,7 @@ def _lower_and_run(tensors, mesh, cores, rules, values, global_step, trace):
     fetches = tf.nest.map_structure(lowering.export_to_tf_tensor, tensors)
     fetches["metrics"] = router_metrics.collect_sums(tf.get_default_graph())
     fetches["variables"] = {v.name: v.get_master() for v in mesh.graph.trainable_variables}
-    # Without this, every "device" would in silence be CPU:0.
+    # Without this, every "device" would silently be CPU:0.
     copy_masters_to_slices = lowering.copy_masters_to_slices()
     config = tf.ConfigProto(device_count={"CPU": len(devices)}, allow_soft_placement=False)
     metadata = tf.RunMetadata()

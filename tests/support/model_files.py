@@ -1,4 +1,4 @@
-"""The gin files of the repository, and the models that they describe, built and counted."""
+"""Builds the models of the repository's gin files, and counts their parameters and FLOPs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MODELS = [path for path in FILES if path.parent.name == "models"]
 TINY = [path for path in MODELS if path.stem.endswith("tiny")]
 FULL_SIZE = [path for path in MODELS if path not in TINY]
 STATED = re.compile(r"^# Parameters: ([\d,]+) \(vocabulary of ([\d,]+)", re.MULTILINE)
-# Of the paper's pre-training, and of runs/embedded.gin, in tokens.
+# Lengths in tokens: those of the paper's pre-training, and of runs/embedded.gin.
 LENGTHS, TINY_LENGTHS = {"inputs": 512, "targets": 114}, {"inputs": 32, "targets": 8}
 # T5's 32,000 pieces and 100 sentinels.
 T5_VOCABULARY_SIZE = 32100
@@ -29,7 +29,7 @@ class Counted:
 
     Attributes:
       cost: Its parameters and FLOPs.
-      built: The model, of which no graph is built.
+      built: The model, without a graph.
       lengths: {"inputs": L, "targets": L'}, in tokens.
     """
 
@@ -39,7 +39,7 @@ class Counted:
 
     @property
     def router_flops(self) -> float:
-        """FLOPs of the routers, forward, per sequence."""
+        """The FLOPs of the routers in a forward pass, per sequence."""
         return sum(
             2 * stack.model_dim.size * layer.num_experts * length
             for stack, length in zip(
@@ -50,7 +50,7 @@ class Counted:
 
     @property
     def flops_without_routers(self) -> float:
-        """FLOPs of everything else, forward, per sequence."""
+        """The FLOPs of everything else in a forward pass, per sequence."""
         return self.cost.flops_per_sequence - self.router_flops
 
 
@@ -59,7 +59,7 @@ def read_header(path):
 
 
 def read_stated_size(path):
-    """The parameters and the vocabulary that a header states.
+    """Returns the numbers of parameters and ids that a header states.
 
     The vocabulary includes sentinels, which the header states apart from the pieces.
     """

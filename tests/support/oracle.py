@@ -1,4 +1,4 @@
-"""The Switch layer a second time, as the paper describes it: NumPy, plain loops, float64.
+"""A second Switch layer, as the paper describes it: NumPy, plain loops, float64.
 
 Letters as in `mtf_switch.layers.dimensions`: G groups, S tokens per group, M model, E experts,
 C capacity, F hidden. Copies of the experts (O) are just more groups.
@@ -28,7 +28,7 @@ class Routing:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """The results of the layer: y [G, S, M], the loss times alpha, and the metrics' sums."""
+    """The results of the layer: y [G, S, M], the loss times alpha, and the metrics as sums."""
 
     y: np.ndarray
     aux_loss: float
@@ -205,7 +205,7 @@ class Weights:
 
     @classmethod
     def draw(cls, rng, model: int, experts: int, hidden: int, factors: int = 1) -> Weights:
-        """Draws normal weights, scaled so that logits, hidden units and outputs are of the order of 1.
+        """Draws normal weights, scaled so that logits, hidden units and outputs are near 1.
 
         They are rounded to float32, so that the layer gets the very same numbers.
         """
@@ -245,16 +245,16 @@ def tokens_with_clear_choices(
 ) -> np.ndarray:
     """Draws normal x [..., M] whose largest logits differ by more than `margin`.
 
-    The argmax, and as many of the next best as there are choices, are then the same in float32
+    The argmax and the next best experts, up to the number of choices, are then equal in float32
     and float64.
 
     Args:
       rng: np.random.Generator.
       shape: shape of x.
-      w_r: [M, E], whose choice is to be clear.
-      margin: between the largest logits, whose float32 errors are about 1e-6.
-      skew: from 0, each token for itself, to 1, all tokens alike: it makes experts overflow.
-      choices: how many experts of a token are to be clear, in their order.
+      w_r: router weights [M, E], whose choices must be clear.
+      margin: minimum difference of the largest logits; their float32 errors are about 1e-6.
+      skew: from 0 (independent tokens) to 1 (equal tokens, which make experts overflow).
+      choices: number of choices of a token that must be clear, in order.
     """
     common = rng.standard_normal(shape[-1])
     x = np.empty(shape)
@@ -270,9 +270,9 @@ def tokens_with_clear_choices(
 
 
 def attention(q: np.ndarray, kv: np.ndarray, w_o: np.ndarray, visible: np.ndarray):
-    """Attention of one sequence, with keys and values in one: q and kv [L, heads, d], w_o [heads, d, M].
+    """Attention of one sequence: q [L, heads, d], kv [L, heads, d] as keys and values, w_o.
 
-    Token i looks at the tokens j that are visible [i, j] to it; q is scaled already.
+    w_o is [heads, d, M]. Token i attends to the tokens j with visible [i, j]; q is scaled.
     """
     length, heads, _ = q.shape
     y = np.zeros((length, w_o.shape[-1]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from tiny_run import EOS_ID, INPUTS, TARGETS, run_model
 
-# Room for every token, whichever experts they choose: nothing is dropped.
+# Slots for every token in every expert: nothing is dropped.
 NO_DROP = {"ExpertCapacity.capacity_factor_eval": "4.0"}
 
 
@@ -30,10 +30,10 @@ def make_packed_examples():
 
 
 def run_packed_and_alone(checkpoint, settings, vocabulary):
-    """Runs the same examples both ways, whose logits are to agree; see run_model.
+    """Runs the same examples in both ways, which must have the same logits; see run_model.
 
     Returns:
-      What ran packed, what ran alone, and the ids of the examples.
+      The packed results, the separate results, and the ids of the examples.
     """
     alone, packed, segments = make_packed_examples()
     (expected,) = run_model(checkpoint, settings, vocabulary, [alone])

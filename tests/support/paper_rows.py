@@ -25,15 +25,15 @@ TABLE_1_STEPS = 130_000
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row.
+    """A row of a table, or a point of a figure.
 
     Attributes:
       model: the file of gin/models/ that has its parameters, or their number.
-      header: what the header says of it, printed numbers first.
-      bound: gin bindings of its own.
-      steps: at which it ends, as far as the paper says.
-      tokens: of input in a batch.
-      task: that it trains on.
+      header: texts that the header must contain, printed numbers first.
+      bound: its own gin bindings.
+      steps: the number of training steps, as far as the paper states it.
+      tokens: the number of input tokens in a batch.
+      task: the training task.
     """
 
     model: str | int

@@ -50,6 +50,6 @@ def assert_decoded_agree(ours: np.ndarray, theirs: np.ndarray) -> None:
 
 
 def _until_end(row: np.ndarray) -> list[int]:
-    """Ids up to the end of the sequence; those after it are arbitrary."""
+    """Returns the ids up to the end of the sequence. Ids after it are arbitrary."""
     ids = row.tolist()
     return ids[: ids.index(EOS_ID) + 1] if EOS_ID in ids else ids

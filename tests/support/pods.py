@@ -10,7 +10,7 @@ BATCH, INPUTS, TARGETS = 16, 32, 16
 D_MODEL, HEADS, EXPERTS, GROUP_SIZE = 16, 4, 8, 16
 # 16 tokens x 1.25 / 8 experts is 2, but an expert has a capacity of at least 4.
 CAPACITY = 4
-# Each layer often enough that no two numbers of collectives are equal.
+# Enough layers of each kind that no two numbers of collectives are equal.
 LAYERS = {
     "encoder": (
         "[@transformer_layers.SelfAttention, @transformer_layers.DenseReluDense, "

@@ -1,4 +1,4 @@
-"""What `eval` and `train` write, by hand: evaluations of several steps, and the time of training."""
+"""Handwritten results of `eval` and `train`: evaluations of several steps, training time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_run(
     limit: int | None = None,
     tokens: int = 90,
 ) -> str:
-    """Writes step -> negative log perplexity; training took half a second for each step."""
+    """Writes a run. `quality`: step -> negative log perplexity. A step took half a second."""
     model_dir.mkdir(parents=True, exist_ok=True)
     for step, quality in qualities.items():
         data = {"step": step, "task": task, "split": split, "limit": limit}

@@ -1,4 +1,4 @@
-"""What tests of the routers share: routers, ways to dispatch, and a Routing as arrays."""
+"""Support for tests of routers: routers, ways to dispatch, and a Routing as arrays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DISPATCHES = {"einsum": ("einsum", False), "gather": ("gather", True), "sort": (
 
 
 def make_top_k(k, policy="all", **kwargs):
-    """A TopKRouter with the same policy in training and evaluation."""
+    """Makes a TopKRouter with the same policy in training and evaluation."""
     return TopKRouter(k=k, policy_train=policy, policy_eval=policy, **kwargs)
 
 
@@ -48,7 +48,7 @@ def route(
     mesh_shape=None,
     layout="batch:all,experts:all",
 ):
-    """The Routing of x [O, G, S, M] as arrays by field."""
+    """Returns the Routing of x [O, G, S, M] as arrays by field."""
 
     def build(mesh):
         inputs = mesh_harness.constant(mesh, x, "outer_batch batch group d_model")
@@ -76,5 +76,5 @@ def route(
 
 
 def collect_tensors(routing):
-    """The tensors of a Routing by field."""
+    """Returns the tensors of a Routing by field."""
     return {name: value for name, value in vars(routing).items() if name != "experts_per_token"}

@@ -63,7 +63,7 @@ PARAMS = {
     "mesh_train_dataset_fn.pack": "False",
 }
 
-# Parameters for a model of even fewer layers: every layer is in a graph of each device.
+# Parameters for a model with even fewer layers: the graph of each device has every layer.
 _LAYERS = "transformer.make_layer_stack.layers"
 FEW_LAYERS = {
     f"encoder/{_LAYERS}": "[@SwitchFFN]",
@@ -130,7 +130,7 @@ class TinyRun:
     def train_arguments(
         self, model_dir: Path, *arguments: str, params: Mapping[str, str] = {}
     ) -> list[str]:
-        """The arguments of a training run; `params` win over PARAMS."""
+        """The arguments of a training run; `params` override PARAMS."""
         return [
             "train",
             f"--gin_file={self.gin_file}",
@@ -181,7 +181,7 @@ class TinyRun:
 
 @contextlib.contextmanager
 def faster():
-    """Leaves out the graph optimizer and graph.pbtxt, which take half the time of a tiny run.
+    """Omits the graph optimizer and graph.pbtxt, which take half the time of a tiny run.
 
     One test of the command line runs with both.
     """
@@ -239,7 +239,7 @@ def validation_examples(settings: Any) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Ran:
-    """What the model computed for a batch.
+    """The results of the model for a batch.
 
     Attributes:
       logits: [B, L, V] float32.
@@ -263,7 +263,7 @@ def run_model(
 
     Args:
       checkpoint: Path of a checkpoint; None for the initial values of seed 0.
-      settings, vocabulary: What the parsed configuration gives.
+      settings, vocabulary: The settings and the vocabulary of the parsed configuration.
       batches: Batches of one shape, [B, length] int32 each: "inputs" (not for a language
         model), "targets", and further arguments of the model's call_simple by name.
       mode: "train" or "eval".

@@ -1,4 +1,4 @@
-"""What a TPU is documented to run, and whether a pod's program keeps to it."""
+"""The operations that a TPU is documented to run, and a check of a pod's program."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ DOCUMENTED = {
 OF_TPUS = {"AllToAll", "CollectivePermute"}
 # Loops as functional operators; TensorFlow turns one into the other before it compiles.
 LOOPS = {"StatelessWhile"}
-# What stands for the pod: features, the number of the core, slices of variables.
+# Stand-ins for the pod: features, the number of the core, slices of variables.
 INPUTS = {"Placeholder"}
 ALLOWED = DOCUMENTED | OF_TPUS | LOOPS | INPUTS
 
 
 def list_program(pod: pod_graph.PodGraph) -> list[tf.Operation]:
-    """The operations that a training step runs on a core: all that its updates depend on."""
+    """Lists the operations of a training step on a core: all that its updates depend on."""
     seen, waiting = set(), [pod.train_op]
     while waiting:
         operation = waiting.pop()
@@ -50,7 +50,7 @@ def list_program(pod: pod_graph.PodGraph) -> list[tf.Operation]:
 
 
 def assert_ready_for_a_tpu(pod: pod_graph.PodGraph) -> None:
-    """The program has documented operations and static shapes only, and is whole."""
+    """Checks that a program is complete, with documented operations and static shapes only."""
     operations = list_program(pod)
     others = sorted({op.type for op in operations} - ALLOWED)
     assert not others, f"not among what Cloud TPU documents: {others}"
@@ -60,11 +60,11 @@ def assert_ready_for_a_tpu(pod: pod_graph.PodGraph) -> None:
         for tensor in operation.outputs
         if tensor.dtype != tf.resource
         and not tensor.shape.is_fully_defined()
-        # A loop's condition does not read what it is passed, which has no shape there.
+        # A loop's condition does not read its arguments, which have no shape there.
         and "redundant_placeholder" not in tensor.name
     ]
     assert not dynamic
     assert not [op.type for op in operations for t in op.outputs if t.dtype == tf.string]
     collectives = {op for op in operations if op.type in pod_census.KIND_OF_OPERATION}
-    # The program is whole: it holds the collectives of forward and backward passes.
+    # The program is complete: it has the collectives of forward and backward passes.
     assert sum("/gradients" in op.name for op in collectives) >= 3

@@ -1,8 +1,8 @@
-"""Creates and runs transformers' T5 and Switch Transformer, as a process of its own.
+"""Creates and runs transformers' T5 and Switch Transformer, in a separate process.
 
 It runs in a separate environment with torch and transformers (tests/requirements-torch.txt), so
-that the tests depend on neither. Each line of its input is a task as a JSON object, {"do": "make"
-or "run", ...}. It writes files and answers each task with one line.
+that the tests depend on neither. Each line of its input is a task as a JSON object, {"do":
+"make" or "run", ...}. It writes files and answers each task with one line.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ def make(task):
             # transformers has no gated experts, so T5's gated layer takes the place of each.
             layer = ("SwitchTransformersDenseActDense", modeling_t5.T5DenseGatedActDense)
             stack.enter_context(mock.patch.object(switch, *layer))
-            initialise = mock.patch.object(
+            initialize = mock.patch.object(
                 switch.SwitchTransformersPreTrainedModel, "_init_weights"
             )
-            stack.enter_context(initialise)
+            stack.enter_context(initialize)
             config["dense_act_fn"] = "gelu_new"
         model = _create_model(task["kind"], config)
     if not config.get("tie_word_embeddings", True):
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
-    _randomise(model)
+    _randomize(model)
     if task["kind"] == "switch":
         # Without tied logits, transformers 5 gives each stack its own embedding; T5 has one.
         for stack in (model.encoder, model.decoder):
@@ -63,8 +63,8 @@ def _create_model(kind, config):
     return transformers.T5ForConditionalGeneration(transformers.T5Config(**config))
 
 
-def _randomise(model):
-    """Draws every parameter, so that each one has an effect on the outputs."""
+def _randomize(model):
+    """Draws every parameter, so that each of them affects the outputs."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "layer_norm" in name:

@@ -18,7 +18,7 @@ SMALL = (
 
 
 def train_two_steps(tiny, model_dir, *gin_files, params=()):
-    """Trains for two steps on made-up text; everything that can learn must have."""
+    """Trains for two steps on made-up text, and checks that everything learns."""
     done = tiny.command(
         "train",
         *(f"--gin_file={file}" for file in gin_files),

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def run_python(*code: str) -> tuple[str, str]:
     """Runs code in a new process; returns its standard output and its standard error."""
     env = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
-    # Without this variable, Python salts its hashes anew in each process.
+    # Without this variable, Python uses another salt for hashes in each process.
     env.pop("PYTHONHASHSEED", None)
     env["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
     done = subprocess.run(
@@ -36,7 +36,7 @@ def run_python(*code: str) -> tuple[str, str]:
 
 
 def load_from_disk(module: types.ModuleType) -> types.ModuleType:
-    """A second copy of a module, which the import hooks do not repair."""
+    """Loads a second copy of a module, which the import hooks do not repair."""
     spec = importlib.util.spec_from_file_location(module.__name__, module.__file__)
     unrepaired = importlib.util.module_from_spec(spec)
     # Flags and gin's names can be registered only once.

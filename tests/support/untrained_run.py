@@ -1,4 +1,4 @@
-"""A model_dir that holds a configuration only: enough for what is checked before TensorFlow."""
+"""A model_dir with only a configuration: sufficient for checks before TensorFlow."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ CASES = {
 
 
 def run_both(case, router, gating, loss_weight, *, dispatch="auto", on_tpu=False, **upstream):
-    """Outcomes of our layer with a router, and of upstream's with a moe_gating."""
+    """Returns the outcomes of our layer with a router, and of upstream's with a moe_gating."""
     x, nonpadding, dy, weights = draw_case(case, gating)
 
     def make_layer():
@@ -72,9 +72,9 @@ def run_both(case, router, gating, loss_weight, *, dispatch="auto", on_tpu=False
 # Tests of several dispatches compare with the same outcome.
 @functools.lru_cache(maxsize=4)
 def _run_upstream(case, gating, loss_weight, upstream):
-    """The Outcome of upstream's layer, with our names for its variables.
+    """Returns the Outcome of upstream's layer, with our names for its variables.
 
-    Upstream's router kernel has a name of its own for each gating; ours has one name.
+    Upstream's router kernel has a different name for each gating; ours has one name.
     """
     x, nonpadding, dy, weights = draw_case(case, gating)
     theirs = mesh_harness.run_layer(

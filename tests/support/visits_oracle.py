@@ -38,8 +38,8 @@ def top_k_visits(
 ) -> list[Visit]:
     """GShard's gating of one group: probs [S, E], real [S].
 
-    Every token has its turn with its first choice, then every token with its second; gates
-    are shares of the k probabilities, and a later choice is visited if its gate says so.
+    First, each token visits its first choice in turn, then each token its second. Gates are
+    shares of the k probabilities. Whether a token visits a later choice depends on its gate.
     """
     used = [0] * probs.shape[1]
     made = []
@@ -79,7 +79,7 @@ def no_token_left_behind_visits(
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Results of a layer of experts: y [G, S, M], losses, metrics' sums, visits of each group."""
+    """Results of a layer of experts: y [G, S, M], losses, sums for metrics, visits by group."""
 
     y: np.ndarray
     aux_loss: float
@@ -103,8 +103,8 @@ def mixture(
     Args:
       x: tokens in groups.
       weights: weights of the layer.
-      route_group: makes the visits of a group from its probabilities [S, E] and whether each token
-        is real [S].
+      route_group: makes the visits of a group from its probabilities [S, E] and whether each
+        token is real [S].
       activations: activations of the experts.
       nonpadding: [G, S] or None.
       padding: see `load_balance_loss`.

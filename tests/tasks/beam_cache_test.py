@@ -1,6 +1,6 @@
 """seqio's Beam cache job on the embedded text, on Beam's local runner, and training from it.
 
-Beam has an environment of its own (requirements-beam.txt), which BEAM_PYTHON names.
+Beam has a separate environment (requirements-beam.txt), which BEAM_PYTHON names.
 """
 
 from __future__ import annotations

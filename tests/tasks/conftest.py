@@ -1,4 +1,4 @@
-"""Small corpora with known properties, and a cache of their own for every test."""
+"""Small corpora with known properties, and a separate cache for every test."""
 
 from __future__ import annotations
 

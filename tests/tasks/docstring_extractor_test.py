@@ -62,7 +62,7 @@ def test_indentation_is_cleaned():
         (PROSE + " \ud800", "a lone surrogate, which utf-8 cannot hold"),
     ],
 )
-def test_what_is_no_prose_is_dropped(text, reason):
+def test_text_that_is_not_prose_is_dropped(text, reason):
     assert docstring_extractor.is_prose(PROSE)
     assert not docstring_extractor.is_prose(text), reason
 

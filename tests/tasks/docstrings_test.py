@@ -101,7 +101,7 @@ def test_a_missing_requirements_file_is_a_user_error(tmp_path):
         read_pinned_names(tmp_path / "requirements.txt")
 
 
-def test_a_line_that_is_no_requirement_is_shown(tmp_path):
+def test_a_line_that_is_not_a_requirement_is_shown(tmp_path):
     file = tmp_path / "requirements.txt"
     file.write_text("good==1.0\nnot a requirement\n")
     with pytest.raises(UserError, match=r"'name==version', not 'not a requirement'"):

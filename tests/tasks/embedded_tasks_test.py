@@ -46,25 +46,25 @@ def made(docstrings):
     return embedded_tasks.make_examples(docstrings)
 
 
-def words_of(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     return text.replace(".", " ").lower().split()
 
 
-def test_no_13_words_of_a_validation_example_stand_in_what_is_trained_on(
+def test_no_13_words_of_a_validation_example_occur_in_the_training_text(
     made, docstrings
 ) -> None:
-    """By a search in the text, over all that `embedded_text` trains on."""
+    """Searches the text, over everything that `embedded_text` trains on."""
     trained = split_documents(d.text for d in docstrings)["train"]
-    text = " | ".join(" ".join(words_of(document)) for document in trained)
+    text = " | ".join(" ".join(split_words(document)) for document in trained)
     checked = 0
     for task in (embedded_tasks.PACKAGE, embedded_tasks.SUMMARY):
         for example in made[task]["validation"]:
-            words = words_of(example.inputs.split(": ", 1)[1])
+            words = split_words(example.inputs.split(": ", 1)[1])
             for start in range(len(words) - 12):
                 assert " ".join(words[start : start + 13]) not in text
             checked += 1
     assert checked > 20
-    # The test can fail: a third of the docstrings copy, and were left out.
+    # The test can fail: a third of the docstrings are copies, and were left out.
     held_out = [d for d in docstrings if is_for_validation(document_digest(d.text))]
     assert len(made[embedded_tasks.SUMMARY]["validation"]) < len(held_out)
 
@@ -83,7 +83,7 @@ def test_a_text_of_two_packages_has_no_label(made, docstrings) -> None:
 
 
 def test_the_text_of_each_task() -> None:
-    """By hand."""
+    """Texts by hand."""
     prose = " ".join(f"w{i}" for i in range(25))
     one = Docstring("pip", "pip.main", "Runner", f"Runs a command\nto its end.\n\n{prose}")
     two = Docstring("pip", "pip.other", "Runner", "Runs something else.")

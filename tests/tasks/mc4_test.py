@@ -16,12 +16,12 @@ from tasks import mc4, tfds_data
 from tasks.task_vocabulary import task_vocabulary
 
 SCRIPTS = ("bg-Latn", "el-Latn", "hi-Latn", "ja-Latn", "ru-Latn", "zh-Latn")
-# What CLDR calls them, or another language where it has no text.
+# Their names in CLDR, or another language if CLDR has no text.
 CLDR = {"iw": "he", "no": "nb", "fil": "fil"}
 
 
-def text_of(language: str) -> str:
-    """Names of countries in a language, from CLDR."""
+def make_text(language: str) -> str:
+    """Returns names of countries in a language, from CLDR."""
     code = CLDR.get(language, language.split("-")[0])
     try:
         names = Locale.parse(code).territories
@@ -33,7 +33,7 @@ def text_of(language: str) -> str:
 def documents(language: str, number: int) -> list[dict]:
     return [
         {
-            "text": f"{i}: {text_of(language)}",
+            "text": f"{i}: {make_text(language)}",
             "url": "http://example.org",
             "timestamp": "2020-01-01T00:00:00Z",
             "content-type": "text/plain",
@@ -43,9 +43,9 @@ def documents(language: str, number: int) -> list[dict]:
     ]
 
 
-def size_of(language: str) -> int:
-    """One to four documents."""
-    return 1 + len(text_of(language)) % 4
+def count_documents(language: str) -> int:
+    """Returns a number of documents, from one to four."""
+    return 1 + len(make_text(language)) % 4
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def data_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("mc4")
     splits = {}
     for language in mc4.languages():
-        splits[language] = documents(language, size_of(language))
+        splits[language] = documents(language, count_documents(language))
         splits[f"{language}-validation"] = documents(language, 1)
     tfds_examples.write_dataset(mc4.MC4, folder, splits)
     return folder
@@ -96,7 +96,9 @@ def test_languages_are_drawn_by_size_to_the_power_of_alpha(
     mixture = seqio.MixtureRegistry.get("mc4")
     rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
     for language in mc4.languages():
-        assert rates[mc4.task_name(language)] == pytest.approx(size_of(language) ** alpha)
+        assert rates[mc4.task_name(language)] == pytest.approx(
+            count_documents(language) ** alpha
+        )
 
 
 @pytest.mark.slow

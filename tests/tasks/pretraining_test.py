@@ -38,7 +38,7 @@ def corpus(tmp_path_factory, make_text) -> TextCorpus:
 
 @pytest.fixture
 def registry():
-    """Leaves no text task of one test to the next."""
+    """Removes the text tasks of a test before the next test."""
     yield
     for name in ("fake", "embedded_text", "text_files"):
         seqio.TaskRegistry.remove(name)
@@ -159,7 +159,7 @@ def test_a_shard_has_its_share_of_the_documents(task):
 
 
 def test_it_works_inside_a_tensorflow_1_graph(corpus, registry, cache):
-    """Where Estimator calls its input function, and nothing was prepared before."""
+    """Estimator calls its input function there, and nothing was prepared before."""
     fresh = copy.copy(corpus)
     fresh.__dict__.pop("prepared", None)
     fresh_task = add_corpus_task("fake", fresh)

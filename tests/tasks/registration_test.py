@@ -1,4 +1,4 @@
-"""What `tasks.register` registers, by gin's values: vocabularies, mixtures, text tasks."""
+"""The results of `tasks.register` by gin's values: vocabularies, mixtures, text tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tasks
 from tasks import t5_tasks
 
 
-def test_without_a_word_every_task_has_t5s_vocabulary_and_nothing_is_read() -> None:
+def test_by_default_every_task_has_t5s_vocabulary_and_nothing_is_read() -> None:
     gin.clear_config()
     tasks.register()
     default = t5.data.get_default_vocabulary()

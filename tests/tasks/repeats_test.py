@@ -12,7 +12,7 @@ from tasks.repeats import find_repeats, remove_repeats
 
 
 def by_loop(tokens: list[int], min_tokens: int) -> list[bool]:
-    """Marks each run of `min_tokens` that stood at an earlier place."""
+    """Marks each run of `min_tokens` that occurs at an earlier place."""
     marked = [False] * len(tokens)
     seen = set()
     for start in range(len(tokens) - min_tokens + 1):
@@ -43,7 +43,7 @@ def test_the_first_of_two_equal_passages_stays() -> None:
     assert found["targets"].tolist() == passage + other
 
 
-def test_forty_nine_tokens_are_no_repeat() -> None:
+def test_forty_nine_tokens_are_not_a_repeat() -> None:
     passage = list(range(49))
     dataset = tf.data.Dataset.from_tensor_slices(
         {"targets": [np.array([*passage, 99, *passage], np.int32)]}

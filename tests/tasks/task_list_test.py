@@ -1,4 +1,4 @@
-"""`run_switch.py tasks`: every task with its sizes, its metrics and whether it is ready."""
+"""`run_switch.py tasks`: every task with its sizes, its metrics and its state."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def text_file(tmp_path: Path, make_text) -> Path:
 
 @pytest.fixture(scope="module")
 def prepared_cache(tmp_path_factory, make_text) -> Path:
-    """A cache in which the corpus of `text_file` is prepared; never to be written to."""
+    """A read-only cache in which the corpus of `text_file` is prepared."""
     folder = tmp_path_factory.mktemp("prepared")
     (folder / "text.txt").write_text(make_text(105_000), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
@@ -40,7 +40,7 @@ def prepared_cache(tmp_path_factory, make_text) -> Path:
 
 @pytest.fixture
 def prepared(corpus, cache, prepared_cache) -> text_corpus.PreparedCorpus:
-    """The corpus in a cache of its own, which a test may damage."""
+    """The corpus in another cache, which a test may damage."""
     shutil.copytree(prepared_cache, cache)
     return corpus.prepare()
 
@@ -51,7 +51,7 @@ def corpus(cache, text_file) -> TextCorpus:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All that a corpus consists of, the times in its records left out."""
+    """Returns all parts of a corpus, without the times in its records."""
     files = {file.name: file.read_bytes() for file in folder.iterdir()}
     return {name: data for name, data in files.items() if not name.endswith(".json")}
 

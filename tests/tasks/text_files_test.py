@@ -28,7 +28,7 @@ def test_a_long_paragraph_is_cut_at_a_line_else_a_space_else_anywhere(paragraph,
     assert list(split_into_documents(paragraph, size=8)) == pieces
 
 
-def test_no_text_is_lost_or_made_up_whatever_its_line_endings(make_text):
+def test_no_text_is_lost_or_made_up_with_any_line_endings(make_text):
     text = make_text(30_000)
     documents = list(split_into_documents(text.replace("\n", "\r\n")))
     assert " ".join(documents).split() == text.split()

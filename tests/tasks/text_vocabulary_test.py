@@ -24,7 +24,7 @@ def vocabulary(text_vocabulary: Path) -> TextVocabulary:
 
 @pytest.fixture
 def with_sentinels_inside(text_vocabulary: Path, tmp_path: Path) -> TextVocabulary:
-    """A vocabulary like mT5's: its model holds the sentinels."""
+    """A vocabulary like mT5's: its model contains the sentinels."""
     model = sentencepiece_model_pb2.ModelProto.FromString(text_vocabulary.read_bytes())
     for index in reversed(range(100)):
         kind = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
@@ -63,7 +63,7 @@ def test_all_other_text_has_the_ids_of_seqios_class(
 
 
 def test_a_document_with_a_sentinel_in_it(vocabulary: TextVocabulary, tmp_path: Path) -> None:
-    """Span corruption would ask for the sentinel of a span that is not there."""
+    """Span corruption would ask for the sentinel of a span that does not exist."""
     import tensorflow as tf
 
     corpus = TextCorpus("never_read", files=("/nowhere",))

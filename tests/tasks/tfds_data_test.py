@@ -1,4 +1,4 @@
-"""Whether the TFDS data of a task is on this machine, and how it gets there."""
+"""Checks whether the TFDS data of a task is on this machine, and how to prepare it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_glue_in_the_version_that_t5_names_is_read_if_it_is_there(
         assert task.num_input_examples("validation") > 0
 
 
-def test_data_that_is_not_there_is_told_how_to_get(tmp_path: Path) -> None:
+def test_missing_data_is_reported_with_advice(tmp_path: Path) -> None:
     gin.bind_parameter("tfds_data.data_dir", str(tmp_path))
     tasks.register()
     with pytest.raises(UserError) as raised:
@@ -53,7 +53,7 @@ def test_data_that_is_not_there_is_told_how_to_get(tmp_path: Path) -> None:
     )
 
 
-def test_a_step_by_hand_and_a_beam_job_are_said(tmp_path: Path) -> None:
+def test_a_manual_step_and_a_beam_job_are_reported(tmp_path: Path) -> None:
     gin.bind_parameter("tfds_data.data_dir", str(tmp_path))
     tasks.register()
     with pytest.raises(UserError, match="xsum-extracts-from-downloads"):
@@ -63,7 +63,7 @@ def test_a_step_by_hand_and_a_beam_job_are_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", ["dataset_info.json", "xsum-train.tfrecord-00000-of-00001"])
-def test_half_prepared_data_is_told_apart(tfds_dir: Path, tmp_path: Path, lost: str) -> None:
+def test_half_prepared_data_is_distinguished(tfds_dir: Path, tmp_path: Path, lost: str) -> None:
     shutil.copytree(tfds_dir / "xsum", tmp_path / "xsum")
     (tmp_path / "xsum" / "1.1.0" / lost).unlink()
     gin.bind_parameter("tfds_data.data_dir", str(tmp_path))
@@ -78,7 +78,7 @@ def test_half_prepared_data_is_told_apart(tfds_dir: Path, tmp_path: Path, lost: 
         tfds_data.prepare_datasets("xsum")
 
 
-def test_a_data_set_that_this_tfds_does_not_have_is_said(tmp_path: Path) -> None:
+def test_a_data_set_that_this_tfds_does_not_have_is_reported(tmp_path: Path) -> None:
     gin.bind_parameter("tfds_data.data_dir", str(tmp_path))
     tasks.register()
     with pytest.raises(UserError, match=r"does not have c4/en\.realnewslike:2\.2\.0"):
@@ -86,7 +86,7 @@ def test_a_data_set_that_this_tfds_does_not_have_is_said(tmp_path: Path) -> None
 
 
 def test_prepared_before_and_after_seqio_looked(tfds_dir: Path, tmp_path: Path) -> None:
-    """seqio keeps the builder that it made when there was nothing."""
+    """seqio keeps the builder that it made before the data existed."""
     gin.bind_parameter("tfds_data.data_dir", str(tmp_path))
     tasks.register()
     task = seqio.TaskRegistry.get("xsum")
@@ -149,7 +149,7 @@ def test_a_download_that_fails_is_explained(tmp_path: Path, monkeypatch) -> None
 def test_without_a_network_prepare_ends_with_a_sentence(
     tiny: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TFDS's own attempts took three and a half minutes, at "0 url"."""
+    """TFDS itself tried for three and a half minutes, with its progress bar at "0 url"."""
     asked = []
     monkeypatch.setattr(network, "find_reachable", lambda urls: asked.append(urls) or set())
     monkeypatch.delattr(tfds.core.DatasetBuilder, "download_and_prepare")

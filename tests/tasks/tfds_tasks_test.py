@@ -60,7 +60,7 @@ def test_every_task_of_the_papers_tables_has_a_golden_example() -> None:
     mixtures = [t5_tasks.GLUE, t5_tasks.SUPER_GLUE, entailment.MIXTURE, closed_book.MIXTURE]
     names = {t.name for m in mixtures for t in seqio.get_subtasks(seqio.get_mixture_or_task(m))}
     names |= {*ADDED_TASKS, t5_tasks.SQUAD, t5_tasks.CNN_DAILYMAIL}
-    # Span corruption is random; tests/tasks/repeats_test.py has what is not.
+    # Span corruption is random; tests/tasks/repeats_test.py tests the other steps.
     assert names - set(GOLDEN_TEXTS) == {"c4_v220_span_corruption_no_repeats"}
 
 

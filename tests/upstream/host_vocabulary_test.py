@@ -1,4 +1,4 @@
-"""A vocabulary that the host decodes, not the graph."""
+"""A vocabulary that decodes on the host, not in the graph."""
 
 import copy
 import pickle
@@ -10,7 +10,7 @@ from mtf_switch.upstream.host_vocabulary import HostDecodedVocabulary
 
 def test_a_host_decoded_vocabulary_hides_decode_tf_and_nothing_else():
     vocabulary = seqio.ByteVocabulary()
-    # What Mesh TF asks before it decodes inside the graph.
+    # Mesh TF makes this check before it decodes inside the graph.
     assert hasattr(vocabulary, "decode_tf")
     hidden = HostDecodedVocabulary(vocabulary)
     for copied in (hidden, copy.deepcopy(hidden), pickle.loads(pickle.dumps(hidden))):

@@ -1,6 +1,6 @@
 """How and when repairs are made.
 
-What depends on the order of imports runs in processes of its own. They take some seconds
+Tests that depend on the order of imports run in separate processes. They take some seconds
 each, so one process checks several things.
 """
 
@@ -90,7 +90,7 @@ def test_mesh_tensorflow_imports_after_the_package_even_where_it_failed_before()
         SPEAK,
     )
     check_report(out)
-    # The silence of the next test is not for lack of noise.
+    # The next test is silent, although there is something to print.
     for line in ("old, says Python", "soon to go, says TensorFlow", "a real error", "oneDNN"):
         assert line in err
 

@@ -27,7 +27,7 @@ def test_the_rest_of_tensorflow_stays_as_it_is_for_utils():
 @pytest.mark.parametrize("repaired", [False, True])
 @pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
 def test_an_all_to_all_sends_what_it_is_given(monkeypatch, dtype, repaired):
-    """Upstream rounds float32 to bfloat16 on the way; precision_test has whole models."""
+    """Upstream rounds float32 to bfloat16 on the way. precision_test tests whole models."""
     if not repaired:
         original = load_from_disk(simd_mesh_impl).SimdMeshImpl
         monkeypatch.setattr(simd_mesh_impl.SimdMeshImpl, "alltoall", original.alltoall)

@@ -1,4 +1,4 @@
-"""Sums that layers send out of the loop over microbatches."""
+"""Sums that layers pass out of the loop over microbatches."""
 
 import mesh_harness
 import mesh_tensorflow as mtf

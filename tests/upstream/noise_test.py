@@ -50,7 +50,7 @@ def test_noise_has_the_distribution_that_was_asked_for():
 
 
 def seen_by_each_core(build_noise):
-    """[4 cores, 3]: noise [3] that is not split, as each of four cores has it."""
+    """Returns [4 cores, 3]: noise [3] that is not split, on each of four cores."""
 
     def build(mesh):
         rows = mtf.ones(mesh, [mtf.Dimension("batch", 4)])
@@ -73,9 +73,9 @@ def test_cores_that_hold_different_parts_have_different_noise():
 
 
 def looped_noise(**mesh):
-    """[batch 8, rep 3]: one noise [rep] of each of 4 microbatches, on each of its rows.
+    """Returns [batch 8, rep 3]: noise [rep] of each of 4 microbatches, on each of its rows.
 
-    Mesh TF deals rows out: rows 0 and 4 are in the first microbatch.
+    Mesh TF puts rows 0 and 4 into the first microbatch.
     """
 
     def build(mesh):
@@ -96,7 +96,7 @@ def looped_noise(**mesh):
 
 @pytest.fixture(params=["loops of TensorFlow 1", "loops of TensorFlow 2"])
 def either_loop(request):
-    """Mesh TF makes the one or the other: tf.disable_v2_behavior() decides."""
+    """Mesh TF makes either kind of loop, depending on tf.disable_v2_behavior()."""
     before = tf.control_flow_v2_enabled()
     switch = tf.disable_control_flow_v2 if "1" in request.param else tf.enable_control_flow_v2
     switch()
@@ -116,13 +116,13 @@ def test_microbatches_differ_and_the_cores_and_runs_of_each_agree(devices):
     assert not np.isin(later, rows).any()
 
 
-# ---- random numbers on a TPU: one program, which is told the number of its core
+# ---- random numbers on a TPU: one program, which gets the number of its core
 
 
 def noise_of_cores(step=0, seed=0, fn=mtf.random_uniform, **kwargs):
-    """Noise [batch 4, 3] over the axis data of a mesh data:2,model:2: [4 cores, 2, 3].
+    """Returns noise [batch 4, 3] over the axis data of a mesh data:2,model:2: [4 cores, 2, 3].
 
-    Also the types of the operations that make it.
+    It also returns the types of the operations that make it.
     """
     with tf.Graph().as_default() as graph, tf.Session() as session:
         tf.set_random_seed(seed)

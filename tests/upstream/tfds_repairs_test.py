@@ -1,4 +1,4 @@
-"""A download from a server that stops to send ends."""
+"""A download ends if the server stops sending."""
 
 from __future__ import annotations
 
