@@ -309,7 +309,7 @@ class SwitchLayer(transformer.TransformerLayer):
             # Mesh TF sums over microbatches, and divides the cross-entropy in the same way.
             loss = routing.aux_loss / context.num_microbatches
             context.losses.append(mtf.cast(loss, context.activation_dtype))
-        if context.mode in _RECORDED_MODES:
+        if _sees_sequences(context):
             router_metrics.record_sums(self._metrics_name(context), routing.sums)
 
     def _metrics_name(self, context: transformer.Context) -> str:
@@ -325,9 +325,15 @@ class SwitchLayer(transformer.TransformerLayer):
             )
 
 
-# Mesh TF's modes in which a layer sees whole sequences: training, evaluation, scoring, and the
-# encoder before decoding.
-_RECORDED_MODES = ("train", "eval", "score", tf.estimator.ModeKeys.PREDICT)
+def _sees_sequences(context: transformer.Context) -> bool:
+    """Whether the tokens of the call are all of the sequences, or the prompts before decoding.
+
+    Not while decoding token by token, nor in the first part of a decoder that has an encoder,
+    whose results Mesh TF discards.
+    """
+    if context.mode == "first_part":
+        return context.encoder_output is None
+    return context.mode in ("train", "eval", "score", tf.estimator.ModeKeys.PREDICT)
 
 
 def _get_capacity_mode(context: transformer.Context) -> CapacityMode:
