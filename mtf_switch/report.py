@@ -39,6 +39,11 @@ class Report:
     documents: Mapping[str, str] = dataclasses.field(default_factory=dict)
     plots: Mapping[str, Callable[[Figure], None]] = dataclasses.field(default_factory=dict)
 
+    @property
+    def file_names(self) -> list[str]:
+        """The names of the files that `write` writes."""
+        return [f"{self.name}.json", *self.documents, *self.plots]
+
     def to_json(self) -> str:
         """Returns `data` as indented JSON."""
         return json.dumps(self.data, indent=2)

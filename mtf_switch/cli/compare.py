@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from mtf_switch.cli import flags
+from mtf_switch.cli import file_flags, flags
 from mtf_switch.config import saved_config
 
 
@@ -38,8 +38,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         default="Base",
         help="rows of Table 5 to print as well (default: %(default)s)",
     )
-    parser.add_argument(
-        "--output_dir", metavar="O", help="folder for compare.md and compare.json"
+    file_flags.add_report_folder(
+        parser,
+        "folder for compare.md and compare.json, or speed_ups.md and speed_ups.json",
+        [f"{name}.{ending}" for name in ("compare", "speed_ups") for ending in ("md", "json")],
     )
     flags.add_check(parser, _check_models)
     return parser
@@ -71,8 +73,7 @@ def _compare_scores(options: argparse.Namespace, tasks: Sequence[str]) -> None:
 
     rows = comparison.compare_models(options.models, tasks, options.split)
     report = comparison.make_report(rows, options.models, options.paper)
-    if options.output_dir:
-        report.write(options.output_dir)
+    file_flags.write_report(options, report)
     print(report.text)
     print(
         "The brackets hold 95% bootstrap intervals over the examples (1,000 draws). Each model "
@@ -85,8 +86,7 @@ def _compare_perplexities(options: argparse.Namespace, tasks: Sequence[str]) -> 
 
     results = speed_up_report.compare_curves(options.models, tasks, options.split)
     report = speed_up_report.make_report(results)
-    if options.output_dir:
-        report.write(options.output_dir)
+    file_flags.write_report(options, report)
     print(report.text)
     print(
         "Speed-up: the last step (or time) of the first model, divided by the step (or time) "

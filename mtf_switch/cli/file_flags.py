@@ -1,10 +1,16 @@
-"""The flags of `predict` and `score` for text files, which are read before the command runs."""
+"""The flags for text files and folders that commands read and write.
+
+Input files are read, and output files are checked, before the command runs.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 
 from mtf_switch.cli import flags
+from mtf_switch.report import Report
 from mtf_switch.runs import text_lines
 from mtf_switch.runs.output_files import OutputFile
 
@@ -55,3 +61,45 @@ def add_output(parser: argparse.ArgumentParser, meaning: str) -> None:
 def get_output(options: argparse.Namespace) -> OutputFile:
     """Returns the file that `--output_file` names."""
     return OutputFile(options.output_file, options.command, options.overwrite)
+
+
+def add_report_folder(
+    parser: argparse.ArgumentParser, meaning: str, names: Sequence[str]
+) -> None:
+    """Adds `--output_dir` for the files of a Report, and `--overwrite`.
+
+    Args:
+      parser: The parser of a command.
+      meaning: The content of the folder, for the help text.
+      names: The names of all files that the command may write there.
+    """
+    parser.add_argument("--output_dir", metavar="O", help=meaning)
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace files of these names even if this command did not write them",
+    )
+
+    def check(options: argparse.Namespace) -> None:
+        for file in _list_files(options, names):
+            if os.path.exists(file.path):
+                file.check()
+
+    flags.add_check(parser, check)
+
+
+def write_report(options: argparse.Namespace, report: Report) -> None:
+    """Writes a report into the folder that `--output_dir` names, if it is given."""
+    if options.output_dir:
+        report.write(options.output_dir)
+    for file in _list_files(options, report.file_names):
+        file.remember()
+
+
+def _list_files(options: argparse.Namespace, names: Sequence[str]) -> list[OutputFile]:
+    if not options.output_dir:
+        return []
+    return [
+        OutputFile(os.path.join(options.output_dir, name), options.command, options.overwrite)
+        for name in names
+    ]

@@ -1,4 +1,4 @@
-"""Writes the output files of `predict`, `score` and `superglue`, whose paths users choose.
+"""Writes the output files of commands, such as `predict`, whose paths users choose.
 
 A file from another program or another command is replaced only on request. The project's cache
 records the path and the content of each written file.
@@ -75,7 +75,7 @@ class OutputFile:
             with open(self.path, "w", encoding="utf-8", newline="\n") as file:
                 file.write(text)
         if os.path.isfile(self.path):
-            self._remember()
+            self.remember()
 
     def _is_replaceable(self) -> bool:
         """Whether a new file can take the place of this one.
@@ -93,7 +93,8 @@ class OutputFile:
         key = text_cache.cache_key(identity)
         return text_cache.cache_directory() / "outputs" / f"{key}.json"
 
-    def _remember(self) -> None:
+    def remember(self) -> None:
+        """Records that the command has written the file as it is now."""
         # Without a cache, the next call requires --overwrite.
         with contextlib.suppress(OSError):
             record = self._record()

@@ -36,6 +36,10 @@ MISTAKES = {
     ("eval", "--model_dir={0}/no"): "holds no config.gin",
     ("superglue", "--model_dir={0}/no", "--output_dir={0}"): "holds no config.gin",
     ("compare", "--models", "{0}/run", "{0}/no", "--tasks=x"): "{0}/no holds no config.gin",
+    (
+        *("compare", "--models", "{0}/run", "--tasks=x"),
+        "--output_dir={0}/notes",
+    ): "notes/compare.md exists, and compare did not write it",
     ("predict", "--model_dir={0}/cut", *FILES): "{0}/cut/config.gin is empty or cut off",
     (
         *("finetune", "--task=x", "--model_dir={0}/new"),
@@ -104,6 +108,8 @@ def folder(tmp_path_factory) -> Path:
     cut.write_text(cut.read_text()[:-3])
     (folder / "a.txt").write_text("a\n")
     (folder / "two.txt").write_text("a\nb\n")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "compare.md").write_text("mine\n")
     return folder
 
 

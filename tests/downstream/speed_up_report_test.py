@@ -37,6 +37,8 @@ def test_the_command_prints_speed_ups_over_the_first_model(
         f"| {TASK} | slow | 300 | -3.5000 | not reached | not reached |",
     ]
     assert (output / "speed_ups.md").read_text().strip() in outcome.out
+    # It replaces its own files.
+    assert tiny.command("compare", *arguments).code == 0
     (result,) = json.loads((output / "speed_ups.json").read_text())
     assert (result["in_steps"], result["in_time"]) == ([2.0, None], [2.0, None])
 
