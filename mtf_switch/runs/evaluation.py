@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mtf_switch.config import saved_config
 from mtf_switch.layers.router_metrics import RouterMetrics
 from mtf_switch.report import Report
 from mtf_switch.runs import (
@@ -85,6 +86,10 @@ def evaluate(
     """
     checkpoint = checkpoint or saved_checkpoints.find_latest(run.model_dir)
     runner = estimator.build(run)
+    task, limit = (
+        run.settings.task,
+        None if batches is None else batches * run.settings.batch_size,
+    )
     input_fn = input_fn or data.make_eval_input_fn(run.settings, split, batches)
     with saved_checkpoints.explain_errors(run.model_dir):
         results = runner.evaluate(
@@ -92,10 +97,21 @@ def evaluate(
             steps=batches,
             hooks=[CheckShapesHook(checkpoint)],
             checkpoint_path=checkpoint,
-            name=split,
+            # The folder of TensorBoard's curve: eval_validation for the whole split.
+            name="-".join(_name_data(task, split, limit, _own_task(run))) or split,
         )
-    limit = None if batches is None else batches * run.settings.batch_size
-    return _to_evaluation(run.settings.task, split, limit, results)
+    return _to_evaluation(task, split, limit, results)
+
+
+def _own_task(run: Run) -> str:
+    return saved_config.read_task(run.model_dir) or run.settings.task
+
+
+def _name_data(task: str, split: str, limit: int | None, own_task: str) -> list[str]:
+    """Names what differs from the whole validation split of the run's own task."""
+    parts = [task] if task != own_task else []
+    parts += [split] if split != VALIDATION else []
+    return parts + ([f"first{limit}"] if limit is not None else [])
 
 
 def _to_evaluation(
@@ -143,12 +159,9 @@ def report_name(result: Evaluation, own_task: str, latest_step: int) -> str:
       own_task: The task on which the model was trained.
       latest_step: Step of the latest checkpoint.
     """
-    parts = ["eval"]
-    parts += [result.task] if result.task != own_task else []
-    parts += [result.split] if result.split != VALIDATION else []
-    parts += [f"first{result.limit}"] if result.limit is not None else []
-    parts += [str(result.step)] if result.step != latest_step else []
-    return "-".join(parts)
+    data_parts = _name_data(result.task, result.split, result.limit, own_task)
+    step_parts = [str(result.step)] if result.step != latest_step else []
+    return "-".join(["eval", *data_parts, *step_parts])
 
 
 def make_report(result: Evaluation, name: str = "eval") -> Report:

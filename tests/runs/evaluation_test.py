@@ -185,6 +185,9 @@ def test_another_task_split_and_number_of_batches(
     arguments = ("--split=test", "--eval_batches=1", "--checkpoint_steps=3")
     part = evaluate(tiny, model_dir, f"--task={other_task}", *arguments)
     assert part.result["step"] == 3
+    # So do TensorBoard's curves.
+    curves = {path.name for path in model_dir.glob("eval_*")}
+    assert curves == {f"eval_{other_task}", f"eval_{other_task}-test-first{BATCH}"}
     assert f"{BATCH} (at most {BATCH} were read)" in part.outcome.out
     assert (model_dir / "eval.json").read_text() == "the whole evaluation of its own task"
     assert {whole.name, part.name} == {
