@@ -151,6 +151,16 @@ def test_inputs_and_targets_may_have_vocabularies_of_their_own(
     ).read_bytes() == other_vocabulary.read_bytes()
 
 
+def test_a_folder_that_is_not_on_this_machine(trained: Path) -> None:
+    """TensorFlow's file system in memory stands for gs://."""
+    model, _ = kept_vocabulary.find(str(trained))
+    for name in ("config.gin", "checkpoint"):
+        saved_config.write_file("ram://far/run", name, (trained / name).read_bytes())
+    kept_vocabulary.write("ram://far/run", (model, model))
+    assert kept_vocabulary.find("ram://far/run") == (model, model)
+    assert kept_vocabulary.find("ram://far/none") is None
+
+
 @pytest.mark.parametrize(
     "binding", ["sha256 = 5", "sentinels = 'many'", "sentinels = [1, 2, 3]"]
 )
