@@ -185,6 +185,14 @@ def bind(name: str, value: Any) -> None:
         gin.bind_parameter(name, value)
 
 
+def find_value(name: str) -> Any:
+    """Returns the value that is bound to a parameter, and None if there is none."""
+    try:
+        return gin.query_parameter(name)
+    except ValueError:
+        return None
+
+
 def to_text() -> str:
     """Returns the whole configuration as gin text. To parse it again gives the same text."""
     lines = gin.config_str(max_line_length=1000).splitlines()

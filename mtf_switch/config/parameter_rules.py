@@ -120,11 +120,11 @@ declare("devices", value=_SIZE.or_none())
 declare("mesh", data=_SIZE, model=_SIZE)
 declare(
     "run_vocabulary",
-    sha256=Rule("a SHA-256, or those of inputs and targets", _one_or_pair(text())),
+    sha256=Rule("a SHA-256, or those of inputs and targets", _one_or_pair(text())).or_none(),
     sentinels=Rule(
         "a whole number of at least 0, or those of inputs and targets",
         _one_or_pair(value_rules.whole(0)),
-    ),
+    ).or_none(),
 )
 declare("task_vocabulary", source=text().or_none(), sentinels=value_rules.whole(0))
 declare("tfds_data", data_dir=Rule("a folder", _is_folder).or_none())

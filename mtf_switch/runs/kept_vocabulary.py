@@ -103,18 +103,19 @@ def find(model_dir: str) -> Pair | None:
     if not saved_config.is_started(model_dir):
         return None
     values = saved_config.read_values(model_dir, _CONFIGURABLE)
-    if not values:
+    if values.get("sha256") is None:
         return None
     source = f"{os.path.join(model_dir, 'config.gin')}: {_CONFIGURABLE}"
+    values.setdefault("sentinels", "missing")
     value_rules.check_all(source, value_rules.DECLARED[_CONFIGURABLE], values)
-    hashes, sentinels = values["sha256"], values["sentinels"]
-    if isinstance(hashes, str):
-        model = _read_kept(model_dir, FILE, hashes, sentinels)
-        return model, model
-    inputs, targets = (
-        _read_kept(model_dir, *kept) for kept in zip(_PAIR_FILES, hashes, sentinels)
-    )
+    hashes, sentinels = _make_pair(values["sha256"]), _make_pair(values["sentinels"])
+    names = (FILE, FILE) if isinstance(values["sha256"], str) else _PAIR_FILES
+    inputs, targets = (_read_kept(model_dir, *kept) for kept in zip(names, hashes, sentinels))
     return inputs, targets
+
+
+def _make_pair(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else (value, value)
 
 
 def _read_kept(model_dir: str, name: str, sha256: str, sentinels: int) -> VocabularyModel:
@@ -176,10 +177,22 @@ def _by_file(models: Pair) -> dict[str, VocabularyModel]:
 
 
 def bind(models: Pair) -> None:
-    """Binds the hashes and sentinels of a run's vocabularies, so that config.gin has them."""
+    """Binds the hashes and sentinels of a run's vocabularies, so that config.gin has them.
+
+    Raises:
+      UserError: If other hashes are bound, as by the config.gin of another run.
+    """
     kept = list(_by_file(models).values())
     hashes, sentinels = [m.sha256 for m in kept], [m.sentinels for m in kept]
     is_one = len(kept) == 1
+    bound = gin_config.find_value(f"{_CONFIGURABLE}.sha256")
+    if bound is not None and list(_make_pair(bound)) != [model.sha256 for model in models]:
+        raise UserError(
+            f"The configuration is for the vocabulary with the SHA-256 {bound}, but this run "
+            f"has {'; '.join(f'{model.origin} ({model})' for model in kept)}. Pass the "
+            "vocabulary.model of the run that the configuration is from as --vocabulary, or "
+            f"accept this one: --gin_param='{_CONFIGURABLE}.sha256 = None'."
+        )
     gin_config.bind(f"{_CONFIGURABLE}.sha256", hashes[0] if is_one else hashes)
     gin_config.bind(f"{_CONFIGURABLE}.sentinels", sentinels[0] if is_one else sentinels)
 

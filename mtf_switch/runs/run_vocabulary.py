@@ -7,17 +7,17 @@ import os
 import sys
 from typing import Any
 
-import gin
 import seqio
 
-from mtf_switch.config import saved_config
+from mtf_switch.config import gin_config, saved_config
 from mtf_switch.errors import UserError
 from mtf_switch.runs import kept_vocabulary, registered_tasks
 from mtf_switch.runs.kept_vocabulary import Pair, VocabularyModel
-from tasks import task_vocabulary
+from mtf_switch.runs.run import Run
+from tasks import pretraining, task_vocabulary
 from tasks.text_vocabulary import TextVocabulary
 
-_OTHER_TASK = "Evaluate another task, or a model that was trained with this vocabulary."
+_OTHER_TASK = "Choose another task, or a model with the vocabulary of this one."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,9 @@ def _choose_configured(
         vocabulary = task_vocabulary.task_vocabulary()
         registered_tasks.check_vocabulary(task, vocabulary)
         return ChosenVocabulary((vocabulary, vocabulary))
-    vocabulary = registered_tasks.prepare_task(task)
+    ignores_gin = asked is None and _is_older_run_on_text(model_dir, task)
+    of_corpus = _find_corpus_vocabulary(task) if ignores_gin else None
+    vocabulary = registered_tasks.prepare_task(task, of_corpus)
     if asked is not None:
         _check_is_used(asked, task, vocabulary)
     elif saved_config.is_started(model_dir):
@@ -93,6 +95,18 @@ def _choose_configured(
                 file=sys.stderr,
             )
     return ChosenVocabulary(vocabulary)
+
+
+def _is_older_run_on_text(model_dir: str, task: str) -> bool:
+    """Whether a run, which keeps no vocabulary, was trained on this task."""
+    before = saved_config.read_values(model_dir, "MIXTURE_NAME")
+    return saved_config.is_started(model_dir) and before.get("") == task
+
+
+def _find_corpus_vocabulary(task: str) -> seqio.Vocabulary | None:
+    """Returns the vocabulary of a corpus, which earlier versions used whatever gin said."""
+    corpus = pretraining.find_corpus(task)
+    return pretraining.CorpusVocabulary(corpus) if corpus else None
 
 
 def _check_is_used(asked: str, task: str, vocabulary: Any) -> None:
@@ -108,21 +122,14 @@ def _check_is_used(asked: str, task: str, vocabulary: Any) -> None:
 def _identify_asked(kept: Pair) -> tuple[VocabularyModel | None, ...]:
     """Identifies the vocabulary in gin. It has the run's sentinels unless gin binds them."""
     model = identify(task_vocabulary.task_vocabulary())
-    if model is None or _query("task_vocabulary.sentinels") is not None:
+    if model is None or gin_config.find_value("task_vocabulary.sentinels") is not None:
         return (model, model)
     return tuple(dataclasses.replace(model, sentinels=own.sentinels) for own in kept)
 
 
-def _query(name: str) -> Any:
-    try:
-        return gin.query_parameter(name)
-    except ValueError:  # not bound
-        return None
-
-
 def _find_asked_source(model_dir: str) -> str | None:
     """Returns the vocabulary that this command asks for, unless the model_dir asked for it."""
-    source = _query("task_vocabulary.source")
+    source = gin_config.find_value("task_vocabulary.source")
     before = saved_config.read_values(model_dir, "task_vocabulary")
     return None if source == before.get("source") else source
 
@@ -148,7 +155,7 @@ def identify(vocabulary: seqio.Vocabulary) -> VocabularyModel | None:
     return kept_vocabulary.read(vocabulary.sentencepiece_model_file, vocabulary.extra_ids)
 
 
-def keep(run: Any) -> bool:
+def keep(run: Run) -> bool:
     """Makes a run keep its vocabulary, before its first step.
 
     For a new run, this writes the vocabulary into the model_dir, and binds its hash for
@@ -159,15 +166,17 @@ def keep(run: Any) -> bool:
 
     Returns:
       Whether the run has a vocabulary that is compared by its content.
+
+    Raises:
+      UserError: If the configuration has the hash of another one.
     """
     if saved_config.is_started(run.model_dir):
         models = kept_vocabulary.find(run.model_dir)
     else:
         models = tuple(map(identify, _pair(run.vocabulary)))
-        if None in models:
-            return False
-        kept_vocabulary.write(run.model_dir, models)
-    if models is None:
+    if models is None or None in models:
         return False
     kept_vocabulary.bind(models)
+    if not saved_config.is_started(run.model_dir):
+        kept_vocabulary.write(run.model_dir, models)
     return True

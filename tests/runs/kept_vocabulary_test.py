@@ -142,7 +142,7 @@ def test_inputs_and_targets_may_have_vocabularies_of_their_own(
         kept_vocabulary.read(str(other_vocabulary), 3),
     )
     kept_vocabulary.write(str(model_dir), pair)
-    saved_config.load(str(model_dir))
+    saved_config.load(str(model_dir), [], ["run_vocabulary.sha256 = None"])
     kept_vocabulary.bind(pair)
     (model_dir / "config.gin").write_text(gin_config.to_text())
     assert kept_vocabulary.find(str(model_dir)) == pair
@@ -159,6 +159,22 @@ def test_a_folder_that_is_not_on_this_machine(trained: Path) -> None:
     kept_vocabulary.write("ram://far/run", (model, model))
     assert kept_vocabulary.find("ram://far/run") == (model, model)
     assert kept_vocabulary.find("ram://far/none") is None
+
+
+def test_the_configuration_of_another_run_needs_its_vocabulary(
+    tiny: TinyRun, trained: Path, other_vocabulary: Path, tmp_path: Path
+) -> None:
+    """A run is repeated with its config.gin."""
+    lines = (trained / "config.gin").read_text().splitlines(keepends=True)
+    repeated = tmp_path / "repeated.gin"
+    repeated.write_text("".join(lines))
+    arguments = ("train", f"--gin_file={repeated}", f"--model_dir={tmp_path / 'new'}")
+    outcome = tiny.command(*arguments, f"--vocabulary={other_vocabulary}")
+    assert outcome.code == 1
+    own = kept_vocabulary.find(str(trained))[0].sha256
+    assert f"The configuration is for the vocabulary with the SHA-256 {own}" in outcome.err
+    assert f"this run has {other_vocabulary} (SHA-256 " in outcome.err
+    assert not list((tmp_path / "new").glob("*.model"))
 
 
 @pytest.mark.parametrize(

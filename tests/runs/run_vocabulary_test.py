@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import seqio
-from tiny_run import copy_of, made_up_text
+from tiny_run import TinyRun, copy_of, made_up_text
 
 from mtf_switch.config import gin_config, saved_config
 from mtf_switch.errors import UserError
@@ -78,8 +78,8 @@ def test_a_task_that_insists_on_another_vocabulary_is_refused(
     )
     assert str(caught.value) == (
         f"Task 'task_of_others' has another vocabulary ({other}), but the model reads text with "
-        f"{trained}/vocabulary.model ({kept}). Evaluate another task, or a model that was "
-        "trained with this vocabulary."
+        f"{trained}/vocabulary.model ({kept}). Choose another task, or a model with the "
+        "vocabulary of this one."
     )
 
 
@@ -136,6 +136,21 @@ def test_a_model_that_keeps_none_takes_the_one_that_is_given(
     assert chosen.vocabulary[0].vocab_size == 356
     assert not cache.exists()
     assert capsys.readouterr().err == ""
+
+
+def test_an_older_run_on_text_has_the_vocabulary_of_its_text_whatever_it_was_given(
+    tiny: TinyRun, without_vocabulary: Path, text_vocabulary: Path, monkeypatch, capsys
+) -> None:
+    """Earlier versions ignored --vocabulary for text, and wrote it into config.gin."""
+    with (without_vocabulary / "config.gin").open("a") as file:
+        file.write(f"task_vocabulary.source = '{text_vocabulary}'\n")
+    monkeypatch.setenv("MTF_SWITCH_CACHE", tiny.environment["MTF_SWITCH_CACHE"])
+    saved_config.load(str(without_vocabulary))
+    chosen = run_vocabulary.choose(str(without_vocabulary), "text_files")
+    assert chosen.vocabulary[0].vocab_size == 400
+    said = capsys.readouterr().err
+    assert f"{without_vocabulary} does not keep the vocabulary" in said
+    assert "vocabulary_300.model (SHA-256 " in said
 
 
 def test_a_vocabulary_for_a_task_with_one_of_its_own_is_refused(
