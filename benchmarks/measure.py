@@ -32,8 +32,8 @@ class Competitor:
     """An implementation that can be timed.
 
     Attributes:
-      seconds: a function that runs one step and returns its time in seconds.
-      close: a function that releases resources.
+      seconds: A function that runs one step and returns its time in seconds.
+      close: A function that releases resources.
       versions: package -> version, for packages that only the competitor uses.
     """
 
@@ -81,12 +81,12 @@ def time_in_another_process(
     """Makes a competitor of transformers, which `hf_worker.py` runs with another Python.
 
     Args:
-      python: the path of the interpreter.
-      what: the part to time, a layer or a training step.
-      setting: the sizes: the fields of sizes.Layer or sizes.Model.
+      python: The path of the interpreter.
+      what: The part to time, a layer or a training step.
+      setting: The sizes: the fields of sizes.Layer or sizes.Model.
 
     Raises:
-      UserError: if that environment cannot run it.
+      UserError: If that environment cannot run it.
     """
     command = [python, str(_FOLDER / "hf_worker.py"), what, json.dumps(setting)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -193,10 +193,10 @@ def run_benchmark(
     """Runs a benchmark and prints each result as JSON at once, or all of them as a table.
 
     Args:
-      name: the name of the benchmark, for errors.
-      options: the parsed options.
-      measure: yields the results.
-      format_results: formats all results as a table.
+      name: The name of the benchmark, for errors.
+      options: The parsed options.
+      measure: Yields the results.
+      format_results: Formats all results as a table.
 
     Returns:
       The exit code: 0, or 2 after an error in the options, which is printed in one line.

@@ -14,8 +14,8 @@ class Layer:
 
     Attributes:
       experts: E, the number of experts.
-      capacity_factor: the capacity factor in training.
-      dtype: the dtype of the activations.
+      capacity_factor: The capacity factor in training.
+      dtype: The dtype of the activations.
       tokens: T, the number of tokens per step.
       group_size: S, the number of tokens per group.
       d_model: M, the model dimension.
@@ -37,17 +37,17 @@ class Model:
 
     Attributes:
       experts: E, the number of experts.
-      batch_size: sequences per step.
-      inputs: input tokens per sequence.
-      targets: target tokens per sequence.
+      batch_size: Sequences per step.
+      inputs: Input tokens per sequence.
+      targets: Target tokens per sequence.
       d_model: M, the model dimension.
       d_ff: F, the hidden units of an expert and of a dense layer.
-      blocks: blocks in each of encoder and decoder; an even number.
-      heads: attention heads, of 64 dimensions each.
-      vocabulary: the size of the vocabulary.
+      blocks: Blocks in each of encoder and decoder; an even number.
+      heads: Attention heads, of 64 dimensions each.
+      vocabulary: The size of the vocabulary.
       group_size: S, the number of tokens per group.
-      capacity_factor: the capacity factor in training.
-      dtype: the dtype of the activations.
+      capacity_factor: The capacity factor in training.
+      dtype: The dtype of the activations.
     """
 
     experts: int

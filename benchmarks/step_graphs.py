@@ -33,7 +33,7 @@ def configure_competitor(competitor: str, setting: sizes.Model) -> None:
 
     Args:
       competitor: "dense", "upstream", or a dispatch method of SwitchFFN.
-      setting: the sizes.
+      setting: The sizes.
     """
     params = {
         "MIXTURE_NAME": "'random'",

@@ -46,7 +46,7 @@ def measure_layers(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yields one result for each competitor and setting.
 
     Raises:
-      UserError: if the sizes do not divide.
+      UserError: If the sizes do not divide.
     """
     logs.show_errors_only()
     # This import takes seconds, and parsing the options does not need it.

@@ -42,7 +42,7 @@ def measure_steps(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yields a result for each competitor; for sparse ones, one for each number of experts.
 
     Raises:
-      UserError: if the sizes do not divide.
+      UserError: If the sizes do not divide.
     """
     logs.show_errors_only()
     # This import takes seconds, and parsing the options does not need it.

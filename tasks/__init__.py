@@ -19,11 +19,11 @@ def register(vocabulary: Any | None = None) -> None:
     vocabulary, and the folder with TFDS's data.
 
     Args:
-      vocabulary: the vocabulary of all these tasks, such as that of an existing run; None for
+      vocabulary: The vocabulary of all these tasks, such as that of an existing run; None for
         what gin configures.
 
     Raises:
-      UserError: if gin's values describe no valid corpus, or the folder does not exist.
+      UserError: If gin's values describe no valid corpus, or the folder does not exist.
     """
     from tasks import (
         c4,
@@ -62,10 +62,10 @@ def prepare_text(name: str) -> None:
     does not download TFDS's data: see `tasks.tfds_data`.
 
     Args:
-      name: a registered task or mixture.
+      name: A registered task or mixture.
 
     Raises:
-      UserError: if there is no such task or mixture, or its text cannot be prepared.
+      UserError: If there is no such task or mixture, or its text cannot be prepared.
     """
     from tasks import embedded_tasks, pretraining
 
@@ -77,7 +77,7 @@ def text_versions(name: str) -> dict[str, dict[str, str]]:
     """Returns what decides the text of a task or mixture, if it uses this project's text.
 
     Args:
-      name: a registered task or mixture.
+      name: A registered task or mixture.
 
     Returns:
       For "text_files", the SHA-256 of each file by its path; for "embedded_text", the version

@@ -25,7 +25,7 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
     """Registers `c4_v220_span_corruption_no_repeats`.
 
     Args:
-      vocabulary: the task's vocabulary, or None for T5's.
+      vocabulary: The task's vocabulary, or None for T5's.
     """
     add_span_corruption_task(
         NO_REPEATS,
@@ -44,10 +44,10 @@ def add_span_corruption_task(
     """Registers T5's span corruption, and replaces an earlier task with the same name.
 
     Args:
-      name: the task's name.
-      source: examples with the field "text".
-      output_features: the result of `text_to_text.make_features`.
-      token_preprocessors: further preprocessors of the tokenized text, applied before seqio
+      name: The task's name.
+      source: Examples with the field "text".
+      output_features: The result of `text_to_text.make_features`.
+      token_preprocessors: Further preprocessors of the tokenized text, applied before seqio
         caches it.
     """
     seqio.TaskRegistry.remove(name)

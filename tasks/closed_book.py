@@ -34,7 +34,7 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
     """Registers the three tasks, and their mixture in proportion to their sizes.
 
     Args:
-      vocabulary: their vocabulary, or None for T5's.
+      vocabulary: Their vocabulary, or None for T5's.
     """
     features = text_to_text.make_features(vocabulary)
     for name, tfds_name, test, text_format, metric in (
@@ -86,9 +86,9 @@ def _make_text_format(
     """Returns the preprocessor of a data set.
 
     Args:
-      prefix: the beginning of the inputs.
-      get_answers: returns all correct answers of an example, [n] strings.
-      get_target: returns the answer to learn; by default, the first correct answer.
+      prefix: The beginning of the inputs.
+      get_answers: Returns all correct answers of an example, [n] strings.
+      get_target: Returns the answer to learn; by default, the first correct answer.
     """
 
     def format_example(example):

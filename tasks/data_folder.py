@@ -13,10 +13,10 @@ def check_exists(data_dir: str, is_folder: Callable[[str], bool] = os.path.isdir
 
     Args:
       data_dir: The folder.
-      is_folder: returns whether a path is a folder.
+      is_folder: Returns whether a path is a folder.
 
     Raises:
-      UserError: if the folder does not exist.
+      UserError: If the folder does not exist.
     """
     if not is_folder(data_dir):
         raise UserError(

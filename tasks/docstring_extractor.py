@@ -44,7 +44,7 @@ def extract_docstrings(source: bytes) -> list[tuple[str, str]]:
     The list is empty if the file is too large or is not valid Python.
 
     Args:
-      source: the bytes of the file, in the encoding that it declares.
+      source: The bytes of the file, in the encoding that it declares.
     """
     if len(source) > MAX_SOURCE_BYTES:
         return []

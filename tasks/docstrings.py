@@ -45,9 +45,9 @@ class Package:
     """One installed distribution.
 
     Attributes:
-      name: canonical name (lower case, with dashes).
-      version: the installed version, which may differ from requirements.txt.
-      distribution: the metadata and the list of files.
+      name: Canonical name (lower case, with dashes).
+      version: The installed version, which may differ from requirements.txt.
+      distribution: The metadata and the list of files.
     """
 
     name: str
@@ -70,11 +70,11 @@ class Docstring:
     """One docstring and its place.
 
     Attributes:
-      package: canonical name of the distribution.
-      module: dotted name of the module, such as "seqio.utils".
-      name: the documented name within the module, such as "LazyTfdsLoader.load", or "" if the
+      package: Canonical name of the distribution.
+      module: Dotted name of the module, such as "seqio.utils".
+      name: The documented name within the module, such as "LazyTfdsLoader.load", or "" if the
         docstring is the module's own.
-      text: the docstring itself.
+      text: The docstring itself.
     """
 
     package: str
@@ -88,8 +88,8 @@ class Docstrings:
     """The docstrings of the installed packages that a requirements file names.
 
     Attributes:
-      requirements: a requirements file in pip's format.
-      search_path: folders that hold installed packages, or None for `sys.path`.
+      requirements: A requirements file in pip's format.
+      search_path: Folders that hold installed packages, or None for `sys.path`.
     """
 
     requirements: Path = REQUIREMENTS
@@ -125,7 +125,7 @@ class Docstrings:
         """Returns the named packages that are installed, sorted by name.
 
         Raises:
-          UserError: if the requirements file is missing or not in pip's format.
+          UserError: If the requirements file is missing or not in pip's format.
         """
         named = read_pinned_names(self.requirements)
         installed: dict[str, Package] = {}
@@ -150,7 +150,7 @@ def read_pinned_names(requirements: Path) -> set[str]:
     It skips packages whose environment marker excludes this Python or machine.
 
     Raises:
-      UserError: if the file is missing or a line of it is not a requirement.
+      UserError: If the file is missing or a line of it is not a requirement.
     """
     try:
         text = requirements.read_text(encoding="utf-8")

@@ -53,9 +53,9 @@ class Example:
     """A question and its answers as text.
 
     Attributes:
-      inputs: the question.
-      targets: the answer to learn.
-      answers: all correct answers.
+      inputs: The question.
+      targets: The answer to learn.
+      answers: All correct answers.
     """
 
     inputs: str
@@ -67,7 +67,7 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
     """Registers the three tasks and their mixture.
 
     Args:
-      vocabulary: their vocabulary, or None for that of `embedded_text`.
+      vocabulary: Their vocabulary, or None for that of `embedded_text`.
     """
     vocabulary = vocabulary or pretraining.CorpusVocabulary(pretraining.embedded_text())
     features = text_to_text.make_features(vocabulary)
@@ -87,7 +87,7 @@ def prepare_examples(name: str) -> None:
     """Makes the examples of these tasks, if the named task or mixture contains one of them.
 
     Args:
-      name: a registered task or mixture.
+      name: A registered task or mixture.
     """
     for task in seqio.get_subtasks(seqio.get_mixture_or_task(name)):
         if isinstance(task.source, ExamplesSource):
@@ -98,7 +98,7 @@ def make_examples(docstrings: Iterable[Docstring]) -> dict[str, dict[str, list[E
     """Makes the examples of all tasks and splits.
 
     Args:
-      docstrings: all docstrings in a fixed order, including repeats.
+      docstrings: All docstrings in a fixed order, including repeats.
 
     Returns:
       task -> split -> examples.
@@ -221,7 +221,7 @@ def ensure_examples_file() -> Path:
     """Returns the file with all examples, and makes it if it is missing or damaged.
 
     Raises:
-      UserError: if the cache cannot be written.
+      UserError: If the cache cannot be written.
     """
     file = _make_path()
     if not _is_complete(file):

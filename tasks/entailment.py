@@ -28,7 +28,7 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
     """Registers the three rounds and their mixture.
 
     Args:
-      vocabulary: their vocabulary, or None for T5's.
+      vocabulary: Their vocabulary, or None for T5's.
     """
     for name in ROUNDS:
         text_to_text.add_task(

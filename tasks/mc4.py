@@ -36,7 +36,7 @@ def mc4_rate(task: seqio.Task, alpha: float = 0.3) -> float:
     """Returns the mixing rate of a language: n^alpha for n training documents.
 
     Args:
-      task: the task of the language.
+      task: The task of the language.
       alpha: 1 draws languages in proportion to their size, 0 draws them equally often.
     """
     return float(task.num_input_examples("train")) ** alpha
@@ -46,7 +46,7 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
     """Registers the tasks of all languages and their mixture.
 
     Args:
-      vocabulary: their vocabulary, or None for mT5's with 250,000 pieces.
+      vocabulary: Their vocabulary, or None for mT5's with 250,000 pieces.
     """
     vocabulary = vocabulary or TextVocabulary(VOCABULARY, extra_ids=0)
     features = text_to_text.make_features(vocabulary)

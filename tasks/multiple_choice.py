@@ -28,7 +28,7 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
     """Registers `winogrande_xl`, `arc_easy` and `arc_challenge`.
 
     Args:
-      vocabulary: their vocabulary, or None for T5's.
+      vocabulary: Their vocabulary, or None for T5's.
     """
     features = text_to_text.make_features(vocabulary)
     splits = {"train": "train_xl", "validation": "validation", "test": "test"}
@@ -78,9 +78,9 @@ def _format_question(question: tf.Tensor, options: tf.Tensor, answer: tf.Tensor)
     """Returns the inputs and targets of UnifiedQA.
 
     Args:
-      question: string scalar.
+      question: String scalar.
       options: [n] strings, n up to 5.
-      answer: integer scalar, the index of the correct option, or -1 if it is unknown.
+      answer: Integer scalar, the index of the correct option, or -1 if it is unknown.
     """
     letters = tf.constant(_LETTERS)[: tf.size(options)]
     lettered = tf.strings.reduce_join(

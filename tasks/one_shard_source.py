@@ -45,7 +45,7 @@ class OneShardSource(seqio.DataSource):
         """Returns the examples of a split.
 
         Raises:
-          ValueError: if one of several shards is requested.
+          ValueError: If one of several shards is requested.
         """
         if shard_info and shard_info.num_shards > 1:
             raise ValueError(

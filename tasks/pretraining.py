@@ -48,7 +48,7 @@ def embedded_text(vocab_size: int = 4096) -> TextCorpus:
     """Returns the corpus of the pinned packages' docstrings, which needs no download.
 
     Args:
-      vocab_size: number of SentencePiece pieces, not counting the 100 sentinels.
+      vocab_size: Number of SentencePiece pieces, not counting the 100 sentinels.
     """
     return TextCorpus(EMBEDDED_TEXT, files=None, vocab_size=vocab_size)
 
@@ -60,8 +60,8 @@ def text_files(
     """Returns the corpus of the user's own utf-8 text files, or None if `files` is not set.
 
     Args:
-      files: a path or glob, such as 'books/*.txt', or a sequence of them.
-      vocab_size: number of SentencePiece pieces, not counting the 100 sentinels.
+      files: A path or glob, such as 'books/*.txt', or a sequence of them.
+      vocab_size: Number of SentencePiece pieces, not counting the 100 sentinels.
     """
     if files is None:
         return None
@@ -73,7 +73,7 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
     """Registers the text tasks as gin configures them now, and replaces earlier ones.
 
     Args:
-      vocabulary: their vocabulary, or None for that of each corpus.
+      vocabulary: Their vocabulary, or None for that of each corpus.
     """
     for name in get_args(CorpusName):
         seqio.TaskRegistry.remove(name)
@@ -89,7 +89,7 @@ def find_corpus(name: str) -> TextCorpus | None:
       name: "embedded_text" or "text_files"; for any other name, the result is None.
 
     Raises:
-      UserError: for "text_files" without files.
+      UserError: For "text_files" without files.
     """
     if name not in get_args(CorpusName):
         return None
@@ -109,10 +109,10 @@ def prepare_corpora(name: str) -> None:
     A vocabulary is trained on a corpus only if the task has it.
 
     Args:
-      name: a registered task or mixture.
+      name: A registered task or mixture.
 
     Raises:
-      UserError: if there is no such task or mixture, or a corpus cannot be prepared.
+      UserError: If there is no such task or mixture, or a corpus cannot be prepared.
     """
     known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
     if name not in known:
@@ -134,9 +134,9 @@ def add_corpus_task(
     The corpus is prepared only when the task's dataset or vocabulary is used.
 
     Args:
-      name: a name that is not registered yet.
-      corpus: the text.
-      vocabulary: the task's vocabulary, or None for that of the corpus.
+      name: A name that is not registered yet.
+      corpus: The text.
+      vocabulary: The task's vocabulary, or None for that of the corpus.
     """
     vocabulary = vocabulary or CorpusVocabulary(corpus)
     feature = seqio.Feature(vocabulary=vocabulary, add_eos=True)
@@ -178,16 +178,16 @@ def corrupt_spans(
     """Applies T5's span corruption with this module's noise density and span length.
 
     Args:
-      dataset: examples with int32 `targets` [document length].
-      sequence_length: maximum numbers of tokens in `inputs` and `targets`. Segments are cut so
+      dataset: Examples with int32 `targets` [document length].
+      sequence_length: Maximum numbers of tokens in `inputs` and `targets`. Segments are cut so
         that they fill the inputs without padding.
-      output_features: the features of the task.
+      output_features: The features of the task.
 
     Returns:
       Examples with int32 `inputs` and `targets`, without the end of sequence.
 
     Raises:
-      UserError: if the targets would not fit.
+      UserError: If the targets would not fit.
     """
     lengths = dict(sequence_length or {})
     if not {"inputs", "targets"} <= set(lengths):

@@ -15,8 +15,8 @@ def remove_repeats(dataset: tf.data.Dataset, min_tokens: int = 50) -> tf.data.Da
     example separately.
 
     Args:
-      dataset: examples with int32 "targets" [length].
-      min_tokens: length of the shortest run that counts as a repeat.
+      dataset: Examples with int32 "targets" [length].
+      min_tokens: Length of the shortest run that counts as a repeat.
     """
 
     def without_repeats(example):
@@ -32,7 +32,7 @@ def find_repeats(tokens: tf.Tensor, min_tokens: int) -> tf.Tensor:
 
     Args:
       tokens: [length] int32.
-      min_tokens: at least 1.
+      min_tokens: At least 1.
 
     Returns:
       [length] bool, True for the tokens of repeats.

@@ -20,7 +20,7 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
     """Registers `xsum`, from "summarize: <document>" to a summary of one sentence.
 
     Args:
-      vocabulary: the task's vocabulary, or None for T5's.
+      vocabulary: The task's vocabulary, or None for T5's.
     """
     text_to_text.add_task(
         XSUM,

@@ -21,7 +21,7 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
     """Replaces the vocabulary of T5's tasks.
 
     Args:
-      vocabulary: the new vocabulary, or None for T5's.
+      vocabulary: The new vocabulary, or None for T5's.
     """
     vocabulary = vocabulary or text_vocabulary.make_t5_default()
     # All of T5's tasks share these two objects, which are frozen dataclasses.

@@ -31,11 +31,11 @@ class Entry:
     """A task or mixture in the list.
 
     Attributes:
-      name: the registered name.
+      name: The registered name.
       sizes: split -> number of examples, or None if it is unknown.
-      metrics: names of the metrics; empty for a mixture, whose tasks have their own.
+      metrics: Names of the metrics; empty for a mixture, whose tasks have their own.
       ready: "yes", possibly with a remark, or "no" and the reason.
-      parts: number of tasks in a mixture; 0 for a task.
+      parts: Number of tasks in a mixture; 0 for a task.
     """
 
     name: str
@@ -49,7 +49,7 @@ def list_tasks(pattern: str = "*") -> list[Entry]:
     """Returns all tasks and then all mixtures, sorted by name.
 
     Args:
-      pattern: shell pattern that the names must match.
+      pattern: Shell pattern that the names must match.
     """
     states: dict[str, tfds_data.DatasetState] = {}
     tasks = {
@@ -68,7 +68,7 @@ def _make_task_entry(task: seqio.Task, states: dict[str, tfds_data.DatasetState]
     """Returns the entry of a task.
 
     Args:
-      task: the task.
+      task: The task.
       states: TFDS name -> state of the data sets inspected so far; new ones are added.
     """
     metrics = _find_metric_names(task)

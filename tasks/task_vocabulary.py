@@ -17,17 +17,17 @@ def task_vocabulary(
     """Returns the vocabulary of all tasks, including those that read text files.
 
     Args:
-      source: a SentencePiece model (a path or gs:// address), or "embedded_text" or
+      source: A SentencePiece model (a path or gs:// address), or "embedded_text" or
         "text_files" for the vocabulary of that corpus. None selects the default of each task:
         that of its corpus for text, mT5's for mC4 and T5's for all others.
-      sentinels: how many sentinels to add to a SentencePiece model. Use 0 for a model that
+      sentinels: How many sentinels to add to a SentencePiece model. Use 0 for a model that
         already contains them, as mT5's does.
 
     Returns:
       The vocabulary, or None if `source` is None.
 
     Raises:
-      UserError: for "text_files" without files.
+      UserError: For "text_files" without files.
     """
     if source is None:
         return None

@@ -30,7 +30,7 @@ def cache_key(identity: dict) -> str:
     """Returns 16 hexadecimal digits that change with `identity`, to name a file or folder.
 
     Args:
-      identity: everything that decides the content, as JSON values.
+      identity: Everything that decides the content, as JSON values.
     """
     text = json.dumps(identity, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
@@ -49,8 +49,8 @@ def matches_fingerprint(file: Path, fingerprint: dict) -> bool:
     """Returns whether `file` exists with the recorded size and hash.
 
     Args:
-      file: any path.
-      fingerprint: the result of `compute_fingerprint`. Further keys are ignored, and an empty
+      file: Any path.
+      fingerprint: The result of `compute_fingerprint`. Further keys are ignored, and an empty
         fingerprint matches no file.
     """
     if not fingerprint or not file.is_file():

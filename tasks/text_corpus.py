@@ -43,7 +43,7 @@ class PreparedText:
     """The documents of a corpus, ready for use.
 
     Attributes:
-      folder: the folder with all files, and a manifest.json that records how they were made.
+      folder: The folder with all files, and a manifest.json that records how they were made.
       documents: split -> number of documents.
       characters: split -> number of characters.
     """
@@ -66,7 +66,7 @@ class PreparedText:
         """Returns the TFRecord file of a split.
 
         Raises:
-          UserError: if there is no such split.
+          UserError: If there is no such split.
         """
         if split not in SPLITS:
             raise UserError(
@@ -81,7 +81,7 @@ class PreparedCorpus(PreparedText):
     """The documents of a corpus, and its vocabulary.
 
     Attributes:
-      vocabulary_file: a SentencePiece model without sentinels.
+      vocabulary_file: A SentencePiece model without sentinels.
     """
 
     vocabulary_file: Path
@@ -92,14 +92,14 @@ class TextCorpus:
     """Text for pre-training, prepared at first use.
 
     Attributes:
-      name: the beginning of its folder's name; letters, digits and underscores.
-      files: globs of the user's own utf-8 text files, or None for the embedded corpus (the
+      name: The beginning of its folder's name; letters, digits and underscores.
+      files: Globs of the user's own utf-8 text files, or None for the embedded corpus (the
         docstrings of the pinned packages).
-      vocab_size: number of SentencePiece pieces, including pad, end of sequence and unknown,
+      vocab_size: Number of SentencePiece pieces, including pad, end of sequence and unknown,
         but *not* the 100 sentinels: a model sees `vocab_size + 100` ids.
 
     Raises:
-      UserError: if `vocab_size` is out of range or `files` contains anything but strings.
+      UserError: If `vocab_size` is out of range or `files` contains anything but strings.
     """
 
     name: str
@@ -135,7 +135,7 @@ class TextCorpus:
         """Prepares the documents, as `prepare_text` does, and the vocabulary.
 
         Raises:
-          UserError: in the cases of `prepare_text`, or if no vocabulary can be trained on the
+          UserError: In the cases of `prepare_text`, or if no vocabulary can be trained on the
             text.
         """
         text = self.prepare_text()
@@ -150,7 +150,7 @@ class TextCorpus:
         its name only when it is complete.
 
         Raises:
-          UserError: if the text cannot be read or is too short, or if the cache cannot be
+          UserError: If the text cannot be read or is too short, or if the cache cannot be
             written.
         """
         folder = self._make_path()

@@ -29,7 +29,7 @@ class TextFiles:
     """The text of all files that match at least one pattern.
 
     Attributes:
-      patterns: paths or globs, in which `**` matches any folders.
+      patterns: Paths or globs, in which `**` matches any folders.
     """
 
     patterns: tuple[str, ...]
@@ -49,7 +49,7 @@ class TextFiles:
         """Yields all documents, ordered by path and place in the file, including repeats.
 
         Raises:
-          UserError: if a file is not utf-8, and in the cases of `paths`.
+          UserError: If a file is not utf-8, and in the cases of `paths`.
         """
         for path in self.paths():
             yield from split_into_documents(_read_utf8(path))
@@ -58,7 +58,7 @@ class TextFiles:
         """Returns the matching files, sorted.
 
         Raises:
-          UserError: if a pattern matches no file, or the files are too large for memory.
+          UserError: If a pattern matches no file, or the files are too large for memory.
         """
         paths = sorted({path for pattern in self.patterns for path in _find_matches(pattern)})
         total = sum(map(os.path.getsize, paths))
@@ -82,8 +82,8 @@ def split_into_documents(text: str, size: int = DOCUMENT_CHARACTERS) -> Iterator
     A longer paragraph is cut at the end of a line if possible, else at a space, else anywhere.
 
     Args:
-      text: any text, with any line endings.
-      size: characters in a document, not counting the blank lines between paragraphs.
+      text: Any text, with any line endings.
+      size: Characters in a document, not counting the blank lines between paragraphs.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     group: list[str] = []

@@ -13,7 +13,7 @@ def make_features(vocabulary: seqio.Vocabulary | None) -> dict[str, seqio.Featur
     """Returns the features "inputs" and "targets", which end with the end-of-sequence token.
 
     Args:
-      vocabulary: the vocabulary of both, or None for T5's.
+      vocabulary: The vocabulary of both, or None for T5's.
     """
     vocabulary = vocabulary or text_vocabulary.make_t5_default()
     return {
@@ -33,13 +33,13 @@ def add_task(
     """Registers a supervised task, and replaces an earlier one with the same name.
 
     Args:
-      name: the task's name.
-      source: the examples.
-      text_format: one or more preprocessors that turn an example into the strings "inputs" and
+      name: The task's name.
+      source: The examples.
+      text_format: One or more preprocessors that turn an example into the strings "inputs" and
         "targets".
-      output_features: the result of `make_features`.
-      metric_fns: functions of (targets, predictions), as in t5.evaluation.metrics.
-      postprocess_fn: turns text into the values that the metrics compare, as in
+      output_features: The result of `make_features`.
+      metric_fns: Functions of (targets, predictions), as in t5.evaluation.metrics.
+      postprocess_fn: Turns text into the values that the metrics compare, as in
         t5.data.postprocessors.
     """
     steps = [text_format] if callable(text_format) else list(text_format)
@@ -63,7 +63,7 @@ def add_mixture(name: str, rates: Mapping[str, float] | Sequence[tuple]) -> seqi
     """Registers a mixture, and replaces an earlier one with the same name.
 
     Args:
-      name: the mixture's name.
+      name: The mixture's name.
       rates: task -> rate, or (task, rate) pairs. A rate may be a function of the task.
     """
     seqio.MixtureRegistry.remove(name)

@@ -37,7 +37,7 @@ def without_sentinels(model: bytes) -> bytes:
     """Returns a SentencePiece model with the same ids that never returns a sentinel.
 
     Args:
-      model: a serialized model with the sentinels, as pieces of any type.
+      model: A serialized model with the sentinels, as pieces of any type.
     """
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)
     for piece in proto.pieces:

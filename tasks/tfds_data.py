@@ -41,8 +41,8 @@ class DatasetState:
     """Whether a data set can be read.
 
     Attributes:
-      readiness: whether it can be read.
-      missing: a sentence that says what is missing; "" if the data set is ready.
+      readiness: Whether it can be read.
+      missing: A sentence that says what is missing; "" if the data set is ready.
     """
 
     readiness: Readiness
@@ -54,7 +54,7 @@ def configured_data_dir(data_dir: str | None = None) -> str | None:
     """Returns the folder with TFDS's data.
 
     Args:
-      data_dir: the folder, or None for TFDS's default, ~/tensorflow_datasets.
+      data_dir: The folder, or None for TFDS's default, ~/tensorflow_datasets.
     """
     return data_dir
 
@@ -63,7 +63,7 @@ def use_data_dir() -> None:
     """Makes seqio read TFDS's data from the folder that gin names.
 
     Raises:
-      UserError: if the folder does not exist.
+      UserError: If the folder does not exist.
     """
     data_dir = configured_data_dir()
     if data_dir is not None:
@@ -122,7 +122,7 @@ def inspect_dataset(tfds_name: str) -> DatasetState:
     """Looks for a data set on this machine, without downloading anything.
 
     Args:
-      tfds_name: a name with its version, such as "glue/cola:1.0.0".
+      tfds_name: A name with its version, such as "glue/cola:1.0.0".
     """
     newest, reason = _find_newest_version(tfds_name)
     if newest is None:
@@ -148,7 +148,7 @@ def check_prepared(task_or_mixture: str) -> None:
     """Checks that the data of a task, or of every task in a mixture, can be read.
 
     Raises:
-      UserError: if a data set is not ready, with the command that prepares it.
+      UserError: If a data set is not ready, with the command that prepares it.
     """
     for task in seqio.get_subtasks(seqio.get_mixture_or_task(task_or_mixture)):
         name = resolve_dataset_name(task)
@@ -180,7 +180,7 @@ def prepare_datasets(task_or_mixture: str) -> list[str]:
       TFDS's names of the data sets that this call prepared.
 
     Raises:
-      UserError: if a data set cannot be prepared, with the reason.
+      UserError: If a data set cannot be prepared, with the reason.
     """
     subtasks = seqio.get_subtasks(seqio.get_mixture_or_task(task_or_mixture))
     names = dict.fromkeys(resolve_dataset_name(task) for task in subtasks)
@@ -218,7 +218,7 @@ def _check_network(tfds_name: str) -> bool:
       Whether the bucket does.
 
     Raises:
-      UserError: if the data is to be downloaded and no server answers. TFDS would try for
+      UserError: If the data is to be downloaded and no server answers. TFDS would try for
         minutes.
     """
     addresses = tfds.builder_cls(re.split("[/:]", tfds_name)[0]).url_infos or ()

@@ -46,13 +46,13 @@ def train_vocabulary(documents: Iterable[str], characters: int, vocab_size: int)
     highest ids.
 
     Args:
-      documents: the training text, in an order that does not depend on its content.
-      characters: the number of characters of all documents together. If it exceeds
+      documents: The training text, in an order that does not depend on its content.
+      characters: The number of characters of all documents together. If it exceeds
         `SAMPLE_CHARACTERS`, only every n-th document is used.
-      vocab_size: number of pieces in the model, including the three special ones.
+      vocab_size: Number of pieces in the model, including the three special ones.
 
     Raises:
-      UserError: if the text yields fewer pieces, or has more distinct characters than pieces.
+      UserError: If the text yields fewer pieces, or has more distinct characters than pieces.
     """
     stride = -(-characters // SAMPLE_CHARACTERS) or 1
     model = io.BytesIO()

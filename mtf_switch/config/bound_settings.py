@@ -48,7 +48,7 @@ def read_settings() -> RunSettings:
     """Reads the settings of a run from the parsed gin configuration.
 
     Raises:
-      UserError: if a binding that every run needs is missing or cannot be used, or if a value
+      UserError: If a binding that every run needs is missing or cannot be used, or if a value
         has the wrong type or is out of its range.
     """
     import mesh_tensorflow as mtf

@@ -94,7 +94,7 @@ def check(bindings: Sequence[Binding], gin_params: Iterable[str]) -> None:
       gin_params: The bindings of the command line, such as "utils.run.mode = 'eval'".
 
     Raises:
-      UserError: for the first binding that has no effect.
+      UserError: For the first binding that has no effect.
     """
     references = [reference for binding in bindings for reference in binding.references()]
     scopes = {scope for reference in references for scope in reference.scopes}

@@ -50,7 +50,7 @@ class SavedText:
       skip_unknown: Whether names that gin does not know are ignored.
 
     Raises:
-      UserError: if the text is not gin, or includes a file.
+      UserError: If the text is not gin, or includes a file.
     """
 
     text: str = ""
@@ -92,7 +92,7 @@ def parse(
       saved: A saved configuration.
 
     Raises:
-      UserError: if a file or one of its imports is missing, a name is unknown, a macro is not
+      UserError: If a file or one of its imports is missing, a name is unknown, a macro is not
         bound or has no effect, or the syntax is wrong. Also if the saved configuration includes
         a file, or refers to a function outside of the permitted packages.
     """

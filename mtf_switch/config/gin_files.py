@@ -56,7 +56,7 @@ def check_files_exist(files: Sequence[str]) -> None:
     """Checks that every file is in one of the search paths.
 
     Raises:
-      UserError: if a file is in none of them, with the nearest names.
+      UserError: If a file is in none of them, with the nearest names.
     """
     for file in files:
         path = find_file(file)

@@ -69,7 +69,7 @@ def limit_to_data(source: str, packages: Iterable[str] = ()) -> Iterator[None]:
       packages: Further packages that the text may import and refer to.
 
     Raises:
-      UserError: within the context, if the text imports a module or refers to a function from
+      UserError: Within the context, if the text imports a module or refers to a function from
         outside the project, Mesh TensorFlow, T5, gin and `packages`; or if it asks gin for
         dynamic registration.
     """

@@ -100,7 +100,7 @@ def read_bindings(text: str, source: str = "The configuration") -> list[Binding]
       source: Where the text comes from, as the subject of an error message.
 
     Raises:
-      UserError: if the text is not gin.
+      UserError: If the text is not gin.
     """
     statements = _read(text, source, config_parser.BindingStatement)
     return [Binding(*statement[:-1]) for statement in statements]

@@ -19,7 +19,7 @@ def read(files: Sequence[str], params: Sequence[str]) -> list[Binding]:
       The bindings in gin's order: the last binding of a name wins.
 
     Raises:
-      UserError: if a text is not gin.
+      UserError: If a text is not gin.
     """
     bindings = [binding for file in files for binding in _read_file(file)]
     for param in params:

@@ -67,7 +67,7 @@ class MeshLayout:
           The layout, without axes of one core and without the rules that name them.
 
         Raises:
-          UserError: if the text is not a list of pairs, if an axis is missing from the mesh or
+          UserError: If the text is not a list of pairs, if an axis is missing from the mesh or
             occurs twice, or if a dimension has two axes or is unknown.
         """
         axes = tuple(
@@ -119,7 +119,7 @@ class MeshLayout:
         """Checks that every tensor can be split by the rules.
 
         Raises:
-          UserError: for the first tensor with two dimensions on one axis, or with a dimension
+          UserError: For the first tensor with two dimensions on one axis, or with a dimension
             that the cores of its axis do not divide. The message names the nearest sizes that
             would work.
         """
@@ -253,7 +253,7 @@ def adapt_to_devices(layout: MeshLayout, devices: int | None) -> MeshLayout:
       layout, a layout that splits the batch and the experts.
 
     Raises:
-      UserError: if the layout has a different number of cores.
+      UserError: If the layout has a different number of cores.
     """
     if devices is None or devices == layout.size:
         return layout
@@ -274,7 +274,7 @@ def check_has_devices(layout: MeshLayout, devices: int | None) -> None:
     Without this check, Mesh TF would silently place all cores on the first device.
 
     Raises:
-      UserError: if the mesh has several cores and --devices is not given.
+      UserError: If the mesh has several cores and --devices is not given.
     """
     if layout.size > 1 and devices is None:
         raise UserError(

@@ -170,7 +170,7 @@ def check_configuration() -> None:
     """Checks the type and range of every declared parameter that gin binds.
 
     Raises:
-      UserError: for the first value that breaks its rule.
+      UserError: For the first value that breaks its rule.
     """
     bindings = gin_statements.read_bindings(gin.config_str(max_line_length=1000))
     macros = {binding.key: binding.value for binding in bindings if not binding.parameter}
@@ -196,7 +196,7 @@ def check_macros_end(bindings: Sequence[Binding]) -> None:
     """Checks that no macro is bound to itself, directly or through others.
 
     Raises:
-      UserError: for the first macro that is.
+      UserError: For the first macro that is.
     """
     uses = {binding.key: binding.macros() for binding in bindings if not binding.parameter}
     for name in uses:

@@ -45,7 +45,7 @@ def save_or_compare(model_dir: str, compared_elsewhere: Sequence[str] = ()) -> N
         caller compares their meaning.
 
     Raises:
-      UserError: if the folder has a different configuration (the message lists the bindings
+      UserError: If the folder has a different configuration (the message lists the bindings
         that differ), if it has checkpoints but no configuration, or if it cannot be written.
     """
     path = os.path.join(model_dir, "config.gin")
@@ -93,7 +93,7 @@ def read(path: str, gin_files: Sequence[str] = ()) -> gin_config.SavedText:
       gin_files: The user's gin files. The configuration may use the packages that they import.
 
     Raises:
-      UserError: if the file cannot be read as text.
+      UserError: If the file cannot be read as text.
     """
     return _make_saved_text(_read_text(path), path, gin_files)
 
@@ -119,7 +119,7 @@ def load(model_dir: str, gin_files: Sequence[str] = (), gin_params: Sequence[str
     """Parses the configuration with which a model_dir was trained, then files and bindings.
 
     Raises:
-      UserError: if the folder holds no config.gin.
+      UserError: If the folder holds no config.gin.
     """
     path, text = _read_whole(model_dir)
     gin_config.parse(gin_files, gin_params, _make_saved_text(text, path, gin_files))
@@ -129,7 +129,7 @@ def check_exists(model_dir: str) -> None:
     """Checks that a model_dir holds a whole config.gin, without TensorFlow.
 
     Raises:
-      UserError: if it does not.
+      UserError: If it does not.
     """
     _read_whole(model_dir)
 
@@ -138,7 +138,7 @@ def read_saved_bindings(model_dir: str) -> list[gin_statements.Binding]:
     """Reads the bindings in the config.gin of a model_dir, without TensorFlow.
 
     Raises:
-      UserError: if the folder holds no whole config.gin.
+      UserError: If the folder holds no whole config.gin.
     """
     path, text = _read_whole(model_dir)
     return gin_statements.read_bindings(text, path)
@@ -196,7 +196,7 @@ def read_values(model_dir: str, configurable: str) -> dict[str, Any]:
       Parameter -> value, with absolute paths; empty without a config.gin.
 
     Raises:
-      UserError: if the file cannot be read as gin.
+      UserError: If the file cannot be read as gin.
     """
     text = read_file(model_dir, "config.gin")
     path = os.path.join(model_dir, "config.gin")
@@ -212,7 +212,7 @@ def write_file(model_dir: str, name: str, content: bytes) -> None:
     """Writes a whole file into a model_dir, whose lock is held. The folder need not exist.
 
     Raises:
-      UserError: if it cannot be written.
+      UserError: If it cannot be written.
     """
     import tensorflow.compat.v1 as tf
 
@@ -229,7 +229,7 @@ def read_file(model_dir: str, name: str) -> str | None:
     """Reads a utf-8 file in a model_dir, or returns None if it does not exist.
 
     Raises:
-      UserError: if it cannot be read.
+      UserError: If it cannot be read.
     """
     return _read_text(os.path.join(model_dir, name)) if name in _list_names(model_dir) else None
 

@@ -77,7 +77,7 @@ def check_model() -> None:
     lack.
 
     Raises:
-      UserError: for the first binding or file without effect.
+      UserError: For the first binding or file without effect.
     """
     _check(_Reading(_parsed_bindings(), _is_read_by_model), says_rest=True)
 
@@ -86,7 +86,7 @@ def check_training() -> None:
     """Checks the same once the graph of a training step is built, which reads more bindings.
 
     Raises:
-      UserError: for the first binding or file without effect.
+      UserError: For the first binding or file without effect.
     """
     _check(_Reading(_parsed_bindings(), _is_read_in_training), says_rest=False)
 

@@ -58,13 +58,13 @@ def compare_curves(
                 task,
                 curves,
                 [gains.compute_speed_up(dense.points, other.points) for other in others],
-                [_speed_up_in_time(dense, other) for other in others],
+                [_compute_speed_up_in_time(dense, other) for other in others],
             )
         )
     return results
 
 
-def _speed_up_in_time(dense: QualityCurve, other: QualityCurve) -> float | None:
+def _compute_speed_up_in_time(dense: QualityCurve, other: QualityCurve) -> float | None:
     speed_up = gains.compute_speed_up(dense.points, other.points, "seconds")
     return None if speed_up is None or math.isnan(speed_up) else speed_up
 

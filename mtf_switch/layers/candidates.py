@@ -32,7 +32,7 @@ def rank_by_probs(
     Args:
       router_probs: [O, G, S, E] float32.
       experts_dim: E.
-      number: number of experts per token.
+      number: Number of experts per token.
     """
     return [
         Candidate(index, mask, prob)
@@ -49,7 +49,7 @@ def rank_by_scores(
       scores: [O, G, S, E] float32.
       router_probs: [O, G, S, E] float32.
       experts_dim: E.
-      number: number of experts per token.
+      number: Number of experts per token.
     """
     return [
         Candidate(index, mask, mtf.reduce_sum(router_probs * mask, reduced_dim=experts_dim))

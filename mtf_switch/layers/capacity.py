@@ -40,18 +40,18 @@ class ExpertCapacity:
     """Decides how many tokens form a group, and how many of them one expert can take.
 
     Attributes:
-      capacity_factor_train: the capacity factor of equation 3 in training. 1.0 gives each
+      capacity_factor_train: The capacity factor of equation 3 in training. 1.0 gives each
         expert its even share of the tokens.
-      capacity_factor_eval: the capacity factor in evaluation and for the prompt of a decoder.
-      min_expert_capacity: the smallest C (4 as in Mesh TF; ruling 6 in docs/fidelity.md).
+      capacity_factor_eval: The capacity factor in evaluation and for the prompt of a decoder.
+      min_expert_capacity: The smallest C (4 as in Mesh TF; ruling 6 in docs/fidelity.md).
       group_size: S. None makes one group per core, as in the paper (ruling 7). A core with
         fewer tokens puts them all into one group.
-      max_group_size: the upper limit of S, in place of a fixed `group_size`. S is then the
+      max_group_size: The upper limit of S, in place of a fixed `group_size`. S is then the
         largest size within the limit that divides a core's tokens, as in Mesh TF and in the
         released models.
 
     Raises:
-      UserError: if a value is not valid.
+      UserError: If a value is not valid.
     """
 
     capacity_factor_train: float = 1.25
@@ -74,9 +74,9 @@ class ExpertCapacity:
         """Splits the tokens of a batch into groups of equal size.
 
         Args:
-          tokens: number of tokens in the batch (for one copy of the experts).
-          cores: number of cores over which the batch is split.
-          strict: whether to refuse a `group_size` that does not divide a core's tokens, and a
+          tokens: Number of tokens in the batch (for one copy of the experts).
+          cores: Number of cores over which the batch is split.
+          strict: Whether to refuse a `group_size` that does not divide a core's tokens, and a
             `max_group_size` if the largest size that divides them is only half of it or less.
             If False, the largest size that divides them is used. Prompts need this, because
             users choose their number of tokens.
@@ -85,7 +85,7 @@ class ExpertCapacity:
           (G, S) with G * S == tokens and G a multiple of `cores`.
 
         Raises:
-          UserError: if the tokens do not divide over the cores, or the tokens of a core do
+          UserError: If the tokens do not divide over the cores, or the tokens of a core do
             not divide into groups of the configured size.
         """
         if tokens % cores:
@@ -121,7 +121,7 @@ class ExpertCapacity:
           C with 1 <= C <= S: an expert never needs more slots than the group has tokens.
 
         Raises:
-          UserError: if the factor leaves no slot.
+          UserError: If the factor leaves no slot.
         """
         if mode == "decode":
             return group_size
@@ -149,7 +149,7 @@ class InferenceCapacity:
     batch, because they compete for slots. By default no token is dropped.
 
     Attributes:
-      factor: the capacity factor, in place of `capacity_factor_eval`. None gives every token a
+      factor: The capacity factor, in place of `capacity_factor_eval`. None gives every token a
         slot, except with the paper's one-hot products ("einsum", on a TPU). There, a slot for
         every token in each expert would take E times the memory, so `capacity_factor_eval`
         applies.
@@ -161,8 +161,8 @@ class InferenceCapacity:
         """Returns the capacity of a layer with this factor in place of `capacity_factor_eval`.
 
         Args:
-          capacity: the capacity of the layer.
-          one_hot: whether tokens are dispatched by one-hot products.
+          capacity: The capacity of the layer.
+          one_hot: Whether tokens are dispatched by one-hot products.
         """
         if self.factor is None and one_hot:
             return capacity

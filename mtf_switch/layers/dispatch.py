@@ -33,7 +33,7 @@ class _SlotDispatch(abc.ABC):
     """Carries tokens to the slots of experts and back.
 
     Attributes:
-      routing: the router's decisions.
+      routing: The router's decisions.
       experts_dim: E, by its unsplit name.
       capacity_dim: C.
     """
@@ -176,7 +176,7 @@ class SortDispatch:
     `Experts.apply_to_sorted`). One core must therefore hold everything.
 
     Attributes:
-      routing: the router's decisions.
+      routing: The router's decisions.
       expert_of_token: [O, G, N] int32, the expert; E for a token without a slot.
       token_of_row: [O, G, N] int32, the token in each sorted row. Tokens and rows are numbered
         within their core.

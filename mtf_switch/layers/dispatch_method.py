@@ -35,14 +35,14 @@ def resolve_method(
     """Chooses the algorithm by the table in this module's docstring.
 
     Args:
-      method: the `dispatch` value of a layer.
-      layer: the layer's name in gin, for the error message.
-      on_tpu: whether the graph is built for a TPU.
-      num_cores: number of cores in the mesh.
-      can_sort: whether the experts' activations can be applied to sorted tokens.
+      method: The `dispatch` value of a layer.
+      layer: The layer's name in gin, for the error message.
+      on_tpu: Whether the graph is built for a TPU.
+      num_cores: Number of cores in the mesh.
+      can_sort: Whether the experts' activations can be applied to sorted tokens.
 
     Raises:
-      UserError: if the method is "sort" but tokens cannot be sorted.
+      UserError: If the method is "sort" but tokens cannot be sorted.
     """
     if method == "sort":
         obstacle = None

@@ -49,11 +49,11 @@ class Experts:
     Attributes:
       experts_dim: E, by its split name, which the variables have.
       hidden_size: F.
-      activations: names of Mesh TF's activations. If there are several, their outputs are
+      activations: Names of Mesh TF's activations. If there are several, their outputs are
         multiplied. If there are none, each expert is linear: one matrix [M, H].
-      dropout_rate: dropout on the hidden units, in training.
+      dropout_rate: Dropout on the hidden units, in training.
       output_dim: H; None means M.
-      output_variance: initial variance of the last matrix, times its fan-in.
+      output_variance: Initial variance of the last matrix, times its fan-in.
     """
 
     experts_dim: mtf.Dimension
@@ -237,9 +237,9 @@ def _apply_network(
       x: [..., M].
       kernels_in: [..., M, F] for each activation; empty for a linear expert.
       kernel_out: [..., F, H], or [..., M, H] for a linear expert.
-      activations: one for each of kernels_in; their outputs are multiplied.
-      multiply: multiplies a tensor by a kernel.
-      drop: applies dropout to the hidden units [..., F].
+      activations: One for each of kernels_in; their outputs are multiplied.
+      multiply: Multiplies a tensor by a kernel.
+      drop: Applies dropout to the hidden units [..., F].
 
     Returns:
       [..., H].

@@ -39,13 +39,13 @@ class Exploration:
       policy: "argmax" adds no noise; "sample_softmax" draws experts from the router's
         distribution; "input_dropout" and "input_jitter" add noise to the router's input.
         Jitter is the best in Table 11 and the paper's choice.
-      jitter: eps of the factor U(1 - eps, 1 + eps) on the router's input.
-      dropout: the share of the router's input that is set to zero; the rest is scaled up.
-      temperature: temperature of the distribution from which "sample_softmax" draws. As it
+      jitter: The eps of the factor U(1 - eps, 1 + eps) on the router's input.
+      dropout: The share of the router's input that is set to zero; the rest is scaled up.
+      temperature: Temperature of the distribution from which "sample_softmax" draws. As it
         approaches 0, the policy becomes "argmax".
 
     Raises:
-      UserError: for an unknown policy, or a value out of its range.
+      UserError: For an unknown policy, or a value out of its range.
     """
 
     policy: Policy = "input_jitter"
@@ -66,7 +66,7 @@ class Exploration:
 
         Args:
           router_inputs: [O, G, S, M], the router's own copy.
-          train: whether this is training; otherwise nothing is added.
+          train: Whether this is training; otherwise nothing is added.
 
         Returns:
           [O, G, S, M] in the dtype of router_inputs.

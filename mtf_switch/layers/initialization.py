@@ -23,10 +23,10 @@ def init_scale(s: float = 1.0) -> float:
     count as weight matrices, and keep T5's initial values.
 
     Args:
-      s: the scale, from gin: `init_scale.s = 0.1`.
+      s: The scale, from gin: `init_scale.s = 0.1`.
 
     Raises:
-      UserError: if s is not above 0.
+      UserError: If s is not above 0.
     """
     value_rules.check_all("init_scale", _RULES, {"s": s})
     return s
@@ -47,7 +47,7 @@ def make_scaled_getter(s: float) -> Callable[..., tf.Variable]:
     truncate).
 
     Args:
-      s: the scale, see `init_scale`.
+      s: The scale, see `init_scale`.
     """
 
     # TensorFlow passes the next getter by the name `getter`.

@@ -36,7 +36,7 @@ def load_balance_loss(
       experts_dim: E.
       nonpadding: [O, G, S] float32, 1 for tokens and 0 for padding. None if every position
         holds a token.
-      padding: how padding enters f and P (ruling 5). "masked" computes both over real tokens
+      padding: How padding enters f and P (ruling 5). "masked" computes both over real tokens
         only, and leaves groups without real tokens out of the average. "upstream" computes both
         over all positions and multiplies the loss by the share of real tokens, as Mesh TF's
         `moe.py` does.

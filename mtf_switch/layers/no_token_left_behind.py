@@ -32,11 +32,11 @@ class NoTokenLeftBehindRouter(Router):
     their next best expert, in token order, behind the tokens that it already serves.
 
     Attributes:
-      stages: the number of experts that a token tries. With as many stages as experts, no token
+      stages: The number of experts that a token tries. With as many stages as experts, no token
         is dropped as long as the experts together have a slot for every token.
 
     Raises:
-      UserError: for a value out of its range.
+      UserError: For a value out of its range.
     """
 
     stages: int = 4

@@ -38,7 +38,7 @@ class SlotAllocator:
     Attributes:
       experts_dim: E, by its unsplit name.
       expert_capacity: C.
-      count_positions: one of the functions in `position_in_expert`.
+      count_positions: One of the functions in `position_in_expert`.
     """
 
     experts_dim: mtf.Dimension
@@ -82,17 +82,17 @@ class Router(abc.ABC):
 
     Attributes:
       aux_loss_coef: alpha, the coefficient of the load-balancing loss (equation 4).
-      z_loss_coef: coefficient of the router z-loss, which keeps logits small (ST-MoE, arXiv
+      z_loss_coef: Coefficient of the router z-loss, which keeps logits small (ST-MoE, arXiv
         2202.08906, equation 5). The z-loss is not in the paper, so the default is 0; ST-MoE
         uses 0.001.
-      exploration: exploration in training; by default Exploration() from gin.
-      padding: how padding enters the load-balancing loss, "masked" or "upstream"; see
+      exploration: Exploration in training; by default Exploration() from gin.
+      padding: How padding enters the load-balancing loss, "masked" or "upstream"; see
         `load_balance.load_balance_loss`. Padding is never routed in either case.
       router_dtype: "float32", or "bfloat16" for the row of Table 2 that diverges. "bfloat16"
         rounds logits and probabilities.
 
     Raises:
-      UserError: if a value is not valid.
+      UserError: If a value is not valid.
     """
 
     aux_loss_coef: float = 0.01
@@ -144,10 +144,10 @@ class Router(abc.ABC):
         """Decides which experts each token visits.
 
         Args:
-          candidates: the experts of each token, the best one first.
+          candidates: The experts of each token, the best one first.
           nonpadding: [O, G, S] float32, 0 for padding, which visits no expert.
-          allocator: allocates the slots.
-          train: whether this is training.
+          allocator: Allocates the slots.
+          train: Whether this is training.
 
         Returns:
           The Assignment, with N = K * S, and for each candidate [O, G, S] float32, 1 for the
@@ -170,11 +170,11 @@ class Router(abc.ABC):
           inputs: [O, G, S, M] in the activation dtype.
           experts_dim: E, by its unsplit name.
           expert_capacity: C.
-          variable_dtype: dtypes of the model's variables. The router itself computes in
+          variable_dtype: Dtypes of the model's variables. The router itself computes in
             `router_dtype`.
-          train: whether this is training; the router explores only in training.
+          train: Whether this is training; the router explores only in training.
           nonpadding: [O, G, S], 1 for tokens, 0 for padding; None if there is no padding.
-          count_positions: one of the functions in `position_in_expert`.
+          count_positions: One of the functions in `position_in_expert`.
 
         Returns:
           The Routing.

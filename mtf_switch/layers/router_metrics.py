@@ -29,12 +29,12 @@ class RouterMetrics:
     """The routing of one layer, averaged over all real tokens that the layer saw.
 
     Attributes:
-      tokens: the number of real tokens.
-      dropped_fraction: the share of tokens that no expert had room for.
-      entropy: entropy of the router's distribution, in nats.
-      gate: the router's probability for a token's first choice.
-      aux_loss: the load-balancing loss times its coefficient.
-      z_loss: the router z-loss times its coefficient.
+      tokens: The number of real tokens.
+      dropped_fraction: The share of tokens that no expert had room for.
+      entropy: Entropy of the router's distribution, in nats.
+      gate: The router's probability for a token's first choice.
+      aux_loss: The load-balancing loss times its coefficient.
+      z_loss: The router z-loss times its coefficient.
       expert_load: [E], for each expert the share of tokens that chose it first, before capacity
         (f of equation 5).
       served: [E], the share of tokens that got a slot through their first choice, through their
@@ -94,11 +94,11 @@ def compute_router_sums(
       router_probs: [O, G, S, E] float32.
       expert_mask: [O, G, S, E] float32, one-hot of the first choice; zero for padding.
       prob: [O, G, S] float32, the probability of the first choice.
-      served: one tensor per choice, the first choice first: [O, G, S] float32, 1 for tokens
+      served: One tensor per choice, the first choice first: [O, G, S] float32, 1 for tokens
         that got a slot through it.
       nonpadding: [O, G, S] float32, 1 for tokens and 0 for padding.
-      aux_loss: float32 scalar, the load-balancing loss times its coefficient.
-      z_loss: float32 scalar, the z-loss times its coefficient; None without a z-loss.
+      aux_loss: A float32 scalar, the load-balancing loss times its coefficient.
+      z_loss: A float32 scalar, the z-loss times its coefficient; None without a z-loss.
       experts_dim: E.
 
     Returns:
@@ -148,7 +148,7 @@ def record_sums(layer: str, sums: mtf.Tensor) -> None:
     With microbatches, a step records the sum over its microbatches.
 
     Args:
-      layer: the name under which the sums are recorded.
+      layer: The name under which the sums are recorded.
       sums: [6 + 2 E] float32.
     """
     microbatches.deliver_sum(sums, functools.partial(_RecordOperation, layer))

@@ -33,7 +33,7 @@ class Routing(Assignment):
     tokens with their second choices, and so on. First choices are served first.
 
     Attributes:
-      aux_loss: float32 scalar, the sum of the router's losses, each times its coefficient.
+      aux_loss: A float32 scalar, the sum of the router's losses, each times its coefficient.
       sums: [6 + 2 E] float32, see `router_metrics`.
       experts_per_token: K.
     """

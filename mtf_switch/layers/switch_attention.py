@@ -54,7 +54,7 @@ class SwitchAttention(transformer_layers.SelfAttention):
     because Appendix A is about self-attention.
 
     Attributes:
-      switch_layers: the sets of experts.
+      switch_layers: The sets of experts.
     """
 
     def __init__(
@@ -75,22 +75,22 @@ class SwitchAttention(transformer_layers.SelfAttention):
 
         Args:
           num_experts: E, in each set.
-          expert_computation: what the experts make: "qkv" for queries, and keys and values;
+          expert_computation: What the experts make: "qkv" for queries, and keys and values;
             "q" for queries only; "kv" for keys and values only. A dense matrix makes the rest.
           expert_network: "linear" makes each expert a matrix [M, heads * d_kv]; "ffn" makes it
             a feed-forward network with `hidden_size` hidden units.
           hidden_size: F, the hidden units of "ffn" experts.
-          activation: activation of "ffn" experts, see `SwitchFFN`.
-          expert_dropout_rate: dropout on the hidden units of "ffn" experts, in training.
-          capacity: groups and expert capacity; by default ExpertCapacity() from gin.
-          router: router of each set; every set has its own weights. By default SwitchRouter()
+          activation: Activation of "ffn" experts, see `SwitchFFN`.
+          expert_dropout_rate: Dropout on the hidden units of "ffn" experts, in training.
+          capacity: Groups and expert capacity; by default ExpertCapacity() from gin.
+          router: Router of each set; every set has its own weights. By default SwitchRouter()
             from gin.
-          dispatch: how tokens reach their experts, see `SwitchFFN`.
-          shared_kv: must be True.
-          **self_attention: parameters of Mesh TF's SelfAttention.
+          dispatch: How tokens reach their experts, see `SwitchFFN`.
+          shared_kv: Must be True.
+          **self_attention: Parameters of Mesh TF's SelfAttention.
 
         Raises:
-          UserError: if a value is not valid.
+          UserError: If a value is not valid.
         """
         super().__init__(shared_kv=shared_kv, **self_attention)
         _check_choice("expert_computation", expert_computation, get_args(ExpertComputation))
@@ -162,7 +162,7 @@ class SwitchAttentionParams(attention.AttentionParams):
         """Makes the variables.
 
         Args:
-          layer: the layer that the projections belong to.
+          layer: The layer that the projections belong to.
           context: Mesh TF's context of the layer's call.
         """
         self._layer = layer
@@ -244,10 +244,10 @@ class SwitchProjection(SwitchLayer):
         """Records the hyperparameters.
 
         Args:
-          layer: the layer that the set belongs to.
-          part: what the experts make, "query" or "key_value".
+          layer: The layer that the set belongs to.
+          part: What the experts make, "query" or "key_value".
           output_dim: H, heads * d_kv.
-          **hyperparameters: arguments of SwitchLayer.
+          **hyperparameters: Arguments of SwitchLayer.
         """
         super().__init__(**hyperparameters)
         self.part = part

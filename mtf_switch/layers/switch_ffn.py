@@ -40,20 +40,20 @@ class SwitchFFN(SwitchLayer):
         Args:
           num_experts: E.
           hidden_size: F, the hidden units of each expert.
-          activation: the name of an activation of Mesh TF, or a list of names whose outputs
+          activation: The name of an activation of Mesh TF, or a list of names whose outputs
             are multiplied: ["gelu", "linear"] is T5 1.1's gated GELU.
-          expert_dropout_rate: dropout on the experts' hidden units, in training. Fine-tuning
+          expert_dropout_rate: Dropout on the experts' hidden units, in training. Fine-tuning
             uses 0.4 here and 0.1 elsewhere (Table 4).
-          capacity: groups and expert capacity; by default ExpertCapacity() from gin.
-          router: by default SwitchRouter() from gin. Gin can bind another router, such as
+          capacity: Groups and expert capacity; by default ExpertCapacity() from gin.
+          router: By default SwitchRouter() from gin. Gin can bind another router, such as
             @TopKRouter().
-          dispatch: how tokens reach their experts. All values give equal results. "auto"
+          dispatch: How tokens reach their experts. All values give equal results. "auto"
             chooses the fastest: "einsum", the paper's one-hot products, on a TPU; "sort",
             tokens sorted by expert, on one core; "gather", slots filled by index, on several
             cores. See `dispatch_method`.
 
         Raises:
-          UserError: if a value is not valid.
+          UserError: If a value is not valid.
         """
         super().__init__(
             num_experts,

@@ -41,10 +41,10 @@ class SwitchLayer(transformer.TransformerLayer):
                         [B`, L, H]
 
     Attributes:
-      gin_name: the name that gin and error messages put before the layer's parameters.
-      dispatch_method: the `dispatch` argument, see the module `dispatch_method`.
-      on_tpu: whether the graph is built for a TPU, see `set_target`.
-      inference: the capacity for predicting or scoring lines of text, see `set_target`.
+      gin_name: The name that gin and error messages put before the layer's parameters.
+      dispatch_method: The `dispatch` argument, see the module `dispatch_method`.
+      on_tpu: Whether the graph is built for a TPU, see `set_target`.
+      inference: The capacity for predicting or scoring lines of text, see `set_target`.
     """
 
     gin_name = "SwitchLayer"
@@ -64,15 +64,15 @@ class SwitchLayer(transformer.TransformerLayer):
         Args:
           num_experts: E.
           hidden_size: F.
-          activation: name of the hidden units' activation, or a list of names whose outputs
+          activation: Name of the hidden units' activation, or a list of names whose outputs
             are multiplied. If it is empty, an expert is one matrix without hidden units.
-          expert_dropout_rate: dropout on the experts' hidden units, in training.
-          capacity: groups and expert capacity; by default ExpertCapacity() from gin.
-          router: by default SwitchRouter() from gin.
+          expert_dropout_rate: Dropout on the experts' hidden units, in training.
+          capacity: Groups and expert capacity; by default ExpertCapacity() from gin.
+          router: By default SwitchRouter() from gin.
           dispatch: "einsum", "gather", "sort" or "auto", see `dispatch_method`.
 
         Raises:
-          UserError: if a value is not valid.
+          UserError: If a value is not valid.
         """
         given = {
             "num_experts": num_experts,
@@ -124,8 +124,8 @@ class SwitchLayer(transformer.TransformerLayer):
         this for is built for training and evaluation on a CPU or GPU.
 
         Args:
-          on_tpu: whether the device is a TPU, which decides the dispatch.
-          inference: the capacity if the model is to predict or score lines of text; None for
+          on_tpu: Whether the device is a TPU, which decides the dispatch.
+          inference: The capacity if the model is to predict or score lines of text; None for
             that of evaluation.
         """
         self.on_tpu = on_tpu
@@ -135,10 +135,10 @@ class SwitchLayer(transformer.TransformerLayer):
         """Returns the algorithm that carries tokens to their experts.
 
         Args:
-          mesh_shape: a mesh shape in any form that Mesh TF accepts; None means one core.
+          mesh_shape: A mesh shape in any form that Mesh TF accepts; None means one core.
 
         Raises:
-          UserError: if `dispatch` is "sort" but tokens cannot be sorted.
+          UserError: If `dispatch` is "sort" but tokens cannot be sorted.
         """
         return dispatch_method.resolve_method(
             self.dispatch_method,
@@ -154,12 +154,12 @@ class SwitchLayer(transformer.TransformerLayer):
         """Returns C, the expert capacity.
 
         Args:
-          algorithm: the algorithm that carries tokens to experts, see `resolve_dispatch`.
+          algorithm: The algorithm that carries tokens to experts, see `resolve_dispatch`.
           group_size: S.
-          mode: see `ExpertCapacity.expert_capacity`.
+          mode: See `ExpertCapacity.expert_capacity`.
 
         Raises:
-          UserError: if the factor leaves no slot.
+          UserError: If the factor leaves no slot.
         """
         capacity = self.capacity
         if self.inference is not None:
@@ -172,13 +172,13 @@ class SwitchLayer(transformer.TransformerLayer):
         Args:
           context: Mesh TF's context of this call: mode, padding, layout, losses.
           x: [<batch and length dimensions>, M] in the activation dtype.
-          losses: unused; the router's losses go to `context.losses`.
+          losses: Unused; the router's losses go to `context.losses`.
 
         Returns:
           [<batch and length dimensions>, H] in the activation dtype.
 
         Raises:
-          UserError: if sizes do not divide, or tokens cannot be dispatched as configured.
+          UserError: If sizes do not divide, or tokens cannot be dispatched as configured.
         """
         del losses
         algorithm = self.resolve_dispatch(context.model.mesh_shape)

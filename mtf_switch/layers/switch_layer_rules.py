@@ -38,13 +38,13 @@ def check(
     """Checks hyperparameters.
 
     Args:
-      owner: the name of the layer in gin.
-      numbers: hyperparameters that are numbers, by name.
-      activations: names of the activations.
-      dispatch: a value of `dispatch`.
+      owner: The name of the layer in gin.
+      numbers: Hyperparameters that are numbers, by name.
+      activations: Names of the activations.
+      dispatch: A value of `dispatch`.
 
     Raises:
-      UserError: if a value is not valid.
+      UserError: If a value is not valid.
     """
     value_rules.check_all(owner, _RULES, numbers)
     for name in activations:

@@ -40,16 +40,16 @@ class TopKRouter(Router):
     of its experts has room.
 
     Attributes:
-      k: the largest number of experts that a token visits.
-      policy_train: the choices after the first that are visited in training: "all" visits all
+      k: The largest number of experts that a token visits.
+      policy_train: The choices after the first that are visited in training: "all" visits all
         of them, "none" visits none, "threshold" visits those with a gate above `threshold`, and
         "random" visits each with probability gate / threshold.
-      policy_eval: the same outside of training. Mesh TF uses "random" there as well, which
+      policy_eval: The same outside of training. Mesh TF uses "random" there as well, which
         makes a model's answer depend on chance (ruling 17).
-      threshold: the threshold for "threshold" and "random".
+      threshold: The threshold for "threshold" and "random".
 
     Raises:
-      UserError: for an unknown policy, or a value out of its range.
+      UserError: For an unknown policy, or a value out of its range.
     """
 
     k: int = 2

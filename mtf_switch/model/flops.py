@@ -26,15 +26,15 @@ class Cost:
     """The parameters of a model and its FLOPs; a multiplication and an addition are two FLOPs.
 
     Attributes:
-      parameters: the number of trainable parameters.
-      flops_per_sequence: forward FLOPs of a sequence (inputs and targets at full length),
+      parameters: The number of trainable parameters.
+      flops_per_sequence: Forward FLOPs of a sequence (inputs and targets at full length),
         counted as in Table 9. The count includes the matmuls with the weights of the blocks; a
         token counts once for every expert to which it is sent. It excludes attention scores,
         embedding, logits, dispatch and unused expert capacity. T5-Base at 512 + 114 tokens has
         the paper's 124e9.
-      arithmetic_per_sequence: forward FLOPs of a sequence in all matmuls, if one-hot matmuls
+      arithmetic_per_sequence: Forward FLOPs of a sequence in all matmuls, if one-hot matmuls
         dispatch the tokens as in the paper.
-      tokens_per_sequence: tokens in the inputs and targets.
+      tokens_per_sequence: Tokens in the inputs and targets.
     """
 
     parameters: int
@@ -52,8 +52,8 @@ def compute_cost(model: Any, settings: RunSettings) -> Cost:
     """Counts a model's parameters and FLOPs, without lowering its graph or creating variables.
 
     Args:
-      model: a transformer.Bitransformer.
-      settings: the settings of the run. The batch size and the sequence lengths determine the
+      model: A transformer.Bitransformer.
+      settings: The settings of the run. The batch size and the sequence lengths determine the
         expert capacity.
     """
     with tf.Graph().as_default(), _without_variables():
@@ -93,10 +93,10 @@ def compute_flops_per_sequence(
     """Computes the forward FLOPs of a sequence, counted as in Table 9; see `Cost`.
 
     Args:
-      model: the model that the matmuls belong to.
-      matmuls: the EinsumOperations of one forward pass, over a batch or a microbatch.
-      batch_size: the number of sequences in that pass.
-      settings: the settings of the run.
+      model: The model that the matmuls belong to.
+      matmuls: The EinsumOperations of one forward pass, over a batch or a microbatch.
+      batch_size: The number of sequences in that pass.
+      settings: The settings of the run.
     """
     lengths = settings.sequence_length
     tokens = {

@@ -30,17 +30,17 @@ def build(
     """Builds Mesh TF's Transformer from gin, and checks it.
 
     Args:
-      settings: the settings of the run.
-      vocabulary: a vocabulary, or an (inputs, targets) pair.
-      on_tpu: whether the graph is for a TPU, which decides how Switch layers dispatch tokens.
-      inference: the experts' capacity if the model is to predict or score lines of text; None
+      settings: The settings of the run.
+      vocabulary: A vocabulary, or an (inputs, targets) pair.
+      on_tpu: Whether the graph is for a TPU, which decides how Switch layers dispatch tokens.
+      inference: The experts' capacity if the model is to predict or score lines of text; None
         for that of evaluation.
 
     Returns:
       A transformer.Bitransformer or Unitransformer.
 
     Raises:
-      UserError: if the configuration is wrong. Upstream would ignore some of these mistakes, or
+      UserError: If the configuration is wrong. Upstream would ignore some of these mistakes, or
         fail much later.
     """
     check_layer_specifications()
@@ -73,10 +73,10 @@ def pairs_of_blocks(num_layers: int) -> int:
     gin/sparsity/every_other_switch.gin has such blocks.
 
     Args:
-      num_layers: the number of T5 blocks in each stack.
+      num_layers: The number of T5 blocks in each stack.
 
     Raises:
-      UserError: if the number is odd.
+      UserError: If the number is odd.
     """
     if num_layers % 2:
         raise UserError(
@@ -103,7 +103,7 @@ def check_layer_specifications() -> None:
     Upstream would keep one layer of such a list and ignore the others.
 
     Raises:
-      UserError: if an entry is such a list.
+      UserError: If an entry is such a list.
     """
     for scope in ("", "encoder", "decoder"):
         with gin.config_scope(scope or None):
@@ -149,7 +149,7 @@ def check_model(model: Any, settings: RunSettings) -> None:
     """Checks that the layout can split every tensor and that groups and capacities are valid.
 
     Raises:
-      UserError: if a size does not divide, if two dimensions of a tensor are split over one
+      UserError: If a size does not divide, if two dimensions of a tensor are split over one
         mesh axis, or if an expert capacity is below 1.
     """
     settings.layout.check(list_tensors_to_split(model, settings))
@@ -177,8 +177,8 @@ def list_tensors_to_split(model: Any, settings: RunSettings) -> Iterator[Tensor]
     """Lists the tensors that decide whether a layout can split a model.
 
     Args:
-      model: a transformer.Bitransformer or Unitransformer.
-      settings: the settings of the run.
+      model: A transformer.Bitransformer or Unitransformer.
+      settings: The settings of the run.
 
     Yields:
       The inputs, embeddings and logits of each stack, and the weights and activations of each

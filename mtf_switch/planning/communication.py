@@ -36,13 +36,13 @@ class Collective:
     """One collective operation, and how often a training step runs it.
 
     Attributes:
-      kind: the operation.
-      axis: the mesh axis that it runs over, or several joined by "+", such as "data+model".
-      cores_per_group: the number of cores that communicate with each other.
-      dtype: the dtype that is sent.
-      shape: the shape of one core's operand.
-      phase: the part of the training step that the operand comes from.
-      count: runs per training step, over all microbatches.
+      kind: The operation.
+      axis: The mesh axis that it runs over, or several joined by "+", such as "data+model".
+      cores_per_group: The number of cores that communicate with each other.
+      dtype: The dtype that is sent.
+      shape: The shape of one core's operand.
+      phase: The part of the training step that the operand comes from.
+      count: Runs per training step, over all microbatches.
     """
 
     kind: CollectiveKind
@@ -98,11 +98,11 @@ class PredictedCollective:
     """A collective that Section 5 predicts for a layer.
 
     Attributes:
-      kind: the operation.
-      axis: the mesh axis that it runs over.
-      elements: the number of elements in one core's operand.
-      forward: runs per forward pass.
-      backward: runs per backward pass.
+      kind: The operation.
+      axis: The mesh axis that it runs over.
+      elements: The number of elements in one core's operand.
+      forward: Runs per forward pass.
+      backward: Runs per backward pass.
     """
 
     kind: CollectiveKind
@@ -127,7 +127,7 @@ def predict_switch_layer(
     own groups, and the operand is [E, G / n, C, M].
 
     Args:
-      layout: a layout with rules for batch, experts or batch_unsplit, and expert_hidden.
+      layout: A layout with rules for batch, experts or batch_unsplit, and expert_hidden.
       groups: G, the number of groups in the whole batch.
       experts: E, the number of experts.
       capacity: C, the expert capacity.
@@ -160,10 +160,10 @@ def predict_dense_layer(
     before they are reduced.
 
     Args:
-      layout: a layout with rules for batch and `hidden_dim`.
+      layout: A layout with rules for batch and `hidden_dim`.
       tokens: B, the number of tokens in the whole batch.
       d_model: M, the model dimension.
-      hidden_dim: the dimension inside the layer: "d_ff", or "heads" for attention.
+      hidden_dim: The dimension inside the layer: "d_ff", or "heads" for attention.
     """
     if layout.ways(hidden_dim) == 1:
         return []
@@ -180,8 +180,8 @@ def predict_gradients(
     the core that holds a part of it computes that part's gradient for all tokens.
 
     Args:
-      layout: a layout with a rule for batch.
-      variables: the dimensions of each trainable variable, by name.
+      layout: A layout with a rule for batch.
+      variables: The dimensions of each trainable variable, by name.
     """
     data = layout.axis("batch")
     return [

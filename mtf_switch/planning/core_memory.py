@@ -37,10 +37,10 @@ class VariableSize:
     """The size of one variable of the model or of the optimizer.
 
     Attributes:
-      group: the group to which its memory is added.
+      group: The group to which its memory is added.
       dims: (name, size) of each dimension.
-      bytes_per_element: bytes of an element as the cores store it.
-      gradient_bytes_per_element: bytes of an element of its gradient; 0 for an optimizer slot.
+      bytes_per_element: Bytes of an element as the cores store it.
+      gradient_bytes_per_element: Bytes of an element of its gradient; 0 for an optimizer slot.
     """
 
     group: VariableGroup
@@ -59,8 +59,8 @@ class StepBatch:
     """The properties of a batch that decide the memory of a training step.
 
     Attributes:
-      sequences: sequences in a microbatch, on all cores together.
-      sequence_length: tokens in the longest feature of a sequence.
+      sequences: Sequences in a microbatch, on all cores together.
+      sequence_length: Tokens in the longest feature of a sequence.
     """
 
     sequences: int
@@ -73,9 +73,9 @@ def measure_memory(
     """Returns the bytes that one core needs for each of MEMORY_GROUPS.
 
     Args:
-      variables: all variables of the model and of the optimizer.
-      activation_bytes: bytes of the activations that one core keeps.
-      layout: the mesh and its layout rules.
+      variables: All variables of the model and of the optimizer.
+      activation_bytes: Bytes of the activations that one core keeps.
+      layout: The mesh and its layout rules.
     """
     memory: dict[MemoryGroup, int] = dict.fromkeys(MEMORY_GROUPS, 0)
     for variable in variables:
@@ -96,11 +96,11 @@ def describe_fit(
     """Says whether a model fits and, if it does not, by how much, and what would fit.
 
     Args:
-      variables: all variables of the model and of the optimizer.
-      memory: the bytes that one core needs, by group.
-      layout: the mesh and its layout rules.
-      batch: the batch of the step that was measured.
-      hardware: the pod.
+      variables: All variables of the model and of the optimizer.
+      memory: The bytes that one core needs, by group.
+      layout: The mesh and its layout rules.
+      batch: The batch of the step that was measured.
+      hardware: The pod.
     """
     total, limit = sum(memory.values()), hardware.core_hbm_bytes
     needs = f"it needs {format_bytes(total)} per core"

@@ -32,16 +32,16 @@ class Hardware:
     """The hardware of a TPU pod.
 
     Attributes:
-      name: the name of the hardware, such as "TPU v3".
-      slices: the sizes of the available slices, in cores.
-      cores_per_chip: cores that share a chip, its memory and its links.
-      cores_per_host: cores attached to one host machine.
-      chip_flops: peak FLOP/s of a chip, in bfloat16.
-      chip_hbm_bytes: memory of a chip, in bytes.
-      chip_hbm_bandwidth: memory bandwidth of a chip, in bytes/s.
-      torus_dimensions: dimensions of the torus that connects the chips.
-      chip_link_bandwidth: bytes/s that a chip can send over all of its links together.
-      pod_bisection_bandwidth: bytes/s from one half of the largest slice to the other.
+      name: The name of the hardware, such as "TPU v3".
+      slices: The sizes of the available slices, in cores.
+      cores_per_chip: Cores that share a chip, its memory and its links.
+      cores_per_host: Cores attached to one host machine.
+      chip_flops: Peak FLOP/s of a chip, in bfloat16.
+      chip_hbm_bytes: Memory of a chip, in bytes.
+      chip_hbm_bandwidth: Memory bandwidth of a chip, in bytes/s.
+      torus_dimensions: Dimensions of the torus that connects the chips.
+      chip_link_bandwidth: Bytes/s that a chip can send over all of its links together.
+      pod_bisection_bandwidth: Bytes/s from one half of the largest slice to the other.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Hardware:
         """Checks that there is a slice with this number of cores.
 
         Raises:
-          UserError: if there is no such slice. The message names the nearest sizes.
+          UserError: If there is no such slice. The message names the nearest sizes.
         """
         if cores in self.slices:
             return
@@ -91,7 +91,7 @@ class Hardware:
 
         Args:
           flops: FLOPs of the matmul.
-          bytes_: bytes of its operands and its result.
+          bytes_: Bytes of its operands and its result.
         """
         return max(flops / self.core_flops, bytes_ / self.core_hbm_bandwidth)
 
@@ -116,8 +116,8 @@ class Hardware:
         data to the other half.
 
         Args:
-          collective: the collective.
-          layout: the mesh, with the axes of the collective.
+          collective: The collective.
+          layout: The mesh, with the axes of the collective.
         """
         c = count_neighbors(layout, collective.axis, self.cores_per_chip)
         span = compute_span(layout, collective.axis)
@@ -167,13 +167,13 @@ class StepEstimate:
     """The time of a training step if nothing overlaps and all parts run at their peak.
 
     Attributes:
-      hardware: the name of the hardware.
-      compute_seconds: time of the matmuls, and of the optimizer's pass over the variables.
-      all_to_all_seconds: time of the all-to-alls.
-      all_reduce_seconds: time of the all-reduces and of the permutes.
-      bottleneck: the part that takes the longest.
-      step_seconds: the sum of the three parts.
-      hbm_bytes: memory of a core, in bytes.
+      hardware: The name of the hardware.
+      compute_seconds: Time of the matmuls, and of the optimizer's pass over the variables.
+      all_to_all_seconds: Time of the all-to-alls.
+      all_reduce_seconds: Time of the all-reduces and of the permutes.
+      bottleneck: The part that takes the longest.
+      step_seconds: The sum of the three parts.
+      hbm_bytes: Memory of a core, in bytes.
     """
 
     hardware: str
@@ -203,8 +203,8 @@ def compute_span(layout: MeshLayout, axis: str) -> int:
     Mesh TF places neighbors on the innermost axis next to each other on the torus.
 
     Args:
-      layout: the mesh.
-      axis: the name of an axis, or several joined by "+".
+      layout: The mesh.
+      axis: The name of an axis, or several joined by "+".
     """
     axes = list(layout.axes)
     outermost = min(index for index, (name, _) in enumerate(axes) if name in axis.split("+"))
@@ -215,9 +215,9 @@ def count_neighbors(layout: MeshLayout, axis: str, cores_per_chip: int) -> int:
     """Returns how many cores of one chip belong to the same group of cores on an axis.
 
     Args:
-      layout: the mesh.
-      axis: the name of an axis, or several joined by "+".
-      cores_per_chip: cores that share a chip. They are neighbors on the innermost axes.
+      layout: The mesh.
+      axis: The name of an axis, or several joined by "+".
+      cores_per_chip: Cores that share a chip. They are neighbors on the innermost axes.
     """
     members, inside = 1, 1
     for name, cores in reversed(list(layout.axes)):
@@ -237,12 +237,12 @@ def estimate_step(
     """Estimates the time of a training step.
 
     Args:
-      hardware: the pod.
-      layout: the mesh.
-      matmuls: the matmuls of one core, each with its `flops` and `bytes` per step.
-      variable_bytes: bytes of the parameters and optimizer slots on one core. The optimizer
+      hardware: The pod.
+      layout: The mesh.
+      matmuls: The matmuls of one core, each with its `flops` and `bytes` per step.
+      variable_bytes: Bytes of the parameters and optimizer slots on one core. The optimizer
         reads and writes them once per step.
-      collectives: the collectives of the step.
+      collectives: The collectives of the step.
     """
     seconds: dict[StepPart, float] = {
         "compute": sum(hardware.matmul_seconds(m.flops, m.bytes) for m in matmuls)

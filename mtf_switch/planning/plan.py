@@ -17,24 +17,24 @@ class Plan:
     """The resources that a training step needs on each core of a mesh.
 
     Attributes:
-      layout: the mesh and its layout rules.
-      batch_tokens: input tokens per step; as in the paper, only inputs count.
-      sequences: sequences per step.
-      microbatches: microbatches per step.
-      vocabulary: the vocabulary whose embeddings and logits are counted.
-      parameters: parameters of the whole model, by group of variables.
-      optimizer_slots: elements of all optimizer slots.
-      flops_per_sequence: forward FLOPs of a sequence, counted as in Table 9.
+      layout: The mesh and its layout rules.
+      batch_tokens: Input tokens per step; as in the paper, only inputs count.
+      sequences: Sequences per step.
+      microbatches: Microbatches per step.
+      vocabulary: The vocabulary whose embeddings and logits are counted.
+      parameters: Parameters of the whole model, by group of variables.
+      optimizer_slots: Elements of all optimizer slots.
+      flops_per_sequence: Forward FLOPs of a sequence, counted as in Table 9.
       flops_per_step: FLOPs of a step on all cores, forward and backward.
       core_flops: FLOPs of a step on one core, by phase.
-      core_matmul_bytes: bytes of the operands and results of one core's matmuls.
-      memory: bytes on one core, by group.
-      activations_unfused: bytes of activations on one core if XLA fused nothing.
-      collectives: the collectives of a step, by descending `wire_bytes`.
-      estimate: the estimated time of a step.
-      verdict: a sentence that says whether the model fits and, if it does not, what would.
-      seconds_to_plan: wall time of the planner, in seconds.
-      peak_rss_bytes: the peak memory of this process so far.
+      core_matmul_bytes: Bytes of the operands and results of one core's matmuls.
+      memory: Bytes on one core, by group.
+      activations_unfused: Bytes of activations on one core if XLA fused nothing.
+      collectives: The collectives of a step, by descending `wire_bytes`.
+      estimate: The estimated time of a step.
+      verdict: A sentence that says whether the model fits and, if it does not, what would.
+      seconds_to_plan: Wall time of the planner, in seconds.
+      peak_rss_bytes: The peak memory of this process so far.
     """
 
     layout: MeshLayout

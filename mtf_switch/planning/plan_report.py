@@ -43,7 +43,7 @@ def check_output_dir(folder: str, is_comparison: bool) -> None:
     """Checks, before planning starts, that a folder holds no report of this kind yet.
 
     Raises:
-      UserError: if it holds one. The message names the file.
+      UserError: If it holds one. The message names the file.
     """
     path = Path(folder) / f"{_COMPARISON if is_comparison else _PLAN}.json"
     if path.exists():
@@ -61,7 +61,7 @@ def report_comparison(plans: Mapping[str, Plan]) -> Report:
     """Reports several plans of one model.
 
     Args:
-      plans: the name of each layout and its plan.
+      plans: The name of each layout and its plan.
     """
     data = {
         "plans": {name: plan.as_json() for name, plan in plans.items()},
@@ -208,7 +208,7 @@ def recommend_layout(plans: Mapping[str, Plan]) -> str:
     costs an all-reduce per layer, and experts cost all-to-alls but no FLOPs.
 
     Args:
-      plans: the name of each layout and its plan.
+      plans: The name of each layout and its plan.
     """
     fitting = {name: plan for name, plan in plans.items() if plan.fits}
     if not fitting:
@@ -247,8 +247,8 @@ def draw_plans(figure: Figure, plans: Mapping[str, Plan]) -> None:
     """Draws stacked bars per plan: memory by group, bytes sent by kind, time by part.
 
     Args:
-      figure: an empty figure.
-      plans: the label of each bar and its plan.
+      figure: An empty figure.
+      plans: The label of each bar and its plan.
     """
     figure.set_size_inches(14, 1.6 + 0.45 * len(plans))
     memory, wires, times = figure.subplots(1, 3, sharey=True)

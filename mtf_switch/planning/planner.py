@@ -43,12 +43,12 @@ def parse_settings(
     """Parses a configuration on top of the paper's pre-training on TPU v3.
 
     Args:
-      gin_files: files for a model, a layout and, optionally, the hardware.
-      gin_params: gin bindings, which override the files.
-      batch_tokens: input tokens per step; None means 2^20.
+      gin_files: Files for a model, a layout and, optionally, the hardware.
+      gin_params: Gin bindings, which override the files.
+      batch_tokens: Input tokens per step; None means 2^20.
 
     Raises:
-      UserError: if the configuration is wrong, or its mesh has only one core.
+      UserError: If the configuration is wrong, or its mesh has only one core.
     """
     params = list(gin_params)
     if batch_tokens is not None:
@@ -67,12 +67,12 @@ def make_plan(settings: run_settings.RunSettings, vocabulary_size: int | None = 
     """Plans the training step of the parsed configuration.
 
     Args:
-      settings: the settings of the run.
-      vocabulary_size: the number of pieces and sentinels; None for the vocabulary of the task.
+      settings: The settings of the run.
+      vocabulary_size: The number of pieces and sentinels; None for the vocabulary of the task.
         If the task is that of BASE_FILES, a model can replace it with PRETRAINING_TASK.
 
     Raises:
-      UserError: if the model cannot be built, if the layout cannot split it, or if the
+      UserError: If the model cannot be built, if the layout cannot split it, or if the
         hardware has no slice of this size.
     """
     start = time.monotonic()

@@ -62,9 +62,9 @@ class Matmul:
     """The part of a matmul that one core computes.
 
     Attributes:
-      phase: the part of the training step that it belongs to.
+      phase: The part of the training step that it belongs to.
       flops: FLOPs per step, over all microbatches. A multiplication and an addition are two.
-      bytes: bytes of its operands and its result, per step.
+      bytes: Bytes of its operands and its result, per step.
     """
 
     phase: Phase
@@ -77,9 +77,9 @@ class Activations:
     """Bytes of the forward tensors that one core keeps for the backward pass of a microbatch.
 
     Attributes:
-      kept: the estimate. The backward pass recomputes elementwise operations, casts and
+      kept: The estimate. The backward pass recomputes elementwise operations, casts and
         one-hots, because XLA fuses them into the operations that read their outputs.
-      unfused: an upper bound: every forward tensor that the backward pass reads.
+      unfused: An upper bound: every forward tensor that the backward pass reads.
     """
 
     kept: int

@@ -33,15 +33,15 @@ class PodGraph:
     """A lowered training step.
 
     Attributes:
-      model: a transformer.Bitransformer or Unitransformer.
-      tf_graph: the TensorFlow graph, which is the program of one core.
-      mesh_graph: the Mesh TF graph that was lowered.
-      mesh_impl: the mesh implementation that lowered it, which knows the slices of tensors.
-      variables: all Mesh TF variables, trainable or not, in the order of their creation.
-      phases: the phase of each Mesh TF operation, including those in loops.
-      microbatches: microbatches per step: how often the microbatch loop runs.
-      looped: the Mesh TF operations in the microbatch loop; empty if there is no loop.
-      train_op: the TensorFlow operation that runs a training step.
+      model: A transformer.Bitransformer or Unitransformer.
+      tf_graph: The TensorFlow graph, which is the program of one core.
+      mesh_graph: The Mesh TF graph that was lowered.
+      mesh_impl: The mesh implementation that lowered it, which knows the slices of tensors.
+      variables: All Mesh TF variables, trainable or not, in the order of their creation.
+      phases: The phase of each Mesh TF operation, including those in loops.
+      microbatches: Microbatches per step: how often the microbatch loop runs.
+      looped: The Mesh TF operations in the microbatch loop; empty if there is no loop.
+      train_op: The TensorFlow operation that runs a training step.
     """
 
     model: Any
@@ -181,11 +181,11 @@ def build(settings: RunSettings, vocabulary: Any) -> PodGraph:
     """Builds and lowers the training graph of a run for the cores of its mesh.
 
     Args:
-      settings: the settings of the run.
-      vocabulary: a vocabulary, or an (inputs, targets) pair.
+      settings: The settings of the run.
+      vocabulary: A vocabulary, or an (inputs, targets) pair.
 
     Raises:
-      UserError: if the model cannot be built, or the layout cannot split it.
+      UserError: If the model cannot be built, or the layout cannot split it.
     """
     model = switch_transformer.build(settings, vocabulary, on_tpu=True)
     recorder = _Recorder()

@@ -22,14 +22,14 @@ def make_independent_of_batch(settings: RunSettings) -> None:
       settings: The settings of the run.
     """
     limits = ("decode_length_multiplier", "decode_length_constant")
-    if any(_bound(limit) is not None for limit in limits):
+    if any(_get_bound_value(limit) is not None for limit in limits):
         return
-    length = _bound("max_decode_length") or settings.sequence_length["inputs"]
+    length = _get_bound_value("max_decode_length") or settings.sequence_length["inputs"]
     for limit, value in zip(limits, (0.0, float(length))):
         gin_config.bind(f"{_DECODE}.{limit}", value)
 
 
-def _bound(parameter: str) -> Any | None:
+def _get_bound_value(parameter: str) -> Any | None:
     """Returns gin's binding of a decoding parameter, or None."""
     try:
         return gin.query_parameter(f"{_DECODE}.{parameter}")

@@ -18,9 +18,9 @@ def deliver_sum(tensor: Any, deliver: Callable[[Any], object]) -> None:
     """Calls `deliver` with a tensor, or with its sum over all microbatches.
 
     Args:
-      tensor: an mtf.Tensor without the batch dimension, in a training step that is being
+      tensor: An mtf.Tensor without the batch dimension, in a training step that is being
         built.
-      deliver: a function that is called with `tensor` at once if the step has no microbatches,
+      deliver: A function that is called with `tensor` at once if the step has no microbatches,
         and otherwise with the sum after the loop. The operations that it makes are outside the
         loop.
     """

@@ -72,11 +72,11 @@ class Run:
     """The results of training and evaluating one layout.
 
     Attributes:
-      losses: the loss of each step, [STEPS].
+      losses: The loss of each step, [STEPS].
       grads: variable -> gradient in the first step.
-      routing: field of ROUTING_FIELDS -> [STEPS, <all tokens of all Switch layers>].
-      devices: the devices that ran something in the first step.
-      checkpoint: path of the weights after the last step.
+      routing: Field of ROUTING_FIELDS -> [STEPS, <all tokens of all Switch layers>].
+      devices: The devices that ran something in the first step.
+      checkpoint: Path of the weights after the last step.
       evaluated: checkpoint -> loss in evaluation.
     """
 

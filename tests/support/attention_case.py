@@ -32,14 +32,14 @@ class Case:
     """A layer and its input: 4 sequences of 6 tokens, in groups of 12.
 
     Attributes:
-      computation, network: arguments of SwitchAttention.
-      router: a key of ROUTERS.
-      dispatch: a key of DISPATCHES.
-      real: share of positions that are not padding; None if padding is unknown.
-      causal: whether a token attends to earlier tokens only.
-      mode: mode of the Context.
-      factor: capacity factor of every mode; with 0.75, tokens are dropped.
-      folded: whether 1 / sqrt(d_kv) is part of the initial values.
+      computation, network: Arguments of SwitchAttention.
+      router: A key of ROUTERS.
+      dispatch: A key of DISPATCHES.
+      real: Share of positions that are not padding; None if padding is unknown.
+      causal: Whether a token attends to earlier tokens only.
+      mode: Mode of the Context.
+      factor: Capacity factor of every mode; with 0.75, tokens are dropped.
+      folded: Whether 1 / sqrt(d_kv) is part of the initial values.
     """
 
     computation: str = "qkv"

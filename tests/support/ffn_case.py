@@ -23,16 +23,16 @@ class Case:
     """A layer and its input.
 
     Attributes:
-      dims: names and sizes of the dimensions of x but for M.
+      dims: Names and sizes of the dimensions of x but for M.
       model, experts, hidden: M, E, F.
       group_size, factor, least: ExpertCapacity; the factor is that of every mode.
-      activations: activations of the experts.
-      real: share of positions that are no padding, a pattern by name, or None where padding
+      activations: Activations of the experts.
+      real: Share of positions that are no padding, a pattern by name, or None where padding
         is unknown.
-      padding: how the loss treats it.
-      skew: see oracle.tokens_with_clear_choices.
-      mode: mode of the Context.
-      dispatch: a key of DISPATCHES.
+      padding: How the loss treats it.
+      skew: See oracle.tokens_with_clear_choices.
+      mode: Mode of the Context.
+      dispatch: A key of DISPATCHES.
     """
 
     dims: tuple[tuple[str, int], ...] = (("batch", 3), ("length", 4))

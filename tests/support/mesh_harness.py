@@ -25,16 +25,16 @@ class Outcome:
     """The results of one run of a layer. All arrays are NumPy's, floats as float32.
 
     Attributes:
-      y: the layer's output, shaped like x.
-      losses: the losses that it appended to context.losses.
-      variables: values of the trainable variables, by name.
-      grads: gradients by the name of a variable, and "x"; empty if not differentiated.
-      metrics: the routers' vectors of sums, by layer name.
+      y: The layer's output, shaped like x.
+      losses: The losses that it appended to context.losses.
+      variables: Values of the trainable variables, by name.
+      grads: Gradients by the name of a variable, and "x"; empty if not differentiated.
+      metrics: The routers' vectors of sums, by layer name.
       routing: ROUTING_FIELDS of a layer with a `router`, each [O, G, N]; else empty.
-      fetched: the tensors that the `fetch` argument named.
-      mesh_graph: the Mesh TF graph.
-      tf_graph: the TensorFlow graph that it was lowered to.
-      ops_run: names of the operations that each device ran; empty without `trace`.
+      fetched: The tensors that the `fetch` argument named.
+      mesh_graph: The Mesh TF graph.
+      tf_graph: The TensorFlow graph that it was lowered to.
+      ops_run: Names of the operations that each device ran; empty without `trace`.
     """
 
     y: np.ndarray
@@ -105,18 +105,18 @@ def run_layer(
     """Calls a layer on x [*dims, M] and differentiates sum(y * dy) + its losses.
 
     Args:
-      make_layer: called inside the graph.
-      x: float array, rank len(dims) + 1.
-      dims: names of all dimensions but the last.
+      make_layer: Called inside the graph.
+      x: Float array, rank len(dims) + 1.
+      dims: Names of all dimensions but the last.
       nonpadding: 0 and 1, with those of dims that are outer_batch, batch or length (beams
         share it), or None.
-      mode, activation_dtype, num_microbatches: attributes of the Context.
-      model: by default a FakeModel made from x.
-      dy: gradient of the outputs, like x; ones if None.
-      loss_weight: factor of the layer's losses in what is differentiated.
-      differentiate: whether to compute gradients.
-      fetch: names more tensors of the finished graph whose values are wanted.
-      devices, mesh_shape, layout, **session: see `evaluate`.
+      mode, activation_dtype, num_microbatches: Attributes of the Context.
+      model: By default a FakeModel made from x.
+      dy: Gradient of the outputs, like x; ones if None.
+      loss_weight: Factor of the layer's losses in what is differentiated.
+      differentiate: Whether to compute gradients.
+      fetch: Names more tensors of the finished graph whose values are wanted.
+      devices, mesh_shape, layout, **session: See `evaluate`.
     """
 
     def build(mesh):
@@ -166,11 +166,11 @@ def make_context(
     """Makes the Context that Mesh TF's Unitransformer passes to a layer.
 
     Args:
-      mesh: the mesh of the tensors.
-      shape: dimensions of the layer's input.
+      mesh: The mesh of the tensors.
+      shape: Dimensions of the layer's input.
       sequence_id: 0 for padding, or None.
-      mode, activation_dtype, num_microbatches: attributes of the Context.
-      model: by default a FakeModel without a layout.
+      mode, activation_dtype, num_microbatches: Attributes of the Context.
+      model: By default a FakeModel without a layout.
     """
     length = next((d for d in shape if d.name == "length"), None)
     model = model or FakeModel(shape[-1])
@@ -208,15 +208,15 @@ def evaluate(
     """Builds, lowers and runs a Mesh TF graph.
 
     Args:
-      build: makes a structure of Mesh TF tensors from a mesh.
-      devices: number of CPU devices, on which operations are really placed; one mesh
+      build: Makes a structure of Mesh TF tensors from a mesh.
+      devices: Number of CPU devices, on which operations are really placed; one mesh
         dimension "all".
-      mesh_shape: a mesh shape in its place, such as "data:2,model:2".
-      layout: layout rules.
-      variables: values by name; other variables keep their initial values.
-      seed: seed of the graph.
-      global_step: value of tf.train.get_global_step().
-      trace: whether to record which device ran what.
+      mesh_shape: A mesh shape in its place, such as "data:2,model:2".
+      layout: Layout rules.
+      variables: Values by name; other variables keep their initial values.
+      seed: Seed of the graph.
+      global_step: Value of tf.train.get_global_step().
+      trace: Whether to record which device ran what.
 
     Returns:
       "value", the structure as arrays; and "metrics", "variables", "mesh_graph", "tf_graph" and

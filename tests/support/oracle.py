@@ -250,11 +250,11 @@ def tokens_with_clear_choices(
 
     Args:
       rng: np.random.Generator.
-      shape: shape of x.
-      w_r: router weights [M, E], whose choices must be clear.
-      margin: minimum difference of the largest logits; their float32 errors are about 1e-6.
-      skew: from 0 (independent tokens) to 1 (equal tokens, which make experts overflow).
-      choices: number of choices of a token that must be clear, in order.
+      shape: Shape of x.
+      w_r: Router weights [M, E], whose choices must be clear.
+      margin: Minimum difference of the largest logits; their float32 errors are about 1e-6.
+      skew: From 0 (independent tokens) to 1 (equal tokens, which make experts overflow).
+      choices: Number of choices of a token that must be clear, in order.
     """
     common = rng.standard_normal(shape[-1])
     x = np.empty(shape)

@@ -28,12 +28,12 @@ class Row:
     """A row of a table, or a point of a figure.
 
     Attributes:
-      model: the file of gin/models/ that has its parameters, or their number.
-      header: texts that the header must contain, printed numbers first.
-      bound: its own gin bindings.
-      steps: the number of training steps, as far as the paper states it.
-      tokens: the number of input tokens in a batch.
-      task: the training task.
+      model: The file of gin/models/ that has its parameters, or their number.
+      header: Texts that the header must contain, printed numbers first.
+      bound: Its own gin bindings.
+      steps: The number of training steps, as far as the paper states it.
+      tokens: The number of input tokens in a batch.
+      task: The training task.
     """
 
     model: str | int

@@ -40,10 +40,10 @@ def build_pod(
     """Builds the graph on a mesh of data x model cores, with all noise on.
 
     Args:
-      strategy: the name of a file in gin/layouts/.
-      data: cores of the mesh's data axis.
-      model: cores of its model axis.
-      microbatches: microbatches per step.
+      strategy: The name of a file in gin/layouts/.
+      data: Cores of the mesh's data axis.
+      model: Cores of its model axis.
+      microbatches: Microbatches per step.
     """
     tokens = BATCH // data // microbatches * INPUTS
     settings = planner.parse_settings(

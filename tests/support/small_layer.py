@@ -12,8 +12,8 @@ def draw(*shape: int, skew: float = 0.0) -> tuple[np.ndarray, oracle.Weights]:
     """Returns x [*shape, M] and weights.
 
     Args:
-      *shape: sizes of all dimensions but the last.
-      skew: see oracle.tokens_with_clear_choices.
+      *shape: Sizes of all dimensions but the last.
+      skew: See oracle.tokens_with_clear_choices.
     """
     rng = np.random.default_rng(0)
     weights = oracle.Weights.draw(rng, M, E, F)

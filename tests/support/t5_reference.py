@@ -44,9 +44,9 @@ def train(model_dir: Path, vocabulary: Path, model: str = "models/t5.1.0.small.g
     """Runs T5's program for two steps of training.
 
     Args:
-      model_dir: the folder for its checkpoints and operative_config.gin.
-      vocabulary: a SentencePiece model.
-      model: one of T5's gin files.
+      model_dir: The folder for its checkpoints and operative_config.gin.
+      vocabulary: A SentencePiece model.
+      model: One of T5's gin files.
     """
     params = {
         **SIZES,

@@ -261,8 +261,8 @@ def write_dataset(
     """Makes the builder of a data set write examples instead of downloading its data.
 
     Args:
-      tfds_name: a name with its version, such as "xsum:1.1.0".
-      data_dir: the folder for all data sets.
+      tfds_name: A name with its version, such as "xsum:1.1.0".
+      data_dir: The folder for all data sets.
       splits: split -> examples; by default those of EXAMPLES.
     """
     splits = EXAMPLES[tfds_name] if splits is None else splits

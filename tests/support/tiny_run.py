@@ -243,7 +243,7 @@ class Ran:
 
     Attributes:
       logits: [B, L, V] float32.
-      loss: the training loss: cross-entropy and auxiliary losses.
+      loss: The training loss: cross-entropy and auxiliary losses.
       router_sums: layer -> [6 + 2 E], see `mtf_switch.layers.router_metrics`.
     """
 

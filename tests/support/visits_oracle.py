@@ -101,15 +101,15 @@ def mixture(
     """A layer of experts with any routing: x [G, S, M].
 
     Args:
-      x: tokens in groups.
-      weights: weights of the layer.
-      route_group: makes the visits of a group from its probabilities [S, E] and whether each
+      x: Tokens in groups.
+      weights: Weights of the layer.
+      route_group: Makes the visits of a group from its probabilities [S, E] and whether each
         token is real [S].
-      activations: activations of the experts.
+      activations: Activations of the experts.
       nonpadding: [G, S] or None.
-      padding: see `load_balance_loss`.
-      alpha: coefficient of the load-balancing loss.
-      z_coefficient: coefficient of the z-loss.
+      padding: See `load_balance_loss`.
+      alpha: Coefficient of the load-balancing loss.
+      z_coefficient: Coefficient of the z-loss.
     """
     groups, tokens, _ = x.shape
     experts = weights.w_r.shape[1]
