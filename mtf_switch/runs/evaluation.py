@@ -86,10 +86,8 @@ def evaluate(
     """
     checkpoint = checkpoint or saved_checkpoints.find_latest(run.model_dir)
     runner = estimator.build(run)
-    task, limit = (
-        run.settings.task,
-        None if batches is None else batches * run.settings.batch_size,
-    )
+    task = run.settings.task
+    limit = None if batches is None else batches * run.settings.batch_size
     input_fn = input_fn or data.make_eval_input_fn(run.settings, split, batches)
     with saved_checkpoints.explain_errors(run.model_dir):
         results = runner.evaluate(

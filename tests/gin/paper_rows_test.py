@@ -14,7 +14,7 @@ from model_files import (
     read_header,
     read_stated_size,
 )
-from paper_rows import LENGTHS, MC4_LENGTHS, ROWS, SCALE
+from paper_rows import CAPACITY, LENGTHS, MC4_LENGTHS, ROWS, SCALE
 from two_steps import train_two_steps
 
 from mtf_switch.config import bound_settings, gin_config
@@ -48,6 +48,9 @@ def test_a_row_is_what_the_paper_says(name):
     # Ruling 34: dense rows have the scale of the Switch rows.
     bound = {SCALE: 0.1, **row.bound}
     assert {key: gin.query_parameter(key) for key in bound} == bound
+    # Ruling 39: only Table 1's rows evaluate with another factor than the default.
+    if CAPACITY[1] not in bound:
+        assert "ExpertCapacity.capacity_factor_eval" not in gin_config.to_text()
 
 
 @pytest.mark.parametrize("experts", ["2", "4", "8", "16", "32", "64", "128", "256"])
