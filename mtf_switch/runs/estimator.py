@@ -187,7 +187,8 @@ def _model_fn(
         spec = upstream_model_fn(features, labels, mode, params)
     sums = router_metrics.collect_sums(tf.get_default_graph())
     if mode == tf.estimator.ModeKeys.EVAL:
-        eval_metrics = example_count.add_to_eval_metrics(spec.eval_metrics)
+        unknown_id = getattr(run.feature_vocabulary("targets"), "unk_id", None)
+        eval_metrics = example_count.add_to_eval_metrics(spec.eval_metrics, unknown_id)
         eval_metrics = router_summaries.add_to_eval_metrics(eval_metrics, sums)
         return _replace_fields(spec, eval_metrics=eval_metrics)
     if mode == tf.estimator.ModeKeys.PREDICT and sums:

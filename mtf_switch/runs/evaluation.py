@@ -45,6 +45,9 @@ class Evaluation:
       source_examples: Number of examples in the data of the split, before the task turns them
         into the model's examples; None if unknown. Span corruption turns a long document into
         several examples.
+      unknown_tokens: Number of target tokens that stand for text that the vocabulary lacks. The
+        model has only to predict that something unknown comes, so many of them make the
+        perplexity meaningless.
     """
 
     step: int
@@ -60,6 +63,7 @@ class Evaluation:
     examples: int = 0
     limit: int | None = None
     source_examples: int | None = None
+    unknown_tokens: int = 0
 
 
 def evaluate(
@@ -132,6 +136,7 @@ def _to_evaluation(
         examples=int(results[example_count.NAME]),
         limit=limit,
         source_examples=data.count_source_examples(task, split),
+        unknown_tokens=int(results.get(example_count.UNKNOWN, 0)),
     )
 
 
@@ -189,6 +194,12 @@ def _format_text(result: Evaluation) -> str:
         f"target_tokens       {result.target_tokens}",
         f"examples            {_format_examples(result)}",
     ]
+    if result.unknown_tokens:
+        share = result.unknown_tokens / result.target_tokens
+        lines.append(
+            f"unknown_tokens      {result.unknown_tokens} ({share:.1%} of the targets are text "
+            "that the vocabulary lacks)"
+        )
     if result.router:
         lines.append(f"dropped_fraction    {result.dropped_fraction:.4f}")
         lines.append("")

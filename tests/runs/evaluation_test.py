@@ -29,6 +29,7 @@ from mtf_switch.config import saved_config
 
 FEATURES = ("inputs", "targets")
 SENTINELS = 100
+UNKNOWN = 2
 OTHER_TASK = "mtf_switch_test_two_words"
 
 
@@ -66,6 +67,9 @@ def other_task(trained: Path) -> str:
             {name: chooser.randint(3, 300, size=chooser.randint(1, 14)) for name in FEATURES}
             for _ in range(11)
         ]
+        if split == "validation":
+            ids[3]["targets"][:] = UNKNOWN
+            ids[7]["inputs"][:] = UNKNOWN
         signature = {name: tf.TensorSpec([None], tf.int32) for name in FEATURES}
         return tf.data.Dataset.from_generator(lambda: iter(ids), output_signature=signature)
 
@@ -122,6 +126,8 @@ def test_eval_writes_and_prints_what_it_measured(evaluated: Evaluated) -> None:
     assert printed["target_tokens"] == [str(result["target_tokens"])]
     assert printed["examples"] == [str(result["examples"]), "(all)"]
     assert evaluated.name == "eval.json"
+    assert result["unknown_tokens"] == 0
+    assert "unknown_tokens" not in printed
     assert printed["dropped_fraction"] == [f"{result['dropped_fraction']:.4f}"]
     for layer in SWITCH_LAYERS:
         assert printed[layer][0] == f"{result['router'][layer]['dropped_fraction']:.4f}"
@@ -174,6 +180,11 @@ def test_another_task_split_and_number_of_batches(
     assert (result["examples"], result["limit"]) == (11, None)
     saved_config.load(str(model_dir), gin_params=[f"MIXTURE_NAME = {other_task!r}"])
     expected = by_hand(tiny, model_dir)
+    examples = validation_examples(tiny.prepared()[0])
+    unknown = np.count_nonzero(examples["targets"] == UNKNOWN)
+    assert result["unknown_tokens"] == unknown > 0
+    share = unknown / result["target_tokens"]
+    assert f"\nunknown_tokens      {unknown} ({share:.1%} of the targets" in whole.outcome.out
     assert (result["task"], result["split"]) == (other_task, "validation")
     assert result["target_tokens"] == expected["target_tokens"]
     assert result["neg_log_perplexity"] == pytest.approx(
