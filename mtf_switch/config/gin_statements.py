@@ -127,7 +127,9 @@ def _read(text: str, source: str, kind: type) -> list[Any]:
     try:
         statements = list(config_parser.ConfigParser(text, _Delegate()))
     except (SyntaxError, ValueError, TokenError) as error:
-        raise UserError(f"{source} cannot be read as gin: {error}.") from error
+        # The arguments of a TokenError are a message and a place.
+        reason = error.args[0] if isinstance(error, TokenError) else str(error)
+        raise UserError(f"{source} cannot be read as gin: {reason}.") from error
     return [statement for statement in statements if isinstance(statement, kind)]
 
 
