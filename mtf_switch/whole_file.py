@@ -1,7 +1,7 @@
-"""Writes files that are either complete or absent, as a run can be killed at any time.
+"""Writes files that are either complete or absent, because a run can be killed at any time.
 
-Files and folders may be on this machine, or at an address such as gs://bucket/run. TensorFlow,
-which reads and writes addresses, is imported only for one.
+Files and folders may be on this machine, or at an address such as gs://bucket/run. Only
+addresses need TensorFlow, which is imported at the first use of one.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def prepare_text(name: str) -> None:
 
 
 def text_versions(name: str) -> dict[str, dict[str, str]]:
-    """Returns what decides the text of a task or mixture, if it uses this project's text.
+    """Returns the versions of the text of a task or mixture that uses this project's text.
 
     Args:
       name: A registered task or mixture.

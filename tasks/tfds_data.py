@@ -215,7 +215,7 @@ def _check_network(tfds_name: str) -> bool:
     """Checks that a server with the data answers: its own, or TFDS's bucket of prepared data.
 
     Returns:
-      Whether the bucket does.
+      Whether the bucket answers.
 
     Raises:
       UserError: If the data is to be downloaded and no server answers. TFDS would try for

@@ -79,7 +79,7 @@ def run_command(options: argparse.Namespace) -> None:
     settings = bound_settings.read_settings()
     # After its own first checkpoint, a run no longer needs the initial one.
     if settings.init_checkpoint and not saved_checkpoints.list_paths(options.model_dir):
-        # Before the data is prepared, which may take long.
+        # Check this before the data is prepared, which may take long.
         initial_weights.check_exists(settings.init_checkpoint)
     cluster = flags.tpu_cluster(options)
     run = configured_run.make_run(options.model_dir, cluster, settings=settings)

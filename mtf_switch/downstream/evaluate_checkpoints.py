@@ -48,7 +48,7 @@ def score_checkpoints(
     """Scores checkpoints on the task of a run, and writes all scores after each.
 
     Args:
-      run: The run, made from the gin configuration that is parsed.
+      run: The run, made from the parsed gin configuration.
       split: Split of the task.
       selection: The checkpoints to score, unless `follow` is set.
       limit: The maximum number of examples per task; None reads all.

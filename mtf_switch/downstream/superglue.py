@@ -82,7 +82,7 @@ def write_submission(
     """Decodes the test sets with one checkpoint and writes the files of a submission.
 
     Args:
-      run: The run, made for a task of SuperGLUE from the gin configuration that is parsed.
+      run: The run, made for a SuperGLUE task from the parsed gin configuration.
       output_dir: Folder for the files, which is created if needed.
       step: Step of the checkpoint; None means the latest.
       overwrite: Whether to replace files that this command did not write.

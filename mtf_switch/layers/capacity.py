@@ -127,7 +127,7 @@ class ExpertCapacity:
             return group_size
         name = f"capacity_factor_{mode}"
         factor = getattr(self, name)
-        # Rounded down as in Mesh TF.
+        # Round down, as in Mesh TF.
         share = int(min(group_size, group_size * factor / num_experts))
         capacity = min(group_size, max(share, self.min_expert_capacity))
         if capacity < 1:

@@ -120,8 +120,8 @@ class SwitchLayer(transformer.TransformerLayer):
     def set_target(self, *, on_tpu: bool, inference: InferenceCapacity | None = None) -> None:
         """Sets the device and the purpose for which the graph is built.
 
-        `switch_transformer.build` does so for all layers of a model. A layer that nobody calls
-        this for is built for training and evaluation on a CPU or GPU.
+        `switch_transformer.build` calls this for all layers of a model. Without this call, a
+        layer is built for training and evaluation on a CPU or GPU.
 
         Args:
           on_tpu: Whether the device is a TPU, which decides the dispatch.
@@ -326,10 +326,10 @@ class SwitchLayer(transformer.TransformerLayer):
 
 
 def _sees_sequences(context: transformer.Context) -> bool:
-    """Whether the tokens of the call are all of the sequences, or the prompts before decoding.
+    """Whether the call has whole sequences, or the prompts before decoding.
 
-    Not while decoding token by token, nor in the first part of a decoder that has an encoder,
-    whose results Mesh TF discards.
+    It does not while decoding token by token, nor in the first part of a decoder that has an
+    encoder, because Mesh TF discards the results of that part.
     """
     if context.mode == "first_part":
         return context.encoder_output is None

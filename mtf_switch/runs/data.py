@@ -166,7 +166,7 @@ def make_eval_input_fn(settings: RunSettings, split: str, batches: int | None) -
 
 @contextlib.contextmanager
 def _graph_seed(seed: int | None) -> Iterator[None]:
-    """Replaces the default graph's seed, which tf.data mixes into its own, for a while."""
+    """Temporarily replaces the default graph's seed, which tf.data mixes into its own."""
     graph = tf.get_default_graph()
     before, graph.seed = graph.seed, seed
     try:

@@ -42,7 +42,7 @@ class EncodedLines:
       file: The path of the file, for messages.
       ids: [lines, length] int32. Each line has an end of sequence, and is cut or padded.
       long: The lines that are cut.
-      unknown: A sentence on what the vocabulary lacks in the lines; "" for nothing.
+      unknown: A sentence about characters that the vocabulary lacks; "" if there are none.
     """
 
     file: str

@@ -76,7 +76,7 @@ def evaluate(
     """Evaluates a checkpoint of a run.
 
     Args:
-      run: The run, made from the gin configuration that is parsed.
+      run: The run, made from the parsed gin configuration.
       split: Split of the task.
       batches: Maximum number of batches to evaluate; None for the whole split.
       checkpoint: Path of the checkpoint; by default, the latest.

@@ -180,7 +180,7 @@ def bind(models: Pair) -> None:
     """Binds the hashes and sentinels of a run's vocabularies, so that config.gin has them.
 
     Raises:
-      UserError: If other hashes are bound, as by the config.gin of another run.
+      UserError: If other hashes are bound, for example by the config.gin of another run.
     """
     kept = list(_by_file(models).values())
     hashes, sentinels = [m.sha256 for m in kept], [m.sentinels for m in kept]

@@ -32,7 +32,7 @@ class Results:
       values: A text or a log-likelihood in nats for each line.
       dropped_fraction: Share of the tokens that Switch layers dropped, over all layers. They
         drop no token while decoding.
-      unfinished: Number of decoded texts that reached the greatest length before their end.
+      unfinished: Number of decoded texts that reached the maximum length before their end.
     """
 
     values: Sequence[Any]
@@ -44,7 +44,7 @@ class Results:
         if not self.unfinished:
             return ""
         return (
-            f"{self.unfinished} of {len(self.values)} outputs reached the greatest length "
+            f"{self.unfinished} of {len(self.values)} outputs reached the maximum length "
             "before their end. --max_length allows longer ones."
         )
 
@@ -64,7 +64,7 @@ def decode_lines(
     """Decodes a target for each input, with gin's bindings of `Bitransformer.decode`.
 
     Args:
-      run: The run, made from the gin configuration that is parsed.
+      run: The run, made from the parsed gin configuration.
       inputs: [rows, length] int32 ids.
       inference: The experts' capacity; None for that of evaluation.
 
@@ -92,7 +92,7 @@ def score_lines(
     """Computes the log-likelihood of each target given its input.
 
     Args:
-      run: The run, made from the gin configuration that is parsed.
+      run: The run, made from the parsed gin configuration.
       inputs: [rows, length] int32 ids.
       targets: [rows, length] int32 ids.
       inference: The experts' capacity; None for that of evaluation.
@@ -139,7 +139,7 @@ def predict_rows(
     """Decodes or scores examples with one checkpoint.
 
     Args:
-      run: The run, made from the gin configuration that is parsed.
+      run: The run, made from the parsed gin configuration.
       checkpoint: Path of a checkpoint in its model_dir.
       features: [rows, length] int32 ids: "inputs", and "targets" to score.
       score: Whether to score the targets instead of decoding.

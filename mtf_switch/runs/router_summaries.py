@@ -105,7 +105,7 @@ def _accumulate(layer: str, vector: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def metrics_from_results(results: Mapping[str, Any]) -> dict[str, router_metrics.RouterMetrics]:
-    """Returns the routers' metrics, by layer, in what an Estimator's `evaluate` returned."""
+    """Returns the routers' metrics, by layer, from the results of an Estimator's `evaluate`."""
     return {
         name[len(_EVAL_PREFIX) :]: router_metrics.RouterMetrics.from_sums(np.asarray(value))
         for name, value in sorted(results.items())

@@ -98,13 +98,13 @@ def _choose_configured(
 
 
 def _is_older_run_on_text(model_dir: str, task: str) -> bool:
-    """Whether a run, which keeps no vocabulary, was trained on this task."""
+    """Whether a run without a kept vocabulary was trained on this task."""
     before = saved_config.read_values(model_dir, "MIXTURE_NAME")
     return saved_config.is_started(model_dir) and before.get("") == task
 
 
 def _find_corpus_vocabulary(task: str) -> seqio.Vocabulary | None:
-    """Returns the vocabulary of a corpus, which earlier versions used whatever gin said."""
+    """Returns the vocabulary of a corpus, which earlier versions used regardless of gin."""
     corpus = pretraining.find_corpus(task)
     return pretraining.CorpusVocabulary(corpus) if corpus else None
 
@@ -115,7 +115,7 @@ def _check_is_used(asked: str, task: str, vocabulary: Any) -> None:
     if tuple(map(identify, _pair(vocabulary))) != (model, model):
         raise UserError(
             f"task_vocabulary.source (--vocabulary) = {asked!r} has no effect: task {task!r} "
-            "has a vocabulary of its own. Remove it."
+            "has its own vocabulary. Remove it."
         )
 
 

@@ -29,7 +29,7 @@ def train(run: Run, accept_new_text: bool = False) -> int:
     TensorBoard summaries and the configuration there and, on a CPU or GPU, `train_log.csv`.
 
     Args:
-      run: The run, made from the gin configuration that is parsed.
+      run: The run, made from the parsed gin configuration.
       accept_new_text: Whether the run may continue although its text has changed.
 
     Returns:

@@ -112,4 +112,4 @@ def test_predict_continues_and_reports_what_was_lost(
     assert f"inputs.txt: 1 of 2 lines were cut to the {INPUTS} tokens" in outcome.err
     assert "Lost sentinels: <extra_id_5> of line 2." in outcome.err
     # A decoder that has learned nothing repeats its start token.
-    assert "2 of 2 outputs reached the greatest length before their end" in outcome.err
+    assert "2 of 2 outputs reached the maximum length before their end" in outcome.err

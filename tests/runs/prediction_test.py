@@ -83,7 +83,7 @@ def predict(
     outcome, outputs = line_files.predict(tiny, model_dir, lines, tmp_path, *arguments)
     assert outcome.code == 0, outcome.err
     # Whether outputs end depends on the weights.
-    others = [m for m in outcome.err.splitlines() if "reached the greatest length" not in m]
+    others = [m for m in outcome.err.splitlines() if "reached the maximum length" not in m]
     assert others == []
     return outputs
 
