@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import gin
 import mesh_harness
 import mesh_tensorflow as mtf
@@ -12,7 +14,7 @@ from ffn_case import Case
 from routing import DISPATCHES
 
 from mtf_switch.errors import UserError
-from mtf_switch.layers.capacity import ExpertCapacity
+from mtf_switch.layers.capacity import ExpertCapacity, InferenceCapacity
 from mtf_switch.layers.switch_ffn import SwitchFFN
 
 
@@ -221,3 +223,24 @@ def test_the_capacity_is_that_of_the_mode(mode, kept):
         differentiate=False,
     )
     assert outcome.routing["kept"].sum() == kept
+
+
+@pytest.mark.parametrize(
+    ("factor", "algorithm", "slots"),
+    [
+        # 64 tokens, 8 experts: 8 tokens each x 2 in evaluation.
+        (None, "sort", 64),
+        (None, "gather", 64),
+        (None, "einsum", 16),
+        (1.0, "sort", 8),
+        (1.0, "einsum", 8),
+        (math.inf, "einsum", 64),
+    ],
+)
+def test_to_predict_every_token_has_a_slot_where_slots_are_free(factor, algorithm, slots):
+    layer = SwitchFFN(8, 3, capacity=ExpertCapacity(1.25, 2.0))
+    assert layer.expert_capacity(algorithm, 64, "eval") == 16
+    layer.set_target(on_tpu=False, inference=InferenceCapacity(factor))
+    assert layer.expert_capacity(algorithm, 64, "eval") == slots
+    assert layer.expert_capacity(algorithm, 64, "train") == 10
+    assert layer.expert_capacity(algorithm, 64, "decode") == 64

@@ -15,6 +15,7 @@ from tiny_run import EOS_ID, EXPERTS, SWITCH_LAYERS, TARGETS
 
 from mtf_switch.config import bound_settings, gin_config
 from mtf_switch.errors import UserError
+from mtf_switch.layers.capacity import InferenceCapacity
 from mtf_switch.layers.switch_ffn import SwitchFFN
 from mtf_switch.model import switch_transformer
 
@@ -272,9 +273,10 @@ def test_a_language_model_reads_a_prompt_and_continues_with_its_most_likely_toke
 
 
 @pytest.mark.parametrize("on_tpu", [False, True])
-def test_every_switch_layer_knows_whether_it_is_built_for_a_tpu(tiny, on_tpu):
+def test_every_switch_layer_knows_what_it_is_built_for(tiny, on_tpu):
     settings, vocabulary = tiny.parse({})
-    built = switch_transformer.build(settings, vocabulary, on_tpu)
+    inference = InferenceCapacity(3.0) if on_tpu else None
+    built = switch_transformer.build(settings, vocabulary, on_tpu, inference)
     layers = [
         layer
         for stack in switch_transformer.stacks(built)
@@ -282,3 +284,4 @@ def test_every_switch_layer_knows_whether_it_is_built_for_a_tpu(tiny, on_tpu):
     ]
     assert layers
     assert {layer.on_tpu for layer in layers} == {on_tpu}
+    assert {layer.inference for layer in layers} == {inference}

@@ -50,3 +50,14 @@ def test_on_a_tpu_the_host_writes_the_same_summaries(tmp_path: Path) -> None:
 
 def test_without_switch_layers_a_tpu_gets_no_host_call(tmp_path: Path) -> None:
     assert router_summaries.make_host_call(str(tmp_path), {}) is None
+
+
+def test_each_row_of_a_prediction_has_the_tokens_and_drops_of_its_batch() -> None:
+    layers = {"a": [8.0, 2.0, 9.0, 9.0], "b": [8.0, 1.0, 9.0, 9.0]}
+    with tf.Graph().as_default(), tf.Session() as session:
+        predictions = router_summaries.add_to_predictions(
+            {"scores": tf.zeros([3])}, {name: tf.constant(v) for name, v in layers.items()}
+        )
+        found = session.run(predictions)
+    assert found.keys() == {"scores", router_summaries.TOKENS_AND_DROPPED}
+    np.testing.assert_array_equal(found[router_summaries.TOKENS_AND_DROPPED], [[16, 3]] * 3)
