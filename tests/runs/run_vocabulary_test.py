@@ -160,7 +160,7 @@ def test_a_vocabulary_for_a_task_with_one_of_its_own_is_refused(
 
     monkeypatch.setattr(tasks, "prepare_text", lambda name: None)
     gin_config.parse(MODEL, [f"task_vocabulary.source = '{trained / 'vocabulary.model'}'"])
-    with pytest.raises(UserError, match="has no effect: task 'task_of_others' has a vocab"):
+    with pytest.raises(UserError, match="has no effect: task 'task_of_others' has its own"):
         run_vocabulary.choose(str(tmp_path / "new"), task_of_others.name)
 
 
