@@ -196,4 +196,5 @@ def test_every_repair_is_one_that_a_test_takes_out():
         "mark_flags_as_parsed",
         "keep_float32_in_all_to_all",
         "silence_step_print",
+        "end_silent_downloads",
     }

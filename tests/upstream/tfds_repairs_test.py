@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import types
 from unittest import mock
 
 import pytest
 import requests
 from tensorflow_datasets.core.download import downloader
+from unrepaired import load_from_disk
 
 from mtf_switch.upstream import tfds_repairs
 
 
-def test_downloads_have_a_time_out_and_few_attempts() -> None:
-    assert downloader.MAX_RETRIES == tfds_repairs._MORE_ATTEMPTS
+def _request(module: types.ModuleType) -> dict[str, object]:
+    """Returns the arguments with which a copy of TFDS's module asks for an address."""
     with (
         mock.patch.object(requests.Session, "get", side_effect=RuntimeError) as get,
         contextlib.suppress(RuntimeError),
-        downloader._open_url("https://example.org/", verify=True),
+        module._open_url("https://example.org/", verify=True),
     ):
         pass
-    assert get.call_args.kwargs == {"stream": True, "verify": True, "timeout": (10, 60)}
+    return get.call_args.kwargs
+
+
+def test_downloads_have_a_time_out_and_few_attempts_and_unrepaired_ones_do_not() -> None:
+    assert downloader.MAX_RETRIES == tfds_repairs._MORE_ATTEMPTS == 4
+    assert _request(downloader) == {"stream": True, "verify": True, "timeout": (10, 60)}
+    unrepaired = load_from_disk(downloader)
+    assert unrepaired.MAX_RETRIES == 10
+    assert _request(unrepaired) == {"stream": True, "verify": True}
 
 
 def test_a_server_that_is_silent_ends_the_download() -> None:
