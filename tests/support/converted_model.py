@@ -132,13 +132,14 @@ def build(
       decode: Whether to decode as well, which doubles the time.
     """
     lengths = {"inputs": inputs_shape[1], "targets": targets_shape[1]}
-    capacity = "ExpertCapacity.capacity_factor_eval = 100.0"
+    is_sparse = "SwitchFFN.num_experts" in (model_dir / "config.gin").read_text()
+    capacity = ["ExpertCapacity.capacity_factor_eval = 100.0"] if is_sparse else []
     saved_config.load(
         str(model_dir),
         gin_params=[
             f"utils.run.sequence_length = {lengths}",
             f"utils.run.batch_size = {inputs_shape[0]}",
-            capacity,
+            *capacity,
             *params,
         ],
     )
