@@ -14,6 +14,9 @@ from mtf_switch.report import Report
 from mtf_switch.runs import text_lines
 from mtf_switch.runs.output_files import OutputFile
 
+# The first letters of the names of files in a model_dir that `predict` and `score` read.
+_FILES_OF_RUN = ("config.gin", "checkpoint", "vocabulary.", "model.ckpt-")
+
 
 def add_input(parser: argparse.ArgumentParser, name: str, meaning: str) -> None:
     """Adds the flag of a text file of lines.
@@ -53,9 +56,21 @@ def add_output(parser: argparse.ArgumentParser, meaning: str) -> None:
     )
 
     def check(options: argparse.Namespace) -> None:
-        get_output(options).check([getattr(options, name) for name in options.inputs])
+        get_output(options).check(_list_inputs(options))
 
     flags.add_check(parser, check)
+
+
+def _list_inputs(options: argparse.Namespace) -> list[str]:
+    """Returns the files that `predict` or `score` reads: texts, configuration and model."""
+    texts = [getattr(options, name) for name in options.inputs]
+    others = [*options.gin_file, *filter(None, [options.vocabulary])]
+    of_run = [
+        entry.path
+        for entry in os.scandir(options.model_dir)
+        if entry.name.startswith(_FILES_OF_RUN)
+    ]
+    return [*texts, *others, *of_run]
 
 
 def get_output(options: argparse.Namespace) -> OutputFile:

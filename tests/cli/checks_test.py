@@ -72,6 +72,10 @@ MISTAKES = {
         *("--target_file={0}/a.txt", "--output_file={0}/a.txt"),
     ): "{0}/a.txt would be overwritten",
     (
+        *("predict", "--model_dir={0}/run", "--input_file={0}/a.txt", "--overwrite"),
+        "--output_file={0}/run/config.gin",
+    ): "{0}/run/config.gin would be overwritten",
+    (
         *("predict", "--model_dir={0}/run"),
         *("--input_file={0}/a.txt", "--output_file={0}/two.txt"),
     ): "two.txt exists, and predict did not write it",
