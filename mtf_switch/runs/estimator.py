@@ -224,7 +224,7 @@ def _without_gin_saver(hooks: Sequence[Any]) -> tuple:
 
 def _check_variable_filter(variable_filter: Any) -> None:
     """Refuses a filter that matches no variable, because nothing would be trained."""
-    names = [variable.op.name for variable in tf.global_variables()]
+    names = [variable.op.name for variable in tf.trainable_variables()]
     if isinstance(variable_filter, str) and not any(
         re.search(variable_filter, name) for name in names
     ):

@@ -75,6 +75,7 @@ def test_a_language_model_on_a_task_with_inputs_is_refused_in_words(
 @pytest.mark.parametrize("matches", [False, True])
 def test_a_filter_of_the_variables_to_train_must_match_one(matches: bool) -> None:
     with tf.Graph().as_default():
+        tf.get_variable("decoder/layer_000/wo_slot_vr", [1], trainable=False)
         for name in ("encoder/block_000/layer_000/wo", "shared/embedding"):
             tf.get_variable(name, [1])
         if matches:
