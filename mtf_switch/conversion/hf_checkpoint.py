@@ -187,7 +187,7 @@ def _read_index(folder: str, index: str) -> dict[str, str]:
         with open(index, encoding="utf-8") as file:
             files = json.load(file)["weight_map"]
         _check_weight_map(index, files)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{index} is not an index of safetensors files: {error!r}.") from error
     # isfile is false for a named pipe. Reading from a pipe would block forever.
     missing = [

@@ -132,7 +132,8 @@ def _read_owner(file: IO[str]) -> Owner | None:
     file.seek(0)
     try:
         return Owner(**json.load(file))
-    except (ValueError, TypeError):  # the process was killed before it wrote the file
+    # The process was killed before it wrote the file, or the file is damaged.
+    except (ValueError, TypeError, RecursionError):
         return None
 
 
