@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -121,6 +122,7 @@ class CommandLine:
     builds_graph: bool = False
 
 
+@functools.cache
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """Returns the parser of each command."""
     (subparsers,) = (
@@ -131,6 +133,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     return subparsers.choices
 
 
+@functools.cache
 def gin_parameters() -> list[str]:
     """Returns what the project declares, what it lets gin configure, and some of T5's names."""
     import gin
@@ -246,6 +249,7 @@ def _flag_value(draw: Any, action: argparse.Action, gin_file: str) -> list[str]:
     return [f"{action.option_strings[0]}={value}"]
 
 
+@functools.cache
 def _shipped_files() -> list[str]:
     folder = gin_files.GIN_FOLDER
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.gin"))
