@@ -271,12 +271,15 @@ def _changed_flag(draw: Any, arguments: Sequence[str]) -> list[str]:
 
 
 @st.composite
-def command_lines(draw: Any, trees: Mapping[str, Mapping[str, bytes]]) -> CommandLine:
+def command_lines(
+    draw: Any, trees: Mapping[str, Mapping[str, bytes]], builds_graphs: bool = False
+) -> CommandLine:
     """Draws a command line and the contents of its folder.
 
     Args:
       draw: Hypothesis passes it.
       trees: Name -> the files of a folder, which may be damaged if the command line names it.
+      builds_graphs: Whether the graph is built for some of them, which takes seconds.
     """
     arguments = draw(st.sampled_from([*WORKING, REFUSED]))
     known = [a for a in arguments if "=" not in a]
@@ -292,4 +295,6 @@ def command_lines(draw: Any, trees: Mapping[str, Mapping[str, bytes]]) -> Comman
         if f"{{here}}/{prefix}" in " ".join(arguments) and draw(st.integers(0, 2)) == 0:
             name = draw(st.sampled_from(sorted(files)))
             contents[f"{prefix}/{name}"] = draw(damaged_bytes(files[name]))
-    return CommandLine(list(arguments), contents, draw(st.integers(0, 49)) == 0)
+    # Hypothesis prefers the ends of a range.
+    builds_graph = builds_graphs and draw(st.integers(0, 99)) in (31, 57)
+    return CommandLine(list(arguments), contents, builds_graph)
