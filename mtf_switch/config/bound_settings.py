@@ -55,6 +55,7 @@ def read_settings() -> RunSettings:
 
     parameter_rules.check_configuration()
     values = _read_run_parameters()
+    parameter_rules.check_results("run", values)
     lengths = values["sequence_length"]
     if lengths is None:
         raise UserError(

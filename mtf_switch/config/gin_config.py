@@ -149,6 +149,10 @@ def _explain_gin_errors(start: str) -> Iterator[None]:
     except UserError as error:
         # Gin appends the location of the statement to every message that passes through it.
         raise UserError(str(error).split("\n  In ")[0]) from error
+    except RecursionError as error:
+        raise UserError(
+            f"{start}files include one another in a circle, or a value is nested too deep."
+        ) from error
     except _GIN_ERRORS as error:
         raise UserError(start + describe_error(error)) from error
 

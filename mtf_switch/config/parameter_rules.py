@@ -6,6 +6,7 @@ declares the parameters of Mesh TensorFlow, of T5, and of a run.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -56,10 +57,19 @@ def _is_filter(value: Any) -> bool:
     return True
 
 
-def _are_pairs(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value)
-    return value is None or isinstance(value, str)
+def _are_pairs_with(of_second: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    def accepts(value: Any) -> bool:
+        if not isinstance(value, (list, tuple)):
+            return value is None or isinstance(value, str)
+        return all(
+            isinstance(pair, (list, tuple))
+            and len(pair) == 2
+            and isinstance(pair[0], str)
+            and of_second(pair[1])
+            for pair in value
+        )
+
+    return accepts
 
 
 def _one_or_pair(rule: Rule) -> Callable[[Any], bool]:
@@ -75,16 +85,23 @@ def _is_folder(value: Any) -> bool:
     return isinstance(value, str) and bool(value) and not os.path.isfile(value)
 
 
-def _make_pairs_rule(example: str) -> Rule:
-    return Rule(f"a text of pairs, such as {example!r}", _are_pairs)
+def _make_pairs_rule(example: str, of_second: Callable[[Any], bool]) -> Rule:
+    return Rule(f"a text of pairs, such as {example!r}", _are_pairs_with(of_second))
 
 
 _SIZE = value_rules.whole(1)
+# Each layer takes time to build.
+_LAYERS = value_rules.whole(1, 10_000)
 _DTYPE = one_of("float32", "bfloat16", "float16")
 _TYPE = Rule(
     "the name of a class, such as @LeanAdafactor",
     lambda value: isinstance(value, Reference) and not value.is_call,
 )
+
+# Results of functions by the names of their types.
+_SAMPLES = {"int": 1, "float": 0.5, "str": "data:1"}
+# Parameters of a run whose values are names of functions or classes.
+_NAME_FUNCTIONS = ("learning_rate_schedule", "optimizer", "variable_filter")
 
 declare(
     "run",
@@ -99,8 +116,8 @@ declare(
     ),
     train_steps=_SIZE,
     total_run_steps=_SIZE.or_none(),
-    mesh_shape=_make_pairs_rule("data:8,model:4"),
-    layout_rules=_make_pairs_rule("batch:data,d_ff:model"),
+    mesh_shape=_make_pairs_rule("data:8,model:4", _is_positive),
+    layout_rules=_make_pairs_rule("batch:data,d_ff:model", lambda axis: isinstance(axis, str)),
     learning_rate_schedule=Rule(
         "a finite number of at least 0, or the name of a schedule or a list of them, such as "
         "@learning_rate_schedules.constant",
@@ -132,8 +149,8 @@ for _corpus in ("embedded_text", "text_files"):
     declare(_corpus, vocab_size=_SIZE)
 
 declare("Unitransformer", d_model=_SIZE, max_length=_SIZE, label_smoothing=number(0, below=1))
-declare("make_layer_stack", num_layers=_SIZE)
-declare("pairs_of_blocks", num_layers=_SIZE)
+declare("make_layer_stack", num_layers=_LAYERS)
+declare("pairs_of_blocks", num_layers=_LAYERS)
 declare("LayerStack", dropout_rate=rate().or_none())
 declare("DenseReluDense", hidden_size=_SIZE, dropout_rate=rate())
 declare(
@@ -187,9 +204,44 @@ def _check(rule: Rule, binding: Binding, macros: Mapping[str, Any]) -> None:
         if value.name not in macros:
             return
         value = macros[value.name]
-    # The result of a call is checked by the code that receives it.
     if not (isinstance(value, Reference) and value.is_call):
         rule.check(name, value)
+    elif not _may_return(value, rule):
+        rule.check(name, value)  # no rule accepts a call itself
+
+
+def _may_return(call: Reference, rule: Rule) -> bool:
+    """Whether a call may return a value that a rule accepts, as far as its type is known.
+
+    What cannot be known here is checked by the code that receives the value.
+    """
+    for selector, configurable in gin.config._REGISTRY.items():
+        if selector.split(".")[-1] != call.base_name:
+            continue
+        wrapped = configurable.wrapped
+        returned = getattr(wrapped, "__annotations__", {}).get("return")
+        if isinstance(wrapped, type) and not inspect.isabstract(wrapped):
+            if rule.accepts(object.__new__(wrapped)):
+                return True
+        elif returned not in _SAMPLES or rule.accepts(_SAMPLES[returned]):
+            return True
+    return False
+
+
+def check_results(owner: str, values: Mapping[str, Any]) -> None:
+    """Checks what calls returned for those parameters whose rules describe values.
+
+    Args:
+      owner: A configurable, such as "run".
+      values: The values of its parameters, with references evaluated.
+
+    Raises:
+      UserError: for the first value that breaks its rule.
+    """
+    for name, rule in value_rules.DECLARED[owner].items():
+        value = values.get(name)
+        if value is not None and not callable(value) and name not in _NAME_FUNCTIONS:
+            rule.check(f"{owner}.{name}", value)
 
 
 def check_macros_end(bindings: Sequence[Binding]) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 from mtf_switch import value_rules
 from mtf_switch.errors import UserError
 from mtf_switch.layers import dispatch_method
+from mtf_switch.layers.capacity import ExpertCapacity
 from mtf_switch.layers.experts import find_activation
+from mtf_switch.layers.router import Router
 
 _RULES = {
     "num_experts": value_rules.whole(1),
@@ -22,12 +24,12 @@ def declare(configurable: str) -> None:
     value_rules.declare(
         configurable,
         **_RULES,
-        # Gin checks a binding only if it is a plain value: a call such as @SwitchRouter() is
-        # checked when it returns. Plain values are never valid here.
-        capacity=value_rules.Rule("a capacity: @ExpertCapacity()", lambda value: False),
+        capacity=value_rules.Rule(
+            "a capacity: @ExpertCapacity()", lambda value: isinstance(value, ExpertCapacity)
+        ),
         router=value_rules.Rule(
             "a router: @SwitchRouter(), @TopKRouter() or @NoTokenLeftBehindRouter()",
-            lambda value: False,
+            lambda value: isinstance(value, Router),
         ),
     )
 

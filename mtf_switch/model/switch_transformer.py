@@ -43,8 +43,8 @@ def build(
       UserError: If the configuration is wrong. Upstream would ignore some of these mistakes, or
         fail much later.
     """
-    check_layer_specifications()
-    with convert_value_errors():
+    with convert_value_errors(), convert_type_errors():
+        check_layer_specifications()
         model = utils.build_model(
             model_type=settings.model_type,
             input_vocab_size=utils.inputs_vocabulary(vocabulary).vocab_size,
@@ -95,6 +95,23 @@ def convert_value_errors() -> Iterator[None]:
     except ValueError as error:
         message = str(error).split("\n  In call to configurable")[0]
         raise UserError(f"The model cannot be built as configured: {message}") from error
+
+
+@contextlib.contextmanager
+def convert_type_errors() -> Iterator[None]:
+    """Raises UserError for what Python raises when a parameter has another type than needed.
+
+    It is for the construction of a model, where all values are the user's.
+    """
+    try:
+        yield
+    except (TypeError, AttributeError, KeyError, RecursionError) as error:
+        message, *calls = str(error).split("\n  In call to configurable")
+        where = f" (in {calls[0].split()[0]})" if calls else ""
+        raise UserError(
+            f"The model cannot be built as configured{where}: {type(error).__name__}: "
+            f"{message}. A parameter has a value of another type than it needs."
+        ) from error
 
 
 def check_layer_specifications() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import math
 import types
+from typing import Any
 
 
 def ignore_folders_without_python(resource_reader: types.ModuleType) -> None:
@@ -21,6 +24,28 @@ def ignore_folders_without_python(resource_reader: types.ModuleType) -> None:
             raise ValueError(f"no package holds {config_path}") from error
 
     resource_reader._parse_config_path = path_or_value_error
+
+
+class _Infinity(float):
+    """An infinite number that is written as gin can read it."""
+
+    def __repr__(self) -> str:
+        return "1e999" if self > 0 else "-1e999"
+
+
+def keep_infinity(config_parser: types.ModuleType) -> None:
+    """Lets gin write infinite numbers into a configuration.
+
+    gin reads 1e999 as infinity, and Python writes that as "inf", which gin cannot read. So gin
+    leaves such a binding out of the configuration that it writes.
+    """
+
+    def literal_eval(text: str) -> Any:
+        value = ast.literal_eval(text)
+        is_infinite = isinstance(value, float) and math.isinf(value)
+        return _Infinity(value) if is_infinite else value
+
+    config_parser.ast = types.SimpleNamespace(literal_eval=literal_eval)
 
 
 def silence_failed_lookups(resource_reader: types.ModuleType) -> None:

@@ -31,6 +31,7 @@ BEFORE_IMPORT: dict[str, Callable[[], None]] = {
 }
 # Module -> the repairs that run after its import and change it.
 AFTER_IMPORT: dict[str, tuple[Callable[[types.ModuleType], None], ...]] = {
+    "gin.config_parser": (gin_repairs.keep_infinity,),
     "gin.resource_reader": (
         gin_repairs.silence_failed_lookups,
         gin_repairs.ignore_folders_without_python,

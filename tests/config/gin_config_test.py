@@ -73,3 +73,11 @@ def test_the_text_of_a_configuration_parses_back_to_itself(tmp_path: Path) -> No
     (tmp_path / "config.gin").write_text(text)
     saved_config.load(str(tmp_path))
     assert gin_config.to_text() == text
+
+
+def test_files_that_include_one_another_in_a_circle_are_refused(tmp_path) -> None:
+    for one, other in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{one}.gin").write_text(f"include '{tmp_path}/{other}.gin'\n")
+    with pytest.raises(UserError, match=r"files include one another in a circle") as caught:
+        gin_config.parse([str(tmp_path / "a.gin")], [])
+    assert "\n" not in str(caught.value)

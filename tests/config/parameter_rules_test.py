@@ -37,10 +37,27 @@ REFUSED = {
     "utils.run.batch_size = None": "run.batch_size is None, but",
     "utils.run.batch_size = ('tokens', 8)": "run.batch_size is ('tokens', 8), but",
     "utils.run.sequence_length = {'inputs': 0, 'targets': 8}": "run.sequence_length is {'inputs'",
+    "utils.run.sequence_length = {'inputs': 8}": "run.sequence_length is {'inputs': 8}, but",
+    "utils.run.learning_rate_schedule = []": "run.learning_rate_schedule is [], but it must be",
+    "utils.run.batch_size = ('tokens_per_batch', 0)": "run.batch_size is ('tokens_per_batch', 0)",
     "utils.run.sequence_length = 0": "run.sequence_length is 0, but it must be lengths",
     "utils.run.sequence_length = None": "run.sequence_length is None, but it must be lengths",
     "utils.run.save_checkpoints_steps = -1": "run.save_checkpoints_steps is -1, but",
     "utils.run.mesh_shape = 5": "run.mesh_shape is 5, but it must be a text of pairs",
+    "utils.run.layout_rules = [('data', 2)]": "run.layout_rules is [('data', 2)], but it must",
+    "utils.run.mesh_shape = [('data', 'x')]": "run.mesh_shape is [('data', 'x')], but it must",
+    "utils.run.mesh_shape = @SwitchRouter()": "run.mesh_shape is @SwitchRouter(), but it must",
+    "utils.run.batch_size = @TopKRouter()": "run.batch_size is @TopKRouter(), but it must be",
+    "utils.run.sequence_length = @mesh()": "run.sequence_length is @mesh(), but it must be",
+    "utils.run.train_steps = 1e999": "run.train_steps is 1e999, but it must be a whole number",
+    "d_model = 1e999": "d_model (for Unitransformer.d_model) is 1e999, but it must be a whole",
+    "d_model = @TopKRouter()": "d_model (for Unitransformer.d_model) is @TopKRouter(), but",
+    "num_layers = 1000000000": "num_layers (for pairs_of_blocks.num_layers) is 1000000000, but",
+    "SelfAttention.num_heads = @ExpertCapacity()": "SelfAttention.num_heads is @ExpertCapacity()",
+    "SwitchFFN.capacity = @mesh()": "SwitchFFN.capacity is @mesh(), but it must be a capacity",
+    "SwitchFFN.capacity = 1e999": "SwitchFFN.capacity is 1e999, but it must be a capacity",
+    "SwitchFFN.router = @ExpertCapacity()": "SwitchFFN.router is @ExpertCapacity(), but it must",
+    "Exploration.jitter = @SwitchFFN()": "Exploration.jitter is @SwitchFFN(), but it must be a",
     "utils.run.layout_rules = 'batch:foo'": "Layout rule batch:foo names a mesh axis 'foo'",
     "utils.run.optimizer = 'adam'": "run.optimizer is 'adam', but it must be the name of a",
     "utils.run.variable_filter = '('": "run.variable_filter is '(', but it must be a regular",
@@ -79,10 +96,29 @@ def test_a_wrong_type_and_a_value_out_of_range_are_refused_in_one_sentence(bindi
         "num_heads = %num_experts",
         "ExpertCapacity.group_size = None",
         "SwitchFFN.router = @TopKRouter()",
+        "SwitchFFN.capacity = @encoder/ExpertCapacity()",
+        "utils.run.mesh_shape = @mesh()\nutils.run.layout_rules = 'batch:data'\nmesh.data = 2",
+        "utils.run.train_steps = @run_config.seed()\nrun_config.seed.value = 3",
+        "ExpertCapacity.capacity_factor_train = 1e999",
     ],
 )
 def test_values_that_runs_may_have_are_accepted(binding: str):
-    read_settings([binding])
+    read_settings(binding.split("\n"))
+
+
+def test_a_call_that_returns_another_type_is_refused_when_it_has_returned():
+    with pytest.raises(
+        UserError, match=r"run.train_steps is -3, but it must be a whole number"
+    ):
+        read_settings(
+            ["utils.run.train_steps = @run_config.seed()", "run_config.seed.value = -3"]
+        )
+
+
+def test_an_infinite_number_stays_in_the_configuration():
+    """gin alone would leave it out, so a saved run would have another capacity."""
+    read_settings(["ExpertCapacity.capacity_factor_train = 1e999"])
+    assert "ExpertCapacity.capacity_factor_train = 1e999\n" in gin_config.to_text()
 
 
 def test_every_declared_parameter_exists():

@@ -19,6 +19,8 @@ from mtf_switch.layers.capacity import InferenceCapacity
 from mtf_switch.layers.switch_ffn import SwitchFFN
 from mtf_switch.model import switch_transformer
 
+LAYERS = "transformer.make_layer_stack.layers"
+
 
 def _build(tiny, params):
     settings, vocabulary = tiny.parse(params=params)
@@ -285,3 +287,22 @@ def test_every_switch_layer_knows_what_it_is_built_for(tiny, on_tpu):
     assert layers
     assert {layer.on_tpu for layer in layers} == {on_tpu}
     assert {layer.inference for layer in layers} == {inference}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"transformer.make_layer_stack.block_scope": "'x'", "encoder/" + LAYERS: "5"},
+        {"encoder/" + LAYERS: "[5]"},
+        {"encoder/" + LAYERS: "[None]"},
+        {"encoder/" + LAYERS: "['x', @SwitchFFN]"},
+        {"encoder/" + LAYERS: "[[@SwitchFFN, 5, 6]]"},
+        {"SwitchFFN.activation": "5"},
+        {"Unitransformer.vocab_divisor": "'x'"},
+    ],
+    ids=str,
+)
+def test_values_of_another_type_are_refused_when_a_model_is_constructed(tiny, params):
+    with pytest.raises(UserError) as caught:
+        switch_transformer.build(*tiny.parse(params))
+    assert "\n" not in str(caught.value).split("\n  In call to configurable")[0]

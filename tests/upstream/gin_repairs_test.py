@@ -1,6 +1,8 @@
 """gin's lookups: the fault without each repair, and the cure with it."""
 
+import ast
 import logging
+import math
 
 import gin
 import pytest
@@ -26,6 +28,20 @@ def test_gin_sees_no_package_in_a_folder_of_that_name(monkeypatch, tmp_path, rep
         monkeypatch.setattr(readers, "_parse_config_path", unrepaired)
         with pytest.raises(TypeError):
             readers.system_path_file_exists("outputs_of_runs/demo.gin")
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+def test_gin_writes_an_infinite_number_as_it_reads_it(monkeypatch, repaired):
+    if not repaired:
+        monkeypatch.setattr(gin.config_parser, "ast", ast)
+    gin.clear_config()
+    gin.parse_config("singleton.constructor = [1e999, -1e999, 2.5]")
+    written = gin.config_str()
+    assert ("singleton.constructor = [1e999, -1e999, 2.5]" in written) == repaired
+    if repaired:
+        gin.clear_config()
+        gin.parse_config(written)
+        assert gin.query_parameter("singleton.constructor") == [math.inf, -math.inf, 2.5]
 
 
 def test_gin_still_fails_for_a_file_that_is_nowhere():

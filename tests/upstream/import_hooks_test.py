@@ -189,6 +189,7 @@ def test_every_repair_is_one_that_a_test_takes_out():
     after = {repair for repairs in import_hooks.AFTER_IMPORT.values() for repair in repairs}
     assert {repair.__name__ for repair in after} == {
         "silence_failed_lookups",
+        "keep_infinity",
         "ignore_folders_without_python",
         "return_sums_from_microbatches",
         "make_noise_reproducible",
