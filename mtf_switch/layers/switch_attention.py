@@ -19,7 +19,7 @@ from mtf_switch.layers.experts import Experts
 from mtf_switch.layers.router import Router
 from mtf_switch.layers.switch_layer import SwitchLayer
 
-switch_layer_rules.declare("SwitchAttention")
+switch_layer_rules.declare("SwitchAttention", ExpertCapacity, Router)
 
 ExpertComputation = Literal["qkv", "q", "kv"]
 ExpertNetwork = Literal["linear", "ffn"]

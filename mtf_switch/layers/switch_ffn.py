@@ -12,7 +12,7 @@ from mtf_switch.layers.dispatch_method import Method
 from mtf_switch.layers.router import Router
 from mtf_switch.layers.switch_layer import SwitchLayer
 
-switch_layer_rules.declare("SwitchFFN")
+switch_layer_rules.declare("SwitchFFN", ExpertCapacity, Router)
 
 
 @gin.configurable

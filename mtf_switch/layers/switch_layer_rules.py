@@ -8,9 +8,7 @@ from typing import Any
 from mtf_switch import value_rules
 from mtf_switch.errors import UserError
 from mtf_switch.layers import dispatch_method
-from mtf_switch.layers.capacity import ExpertCapacity
 from mtf_switch.layers.experts import find_activation
-from mtf_switch.layers.router import Router
 
 _RULES = {
     "num_experts": value_rules.whole(1),
@@ -19,17 +17,23 @@ _RULES = {
 }
 
 
-def declare(configurable: str) -> None:
-    """Declares the rules for a configurable that has the parameters of a SwitchLayer."""
+def declare(configurable: str, capacity: type, router: type) -> None:
+    """Declares the rules for a configurable that has the parameters of a SwitchLayer.
+
+    Args:
+      configurable: Its name in gin.
+      capacity: The class of its capacity.
+      router: The class of its routers.
+    """
     value_rules.declare(
         configurable,
         **_RULES,
         capacity=value_rules.Rule(
-            "a capacity: @ExpertCapacity()", lambda value: isinstance(value, ExpertCapacity)
+            "a capacity: @ExpertCapacity()", lambda value: isinstance(value, capacity)
         ),
         router=value_rules.Rule(
             "a router: @SwitchRouter(), @TopKRouter() or @NoTokenLeftBehindRouter()",
-            lambda value: isinstance(value, Router),
+            lambda value: isinstance(value, router),
         ),
     )
 
