@@ -73,7 +73,7 @@ class TextFiles:
     def shortage_message(self, found: str) -> str:
         """Returns the error message for too little text; `found` says how much there is."""
         patterns = ", ".join(self.patterns)
-        return f"{found} in {len(self.paths()):,} files ({patterns}). Give more text."
+        return f"{found} in {len(self.paths()):,} files ({patterns}). Add more text."
 
 
 def split_into_documents(text: str, size: int = DOCUMENT_CHARACTERS) -> Iterator[str]:
@@ -127,7 +127,7 @@ def _find_matches(pattern: str) -> list[str]:
             "those in its subfolders too."
         )
     raise UserError(
-        f"No file matches {pattern!r} (looked from {os.getcwd()}). Give a path or a glob "
+        f"No file matches {pattern!r} (looked from {os.getcwd()}). Pass a path or a glob "
         "of utf-8 text files, in quotes so that the shell leaves it alone."
     )
 

@@ -83,7 +83,7 @@ def _check(options: argparse.Namespace) -> None:
         )
     if searches and (top_k or -1) > 0:
         raise UserError(
-            f"Beam search samples nothing, so a top_k of {top_k} has no meaning: give either "
+            f"Beam search does not sample, so a top_k of {top_k} has no effect: give either "
             "--beams, or --top_k with --temperature."
         )
     if options.top_k is not None and temperature == 0:

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs.show_errors_only()
         for value in vars(options).values():
             if isinstance(value, str):
-                network.check_address(value, "Name a path of this machine.")
+                network.check_address(value, "Use a path on this machine.")
         options.run_command(options)
 
     return errors.run_command(

@@ -21,7 +21,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace files of these names also if this command did not write them",
+        help="replace files of these names even if this command did not write them",
     )
     parser.add_argument(
         "--step",

@@ -52,9 +52,9 @@ def save_or_compare(model_dir: str, compared_elsewhere: Sequence[str] = ()) -> N
     names = _list_names(model_dir)
     if _has_checkpoints(names) and "config.gin" not in names:
         raise UserError(
-            f"{model_dir} has checkpoints, but its config.gin is lost, so nothing says whether "
-            "they are of this configuration. Put config.gin back, or train in another "
-            "--model_dir that starts from one of them, for example with "
+            f"{model_dir} has checkpoints, but its config.gin is lost, so it is unknown "
+            "whether they belong to this configuration. Restore config.gin, or train in "
+            "another --model_dir that starts from one of them, for example with "
             f"utils.run.init_checkpoint = '{model_dir}/model.ckpt-1000'."
         )
     if is_started(model_dir):

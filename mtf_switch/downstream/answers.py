@@ -92,7 +92,7 @@ def read_answers(model_dir: str, split: str, task: str, step: int) -> Answers:
         lines = [json.loads(line) for line in whole_file.read_text(path).split("\n") if line]
         for line in lines:
             if not isinstance(line["inputs"], str):
-                raise TypeError("an input is no text")
+                raise TypeError("an input is not text")
         return Answers(
             step,
             [line["inputs"] for line in lines],

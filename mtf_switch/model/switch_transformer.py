@@ -135,7 +135,7 @@ def check_layer_specifications() -> None:
                 f"{scope + '/' if scope else ''}make_layer_stack.layers[{index}] is a list "
                 f"of {len(classes)} layers: {[_get_name(c) for c in classes]}. Mesh TensorFlow "
                 "would silently keep only one of them. An entry is a layer, or a list of one "
-                "layer, its name and its parameters: write each layer as an entry of its own."
+                "layer, its name and its parameters: write each layer as a separate entry."
             )
 
 

@@ -44,9 +44,9 @@ def check_readable(task: str, split: str, cached: bool) -> None:
         missing = [subtask.name for subtask in subtasks if not subtask.cache_dir]
         if missing:
             raise UserError(
-                f"Task {missing[0]!r} is to be read from a cache (use_cached), but the folders "
-                f"of task_cache.folders ({', '.join(task_cache()) or 'none'}) do not hold it. "
-                "docs/finetuning.md, 'C4 and mC4', has the job that writes it."
+                f"Task {missing[0]!r} must be read from a cache (use_cached), but the folders "
+                f"of task_cache.folders ({', '.join(task_cache()) or 'none'}) do not contain it. "
+                "docs/finetuning.md, 'C4 and mC4', describes the job that writes it."
             )
         return
     tfds_data.check_prepared(task)

@@ -42,7 +42,7 @@ def check_exists(checkpoint: str) -> None:
     """
     if not tf.train.checkpoint_exists(checkpoint):
         raise UserError(
-            f"utils.run.init_checkpoint = {checkpoint!r} does not exist. Give the path of a "
+            f"utils.run.init_checkpoint = {checkpoint!r} does not exist. Pass the path of a "
             "checkpoint without the ending of its files, such as runs/base/model.ckpt-1000."
         )
 

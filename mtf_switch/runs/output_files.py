@@ -44,7 +44,7 @@ class OutputFile:
         folder = os.path.dirname(os.path.abspath(self.path))
         if not os.path.isdir(folder):
             raise UserError(
-                f"{self.path} cannot be written: there is no folder {folder}. Make it first."
+                f"{self.path} cannot be written: there is no folder {folder}. Create it first."
             )
         exists = os.path.exists(self.path)
         if not os.access(self.path if exists else folder, os.W_OK) or os.path.isdir(self.path):

@@ -54,7 +54,7 @@ _SAMPLES = "Bitransformer.decode.temperature = 0.5"
         (["--temperature=0.5", f"--gin_param={_BEAMS}"], [], "exclude each other"),
         (["--top_k=40"], [], "--top_k=40 has no effect at a temperature of 0"),
         (["--top_k=40", "--temperature=0"], [_SAMPLES], "no effect at a temperature of 0"),
-        (["--top_k=40", "--beams=2"], [], "a top_k of 40 has no meaning"),
+        (["--top_k=40", "--beams=2"], [], "a top_k of 40 has no effect"),
         (
             ["--beams=2"],
             ["utils.run.model_type = 'lm'"],

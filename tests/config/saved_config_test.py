@@ -113,7 +113,7 @@ def test_checkpoints_whose_configuration_is_lost_get_no_other_one(
         if file.name != left:
             file.unlink()
     with pytest.raises(
-        UserError, match=r"has checkpoints, but its config.gin is lost, .* back"
+        UserError, match=r"has checkpoints, but its config.gin is lost, .* Restore"
     ):
         saved_config.save_or_compare(str(model_dir))
     assert list(contents(model_dir)) == [left]

@@ -173,7 +173,7 @@ def test_answers_that_are_gone_are_named(models, tiny: TinyRun, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        *(("inputs", value, "TypeError: an input is no text") for value in (None, 5, ["a"])),
+        *(("inputs", value, "TypeError: an input is not text") for value in (None, 5, ["a"])),
         ("prediction_value", {"a": 1}, "The metrics of 'winogrande_xl' cannot compare the val"),
         ("prediction_value", None, "The metrics of 'winogrande_xl' cannot compare the values"),
     ],

@@ -191,5 +191,5 @@ def test_the_folders_of_cached_tasks_are_seqios(tiny, tmp_path, monkeypatch):
 def test_a_task_that_is_not_in_the_cache_is_reported_before_any_work(tiny, tmp_path):
     outcome = tiny.train(tmp_path / "run", params={"mesh_train_dataset_fn.use_cached": "True"})
     assert outcome.code == 1
-    assert "Task 'text_files' is to be read from a cache (use_cached)" in outcome.err
+    assert "Task 'text_files' must be read from a cache (use_cached)" in outcome.err
     assert "docs/finetuning.md" in outcome.err

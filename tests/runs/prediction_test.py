@@ -283,4 +283,4 @@ def test_an_output_that_cannot_be_written_is_refused_before_decoding(
     )
     assert outcome.code == 1
     assert f"{tmp_path / output} cannot be written" in outcome.err
-    assert ("Make it first" in outcome.err) == output.startswith("missing")
+    assert ("Create it first" in outcome.err) == output.startswith("missing")
