@@ -45,8 +45,8 @@ def check_readable(task: str, split: str, cached: bool) -> None:
         if missing:
             raise UserError(
                 f"Task {missing[0]!r} must be read from a cache (use_cached), but the folders "
-                f"of task_cache.folders ({', '.join(task_cache()) or 'none'}) do not contain it. "
-                "docs/finetuning.md, 'C4 and mC4', describes the job that writes it."
+                f"of task_cache.folders ({', '.join(task_cache()) or 'none'}) do not contain "
+                "it. docs/finetuning.md, 'C4 and mC4', describes the job that writes it."
             )
         return
     tfds_data.check_prepared(task)
