@@ -78,7 +78,8 @@ def run_command(options: argparse.Namespace) -> None:
     """Evaluates checkpoints by the metrics of their task, or by their perplexity."""
     saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
     from mtf_switch.downstream import evaluation_sets
-    from mtf_switch.runs import configured_run, leftovers, run_text
+    from mtf_switch.model_dirs import leftovers
+    from mtf_switch.runs import configured_run, run_text
 
     leftovers.remove_unfinished_results(options.model_dir)
     run = configured_run.make_run(options.model_dir, flags.tpu_cluster(options))
@@ -92,7 +93,8 @@ def run_command(options: argparse.Namespace) -> None:
 
 def _measure_perplexity(run: Run, options: argparse.Namespace) -> None:
     from mtf_switch.downstream import checkpoint_selection
-    from mtf_switch.runs import evaluation, saved_checkpoints
+    from mtf_switch.model_dirs import saved_checkpoints
+    from mtf_switch.runs import evaluation
 
     selection = checkpoint_selection.parse_selection(options.checkpoint_steps or "latest")
     own_task = saved_config.read_task(options.model_dir)

@@ -10,9 +10,9 @@ import os
 from collections.abc import Sequence
 
 from mtf_switch.cli import flags
+from mtf_switch.lines import text_lines
+from mtf_switch.lines.output_files import OutputFile
 from mtf_switch.report import Report
-from mtf_switch.runs import text_lines
-from mtf_switch.runs.output_files import OutputFile
 
 # The first letters of the names of files in a model_dir that `predict` and `score` read.
 _FILES_OF_RUN = ("config.gin", "checkpoint", "vocabulary.", "model.ckpt-")

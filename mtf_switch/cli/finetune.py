@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mtf_switch.cli import flags, train
 from mtf_switch.config import gin_files, saved_config
 from mtf_switch.errors import UserError
-from mtf_switch.runs import run_lock, start_checkpoint
+from mtf_switch.model_dirs import run_lock, start_checkpoint
 
 if TYPE_CHECKING:
     from mtf_switch.runs.run import Run
@@ -89,7 +89,8 @@ def _continue(options: argparse.Namespace, params: Sequence[str]) -> Run | None:
     given = given if "://" in given else os.path.abspath(given)
     if started_from is None or given not in (started_from, os.path.dirname(started_from)):
         return None
-    from mtf_switch.runs import configured_run, saved_checkpoints
+    from mtf_switch.model_dirs import saved_checkpoints
+    from mtf_switch.runs import configured_run
 
     is_gone = not saved_checkpoints.exists(started_from)
     if not is_gone or not saved_checkpoints.list_paths(options.model_dir):

@@ -10,7 +10,7 @@ from typing import Any
 from mtf_switch import value_rules
 from mtf_switch.config import gin_files, given_bindings, saved_config
 from mtf_switch.errors import UserError
-from mtf_switch.runs import kept_vocabulary
+from mtf_switch.model_dirs import kept_vocabulary
 from tasks import data_folder
 
 # A function that checks the parsed flags, and raises a UserError.

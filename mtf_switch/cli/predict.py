@@ -32,8 +32,8 @@ def run_command(options: argparse.Namespace) -> None:
     """Decodes a target for each line of the input file."""
     params = [*flags.gin_bindings(options), *decoding_flags.gin_bindings(options)]
     saved_config.load(options.model_dir, options.gin_file, params)
+    from mtf_switch.lines.encoded_lines import EncodedLines
     from mtf_switch.runs import configured_run, prediction
-    from mtf_switch.runs.encoded_lines import EncodedLines
 
     cluster = flags.tpu_cluster(options)
     run = configured_run.make_run(options.model_dir, cluster, reads_data=False)

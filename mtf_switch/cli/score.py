@@ -49,7 +49,8 @@ def _check_same_number(options: argparse.Namespace) -> None:
 def run_command(options: argparse.Namespace) -> None:
     """Scores each line of the target file given the same line of the input file."""
     saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
-    from mtf_switch.runs import configured_run, encoded_lines, prediction
+    from mtf_switch.lines import encoded_lines
+    from mtf_switch.runs import configured_run, prediction
 
     cluster = flags.tpu_cluster(options)
     run = configured_run.make_run(options.model_dir, cluster, reads_data=False)

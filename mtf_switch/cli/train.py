@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mtf_switch.cli import flags
 from mtf_switch.config import bound_settings, gin_config, saved_config
 from mtf_switch.errors import UserError
-from mtf_switch.runs import run_lock
+from mtf_switch.model_dirs import run_lock
 from tasks import text_files
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def run_command(options: argparse.Namespace) -> None:
             "No model is named: pass --gin_file, such as --gin_file=models/switch_tiny.gin "
             "--gin_file=runs/embedded.gin."
         )
-    from mtf_switch.runs import configured_run, initial_weights, saved_checkpoints
+    from mtf_switch.model_dirs import initial_weights, saved_checkpoints
+    from mtf_switch.runs import configured_run
 
     settings = bound_settings.read_settings()
     # After its own first checkpoint, a run no longer needs the initial one.

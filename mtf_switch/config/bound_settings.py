@@ -28,7 +28,7 @@ def devices(value: int | None = None) -> int | None:
     return value
 
 
-# Training writes it into config.gin, and runs/kept_vocabulary.py reads it there.
+# Training writes it into config.gin, and model_dirs/kept_vocabulary.py reads it there.
 @gin.configurable(module="mtf_switch.run_config")
 def run_vocabulary(
     sha256: str | Sequence[str] | None = None, sentinels: int | Sequence[int] | None = None

@@ -39,7 +39,7 @@ MODULES = (
     "mtf_switch.model.switch_transformer",
     "mtf_switch.planning.hardware",
     "mtf_switch.runs.data",
-    "mtf_switch.runs.initial_weights",
+    "mtf_switch.model_dirs.initial_weights",
     "tasks.mc4",
     "tasks.pretraining",
     "tasks.repeats",

@@ -11,7 +11,7 @@ from mtf_switch.config import bound_settings, gin_config, saved_config
 from mtf_switch.conversion.architecture import STACKS, VOCAB_DIVISOR, Architecture
 from mtf_switch.conversion.tensor_names import MTF, Format
 from mtf_switch.errors import UserError
-from mtf_switch.runs import kept_vocabulary
+from mtf_switch.model_dirs import kept_vocabulary
 
 MODEL_GIN = "model.gin"
 CONFIG_GIN = "config.gin"

@@ -15,7 +15,7 @@ from mtf_switch.conversion import model_gin, protocols, source_gin
 from mtf_switch.conversion.architecture import Architecture
 from mtf_switch.conversion.catalog import TensorCatalog
 from mtf_switch.conversion.tensor_names import MTF, TensorRef
-from mtf_switch.runs import saved_checkpoints
+from mtf_switch.model_dirs import saved_checkpoints
 
 _STEP = "global_step"
 # The optimizer state of Mesh TensorFlow's Adafactor and Adam. No other format uses it, and

@@ -15,8 +15,8 @@ from mtf_switch import value_rules, whole_file
 from mtf_switch.conversion.architecture import VOCAB_DIVISOR
 from mtf_switch.conversion.tensor_names import HF, MTF, Format
 from mtf_switch.errors import UserError
-from mtf_switch.runs import kept_vocabulary
-from mtf_switch.runs.kept_vocabulary import Pair, VocabularyModel
+from mtf_switch.model_dirs import kept_vocabulary
+from mtf_switch.model_dirs.kept_vocabulary import Pair, VocabularyModel
 
 # Names of SentencePiece models: transformers' and T5's.
 HF_FILE, T5_FILE = "spiece.model", "sentencepiece.model"

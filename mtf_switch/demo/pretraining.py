@@ -11,8 +11,8 @@ import os
 import time
 
 from mtf_switch.demo.results import DENSE, SPARSE, PretrainingResult
+from mtf_switch.downstream import gains
 from mtf_switch.errors import UserError
-from mtf_switch.runs import gains
 
 RUN = "runs/demo.gin"
 # How long the steps of RUN take on two cores. --minutes scales the number of steps.
@@ -63,14 +63,8 @@ def _train_and_evaluate(
 
     from mtf_switch.config import bound_settings, gin_config
     from mtf_switch.model import flops, switch_transformer
-    from mtf_switch.runs import (
-        configured_run,
-        data,
-        evaluation,
-        saved_checkpoints,
-        train_log,
-        training,
-    )
+    from mtf_switch.model_dirs import saved_checkpoints, train_log
+    from mtf_switch.runs import configured_run, data, evaluation, training
 
     gin_config.parse([f"models/{name}.gin", RUN], [f"run_config.seed.value = {seed}"])
     steps = _count_steps(bound_settings.read_settings().train_steps, minutes)

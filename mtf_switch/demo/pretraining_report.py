@@ -9,8 +9,8 @@ import numpy as np
 
 from mtf_switch import machine
 from mtf_switch.demo.results import PretrainingResult
+from mtf_switch.downstream import gains
 from mtf_switch.report import Report
-from mtf_switch.runs import gains
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from mtf_switch.downstream.gains import EvaluationPoint
 from mtf_switch.downstream.paper_tables import TABLE_4, Table4Row
-from mtf_switch.runs.gains import EvaluationPoint
 
 # The two models, by the names of their gin files.
 DENSE, SPARSE = "t5_tiny", "switch_tiny"

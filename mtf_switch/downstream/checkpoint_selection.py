@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, Union
 
 from mtf_switch.errors import UserError
-from mtf_switch.runs import saved_checkpoints
+from mtf_switch.model_dirs import saved_checkpoints
 
 # The checkpoints to evaluate: the latest one, all, or those of the listed steps.
 Selection = Union[Literal["latest", "all"], Sequence[int]]

@@ -32,7 +32,7 @@ from mtf_switch.downstream import (
 from mtf_switch.downstream.checkpoint_selection import Selection
 from mtf_switch.downstream.evaluation_sets import EvaluationSet
 from mtf_switch.downstream.scores import StepScores
-from mtf_switch.runs import saved_checkpoints
+from mtf_switch.model_dirs import saved_checkpoints
 from mtf_switch.runs.run import Run
 
 _SECONDS_BETWEEN_LOOKS = 10.0

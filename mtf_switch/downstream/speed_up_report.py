@@ -10,11 +10,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from mtf_switch.downstream import gains, quality_curve
 from mtf_switch.downstream.comparison import shorten_names
+from mtf_switch.downstream.quality_curve import QualityCurve
 from mtf_switch.errors import UserError
 from mtf_switch.report import Report
-from mtf_switch.runs import gains, quality_curve
-from mtf_switch.runs.quality_curve import QualityCurve
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from mtf_switch.downstream import checkpoint_selection, decoding, evaluation_sets
 from mtf_switch.downstream.evaluation_sets import EvaluationSet
+from mtf_switch.lines.output_files import OutputFile
 from mtf_switch.runs import data, registered_tasks
-from mtf_switch.runs.output_files import OutputFile
 from mtf_switch.runs.run import Run
 
 _BOOLEAN = ("false", "true")

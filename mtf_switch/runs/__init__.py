@@ -1,4 +1,5 @@
-"""Trains, evaluates and uses one model, and reads and writes the files of its run.
+"""Trains, evaluates and uses one model.
 
+The files of a run are in `model_dirs`, and those of lines of text in `lines`.
 Task metrics and comparisons of models are in `downstream`.
 """

@@ -19,14 +19,8 @@ from mtf_switch.errors import UserError
 from mtf_switch.layers import initialization, router_metrics
 from mtf_switch.layers.capacity import InferenceCapacity
 from mtf_switch.model import switch_transformer
-from mtf_switch.runs import (
-    example_count,
-    initial_weights,
-    restoring,
-    router_summaries,
-    saved_checkpoints,
-    target_loss,
-)
+from mtf_switch.model_dirs import initial_weights, restoring, saved_checkpoints
+from mtf_switch.runs import example_count, router_summaries, target_loss
 from mtf_switch.runs.run import Run
 
 # A feature of prediction, [B] int32: the number of the batch.

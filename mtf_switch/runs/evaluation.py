@@ -10,15 +10,10 @@ import numpy as np
 
 from mtf_switch.config import saved_config
 from mtf_switch.layers.router_metrics import RouterMetrics
+from mtf_switch.model_dirs import saved_checkpoints
+from mtf_switch.model_dirs.restoring import CheckShapesHook
 from mtf_switch.report import Report
-from mtf_switch.runs import (
-    data,
-    estimator,
-    example_count,
-    router_summaries,
-    saved_checkpoints,
-)
-from mtf_switch.runs.restoring import CheckShapesHook
+from mtf_switch.runs import data, estimator, example_count, router_summaries
 from mtf_switch.runs.run import Run
 
 VALIDATION = "validation"

@@ -11,15 +11,11 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mtf_switch.layers.capacity import InferenceCapacity
-from mtf_switch.runs import (
-    decode_length,
-    estimator,
-    router_summaries,
-    saved_checkpoints,
-    text_lines,
-)
-from mtf_switch.runs.encoded_lines import EOS_ID
-from mtf_switch.runs.restoring import CheckShapesHook
+from mtf_switch.lines import text_lines
+from mtf_switch.lines.encoded_lines import EOS_ID
+from mtf_switch.model_dirs import saved_checkpoints
+from mtf_switch.model_dirs.restoring import CheckShapesHook
+from mtf_switch.runs import decode_length, estimator, router_summaries
 from mtf_switch.runs.run import Run
 from mtf_switch.upstream.host_vocabulary import HostDecodedVocabulary
 

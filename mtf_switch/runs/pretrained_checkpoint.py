@@ -19,13 +19,8 @@ from mtf_switch import network
 from mtf_switch.config import gin_config, gin_statements
 from mtf_switch.config.gin_config import SavedText
 from mtf_switch.errors import UserError
-from mtf_switch.runs import (
-    configured_run,
-    kept_vocabulary,
-    run_vocabulary,
-    saved_checkpoints,
-    start_checkpoint,
-)
+from mtf_switch.model_dirs import kept_vocabulary, saved_checkpoints, start_checkpoint
+from mtf_switch.runs import configured_run, run_vocabulary
 from mtf_switch.runs.run import Run
 from tasks import pretraining
 

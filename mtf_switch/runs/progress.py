@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from mtf_switch.errors import UserError
 from mtf_switch.layers import router_metrics
+from mtf_switch.model_dirs.train_log import TrainLog
 from mtf_switch.runs import target_loss
 from mtf_switch.runs.run import Run
-from mtf_switch.runs.train_log import TrainLog
 
 
 class ProgressHook(tf.estimator.SessionRunHook):

@@ -11,8 +11,9 @@ import seqio
 
 from mtf_switch.config import gin_config, saved_config
 from mtf_switch.errors import UserError
-from mtf_switch.runs import kept_vocabulary, registered_tasks
-from mtf_switch.runs.kept_vocabulary import Pair, VocabularyModel
+from mtf_switch.model_dirs import kept_vocabulary
+from mtf_switch.model_dirs.kept_vocabulary import Pair, VocabularyModel
+from mtf_switch.runs import registered_tasks
 from mtf_switch.runs.run import Run
 from tasks import pretraining, task_vocabulary
 from tasks.text_vocabulary import TextVocabulary

@@ -7,18 +7,10 @@ from tensorflow.python.tpu import tpu_estimator
 
 from mtf_switch.config import saved_config
 from mtf_switch.errors import Interrupted, UserError
-from mtf_switch.runs import (
-    data,
-    estimator,
-    leftovers,
-    run_lock,
-    run_text,
-    run_vocabulary,
-    saved_checkpoints,
-    stop_signals,
-)
+from mtf_switch.model_dirs import leftovers, run_lock, saved_checkpoints
+from mtf_switch.model_dirs.restoring import CheckShapesHook
+from mtf_switch.runs import data, estimator, run_text, run_vocabulary, stop_signals
 from mtf_switch.runs.progress import LossIsNotFinite, ProgressHook
-from mtf_switch.runs.restoring import CheckShapesHook
 from mtf_switch.runs.run import Run
 
 

@@ -15,7 +15,7 @@ import pytest
 from tiny_run import variables
 
 from mtf_switch.config import gin_config
-from mtf_switch.runs import train_log
+from mtf_switch.model_dirs import train_log
 
 DATA = Path(__file__).parents[1] / "data" / "before_packages"
 EXPECTED = json.loads((DATA / "expected.json").read_text())

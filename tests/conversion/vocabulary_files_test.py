@@ -15,7 +15,7 @@ from tiny_run import TinyRun, copy_of
 from mtf_switch.config import saved_config
 from mtf_switch.conversion import vocabulary_files
 from mtf_switch.errors import UserError
-from mtf_switch.runs import kept_vocabulary
+from mtf_switch.model_dirs import kept_vocabulary
 
 # 256 pieces and 100 sentinels, padded to a multiple of 128.
 MODEL = random_checkpoints.make_architecture(vocab_size=384)

@@ -9,7 +9,7 @@ from mtf_switch.demo import __main__ as demo
 from mtf_switch.demo import pretraining, pretraining_report
 from mtf_switch.demo import results as names
 from mtf_switch.demo.results import PretrainingResult
-from mtf_switch.runs.gains import EvaluationPoint
+from mtf_switch.downstream.gains import EvaluationPoint
 
 
 def _result(name, qualities, **changes):

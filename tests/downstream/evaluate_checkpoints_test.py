@@ -16,7 +16,8 @@ from mtf_switch.downstream import (
     evaluate_checkpoints,
     scores,
 )
-from mtf_switch.runs import evaluation, saved_checkpoints
+from mtf_switch.model_dirs import saved_checkpoints
+from mtf_switch.runs import evaluation
 
 SUPER_GLUE = "super_glue_v102_proportional"
 

@@ -16,7 +16,8 @@ from tiny_run import PARAMS, TinyRun, faster
 import tasks
 from mtf_switch.config import bound_settings, gin_config
 from mtf_switch.downstream import decoding, evaluation_sets, task_metrics
-from mtf_switch.runs import estimator, registered_tasks, saved_checkpoints
+from mtf_switch.model_dirs import saved_checkpoints
+from mtf_switch.runs import estimator, registered_tasks
 from mtf_switch.runs.run import Run
 from tasks import tfds_data
 

@@ -9,7 +9,7 @@ import pytest
 from tiny_run import FEW_LAYERS, FEW_SWITCH_LAYERS, variables
 
 from mtf_switch.config import gin_files
-from mtf_switch.runs import train_log
+from mtf_switch.model_dirs import train_log
 
 FILES = sorted(path.stem for path in (gin_files.GIN_FOLDER / "routing").glob("*.gin"))
 # The others are slow tests. exploration_test and routers_test also test their layers.

@@ -20,8 +20,8 @@ from mtf_switch.config import bound_settings, gin_config
 from mtf_switch.errors import UserError
 from mtf_switch.layers.capacity import ExpertCapacity
 from mtf_switch.model import flops, switch_transformer
+from mtf_switch.model_dirs import train_log
 from mtf_switch.planning import planner
-from mtf_switch.runs import train_log
 
 LAYERS = {
     "encoder/transformer.make_layer_stack.layers": "[@SwitchAttention, @SwitchFFN]",

@@ -19,17 +19,21 @@ ROOT = Path(__file__).resolve().parents[2]
 # Modules of mtf_switch that belong to no package; every package may import them.
 SHARED = {"errors", "machine", "network", "report", "value_rules", "whole_file"}
 
+_BELOW_RUNS = {"model", "model_dirs", "lines", "layers", "config", "tasks", "upstream"}
+
 # Package -> the other packages that it may import.
 MAY_IMPORT = {
     "upstream": set(),
     "layers": {"upstream"},
     "config": set(),
     "tasks": set(),
+    "model_dirs": {"config"},
+    "lines": {"tasks"},
     "model": {"layers", "config"},
-    "runs": {"model", "layers", "config", "tasks", "upstream"},
-    "downstream": {"runs", "model", "layers", "config", "tasks", "upstream"},
-    "planning": {"runs", "model", "layers", "config", "tasks", "upstream"},
-    "conversion": {"runs", "model", "layers", "config", "tasks", "upstream"},
+    "runs": _BELOW_RUNS,
+    "downstream": {"runs", *_BELOW_RUNS},
+    "planning": {"runs", *_BELOW_RUNS},
+    "conversion": {"runs", *_BELOW_RUNS},
 }
 # No package imports these two.
 MAY_IMPORT.update(demo=set(MAY_IMPORT), cli=set(MAY_IMPORT))

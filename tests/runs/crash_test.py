@@ -22,7 +22,7 @@ import pytest
 from tiny_run import TinyRun, contents, copy_of, variables
 
 from mtf_switch.config import gin_files
-from mtf_switch.runs import train_log
+from mtf_switch.model_dirs import train_log
 
 # The number of kills in each of the four cases.
 KILLS = 5

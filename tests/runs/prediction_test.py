@@ -22,7 +22,8 @@ from tiny_run import (
     run_model,
 )
 
-from mtf_switch.runs import estimator, prediction, saved_checkpoints
+from mtf_switch.model_dirs import saved_checkpoints
+from mtf_switch.runs import estimator, prediction
 from mtf_switch.runs.run import Run
 from mtf_switch.upstream.host_vocabulary import HostDecodedVocabulary
 

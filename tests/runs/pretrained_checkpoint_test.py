@@ -13,7 +13,7 @@ from tiny_run import TinyRun, contents, copy_of, variables
 
 from mtf_switch.config import bound_settings, gin_config, saved_config
 from mtf_switch.errors import UserError
-from mtf_switch.runs import initial_weights
+from mtf_switch.model_dirs import initial_weights
 from mtf_switch.runs.pretrained_checkpoint import PretrainedCheckpoint
 
 SUPER_GLUE = "super_glue_v102_proportional"

@@ -13,7 +13,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tiny_run import Outcome, TinyRun, copy_of, variables
 
-from mtf_switch.runs import estimator, train_log
+from mtf_switch.model_dirs import train_log
+from mtf_switch.runs import estimator
 
 KERNEL = "encoder/block_000/layer_001/SwitchFFN/wi/kernel"
 

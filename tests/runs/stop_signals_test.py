@@ -14,7 +14,8 @@ import pytest
 from tiny_run import Outcome, TinyRun, copy_of, variables
 
 from mtf_switch.errors import Interrupted
-from mtf_switch.runs import run_lock, saved_checkpoints, stop_signals, train_log
+from mtf_switch.model_dirs import run_lock, saved_checkpoints, train_log
+from mtf_switch.runs import stop_signals
 
 SECOND_SIGNAL = """
 import os, signal, time

@@ -15,7 +15,7 @@ import tensorflow.compat.v1 as tf
 from tiny_run import EXPERTS, FEW_LAYERS, SWITCH_LAYERS, TinyRun, contents, copy_of, variables
 
 from mtf_switch.config import gin_files
-from mtf_switch.runs import train_log
+from mtf_switch.model_dirs import train_log
 
 # The Switch layers of a model with FEW_LAYERS.
 KERNEL = "encoder/block_000/layer_000/SwitchFFN/wi/kernel"

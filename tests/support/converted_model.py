@@ -20,7 +20,7 @@ from mtf_switch.config import bound_settings, saved_config
 from mtf_switch.layers.router import SwitchRouter
 from mtf_switch.layers.switch_ffn import SwitchFFN
 from mtf_switch.model import switch_transformer
-from mtf_switch.runs import saved_checkpoints
+from mtf_switch.model_dirs import saved_checkpoints
 
 
 @dataclasses.dataclass(frozen=True)

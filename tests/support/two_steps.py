@@ -7,7 +7,7 @@ import math
 import numpy as np
 from tiny_run import variables
 
-from mtf_switch.runs import train_log
+from mtf_switch.model_dirs import train_log
 
 SMALL = (
     "utils.run.batch_size = 8",

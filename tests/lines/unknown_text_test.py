@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import seqio
 
-from mtf_switch.runs import unknown_text
+from mtf_switch.lines import unknown_text
 from tasks.text_vocabulary import TextVocabulary
 
 # The vocabulary has the Latin letters of the hand-written examples.

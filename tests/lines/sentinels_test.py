@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
 
-from mtf_switch.runs import sentinels
+from mtf_switch.lines import sentinels
 
 
 @pytest.fixture(scope="module")

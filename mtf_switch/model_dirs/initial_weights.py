@@ -15,7 +15,7 @@ import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
 
 from mtf_switch.errors import UserError, join_first
-from mtf_switch.runs import saved_checkpoints
+from mtf_switch.model_dirs import saved_checkpoints
 
 # Mesh TF's optimizers keep their state in variables with these names.
 _SLOT = re.compile(r"_slot_\w+$")

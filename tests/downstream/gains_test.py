@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mtf_switch.runs import gains
-from mtf_switch.runs.gains import EvaluationPoint
+from mtf_switch.downstream import gains
+from mtf_switch.downstream.gains import EvaluationPoint
 
 
 def make_points(*qualities: float, every: int = 100, seconds: float = 2.0):

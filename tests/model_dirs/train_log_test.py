@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mtf_switch.runs import train_log
-from mtf_switch.runs.train_log import LoggedStep, TrainLog
+from mtf_switch.model_dirs import train_log
+from mtf_switch.model_dirs.train_log import LoggedStep, TrainLog
 
 
 def write(folder: Path, *steps: int, start: int = 0) -> TrainLog:

@@ -11,8 +11,8 @@ import tensorflow.compat.v1 as tf
 from tiny_run import TinyRun, contents, copy_of, variables
 
 from mtf_switch.errors import UserError
-from mtf_switch.runs import restoring, saved_checkpoints
-from mtf_switch.runs.restoring import CheckShapesHook
+from mtf_switch.model_dirs import restoring, saved_checkpoints
+from mtf_switch.model_dirs.restoring import CheckShapesHook
 
 WEIGHT, SLOT = np.full([2, 3], 1.0, np.float32), np.full([3], 2.0, np.float32)
 MODEL = {"a": WEIGHT, "a_slot_v": SLOT, "b": WEIGHT, "b_slot_v": SLOT}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mtf_switch.errors import UserError
-from mtf_switch.runs.output_files import OutputFile
+from mtf_switch.lines.output_files import OutputFile
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from tiny_run import VOCABULARY, TinyRun, copy_of, made_up_text
 
 from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError
-from mtf_switch.runs import kept_vocabulary
+from mtf_switch.model_dirs import kept_vocabulary
 
 LINES = "ba do ki lu\nme no pa\n"
 

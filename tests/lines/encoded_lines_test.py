@@ -12,8 +12,8 @@ import seqio
 from tiny_run import INPUTS, TARGETS, TinyRun
 
 from mtf_switch.errors import UserError
-from mtf_switch.runs import encoded_lines
-from mtf_switch.runs.encoded_lines import EOS_ID, EncodedLines
+from mtf_switch.lines import encoded_lines
+from mtf_switch.lines.encoded_lines import EOS_ID, EncodedLines
 
 
 @pytest.fixture(scope="module")

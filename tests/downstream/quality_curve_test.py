@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from quality_files import TASK, write_run
 
+from mtf_switch.downstream import quality_curve
+from mtf_switch.downstream.gains import EvaluationPoint
 from mtf_switch.errors import UserError
-from mtf_switch.runs import quality_curve
-from mtf_switch.runs.gains import EvaluationPoint
 
 
 def test_a_curve_has_each_whole_evaluation_of_the_task_and_the_logged_time(

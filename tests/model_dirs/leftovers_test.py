@@ -10,7 +10,7 @@ from pathlib import Path
 from tiny_run import contents
 
 from mtf_switch import whole_file
-from mtf_switch.runs import leftovers
+from mtf_switch.model_dirs import leftovers
 
 UUID = "0123456789abcdef" * 2
 

@@ -11,7 +11,7 @@ import tensorflow.compat.v1 as tf
 from tiny_run import TinyRun, contents, copy_of
 
 from mtf_switch.errors import UserError
-from mtf_switch.runs import saved_checkpoints
+from mtf_switch.model_dirs import saved_checkpoints
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import re
 import tensorflow.compat.v1 as tf
 
 from mtf_switch import whole_file
-from mtf_switch.runs import saved_checkpoints
+from mtf_switch.model_dirs import saved_checkpoints
 
 # Files and folders that only a training run makes, and that it always removes or renames:
 # TensorFlow's unfinished checkpoints and text files, and unfinished files of a run.

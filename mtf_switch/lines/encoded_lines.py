@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mtf_switch.errors import UserError, join_first
-from mtf_switch.runs import sentinels, unknown_text
+from mtf_switch.lines import sentinels, unknown_text
 
 EOS_ID = 1
 

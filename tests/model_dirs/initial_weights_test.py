@@ -11,7 +11,7 @@ from tiny_run import TinyRun
 
 from mtf_switch.config import gin_config
 from mtf_switch.errors import UserError
-from mtf_switch.runs import initial_weights
+from mtf_switch.model_dirs import initial_weights
 
 SAVED = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),

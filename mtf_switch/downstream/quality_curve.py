@@ -10,9 +10,9 @@ import re
 from typing import Any
 
 from mtf_switch import whole_file
+from mtf_switch.downstream.gains import EvaluationPoint
 from mtf_switch.errors import UserError
-from mtf_switch.runs import train_log
-from mtf_switch.runs.gains import EvaluationPoint
+from mtf_switch.model_dirs import train_log
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtf_switch.errors import UserError
-from mtf_switch.runs import text_lines
+from mtf_switch.lines import text_lines
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow.compat.v1 as tf
 
 from mtf_switch.errors import UserError, join_first
-from mtf_switch.runs import saved_checkpoints
+from mtf_switch.model_dirs import saved_checkpoints
 
 
 class CheckShapesHook(tf.estimator.SessionRunHook):

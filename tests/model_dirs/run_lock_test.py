@@ -13,7 +13,7 @@ import pytest
 from tiny_run import TinyRun, contents
 
 from mtf_switch.errors import UserError
-from mtf_switch.runs import run_lock
+from mtf_switch.model_dirs import run_lock
 
 
 def write_lock(folder: Path, host: str, process: int, boot: str) -> Path:
