@@ -57,7 +57,7 @@ def _is_filter(value: Any) -> bool:
     return True
 
 
-def _are_pairs_with(of_second: Callable[[Any], bool]) -> Callable[[Any], bool]:
+def _are_pairs_with(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
     def accepts(value: Any) -> bool:
         if not isinstance(value, (list, tuple)):
             return value is None or isinstance(value, str)
@@ -65,7 +65,7 @@ def _are_pairs_with(of_second: Callable[[Any], bool]) -> Callable[[Any], bool]:
             isinstance(pair, (list, tuple))
             and len(pair) == 2
             and isinstance(pair[0], str)
-            and of_second(pair[1])
+            and is_valid(pair[1])
             for pair in value
         )
 
@@ -85,8 +85,8 @@ def _is_folder(value: Any) -> bool:
     return isinstance(value, str) and bool(value) and not os.path.isfile(value)
 
 
-def _make_pairs_rule(example: str, of_second: Callable[[Any], bool]) -> Rule:
-    return Rule(f"a text of pairs, such as {example!r}", _are_pairs_with(of_second))
+def _make_pairs_rule(example: str, is_valid: Callable[[Any], bool]) -> Rule:
+    return Rule(f"a text of pairs, such as {example!r}", _are_pairs_with(is_valid))
 
 
 _SIZE = value_rules.whole(1)
@@ -211,9 +211,9 @@ def _check(rule: Rule, binding: Binding, macros: Mapping[str, Any]) -> None:
 
 
 def _may_return(call: Reference, rule: Rule) -> bool:
-    """Whether a call may return a value that a rule accepts, as far as its type is known.
+    """Whether a call may return a value that a rule accepts, judged by its annotated type.
 
-    What cannot be known here is checked by the code that receives the value.
+    The code that receives the value checks the rest.
     """
     for selector, configurable in gin.config._REGISTRY.items():
         if selector.split(".")[-1] != call.base_name:
@@ -229,7 +229,7 @@ def _may_return(call: Reference, rule: Rule) -> bool:
 
 
 def check_results(owner: str, values: Mapping[str, Any]) -> None:
-    """Checks what calls returned for those parameters whose rules describe values.
+    """Checks the values that calls returned for parameters with rules for values.
 
     Args:
       owner: A configurable, such as "run".

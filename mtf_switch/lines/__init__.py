@@ -1,4 +1,4 @@
-"""Files with a text in each line, which `predict` and `score` read and write.
+"""Reads and writes the text files of `predict` and `score`, with one text per line.
 
-Nothing here knows a model; what decodes or scores the lines belongs in `mtf_switch.runs`.
+Nothing here depends on a model: `mtf_switch.runs` decodes and scores the lines.
 """

@@ -99,9 +99,9 @@ def convert_value_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def convert_type_errors() -> Iterator[None]:
-    """Raises UserError for what Python raises when a parameter has another type than needed.
+    """Turns Python's errors for a parameter of the wrong type into a UserError.
 
-    It is for the construction of a model, where all values are the user's.
+    Use it while a model is constructed, when all values come from the user.
     """
     try:
         yield
@@ -110,7 +110,7 @@ def convert_type_errors() -> Iterator[None]:
         where = f" (in {calls[0].split()[0]})" if calls else ""
         raise UserError(
             f"The model cannot be built as configured{where}: {type(error).__name__}: "
-            f"{message}. A parameter has a value of another type than it needs."
+            f"{message}. A parameter has a value of the wrong type."
         ) from error
 
 

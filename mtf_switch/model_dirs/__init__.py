@@ -1,4 +1,4 @@
-"""What a model_dir holds besides its configuration: checkpoints, vocabulary, log and lock.
+"""The files of a model_dir besides its configuration: checkpoints, vocabulary, log and lock.
 
-Nothing here knows a model or a task; what trains or evaluates one belongs in `mtf_switch.runs`.
+Nothing here depends on a model or a task: `mtf_switch.runs` trains and evaluates models.
 """

@@ -22,7 +22,7 @@ from mtf_switch.config import gin_config, saved_config
 from mtf_switch.errors import UserError
 
 FILE = "vocabulary.model"
-# Used if the vocabularies of inputs and targets differ.
+# The names if the vocabularies of inputs and targets differ.
 _PAIR_FILES = ("vocabulary.inputs.model", "vocabulary.targets.model")
 # Advice for users who ask for another vocabulary.
 USE_THE_RUNS = "Remove --vocabulary to use the vocabulary of the model."

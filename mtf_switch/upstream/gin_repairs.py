@@ -27,7 +27,7 @@ def ignore_folders_without_python(resource_reader: types.ModuleType) -> None:
 
 
 class _Infinity(float):
-    """An infinite number that is written as gin can read it."""
+    """An infinite number that is written in a form that gin can read."""
 
     def __repr__(self) -> str:
         return "1e999" if self > 0 else "-1e999"
@@ -36,8 +36,8 @@ class _Infinity(float):
 def keep_infinity(config_parser: types.ModuleType) -> None:
     """Lets gin write infinite numbers into a configuration.
 
-    gin reads 1e999 as infinity, and Python writes that as "inf", which gin cannot read. So gin
-    leaves such a binding out of the configuration that it writes.
+    gin reads 1e999 as infinity, but Python writes it as "inf", which gin cannot read. gin
+    therefore omits such bindings from the configuration that it writes.
     """
 
     def literal_eval(text: str) -> Any:

@@ -22,7 +22,7 @@ def folder(tiny, tmp_path_factory) -> FuzzedFolder:
 
 
 def fuzz(folder: FuzzedFolder, cases: int, builds_graphs: bool = False) -> collections.Counter:
-    """Runs drawn command lines, and returns how many ended in which way."""
+    """Runs random command lines, and counts the ways in which they end."""
     counts = collections.Counter()
 
     @hypothesis.settings(max_examples=cases)

@@ -51,7 +51,7 @@ def test_bfloat16_stays_within_its_rounding_errors_of_float32(activations):
     np.testing.assert_allclose(low.routing["gate"], full.routing["gate"], rtol=1e-5)
     # Each rounding to bfloat16 (8 bits) is within 2^-8, relative: of every hidden unit (one
     # per factor and one for their product), of the expert's output, of the gate, and of
-    # their product. Summed over the hidden units they are at most that share of the sum of
+    # their product. Their sum over the hidden units is at most that share of the sum of
     # absolute values.
     factors = len(activations)
     roundings = (1 if factors == 1 else factors + 1) + 3

@@ -36,7 +36,7 @@ def pins(name: str, python: str) -> dict[str, str]:
     for requirement in requirements(name, python):
         (specifier,) = requirement.specifier
         package = canonicalize_name(requirement.name)
-        assert specifier.operator == "==", f"{requirement} is no pin"
+        assert specifier.operator == "==", f"{requirement} is not a pin"
         assert package not in versions, f"{package} is pinned twice for Python {python}"
         versions[package] = specifier.version
     return versions

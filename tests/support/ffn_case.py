@@ -27,7 +27,7 @@ class Case:
       model, experts, hidden: M, E, F.
       group_size, factor, least: ExpertCapacity; the factor is that of every mode.
       activations: Activations of the experts.
-      real: Share of positions that are no padding, a pattern by name, or None where padding
+      real: Share of positions that are not padding, a pattern by name, or None where padding
         is unknown.
       padding: How the loss treats it.
       skew: See oracle.tokens_with_clear_choices.

@@ -1,8 +1,8 @@
-"""Draws command lines: ones that work, with a few changes, most of which are mistakes.
+"""Draws random command lines: working ones with a few changes, most of which are mistakes.
 
 Commands and flags are those of the argument parsers, and parameters those that the project
-declares, so new ones are drawn without a change here. `{here}` in an argument is a folder of its
-own for each command line; `fuzzed_folder` makes it and says what it holds.
+declares, so new ones are drawn without a change here. `{here}` in an argument is a folder of
+its own for each command line; `fuzzed_folder` makes it and says what it holds.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ WORKING = [
         for source, target in (("hf", "mtf"), ("t5x", "hf"), ("mtf", "t5x"))
     ),
 ]
-# It needs data sets.
+# A command that needs data sets.
 REFUSED = ["superglue", "--model_dir={here}/run", "--output_dir={here}/new"]
 
 _WHOLE = ("0", "-1", "1", "2", "3", "7", "8", "64", "1000000000", "1" + "0" * 30)
@@ -109,7 +109,7 @@ _FLAG_NUMBERS = (*_NUMBERS, "", "x", "1.5", "nan", "inf", "-inf", "0x10", "1_000
 
 @dataclasses.dataclass(frozen=True)
 class CommandLine:
-    """A command line, and how its folder differs from the usual one.
+    """A command line, and the differences of its folder from the usual one.
 
     Attributes:
       arguments: The arguments, with placeholders.
@@ -135,7 +135,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
 
 @functools.cache
 def gin_parameters() -> list[str]:
-    """Returns what the project declares, what it lets gin configure, and some of T5's names."""
+    """Returns the declared parameters, the project's configurables, and some of T5's names."""
     import gin
 
     gin_names.register_all()
@@ -226,7 +226,7 @@ def damaged_bytes(draw: Any, whole: bytes) -> bytes | None:
 
 @st.composite
 def _flag_value(draw: Any, action: argparse.Action, gin_file: str) -> list[str]:
-    """Draws an argument for a flag by what the parser says about it."""
+    """Draws an argument for a flag from the parser's description of the flag."""
     paths = [
         f"{{here}}/{name}" for name in (*FILES, "run", "new", "folder", "nope/deep", "pipe")
     ]
@@ -260,7 +260,7 @@ def _changed_flag(draw: Any, arguments: Sequence[str]) -> list[str]:
     """Adds, replaces or removes one flag."""
     parser = parsers()[arguments[0]]
     actions = [a for a in parser._actions if a.dest != "help"]
-    # Bindings have the most ways to go wrong.
+    # Bindings allow the most kinds of mistakes.
     usual = [a for a in actions if a.dest == "gin_param"] * len(actions)
     action = draw(st.sampled_from([*actions, *usual]))
     given = [a for a in arguments if a.split("=")[0] in action.option_strings]

@@ -1,4 +1,4 @@
-"""The folder in which a drawn command line runs, and how far the command gets in it."""
+"""Runs random command lines in folders, and reports how they end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CPU_SECONDS = 60
 # It may also wait for something. The machine may be busy.
 SECONDS = 300
 
-# In the folder of each command line, besides tiny.gin.
+# Files in the folder of each command line, besides tiny.gin.
 FILES = {
     "lines.txt": b"ba do\nki lu me\n",
     "empty.txt": b"",
@@ -61,7 +61,7 @@ Outcome = Literal["refused", "reached", "finished", "traceback", "hang"]
 
 
 class Reached(BaseException):
-    """A command got as far as it is followed: its settings and its model are constructed."""
+    """A command has constructed its settings and its model, where the test stops it."""
 
 
 class TookTooLong(BaseException):
@@ -82,14 +82,14 @@ class Verdict:
 
     @property
     def fault(self) -> str:
-        """What is wrong with the end; "" if nothing is."""
+        """The fault of the command; "" without one."""
         if self.outcome in ("traceback", "hang"):
             return self.message
         return _find_fault(self.message) if self.outcome == "refused" else ""
 
 
 def _find_fault(message: str) -> str:
-    """What is wrong with the message of a refusal, which names what is wrong on one line.
+    """Finds a fault in the message of a refusal, which must name the mistake on one line.
 
     Names of several tensors, or bindings that differ, may be listed below it.
     """
@@ -116,7 +116,7 @@ class FuzzedFolder:
     trees: dict[str, dict[str, bytes]] = dataclasses.field(default_factory=dict)
 
     def prepare(self) -> None:
-        """Makes a model_dir and checkpoints of each format, which command lines find copies of."""
+        """Makes a model_dir and checkpoints of each format. Command lines find copies of them."""
         made = self.folder / "made"
         for format in ("hf", "t5x", "mtf"):
             random_checkpoints.write_checkpoint(
@@ -217,7 +217,7 @@ def _seams(builds_graph: bool = False, trains_vocabulary: bool = False) -> Itera
     That is a session of TensorFlow, the lowering for a pod, a download, the training of a
     vocabulary, and waiting for further checkpoints.
     """
-    # Imported here: they import TensorFlow.
+    # These imports load TensorFlow, so they are not at the top.
     import tensorflow_datasets as tfds
     from tensorflow.python.tpu import tpu_estimator
 

@@ -185,7 +185,7 @@ def faster():
 
     One test of the command line runs with both.
     """
-    # Imported here: it imports TensorFlow.
+    # This import loads TensorFlow, so it is not at the top.
     from mtf_switch.runs import estimator
 
     original = estimator._session_config

@@ -24,7 +24,7 @@ DOCUMENTED = {
     *("Tanh", "Tile", "TopKV2", "Transpose", "TruncatedNormal", "Unpack", "VarHandleOp"),
     *("While", "ZerosLike", "AssignAddVariableOp", "AssignSubVariableOp", "AssignVariableOp"),
 }
-# Documented as operations of TPUs themselves (tensorflow.org/api_docs/python/tf/raw_ops).
+# Operations of TPUs themselves, from tensorflow.org/api_docs/python/tf/raw_ops.
 OF_TPUS = {"AllToAll", "CollectivePermute"}
 # Loops as functional operators; TensorFlow turns one into the other before it compiles.
 LOOPS = {"StatelessWhile"}
