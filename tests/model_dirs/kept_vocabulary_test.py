@@ -91,9 +91,6 @@ def test_another_vocabulary_is_refused_by_its_content(
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         assert f"SHA-256 {digest[:16]}, {VOCABULARY} ids" in outcome.err
     assert "Remove --vocabulary" in outcome.err
-    same = shutil.copy(trained / "vocabulary.model", tmp_path / "same.model")
-    outcome, _ = score(tiny, trained, tmp_path / "same", f"--vocabulary={same}")
-    assert outcome.code == 0, outcome.err
 
 
 def test_training_goes_on_with_the_same_bytes_under_another_name(

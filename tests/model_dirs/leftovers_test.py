@@ -36,6 +36,9 @@ def test_unfinished_files_of_a_run_are_removed(tmp_path: Path) -> None:
         f"graph.pbtxt.tmp{UUID}",
         f"model.ckpt-9.meta.tmp{UUID}",
         "config.gin.part",
+        "text.json.part",
+        "vocabulary.model.part",
+        "vocabulary.targets.model.part",
         "train_log.csv.part",
     )
     leftovers.remove(str(tmp_path))
