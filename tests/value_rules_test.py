@@ -24,7 +24,7 @@ NAN, INFINITY = float("nan"), float("inf")
         (number(above=0), [1e-9, 3], [0, INFINITY, -1]),
         (number(0, high=1), [0, 1.0], [1.1]),
         (number(above=0, finite=False), [1, INFINITY], [-INFINITY, NAN, 0, "inf"]),
-        (number(), [-4, 0.5], [NAN, INFINITY, "1"]),
+        (number(), [-4, 0.5], [NAN, INFINITY, "1", True]),
         (one_of("a", 1), ["a", 1], ["b", True, 1.0, None]),
         (value_rules.text(), ["a"], ["", 1, None]),
         (value_rules.boolean(), [True, False], [0, 1, "True"]),

@@ -81,6 +81,11 @@ def _one_or_pair(rule: Rule) -> Callable[[Any], bool]:
     return accepts
 
 
+def _are_paths(value: Any) -> bool:
+    paths = value if isinstance(value, (list, tuple)) else [value]
+    return all(map(text().accepts, paths))
+
+
 def _is_folder(value: Any) -> bool:
     return isinstance(value, str) and bool(value) and not os.path.isfile(value)
 
@@ -92,6 +97,7 @@ def _make_pairs_rule(example: str, is_valid: Callable[[Any], bool]) -> Rule:
 _SIZE = value_rules.whole(1)
 # Each layer takes time to build.
 _LAYERS = value_rules.whole(1, 10_000)
+_PATHS = Rule("a path, or a list of paths", _are_paths).or_none()
 _DTYPE = one_of("float32", "bfloat16", "float16")
 _TYPE = Rule(
     "the name of a class, such as @LeanAdafactor",
@@ -145,8 +151,29 @@ declare(
 )
 declare("task_vocabulary", source=text().or_none(), sentinels=value_rules.whole(0))
 declare("tfds_data", data_dir=Rule("a folder", _is_folder).or_none())
-for _corpus in ("embedded_text", "text_files"):
-    declare(_corpus, vocab_size=_SIZE)
+declare("embedded_text", vocab_size=_SIZE)
+declare("text_files", files=_PATHS, vocab_size=_SIZE)
+declare("task_cache", folders=_PATHS)
+declare("mc4_rate", alpha=number(0))
+declare("remove_repeats", min_tokens=_SIZE)
+declare(
+    "Hardware",
+    name=text(),
+    slices=Rule(
+        "a list of whole numbers of at least 1",
+        lambda value: isinstance(value, (list, tuple)) and all(map(_is_positive, value)),
+    ),
+    **dict.fromkeys(
+        ("cores_per_chip", "cores_per_host", "chip_hbm_bytes", "torus_dimensions"), _SIZE
+    ),
+    **dict.fromkeys(
+        (
+            *("chip_flops", "chip_hbm_bandwidth", "chip_link_bandwidth"),
+            "pod_bisection_bandwidth",
+        ),
+        number(above=0),
+    ),
+)
 
 declare("Unitransformer", d_model=_SIZE, max_length=_SIZE, label_smoothing=number(0, below=1))
 declare("make_layer_stack", num_layers=_LAYERS)

@@ -108,7 +108,8 @@ def repair_list(model_dir: str) -> None:
     names another folder, it reads that folder's checkpoint.
 
     Raises:
-      UserError: If checkpoints are damaged, as in `find_latest_if_any`.
+      UserError: If checkpoints are damaged, as in `find_latest_if_any`, or if the list cannot
+        be written.
     """
     path = find_latest_if_any(model_dir)
     if path is None:
@@ -118,7 +119,13 @@ def repair_list(model_dir: str) -> None:
         listed = tf.train.latest_checkpoint(model_dir)
     if listed != path:
         older = [p for p in list_paths(model_dir) if parse_step(p) <= parse_step(path)]
-        tf.train.update_checkpoint_state(model_dir, path, older)
+        try:
+            tf.train.update_checkpoint_state(model_dir, path, older)
+        except tf.errors.OpError as error:
+            raise UserError(
+                f"The list of checkpoints {_list_file(model_dir)} cannot be written "
+                f"({shorten_reason(error)}). Remove what is in its place."
+            ) from error
 
 
 def _list_names(model_dir: str) -> list[str]:

@@ -214,3 +214,12 @@ def test_what_there_is_of_a_checkpoint_that_found_the_disk_full_is_removed(
     assert f"The previous one, {model_dir}/model.ckpt-6, is unchanged." in str(caught.value)
     assert contents(model_dir) == before
     assert not (model_dir / "model.ckpt-9_temp").exists()
+
+
+def test_a_list_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    for file in ("model.ckpt-3.index", "model.ckpt-3.data-00000-of-00001"):
+        (tmp_path / file).write_text("")
+    (tmp_path / "checkpoint").mkdir()
+    with pytest.raises(UserError, match=r"list of checkpoints .* cannot be written") as caught:
+        saved_checkpoints.repair_list(str(tmp_path))
+    assert "\n" not in str(caught.value)
