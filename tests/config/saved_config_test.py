@@ -28,13 +28,13 @@ def test_a_folder_without_a_configuration_is_not_a_model_dir(tmp_path: Path) -> 
         saved_config.load(str(tmp_path))
 
 
-@pytest.mark.parametrize("part", [0.0, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("part", [0.0, 0.2, 0.5, 0.9, 1.0])
 def test_a_configuration_that_was_cut_off_is_refused(tmp_path: Path, part: float) -> None:
     parse()
     saved_config.save_or_compare(str(tmp_path))
     config = tmp_path / "config.gin"
     text = config.read_text()
-    config.write_text(text[: int(part * len(text))])
+    config.write_text(text[: int(part * len(text))].rstrip("\n" if part == 1.0 else ""))
     with pytest.raises(UserError, match=r"config.gin is empty or cut off, but .* Restore"):
         saved_config.load(str(tmp_path))
 

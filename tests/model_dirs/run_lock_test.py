@@ -108,3 +108,20 @@ def test_without_locks_in_the_file_system_the_process_has_to_be_alive(
 def test_a_bucket_has_no_lock() -> None:
     with run_lock.hold("gs://bucket/run"):
         pass
+
+
+def test_a_lock_whose_file_was_removed_in_the_meantime_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, files = run_lock._lock, []
+
+    def lock_and_remove(file, model_dir):
+        lock(file, model_dir)
+        files.append(file)
+        if len(files) == 1:  # the run that had it ended
+            (tmp_path / run_lock.FILE).unlink()
+
+    monkeypatch.setattr(run_lock, "_lock", lock_and_remove)
+    with run_lock.hold(str(tmp_path)):
+        assert len(files) == 2
+        assert (tmp_path / run_lock.FILE).exists()

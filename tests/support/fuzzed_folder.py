@@ -136,7 +136,7 @@ class FuzzedFolder:
         names = {"{here}": str(here), "{corpus}": str(self.tiny.corpus)}
         arguments = [_replace(argument, names) for argument in command.arguments]
         try:
-            with _seams(command.builds_graph), _time_limit(), _working_in(here):
+            with _seams(command.builds_graph), limit_time(), _working_in(here):
                 outcome = self.tiny.command(*arguments)
         except Reached:
             return Verdict("reached", "")
@@ -187,7 +187,9 @@ def _working_in(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _time_limit() -> Iterator[None]:
+def limit_time() -> Iterator[None]:
+    """Raises TookTooLong in what takes too long."""
+
     def stop(*_: Any) -> None:
         raise TookTooLong
 
