@@ -14,6 +14,7 @@ PARAMS = (
     "utils.run.init_checkpoint = 'base/model.ckpt-6'",
     "tfds_data.data_dir = 'gs://bucket/tfds'",
     "task_vocabulary.source = 'embedded_text'",
+    "task_cache.folders = ['cache', '~/cache', 'gs://bucket/cache']",
 )
 
 
@@ -27,6 +28,9 @@ def test_paths_become_absolute_and_addresses_and_names_stay(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     text = parse()
+    home = Path.home()
+    folders = f"['{tmp_path}/cache', '{home}/cache', 'gs://bucket/cache']"
+    assert f"task_cache.folders = {folders}\n" in text
     assert f"text_files.files = ['{tmp_path}/one/*.txt', '/two.txt']\n" in text
     assert f"run.init_checkpoint = '{tmp_path}/base/model.ckpt-6'\n" in text
     assert "tfds_data.data_dir = 'gs://bucket/tfds'\n" in text
