@@ -89,6 +89,11 @@ def test_macros_of_which_every_use_is_in_vain_are_refused(tmp_path: Path) -> Non
     ):
         build([*DENSE, str(mine)], ["mine = 4"])
     build([*SWITCH, str(mine)], ["mine = 4"])
+    # The graph will read it, although the model has not.
+    mine.write_text(
+        "sublayer_dropout.dropout_rate = %mine\nSwitchFFN.expert_dropout_rate = %mine\n"
+    )
+    build([*DENSE, str(mine)], ["mine = 0.1"])
 
 
 def test_bindings_that_are_read_are_accepted() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import types
+
 import first_step
+import mesh_tensorflow as mtf
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -48,3 +51,19 @@ def test_without_tokens_there_is_no_mean() -> None:
     assert target_loss.nats_per_token([]) is None
     assert target_loss.nats_per_token([np.zeros([2])]) is None
     assert target_loss.nats_per_token([np.array([6.0, 4.0])]) == 1.5
+
+
+@pytest.mark.parametrize(("on_targets_only", "expected"), [(False, 6), (True, 3)])
+def test_a_language_model_with_inputs_counts_its_targets(
+    on_targets_only: bool, expected: int
+) -> None:
+    """Inputs 5 6 </s>, targets 7 8 </s>, and padding."""
+    mesh = mtf.Mesh(mtf.Graph(), "mesh")
+    shape = mtf.Shape([mtf.Dimension("batch", 1), mtf.Dimension("length", 8)])
+    with tf.Graph().as_default(), tf.Session() as session:
+        ids = mtf.import_tf_tensor(mesh, tf.constant([[5, 6, 1, 7, 8, 1, 0, 0]]), shape)
+        stack = types.SimpleNamespace(loss_on_targets_only=on_targets_only)
+        count = target_loss._count_tokens(stack, ids)
+        one_core = mtf.placement_mesh_impl.PlacementMeshImpl([], [], [""])
+        lowering = mtf.Lowering(mesh.graph, {mesh: one_core})
+        assert session.run(lowering.export_to_tf_tensor(count)) == expected
