@@ -139,7 +139,8 @@ declare(
     skip_seen_data=boolean(),
 )
 declare("seed", value=any_whole())
-declare("devices", value=_SIZE.or_none())
+# A machine has few devices, and each part of its processor takes memory.
+declare("devices", value=value_rules.whole(1, 1024).or_none())
 declare("mesh", data=_SIZE, model=_SIZE)
 declare(
     "run_vocabulary",

@@ -49,6 +49,7 @@ REFUSED = {
     "text_files.files = [5]": "text_files.files is [5], but it must be a path, or a list of paths",
     "mc4_rate.alpha = 'x'": "mc4_rate.alpha is 'x', but it must be a finite number at least 0",
     "Hardware.chip_flops = 0": "Hardware.chip_flops is 0, but it must be a finite number above 0",
+    "devices.value = 1000000000": "devices.value is 1000000000, but it must be a whole number of",
     "Hardware.slices = 8": "Hardware.slices is 8, but it must be a list of whole numbers",
     "utils.run.mesh_shape = [('data', 'x')]": "run.mesh_shape is [('data', 'x')], but it must",
     "utils.run.mesh_shape = @SwitchRouter()": "run.mesh_shape is @SwitchRouter(), but it must",
