@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from mtf_switch import errors, network
 from mtf_switch.cli import (
     compare,
+    completion,
     convert,
     eval,
     finetune,
@@ -21,7 +22,9 @@ from mtf_switch.cli import (
     superglue,
     tasks,
     train,
+    version,
 )
+from mtf_switch.cli.parser import Parser, check_names
 from mtf_switch.upstream import logs
 
 # In the order of --help.
@@ -41,7 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit code: 0 on success, 1 after a mistake that the user can fix (its message is on
       stderr), 130 after Ctrl-C, and 143 after a SIGTERM that ended training.
     """
-    options = make_parser().parse_args(arguments)
+    parser = make_parser()
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    check_names(parser, arguments)
+    options = parser.parse_args(arguments)
 
     def run() -> None:
         flags.check_all(options)
@@ -60,11 +66,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Makes the parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Switch Transformers (arXiv 2101.03961) in Mesh TensorFlow.",
         epilog="Each command has its own --help.",
+    )
+    parser.add_argument(
+        "--version",
+        action=_PrintVersion,
+        help="print the versions of this project and of what it runs on, and exit",
+    )
+    parser.add_argument(
+        "--print_completion",
+        action=completion.PrintCompletion,
+        choices=completion.SHELLS,
+        help="print a script with which the shell completes commands and flags, and exit",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in _COMMANDS:
@@ -72,3 +89,14 @@ def make_parser() -> argparse.ArgumentParser:
         command_parser.set_defaults(run_command=command.run_command)
         flags.refuse_empty_texts(command_parser)
     return parser
+
+
+class _PrintVersion(argparse.Action):
+    """Prints versions. Argparse's own action would need them whenever a parser is made."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, nargs=0, **kwargs)
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        print(version.describe())
+        parser.exit()

@@ -12,7 +12,9 @@ import gin
 
 from mtf_switch.errors import UserError, suggest_names
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+_PACKAGE = Path(__file__).resolve().parents[1]
+# A wheel has the gin files within the package.
+REPOSITORY = _PACKAGE if (_PACKAGE / "gin").is_dir() else _PACKAGE.parent
 GIN_FOLDER = REPOSITORY / "gin"
 
 # Old path -> current path, both below gin/. Commands and gin files may use the old paths.
