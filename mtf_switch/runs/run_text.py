@@ -66,7 +66,7 @@ def list_changes(run: Run) -> list[str]:
     Text that the model_dir does not record is not compared.
 
     Returns:
-      Clauses such as "/books/a.txt has another content".
+      Clauses such as "/books/a.txt has different content".
     """
     before = _read(run.model_dir)
     if not before:
@@ -110,7 +110,7 @@ def _compare(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
             changes.append(f"{name} is new")
         elif before[name] != now[name]:
             other = (
-                "another content" if is_files else f"version {now[name]}, not {before[name]}"
+                "different content" if is_files else f"version {now[name]}, not {before[name]}"
             )
             changes.append(f"{name} has {other}")
     return changes

@@ -91,8 +91,10 @@ def test_building_the_layer_takes_no_more_operations_for_more_experts():
     assert len(few.tf_graph.get_operations()) == len(many.tf_graph.get_operations())
 
 
-@pytest.mark.parametrize(("mode", "recorded"), [("train", 1), ("eval", 1), ("infer", 0)])
-def test_metrics_are_recorded_in_training_and_evaluation(mode, recorded):
+@pytest.mark.parametrize(
+    ("mode", "recorded"), [("train", 1), ("eval", 1), ("infer", 1), ("incremental", 0)]
+)
+def test_metrics_are_recorded_except_while_decoding_token_by_token(mode, recorded):
     assert len(run_once(3, mode=mode).metrics) == recorded
 
 

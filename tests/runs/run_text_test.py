@@ -32,7 +32,7 @@ def test_files_packages_and_their_changes(
         ({"text_files": {"/x/a": "3", "/x/b": "1", "/x/c": "2"}}, []),  # moved
         (
             {"text_files": {"/a": "9", "/b": "2", "/d": "4"}},
-            ["/a has another content", "/c is gone", "/d is new"],
+            ["/a has different content", "/c is gone", "/d is new"],
         ),
         (
             {"embedded_text": {"numpy": "2.0", "gin": "0.5"}},
