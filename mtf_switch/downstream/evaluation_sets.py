@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -112,7 +113,10 @@ def load_tasks(
     lengths = {**settings.sequence_length, "targets": None}
     sets = []
     for task in tasks:
-        dataset = task.get_dataset(lengths, split, use_cached=cached, shuffle=False)
+        read = functools.partial(
+            task.get_dataset, lengths, split, use_cached=cached, shuffle=False
+        )
+        dataset = data.build_quickly(read)
         iterator = dataset.as_numpy_iterator()
         examples = list(itertools.islice(iterator, limit))
         if not examples:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import seqio
 import tensorflow.compat.v1 as tf
+from tensorflow.python.autograph.core import ag_ctx
 from tiny_run import BATCH, INPUTS, TARGETS, TinyRun
 
 from mtf_switch.config import gin_config, run_settings
@@ -193,3 +194,34 @@ def test_a_task_that_is_not_in_the_cache_is_reported_before_any_work(tiny, tmp_p
     assert outcome.code == 1
     assert "Task 'text_files' must be read from a cache (use_cached)" in outcome.err
     assert "docs/finetuning.md" in outcome.err
+
+
+def _halve_if_even(number: tf.Tensor) -> tf.Tensor:
+    if tf.equal(number % 2, 0):  # needs AutoGraph
+        number = number // 2
+    return number
+
+
+def test_datasets_are_built_without_autograph_unless_a_preprocessor_needs_it() -> None:
+    seen = []
+
+    def add_one(number: tf.Tensor) -> tf.Tensor:
+        seen.append(ag_ctx.control_status_ctx().status)
+        return number + 1
+
+    with tf.Graph().as_default(), tf.Session() as session:
+        plain = data.build_quickly(lambda: tf.data.Dataset.range(4).map(add_one))
+        assert seen == [ag_ctx.Status.DISABLED]
+        needy = data.build_quickly(lambda: plain.map(_halve_if_even))
+        batch = tf.data.make_one_shot_iterator(needy.batch(4)).get_next()
+        np.testing.assert_array_equal(session.run(batch), [1, 1, 3, 2])
+
+
+def test_an_error_of_a_preprocessor_is_still_reported() -> None:
+    def fail(number: tf.Tensor) -> tf.Tensor:
+        raise TypeError("no such thing")
+
+    with tf.Graph().as_default():
+        numbers = tf.data.Dataset.range(4)
+        with pytest.raises(TypeError, match="no such thing"):
+            data.build_quickly(lambda: numbers.map(fail))

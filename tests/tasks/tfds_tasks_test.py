@@ -11,6 +11,7 @@ import tfds_examples
 from golden_texts import ADDED_TASKS, GOLDEN_TEXTS
 
 import tasks
+from mtf_switch.runs import data
 from tasks import closed_book, entailment, t5_tasks, tfds_data
 
 LENGTHS = {"inputs": 64, "targets": 64}
@@ -31,8 +32,10 @@ def registered(tfds_dir: Path, text_vocabulary: Path):
 
 
 def examples(name: str, split: str) -> list[dict]:
+    """The examples, read in the way in which the commands read them."""
     task = seqio.TaskRegistry.get(name)
-    return list(task.get_dataset(LENGTHS, split, shuffle=False).as_numpy_iterator())
+    dataset = data.build_quickly(lambda: task.get_dataset(LENGTHS, split, shuffle=False))
+    return list(dataset.as_numpy_iterator())
 
 
 @pytest.mark.parametrize("name", GOLDEN_TEXTS)
