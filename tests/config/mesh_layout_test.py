@@ -262,6 +262,8 @@ def test_devices_of_this_machine_and_a_tpu_exclude_each_other(tiny, tmp_path):
     assert "--devices runs on this machine and --tpu on another one" in result.err
 
 
+# layout_equality_test compares the layers' evaluation of one checkpoint in the default suite.
+@pytest.mark.slow
 def test_what_two_devices_trained_is_evaluated_alike_on_one(tiny, tmp_path):
     """On the command line. A folder keeps its number of devices until another one is passed."""
     trained = tiny.train(tmp_path / "m", "--steps=1", "--devices=2", params=FEW_LAYERS)

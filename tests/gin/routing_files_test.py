@@ -12,8 +12,6 @@ from mtf_switch.config import gin_files
 from mtf_switch.model_dirs import train_log
 
 FILES = sorted(path.stem for path in (gin_files.GIN_FOLDER / "routing").glob("*.gin"))
-# The others are slow tests. exploration_test and routers_test also test their layers.
-QUICK = ("top_2",)
 
 
 def routing(name):
@@ -21,9 +19,9 @@ def routing(name):
     return f"--gin_file=routing/{name}.gin"
 
 
-@pytest.mark.parametrize(
-    "name", [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in FILES]
-)
+# exploration_test and routers_test test the layers in the default suite.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
 def test_a_routing_file_trains_evaluates_and_decodes(tiny, tmp_path, name):
     model_dir = tmp_path / "run"
     outcome = tiny.train(model_dir, routing(name), "--steps=2", params=FEW_LAYERS)

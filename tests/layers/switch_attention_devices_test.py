@@ -66,16 +66,14 @@ def parse_layout(strategy):
 
 
 def _on_8_devices():
-    """Yields strategies, networks and dispatches. Fast: one that splits experts and heads."""
+    """Yields strategies, networks and dispatches."""
     for strategy in STRATEGIES:
         for network in ("linear", "ffn"):
             for dispatch in ("gather", "einsum"):
-                fast = (network, dispatch) == ("linear", "gather")
-                fast &= strategy == "expert_model_data"
-                marks = () if fast else pytest.mark.slow
-                yield pytest.param(strategy, network, dispatch, marks=marks)
+                yield strategy, network, dispatch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "network", "dispatch"), _on_8_devices())
 def test_every_strategy_gives_what_one_device_gives(on_one_device, strategy, network, dispatch):
     x, nonpadding, dy, one = on_one_device[network]
