@@ -11,6 +11,7 @@ from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError
 
 if TYPE_CHECKING:
+    from mtf_switch.report import Report
     from mtf_switch.runs.run import Run
 
 
@@ -37,7 +38,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--eval_batches",
         type=flags.positive_integer,
         metavar="N",
-        help="evaluate at most N batches; with metrics, N of each task (default: all)",
+        help="evaluate at most N batches of each task (default: all)",
     )
     parser.add_argument(
         "--checkpoint_steps",
@@ -47,12 +48,13 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--follow",
         action="store_true",
-        help="score every checkpoint, and wait for more until training ends",
+        help="evaluate every checkpoint, and wait for more until training ends",
     )
     parser.add_argument(
         "--perplexity",
         action="store_true",
-        help="compute negative log perplexity and router metrics, even for a task with metrics",
+        help="compute negative log perplexity and router metrics, even for a task with "
+        "metrics; a mixture also gets a row for each of its tasks",
     )
     flags.add_data(parser)
     flags.add_gin(parser)
@@ -62,15 +64,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def _check_combination(options: argparse.Namespace) -> None:
-    if options.perplexity and options.follow:
-        raise UserError(
-            "--follow waits for checkpoints to decode, and --perplexity decodes nothing: give "
-            "only one of them, or --perplexity with --checkpoint_steps=all."
-        )
     if options.checkpoint_steps is not None and options.follow:
         raise UserError(
-            "--follow scores every checkpoint, so --checkpoint_steps has no effect: give only "
-            "one of them."
+            "--follow evaluates every checkpoint, so --checkpoint_steps has no effect: give "
+            "only one of them."
         )
 
 
@@ -85,29 +82,33 @@ def run_command(options: argparse.Namespace) -> None:
     run = configured_run.make_run(options.model_dir, flags.tpu_cluster(options))
     run_text.print_changes(run)
     has_metrics = bool(evaluation_sets.tasks_with_metrics(run.settings.task))
-    if options.follow or (has_metrics and not options.perplexity):
+    if has_metrics and not options.perplexity:
         _score_checkpoints(run, options)
     else:
         _measure_perplexity(run, options)
 
 
 def _measure_perplexity(run: Run, options: argparse.Namespace) -> None:
-    from mtf_switch.downstream import checkpoint_selection
-    from mtf_switch.model_dirs import saved_checkpoints
-    from mtf_switch.runs import evaluation
+    from mtf_switch.downstream import checkpoint_selection, perplexity_curve
 
     selection = checkpoint_selection.parse_selection(options.checkpoint_steps or "latest")
     own_task = saved_config.read_task(options.model_dir)
-    paths = checkpoint_selection.select_checkpoints(options.model_dir, selection)
-    latest = paths[0] if selection == "latest" else saved_checkpoints.find_latest(run.model_dir)
-    latest_step = saved_checkpoints.parse_step(latest)
-    for path in paths:
-        result = evaluation.evaluate(run, options.split, options.eval_batches, path)
-        name = evaluation.report_name(result, own_task, latest_step)
-        report = evaluation.make_report(result, name)
-        report.write(options.model_dir)
-        print(report.text)
-        print(f"file                {os.path.join(options.model_dir, name)}.json")
+    measured = perplexity_curve.measure_checkpoints(
+        run, options.split, selection, own_task, options.eval_batches, options.follow
+    )
+    reports = []
+    for reports in measured:
+        print(reports[0].text)
+        print(f"file                {os.path.join(options.model_dir, reports[0].name)}.json")
+    for curve in reports[1:]:
+        _print_curve(curve, options.model_dir)
+
+
+def _print_curve(curve: Report, model_dir: str) -> None:
+    """Prints the report on all checkpoints, unless it has a single row."""
+    if len(curve.data["rows"]) > 1:
+        files = [name for name in curve.file_names if not name.endswith(".json")]
+        print(f"\n{curve.text}\nCurves: {' and '.join(files)} in {model_dir}.")
 
 
 def _score_checkpoints(run: Run, options: argparse.Namespace) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 
-from mtf_switch.cli import flags
+from mtf_switch.cli import checkpoint_flag, flags
 from mtf_switch.lines import text_lines
 from mtf_switch.lines.output_files import OutputFile
 from mtf_switch.report import Report
@@ -47,7 +48,10 @@ def _lines(name: str) -> str:
 
 
 def add_output(parser: argparse.ArgumentParser, meaning: str) -> None:
-    """Adds `--output_file` and `--overwrite`. Call this after `add_input`."""
+    """Adds `--output_file` and `--overwrite`.
+
+    Call this after `add_input` and `checkpoint_flag.add`.
+    """
     parser.add_argument("--output_file", required=True, metavar="F", help=meaning)
     parser.add_argument(
         "--overwrite",
@@ -56,7 +60,8 @@ def add_output(parser: argparse.ArgumentParser, meaning: str) -> None:
     )
 
     def check(options: argparse.Namespace) -> None:
-        get_output(options).check(_list_inputs(options))
+        for suffix in checkpoint_flag.list_suffixes(options):
+            get_output(options, suffix).check(_list_inputs(options))
 
     flags.add_check(parser, check)
 
@@ -73,9 +78,21 @@ def _list_inputs(options: argparse.Namespace) -> list[str]:
     return [*texts, *others, *of_run]
 
 
-def get_output(options: argparse.Namespace) -> OutputFile:
-    """Returns the file that `--output_file` names."""
-    return OutputFile(options.output_file, options.command, options.overwrite)
+def get_output(options: argparse.Namespace, suffix: str = "") -> OutputFile:
+    """Returns the file that `--output_file` names, with a suffix at the end of its name."""
+    return OutputFile(options.output_file + suffix, options.command, options.overwrite)
+
+
+def print_messages(messages: Sequence[str], suffix: str = "") -> None:
+    """Prints the messages that are not empty to stderr.
+
+    Args:
+      messages: Sentences about an output file, or about an input file.
+      suffix: The end of the output file's name, which then precedes each message.
+    """
+    for message in filter(None, messages):
+        start = f"Step {suffix.removeprefix('-')}: " if suffix else ""
+        print(start + message, file=sys.stderr)
 
 
 def add_report_folder(

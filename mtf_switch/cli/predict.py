@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from mtf_switch.cli import capacity_flag, decoding_flags, file_flags, flags
+from mtf_switch.cli import capacity_flag, checkpoint_flag, decoding_flags, file_flags, flags
 from mtf_switch.config import saved_config
 
 
@@ -19,6 +18,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     flags.add_model_dir(parser, "folder of a training run", is_trained=True)
     file_flags.add_input(parser, "input_file", "utf-8 file with one input per line")
+    checkpoint_flag.add(parser)
     file_flags.add_output(parser, "file for the predictions, one per line")
     flags.add_vocabulary(parser)
     flags.add_gin(parser)
@@ -43,10 +43,12 @@ def run_command(options: argparse.Namespace) -> None:
         run.feature_vocabulary("inputs"),
         run.settings.sequence_length["inputs"],
     )
-    results = prediction.decode_lines(run, inputs.ids, capacity_flag.make_capacity(options))
-    file_flags.get_output(options).write_lines(results.values)
-    messages = [inputs.unknown, inputs.describe_cuts(), results.describe_drops()]
-    if options.max_length is None:
-        messages.append(results.describe_unfinished())
-    for message in filter(None, messages):
-        print(message, file=sys.stderr)
+    capacity = capacity_flag.make_capacity(options)
+    for checkpoint, suffix in checkpoint_flag.iterate(options):
+        results = prediction.decode_lines(run, inputs.ids, capacity, checkpoint)
+        file_flags.get_output(options, suffix).write_lines(results.values)
+        messages = [results.describe_drops()]
+        if options.max_length is None:
+            messages.append(results.describe_unfinished())
+        file_flags.print_messages(messages, suffix)
+    file_flags.print_messages([inputs.unknown, inputs.describe_cuts()])

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from mtf_switch.cli import capacity_flag, file_flags, flags
+from mtf_switch.cli import capacity_flag, checkpoint_flag, file_flags, flags
 from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError
 
@@ -24,6 +23,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         parser, "target_file", "file with the target of each input, in the same order"
     )
     flags.add_check(parser, _check_same_number)
+    checkpoint_flag.add(parser)
     file_flags.add_output(parser, "file for the log-likelihoods, one per line")
     parser.add_argument(
         "--truncate",
@@ -65,15 +65,12 @@ def run_command(options: argparse.Namespace) -> None:
     }
     if not options.truncate:
         encoded_lines.check_fit(encoded)
-    results = prediction.score_lines(
-        run,
-        encoded["inputs"].ids,
-        encoded["targets"].ids,
-        capacity_flag.make_capacity(options),
-    )
-    file_flags.get_output(options).write_lines(f"{score:.6f}" for score in results.values)
-    line_messages = [
-        text for lines in encoded.values() for text in (lines.unknown, lines.describe_cuts())
-    ]
-    for message in filter(None, (*line_messages, results.describe_drops())):
-        print(message, file=sys.stderr)
+    capacity = capacity_flag.make_capacity(options)
+    ids = {feature: lines.ids for feature, lines in encoded.items()}
+    for checkpoint, suffix in checkpoint_flag.iterate(options):
+        results = prediction.score_lines(run, **ids, inference=capacity, checkpoint=checkpoint)
+        values = [f"{score:.6f}" for score in results.values]
+        file_flags.get_output(options, suffix).write_lines(values)
+        file_flags.print_messages([results.describe_drops()], suffix)
+    for lines in encoded.values():
+        file_flags.print_messages([lines.unknown, lines.describe_cuts()])

@@ -19,7 +19,8 @@ _INSTEAD = {
     "model_dir": "Use the flag --model_dir.",
     "mode": "The command decides: train, eval, predict or score.",
     "dataset_split": "Use the flag --split of eval.",
-    "eval_checkpoint_step": "Use the flag --checkpoint_steps of eval.",
+    "eval_checkpoint_step": "Use the flag --checkpoint_steps of eval, or --checkpoint of "
+    "predict and score.",
     **dict.fromkeys(
         (
             *("eval_summary_dir", "eval_dir_suffix"),

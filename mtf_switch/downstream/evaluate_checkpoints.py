@@ -14,8 +14,7 @@ If only the first N examples of each task are read, the names are NAME-firstN.js
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
@@ -34,8 +33,6 @@ from mtf_switch.downstream.evaluation_sets import EvaluationSet
 from mtf_switch.downstream.scores import StepScores
 from mtf_switch.model_dirs import saved_checkpoints
 from mtf_switch.runs.run import Run
-
-_SECONDS_BETWEEN_LOOKS = 10.0
 
 
 def score_checkpoints(
@@ -73,7 +70,9 @@ def score_checkpoints(
     chosen = {saved_checkpoints.parse_step(path) for path in paths}
     others = [by_step[step] for step in by_step if step not in chosen and not follow]
     agreement.check_same_decoding(file, others, decoding.describe_settings())
-    for path in _wait_for_checkpoints(model_dir, settings.train_steps) if follow else paths:
+    if follow:
+        paths = checkpoint_selection.wait_for_checkpoints(model_dir, settings.train_steps)
+    for path in paths:
         step = saved_checkpoints.parse_step(path)
         decoded = decoding.decode(sets, run, path)
         total = sum(len(part.examples) for part in sets)
@@ -85,26 +84,6 @@ def score_checkpoints(
         if follow:
             tqdm.write(scores_report.format_line(by_step[step]))
     return [by_step[key] for key in sorted(by_step)]
-
-
-def _wait_for_checkpoints(model_dir: str, last_step: int) -> Iterator[str]:
-    """Yields each checkpoint of a run as it appears, up to that of the last step."""
-    done: set[int] = set()
-    with tqdm(
-        desc="waiting for checkpoints", bar_format="{desc} {elapsed}", disable=None
-    ) as bar:
-        while last_step not in done:
-            new = [
-                path
-                for path in saved_checkpoints.list_paths(model_dir)
-                if saved_checkpoints.parse_step(path) not in done
-            ]
-            for path in new:
-                done.add(saved_checkpoints.parse_step(path))
-                yield path
-            if not new:
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
-                bar.refresh()
 
 
 def _score_answers(

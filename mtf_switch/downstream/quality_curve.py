@@ -7,12 +7,16 @@ import json
 import math
 import os
 import re
+import sys
 from typing import Any
 
 from mtf_switch import whole_file
 from mtf_switch.downstream.gains import EvaluationPoint
 from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import train_log
+
+# The values of a task that was evaluated as a part of a mixture; see `task_sums.TaskResult`.
+_OF_A_TASK = ("neg_log_perplexity", "token_accuracy", "target_tokens", "examples")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,21 +39,14 @@ def read(model_dir: str, task: str, split: str) -> QualityCurve:
 
     Args:
       model_dir: The folder of the run.
-      task: Name of the task or mixture.
+      task: Name of the task or mixture. An evaluation of a mixture is also one of its tasks.
       split: Split of the task.
 
     Raises:
       UserError: If there is no such evaluation, if a file is damaged, or if the evaluations
         used different data.
     """
-    found = {}
-    for name in sorted(whole_file.list_names(model_dir)):
-        if not re.fullmatch(r"eval(-.*)?\.json", name):
-            continue
-        data = _read_evaluation(os.path.join(model_dir, name))
-        # A file without "limit" is from an earlier version, and may hold a part of the split.
-        if (data["task"], data["split"], data.get("limit", 0)) == (task, split, None):
-            found[data["step"]] = data
+    found = read_evaluations(model_dir, task, split)
     remedy = (
         f"Evaluate it: run_switch.py eval --model_dir={model_dir} --task={task} "
         f"--split={split} --perplexity --checkpoint_steps=all"
@@ -62,8 +59,7 @@ def read(model_dir: str, task: str, split: str) -> QualityCurve:
             f"The evaluations of {task!r} ({split}) in {model_dir} used different data, with "
             f"{min(counts):,} and {max(counts):,} target tokens. {remedy}"
         )
-    seconds = {logged.step: logged.seconds for logged in train_log.read(model_dir)}
-    seconds.setdefault(0, 0.0)
+    seconds = read_seconds(model_dir)
     points = [
         EvaluationPoint(step, seconds.get(step, math.nan), data["neg_log_perplexity"])
         for step, data in sorted(found.items())
@@ -71,7 +67,63 @@ def read(model_dir: str, task: str, split: str) -> QualityCurve:
     return QualityCurve(model_dir, points, counts.pop())
 
 
-def _read_evaluation(path: str) -> dict[str, Any]:
+def read_seconds(model_dir: str) -> dict[int, float]:
+    """Reads the seconds of training up to each step; only those of step 0 without a log."""
+    seconds = {logged.step: logged.seconds for logged in train_log.read(model_dir)}
+    return {0: 0.0, **seconds}
+
+
+def read_evaluations(
+    model_dir: str,
+    task: str,
+    split: str,
+    limit: int | None = None,
+    skips_damaged: bool = False,
+) -> dict[int, dict[str, Any]]:
+    """Reads the files of `eval` on one task or mixture; see `evaluation.Evaluation`.
+
+    Args:
+      model_dir: The folder of the run.
+      task: Name of the task or mixture. If it was evaluated as a part of a mixture, its own
+        values replace those of the mixture.
+      split: Split of the task.
+      limit: The maximum number of examples of each task; None for the whole split.
+      skips_damaged: Whether damaged files are left out with a message on stderr.
+
+    Returns:
+      Step -> the content of the file, and its name as "file".
+
+    Raises:
+      UserError: If a file is damaged, unless `skips_damaged` is set.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    # If a step has two files, the one whose name ends in the step wins: it comes last.
+    for name in sorted(whole_file.list_names(model_dir), reverse=True):
+        if not re.fullmatch(r"eval(-.*)?\.json", name):
+            continue
+        try:
+            data = {**read_evaluation(os.path.join(model_dir, name)), "file": name}
+        except UserError as error:
+            if not skips_damaged:
+                raise
+            print(f"Left out: {error}", file=sys.stderr)
+            continue
+        # A file without "limit" is from an earlier version, and may hold a part of the split.
+        if (data["split"], data.get("limit", 0)) != (split, limit):
+            continue
+        if data["task"] == task:
+            found[data["step"]] = data
+        elif task in data.get("tasks", {}):
+            found.setdefault(data["step"], {**data, "task": task, **data["tasks"][task]})
+    return found
+
+
+def read_evaluation(path: str) -> dict[str, Any]:
+    """Reads one file of `eval`; see `evaluation.Evaluation`.
+
+    Raises:
+      UserError: If it is damaged.
+    """
     try:
         data = json.loads(whole_file.read_text(path))
         numbers = (data["step"], data["neg_log_perplexity"], data["target_tokens"])
@@ -80,8 +132,11 @@ def _read_evaluation(path: str) -> dict[str, Any]:
             raise TypeError("a value has another type")
         if not all(isinstance(text, str) for text in texts):
             raise TypeError("a value has another type")
+        for part in data.get("tasks", {}).values():
+            if not all(isinstance(part[name], (int, float)) for name in _OF_A_TASK):
+                raise TypeError("a value has another type")
         return data
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is damaged ({error}). Remove it; eval writes it again."
         ) from error

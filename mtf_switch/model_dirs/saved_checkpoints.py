@@ -206,23 +206,28 @@ def drop_spoiled(model_dir: str, bad_step: int) -> str | None:
 
 
 @contextlib.contextmanager
-def explain_errors(model_dir: str, saves: bool = False) -> Iterator[None]:
+def explain_errors(
+    model_dir: str, saves: bool = False, checkpoint: str | None = None
+) -> Iterator[None]:
     """Turns TensorFlow's errors for a full disk or a damaged checkpoint into UserErrors.
 
     Args:
       model_dir: The folder of the checkpoints.
       saves: Whether the `with` block saves checkpoints there.
+      checkpoint: The path of the checkpoint that the block reads; None for the latest.
     """
     try:
         yield
     except (tf.errors.OpError, ValueError, OSError) as error:
-        message = _explain_error(error, model_dir, saves)
+        message = _explain_error(error, model_dir, saves, checkpoint)
         if message is None:
             raise
         raise UserError(message) from error
 
 
-def _explain_error(error: Exception, model_dir: str, saves: bool) -> str | None:
+def _explain_error(
+    error: Exception, model_dir: str, saves: bool, checkpoint: str | None
+) -> str | None:
     operation = getattr(getattr(error, "op", None), "type", "")
     reason = shorten_reason(error)
     if not saves and "No space left on device" in reason:
@@ -239,7 +244,7 @@ def _explain_error(error: Exception, model_dir: str, saves: bool) -> str | None:
             + "Free some space, or choose another --model_dir; the same command continues."
         )
     if operation == "RestoreV2" or isinstance(error, tf.errors.DataLossError):
-        return describe_damage(find_latest(model_dir), reason)
+        return describe_damage(checkpoint or find_latest(model_dir), reason)
     return None
 
 

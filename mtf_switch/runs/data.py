@@ -19,6 +19,7 @@ from tensorflow.python.autograph.core import ag_ctx
 
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.errors import UserError
+from mtf_switch.runs import task_sums
 from tasks import tfds_data
 
 _T = TypeVar("_T")
@@ -153,12 +154,12 @@ def _derive_seed(seed: int | None, first_step: int) -> int | None:
 def make_eval_input_fn(settings: RunSettings, split: str, batches: int | None) -> Callable:
     """Makes the input function of evaluation: one pass over a split.
 
-    Rows of padding complete the last batch.
+    Rows of padding complete the last batch. `task_sums.TASK_NUMBER` numbers the tasks.
 
     Args:
       settings: The settings of the run.
       split: Name of a split, such as "validation".
-      batches: Maximum number of batches; None for all.
+      batches: Maximum number of batches with examples of each task; None for all.
 
     Raises:
       UserError: If the split does not exist or is empty.
@@ -168,13 +169,18 @@ def make_eval_input_fn(settings: RunSettings, split: str, batches: int | None) -
         settings.task, settings.sequence_length, split
     )
 
+    numbers = {name: number for number, name in enumerate(task_sums.list_names(settings.task))}
+    limit = -1 if batches is None else batches * settings.batch_size
+
+    def read_task(dataset: transformer_dataset.EvalDataset) -> tf.data.Dataset:
+        number = tf.constant(numbers[dataset.name], tf.int32)
+        examples = dataset.dataset_fn(sequence_length=settings.sequence_length).map(
+            lambda example: {**_only_model_features(example), task_sums.TASK_NUMBER: number}
+        )
+        return examples.take(limit)
+
     def read_examples() -> tf.data.Dataset:
-        parts = [
-            dataset.dataset_fn(sequence_length=settings.sequence_length).map(
-                _only_model_features
-            )
-            for dataset in datasets
-        ]
+        parts = map(read_task, datasets)
         return functools.reduce(lambda first, second: first.concatenate(second), parts)
 
     def input_fn(params=None):
@@ -184,8 +190,6 @@ def make_eval_input_fn(settings: RunSettings, split: str, batches: int | None) -
         with _graph_seed(None):
             examples = build_quickly(read_examples)
         batched = examples.batch(settings.batch_size, drop_remainder=False)
-        if batches is not None:
-            batched = batched.take(batches)
         padded = transformer_dataset.trim_and_pad_dataset(batched, length=settings.batch_size)
         return padded.prefetch(tf.data.experimental.AUTOTUNE)
 

@@ -20,7 +20,7 @@ from mtf_switch.layers import initialization, router_metrics
 from mtf_switch.layers.capacity import InferenceCapacity
 from mtf_switch.model import switch_transformer
 from mtf_switch.model_dirs import initial_weights, restoring, saved_checkpoints
-from mtf_switch.runs import example_count, router_summaries, target_loss
+from mtf_switch.runs import example_count, router_summaries, target_loss, task_sums
 from mtf_switch.runs.run import Run
 
 # A feature of prediction, [B] int32: the number of the batch.
@@ -177,12 +177,15 @@ def _model_fn(
     getter = initialization.make_scaled_getter(initialization.init_scale())
     scope = tf.variable_scope(tf.get_variable_scope(), custom_getter=getter)
     batch_number = features.pop(BATCH_NUMBER, None)
+    task_numbers = features.pop(task_sums.TASK_NUMBER, None)
     with scope, switch_transformer.convert_value_errors(), _separate_noise(batch_number):
         spec = upstream_model_fn(features, labels, mode, params)
     sums = router_metrics.collect_sums(tf.get_default_graph())
     if mode == tf.estimator.ModeKeys.EVAL:
         unknown_id = getattr(run.feature_vocabulary("targets"), "unk_id", None)
+        tasks = task_sums.list_names(run.settings.task) if task_numbers is not None else []
         eval_metrics = example_count.add_to_eval_metrics(spec.eval_metrics, unknown_id)
+        eval_metrics = task_sums.add_to_eval_metrics(eval_metrics, task_numbers, tasks)
         eval_metrics = router_summaries.add_to_eval_metrics(eval_metrics, sums)
         return _replace_fields(spec, eval_metrics=eval_metrics)
     if mode == tf.estimator.ModeKeys.PREDICT and sums:

@@ -13,8 +13,9 @@ from mtf_switch.layers.router_metrics import RouterMetrics
 from mtf_switch.model_dirs import saved_checkpoints
 from mtf_switch.model_dirs.restoring import CheckShapesHook
 from mtf_switch.report import Report
-from mtf_switch.runs import data, estimator, example_count, router_summaries
+from mtf_switch.runs import data, estimator, example_count, router_summaries, task_sums
 from mtf_switch.runs.run import Run
+from mtf_switch.runs.task_sums import TaskResult
 
 VALIDATION = "validation"
 
@@ -36,13 +37,14 @@ class Evaluation:
         choice, and so on, up to the last choice of the router.
       router: Layer -> dropped_fraction, entropy (nats), gate, aux_loss, z_loss.
       examples: Number of examples that were scored.
-      limit: The maximum number of examples to read; None for the whole split.
+      limit: The maximum number of examples of each task; None for the whole split.
       source_examples: Number of examples in the data of the split, before the task turns them
         into the model's examples; None if unknown. Span corruption turns a long document into
         several examples.
       unknown_tokens: Number of target tokens that stand for text that the vocabulary lacks. The
         model has only to predict that something unknown comes, so many of them make the
         perplexity meaningless.
+      tasks: Task of a mixture -> its own result; {} for a single task.
     """
 
     step: int
@@ -59,6 +61,7 @@ class Evaluation:
     limit: int | None = None
     source_examples: int | None = None
     unknown_tokens: int = 0
+    tasks: dict[str, TaskResult] = dataclasses.field(default_factory=dict)
 
 
 def evaluate(
@@ -73,7 +76,7 @@ def evaluate(
     Args:
       run: The run, made from the parsed gin configuration.
       split: Split of the task.
-      batches: Maximum number of batches to evaluate; None for the whole split.
+      batches: Maximum number of batches of each task; None for the whole split.
       checkpoint: Path of the checkpoint; by default, the latest.
       input_fn: Input function that replaces the task's own; see `data.read_into_memory`.
 
@@ -87,17 +90,22 @@ def evaluate(
     runner = estimator.build(run)
     task = run.settings.task
     limit = None if batches is None else batches * run.settings.batch_size
+    tasks = task_sums.list_names(task)
+    # The folder of TensorBoard's curves: eval_validation for the whole split.
+    curves = "-".join(_name_data(task, split, limit, _own_task(run))) or split
     input_fn = input_fn or data.make_eval_input_fn(run.settings, split, batches)
-    with saved_checkpoints.explain_errors(run.model_dir):
+    with saved_checkpoints.explain_errors(run.model_dir, checkpoint=checkpoint):
         results = runner.evaluate(
             input_fn,
-            steps=batches,
+            steps=batches and batches * len(tasks),
             hooks=[CheckShapesHook(checkpoint)],
             checkpoint_path=checkpoint,
-            # The folder of TensorBoard's curve: eval_validation for the whole split.
-            name="-".join(_name_data(task, split, limit, _own_task(run))) or split,
+            name=curves,
         )
-    return _to_evaluation(task, split, limit, results)
+    of_tasks = task_sums.read_results(results, tasks) if len(tasks) > 1 else {}
+    task_sums.write_summaries(runner.eval_dir(curves), int(results["global_step"]), of_tasks)
+    result = _to_evaluation(task, split, limit, results)
+    return dataclasses.replace(result, tasks=of_tasks)
 
 
 def _own_task(run: Run) -> str:
@@ -157,9 +165,13 @@ def report_name(result: Evaluation, own_task: str, latest_step: int) -> str:
       own_task: The task on which the model was trained.
       latest_step: Step of the latest checkpoint.
     """
-    data_parts = _name_data(result.task, result.split, result.limit, own_task)
-    step_parts = [str(result.step)] if result.step != latest_step else []
-    return "-".join(["eval", *data_parts, *step_parts])
+    name = name_files("eval", result.task, result.split, result.limit, own_task)
+    return name if result.step == latest_step else f"{name}-{result.step}"
+
+
+def name_files(start: str, task: str, split: str, limit: int | None, own_task: str) -> str:
+    """Names files with results: the start, and what differs from the whole validation split."""
+    return "-".join([start, *_name_data(task, split, limit, own_task)])
 
 
 def make_report(result: Evaluation, name: str = "eval") -> Report:
@@ -177,7 +189,8 @@ def _format_examples(result: Evaluation) -> str:
         return f"{result.examples} (all)"
     source = result.source_examples
     of = "" if source is None else f"; the split has {source} before preprocessing"
-    return f"{result.examples} (at most {result.limit} were read{of})"
+    each = " of each task" if result.tasks else ""
+    return f"{result.examples} (at most {result.limit}{each} were read{of})"
 
 
 def _format_text(result: Evaluation) -> str:

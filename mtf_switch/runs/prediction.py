@@ -55,7 +55,10 @@ class Results:
 
 
 def decode_lines(
-    run: Run, inputs: np.ndarray, inference: InferenceCapacity | None = None
+    run: Run,
+    inputs: np.ndarray,
+    inference: InferenceCapacity | None = None,
+    checkpoint: str | None = None,
 ) -> Results:
     """Decodes a target for each input, with gin's bindings of `Bitransformer.decode`.
 
@@ -63,6 +66,7 @@ def decode_lines(
       run: The run, made from the parsed gin configuration.
       inputs: [rows, length] int32 ids.
       inference: The experts' capacity; None for that of evaluation.
+      checkpoint: The path of the checkpoint; None for the latest of the model_dir.
 
     Returns:
       One line of text for each input.
@@ -72,7 +76,7 @@ def decode_lines(
     """
     decode_length.make_independent_of_batch(run.settings)
     vocabulary = run.feature_vocabulary("targets")
-    results = _predict_lines(run, {"inputs": inputs}, inference, score=False)
+    results = _predict_lines(run, {"inputs": inputs}, inference, checkpoint, score=False)
     texts = [vocabulary.decode([int(i) for i in result["outputs"]]) for result in results]
     decoded = _make_results(run, results, [text_lines.to_one_line(text) for text in texts])
     unfinished = sum(EOS_ID not in result["outputs"] for result in results)
@@ -84,6 +88,7 @@ def score_lines(
     inputs: np.ndarray,
     targets: np.ndarray,
     inference: InferenceCapacity | None = None,
+    checkpoint: str | None = None,
 ) -> Results:
     """Computes the log-likelihood of each target given its input.
 
@@ -92,6 +97,7 @@ def score_lines(
       inputs: [rows, length] int32 ids.
       targets: [rows, length] int32 ids.
       inference: The experts' capacity; None for that of evaluation.
+      checkpoint: The path of the checkpoint; None for the latest of the model_dir.
 
     Returns:
       One sum over the target's tokens, in nats, for each example. It includes the
@@ -101,7 +107,7 @@ def score_lines(
       UserError: If there is no checkpoint, or it cannot be read.
     """
     features = {"inputs": inputs, "targets": targets}
-    results = _predict_lines(run, features, inference, score=True)
+    results = _predict_lines(run, features, inference, checkpoint, score=True)
     return _make_results(run, results, [float(result["scores"]) for result in results])
 
 
@@ -109,9 +115,10 @@ def _predict_lines(
     run: Run,
     features: Mapping[str, np.ndarray],
     inference: InferenceCapacity | None,
+    checkpoint: str | None,
     score: bool,
 ) -> list[dict[str, np.ndarray]]:
-    checkpoint = saved_checkpoints.find_latest(run.model_dir)
+    checkpoint = checkpoint or saved_checkpoints.find_latest(run.model_dir)
     return list(predict_rows(run, checkpoint, features, score, inference))
 
 
@@ -136,7 +143,7 @@ def predict_rows(
 
     Args:
       run: The run, made from the parsed gin configuration.
-      checkpoint: Path of a checkpoint in its model_dir.
+      checkpoint: Path of a checkpoint.
       features: [rows, length] int32 ids: "inputs", and "targets" to score.
       score: Whether to score the targets instead of decoding.
       inference: The experts' capacity; None for that of evaluation.
@@ -154,7 +161,7 @@ def predict_rows(
     )
     run_on_host = dataclasses.replace(run, vocabulary=on_host)
     runner = estimator.build(run_on_host, score, inference=inference)
-    with saved_checkpoints.explain_errors(run.model_dir):
+    with saved_checkpoints.explain_errors(run.model_dir, checkpoint=checkpoint):
         results = runner.predict(
             make_input_fn(features, run.settings.batch_size),
             hooks=[CheckShapesHook(checkpoint)],

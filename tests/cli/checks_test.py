@@ -91,7 +91,7 @@ MISTAKES = {
     ): "give only one of them",
     ("eval", "--model_dir={0}/run", "--data_dir={0}/no"): "There is no folder {0}/no",
     ("eval", "--model_dir={0}/run", "--vocabulary={0}/no"): "There is no vocabulary {0}/no",
-    ("eval", "--model_dir={0}/run", "--perplexity", "--follow"): "--follow waits",
+    ("predict", "--model_dir={0}/run", *FILES, "--checkpoint=model.ckpt-9"): "no checkpoint",
     ("eval", "--model_dir={0}/run", "--checkpoint_steps=2", "--follow"): "has no effect",
     ("eval", "--model_dir={0}/run", "--tpu_zone=z"): "give --tpu as well",
     ("train", "--model_dir={0}/new"): "No model is named",

@@ -13,7 +13,6 @@ from tiny_run import TinyRun, contents, copy_of
 from mtf_switch.downstream import (
     checkpoint_selection,
     decoding,
-    evaluate_checkpoints,
     scores,
 )
 from mtf_switch.model_dirs import saved_checkpoints
@@ -175,20 +174,6 @@ def test_checkpoints_are_selected_by_their_steps(finetuned: Path) -> None:
     assert select("4,0") == [0, 4]
 
 
-def test_follow_scores_what_appears_until_the_last_step(
-    finetuned: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(evaluate_checkpoints, "_SECONDS_BETWEEN_LOOKS", 0)
-    there = [["c-0"], ["c-0"], ["c-0", "c-2"], ["c-0", "c-2", "c-4"]]
-    looks = iter(there)
-    monkeypatch.setattr(saved_checkpoints, "list_paths", lambda _: next(looks))
-    assert list(evaluate_checkpoints._wait_for_checkpoints("model_dir", last_step=4)) == [
-        "c-0",
-        "c-2",
-        "c-4",
-    ]
-
-
 @pytest.mark.parametrize(
     "with_model", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["stub", "model"]
 )
@@ -213,6 +198,7 @@ def test_perplexity_of_a_task_with_metrics(
     assert outcome.code == 0, outcome.err
     assert "neg_log_perplexity" in outcome.out
     assert json.loads((model_dir / "eval.json").read_text())["task"] == SUPER_GLUE
+    assert (model_dir / "perplexity.csv").read_text().count("\n") == 2
     assert not (model_dir / "validation_eval").exists()
 
 
@@ -222,8 +208,7 @@ def test_perplexity_of_a_task_with_metrics(
         (("--checkpoint_steps=last",), "--checkpoint_steps is 'last', but it must be 'all'"),
         (("--checkpoint_steps=0,3",), "has no checkpoint of step 3; it has those of 0, 2, 4"),
         (("--split=validatoin",), f"Task '{SUPER_GLUE}' has no split 'validatoin'; it has"),
-        (("--task=super_glue_axb_v102", "--follow"), "has no metric of its own"),
-        (("--perplexity", "--follow"), "--follow waits for checkpoints to decode"),
+        (("--checkpoint_steps=all", "--follow"), "so --checkpoint_steps has no effect"),
         (("--task=xsun",), "The nearest names are: xsum"),
     ],
 )

@@ -165,6 +165,10 @@ def test_a_mixture_is_evaluated_on_the_examples_of_all_its_tasks(
     gin_config.bind("mesh_eval_dataset_fn.mixture_or_task_name", NAMES[2])
     (batch,) = read(data.make_eval_input_fn(settings, "test", batches=None))
     np.testing.assert_array_equal(batch["targets"][:, 0], [1, 2, 0, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(batch["task_number"], [0, 1, 0, 0, 0, 0, 0, 0])
+    small = dataclasses.replace(settings, batch_size=1)
+    batches = read(data.make_eval_input_fn(small, "test", batches=1))
+    assert [batch["targets"][0, 0] for batch in batches] == [1, 2], "one batch of each task"
 
 
 def test_an_unknown_split_is_refused_with_those_that_there_are(

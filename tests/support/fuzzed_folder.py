@@ -223,7 +223,7 @@ def _seams(builds_graph: bool = False, trains_vocabulary: bool = False) -> Itera
     import tensorflow_datasets as tfds
     from tensorflow.python.tpu import tpu_estimator
 
-    from mtf_switch.downstream import evaluate_checkpoints
+    from mtf_switch.downstream import checkpoint_selection
     from mtf_switch.planning import pod_graph
     from tasks import text_corpus
 
@@ -238,7 +238,7 @@ def _seams(builds_graph: bool = False, trains_vocabulary: bool = False) -> Itera
             (pod_graph, "estimator", types.SimpleNamespace(make_model_fn=_reach)),
             (tfds.core.DatasetBuilder, "download_and_prepare", _reach),
             (text_corpus, "train_vocabulary", train_vocabulary),
-            (evaluate_checkpoints, "time", types.SimpleNamespace(sleep=_reach)),
+            (checkpoint_selection, "time", types.SimpleNamespace(sleep=_reach)),
         ):
             stack.enter_context(mock.patch.object(owner, name, value))
         yield
