@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mtf_switch.cli import flags, train
 from mtf_switch.config import gin_files, saved_config
 from mtf_switch.errors import UserError
-from mtf_switch.model_dirs import run_lock, start_checkpoint
+from mtf_switch.model_dirs import start_checkpoint
 
 if TYPE_CHECKING:
     from mtf_switch.runs.run import Run
@@ -47,7 +47,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_training(parser)
     flags.add_data(parser)
     flags.add_machine(parser)
-    flags.add_check(parser, lambda options: run_lock.check_free(options.model_dir))
+    flags.add_inspection(parser)
+    flags.add_check(parser, train.check_free)
     flags.add_check(parser, _check_start)
     return parser
 
@@ -62,7 +63,10 @@ def run_command(options: argparse.Namespace) -> None:
     """Fine-tunes the model of a checkpoint."""
     params = flags.training_bindings(options)
     run = _continue(options, params) or _start(options, params)
-    train.start_training(run, options.new_text)
+    if options.print_config:
+        print(flags.format_config(options))
+    else:
+        train.start_training(run, options)
 
 
 def _start(options: argparse.Namespace, params: Sequence[str]) -> Run:

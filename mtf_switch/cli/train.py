@@ -43,9 +43,16 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_training(parser)
     flags.add_data(parser)
     flags.add_machine(parser)
+    flags.add_inspection(parser)
     flags.add_check(parser, _check_text)
-    flags.add_check(parser, lambda options: run_lock.check_free(options.model_dir))
+    flags.add_check(parser, check_free)
     return parser
+
+
+def check_free(options: argparse.Namespace) -> None:
+    """Checks that no other process trains in the model_dir."""
+    if not flags.is_inspection(options):
+        run_lock.check_free(options.model_dir)
 
 
 def _check_text(options: argparse.Namespace) -> None:
@@ -74,6 +81,10 @@ def run_command(options: argparse.Namespace) -> None:
             "No model is named: pass --gin_file, such as --gin_file=models/switch_tiny.gin "
             "--gin_file=runs/embedded.gin."
         )
+    if options.print_config:
+        bound_settings.read_settings()  # checks the values
+        print(flags.format_config(options))
+        return
     from mtf_switch.model_dirs import initial_weights, saved_checkpoints
     from mtf_switch.runs import configured_run
 
@@ -84,14 +95,19 @@ def run_command(options: argparse.Namespace) -> None:
         initial_weights.check_exists(settings.init_checkpoint)
     cluster = flags.tpu_cluster(options)
     run = configured_run.make_run(options.model_dir, cluster, settings=settings)
-    start_training(run, options.new_text)
+    start_training(run, options)
 
 
-def start_training(run: Run, accept_new_text: bool) -> None:
-    """Trains a run, and prints the step that it has reached."""
+def start_training(run: Run, options: argparse.Namespace) -> None:
+    """Trains a run, and prints the step that it has reached; or only looks at the run."""
+    if options.dry_run:
+        from mtf_switch.runs import dry_run
+
+        print(dry_run.inspect(run))
+        return
     from mtf_switch.runs import training
 
-    step = training.train(run, accept_new_text)
+    step = training.train(run, options.new_text)
     print(
         f"{run.model_dir} is at step {step}. Next: run_switch.py eval "
         f"--model_dir={run.model_dir}"

@@ -109,6 +109,17 @@ def is_shipped(path: Path) -> bool:
     return any(folder in path.parents for folder in (GIN_FOLDER, _t5_folder()))
 
 
+def describe(path: Path) -> str:
+    """Shortens the path of a file of this project, of T5 or of Mesh TensorFlow.
+
+    For example, "gin/models/t5_tiny.gin" or "mesh_tensorflow/transformer/gin/defaults.gin".
+    """
+    for package in (REPOSITORY, _t5_folder().parents[2]):
+        if package in path.parents:
+            return str(path.relative_to(package))
+    return str(path)
+
+
 def _t5_folder() -> Path:
     return Path(importlib.util.find_spec("t5").origin).resolve().parent / "models" / "gin"
 

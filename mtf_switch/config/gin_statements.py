@@ -106,6 +106,17 @@ def read_bindings(text: str, source: str = "The configuration") -> list[Binding]
     return [Binding(*statement[:-1]) for statement in statements]
 
 
+def read_in_order(text: str, source: str) -> list[Binding | str]:
+    """Reads the bindings, and the paths of the files that the text includes, in their order."""
+    kinds = (config_parser.BindingStatement, config_parser.IncludeStatement)
+    return [
+        statement.filename
+        if isinstance(statement, config_parser.IncludeStatement)
+        else Binding(*statement[:-1])
+        for statement in _read(text, source, kinds)
+    ]
+
+
 def read_imports(text: str, source: str = "The configuration") -> list[str]:
     """Reads the import statements of a gin text; see `read_bindings` for the arguments."""
     return [s.format() for s in _read(text, source, config_parser.ImportStatement)]
@@ -122,8 +133,8 @@ def read_includes(text: str, source: str = "The configuration") -> list[str]:
     return [s.filename for s in _read(text, source, config_parser.IncludeStatement)]
 
 
-def _read(text: str, source: str, kind: type) -> list[Any]:
-    """Reads the statements of one kind, a class of gin's parser, in order."""
+def _read(text: str, source: str, kind: type | tuple[type, ...]) -> list[Any]:
+    """Reads the statements of one kind, or of several, in order. Kinds are gin's classes."""
     try:
         statements = list(config_parser.ConfigParser(text, _Delegate()))
     except (SyntaxError, ValueError, TokenError) as error:

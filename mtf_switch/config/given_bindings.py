@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from mtf_switch.config import gin_files, gin_statements
 from mtf_switch.config.gin_statements import Binding
@@ -21,17 +22,23 @@ def read(files: Sequence[str], params: Sequence[str]) -> list[Binding]:
     Raises:
       UserError: If a text is not gin.
     """
-    bindings = [binding for file in files for binding in _read_file(file)]
+    bindings = [binding for file in files for _, binding in read_file(file)]
     for param in params:
         bindings += gin_statements.read_bindings(param, f"--gin_param={param!r}")
     return bindings
 
 
-def _read_file(file: str) -> Iterator[Binding]:
+def read_file(file: str) -> Iterator[tuple[Path, Binding]]:
+    """Yields the bindings of a gin file and of the files that it includes, in gin's order.
+
+    Each comes with the path of the file that holds it.
+    """
     path = gin_files.find_file(file)
     if path is None:  # gin will report it
         return
     text = path.read_text(encoding="utf-8", errors="replace")
-    for included in gin_statements.read_includes(text, f"The gin file {path}"):
-        yield from _read_file(included)
-    yield from gin_statements.read_bindings(text, f"The gin file {path}")
+    for statement in gin_statements.read_in_order(text, f"The gin file {path}"):
+        if isinstance(statement, Binding):
+            yield path, statement
+        else:
+            yield from read_file(statement)

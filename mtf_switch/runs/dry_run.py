@@ -1,0 +1,179 @@
+"""`run_switch.py train --dry_run`: what a training run would do, measured on a few steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import resource
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import mesh_tensorflow as mtf
+import tensorflow.compat.v1 as tf
+from t5.models import mesh_transformer
+from tqdm import tqdm
+
+from mtf_switch.config import mesh_layout
+from mtf_switch.model import switch_transformer
+from mtf_switch.model_dirs import saved_checkpoints
+from mtf_switch.runs import data, estimator
+from mtf_switch.runs.run import Run
+
+# The first step is slow, and is not counted.
+_STEPS = 6
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class DryRun:
+    """What a dry run has found.
+
+    Attributes:
+      run: The run.
+      start: The step at which it would start.
+      features: Name and shape of each feature of a batch.
+      variables: (name, shape, dtype) of each trained variable.
+      trained_bytes: The size of the trained variables.
+      kept_bytes: The size of all variables, with the optimizer's: that of a checkpoint.
+      step_seconds: Time of a step, the median; None if no step was made.
+      peak_bytes: The largest memory of this process so far.
+    """
+
+    run: Run
+    start: int
+    features: dict[str, list[int]]
+    variables: list[tuple[str, list[int], str]]
+    trained_bytes: int
+    kept_bytes: int
+    step_seconds: float | None
+    peak_bytes: int
+
+    @property
+    def parameters(self) -> int:
+        """The number of trained parameters."""
+        return sum(math.prod(shape) for _, shape, _ in self.variables)
+
+
+def inspect(run: Run) -> str:
+    """Builds the graph of a training run, makes a few steps, and describes both.
+
+    Nothing is read from or written to the model_dir: the steps start from initial values.
+
+    Returns:
+      A text of a few lines, with one line for each group of variables.
+
+    Raises:
+      UserError: In the cases of `training.train`, before training starts.
+    """
+    settings = run.settings
+    data.check_readable(
+        settings.task, "train", data.is_cached(mesh_transformer.mesh_train_dataset_fn)
+    )
+    mesh_layout.check_has_devices(settings.layout, settings.devices)
+    devices = estimator.assign_devices(settings.layout.size)
+    with tf.Graph().as_default():
+        tf.set_random_seed(settings.seed)
+        tf.train.create_global_step()
+        dataset = data.make_train_input_fn(settings, 0)(None)
+        batch = tf.data.make_one_shot_iterator(dataset).get_next()
+        features = {name: tensor.shape.as_list() for name, tensor in batch.items()}
+        model = switch_transformer.build(settings, run.vocabulary)
+        model_fn = estimator.make_model_fn(run, model, devices, use_tpu=False)
+        spec = model_fn(dict(batch), None, tf.estimator.ModeKeys.TRAIN, {})
+        trained = [
+            (v.op.name, v.shape.as_list(), v.dtype.base_dtype.name)
+            for v in tf.trainable_variables()
+        ]
+        trained_bytes = _count_bytes(tf.trainable_variables())
+        kept_bytes = _count_bytes(tf.global_variables())
+        # A step also holds the gradients.
+        fits = kept_bytes + trained_bytes < _machine_bytes()
+        seconds = _time_steps(spec, devices) if fits else None
+    start = saved_checkpoints.latest_step(run.model_dir)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found = DryRun(run, start, features, trained, trained_bytes, kept_bytes, seconds, peak)
+    return format_text(found)
+
+
+def _time_steps(spec: Any, devices: Sequence[str]) -> float:
+    """Makes steps, and returns the median of their seconds."""
+    restore = [h for h in spec.training_chief_hooks if isinstance(h, mtf.MtfRestoreHook)]
+    config = estimator._session_config(False, devices)
+    seconds = []
+    with tf.train.SingularMonitoredSession(hooks=restore, config=config) as session:
+        for _ in tqdm(range(_STEPS), "dry run", unit="step", leave=False):
+            began = time.perf_counter()
+            session.run(spec.train_op)
+            seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
+
+
+def _count_bytes(variables: Sequence[tf.Variable]) -> int:
+    return sum(v.shape.num_elements() * v.dtype.base_dtype.size for v in variables)
+
+
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def format_text(found: DryRun) -> str:
+    """Formats the result of a dry run."""
+    settings, model_dir = found.run.settings, found.run.model_dir
+    shapes = ", ".join(f"{name} {shape}" for name, shape in sorted(found.features.items()))
+    state = f"at step {found.start}" if found.start else "new"
+    steps = max(settings.train_steps - found.start, 0)
+    lines = [
+        f"model_dir         {model_dir} ({state}; the dry run writes nothing there)",
+        f"task              {settings.task}",
+        f"mesh              {settings.layout.mesh_shape or 'one device'}",
+        f"batch             {settings.batch_size} sequences, {settings.tokens_per_batch:,} "
+        f"positions: {shapes}",
+        f"parameters        {found.parameters:,} ({found.trained_bytes / _GIB:.3f} GiB)",
+        f"checkpoint        {found.kept_bytes / _GIB:.3f} GiB with the optimizer's values; "
+        f"{_describe_kept(settings.keep_checkpoint_max)}",
+    ]
+    machine = f"this machine has {_machine_bytes() / _GIB:.1f} GiB"
+    if found.step_seconds is None:
+        needed = (found.kept_bytes + found.trained_bytes) / _GIB
+        lines.append(
+            f"memory            more than {needed:.1f} GiB for variables and gradients, and "
+            f"{machine}: the model does not fit, so no step was made"
+        )
+    else:
+        hours = steps * found.step_seconds / 3600
+        speed = settings.tokens_per_batch / found.step_seconds
+        lines += [
+            f"memory            {found.peak_bytes / _GIB:.2f} GiB at most in this process; "
+            f"{machine}",
+            f"time for a step   {found.step_seconds:.3f} s, {speed:,.0f} tokens/s (median of "
+            f"{_STEPS - 1} steps)",
+            f"time for the run  {_format_hours(hours)} for the {steps:,} steps up to step "
+            f"{settings.train_steps:,}, without saving and evaluating",
+        ]
+    return "\n".join([*lines, "", *_format_variables(found.variables)])
+
+
+def _describe_kept(maximum: int | None) -> str:
+    return f"the last {maximum} are kept" if maximum else "all are kept"
+
+
+def _format_hours(hours: float) -> str:
+    minutes = hours * 60
+    return f"{minutes:.1f} minutes" if minutes < 120 else f"{hours:.1f} hours"
+
+
+def _format_variables(variables: Sequence[tuple[str, list[int], str]]) -> list[str]:
+    """Formats one line for all variables that differ only in the numbers in their names."""
+    groups: dict[tuple, int] = {}
+    for name, shape, dtype in variables:
+        key = (re.sub(r"\d+", "*", name), tuple(shape), dtype)
+        groups[key] = groups.get(key, 0) + 1
+    width = max(len(name) for name, _, _ in groups)
+    return [f"{'variable':{width}s}  number  shape"] + [
+        f"{name:{width}s}  {count:6d}  {list(shape)} {dtype}"
+        for (name, shape, dtype), count in groups.items()
+    ]
