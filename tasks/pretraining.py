@@ -55,13 +55,14 @@ def embedded_text(vocab_size: int = 4096) -> TextCorpus:
 
 @gin.configurable
 def text_files(
-    files: str | Sequence[str] | None = None, vocab_size: int = 4096
+    files: str | Sequence[str] | None = None, vocab_size: int | None = 4096
 ) -> TextCorpus | None:
     """Returns the corpus of the user's own utf-8 text files, or None if `files` is not set.
 
     Args:
       files: A path or glob, such as 'books/*.txt', or a sequence of them.
-      vocab_size: Number of SentencePiece pieces, not counting the 100 sentinels.
+      vocab_size: Number of SentencePiece pieces, not counting the 100 sentinels; None for as
+        many as the script of the text needs.
     """
     if files is None:
         return None

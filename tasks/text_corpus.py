@@ -27,7 +27,13 @@ from tasks import document_split, text_cache
 from tasks.docstrings import Docstrings
 from tasks.document_split import SPLITS, Split
 from tasks.text_files import TextFiles
-from tasks.vocabulary import check_vocab_size, train_vocabulary
+from tasks.vocabulary import (
+    USUAL_VOCAB_SIZE,
+    VocabSizeError,
+    check_vocab_size,
+    choose_vocab_size,
+    train_vocabulary,
+)
 
 # With less text, neither a vocabulary nor a validation loss means anything.
 MIN_CHARACTERS = 100_000
@@ -96,7 +102,8 @@ class TextCorpus:
       files: Globs of the user's own utf-8 text files, or None for the embedded corpus (the
         docstrings of the pinned packages).
       vocab_size: Number of SentencePiece pieces, including pad, end of sequence and unknown,
-        but *not* the 100 sentinels: a model sees `vocab_size + 100` ids.
+        but *not* the 100 sentinels: a model sees `vocab_size + 100` ids. None chooses 1,024,
+        or more if the text has many distinct characters, as Chinese has.
 
     Raises:
       UserError: If `vocab_size` is out of range or `files` contains anything but strings.
@@ -104,10 +111,11 @@ class TextCorpus:
 
     name: str
     files: tuple[str, ...] | None = None
-    vocab_size: int = 4096
+    vocab_size: int | None = 4096
 
     def __post_init__(self):
-        check_vocab_size(self.vocab_size)
+        if self.vocab_size is not None:
+            check_vocab_size(self.vocab_size)
         if self.files is None:
             return
         if not self.files or not all(isinstance(file, str) for file in self.files):
@@ -226,22 +234,38 @@ class TextCorpus:
 
     def _ensure_vocabulary(self, text: PreparedText) -> Path:
         """Returns the vocabulary's file, and trains it first if it is missing or damaged."""
-        file = text.folder / f"vocabulary_{self.vocab_size}.model"
+        size = "chosen" if self.vocab_size is None else self.vocab_size
+        file = text.folder / f"vocabulary_{size}.model"
         record = file.with_suffix(".json")
         if text_cache.matches_fingerprint(file, text_cache.read_json(record)):
             return file
-        _print_reason(file, f"Training a vocabulary of {self.vocab_size:,} pieces (once)")
         started = time.monotonic()
-        model = train_vocabulary(
-            document_split.read_documents(text.train_file),
-            characters=text.characters["train"],
-            vocab_size=self.vocab_size,
-        )
+        model = self._train_vocabulary(text, file, self.vocab_size or USUAL_VOCAB_SIZE)
         whole_file.write_bytes(file, model)
         seconds = round(time.monotonic() - started, 1)
         fingerprint = text_cache.compute_fingerprint(file)
         text_cache.write_json(record, {**fingerprint, "seconds": seconds})
         return file
+
+    def _train_vocabulary(self, text: PreparedText, file: Path, size: int) -> bytes:
+        """Trains a vocabulary of `size` pieces, or of as many as fit if none are asked for."""
+        _print_reason(file, f"Training a vocabulary of {size:,} pieces (once)")
+        try:
+            return train_vocabulary(
+                document_split.read_documents(text.train_file),
+                characters=text.characters["train"],
+                vocab_size=size,
+            )
+        except VocabSizeError as error:
+            chosen = choose_vocab_size(error)
+            flag = f"--gin_param='{self.name}.vocab_size = {chosen}'"
+            if self.vocab_size is not None:
+                raise UserError(f"{error} For example, pass {flag}.") from error
+            if chosen == size:
+                raise
+            limit = "at most" if error.is_too_large else "at least"
+            text_cache.print_status(f"This text needs {limit} {error.limit:,} pieces.")
+            return self._train_vocabulary(text, file, chosen)
 
 
 def _write_split(file: Path, documents: list[str]) -> dict:

@@ -24,8 +24,31 @@ SAMPLE_CHARACTERS = 4_000_000
 # SentencePiece skips longer lines.
 _MAX_LINE_BYTES = 65_536
 
+# The number of pieces that is chosen for a text, if its characters allow it.
+USUAL_VOCAB_SIZE = 1024
+
 _TOO_LARGE = re.compile(r"Please set it to a value <= (\d+)")
 _TOO_SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
+
+
+class VocabSizeError(UserError):
+    """The text allows another number of pieces: at most or at least `limit`."""
+
+    def __init__(self, message: str, limit: int, is_too_large: bool):
+        super().__init__(message)
+        self.limit = limit
+        self.is_too_large = is_too_large
+
+
+def choose_vocab_size(error: VocabSizeError) -> int:
+    """Returns a number of pieces that fits a text for which another number does not.
+
+    It is the largest possible number if there were too many pieces. Otherwise it is twice the
+    number of distinct characters, in multiples of 128.
+    """
+    if error.is_too_large:
+        return error.limit
+    return min(-(-2 * error.limit // 128) * 128, MAX_VOCAB_SIZE)
 
 
 def check_vocab_size(vocab_size: int) -> None:
@@ -52,7 +75,8 @@ def train_vocabulary(documents: Iterable[str], characters: int, vocab_size: int)
       vocab_size: Number of pieces in the model, including the three special ones.
 
     Raises:
-      UserError: If the text yields fewer pieces, or has more distinct characters than pieces.
+      VocabSizeError: If the text yields fewer pieces, or has more distinct characters than
+        pieces.
     """
     stride = -(-characters // SAMPLE_CHARACTERS) or 1
     model = io.BytesIO()
@@ -88,16 +112,20 @@ def _convert_error(error: RuntimeError, vocab_size: int) -> Exception:
     """Returns a UserError for those errors of SentencePiece that the user can fix."""
     too_large = _TOO_LARGE.search(str(error))
     if too_large:
-        return UserError(
+        return VocabSizeError(
             f"This text yields at most {int(too_large[1]):,} SentencePiece pieces, but "
             f"vocab_size is {vocab_size:,}. Set vocab_size to at most "
-            f"{int(too_large[1]):,}, or add text."
+            f"{int(too_large[1]):,}, or add text.",
+            int(too_large[1]),
+            is_too_large=True,
         )
     too_small = _TOO_SMALL.search(str(error))
     if too_small:
-        return UserError(
+        return VocabSizeError(
             f"A vocabulary needs at least one piece for each distinct character of the text, "
             f"but vocab_size is {vocab_size:,}. Set vocab_size to at least "
-            f"{int(too_small[1]):,}; several times as many give pieces of whole words."
+            f"{int(too_small[1]):,}; several times as many give pieces of whole words.",
+            int(too_small[1]),
+            is_too_large=False,
         )
     return error

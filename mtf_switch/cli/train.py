@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from mtf_switch.cli import flags
@@ -95,7 +96,29 @@ def run_command(options: argparse.Namespace) -> None:
         initial_weights.check_exists(settings.init_checkpoint)
     cluster = flags.tpu_cluster(options)
     run = configured_run.make_run(options.model_dir, cluster, settings=settings)
+    _print_corpus(run)
     start_training(run, options)
+
+
+def _print_corpus(run: Run) -> None:
+    """Prints what a run on the user's text files reads, and where it is cached."""
+    from tasks import pretraining
+
+    if run.settings.task != pretraining.TEXT_FILES:
+        return
+    text = pretraining.find_corpus(run.settings.task).prepared_text
+    lengths = run.settings.sequence_length
+    vocabulary = run.feature_vocabulary("targets")
+    print(
+        f"Text        {text.documents['train']:,} documents for training, "
+        f"{text.documents['validation']:,} for validation\n"
+        f"Vocabulary  {vocabulary.vocab_size - vocabulary.extra_ids:,} pieces and "
+        f"{vocabulary.extra_ids} sentinels (text_files.vocab_size)\n"
+        f"Context     {lengths['inputs']} tokens of inputs, {lengths['targets']} of targets "
+        "(utils.run.sequence_length)\n"
+        f"Cache       {text.folder}; delete it at any time, it is made again when needed",
+        file=sys.stderr,
+    )
 
 
 def start_training(run: Run, options: argparse.Namespace) -> None:

@@ -153,7 +153,7 @@ declare(
 declare("task_vocabulary", source=text().or_none(), sentinels=value_rules.whole(0))
 declare("tfds_data", data_dir=Rule("a folder", _is_folder).or_none())
 declare("embedded_text", vocab_size=_SIZE)
-declare("text_files", files=_PATHS, vocab_size=_SIZE)
+declare("text_files", files=_PATHS, vocab_size=_SIZE.or_none())
 declare("task_cache", folders=_PATHS)
 declare("mc4_rate", alpha=number(0))
 declare("remove_repeats", min_tokens=_SIZE)

@@ -60,7 +60,9 @@ def find_vocabulary(task: str) -> PlannedVocabulary:
 def _count_pieces(vocabulary: Any) -> int:
     """Counts pieces and sentinels. The sizes of T5's and mT5's vocabularies are constants."""
     if isinstance(vocabulary, pretraining.CorpusVocabulary):
-        return vocabulary.corpus.vocab_size + pretraining.SENTINELS
+        size = vocabulary.corpus.vocab_size
+        # The text decides the size. It is prepared if it is not in the cache.
+        return vocabulary.vocab_size if size is None else size + pretraining.SENTINELS
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
         pieces = {t5.data.DEFAULT_SPM_PATH: 32000, mc4.VOCABULARY: 250100}
         known = pieces.get(vocabulary.sentencepiece_model_file)

@@ -63,6 +63,9 @@ def test_a_dry_run_measures_and_writes_nothing(tiny, trained) -> None:
     outcome = tiny.train(trained, "--dry_run", "--steps=10")
     assert outcome.code == 0, outcome.err
     assert contents(trained) == before
+    assert "Vocabulary  300 pieces and 100 sentinels (text_files.vocab_size)" in outcome.err
+    assert f"Context     {INPUTS} tokens of inputs, {TARGETS} of targets" in outcome.err
+    assert f"Cache       {tiny.folder}/cache/text_files-" in outcome.err
     assert f"{trained} (at step 6; the dry run writes nothing there)" in outcome.out
     assert f"inputs [{BATCH}, {INPUTS}], targets [{BATCH}, {TARGETS}]" in outcome.out
     # The checkpoint's variables without the optimizer's slots and the step.

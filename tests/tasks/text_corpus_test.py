@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import tensorflow as tf
 
 from mtf_switch.errors import UserError
@@ -299,6 +301,25 @@ def test_a_vocabulary_too_large_for_the_text_is_a_user_error(prepared, corpus):
     too_large = TextCorpus("fake", corpus.files, vocab_size=90_000)
     with pytest.raises(UserError, match=r"yields at most [\d,]+ .*vocab_size is 90,000"):
         too_large.prepare()
+
+
+def test_a_size_that_fits_the_text_is_chosen(cache, tmp_path, capsys):
+    generator = random.Random(0)
+    words = [" abra", " cadabra", " abracadabra"]
+    chinese = [chr(0x4E00 + i) for i in range(1100)]
+    for name, alphabet, low, high in (("few", words, 8, 100), ("many", chinese, 2176, 2304)):
+        file = tmp_path / f"{name}.txt"
+        texts = [
+            "".join(generator.choices(alphabet, k=1300 if name == "many" else 200))
+            for _ in range(80)
+        ]
+        file.write_text("\n\n".join(texts))
+        prepared = TextCorpus(name, files=(str(file),), vocab_size=None).prepare()
+        model = sentencepiece.SentencePieceProcessor(model_file=str(prepared.vocabulary_file))
+        assert low <= model.get_piece_size() <= high, name
+    printed = capsys.readouterr().err
+    assert re.search(r"This text needs at most \d\d pieces", printed)
+    assert re.search(r"This text needs at least 1,[01]\d\d pieces", printed)
 
 
 def test_values_are_checked_before_any_work():

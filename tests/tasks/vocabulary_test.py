@@ -7,7 +7,12 @@ import sentencepiece
 
 from mtf_switch.errors import UserError
 from tasks import vocabulary
-from tasks.vocabulary import check_vocab_size, train_vocabulary
+from tasks.vocabulary import (
+    VocabSizeError,
+    check_vocab_size,
+    choose_vocab_size,
+    train_vocabulary,
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +55,11 @@ def test_too_many_pieces_is_a_user_error_that_names_a_number_that_works():
 
 def test_an_alphabet_larger_than_the_vocabulary_is_a_user_error():
     lines = ["".join(chr(0x4E00 + 40 * row + i) for i in range(40)) for row in range(10)]
-    with pytest.raises(UserError, match=r"vocab_size is 256\. Set vocab_size to at least 40\d"):
+    match = r"vocab_size is 256\. Set vocab_size to at least 40\d"
+    with pytest.raises(VocabSizeError, match=match) as error:
         train_vocabulary(lines * 10, 4_000, vocab_size=256)
+    # Twice the number of characters, in multiples of 128.
+    assert choose_vocab_size(error.value) == 896
 
 
 @pytest.mark.parametrize("size", [255, 100_001, 4096.0, "4096", True, None])
