@@ -23,7 +23,6 @@ from mtf_switch.config import (
     gin_statements,
     parameter_rules,
     unread_bindings,
-    value_sources,
 )
 from mtf_switch.errors import UserError, suggest_names
 
@@ -115,8 +114,7 @@ def parse(
                 gin.parse_config(param)
     _check_bindings(gin_params)
     absolute_paths.bind()
-    unread_bindings.remember(files, gin_params)
-    value_sources.remember(files, gin_params, saved)
+    unread_bindings.remember(files, gin_params, saved)
 
 
 def _check_bindings(gin_params: Sequence[str]) -> None:

@@ -48,24 +48,31 @@ _ADD_ATTENTION = "For a SwitchAttention layer, add --gin_file=sparsity/experts_a
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """The configuration from the command line, without a saved configuration.
+    """What `gin_config.parse` was given.
 
     Attributes:
       files: Paths of gin files.
       params: Bindings of the command line.
+      saved: The saved configuration, a `gin_config.SavedText`.
     """
 
     files: Sequence[str] = ()
     params: Sequence[str] = ()
+    saved: Any = None
 
 
 _given = Given()
 
 
-def remember(files: Sequence[str], gin_params: Sequence[str]) -> None:
-    """Records the files and bindings from the command line in the parsed configuration."""
+def remember(files: Sequence[str], gin_params: Sequence[str], saved: Any) -> None:
+    """Records what the parsed configuration was made from."""
     global _given
-    _given = Given(tuple(files), tuple(gin_params))
+    _given = Given(tuple(files), tuple(gin_params), saved)
+
+
+def get_given() -> Given:
+    """Returns what the parsed configuration was made from."""
+    return _given
 
 
 def check_model() -> None:

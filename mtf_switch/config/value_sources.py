@@ -10,7 +10,7 @@ from typing import Any
 import gin
 
 from mtf_switch import value_rules
-from mtf_switch.config import gin_files, gin_statements, given_bindings
+from mtf_switch.config import gin_files, gin_statements, given_bindings, unread_bindings
 from mtf_switch.config.gin_statements import Binding, Macro
 
 # A comment begins in this column, or after the value if that is longer.
@@ -25,15 +25,6 @@ class _Sourced:
 
     binding: Binding
     source: str
-
-
-_read: tuple[Sequence[str], Sequence[str], Any] = ((), (), None)
-
-
-def remember(files: Sequence[str], params: Sequence[str], saved: Any) -> None:
-    """Records what is parsed: gin files, bindings, and a `gin_config.SavedText`."""
-    global _read
-    _read = (tuple(files), tuple(params), saved)
 
 
 def format_config(text: str, gin_params: Collection[str], flags: Mapping[str, str]) -> str:
@@ -65,14 +56,14 @@ def format_config(text: str, gin_params: Collection[str], flags: Mapping[str, st
 
 
 def _list_in_order(gin_params: Collection[str], flags: Mapping[str, str]) -> Iterator[_Sourced]:
-    files, params, saved = _read
+    given = unread_bindings.get_given()
     yield from _read_file(str(gin_files.GIN_FOLDER / "defaults.gin"))
-    if saved is not None:
-        for binding in gin_statements.read_bindings(saved.text):
-            yield _Sourced(binding, saved.source)
-    for file in files:
+    if given.saved is not None:
+        for binding in gin_statements.read_bindings(given.saved.text):
+            yield _Sourced(binding, given.saved.source)
+    for file in given.files:
         yield from _read_file(file)
-    for param in params:
+    for param in given.params:
         for binding in gin_statements.read_bindings(param):
             source = "--gin_param" if param in gin_params else flags.get(binding.key, "flags")
             yield _Sourced(binding, source)
