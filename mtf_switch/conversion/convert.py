@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,10 +14,18 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from mtf_switch.conversion import formats, model_gin, paths, vocabulary_files
+from mtf_switch import whole_file
+from mtf_switch.config import saved_config
+from mtf_switch.conversion import (
+    formats,
+    hf_generation,
+    model_gin,
+    paths,
+    vocabulary_files,
+)
 from mtf_switch.conversion.architecture import Architecture
 from mtf_switch.conversion.protocols import Source, Target
-from mtf_switch.conversion.tensor_names import MTF, Format
+from mtf_switch.conversion.tensor_names import HF, MTF, Format
 from mtf_switch.conversion.upcycling import UpcycledSource, Upcycling
 from mtf_switch.errors import UserError
 
@@ -112,12 +121,25 @@ def convert_checkpoint(request: ConversionRequest) -> ConversionResult:
         if vocabulary.models:
             with _explain_disk_errors(request.target):
                 vocabulary_files.write(folder, request.target_format, vocabulary.models)
+        if request.target_format == HF:
+            _write_generation_config(folder, request)
         create_target = formats.load_classes(request.target_format).target
         target = create_target(folder, architecture, dtype, source.step)
         _copy_tensors(source, target, request.target)
     return ConversionResult(
         architecture, dtype.name, source.step, tuple(source.notes), vocabulary.description
     )
+
+
+def _write_generation_config(folder: str, request: ConversionRequest) -> None:
+    decode = {}
+    if request.source_format == MTF:
+        is_folder = os.path.isdir(request.source)
+        source = request.source if is_folder else os.path.dirname(request.source)
+        decode = saved_config.read_values(source, "decode")
+    text = json.dumps(hf_generation.make_config(decode), indent=2) + "\n"
+    with _explain_disk_errors(request.target):
+        whole_file.write_text(os.path.join(folder, hf_generation.FILE), text)
 
 
 def _copy_tensors(source: Source, target: Target, path: str) -> None:

@@ -1,4 +1,7 @@
-"""Checkpoints of transformers: config.json, and tensors in one or more safetensors files."""
+"""Checkpoints of transformers: config.json, and tensors in one or more safetensors files.
+
+A flax_model.msgpack is read as well.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mtf_switch import whole_file
-from mtf_switch.conversion import hf_config, protocols
+from mtf_switch.conversion import flax_file, hf_config, protocols
 from mtf_switch.conversion.architecture import Architecture, Shape
 from mtf_switch.conversion.catalog import TensorCatalog, format_list
 from mtf_switch.conversion.tensor_names import HF, TensorRef
@@ -153,6 +156,8 @@ def _read_step(folder: str, text: str) -> int:
 
 
 def _open(path: str) -> Any:
+    if path.endswith(flax_file.FILE):
+        return flax_file.FlaxFile(path)
     try:
         return safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
@@ -168,6 +173,9 @@ def _find_files(folder: str) -> dict[str, str]:
         return _read_index(folder, index)
     if os.path.isfile(single):
         return {name: single for name in sorted(_open(single).keys())}
+    flax = os.path.join(folder, flax_file.FILE)
+    if os.path.isfile(flax):
+        return {name: flax for name in sorted(flax_file.FlaxFile(flax).keys())}
     pickles = sorted(name for name in os.listdir(folder) if name.endswith((".bin", ".pt")))
     if pickles:
         program = (
@@ -179,7 +187,20 @@ def _find_files(folder: str) -> dict[str, str]:
             "program in it, so convert never loads one. Save the model as safetensors, where "
             f'torch and transformers are installed: python -c "{program}"'
         )
-    raise UserError(f"{folder} contains neither {TENSORS} nor {INDEX}, so it has no weights.")
+    raise UserError(
+        f"{folder} contains neither {TENSORS} nor {INDEX}, so it has no weights."
+        f"{_say_flax(folder)}"
+    )
+
+
+def _say_flax(folder: str) -> str:
+    """Explains what to do with a model of flax in several files."""
+    if not os.path.isfile(os.path.join(folder, f"{flax_file.FILE}.index.json")):
+        return ""
+    return (
+        f" Its {flax_file.FILE} is in several files, and only one file can be read: download "
+        "the safetensors of the same model."
+    )
 
 
 def _read_index(folder: str, index: str) -> dict[str, str]:

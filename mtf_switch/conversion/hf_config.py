@@ -185,9 +185,21 @@ def _find_sparse_contradiction(
     if stated == sparse:
         return None
     return (
-        f"{name} is {config[name]}, which makes blocks {_list_sparse(stated)} of the {stack} "
-        f"sparse, but in the tensors these are {_list_sparse(sparse)}"
+        f"{name} is {config[name]}, with which {_describe_sparse(stated)} in the {stack}, but "
+        f"in the tensors {_describe_sparse(sparse)}"
     )
+
+
+def _describe_sparse(sparse: Sequence[bool]) -> str:
+    """Says which blocks have experts, counted from 1: "blocks 1 and 3 of 4 have experts"."""
+    numbers = [str(i + 1) for i in _list_sparse(sparse)]
+    if not numbers:
+        return f"none of the {len(sparse)} blocks has experts"
+    if len(numbers) == len(sparse):
+        return f"all {len(sparse)} blocks have experts"
+    listed = " and ".join(filter(None, [", ".join(numbers[:-1]), numbers[-1]]))
+    noun, verb = ("block", "has") if len(numbers) == 1 else ("blocks", "have")
+    return f"{noun} {listed} of {len(sparse)} {verb} experts"
 
 
 def _list_sparse(sparse: Sequence[bool]) -> list[int]:
@@ -323,8 +335,9 @@ def _count_sparse_layers(stack: str, architecture: Architecture) -> int:
     if not possible:
         raise UserError(
             "transformers' Switch Transformer makes every n-th block of a stack sparse, "
-            f"counting from the second, and at least one. The {stack} of this model has the "
-            f"sparse blocks {_list_sparse(sparse)} of {blocks}, which transformers cannot "
-            "build. Convert to t5x."
+            f"counting from the second, and at least one. In the {stack} of this model, "
+            f"{_describe_sparse(sparse)}, which transformers cannot build. Convert to t5x, or "
+            "train a model such as models/switch_base_released_tiny.gin, which has experts in "
+            "every other block of both stacks."
         )
     return possible[-1]

@@ -1,7 +1,8 @@
 """Finds the vocabulary beside a checkpoint, and writes it beside the converted checkpoint.
 
 The config.gin of a model_dir identifies the vocabulary that the folder keeps. Other folders may
-contain a SentencePiece model under one of the names that T5 and transformers use.
+contain a SentencePiece model under one of the names that T5 and transformers use, or the
+tokenizer.json of transformers.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from mtf_switch import value_rules, whole_file
+from mtf_switch.conversion import hf_tokenizer
 from mtf_switch.conversion.architecture import VOCAB_DIVISOR
 from mtf_switch.conversion.tensor_names import HF, MTF, Format
 from mtf_switch.errors import UserError
@@ -20,8 +22,8 @@ from mtf_switch.model_dirs.kept_vocabulary import Pair, VocabularyModel
 
 # Names of SentencePiece models: transformers' and T5's.
 HF_FILE, T5_FILE = "spiece.model", "sentencepiece.model"
-_FILES = (HF_FILE, T5_FILE, kept_vocabulary.FILE)
-_HF_TOKENIZER = "tokenizer_config.json"
+# In this order: a tokenizer.json has less information than a SentencePiece model.
+_FILES = (HF_FILE, T5_FILE, kept_vocabulary.FILE, hf_tokenizer.FILE)
 # All released models have 100 sentinels.
 _DEFAULT_SENTINELS = 100
 
@@ -84,7 +86,10 @@ def _describe(models: Pair) -> str:
 
 
 def _read(path: str) -> VocabularyModel:
-    """Reads a SentencePiece model, and adds sentinels if the model itself has none."""
+    """Reads a vocabulary, and adds sentinels if a SentencePiece model itself has none."""
+    if os.path.basename(path) == hf_tokenizer.FILE:
+        content, sentinels = hf_tokenizer.read(path)
+        return VocabularyModel(content, sentinels, path)
     model = kept_vocabulary.read(path, 0)
     if model.has_own_sentinels:
         return model
@@ -93,7 +98,7 @@ def _read(path: str) -> VocabularyModel:
 
 def _read_sentinels(folder: str) -> int:
     """Reads the number of sentinels in the configuration of transformers' tokenizer."""
-    path = os.path.join(folder, _HF_TOKENIZER)
+    path = os.path.join(folder, hf_tokenizer.CONFIG_FILE)
     content = None
     if os.path.isfile(path):
         try:
@@ -132,6 +137,4 @@ def write(folder: str, target_format: Format, models: Pair) -> None:
     name = HF_FILE if target_format == HF else T5_FILE
     whole_file.write_bytes(os.path.join(folder, name), model.content)
     if target_format == HF:
-        config = {"tokenizer_class": "T5Tokenizer", "extra_ids": model.sentinels}
-        text = json.dumps(config, indent=2) + "\n"
-        whole_file.write_text(os.path.join(folder, _HF_TOKENIZER), text)
+        hf_tokenizer.write(folder, model.content, model.sentinels)

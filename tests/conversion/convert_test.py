@@ -131,11 +131,11 @@ def test_a_vocabulary_that_mesh_tensorflow_cannot_have_is_refused(tmp_path):
         ),
         (
             random_checkpoints.make_architecture("sd", "ds"),
-            r"The encoder .* has the sparse blocks \[0\] of 2",
+            "In the encoder of this model, block 1 of 2 has experts, which transformers cannot",
         ),
         (
             random_checkpoints.make_architecture("ds", "dd"),
-            r"The decoder .* has the sparse blocks \[\] of 2",
+            "In the decoder of this model, none of the 2 blocks has experts, which .* Convert to t5x",
         ),
     ],
 )

@@ -93,7 +93,7 @@ DAMAGES = [
     ("hf", lambda d: add_tensor(d, "decoder.embed_tokens.weight", np.ones((128, 16), np.float32)), r"decoder.embed_tokens.weight in .* differs from shared.weight"),
     ("hf", lambda d: add_tensor(d, "lm_head.weight", np.ones((128, 16), np.float32)), r"ties the logits to the embedding, but lm_head.weight differs from it"),
     ("hf", lambda d: edit(d / "config.json", d_ff=32, num_experts=8), r"contradicts itself. config.json and the tensors differ: d_ff is 32, but the tensors have 24; num_experts is 8, but the tensors have 4"),
-    ("hf", lambda d: edit(d / "config.json", num_sparse_encoder_layers=2), r"num_sparse_encoder_layers is 2, which makes blocks \[0, 1\] of the encoder sparse, but in the tensors these are \[1\]"),
+    ("hf", lambda d: edit(d / "config.json", num_sparse_encoder_layers=2), r"num_sparse_encoder_layers is 2, with which all 2 blocks have experts in the encoder, but in the tensors block 2 of 2 has experts"),
     ("hf", lambda d: edit(d / "config.json", is_gated_act=True), r"feed-forward layers are gated \(wi_0, wi_1\), but in the tensors they are not gated \(wi\)"),
     ("hf", lambda d: edit(d / "config.json", dense_act_fn="gelu"), r"names the activation 'gelu', which Mesh TensorFlow does not have"),
     ("hf", lambda d: edit(d / "config.json", model_type="mixtral"), r"a model of type 'mixtral', but only 't5', 'mt5' and 'switch_transformers' can be converted"),

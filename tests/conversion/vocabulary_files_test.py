@@ -16,6 +16,7 @@ from mtf_switch.config import saved_config
 from mtf_switch.conversion import vocabulary_files
 from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import kept_vocabulary
+from tasks.text_vocabulary import TextVocabulary
 
 # 256 pieces and 100 sentinels, padded to a multiple of 128.
 MODEL = random_checkpoints.make_architecture(vocab_size=384)
@@ -43,7 +44,16 @@ def test_it_goes_through_every_format(hf: Path, text_vocabulary: Path, tmp_path:
     conversions.convert("t5x", "hf", tmp_path / "t5x", tmp_path / "again")
     assert (tmp_path / "again" / "spiece.model").read_bytes() == content
     config = json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())
-    assert config == {"tokenizer_class": "T5Tokenizer", "extra_ids": 100}
+    assert (config["tokenizer_class"], config["extra_ids"]) == ("PreTrainedTokenizerFast", 100)
+    # Without the SentencePiece model, the vocabulary is read from the tokenizer of transformers.
+    (tmp_path / "again" / "spiece.model").unlink()
+    result = conversions.convert("hf", "t5x", tmp_path / "again", tmp_path / "from_json")
+    assert f"{tmp_path}/again/tokenizer.json (SHA-256 " in result.vocabulary
+    assert "356 ids with 100 sentinels" in result.vocabulary
+    read = TextVocabulary(str(tmp_path / "from_json" / "sentencepiece.model"), 100)
+    own = TextVocabulary(str(text_vocabulary), 100)
+    text = "the name (<extra_id_0>) of  it\u00e9 \u6f22"
+    assert read.encode(text) == own.encode(text)
 
 
 def test_the_vocabulary_of_a_run_is_exported_and_its_text_is_not_needed(
