@@ -30,6 +30,9 @@ PYTEST_FLAGS :=
 # The environment with torch and transformers, for the tests that compare with them.
 TORCH_VENV := .venv-torch
 TORCH_INSTALLED := $(TORCH_VENV)/.installed
+# JupyterLab and the runner of notebooks.
+LAB_INSTALLED := $(VENV)/.lab-installed
+NOTEBOOK := docs/lab/switch_layer.ipynb
 # Number of test files that run at the same time. Each takes up to 3 GB.
 PROCESSES ?= 2
 PYTEST_PARALLEL = -n $(PROCESSES) --dist loadfile
@@ -42,7 +45,7 @@ UV_COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.
 # TensorFlow and the packages that only TensorFlow needs. A TPU image has its own TensorFlow.
 TPU_IMAGE_PACKAGES := '^tensorflow(-macos)?==|\# via tensorflow$$'
 
-.PHONY: help install install-dev demo demo-finetune bench test test-all goldens lint format lock clean
+.PHONY: help install install-dev demo demo-finetune lab lab-outputs bench test test-all goldens lint format lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +62,13 @@ demo: install ## train a tiny Switch Transformer and its dense twin; MINUTES=30 
 demo-finetune: install ## fine-tune the demo's models on three tasks: a small version of the paper's Table 4
 	@$(PYTHON) -m mtf_switch.demo.finetuning $(FINETUNE_FLAGS)
 
+lab: install $(LAB_INSTALLED) ## open the lab, a notebook on the Switch layer, in JupyterLab
+	@$(PYTHON) -m jupyterlab $(NOTEBOOK)
+
+lab-outputs: install $(LAB_INSTALLED) ## execute the lab's notebook, and keep its outputs in the file
+	@$(PYTHON) -m nbconvert --to=notebook --execute --inplace --log-level=WARN \
+		--ClearMetadataPreprocessor.enabled=True $(NOTEBOOK)
+
 bench: install ## time the Switch layer and a training step; HF_PYTHON=... adds transformers
 	@$(PYTHON) benchmarks/switch_layer.py $(BENCH_FLAGS)
 	@$(PYTHON) benchmarks/switch_layer.py --experts 8 --group_sizes 4096 $(BENCH_FLAGS)
@@ -67,7 +77,7 @@ bench: install ## time the Switch layer and a training step; HF_PYTHON=... adds 
 test: install-dev ## run the tests without the slow ones; PROCESSES=1 runs one file at a time
 	@$(PYTHON) -m pytest $(PYTEST_PARALLEL) $(PYTEST_FLAGS)
 
-test-all: install-dev $(TORCH_INSTALLED) ## run all tests; HF_PYTHON=... is a Python with torch and transformers
+test-all: install-dev $(TORCH_INSTALLED) $(LAB_INSTALLED) ## run all tests; HF_PYTHON=... is a Python with torch and transformers
 	@HF_PYTHON=$${HF_PYTHON:-$$(ls $(TORCH_VENV)/bin/python 2>/dev/null)} \
 		$(PYTHON) -m pytest -m "" $(PYTEST_PARALLEL) $(PYTEST_FLAGS)
 
@@ -86,6 +96,7 @@ lock: install-dev ## resolve all requirements*.in again, and write requirements-
 	@$(PIP_INSTALL) uv==0.13.9
 	$(UV_COMPILE) requirements.in -o requirements.txt
 	$(UV_COMPILE) requirements-dev.in -c requirements.txt -o requirements-dev.txt
+	$(UV_COMPILE) requirements-lab.in -c requirements.txt -o requirements-lab.txt
 	$(UV_COMPILE) --only-binary apache-beam requirements-beam.in -o requirements-beam.txt
 	grep -vE $(TPU_IMAGE_PACKAGES) requirements.txt > requirements-tpu.txt
 
@@ -122,6 +133,11 @@ $(INSTALLED): pyproject.toml $(PACKAGES)
 $(DEV_INSTALLED): requirements-dev.txt $(PACKAGES)
 	@echo "Installing the test and style tools into $(VENV) ..."
 	@$(PIP_INSTALL) -r requirements-dev.txt
+	@touch $@
+
+$(LAB_INSTALLED): requirements-lab.txt $(PACKAGES)
+	@echo "Installing JupyterLab into $(VENV) ..."
+	@$(PIP_INSTALL) -r requirements-lab.txt
 	@touch $@
 
 # torch needs Python 3.10 or later. Nothing is installed with an older Python or with HF_PYTHON; the
