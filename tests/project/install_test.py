@@ -43,7 +43,7 @@ def pins(name: str, python: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+@pytest.mark.parametrize("name", ["requirements", "requirements-dev", "requirements-lab"])
 def test_resolution_holds_everything_that_was_chosen(name: str, python: str) -> None:
     resolved = pins(f"{name}.txt", python)
     for chosen in requirements(f"{name}.in", python):
