@@ -68,20 +68,31 @@ class _AbstractVariable:
             slice_ = tf.placeholder(variable.slice_dtype, shape, name="slice")
         self.laid_out_tensor = mesh_impl.LaidOutTensor([slice_])
         self.copy_master_to_slices = self.copy_slices_to_master = tf.no_op()
+        self._variable, self._mesh_impl = variable, mesh_impl
+        mesh_impl.slices[variable] = slice_
 
     def assign_to_slices(self, assign_fn, values, assign_to_tensor_list=None) -> tf.Operation:
         del assign_fn, assign_to_tensor_list
+        (self._mesh_impl.updates[self._variable],) = values
         return tf.group(*[value.op for value in values])
 
 
 class AbstractMeshImpl(simd_mesh_impl.SimdMeshImpl):
-    """A SimdMeshImpl that needs neither the pod's memory nor its devices."""
+    """A SimdMeshImpl that needs neither the pod's memory nor its devices.
+
+    Attributes:
+      slices: The placeholder of each variable.
+      updates: The value that the step assigns to each variable; a variable that the step does
+        not change is missing.
+    """
 
     LaidOutVariable = _AbstractVariable
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._group_assignments = {}
+        self.slices: dict[mtf.Variable, tf.Tensor] = {}
+        self.updates: dict[mtf.Variable, tf.Tensor] = {}
 
     @property
     def pnum_tensor(self):

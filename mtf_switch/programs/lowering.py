@@ -1,0 +1,183 @@
+"""Lowers the TensorFlow graph of one core to an XLA program.
+
+TensorFlow's own bridge to XLA translates the graph, without running it and without memory for
+its inputs. The collectives of Mesh TensorFlow's SimdMeshImpl exist for TPUs only, and pip's
+TensorFlow has no XLA kernel for them. Each becomes a custom call here, and `stablehlo` turns the
+custom calls into collectives of StableHLO.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+import tensorflow.compat.v1 as tf1
+from tensorflow.python.eager import context
+from tensorflow.python.eager.polymorphic_function import compiler_ir
+
+from mtf_switch.programs import stablehlo
+from mtf_switch.programs.program import Program, Value
+
+# TensorFlow op -> the name of the custom call.
+_CUSTOM_CALLS = {
+    "CrossReplicaSum": stablehlo.ALL_REDUCE,
+    "AllToAll": stablehlo.ALL_TO_ALL,
+    "CollectivePermute": stablehlo.COLLECTIVE_PERMUTE,
+}
+# The input of the program that holds the number of the training step.
+STEP = "global_step"
+
+
+def lower(
+    inputs: Sequence[tuple[Value, tf.Tensor]],
+    outputs: Sequence[tuple[Value, tf.Tensor]],
+    mesh_shape: str,
+    cores: int,
+) -> Program:
+    """Lowers the part of a graph that computes some outputs.
+
+    An output is donated the memory of the input of the same name.
+
+    Args:
+      inputs: Each input of the program, and its placeholder. All placeholders on which the
+        outputs depend must be named. If they depend on the variable `global_step`, the program
+        gets one more input, its value.
+      outputs: Each output of the program, and its tensor. All belong to one graph.
+      mesh_shape: The mesh for which the graph was lowered.
+      cores: The number of cores.
+
+    Returns:
+      The program. It has exactly these inputs and outputs, in this order.
+    """
+    graph_def = _extract_pure_graph([tensor for _, tensor in outputs])
+    step = Value(STEP, "int64", (), ())
+    reads_step = any(node.name == STEP for node in graph_def.node)
+    placeholders = {tensor.op.name: tensor for _, tensor in inputs}
+    names = {node.name for node in graph_def.node}
+    for node in list(graph_def.node):
+        if node.name in placeholders or node.name == STEP:
+            graph_def.node.remove(node)
+    bodies = [graph_def.node, *(f.node_def for f in graph_def.library.function)]
+    for nodes in bodies:
+        _replace_collectives(nodes)
+    _rename_functions(graph_def, bodies)
+
+    def run(*arguments: tf.Tensor) -> list[tf.Tensor]:
+        given = {
+            tensor.name: argument
+            for (_, tensor), argument in zip(inputs, arguments)
+            if tensor.op.name in names
+        }
+        if reads_step:
+            given[f"{STEP}:0"] = tf1.get_default_graph().capture(variable.handle)
+        return tf1.import_graph_def(
+            graph_def, given, [tensor.name for _, tensor in outputs], name=""
+        )
+
+    for definition in graph_def.library.function:
+        context.context().add_function_def(definition)
+    with tf.device("CPU:0"), tf.init_scope():
+        variable = tf.Variable(0, dtype=tf.int64)
+    function = tf.function(run, autograph=False, jit_compile=True).get_concrete_function(
+        *(tf.TensorSpec(tensor.shape, tensor.dtype) for _, tensor in inputs)
+    )
+    hlo = compiler_ir.from_concrete_function(function)(
+        stage="hlo_serialized", device_name="/device:CPU:0"
+    )
+    values = tuple(value for value, _ in inputs) + ((step,) if reads_step else ())
+    results = tuple(value for value, _ in outputs)
+    index = {value.name: position for position, value in enumerate(values)}
+    donated = {
+        position: index[value.name]
+        for position, value in enumerate(results)
+        if value.name in index
+    }
+    module = stablehlo.convert(hlo, [v.name for v in values], donated)
+    return Program(module, mesh_shape, cores, values, results, donated)
+
+
+def _extract_pure_graph(outputs: Sequence[tf.Tensor]) -> Any:
+    """Returns the nodes that compute some tensors, without control inputs.
+
+    The graph has no side effects: assertions and assignments only hang on control inputs.
+    """
+    graph_def = outputs[0].graph.as_graph_def(add_shapes=True)
+    for node in graph_def.node:
+        data = [name for name in node.input if not name.startswith("^")]
+        del node.input[:]
+        node.input.extend(data)
+    wanted = list(dict.fromkeys(tensor.op.name for tensor in outputs))
+    return tf1.graph_util.extract_sub_graph(graph_def, wanted)
+
+
+def _replace_collectives(nodes: Any) -> None:
+    """Replaces the collectives among the nodes of a graph or of a function by custom calls."""
+    by_name = {node.name: node for node in nodes}
+    replaced = set()
+    for node in nodes:
+        if node.op not in _CUSTOM_CALLS:
+            continue
+        replaced.add(node.name)
+        operand, groups = node.input[:2]
+        config = _describe_collective(node, _read_constant(by_name[groups.split(":")[0]]))
+        dtype, shapes = node.attr["T"].type, node.attr["_output_shapes"].list.shape
+        target = _CUSTOM_CALLS[node.op]
+        node.op = "XlaCustomCallV2"
+        node.attr.clear()
+        node.attr["call_target_name"].s = target.encode()
+        node.attr["backend_config"].s = json.dumps(config).encode()
+        node.attr["has_side_effect"].b = False
+        node.attr["operand_dtypes"].list.type.append(dtype)
+        node.attr["result_dtypes"].list.type.append(dtype)
+        node.attr["result_shapes"].list.shape.extend(shapes)
+        del node.input[:]
+        node.input.append(operand)
+    # In a function, an input names the output argument of the op that made it.
+    for node in nodes:
+        for position, name in enumerate(node.input):
+            source, _, output = name.partition(":")
+            if source in replaced and output.startswith("output:"):
+                node.input[position] = f"{source}:results:{output.rpartition(':')[2]}"
+
+
+def _rename_functions(graph_def: Any, bodies: Sequence[Any]) -> None:
+    """Gives the functions of a graph, which are the bodies of its loops, names of their own.
+
+    TensorFlow knows the original functions by name, and would lower those.
+    """
+    new = {
+        function.signature.name: f"{function.signature.name}_for_xla"
+        for function in graph_def.library.function
+    }
+    for function in graph_def.library.function:
+        function.signature.name = new[function.signature.name]
+    for attribute in (a for nodes in bodies for node in nodes for a in node.attr.values()):
+        if attribute.HasField("func"):
+            attribute.func.name = new.get(attribute.func.name, attribute.func.name)
+
+
+def _read_constant(node: Any) -> Any:
+    return tf.make_ndarray(node.attr["value"].tensor).tolist()
+
+
+def _describe_collective(node: Any, groups: Any) -> Mapping[str, Any]:
+    """Returns the attributes of a collective, as `stablehlo` reads them."""
+    if node.op == "CollectivePermute":
+        return {"pairs": groups}
+    if node.op == "CrossReplicaSum":
+        return {"groups": groups}
+    return {
+        "groups": groups,
+        "split": node.attr["split_dimension"].i,
+        "concat": node.attr["concat_dimension"].i,
+        "count": node.attr["split_count"].i,
+    }
+
+
+def iterate_placeholders(graph: tf.Graph) -> Iterator[tf.Tensor]:
+    """Yields the placeholders of a graph."""
+    for operation in graph.get_operations():
+        if operation.type == "Placeholder":
+            yield operation.outputs[0]

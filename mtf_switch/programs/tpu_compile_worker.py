@@ -1,0 +1,78 @@
+"""Compiles a program with the TPU's compiler, in a process of its own.
+
+    python -m mtf_switch.programs.tpu_compile_worker FOLDER TOPOLOGY CORES
+
+It reads FOLDER/program.mlir. It writes FOLDER/compiled.txt, the optimised HLO, and
+FOLDER/outcome.json. `tpu_compiler` sets the environment and reads the files.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import version
+from jax._src.lib import xla_client
+from jax.experimental import topologies
+
+# Fields of XLA's CompiledMemoryStats -> names in the outcome.
+_SIZES = {
+    "argument_size_in_bytes": "arguments",
+    "output_size_in_bytes": "outputs",
+    "alias_size_in_bytes": "donated",
+    "temp_size_in_bytes": "temporaries",
+    "generated_code_size_in_bytes": "code",
+}
+
+
+def main(folder: Path, topology: str, cores: int) -> None:
+    """Compiles the program of a folder, and writes the outcome."""
+    outcome: dict[str, Any] = {"versions": {"jax": version.__version__}}
+    start = time.monotonic()
+    try:
+        devices = topologies.get_topology_desc(topology, "tpu").devices
+        outcome["device_kind"] = devices[0].device_kind
+        outcome["versions"]["compiler"] = devices[0].client.platform_version
+        outcome["devices"] = len(devices)
+        start = time.monotonic()
+        executable = devices[0].client.compile(
+            (folder / "program.mlir").read_bytes(), _make_options(devices[:cores])
+        )
+        stats = executable.get_compiled_memory_stats()
+        outcome["bytes"] = {name: getattr(stats, field) for field, name in _SIZES.items()}
+        text = executable.hlo_modules()[0].to_string()
+        (folder / "compiled.txt").write_text(text, encoding="utf-8")
+    # The compiler's errors have many types; the message tells what happened.
+    except Exception as error:
+        outcome["error"] = f"{type(error).__name__}: {error}"
+    outcome["seconds"] = time.monotonic() - start
+    outcome["cpu_seconds"] = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    outcome["peak_rss_bytes"] = _read_peak_rss()
+    (folder / "outcome.json").write_text(json.dumps(outcome, indent=2), encoding="utf-8")
+
+
+def _make_options(devices: Any) -> Any:
+    """Returns options for one replica on each device, and no partitioning by the compiler."""
+    options = xla_client.CompileOptions()
+    options.num_replicas, options.num_partitions = len(devices), 1
+    build = options.executable_build_options
+    build.num_replicas, build.num_partitions = len(devices), 1
+    build.use_spmd_partitioning = False
+    build.device_assignment = xla_client.DeviceAssignment.create(
+        np.array([device.id for device in devices]).reshape(len(devices), 1)
+    )
+    return options
+
+
+def _read_peak_rss() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
