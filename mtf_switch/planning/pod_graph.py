@@ -13,7 +13,7 @@ import dataclasses
 import tempfile
 import types
 from collections.abc import Iterator
-from typing import Any, Callable
+from typing import Any, Callable, Literal
 
 import mesh_tensorflow as mtf
 import numpy as np
@@ -27,10 +27,12 @@ from mtf_switch.planning.communication import BACKWARD, FORWARD, UPDATE, Phase
 from mtf_switch.runs import estimator
 from mtf_switch.runs.run import Run
 
+Mode = Literal["train", "eval", "predict"]
+
 
 @dataclasses.dataclass(frozen=True)
 class PodGraph:
-    """A lowered training step.
+    """A lowered step of training, evaluation or decoding.
 
     Attributes:
       model: A transformer.Bitransformer or Unitransformer.
@@ -41,7 +43,8 @@ class PodGraph:
       phases: The phase of each Mesh TF operation, including those in loops.
       microbatches: Microbatches per step: how often the microbatch loop runs.
       looped: The Mesh TF operations in the microbatch loop; empty if there is no loop.
-      train_op: The TensorFlow operation that runs a training step.
+      train_op: The TensorFlow operation that runs a training step; None in another mode.
+      results: The results of the step, by name: the loss, metrics or decoded texts.
     """
 
     model: Any
@@ -52,7 +55,8 @@ class PodGraph:
     phases: dict[mtf.Operation, Phase]
     microbatches: int
     looped: set[mtf.Operation]
-    train_op: tf.Operation
+    train_op: tf.Operation | None
+    results: dict[str, tf.Tensor]
 
     def count_runs(self, operation: mtf.Operation) -> int:
         """Returns how often a Mesh TF operation runs in a training step."""
@@ -188,12 +192,13 @@ class _Recorder:
         return MarkingOptimizer
 
 
-def build(settings: RunSettings, vocabulary: Any) -> PodGraph:
-    """Builds and lowers the training graph of a run for the cores of its mesh.
+def build(settings: RunSettings, vocabulary: Any, mode: Mode = "train") -> PodGraph:
+    """Builds and lowers the graph of a run for the cores of its mesh.
 
     Args:
       settings: The settings of the run.
       vocabulary: A vocabulary, or an (inputs, targets) pair.
+      mode: Whether the graph trains, evaluates or decodes a batch.
 
     Raises:
       UserError: If the model cannot be built, or the layout cannot split it.
@@ -215,19 +220,30 @@ def build(settings: RunSettings, vocabulary: Any) -> PodGraph:
             name: tf.placeholder(tf.int32, [settings.batch_size, length], name=name)
             for name, length in settings.sequence_length.items()
         }
-        spec = model_fn(features, None, "train", {"context": _make_context(settings.layout)})
-    recorder.mark(recorder.mesh_graph.operations, UPDATE)
+        spec = model_fn(features, None, mode, {"context": _make_context(settings.layout)})
+    mesh_graph = next(iter(recorder.mesh_impl.slices)).graph
+    recorder.mark(mesh_graph.operations, UPDATE if mode == "train" else FORWARD)
     return PodGraph(
         model=model,
         tf_graph=graph,
-        mesh_graph=recorder.mesh_graph,
+        mesh_graph=mesh_graph,
         mesh_impl=recorder.mesh_impl,
-        variables=list(recorder.mesh_graph.all_variables),
+        variables=list(mesh_graph.all_variables),
         phases=recorder.phases,
         microbatches=switch_transformer.count_microbatches(settings),
         looped=recorder.looped,
         train_op=spec.train_op,
+        results=_name_results(spec),
     )
+
+
+def _name_results(spec: Any) -> dict[str, tf.Tensor]:
+    """Returns the results of a step by name."""
+    loss = {} if spec.loss is None else {"loss": spec.loss}
+    _, metrics = spec.eval_metrics or (None, {})
+    if not isinstance(metrics, dict):
+        metrics = {f"metric_{index}": tensor for index, tensor in enumerate(metrics)}
+    return {**loss, **metrics, **(spec.predictions or {})}
 
 
 def _make_context(layout: MeshLayout) -> Any:

@@ -9,7 +9,7 @@ custom calls into collectives of StableHLO.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -17,7 +17,8 @@ import tensorflow.compat.v1 as tf1
 from tensorflow.python.eager import context
 from tensorflow.python.eager.polymorphic_function import compiler_ir
 
-from mtf_switch.programs import stablehlo
+from mtf_switch.errors import UserError
+from mtf_switch.programs import compilation, stablehlo
 from mtf_switch.programs.program import Program, Value
 
 # TensorFlow op -> the name of the custom call.
@@ -83,9 +84,7 @@ def lower(
     function = tf.function(run, autograph=False, jit_compile=True).get_concrete_function(
         *(tf.TensorSpec(tensor.shape, tensor.dtype) for _, tensor in inputs)
     )
-    hlo = compiler_ir.from_concrete_function(function)(
-        stage="hlo_serialized", device_name="/device:CPU:0"
-    )
+    hlo = _translate(function)
     values = tuple(value for value, _ in inputs) + ((step,) if reads_step else ())
     results = tuple(value for value, _ in outputs)
     index = {value.name: position for position, value in enumerate(values)}
@@ -96,6 +95,24 @@ def lower(
     }
     module = stablehlo.convert(hlo, [v.name for v in values], donated)
     return Program(module, mesh_shape, cores, values, results, donated)
+
+
+def _translate(function: Any) -> bytes:
+    """Returns the serialized HLO of a function."""
+    generate = compiler_ir.from_concrete_function(function)
+    try:
+        return generate(stage="hlo_serialized", device_name="/device:CPU:0")
+    except ValueError as error:
+        message = str(error)
+        operation = compilation.find_operation(message)
+        if not operation:
+            raise
+        layer = compilation.find_layer(operation)
+        raise UserError(
+            f"TensorFlow cannot translate the operation {operation}"
+            + (f" of the layer {layer}" if layer else "")
+            + f" for XLA: {' '.join(message.split())[:300]}"
+        ) from error
 
 
 def _extract_pure_graph(outputs: Sequence[tf.Tensor]) -> Any:
@@ -176,8 +193,6 @@ def _describe_collective(node: Any, groups: Any) -> Mapping[str, Any]:
     }
 
 
-def iterate_placeholders(graph: tf.Graph) -> Iterator[tf.Tensor]:
-    """Yields the placeholders of a graph."""
-    for operation in graph.get_operations():
-        if operation.type == "Placeholder":
-            yield operation.outputs[0]
+def list_placeholders(graph: tf.Graph) -> list[tf.Tensor]:
+    """Returns the placeholders of a graph, in the order of their creation."""
+    return [op.outputs[0] for op in graph.get_operations() if op.type == "Placeholder"]

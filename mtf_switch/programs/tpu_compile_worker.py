@@ -1,6 +1,6 @@
 """Compiles a program with the TPU's compiler, in a process of its own.
 
-    python -m mtf_switch.programs.tpu_compile_worker FOLDER TOPOLOGY CORES
+    python -m mtf_switch.programs.tpu_compile_worker FOLDER TOPOLOGY
 
 It reads FOLDER/program.mlir. It writes FOLDER/compiled.txt, the optimised HLO, and
 FOLDER/outcome.json. `tpu_compiler` sets the environment and reads the files.
@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import version
 from jax._src.lib import xla_client
@@ -29,9 +28,20 @@ _SIZES = {
     "temp_size_in_bytes": "temporaries",
     "generated_code_size_in_bytes": "code",
 }
+# Messages may contain the whole program.
+_MAX_MESSAGE = 20_000
+# Sixteen arguments of 8 GiB.
+_TENSOR = "tensor<65536x65536xbf16>"
+_NAMES = [f"%a{index}" for index in range(16)]
+_TOO_LARGE = f"""
+func.func public @main({", ".join(f"{name}: {_TENSOR}" for name in _NAMES)}) -> {_TENSOR} {{
+  %0 = stablehlo.add %a0, %a1 : {_TENSOR}
+  return %0 : {_TENSOR}
+}}
+"""
 
 
-def main(folder: Path, topology: str, cores: int) -> None:
+def main(folder: Path, topology: str) -> None:
     """Compiles the program of a folder, and writes the outcome."""
     outcome: dict[str, Any] = {"versions": {"jax": version.__version__}}
     start = time.monotonic()
@@ -39,10 +49,10 @@ def main(folder: Path, topology: str, cores: int) -> None:
         devices = topologies.get_topology_desc(topology, "tpu").devices
         outcome["device_kind"] = devices[0].device_kind
         outcome["versions"]["compiler"] = devices[0].client.platform_version
-        outcome["devices"] = len(devices)
+        outcome["probe"] = _overflow_memory(devices)
         start = time.monotonic()
         executable = devices[0].client.compile(
-            (folder / "program.mlir").read_bytes(), _make_options(devices[:cores])
+            (folder / "program.mlir").read_bytes(), _make_options(devices)
         )
         stats = executable.get_compiled_memory_stats()
         outcome["bytes"] = {name: getattr(stats, field) for field, name in _SIZES.items()}
@@ -50,11 +60,20 @@ def main(folder: Path, topology: str, cores: int) -> None:
         (folder / "compiled.txt").write_text(text, encoding="utf-8")
     # The compiler's errors have many types; the message tells what happened.
     except Exception as error:
-        outcome["error"] = f"{type(error).__name__}: {error}"
+        outcome["error"] = f"{type(error).__name__}: {error}"[:_MAX_MESSAGE]
     outcome["seconds"] = time.monotonic() - start
     outcome["cpu_seconds"] = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
     outcome["peak_rss_bytes"] = _read_peak_rss()
     (folder / "outcome.json").write_text(json.dumps(outcome, indent=2), encoding="utf-8")
+
+
+def _overflow_memory(devices: Any) -> str:
+    """Compiles a program that no core can hold. Its refusal states the usable memory."""
+    try:
+        devices[0].client.compile(_TOO_LARGE.encode(), _make_options(devices))
+    except xla_client.XlaRuntimeError as error:
+        return str(error)[:_MAX_MESSAGE]
+    return ""
 
 
 def _make_options(devices: Any) -> Any:
@@ -75,4 +94,4 @@ def _read_peak_rss() -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,137 @@
+"""Reads the text of an optimised XLA program: the collectives that the compiler left in it.
+
+This module does not import JAX.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from mtf_switch.programs.program import BYTES_PER_ELEMENT
+
+_DTYPES = {
+    **{"pred": "bool", "bf16": "bfloat16", "f16": "float16", "f32": "float32"},
+    **{"f64": "float64", "s8": "int8", "u8": "uint8", "s16": "int16", "u16": "uint16"},
+    **{"s32": "int32", "u32": "uint32", "s64": "int64", "u64": "uint64"},
+}
+_KINDS = ("all-reduce", "all-to-all", "collective-permute", "all-gather", "reduce-scatter")
+_COLLECTIVE = re.compile(
+    rf"^\s*(?:ROOT )?%\S+ = (?P<type>.*?) (?P<kind>{'|'.join(_KINDS)})(?:-start)?\((?P<rest>.*)$"
+)
+_COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%(?P<name>\S+) \(.*\{\s*$")
+_WHILE = re.compile(r" while\(.*condition=%(?P<condition>[^,\s]+), body=%(?P<body>[^,\s]+)")
+_CALLED = re.compile(r"(?:calls|to_apply|branch_computations)=(\{[^}]*\}|%[^,\s]+)")
+_TENSOR = re.compile(r"(?P<dtype>[a-z]+\d*)\[(?P<shape>[\d,]*)\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledCollective:
+    """A collective of an optimised program. The compiler joins several of a graph into one.
+
+    Attributes:
+      kind: Such as "all_reduce".
+      cores_per_group: The number of cores that communicate with each other.
+      dtype: The dtype of the largest tensor.
+      shape: The shape of the largest tensor on one core.
+      tensors: The number of tensors.
+      bytes: Bytes of all tensors on one core, without the padding of a TPU's tiles.
+      count: Runs of such collectives per run of the program.
+    """
+
+    kind: str
+    cores_per_group: int
+    dtype: str
+    shape: tuple[int, ...]
+    tensors: int
+    bytes: int
+    count: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the collective as a JSON object."""
+        return {**dataclasses.asdict(self), "shape": list(self.shape)}
+
+
+def count_collectives(text: str) -> list[CompiledCollective]:
+    """Counts the collectives of a program, by descending bytes.
+
+    A collective in a loop counts as often as the loop runs. That number is the constant with
+    which the loop's condition compares its counter.
+
+    Raises:
+      ValueError: If the condition of a loop that contains collectives has no such constant.
+    """
+    computations = dict(_split(text))
+    runs = _count_runs(computations)
+    counts: dict[CompiledCollective, int] = collections.Counter()
+    for name, lines in computations.items():
+        for line in lines:
+            found = _COLLECTIVE.match(line)
+            if not found or name not in runs:
+                continue
+            if runs[name] is None:
+                raise ValueError(f"the loop that runs {name} has no constant number of runs")
+            counts[_describe(found)] += runs[name]
+    counted = [dataclasses.replace(key, count=count) for key, count in counts.items()]
+    return sorted(counted, key=lambda item: -item.bytes * item.count)
+
+
+def _split(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Yields (name, lines) of each computation. The entry computation is named ""."""
+    name, lines = None, []
+    for line in text.splitlines():
+        started = _COMPUTATION.match(line)
+        if started:
+            name, lines = "" if started["entry"] else started["name"], []
+        elif line.startswith("}") and name is not None:
+            yield name, lines
+            name = None
+        else:
+            lines.append(line)
+
+
+def _count_runs(computations: dict[str, list[str]]) -> dict[str, int | None]:
+    """Returns how often each computation runs; None if a loop's number is not known."""
+    runs: dict[str, int | None] = {}
+    waiting: list[tuple[str, int | None]] = [("", 1)]
+    while waiting:
+        name, times = waiting.pop()
+        before = runs.get(name, 0)
+        runs[name] = None if times is None or before is None else before + times
+        for line in computations.get(name, ()):
+            loop = _WHILE.search(line)
+            if loop:
+                trips = _read_trips(computations[loop["condition"]])
+                inner = None if times is None or trips is None else times * trips
+                waiting.append((loop["body"], inner))
+                continue
+            for called in _CALLED.findall(line):
+                waiting += [(each.strip(" %"), times) for each in called.strip("{}").split(",")]
+    return runs
+
+
+def _read_trips(condition: list[str]) -> int | None:
+    """Returns the number of runs of a loop that counts from 0 and stops before a constant."""
+    constants = re.findall(r"s32\[\]\S* constant\((\d+)\)", "\n".join(condition))
+    counts_up = any("direction=LT" in line for line in condition)
+    return int(constants[0]) if len(constants) == 1 and counts_up else None
+
+
+def _describe(found: re.Match) -> CompiledCollective:
+    """Describes one collective, whose `count` stays 0."""
+    tensors = [
+        (_DTYPES[dtype], tuple(int(size) for size in shape.split(",") if size))
+        for dtype, shape in _TENSOR.findall(found["type"])
+        if dtype in _DTYPES
+    ]
+    sizes = [math.prod(shape) * BYTES_PER_ELEMENT[dtype] for dtype, shape in tensors]
+    dtype, shape = tensors[sizes.index(max(sizes))]
+    groups = re.search(r"replica_groups=\{\{([\d,]*)\}", found["rest"])
+    shaped = re.search(r"replica_groups=\[\d+,(\d+)\]", found["rest"])
+    size = len(groups[1].split(",")) if groups else int(shaped[1]) if shaped else 2
+    kind = found["kind"].replace("-", "_")
+    return CompiledCollective(kind, size, dtype, shape, len(tensors), sum(sizes), 0)
