@@ -45,15 +45,23 @@ UV_COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.
 # TensorFlow and the packages that only TensorFlow needs. A TPU image has its own TensorFlow.
 TPU_IMAGE_PACKAGES := '^tensorflow(-macos)?==|\# via tensorflow$$'
 
-.PHONY: help install install-dev demo demo-finetune lab lab-outputs bench test test-all goldens lint format lock clean
+# The TPU's compiler has a folder of its own: among the packages, JAX would look for a TPU in every
+# process that uses it, which takes 8 minutes on a machine without one.
+COMPILER := $(VENV)/tpu_compiler
+COMPILER_INSTALLED := $(COMPILER)/.installed
+
+.PHONY: help install install-dev install-compiler demo demo-finetune lab lab-outputs bench test test-all test-compiler goldens lint format lock clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED) ## create .venv and install the pinned packages and this project
 	@:
 
 install-dev: install $(DEV_INSTALLED) ## also install the tools of `make test` and `make lint`
+	@:
+
+install-compiler: install $(COMPILER_INSTALLED) ## also install the TPU's compiler, for `run_switch.py compile` (Linux x86-64)
 	@:
 
 demo: install ## train a tiny Switch Transformer and its dense twin; MINUTES=30 trains longer
@@ -81,6 +89,9 @@ test-all: install-dev $(TORCH_INSTALLED) $(LAB_INSTALLED) ## run all tests; HF_P
 	@HF_PYTHON=$${HF_PYTHON:-$$(ls $(TORCH_VENV)/bin/python 2>/dev/null)} \
 		$(PYTHON) -m pytest -m "" $(PYTEST_PARALLEL) $(PYTEST_FLAGS)
 
+test-compiler: install-dev install-compiler ## compile tiny models of all layouts for a TPU v3-8
+	@$(PYTHON) -m pytest -m 'compiler and not slow' tests/programs tests/planning $(PYTEST_FLAGS)
+
 goldens: install-dev $(TORCH_INSTALLED) ## regenerate tests/goldens with transformers
 	@PYTHONPATH=. $(PYTHON) tests/support/make_goldens.py $(or $(HF_PYTHON),$(TORCH_VENV)/bin/python)
 
@@ -97,6 +108,7 @@ lock: install-dev ## resolve all requirements*.in again, and write requirements-
 	$(UV_COMPILE) requirements.in -o requirements.txt
 	$(UV_COMPILE) requirements-dev.in -c requirements.txt -o requirements-dev.txt
 	$(UV_COMPILE) requirements-lab.in -c requirements.txt -o requirements-lab.txt
+	$(UV_COMPILE) requirements-compiler.in -o requirements-compiler.txt
 	$(UV_COMPILE) --only-binary apache-beam requirements-beam.in -o requirements-beam.txt
 	grep -vE $(TPU_IMAGE_PACKAGES) requirements.txt > requirements-tpu.txt
 
@@ -138,6 +150,16 @@ $(DEV_INSTALLED): requirements-dev.txt $(PACKAGES)
 $(LAB_INSTALLED): requirements-lab.txt $(PACKAGES)
 	@echo "Installing JupyterLab into $(VENV) ..."
 	@$(PIP_INSTALL) -r requirements-lab.txt
+	@touch $@
+
+$(COMPILER_INSTALLED): requirements-compiler.txt $(PACKAGES)
+	@if [ "$$(uname -sm)" != "Linux x86_64" ]; then \
+		echo "The TPU's compiler exists for Linux on x86-64 only, and this machine is $$(uname -sm)." >&2; \
+		exit 1; \
+	fi
+	@echo "Installing the TPU's compiler into $(COMPILER) (129 MB) ..."
+	@rm -rf $(COMPILER)
+	@$(PIP_INSTALL) --no-deps --target $(COMPILER) -r requirements-compiler.txt
 	@touch $@
 
 # torch needs Python 3.10 or later. Nothing is installed with an older Python or with HF_PYTHON; the

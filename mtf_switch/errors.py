@@ -12,7 +12,19 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UserError(Exception):
-    """A mistake in the user's input. The message states the rule, the values and the fix."""
+    """A mistake in the user's input. The message states the rule, the values and the fix.
+
+    Attributes:
+      exit_code: The exit code of the command that raises it.
+    """
+
+    exit_code = 1
+
+
+class TooLargeError(UserError):
+    """A model that does not fit into the memory of a core, by the judgement of a compiler."""
+
+    exit_code = 3
 
 
 class Interrupted(BaseException):
@@ -35,8 +47,8 @@ def run_command(
       when_interrupted: Text to print after "Stopped." if the user presses Ctrl-C.
 
     Returns:
-      The exit code: 0 for success, 1 after such an error, 130 after Ctrl-C, and 128 plus the
-      signal number after `Interrupted`.
+      The exit code: 0 for success, that of a UserError (mostly 1), 1 after a full disk, 130
+      after Ctrl-C, and 128 plus the signal number after `Interrupted`.
     """
     try:
         command()
@@ -44,7 +56,7 @@ def run_command(
         # Gin appends its chain of calls to every message that passes through it.
         message = str(error).split("\n  In call to configurable")[0]
         print(f"{program}: {message} {hint}".rstrip(), file=sys.stderr)
-        return 1
+        return error.exit_code
     except OSError as error:
         if error.errno not in _DISK_FULL:
             raise

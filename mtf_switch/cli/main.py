@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from mtf_switch import errors, network
 from mtf_switch.cli import (
     compare,
+    compile,
     completion,
     convert,
     eval,
@@ -30,7 +31,7 @@ from mtf_switch.upstream import logs
 # In the order of --help.
 _COMMANDS = (
     *(train, finetune, eval, predict, score, convert),
-    *(compare, superglue, tasks, prepare, plan),
+    *(compare, superglue, tasks, prepare, plan, compile),
 )
 
 
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit code: 0 on success, 1 after a mistake that the user can fix (its message is on
-      stderr), 130 after Ctrl-C, and 143 after a SIGTERM that ended training.
+      stderr), 3 after a TPU's compiler refused a program that is too large, 130 after Ctrl-C,
+      and 143 after a SIGTERM that ended training.
     """
     parser = make_parser()
     arguments = list(sys.argv[1:] if arguments is None else arguments)

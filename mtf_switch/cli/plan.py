@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from mtf_switch.cli import flags
-from mtf_switch.config import gin_files
+from mtf_switch.cli import flags, planning_flags
 from mtf_switch.errors import UserError
+from mtf_switch.programs import tpu_compiler
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -24,63 +24,58 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
             "    --compare layouts/expert_model_512.gin layouts/expert_model_2048.gin"
         ),
     )
-    flags.add_gin(parser)
+    planning_flags.add(parser, "plan")
     parser.add_argument(
-        "--batch_tokens",
-        type=flags.positive_integer,
-        metavar="N",
-        help="input tokens per step (default: 2^20, as in the paper)",
-    )
-    parser.add_argument(
-        "--vocab_size",
-        type=flags.positive_integer,
-        metavar="N",
-        help="size of the vocabulary, sentinels included (default: that of the task: "
-        "32100 for C4, 250100 for mC4)",
-    )
-    parser.add_argument(
-        "--compare",
-        nargs="+",
-        metavar="FILE",
-        help="plan the model under each of these layouts, and recommend one",
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object instead of a table"
+        "--compile",
+        action="store_true",
+        help="also compile the step with the TPU's own compiler (`make install-compiler`), and "
+        "print its memory beside the plan's; takes minutes for a full-size model",
     )
     parser.add_argument(
         "--output_dir", metavar="D", help="folder for the JSON, the text and a plot"
     )
-    flags.add_check(parser, _check_model_and_layouts)
+    flags.add_check(parser, _check_compiler)
     return parser
 
 
-def _check_model_and_layouts(options: argparse.Namespace) -> None:
-    if not options.gin_file:
+def _check_compiler(options: argparse.Namespace) -> None:
+    if options.topology and not options.compile:
+        raise UserError("--topology is for the TPU's compiler: pass --compile as well.")
+    if options.compile and options.compare:
         raise UserError(
-            "No model is named: pass --gin_file, such as --gin_file=models/switch_c.gin "
-            "--gin_file=layouts/expert_2048.gin."
+            "plan does not compile several layouts: use the command compile with --compare."
         )
-    gin_files.check_files_exist(options.compare or ())
+    if options.compile:
+        tpu_compiler.find_library()
 
 
 def run_command(options: argparse.Namespace) -> None:
     """Plans a model under one layout, or compares layouts."""
     from tqdm import tqdm
 
-    from mtf_switch.planning import plan_report, planner
+    from mtf_switch.planning import compile_report, plan_report, planner
 
     if options.output_dir:
         plan_report.check_output_dir(options.output_dir, bool(options.compare))
-    plans = {}
-    layouts = options.compare or [""]
-    for layout in tqdm(layouts, "plan", unit="layout", leave=False, disable=len(layouts) < 2):
-        files = [*options.gin_file, *([layout] if layout else [])]
+    plans, compiled = {}, None
+    layouts = planning_flags.list_layouts(options)
+    for layout, files in tqdm(
+        layouts.items(), "plan", unit="layout", leave=False, disable=len(layouts) < 2
+    ):
         settings = planner.parse_settings(files, options.gin_param, options.batch_tokens)
-        plans[layout] = planner.make_plan(settings, options.vocab_size)
+        if options.compile:
+            compiled = planner.compile_step(settings, options.vocab_size, options.topology)
+            plans[layout] = compiled.plan
+        else:
+            plans[layout] = planner.make_plan(settings, options.vocab_size)
     if options.compare:
         report = plan_report.report_comparison(plans)
     else:
         report = plan_report.report_plan(plans[""])
+    if compiled:
+        report = compile_report.append(report, compiled)
     if options.output_dir:
         report.write(options.output_dir)
     print(report.to_json() if options.json else report.text)
+    if compiled:
+        compiled.check_fits()

@@ -167,6 +167,7 @@ declare(
     **dict.fromkeys(
         ("cores_per_chip", "cores_per_host", "chip_hbm_bytes", "torus_dimensions"), _SIZE
     ),
+    core_reserved_bytes=value_rules.whole(0),
     **dict.fromkeys(
         (
             *("chip_flops", "chip_hbm_bandwidth", "chip_link_bandwidth"),

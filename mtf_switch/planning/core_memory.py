@@ -26,10 +26,11 @@ OPTIMIZER_SLOTS: VariableGroup = "optimizer_slots"
 PARAMETER_GROUPS = (EMBEDDING, ATTENTION, DENSE_FFN, EXPERTS, ROUTER, OTHER)
 VARIABLE_GROUPS = (*PARAMETER_GROUPS, OPTIMIZER_SLOTS)
 
-MemoryGroup = Union[VariableGroup, Literal["gradients", "activations"]]
+MemoryGroup = Union[VariableGroup, Literal["gradients", "activations", "code"]]
 GRADIENTS: MemoryGroup = "gradients"
 ACTIVATIONS: MemoryGroup = "activations"
-MEMORY_GROUPS: tuple[MemoryGroup, ...] = (*VARIABLE_GROUPS, GRADIENTS, ACTIVATIONS)
+CODE: MemoryGroup = "code"
+MEMORY_GROUPS: tuple[MemoryGroup, ...] = (*VARIABLE_GROUPS, GRADIENTS, ACTIVATIONS, CODE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,29 +103,39 @@ def describe_fit(
       batch: The batch of the step that was measured.
       hardware: The pod.
     """
-    total, limit = sum(memory.values()), hardware.core_hbm_bytes
+    total, limit = sum(memory.values()), hardware.core_usable_bytes
     needs = f"it needs {format_bytes(total)} per core"
+    usable = format_bytes(limit)
     if total <= limit:
-        return f"It fits: {needs}, and a {hardware.name} core has {format_bytes(limit)}."
+        return f"It fits: {needs}, and a program can use {usable} of a {hardware.name} core."
+    advice = suggest_fixes(variables, memory, layout, batch, hardware)
+    return (
+        f"It does not fit: {needs}, {format_bytes(total - limit)} more than the {usable} that "
+        f"a program can use of a {hardware.name} core. {advice}"
+    )
+
+
+def suggest_fixes(
+    variables: Sequence[VariableSize],
+    memory: Mapping[MemoryGroup, int],
+    layout: MeshLayout,
+    batch: StepBatch,
+    hardware: Hardware,
+) -> str:
+    """Says what would make a model fit that does not; for the arguments, see `describe_fit`."""
     activations = memory[ACTIVATIONS]
     fixes = []
-    room = limit - (total - activations)
+    room = hardware.core_usable_bytes - (sum(memory.values()) - activations)
     if room > 0:
         fixes.append(_suggest_microbatches(activations, room, layout, batch))
     larger = _find_larger_mesh(variables, activations, layout, batch, hardware)
     if larger:
         fixes.append(f"a mesh of {larger.size} cores with the same rules ({larger.mesh_shape})")
-    advice = (
-        f"To make it fit, use {', or '.join(fixes)}."
-        if fixes
-        else (
-            f"No mesh of up to {max(hardware.slices)} cores with these rules can hold it: "
-            "split more dimensions (layouts/expert_model_data.gin), or make the model smaller."
-        )
-    )
+    if fixes:
+        return f"To make it fit, use {', or '.join(fixes)}."
     return (
-        f"It does not fit: {needs}, {format_bytes(total - limit)} more than the "
-        f"{format_bytes(limit)} of a {hardware.name} core. {advice}"
+        f"No mesh of up to {max(hardware.slices)} cores with these rules can hold it: "
+        "split more dimensions (layouts/expert_model_data.gin), or make the model smaller."
     )
 
 
@@ -165,7 +176,7 @@ def _find_larger_mesh(
             continue
         share = layout.size / mesh.size
         memory = measure_memory(variables, int(activation_bytes * share), mesh)
-        if sum(memory.values()) <= hardware.core_hbm_bytes:
+        if sum(memory.values()) <= hardware.core_usable_bytes:
             return mesh
     return None
 

@@ -38,6 +38,7 @@ class Hardware:
       cores_per_host: Cores attached to one host machine.
       chip_flops: Peak FLOP/s of a chip, in bfloat16.
       chip_hbm_bytes: Memory of a chip, in bytes.
+      core_reserved_bytes: Memory of a core that no program can use, in bytes.
       chip_hbm_bandwidth: Memory bandwidth of a chip, in bytes/s.
       torus_dimensions: Dimensions of the torus that connects the chips.
       chip_link_bandwidth: Bytes/s that a chip can send over all of its links together.
@@ -50,6 +51,7 @@ class Hardware:
     cores_per_host: int
     chip_flops: float
     chip_hbm_bytes: int
+    core_reserved_bytes: int
     chip_hbm_bandwidth: float
     torus_dimensions: int
     chip_link_bandwidth: float
@@ -61,9 +63,9 @@ class Hardware:
         return self.chip_flops / self.cores_per_chip
 
     @property
-    def core_hbm_bytes(self) -> int:
-        """Memory of a core, in bytes."""
-        return self.chip_hbm_bytes // self.cores_per_chip
+    def core_usable_bytes(self) -> int:
+        """Memory of a core that a program can use, in bytes."""
+        return self.chip_hbm_bytes // self.cores_per_chip - self.core_reserved_bytes
 
     @property
     def core_hbm_bandwidth(self) -> float:
@@ -173,7 +175,7 @@ class StepEstimate:
       all_reduce_seconds: Time of the all-reduces and of the permutes.
       bottleneck: The part that takes the longest.
       step_seconds: The sum of the three parts.
-      hbm_bytes: Memory of a core, in bytes.
+      hbm_bytes: Memory of a core that a program can use, in bytes.
     """
 
     hardware: str
@@ -260,5 +262,5 @@ def estimate_step(
         all_reduce_seconds=seconds["all_reduce"],
         bottleneck=max(seconds, key=seconds.get),
         step_seconds=sum(seconds.values()),
-        hbm_bytes=hardware.core_hbm_bytes,
+        hbm_bytes=hardware.core_usable_bytes,
     )

@@ -9,7 +9,19 @@ from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.planning.communication import Collective, Phase
 from mtf_switch.planning.core_memory import MemoryGroup, VariableGroup
 from mtf_switch.planning.hardware import StepEstimate
-from mtf_switch.planning.planned_vocabulary import PlannedVocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedVocabulary:
+    """The vocabulary of a planned model.
+
+    Attributes:
+      size: The number of pieces and sentinels, without padding.
+      origin: Where the size comes from, such as "that of the task mc4".
+    """
+
+    size: int
+    origin: str
 
 
 @dataclasses.dataclass(frozen=True)

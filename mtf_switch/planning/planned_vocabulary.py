@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import gin
 import seqio
 import t5.data
 
+from mtf_switch.planning.plan import PlannedVocabulary
 from mtf_switch.runs import registered_tasks
 from tasks import mc4, pretraining
 
 # A file in gin/models/ may bind this macro to the task for which the model was made.
 _MODEL_TASK = "%PRETRAINING_TASK"
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannedVocabulary:
-    """The vocabulary of a planned model.
-
-    Attributes:
-      size: The number of pieces and sentinels, without padding.
-      origin: Where the size comes from, such as "that of the task mc4".
-    """
-
-    size: int
-    origin: str
 
 
 def choose_task(task: str, default: str) -> str:

@@ -15,21 +15,27 @@ from collections.abc import Sequence
 import mesh_tensorflow as mtf
 
 from mtf_switch.config import bound_settings, gin_config, run_settings
+from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.errors import UserError
 from mtf_switch.model import flops
 from mtf_switch.planning import (
+    compiled_step,
     core_memory,
     hardware,
     planned_vocabulary,
     pod_census,
     pod_graph,
+    step_program,
 )
 from mtf_switch.planning.communication import BACKWARD, FORWARD, UPDATE
+from mtf_switch.planning.compiled_step import CompiledStep
 from mtf_switch.planning.core_memory import StepBatch
 from mtf_switch.planning.hardware import Hardware
-from mtf_switch.planning.plan import Plan
-from mtf_switch.planning.planned_vocabulary import PlannedVocabulary
+from mtf_switch.planning.modes import Mode
+from mtf_switch.planning.plan import Plan, PlannedVocabulary
 from mtf_switch.planning.pod_graph import PodGraph
+from mtf_switch.programs import topology, tpu_compiler
+from mtf_switch.programs.topology import Topology
 
 # The paper's pre-training on a TPU. These files are parsed before the user's.
 BASE_FILES = ("runs/c4.gin", "runs/tpu.gin", "hardware/tpu_v3.gin")
@@ -68,19 +74,57 @@ def make_plan(settings: run_settings.RunSettings, vocabulary_size: int | None = 
 
     Args:
       settings: The settings of the run.
-      vocabulary_size: The number of pieces and sentinels; None for the vocabulary of the task.
-        If the task is that of BASE_FILES, a model can replace it with PRETRAINING_TASK.
+      vocabulary_size: See `build_pod`.
 
     Raises:
       UserError: If the model cannot be built, if the layout cannot split it, or if the
         hardware has no slice of this size.
     """
     start = time.monotonic()
-    pod_hardware = _make_hardware()
-    layout = settings.layout
-    pod_hardware.check_slice(layout.size)
+    pod_hardware = read_hardware()
+    pod_hardware.check_slice(settings.layout.size)
+    pod, vocabulary = build_pod(settings, vocabulary_size)
+    return plan_pod(pod, settings, vocabulary, pod_hardware, start)
+
+
+def build_pod(
+    settings: run_settings.RunSettings,
+    vocabulary_size: int | None = None,
+    mode: Mode = "train",
+) -> tuple[PodGraph, PlannedVocabulary]:
+    """Builds the graph of a step, and returns it with its vocabulary.
+
+    Args:
+      settings: The settings of the run.
+      vocabulary_size: The number of pieces and sentinels; None for the vocabulary of the task.
+        If the task is that of BASE_FILES, a model can replace it with PRETRAINING_TASK.
+      mode: The kind of step.
+
+    Raises:
+      UserError: If the model cannot be built, or the layout cannot split it.
+    """
     vocabulary = _choose_vocabulary(settings, vocabulary_size)
-    pod = pod_graph.build(settings, types.SimpleNamespace(vocab_size=vocabulary.size))
+    pod = pod_graph.build(settings, types.SimpleNamespace(vocab_size=vocabulary.size), mode)
+    return pod, vocabulary
+
+
+def plan_pod(
+    pod: PodGraph,
+    settings: run_settings.RunSettings,
+    vocabulary: PlannedVocabulary,
+    pod_hardware: Hardware,
+    start: float,
+) -> Plan:
+    """Plans the training step of a graph.
+
+    Args:
+      pod: The graph of a training step.
+      settings: The settings for which it was built.
+      vocabulary: Its vocabulary.
+      pod_hardware: The hardware.
+      start: When planning began, by `time.monotonic`.
+    """
+    layout = settings.layout
     variables = pod_census.measure_variables(pod)
     activations = pod_census.measure_activations(pod)
     collectives = pod_census.count_collectives(pod)
@@ -92,7 +136,7 @@ def make_plan(settings: run_settings.RunSettings, vocabulary_size: int | None = 
     }
     variable_bytes = sum(memory[group] for group in core_memory.VARIABLE_GROUPS)
     max_length = max(settings.sequence_length.values())
-    microbatch = StepBatch(settings.batch_size // pod.microbatches, max_length)
+    microbatch = _describe_batch(pod, settings)
     return Plan(
         layout=layout,
         batch_tokens=settings.batch_size * max_length,
@@ -124,6 +168,63 @@ def make_plan(settings: run_settings.RunSettings, vocabulary_size: int | None = 
     )
 
 
+def compile_step(
+    settings: run_settings.RunSettings,
+    vocabulary_size: int | None = None,
+    topology_name: str | None = None,
+    mode: Mode = "train",
+) -> CompiledStep:
+    """Compiles a step of the parsed configuration with the TPU's own compiler.
+
+    Args:
+      settings: The settings of the run.
+      vocabulary_size: See `build_pod`.
+      topology_name: The pod; None for one of the hardware with as many cores as the mesh.
+      mode: The kind of step. A training step is also planned.
+
+    Raises:
+      UserError: If the configuration is wrong, if the topology has another number of cores, or
+        if the compiler is missing or refuses the step for a reason other than its memory.
+    """
+    start = time.monotonic()
+    pod_hardware = read_hardware()
+    chosen = _choose_topology(topology_name, pod_hardware, settings.layout)
+    tpu_compiler.find_library()
+    pod, vocabulary = build_pod(settings, vocabulary_size, mode)
+    plan = None
+    if mode == "train":
+        plan = plan_pod(pod, settings, vocabulary, pod_hardware, start)
+    lowering_start = time.monotonic()
+    program = step_program.make_program(pod)
+    seconds_to_lower = time.monotonic() - lowering_start
+    outcome = tpu_compiler.compile_program(program, chosen)
+    verdict = compiled_step.judge(
+        outcome,
+        pod_census.measure_variables(pod),
+        settings.layout,
+        _describe_batch(pod, settings),
+        pod_hardware,
+    )
+    return CompiledStep(
+        mode, settings.layout, plan, program, outcome, verdict, seconds_to_lower
+    )
+
+
+def _choose_topology(name: str | None, pod_hardware: Hardware, layout: MeshLayout) -> Topology:
+    if name is None:
+        return topology.choose(pod_hardware.name.removeprefix("TPU "), layout.size)
+    chosen = topology.read(name)
+    topology.check_cores(chosen, layout.size, layout.mesh_shape)
+    return chosen
+
+
+def _describe_batch(pod: PodGraph, settings: run_settings.RunSettings) -> StepBatch:
+    """Returns the size of a microbatch."""
+    return StepBatch(
+        settings.batch_size // pod.microbatches, max(settings.sequence_length.values())
+    )
+
+
 def _choose_vocabulary(
     settings: run_settings.RunSettings, size: int | None
 ) -> PlannedVocabulary:
@@ -133,7 +234,12 @@ def _choose_vocabulary(
     return planned_vocabulary.find_vocabulary(task)
 
 
-def _make_hardware() -> Hardware:
+def read_hardware() -> Hardware:
+    """Returns the hardware of the parsed configuration.
+
+    Raises:
+      UserError: If it is not fully described.
+    """
     try:
         return Hardware()
     except TypeError as error:

@@ -13,7 +13,7 @@ import dataclasses
 import tempfile
 import types
 from collections.abc import Iterator
-from typing import Any, Callable, Literal
+from typing import Any, Callable
 
 import mesh_tensorflow as mtf
 import numpy as np
@@ -24,10 +24,9 @@ from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.model import switch_transformer
 from mtf_switch.planning.communication import BACKWARD, FORWARD, UPDATE, Phase
+from mtf_switch.planning.modes import Mode
 from mtf_switch.runs import estimator
 from mtf_switch.runs.run import Run
-
-Mode = Literal["train", "eval", "predict"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -127,7 +127,7 @@ def read_refusal(message: str) -> Refusal | None:
 
 
 def read_usable(message: str) -> int | None:
-    """Reads the usable memory of a core from the refusal of a program; None if it is not said."""
+    """Reads a core's usable memory from the refusal of a program; None if it is not said."""
     match = re.search(rf"Used {_SIZE} of {_SIZE} hbm", message) or re.search(
         rf"\({_SIZE}\) exceeds available HBM \({_SIZE}\)", message
     )
@@ -141,7 +141,7 @@ def find_operation(message: str) -> str:
 
 
 def find_layer(operation: str) -> str:
-    """Returns the layer that made an operation, such as "encoder/block_000/layer_001/SwitchFFN".
+    """Returns the layer of an operation, such as "encoder/block_000/layer_001/SwitchFFN".
 
     Returns "" for an operation outside the layers, such as one of the optimizer.
     """

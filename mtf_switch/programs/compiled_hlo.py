@@ -21,7 +21,8 @@ _DTYPES = {
 }
 _KINDS = ("all-reduce", "all-to-all", "collective-permute", "all-gather", "reduce-scatter")
 _COLLECTIVE = re.compile(
-    rf"^\s*(?:ROOT )?%\S+ = (?P<type>.*?) (?P<kind>{'|'.join(_KINDS)})(?:-start)?\((?P<rest>.*)$"
+    rf"^\s*(?:ROOT )?%\S+ = (?P<type>.*?) (?P<kind>{'|'.join(_KINDS)})(?:-start)?"
+    r"\((?P<rest>.*)$"
 )
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%(?P<name>\S+) \(.*\{\s*$")
 _WHILE = re.compile(r" while\(.*condition=%(?P<condition>[^,\s]+), body=%(?P<body>[^,\s]+)")

@@ -2,8 +2,8 @@
 
 TensorFlow's own bridge to XLA translates the graph, without running it and without memory for
 its inputs. The collectives of Mesh TensorFlow's SimdMeshImpl exist for TPUs only, and pip's
-TensorFlow has no XLA kernel for them. Each becomes a custom call here, and `stablehlo` turns the
-custom calls into collectives of StableHLO.
+TensorFlow has no XLA kernel for them. Each becomes a custom call here, and `stablehlo` turns
+the custom calls into collectives of StableHLO.
 """
 
 from __future__ import annotations
@@ -55,36 +55,7 @@ def lower(
     graph_def = _extract_pure_graph([tensor for _, tensor in outputs])
     step = Value(STEP, "int64", (), ())
     reads_step = any(node.name == STEP for node in graph_def.node)
-    placeholders = {tensor.op.name: tensor for _, tensor in inputs}
-    names = {node.name for node in graph_def.node}
-    for node in list(graph_def.node):
-        if node.name in placeholders or node.name == STEP:
-            graph_def.node.remove(node)
-    bodies = [graph_def.node, *(f.node_def for f in graph_def.library.function)]
-    for nodes in bodies:
-        _replace_collectives(nodes)
-    _rename_functions(graph_def, bodies)
-
-    def run(*arguments: tf.Tensor) -> list[tf.Tensor]:
-        given = {
-            tensor.name: argument
-            for (_, tensor), argument in zip(inputs, arguments)
-            if tensor.op.name in names
-        }
-        if reads_step:
-            given[f"{STEP}:0"] = tf1.get_default_graph().capture(variable.handle)
-        return tf1.import_graph_def(
-            graph_def, given, [tensor.name for _, tensor in outputs], name=""
-        )
-
-    for definition in graph_def.library.function:
-        context.context().add_function_def(definition)
-    with tf.device("CPU:0"), tf.init_scope():
-        variable = tf.Variable(0, dtype=tf.int64)
-    function = tf.function(run, autograph=False, jit_compile=True).get_concrete_function(
-        *(tf.TensorSpec(tensor.shape, tensor.dtype) for _, tensor in inputs)
-    )
-    hlo = _translate(function)
+    hlo = _translate(graph_def, [t for _, t in inputs], [t for _, t in outputs], reads_step)
     values = tuple(value for value, _ in inputs) + ((step,) if reads_step else ())
     results = tuple(value for value, _ in outputs)
     index = {value.name: position for position, value in enumerate(values)}
@@ -97,8 +68,50 @@ def lower(
     return Program(module, mesh_shape, cores, values, results, donated)
 
 
-def _translate(function: Any) -> bytes:
-    """Returns the serialized HLO of a function."""
+def _translate(
+    graph_def: Any,
+    inputs: Sequence[tf.Tensor],
+    outputs: Sequence[tf.Tensor],
+    reads_step: bool,
+) -> bytes:
+    """Returns the serialized HLO of a graph, as a function of its inputs and the step."""
+    names = {node.name for node in graph_def.node}
+    replaced = {tensor.op.name for tensor in inputs} | {STEP}
+    for node in list(graph_def.node):
+        if node.name in replaced:
+            graph_def.node.remove(node)
+    bodies = [graph_def.node, *(f.node_def for f in graph_def.library.function)]
+    for nodes in bodies:
+        _replace_collectives(nodes)
+    _rename_functions(graph_def, bodies)
+
+    def run(*arguments: tf.Tensor) -> list[tf.Tensor]:
+        given = {
+            tensor.name: argument
+            for tensor, argument in zip(inputs, arguments)
+            if tensor.op.name in names
+        }
+        if reads_step:
+            given[f"{STEP}:0"] = tf1.get_default_graph().capture(step.handle)
+        return tf1.import_graph_def(graph_def, given, [t.name for t in outputs], name="")
+
+    for definition in graph_def.library.function:
+        context.context().add_function_def(definition)
+    # The caller may be building a graph.
+    with context.eager_mode(), tf.device("CPU:0"):
+        step = tf.Variable(0, dtype=tf.int64)
+        function = tf.function(run, autograph=False, jit_compile=True).get_concrete_function(
+            *(tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in inputs)
+        )
+        return _generate_hlo(function)
+
+
+def _generate_hlo(function: Any) -> bytes:
+    """Returns the serialized HLO of a function.
+
+    Raises:
+      UserError: If XLA has no translation of an operation.
+    """
     generate = compiler_ir.from_concrete_function(function)
     try:
         return generate(stage="hlo_serialized", device_name="/device:CPU:0")

@@ -67,7 +67,9 @@ class Program:
 
     def describe_signature(self) -> dict[str, Any]:
         """Returns the signature as a JSON object."""
-        donated_to = {source: self.outputs[index].name for index, source in self.donated.items()}
+        donated_to = {
+            source: self.outputs[index].name for index, source in self.donated.items()
+        }
         return {
             "mesh_shape": self.mesh_shape,
             "cores": self.cores,

@@ -1,6 +1,7 @@
 """Converts an XLA program to StableHLO, with the collectives and the donated inputs.
 
-JAX's private modules are used here and in `tpu_compile_worker` only; the lock pins their version.
+JAX's private modules are used here and in `tpu_compile_worker` only; the lock pins their
+version.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ ALL_TO_ALL = "mtf.all_to_all"
 COLLECTIVE_PERMUTE = "mtf.collective_permute"
 
 
-def convert(
-    hlo_module: bytes, input_names: Sequence[str], donated: Mapping[int, int]
-) -> bytes:
+def convert(hlo_module: bytes, input_names: Sequence[str], donated: Mapping[int, int]) -> bytes:
     """Converts a program to StableHLO.
 
     Args:

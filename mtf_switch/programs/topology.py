@@ -89,7 +89,7 @@ def choose(generation: str, cores: int) -> Topology:
             f"{', '.join(_GENERATIONS)}. Pass --topology, or bind Hardware.name."
         )
     chips = cores // known.cores_per_chip
-    if chips & (chips - 1) or chips * known.cores_per_chip != cores or not 4 <= chips:
+    if chips & (chips - 1) or chips * known.cores_per_chip != cores or chips < 4:
         raise UserError(
             f"There is no usual TPU {generation} topology with {cores} cores: the number of "
             f"chips, of {known.cores_per_chip} core{'s' * (known.cores_per_chip > 1)} each, "

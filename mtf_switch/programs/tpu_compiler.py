@@ -45,7 +45,10 @@ def find_library() -> Path:
             "`plan` without --compile works here."
         )
     package = importlib.util.find_spec("libtpu")
-    folders = [_FOLDER / "libtpu", *map(Path, package.submodule_search_locations if package else ())]
+    folders = [
+        _FOLDER / "libtpu",
+        *map(Path, package.submodule_search_locations if package else ()),
+    ]
     places = [folder / "libtpu.so" for folder in folders]
     if _LIBRARY in os.environ:
         places.insert(0, Path(os.environ[_LIBRARY]))
@@ -59,7 +62,8 @@ def find_library() -> Path:
         head = file.read(20)
     if head[:6] != _ELF or int.from_bytes(head[18:20], "little") != _X86_64:
         raise UserError(
-            f"{library} is not a library for Linux on x86-64. Run `make install-compiler` again."
+            f"{library} is not a library for Linux on x86-64. Run `make install-compiler` "
+            "again."
         )
     return library
 
@@ -131,7 +135,7 @@ def _run_worker(folder: Path, topology: Topology, library: Path) -> dict[str, An
 
 def _wait(process: subprocess.Popen, label: str) -> None:
     """Waits for a process, and shows the time that it has taken."""
-    with tqdm(desc=label, bar_format="{desc}: {elapsed}", leave=False) as bar:
+    with tqdm(desc=label, bar_format="{desc}: {elapsed}", leave=False, disable=None) as bar:
         while True:
             try:
                 process.wait(timeout=0.5)
@@ -186,4 +190,3 @@ def _explain_death(code: int, log: str) -> str:
     lines = [line for line in log.strip().splitlines() if line.strip()]
     last = " ".join(lines[-1].split())[:300] if lines else "it printed nothing"
     return f"The TPU's compiler ended with exit code {code} before it was done: {last}"
-

@@ -31,6 +31,14 @@ FILES = ("--input_file={0}/a.txt", "--output_file={0}/out.txt")
 TINY = ("--gin_file=models/switch_tiny.gin", "--gin_file=runs/embedded.gin")
 # Arguments -> a part of the message. {0} is a folder with a model_dir `run`, a.txt and two.txt.
 MISTAKES = {
+    ("compile", "--topology=v3:2x2"): "pass --gin_file, such as --gin_file=models/switch_c.gin",
+    ("compile", *TINY, "--topology=v3:16x61"): "The nearest names are: v3:16x16",
+    (
+        "plan",
+        *TINY,
+        "--topology=v3:2x2",
+    ): "--topology is for the TPU's compiler: pass --compile",
+    ("plan", *TINY, "--compile", "--compare", TINY[0][11:]): "use the command compile",
     ("predict", "--model_dir={0}/no", *FILES): "{0}/no holds no config.gin",
     ("score", "--model_dir={0}/no", "--target_file={0}/a.txt", *FILES): "holds no config.gin",
     ("eval", "--model_dir={0}/no"): "holds no config.gin",

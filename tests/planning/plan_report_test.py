@@ -10,8 +10,7 @@ from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.planning import core_memory, plan_report
 from mtf_switch.planning.communication import Collective
 from mtf_switch.planning.hardware import StepEstimate
-from mtf_switch.planning.plan import Plan
-from mtf_switch.planning.planned_vocabulary import PlannedVocabulary
+from mtf_switch.planning.plan import Plan, PlannedVocabulary
 
 GIB = 2**30
 ESTIMATE = StepEstimate("TPU v3", 0.6, 0.3, 0.1, "compute", 1.0, 16 * GIB)

@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "model": {"layers", "config"},
     "runs": _BELOW_RUNS,
     "downstream": {"runs", *_BELOW_RUNS},
-    "planning": {"runs", *_BELOW_RUNS},
+    "programs": set(),
+    "planning": {"programs", "runs", *_BELOW_RUNS},
     "conversion": {"runs", *_BELOW_RUNS},
 }
 # No package imports these two.

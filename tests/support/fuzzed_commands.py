@@ -57,6 +57,11 @@ WORKING = [
     ["prepare", "--task=text_files", "--gin_param=text_files.files = '{corpus}'", *_SHORT[:1]],
     ["plan", "--gin_file=models/switch_base.gin", "--gin_file=layouts/expert_32.gin"],
     ["plan", "--gin_file=models/switch_base.gin", "--compare", "layouts/expert_32.gin"],
+    ["compile", "--gin_file=models/switch_base.gin", "--gin_file=layouts/expert_32.gin"],
+    [
+        *("plan", "--compile", "--topology=v3:2x2", "--gin_file=models/switch_tiny.gin"),
+        "--gin_file=layouts/expert_8.gin",
+    ],
     *(
         ["convert", f"--from={source}", f"--to={target}", f"{{here}}/{source}", "{here}/new"]
         for source, target in (("hf", "mtf"), ("t5x", "hf"), ("mtf", "t5x"))

@@ -225,6 +225,7 @@ def _seams(builds_graph: bool = False, trains_vocabulary: bool = False) -> Itera
 
     from mtf_switch.downstream import checkpoint_selection
     from mtf_switch.planning import pod_graph
+    from mtf_switch.programs import tpu_compiler
     from tasks import text_corpus
 
     train_vocabulary = text_corpus.train_vocabulary if trains_vocabulary else _reach
@@ -236,6 +237,8 @@ def _seams(builds_graph: bool = False, trains_vocabulary: bool = False) -> Itera
             (runner, "evaluate", stop("eval")),
             (runner, "predict", stop("infer")),
             (pod_graph, "estimator", types.SimpleNamespace(make_model_fn=_reach)),
+            # The compiler need not be installed.
+            (tpu_compiler, "find_library", lambda: Path("libtpu.so")),
             (tfds.core.DatasetBuilder, "download_and_prepare", _reach),
             (text_corpus, "train_vocabulary", train_vocabulary),
             (checkpoint_selection, "time", types.SimpleNamespace(sleep=_reach)),

@@ -1,0 +1,68 @@
+"""The flags that `plan` and `compile` share."""
+
+from __future__ import annotations
+
+import argparse
+
+from mtf_switch.cli import flags
+from mtf_switch.config import gin_files
+from mtf_switch.errors import UserError
+from mtf_switch.programs import topology
+
+
+def add(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Adds the flags.
+
+    Args:
+      parser: The parser of a command.
+      verb: What the command does with a model, for the help texts.
+    """
+    flags.add_gin(parser)
+    parser.add_argument(
+        "--batch_tokens",
+        type=flags.positive_integer,
+        metavar="N",
+        help="input tokens per step (default: 2^20, as in the paper)",
+    )
+    parser.add_argument(
+        "--vocab_size",
+        type=flags.positive_integer,
+        metavar="N",
+        help="size of the vocabulary, sentinels included (default: that of the task: "
+        "32100 for C4, 250100 for mC4)",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="FILE",
+        help=f"{verb} the model under each of these layouts, and recommend one",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of a table"
+    )
+    parser.add_argument(
+        "--topology",
+        metavar="T",
+        help="pod for which the TPU's compiler compiles, such as v3:4x4 or v4:2x2x4 (default: "
+        "that of the hardware, with as many cores as the mesh)",
+    )
+    flags.add_check(parser, _check_model_and_layouts)
+
+
+def _check_model_and_layouts(options: argparse.Namespace) -> None:
+    if not options.gin_file:
+        raise UserError(
+            "No model is named: pass --gin_file, such as --gin_file=models/switch_c.gin "
+            "--gin_file=layouts/expert_2048.gin."
+        )
+    gin_files.check_files_exist(options.compare or ())
+    if options.topology is not None:
+        topology.read(options.topology)
+
+
+def list_layouts(options: argparse.Namespace) -> dict[str, list[str]]:
+    """Returns the gin files for each compared layout; "" is the only name without --compare."""
+    return {
+        layout: [*options.gin_file, *([layout] if layout else [])]
+        for layout in options.compare or [""]
+    }
