@@ -63,6 +63,7 @@ def read(name: str) -> Topology:
         generation
         and len(sizes) == generation.dimensions
         and 0 < math.prod(sizes) <= generation.largest
+        and all(size == 1 or size % 2 == 0 for size in sizes)
     ):
         raise UserError(
             f"There is no TPU topology {name!r}. A topology is a generation and the chips in "
