@@ -13,10 +13,10 @@ from typing import Any
 def register(vocabulary: Any | None = None) -> None:
     """Registers the tasks and mixtures of T5 and of this project as gin configures them now.
 
-    Call it after gin has parsed its files. Before that, import `tasks.pretraining`,
-    `tasks.repeats`, `tasks.task_vocabulary` and `tasks.tfds_data`, so that gin knows their
-    names. Another call applies gin's values at that time: the text of the text tasks, the
-    vocabulary, and the folder with TFDS's data.
+    Call it after gin has parsed its files. Before that, import `tasks.own_data`,
+    `tasks.pretraining`, `tasks.repeats`, `tasks.task_vocabulary` and `tasks.tfds_data`, so that
+    gin knows their names. Another call applies gin's values at that time: the text of the text
+    tasks, the vocabulary, and the folder with TFDS's data.
 
     Args:
       vocabulary: The vocabulary of all these tasks, such as that of an existing run; None for
@@ -32,6 +32,7 @@ def register(vocabulary: Any | None = None) -> None:
         entailment,
         mc4,
         multiple_choice,
+        own_data,
         pretraining,
         summarization,
         t5_tasks,
@@ -51,6 +52,8 @@ def register(vocabulary: Any | None = None) -> None:
         multiple_choice,
         closed_book,
         embedded_tasks,
+        # The user's own data comes last, because its name must differ from all others.
+        own_data,
     ):
         kind.register(vocabulary)
 
@@ -67,10 +70,11 @@ def prepare_text(name: str) -> None:
     Raises:
       UserError: If there is no such task or mixture, or its text cannot be prepared.
     """
-    from tasks import embedded_tasks, pretraining
+    from tasks import embedded_tasks, own_data, pretraining
 
     pretraining.prepare_corpora(name)
     embedded_tasks.prepare_examples(name)
+    own_data.prepare_examples(name)
 
 
 def text_versions(name: str) -> dict[str, dict[str, str]]:
@@ -80,12 +84,12 @@ def text_versions(name: str) -> dict[str, dict[str, str]]:
       name: A registered task or mixture.
 
     Returns:
-      For "text_files", the SHA-256 of each file by its path; for "embedded_text", the version
-      of each package by its name. Other data has no entry.
+      For "text_files" and the user's own labelled data, the SHA-256 of each file by its path;
+      for "embedded_text", the version of each package by its name. Other data has no entry.
     """
     import seqio
 
-    from tasks import embedded_tasks, pretraining
+    from tasks import embedded_tasks, own_data, pretraining
     from tasks.docstrings import Docstrings
 
     found = {}
@@ -94,4 +98,6 @@ def text_versions(name: str) -> dict[str, dict[str, str]]:
             found[task.source.corpus.name] = task.source.corpus.source.versions()
         elif isinstance(task.source, embedded_tasks.ExamplesSource):
             found[pretraining.EMBEDDED_TEXT] = Docstrings().versions()
+        elif isinstance(task.source, own_data.OwnSource):
+            found[task.name] = task.source.versions()
     return found

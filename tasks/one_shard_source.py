@@ -12,10 +12,10 @@ from tasks.document_split import SPLITS
 
 
 class OneShardSource(seqio.DataSource):
-    """A source with the splits train and validation, each of one shard."""
+    """A source whose splits, by default train and validation, are one shard each."""
 
-    def __init__(self):
-        super().__init__(splits=SPLITS)
+    def __init__(self, splits: Sequence[str] = SPLITS):
+        super().__init__(splits=splits)
 
     @property
     def supports_arbitrary_sharding(self) -> bool:

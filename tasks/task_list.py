@@ -9,7 +9,8 @@ import seqio
 from t5.data import glue_utils
 from t5.evaluation import eval_utils
 
-from tasks import closed_book, embedded_tasks, entailment, pretraining, tfds_data
+from mtf_switch.errors import UserError
+from tasks import closed_book, embedded_tasks, entailment, own_data, pretraining, tfds_data
 
 # Numbers of training examples, from the papers of the data sets or from T5's mixing rates.
 PUBLISHED_SIZES = {
@@ -77,6 +78,8 @@ def _make_task_entry(task: seqio.Task, states: dict[str, tfds_data.DatasetState]
         if tfds_name not in states:
             states[tfds_name] = tfds_data.inspect_dataset(tfds_name)
         return _make_tfds_entry(task, metrics, states[tfds_name])
+    if isinstance(task.source, own_data.OwnSource):
+        return _make_own_entry(task, metrics)
     prepared = True
     if isinstance(task.source, pretraining.CorpusSource):
         prepared = task.source.corpus.is_prepared()
@@ -86,6 +89,14 @@ def _make_task_entry(task: seqio.Task, states: dict[str, tfds_data.DatasetState]
         split: task.num_input_examples(split) if prepared else None for split in task.splits
     }
     return Entry(task.name, sizes, metrics, "yes" if prepared else "yes, made at first use")
+
+
+def _make_own_entry(task: seqio.Task, metrics: list[str]) -> Entry:
+    try:
+        sizes = {split: task.num_input_examples(split) for split in task.splits}
+    except UserError:
+        return Entry(task.name, {}, metrics, "no: a file is not there")
+    return Entry(task.name, sizes, metrics, "yes")
 
 
 def _make_tfds_entry(

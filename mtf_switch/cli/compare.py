@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from mtf_switch.cli import file_flags, flags
+from mtf_switch.cli import file_flags, flags, own_data_flags
 from mtf_switch.config import saved_config
 
 
@@ -38,6 +38,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         default="Base",
         help="rows of Table 5 to print as well (default: %(default)s)",
     )
+    own_data_flags.add(parser)
     file_flags.add_report_folder(
         parser,
         "folder for compare.md and compare.json, or speed_ups.md and speed_ups.json",
@@ -57,7 +58,8 @@ def run_command(options: argparse.Namespace) -> None:
     from mtf_switch.downstream import evaluation_sets
     from mtf_switch.runs import registered_tasks
 
-    saved_config.load(options.models[0])
+    params = own_data_flags.gin_bindings(options, options.tasks[0])
+    saved_config.load(_find_owner(options), gin_params=params)
     for task in options.tasks:
         registered_tasks.check_task_exists(task)
     scored = [task for task in options.tasks if evaluation_sets.tasks_with_metrics(task)]
@@ -66,6 +68,14 @@ def run_command(options: argparse.Namespace) -> None:
         _compare_scores(options, scored)
     if others:
         _compare_perplexities(options, others)
+
+
+def _find_owner(options: argparse.Namespace) -> str:
+    """Returns the first model that is trained on own data of these tasks, or the first one."""
+    for model_dir in options.models:
+        if saved_config.read_values(model_dir, "own_data").get("name") in options.tasks:
+            return model_dir
+    return options.models[0]
 
 
 def _compare_scores(options: argparse.Namespace, tasks: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from mtf_switch.cli import flags
+from mtf_switch.cli import flags, own_data_flags
 from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError
 
@@ -32,7 +32,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("--task", help="task or mixture (default: that of the training run)")
     parser.add_argument(
-        "--split", default="validation", help="split of the task (default: %(default)s)"
+        "--split",
+        help="split of the task (default: validation; with --test_file alone: test)",
     )
     parser.add_argument(
         "--eval_batches",
@@ -56,6 +57,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="compute negative log perplexity and router metrics, even for a task with "
         "metrics; a mixture also gets a row for each of its tasks",
     )
+    own_data_flags.add(parser)
     flags.add_data(parser)
     flags.add_gin(parser)
     flags.add_machine(parser)
@@ -73,7 +75,8 @@ def _check_combination(options: argparse.Namespace) -> None:
 
 def run_command(options: argparse.Namespace) -> None:
     """Evaluates checkpoints by the metrics of their task, or by their perplexity."""
-    saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
+    params = [*flags.gin_bindings(options), *own_data_flags.gin_bindings(options)]
+    saved_config.load(options.model_dir, options.gin_file, params)
     from mtf_switch.downstream import evaluation_sets
     from mtf_switch.model_dirs import leftovers
     from mtf_switch.runs import configured_run, run_text
@@ -94,7 +97,12 @@ def _measure_perplexity(run: Run, options: argparse.Namespace) -> None:
     selection = checkpoint_selection.parse_selection(options.checkpoint_steps or "latest")
     own_task = saved_config.read_task(options.model_dir)
     measured = perplexity_curve.measure_checkpoints(
-        run, options.split, selection, own_task, options.eval_batches, options.follow
+        run,
+        own_data_flags.get_split(options),
+        selection,
+        own_task,
+        options.eval_batches,
+        options.follow,
     )
     reports = []
     for reports in measured:
@@ -119,11 +127,10 @@ def _score_checkpoints(run: Run, options: argparse.Namespace) -> None:
         scores_report,
     )
 
+    split = own_data_flags.get_split(options)
     selection = checkpoint_selection.parse_selection(options.checkpoint_steps or "latest")
     limit = options.eval_batches and options.eval_batches * run.settings.batch_size
-    steps = evaluate_checkpoints.score_checkpoints(
-        run, options.split, selection, limit, options.follow
-    )
-    print(scores_report.format_table(options.split, steps))
-    file = scores.scores_file(run.model_dir, options.split, run.settings.task, limit)
+    steps = evaluate_checkpoints.score_checkpoints(run, split, selection, limit, options.follow)
+    print(scores_report.format_table(split, steps))
+    file = scores.scores_file(run.model_dir, split, run.settings.task, limit)
     print(f"Scores: {file}, .csv and .png; answers: the .jsonl files beside it.")

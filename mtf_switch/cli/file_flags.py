@@ -9,11 +9,15 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from mtf_switch.cli import checkpoint_flag, flags
-from mtf_switch.lines import text_lines
+from mtf_switch.cli import checkpoint_flag, flags, own_texts
 from mtf_switch.lines.output_files import OutputFile
 from mtf_switch.report import Report
+
+if TYPE_CHECKING:
+    from mtf_switch.lines.encoded_lines import EncodedLines
+    from mtf_switch.runs.run import Run
 
 # The first letters of the names of files in a model_dir that `predict` and `score` read.
 _FILES_OF_RUN = ("config.gin", "checkpoint", "vocabulary.", "model.ckpt-")
@@ -22,29 +26,40 @@ _FILES_OF_RUN = ("config.gin", "checkpoint", "vocabulary.", "model.ckpt-")
 def add_input(parser: argparse.ArgumentParser, name: str, meaning: str) -> None:
     """Adds the flag of a text file of lines.
 
-    The file is read before the command runs, and `get_lines` returns its lines.
+    The file is read before the command runs, and `get_texts` returns its lines.
 
     Args:
       parser: The parser of a command.
-      name: The flag without dashes, such as "input_file".
+      name: The flag without dashes: "input_file" or "target_file".
       meaning: The meaning of a line, for the help text.
     """
     parser.add_argument(f"--{name}", required=True, metavar="F", help=meaning)
     parser.set_defaults(inputs=(*(parser.get_default("inputs") or ()), name))
 
     def read(options: argparse.Namespace) -> None:
-        setattr(options, _lines(name), text_lines.read_lines(getattr(options, name)))
+        setattr(options, f"texts_of_{name}", own_texts.read(options, name))
 
     flags.add_check(parser, read)
 
 
-def get_lines(options: argparse.Namespace, name: str) -> list[str]:
-    """Returns the lines of the file that a flag of `add_input` names."""
-    return getattr(options, _lines(name))
+def get_texts(options: argparse.Namespace, name: str) -> dict[int, str]:
+    """Returns the texts of the file that a flag of `add_input` names, by their lines."""
+    return getattr(options, f"texts_of_{name}")
 
 
-def _lines(name: str) -> str:
-    return f"lines_of_{name}"
+def encode(options: argparse.Namespace, name: str, run: Run) -> EncodedLines:
+    """Encodes the texts of the file that a flag of `add_input` names, for a run."""
+    from mtf_switch.lines.encoded_lines import EncodedLines
+
+    feature = name.replace("_file", "s")
+    texts = get_texts(options, name)
+    return EncodedLines.encode(
+        getattr(options, name),
+        list(texts.values()),
+        run.feature_vocabulary(feature),
+        run.settings.sequence_length[feature],
+        list(texts),
+    )
 
 
 def add_output(parser: argparse.ArgumentParser, meaning: str) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mtf_switch.cli import flags, train
+from mtf_switch.cli import flags, own_data_flags, train
 from mtf_switch.config import gin_files, saved_config
 from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import start_checkpoint
@@ -29,10 +29,17 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         epilog=(
             "example:\n  run_switch.py finetune --task=super_glue_v102_proportional \\\n"
             "    --init_checkpoint=runs/base/model.ckpt-550000 --model_dir=runs/tuned \\\n"
-            "    --data_dir=tfds --gin_file=sequence_lengths/super_glue_v102_proportional.gin"
+            "    --data_dir=tfds --gin_file=sequence_lengths/super_glue_v102_proportional.gin\n"
+            "  run_switch.py finetune --train_file=reviews.tsv --metric=accuracy \\\n"
+            "    --init_checkpoint=runs/base --model_dir=runs/reviews \\\n"
+            "    --gin_file=runs/own_data.gin"
         ),
     )
-    parser.add_argument("--task", required=True, help="task or mixture; see the command tasks")
+    parser.add_argument(
+        "--task",
+        help="task or mixture; see the command tasks. With --train_file: the name of your own "
+        "task (default: the name of the file)",
+    )
     parser.add_argument(
         "--init_checkpoint",
         required=True,
@@ -46,11 +53,21 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_gin(parser)
     flags.add_training(parser)
     flags.add_data(parser)
+    own_data_flags.add(parser, trains=True)
     flags.add_machine(parser)
     flags.add_inspection(parser)
+    flags.add_check(parser, _check_task)
     flags.add_check(parser, train.check_free)
     flags.add_check(parser, _check_start)
     return parser
+
+
+def _check_task(options: argparse.Namespace) -> None:
+    if options.task is None and options.train_file is None:
+        raise UserError(
+            "There is nothing to train on: pass --task=NAME (the command tasks lists them), or "
+            "your own examples with --train_file."
+        )
 
 
 def _check_start(options: argparse.Namespace) -> None:
@@ -61,11 +78,12 @@ def _check_start(options: argparse.Namespace) -> None:
 
 def run_command(options: argparse.Namespace) -> None:
     """Fine-tunes the model of a checkpoint."""
-    params = flags.training_bindings(options)
+    params = [*flags.training_bindings(options), *own_data_flags.gin_bindings(options)]
     run = _continue(options, params) or _start(options, params)
     if options.print_config:
         print(flags.format_config(options))
     else:
+        own_data_flags.print_cuts(options, run)
         train.start_training(run, options)
 
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from mtf_switch.cli import capacity_flag, checkpoint_flag, decoding_flags, file_flags, flags
+from mtf_switch.cli import (
+    capacity_flag,
+    checkpoint_flag,
+    decoding_flags,
+    file_flags,
+    flags,
+    own_texts,
+)
 from mtf_switch.config import saved_config
 
 
@@ -17,7 +24,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "lines, and what was lost.",
     )
     flags.add_model_dir(parser, "folder of a training run", is_trained=True)
-    file_flags.add_input(parser, "input_file", "utf-8 file with one input per line")
+    own_texts.add_columns(parser)
+    file_flags.add_input(
+        parser,
+        "input_file",
+        "utf-8 file with one input per line, or a table: see --inputs_column",
+    )
     checkpoint_flag.add(parser)
     file_flags.add_output(parser, "file for the predictions, one per line")
     flags.add_vocabulary(parser)
@@ -32,17 +44,11 @@ def run_command(options: argparse.Namespace) -> None:
     """Decodes a target for each line of the input file."""
     params = [*flags.gin_bindings(options), *decoding_flags.gin_bindings(options)]
     saved_config.load(options.model_dir, options.gin_file, params)
-    from mtf_switch.lines.encoded_lines import EncodedLines
     from mtf_switch.runs import configured_run, prediction
 
     cluster = flags.tpu_cluster(options)
     run = configured_run.make_run(options.model_dir, cluster, reads_data=False)
-    inputs = EncodedLines.encode(
-        options.input_file,
-        file_flags.get_lines(options, "input_file"),
-        run.feature_vocabulary("inputs"),
-        run.settings.sequence_length["inputs"],
-    )
+    inputs = file_flags.encode(options, "input_file", run)
     capacity = capacity_flag.make_capacity(options)
     for checkpoint, suffix in checkpoint_flag.iterate(options):
         results = prediction.decode_lines(run, inputs.ids, capacity, checkpoint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mtf_switch.cli import capacity_flag, checkpoint_flag, file_flags, flags
+from mtf_switch.cli import capacity_flag, checkpoint_flag, file_flags, flags, own_texts
 from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError
 
@@ -18,6 +18,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "score", help="compute the log-likelihood of given targets, in nats"
     )
     flags.add_model_dir(parser, "folder of a training run", is_trained=True)
+    own_texts.add_columns(parser)
     file_flags.add_input(parser, "input_file", "utf-8 file with one input per line")
     file_flags.add_input(
         parser, "target_file", "file with the target of each input, in the same order"
@@ -38,7 +39,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def _check_same_number(options: argparse.Namespace) -> None:
-    inputs, targets = (len(file_flags.get_lines(options, name)) for name in _FILES.values())
+    inputs, targets = (len(file_flags.get_texts(options, name)) for name in _FILES.values())
     if inputs != targets:
         raise UserError(
             f"{options.input_file} has {inputs} lines and {options.target_file} "
@@ -55,13 +56,7 @@ def run_command(options: argparse.Namespace) -> None:
     cluster = flags.tpu_cluster(options)
     run = configured_run.make_run(options.model_dir, cluster, reads_data=False)
     encoded = {
-        feature: encoded_lines.EncodedLines.encode(
-            getattr(options, name),
-            file_flags.get_lines(options, name),
-            run.feature_vocabulary(feature),
-            run.settings.sequence_length[feature],
-        )
-        for feature, name in _FILES.items()
+        feature: file_flags.encode(options, name, run) for feature, name in _FILES.items()
     }
     if not options.truncate:
         encoded_lines.check_fit(encoded)

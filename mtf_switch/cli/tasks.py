@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mtf_switch.cli import flags
-from mtf_switch.config import gin_config
+from mtf_switch.config import gin_config, saved_config
 from mtf_switch.errors import UserError
 
 
@@ -20,9 +20,18 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         default="*",
         help="pattern of names, in quotes: '*glue*' (default: all)",
     )
+    parser.add_argument(
+        "--model_dir", metavar="D", help="folder of a run, to list its own task as well"
+    )
+    flags.add_check(parser, _check_model_dir)
     flags.add_data(parser)
     flags.add_gin(parser)
     return parser
+
+
+def _check_model_dir(options: argparse.Namespace) -> None:
+    if options.model_dir is not None:
+        saved_config.check_exists(options.model_dir)
 
 
 def run_command(options: argparse.Namespace) -> None:
@@ -30,7 +39,11 @@ def run_command(options: argparse.Namespace) -> None:
     import tasks
     from tasks import task_list
 
-    gin_config.parse(options.gin_file, flags.gin_bindings(options))
+    params = flags.gin_bindings(options)
+    if options.model_dir is None:
+        gin_config.parse(options.gin_file, params)
+    else:
+        saved_config.load(options.model_dir, options.gin_file, params)
     tasks.register()
     found = task_list.list_tasks(options.pattern)
     if not found:

@@ -16,6 +16,7 @@ _PATHS = (
     "text_files.files",
     "tfds_data.data_dir",
     "task_cache.folders",
+    *(f"own_data.{split}_file" for split in ("train", "validation", "test")),
 )
 # Parameters whose values are the path of a file, or a name of something else.
 _PATHS_OR_NAMES = ("task_vocabulary.source",)

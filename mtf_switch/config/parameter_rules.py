@@ -90,6 +90,10 @@ def _is_folder(value: Any) -> bool:
     return isinstance(value, str) and bool(value) and not os.path.isfile(value)
 
 
+def _is_task_name(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[\w.:]+", value) is not None
+
+
 def _make_pairs_rule(example: str, is_valid: Callable[[Any], bool]) -> Rule:
     return Rule(f"a text of pairs, such as {example!r}", _are_pairs_with(is_valid))
 
@@ -155,6 +159,17 @@ declare("tfds_data", data_dir=Rule("a folder", _is_folder).or_none())
 declare("embedded_text", vocab_size=_SIZE)
 declare("text_files", files=_PATHS, vocab_size=_SIZE.or_none())
 declare("task_cache", folders=_PATHS)
+declare(
+    "own_data",
+    name=Rule("a name of letters, digits, '_', '.' and ':'", _is_task_name).or_none(),
+    **dict.fromkeys(("train_file", "validation_file", "test_file"), text().or_none()),
+    **dict.fromkeys(("inputs_column", "targets_column"), text()),
+    prefix=Rule("a text", lambda value: isinstance(value, str)),
+    metrics=Rule(
+        "a list of names of metrics",
+        lambda value: isinstance(value, (list, tuple)) and all(map(text().accepts, value)),
+    ),
+)
 declare("mc4_rate", alpha=number(0))
 declare("remove_repeats", min_tokens=_SIZE)
 declare(

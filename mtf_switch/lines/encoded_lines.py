@@ -52,7 +52,12 @@ class EncodedLines:
 
     @classmethod
     def encode(
-        cls, file: str, lines: Sequence[str], vocabulary: Any, length: int
+        cls,
+        file: str,
+        lines: Sequence[str],
+        vocabulary: Any,
+        length: int,
+        numbers: Sequence[int] | None = None,
     ) -> EncodedLines:
         """Encodes lines.
 
@@ -61,17 +66,19 @@ class EncodedLines:
           lines: Its lines.
           vocabulary: The vocabulary of the lines' feature.
           length: The maximum number of tokens of the model, including the end of sequence.
+          numbers: The number of each line in the file; None for 1, 2 and so on.
         """
+        numbers = numbers or range(1, len(lines) + 1)
         ids = np.zeros([len(lines), length], np.int32)
         long = []
-        for number, (row, line) in enumerate(zip(ids, lines), start=1):
+        for number, row, line in zip(numbers, ids, lines):
             encoded = sentinels.encode(vocabulary, line)
             kept, lost = encoded[: length - 1], encoded[length - 1 :]
             row[: len(kept) + 1] = [*kept, EOS_ID]
             if lost:
                 found = sentinels.find(vocabulary, lost)
                 long.append(LongLine(number, len(encoded) + 1, len(lost), found))
-        separated = [sentinels.separate(vocabulary, line) for line in lines]
+        separated = {n: sentinels.separate(vocabulary, line) for n, line in zip(numbers, lines)}
         return cls(file, ids, long, unknown_text.describe(vocabulary, separated, file))
 
     @property

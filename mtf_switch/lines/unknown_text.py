@@ -5,7 +5,7 @@ A model reads all such characters as the same id, which stands for unknown text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mtf_switch.errors import join_first
@@ -28,18 +28,18 @@ def find(vocabulary: Any, line: str) -> list[str]:
     return [piece.surface for piece in pieces if piece.id == tokenizer.unk_id()]
 
 
-def describe(vocabulary: Any, lines: Sequence[str], name: str) -> str:
+def describe(vocabulary: Any, lines: Mapping[int, str], name: str) -> str:
     """Describes in a sentence which characters of a file's lines a vocabulary lacks.
 
     Args:
       vocabulary: See `find`.
-      lines: The lines of the file.
+      lines: The number of each line in the file -> its text.
       name: The name of the file, for the sentence.
 
     Returns:
       The sentence, or "" if the vocabulary lacks no character.
     """
-    found = {number: find(vocabulary, line) for number, line in enumerate(lines, start=1)}
+    found = {number: find(vocabulary, line) for number, line in lines.items()}
     found = {number: pieces for number, pieces in found.items() if pieces}
     if not found:
         return ""

@@ -30,7 +30,7 @@ _RUN_CONFIGURABLES = re.compile(
     |product_learning_rate|\w*Optimizer|LeanAdafactor|mesh_\w+_dataset_fn|\w*pack\w*
     |get_variable_dtype|get_vocab_embedding_cls|serialize_num_microbatches|decode
     |should_load_variable|init_checkpoint_variable_mapping|task_cache|tfds_data
-    |task_vocabulary|run_vocabulary|tpu_\w+|utils)\Z""",
+    |task_vocabulary|run_vocabulary|own_data|tpu_\w+|utils)\Z""",
     re.VERBOSE,
 )
 

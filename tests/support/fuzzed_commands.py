@@ -49,7 +49,13 @@ WORKING = [
         *("finetune", "--task=text_files", "--init_checkpoint={here}/run"),
         *("--model_dir={here}/new", "--gin_param=text_files.files = '{corpus}'", *_SHORT),
     ],
+    [
+        *("finetune", "--train_file={here}/examples.tsv", "--init_checkpoint={here}/run"),
+        *("--validation_file={here}/examples.jsonl", "--metric=f1", "--model_dir={here}/new"),
+        *_SHORT[1:],
+    ],
     ["eval", "--model_dir={here}/run"],
+    ["eval", "--model_dir={here}/run", "--test_file={here}/examples.tsv", "--metric=bleu"],
     ["predict", "--model_dir={here}/run", *_LINES],
     ["score", "--model_dir={here}/run", "--target_file={here}/lines.txt", *_LINES],
     ["compare", "--models", "{here}/run", "{here}/run", "--tasks", TASK],

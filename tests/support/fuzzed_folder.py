@@ -31,6 +31,8 @@ FILES = {
     "itself.gin": b"include 'itself.gin'\n",
     "imports.gin": b"import no_such_module\n",
     "data.json": b'{"steps": 5}',
+    "examples.tsv": b"inputs\ttargets\n" + b"".join(b"ba %d\tlu\n" % i for i in range(50)),
+    "examples.jsonl": b'{"inputs": "ba", "targets": ["lu", "me"]}\n',
 }
 _LOG = b"step,seconds,loss,dropped_fraction,nats_per_token\r\n3,1.0,2.0,0.1,2.0\r\n"
 # A task that has a metric.

@@ -1,0 +1,97 @@
+"""The texts that `predict` and `score` read, also for a run on the user's own labelled data.
+
+For such a run, a .tsv, .csv or .jsonl file is read as in training: its column and its prefix.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from mtf_switch.cli import flags
+from mtf_switch.config import saved_config
+from mtf_switch.errors import UserError
+from mtf_switch.lines import text_lines
+from tasks import labelled_files
+from tasks.labelled_files import Columns
+
+# Flag -> the flag that names its column.
+_COLUMNS = {"input_file": "inputs_column", "target_file": "targets_column"}
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the columns. Call this before `file_flags.add_input`."""
+    is_scored = parser.prog.endswith("score")
+    for file, column in _COLUMNS.items():
+        if file == "input_file" or is_scored:
+            parser.add_argument(
+                f"--{column}",
+                metavar="NAME",
+                help=f"column of --{file}, if that is a .tsv, .csv or .jsonl file (default: "
+                "that of the run's own labelled data, if it has some)",
+            )
+    flags.add_check(parser, _check)
+
+
+def _check(options: argparse.Namespace) -> None:
+    for file, column in _COLUMNS.items():
+        path = getattr(options, file, None)
+        if getattr(options, column, None) and not labelled_files.is_labelled_file(path):
+            raise UserError(
+                f"--{column} is for a file whose name ends in "
+                f"{', '.join(labelled_files.ENDINGS)}, and --{file} is {path}: a file with one "
+                "text per line."
+            )
+
+
+def read(options: argparse.Namespace, file: str) -> dict[int, str]:
+    """Reads the texts of a file, and puts the prefix of the run's own task before inputs.
+
+    Stderr says which column is read, and that a prefix was added.
+
+    Args:
+      options: The parsed flags.
+      file: The flag of the file: "input_file" or "target_file".
+
+    Returns:
+      The line on which each text begins -> the text.
+
+    Raises:
+      UserError: If the file cannot be read, or has no such column.
+    """
+    path, own = getattr(options, file), _read_own_data(options.model_dir)
+    inputs, targets = (
+        getattr(options, column, None) or (own and own[column]) for column in _COLUMNS.values()
+    )
+    if labelled_files.is_labelled_file(path) and file == "input_file" and inputs:
+        texts = {e.line: e.inputs for e in labelled_files.read(path, Columns(inputs, None))}
+        print(f"{path}: {len(texts):,} examples, column {inputs!r}.", file=sys.stderr)
+    elif labelled_files.is_labelled_file(path) and file == "target_file" and targets:
+        examples = labelled_files.read(path, Columns(inputs or "inputs", targets))
+        texts = {example.line: example.references[0] for example in examples}
+        print(f"{path}: {len(texts):,} examples, column {targets!r}.", file=sys.stderr)
+    else:
+        texts = dict(enumerate(text_lines.read_lines(path), start=1))
+    prefix = own.get("prefix") if own and file == "input_file" else None
+    return _add_prefix(path, texts, prefix) if prefix else texts
+
+
+def _read_own_data(model_dir: str) -> dict[str, Any] | None:
+    """Returns the parameters of `own_data` if a run is trained on it, else None."""
+    own = saved_config.read_values(model_dir, "own_data")
+    if own.get("name") is None or own["name"] != saved_config.read_task(model_dir):
+        return None
+    return {"inputs_column": "inputs", "targets_column": "targets", **own}
+
+
+def _add_prefix(path: str, texts: dict[int, str], prefix: str) -> dict[int, str]:
+    """Puts a prefix before each text that does not begin with it."""
+    print(
+        f"The task of the run puts {prefix!r} before each input, and so does this command, "
+        f"unless a line of {path} begins with it.",
+        file=sys.stderr,
+    )
+    return {
+        line: text if text.startswith(prefix) else prefix + text for line, text in texts.items()
+    }

@@ -1,0 +1,207 @@
+"""From a TSV to a scored model with the command line, and mistakes on the way."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import pytest
+from tiny_run import Outcome, TinyRun
+
+from mtf_switch.cli import own_texts
+
+TASK = "reviews"
+
+
+def write_table(path: Path, rows: list[tuple[str, str]]) -> Path:
+    lines = ["text\tlabel", *("\t".join(row) for row in rows)]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    rows = [(f"ba do {i}", "lu" if i % 2 else "me") for i in range(30)]
+    write_table(folder / "train.tsv", [*rows, (" ".join(["ba do ki"] * 30), "lu")])
+    write_table(folder / "validation.tsv", [("ba do 3", "lu"), ("no pa", "me"), ("pa", "so")])
+    write_table(folder / "new.tsv", [("ki", "lu"), ("so", "me")])
+    return folder
+
+
+def finetune(tiny: TinyRun, folder: Path, model_dir: Path, base: Path, *more: str) -> Outcome:
+    return tiny.command(
+        "finetune",
+        f"--train_file={folder}/train.tsv",
+        f"--validation_file={folder}/validation.tsv",
+        "--inputs_column=text",
+        "--targets_column=label",
+        "--task_prefix=ba: ",
+        f"--task={TASK}",
+        "--metric=accuracy",
+        f"--init_checkpoint={base}",
+        f"--model_dir={model_dir}",
+        "--gin_file=runs/own_data.gin",
+        "--steps=1",
+        "--gin_param=utils.run.sequence_length = {'inputs': 32, 'targets': 16}",
+        "--gin_param=utils.run.batch_size = 8",
+        *more,
+    )
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny: TinyRun, trained: Path, folder: Path, tmp_path_factory) -> Path:
+    model_dir = tmp_path_factory.mktemp("tuned") / "run"
+    outcome = finetune(tiny, folder, model_dir, trained)
+    assert outcome.code == 0, outcome.err
+    said = outcome.err
+    assert "train 31, validation 3 examples." in said
+    assert "1 of 3 inputs are also in" in said
+    assert "1 labels never occur in training, which has 2 labels: 'so' (line 4)" in said
+    assert f"{folder}/train.tsv (inputs): 1 of 31 lines were cut to the 32 tokens" in said
+    assert "line 32 (" in said
+    return model_dir
+
+
+def test_a_run_keeps_its_data_and_its_vocabulary(tuned: Path, trained: Path) -> None:
+    config = (tuned / "config.gin").read_text()
+    assert "own_data.prefix = 'ba: '" in config
+    assert "MIXTURE_NAME = 'reviews'" in config
+    assert re.search(r"own_data.train_file = '/.*/train.tsv'", config)
+    (hashes,) = json.loads((tuned / "text.json").read_text()).values()
+    assert sorted(map(len, hashes.values())) == [64, 64]
+    kept = [(folder / "vocabulary.model").read_bytes() for folder in (tuned, trained)]
+    assert kept[0] == kept[1]
+
+
+def test_eval_and_predict_need_no_flag_again(
+    tiny: TinyRun, tuned: Path, folder: Path, tmp_path: Path
+) -> None:
+    outcome = tiny.command("eval", f"--model_dir={tuned}")
+    assert outcome.code == 0, outcome.err
+    answers = tuned / "validation_eval" / f"{TASK}-1.jsonl"
+    lines = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert [line["inputs"] for line in lines] == ["ba: ba do 3", "ba: no pa", "ba: pa"]
+    assert [line["target_value"] for line in lines] == [["lu"], ["me"], ["so"]]
+    (step,) = json.loads((answers.parent / f"{TASK}.json").read_text())["steps"]
+    right = sum(line["prediction_value"] in line["target_value"] for line in lines)
+    assert step["scores"][TASK] == {"accuracy": pytest.approx(100 * right / 3)}
+
+    # The same inputs, two of them with the prefix.
+    table = tmp_path / "in.tsv"
+    table.write_text("label\ttext\n?\tba do 3\n?\tba: no pa\n?\tpa\n")
+    outcome = tiny.command(
+        *("predict", f"--model_dir={tuned}", f"--input_file={table}"),
+        *(f"--output_file={tmp_path}/out.txt", "--max_length=16"),
+    )
+    assert outcome.code == 0, outcome.err
+    assert "The task of the run puts 'ba: ' before each input" in outcome.err
+    out = (tmp_path / "out.txt").read_text().split("\n")[:-1]
+    assert [line.strip() for line in out] == [line["prediction_value"] for line in lines]
+
+
+def test_a_file_of_lines_and_the_targets_of_a_table(tuned: Path, tmp_path: Path) -> None:
+    text, table = tmp_path / "in.txt", tmp_path / "in.tsv"
+    text.write_text("ba do 3\nba: no pa\n")
+    table.write_text("label\ttext\nlu\tba do 3\n")
+    options = argparse.Namespace(
+        model_dir=str(tuned), input_file=str(text), target_file=str(table)
+    )
+    assert own_texts.read(options, "input_file") == {1: "ba: ba do 3", 2: "ba: no pa"}
+    assert own_texts.read(options, "target_file") == {2: "lu"}
+
+
+def test_another_file_and_metric_in_eval_and_the_list_of_tasks(
+    tiny: TinyRun, tuned: Path, folder: Path
+) -> None:
+    outcome = tiny.command(
+        *("eval", f"--model_dir={tuned}", f"--test_file={folder}/new.tsv"),
+        *("--metric=f1", "--metric=exact_match"),
+    )
+    assert outcome.code == 0, outcome.err
+    scores = json.loads((tuned / "test_eval" / "new.json").read_text())
+    assert scores["split"] == "test"
+    assert scores["steps"][0]["scores"]["new"].keys() == {"f1", "exact_match"}
+    outcome = tiny.command("tasks", "rev*", f"--model_dir={tuned}")
+    assert re.search(r"reviews +yes +accuracy +train 31, validation 3", outcome.out)
+
+
+def test_changed_data_is_refused_in_training(
+    tiny: TinyRun, tuned: Path, trained: Path, folder: Path
+) -> None:
+    path = folder / "validation.tsv"
+    before = path.read_bytes()
+    try:
+        path.write_bytes(before + b"ki\tlu\n")
+        outcome = finetune(tiny, folder, tuned, trained)
+    finally:
+        path.write_bytes(before)
+    assert outcome.code == 1
+    assert "validation.tsv has different content" in outcome.err
+
+
+MISTAKES = {
+    (): "There is nothing to train on: pass --task=NAME",
+    (
+        "--metric=f1",
+        "--task=x",
+    ): "--metric describes files of your own examples: pass --train_f",
+    ("--test_file={}/new.tsv",): "There is nothing to train on: pass --train_file, too.",
+    ("--train_file={}/train.tsv",): "line 1: there is no column 'inputs'",
+    (
+        *("--train_file={}/train.tsv", "--inputs_column=text", "--targets_column=label"),
+        "--metric=pearson",
+    ): "train.tsv, line 3: --metric=pearson compares numbers, but the target is 'lu'",
+    (
+        *("--train_file={}/train.tsv", "--inputs_column=text", "--targets_column=label"),
+        "--task=my reviews",
+    ): "--task=my reviews cannot name the task of your files",
+    (
+        *("--train_file={}/train.tsv", "--inputs_column=text", "--targets_column=label"),
+        "--task=glue_cola_v002",
+    ): "The name 'glue_cola_v002' of your own data is that of another task. Choose another",
+}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES, ids=" ".join)
+def test_mistakes_get_one_sentence(
+    tiny: TinyRun, trained: Path, folder: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    outcome = tiny.command(
+        *("finetune", f"--init_checkpoint={trained}", f"--model_dir={tmp_path}/new"),
+        *(argument.format(folder) for argument in arguments),
+    )
+    assert outcome.code == 1
+    assert MISTAKES[arguments] in outcome.err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--metric=f1",),
+            "--metric describes files of your own examples: pass --validation_f",
+        ),
+        (("--validation_file={}/no.tsv",), "no.tsv cannot be read: No such file"),
+    ],
+)
+def test_mistakes_in_eval(
+    tiny: TinyRun, trained: Path, folder: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    given = (argument.format(folder) for argument in arguments)
+    outcome = tiny.command("eval", f"--model_dir={trained}", *given)
+    assert outcome.code == 1
+    assert message in outcome.err
+
+
+def test_columns_are_for_tables(tiny: TinyRun, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("ba\n")
+    outcome = tiny.command(
+        *("predict", f"--model_dir={trained}", f"--input_file={tmp_path}/in.txt"),
+        *(f"--output_file={tmp_path}/out.txt", "--inputs_column=text"),
+    )
+    assert outcome.code == 1
+    assert "--inputs_column is for a file whose name ends in .tsv, .csv, .jsonl" in outcome.err
