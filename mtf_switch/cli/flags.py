@@ -207,8 +207,8 @@ def _check_vocabulary(options: argparse.Namespace) -> None:
         )
 
 
-def add_machine(parser: argparse.ArgumentParser) -> None:
-    """Adds `--devices` and the flags that name a TPU."""
+def add_devices(parser: argparse.ArgumentParser) -> None:
+    """Adds `--devices`."""
     parser.add_argument(
         "--devices",
         type=positive_integer,
@@ -216,6 +216,11 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         help="run on N devices of this machine as one mesh: its GPUs, or N parts of its "
         "processor; without a file of gin/layouts/, the batch and the experts are split",
     )
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Adds `--devices` and the flags that name a TPU."""
+    add_devices(parser)
     group = parser.add_argument_group("TPU, as in t5_mesh_transformer")
     group.add_argument(
         "--tpu", help="name or address of a Cloud TPU (default: run on this machine)"
@@ -304,7 +309,7 @@ def training_bindings(options: argparse.Namespace) -> list[str]:
 def _device_bindings(options: argparse.Namespace) -> list[str]:
     if not hasattr(options, "devices"):
         return []
-    if options.tpu:
+    if getattr(options, "tpu", None):
         # The configuration of a model_dir may name the devices on which it was trained.
         return ["devices.value = None"]
     return [f"devices.value = {options.devices}"] if options.devices else []

@@ -14,6 +14,7 @@ from mtf_switch.cli import (
     completion,
     convert,
     eval,
+    experts,
     finetune,
     flags,
     plan,
@@ -31,7 +32,7 @@ from mtf_switch.upstream import logs
 # In the order of --help.
 _COMMANDS = (
     *(train, finetune, eval, predict, score, convert),
-    *(compare, superglue, tasks, prepare, plan, compile),
+    *(experts, compare, superglue, tasks, prepare, plan, compile),
 )
 
 

@@ -14,7 +14,7 @@ from mtf_switch import value_rules
 from mtf_switch.errors import UserError
 from mtf_switch.layers.candidates import Candidate
 from mtf_switch.layers.router import RULES, Router, SlotAllocator
-from mtf_switch.layers.routing import Assignment
+from mtf_switch.layers.routing import Assignment, Choice
 
 value_rules.declare(
     "NoTokenLeftBehindRouter",
@@ -65,7 +65,7 @@ class NoTokenLeftBehindRouter(Router):
         nonpadding: mtf.Tensor,
         allocator: SlotAllocator,
         train: bool,
-    ) -> tuple[Assignment, Sequence[mtf.Tensor]]:
+    ) -> tuple[Assignment, Sequence[Choice]]:
         """See the base class."""
         group = nonpadding.shape.dims[-1]
         stages: list[Assignment] = []
@@ -82,7 +82,8 @@ class NoTokenLeftBehindRouter(Router):
             waiting -= stage.kept
             served = mtf.reduce_sum(candidate.expert_mask * stage.kept, reduced_dim=group)
             occupied = served if occupied is None else occupied + served
-        return functools.reduce(_merge_stages, stages), [stage.kept for stage in stages]
+        choices = [Choice(stage.expert_index, stage.gate, stage.kept) for stage in stages]
+        return functools.reduce(_merge_stages, stages), choices
 
 
 def _look_up_occupied(occupied: mtf.Tensor, candidate: Candidate) -> mtf.Tensor:

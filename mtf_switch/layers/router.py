@@ -26,7 +26,7 @@ from mtf_switch.errors import UserError
 from mtf_switch.layers import load_balance, position_in_expert, router_metrics
 from mtf_switch.layers.candidates import Candidate, rank_by_probs, rank_by_scores
 from mtf_switch.layers.exploration import Exploration
-from mtf_switch.layers.routing import Assignment, Routing
+from mtf_switch.layers.routing import Assignment, Choice, Routing
 
 RouterDtype = Literal["float32", "bfloat16"]
 
@@ -140,7 +140,7 @@ class Router(abc.ABC):
         nonpadding: mtf.Tensor,
         allocator: SlotAllocator,
         train: bool,
-    ) -> tuple[Assignment, Sequence[mtf.Tensor]]:
+    ) -> tuple[Assignment, Sequence[Choice]]:
         """Decides which experts each token visits.
 
         Args:
@@ -150,8 +150,7 @@ class Router(abc.ABC):
           train: Whether this is training.
 
         Returns:
-          The Assignment, with N = K * S, and for each candidate [O, G, S] float32, 1 for the
-          tokens to which it gave a slot.
+          The Assignment, with N = K * S, and a Choice for each candidate.
         """
 
     def route(
@@ -195,24 +194,23 @@ class Router(abc.ABC):
         z_loss = self._compute_z_loss(router_logits, nonpadding, experts_dim)
 
         allocator = SlotAllocator(experts_dim, expert_capacity, count_positions)
-        assignment, served = self.assign(candidates, nonpadding, allocator, train)
+        assignment, choices = self.assign(candidates, nonpadding, allocator, train)
         return Routing(
-            expert_index=assignment.expert_index,
-            position_in_expert=assignment.position_in_expert,
-            kept=assignment.kept,
-            gate=assignment.gate,
+            **vars(assignment),
             aux_loss=balance_loss if z_loss is None else balance_loss + z_loss,
             sums=router_metrics.compute_router_sums(
                 router_probs,
                 expert_mask * nonpadding,
                 candidates[0].prob,
-                served,
+                [choice.kept for choice in choices],
                 nonpadding,
                 balance_loss,
                 z_loss,
                 experts_dim,
             ),
             experts_per_token=self.experts_per_token,
+            choices=tuple(choices),
+            nonpadding=nonpadding,
         )
 
     def _score_experts(
@@ -273,11 +271,11 @@ class SwitchRouter(Router):
         nonpadding: mtf.Tensor,
         allocator: SlotAllocator,
         train: bool,
-    ) -> tuple[Assignment, Sequence[mtf.Tensor]]:
+    ) -> tuple[Assignment, Sequence[Choice]]:
         """See the base class."""
         (best,) = candidates
         assignment = allocator.allocate(best.expert_index, nonpadding, best.prob)
-        return assignment, [assignment.kept]
+        return assignment, [Choice(best.expert_index, best.prob, assignment.kept)]
 
 
 def _compute_logits(

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import mesh_tensorflow as mtf
-import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import transformer
 
 from mtf_switch.errors import UserError
 from mtf_switch.layers import (
+    call_modes,
     dimensions,
     dispatch_method,
     position_in_expert,
@@ -22,7 +22,7 @@ from mtf_switch.layers.capacity import CapacityMode, ExpertCapacity, InferenceCa
 from mtf_switch.layers.dispatch import EinsumDispatch, GatherDispatch, SortDispatch
 from mtf_switch.layers.experts import Experts
 from mtf_switch.layers.router import Router, SwitchRouter
-from mtf_switch.layers.routing import Routing
+from mtf_switch.layers.routing import Observe, Routing
 
 
 class SwitchLayer(transformer.TransformerLayer):
@@ -45,6 +45,7 @@ class SwitchLayer(transformer.TransformerLayer):
       dispatch_method: The `dispatch` argument, see the module `dispatch_method`.
       on_tpu: Whether the graph is built for a TPU, see `set_target`.
       inference: The capacity for predicting or scoring lines of text, see `set_target`.
+      observe: A function that sees each routing, see `set_target`.
     """
 
     gin_name = "SwitchLayer"
@@ -96,6 +97,7 @@ class SwitchLayer(transformer.TransformerLayer):
         self.dispatch_method = dispatch
         self.on_tpu = False
         self.inference: InferenceCapacity | None = None
+        self.observe: Observe | None = None
 
     @property
     def switch_layers(self) -> tuple[SwitchLayer, ...]:
@@ -117,7 +119,13 @@ class SwitchLayer(transformer.TransformerLayer):
             self.expert_dropout_rate,
         )
 
-    def set_target(self, *, on_tpu: bool, inference: InferenceCapacity | None = None) -> None:
+    def set_target(
+        self,
+        *,
+        on_tpu: bool,
+        inference: InferenceCapacity | None = None,
+        observe: Observe | None = None,
+    ) -> None:
         """Sets the device and the purpose for which the graph is built.
 
         `switch_transformer.build` calls this for all layers of a model. Without this call, a
@@ -127,9 +135,12 @@ class SwitchLayer(transformer.TransformerLayer):
           on_tpu: Whether the device is a TPU, which decides the dispatch.
           inference: The capacity if the model is to predict or score lines of text; None for
             that of evaluation.
+          observe: A function that is called with the layer's name and its Routing whenever the
+            layer sees whole sequences, and returns the Routing with which the layer goes on.
         """
         self.on_tpu = on_tpu
         self.inference = inference
+        self.observe = observe
 
     def resolve_dispatch(self, mesh_shape: Any) -> dispatch_method.Algorithm:
         """Returns the algorithm that carries tokens to their experts.
@@ -184,7 +195,7 @@ class SwitchLayer(transformer.TransformerLayer):
         algorithm = self.resolve_dispatch(context.model.mesh_shape)
         inputs = self._group_tokens(context, x)  # [O, G`, S, M]
         expert_capacity = self.expert_capacity(
-            algorithm, inputs.shape.dims[-2].size, _get_capacity_mode(context)
+            algorithm, inputs.shape.dims[-2].size, call_modes.get_capacity_mode(context)
         )
         networks = self.experts
         routing = self.router.route(
@@ -198,6 +209,8 @@ class SwitchLayer(transformer.TransformerLayer):
             if algorithm == "einsum"
             else position_in_expert.count_by_sorting,
         )
+        if self.observe is not None and call_modes.sees_sequences(context):
+            routing = self.observe(self._metrics_name(context), routing)
         if algorithm == "sort":
             outputs = self._apply_to_sorted(context, inputs, routing, networks)
         else:
@@ -284,7 +297,7 @@ class SwitchLayer(transformer.TransformerLayer):
 
         While decoding, all tokens of a core form one group, because none of them is dropped.
         """
-        if _get_capacity_mode(context) == "decode":
+        if call_modes.get_capacity_mode(context) == "decode":
             one_group = dataclasses.replace(self.capacity, group_size=None, max_group_size=None)
             return one_group.split_into_groups(tokens, cores)
         strict = context.mode in ("train", "eval")
@@ -309,7 +322,7 @@ class SwitchLayer(transformer.TransformerLayer):
             # Mesh TF sums over microbatches, and divides the cross-entropy in the same way.
             loss = routing.aux_loss / context.num_microbatches
             context.losses.append(mtf.cast(loss, context.activation_dtype))
-        if _sees_sequences(context):
+        if call_modes.sees_sequences(context):
             router_metrics.record_sums(self._metrics_name(context), routing.sums)
 
     def _metrics_name(self, context: transformer.Context) -> str:
@@ -323,20 +336,3 @@ class SwitchLayer(transformer.TransformerLayer):
                 f"{self.gin_name} does not work with Unitransformer.ensemble: an ensemble "
                 "would need a router and a set of experts for each member. Unset it."
             )
-
-
-def _sees_sequences(context: transformer.Context) -> bool:
-    """Whether the call has whole sequences, or the prompts before decoding.
-
-    It does not while decoding token by token, nor in the first part of a decoder that has an
-    encoder, because Mesh TF discards the results of that part.
-    """
-    if context.mode == "first_part":
-        return context.encoder_output is None
-    return context.mode in ("train", "eval", "score", tf.estimator.ModeKeys.PREDICT)
-
-
-def _get_capacity_mode(context: transformer.Context) -> CapacityMode:
-    if context.mode == "incremental":
-        return "decode"
-    return "train" if context.train else "eval"

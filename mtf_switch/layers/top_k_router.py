@@ -19,7 +19,7 @@ from mtf_switch.errors import UserError
 from mtf_switch.layers import load_balance
 from mtf_switch.layers.candidates import Candidate
 from mtf_switch.layers.router import RULES, Router, SlotAllocator
-from mtf_switch.layers.routing import Assignment
+from mtf_switch.layers.routing import Assignment, Choice
 
 LaterChoicePolicy = Literal["all", "none", "threshold", "random"]
 LATER_CHOICE_POLICIES: tuple[LaterChoicePolicy, ...] = get_args(LaterChoicePolicy)
@@ -86,7 +86,7 @@ class TopKRouter(Router):
         nonpadding: mtf.Tensor,
         allocator: SlotAllocator,
         train: bool,
-    ) -> tuple[Assignment, Sequence[mtf.Tensor]]:
+    ) -> tuple[Assignment, Sequence[Choice]]:
         """See the base class."""
         gates = [candidate.prob for candidate in candidates]
         if self.k > 1:
@@ -104,7 +104,11 @@ class TopKRouter(Router):
         )
         kept = mtf.split(assignment.kept, assignment.kept.shape.dims[-1], self.k)
         served = [mtf.replace_dimensions(x, x.shape.dims[-1], group) for x in kept]
-        return assignment, served
+        choices = [
+            Choice(candidate.expert_index, gate, kept)
+            for candidate, gate, kept in zip(candidates, gates, served)
+        ]
+        return assignment, choices
 
     def _select_visits(self, gate: mtf.Tensor, train: bool) -> mtf.Tensor:
         """Selects the tokens that visit an expert other than their first choice.

@@ -18,6 +18,7 @@ from mtf_switch.config.mesh_layout import Tensor
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.errors import UserError
 from mtf_switch.layers.capacity import InferenceCapacity
+from mtf_switch.layers.routing import Observe
 from mtf_switch.layers.switch_layer import SwitchLayer
 
 
@@ -26,6 +27,7 @@ def build(
     vocabulary: Any,
     on_tpu: bool = False,
     inference: InferenceCapacity | None = None,
+    observe: Observe | None = None,
 ) -> Any:
     """Builds Mesh TF's Transformer from gin, and checks it.
 
@@ -35,6 +37,8 @@ def build(
       on_tpu: Whether the graph is for a TPU, which decides how Switch layers dispatch tokens.
       inference: The experts' capacity if the model is to predict or score lines of text; None
         for that of evaluation.
+      observe: A function that sees the routing of each Switch layer, see
+        `SwitchLayer.set_target`.
 
     Returns:
       A transformer.Bitransformer or Unitransformer.
@@ -54,7 +58,7 @@ def build(
         )
     for stack in stacks(model):
         for layer in switch_layers(stack):
-            layer.set_target(on_tpu=on_tpu, inference=inference)
+            layer.set_target(on_tpu=on_tpu, inference=inference, observe=observe)
     check_model(model, settings)
     unread_bindings.check_model()
     return model

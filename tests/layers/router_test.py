@@ -194,6 +194,7 @@ def test_every_float_of_the_routing_is_float32():
         "gate": "float32",
         "aux_loss": "float32",
         "sums": "float32",
+        "nonpadding": "float32",
     }
 
 

@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "programs": set(),
     "planning": {"programs", "runs", *_BELOW_RUNS},
     "conversion": {"runs", *_BELOW_RUNS},
+    "analysis": {"runs", *_BELOW_RUNS},
 }
 # No package imports these two.
 MAY_IMPORT.update(demo=set(MAY_IMPORT), cli=set(MAY_IMPORT))

@@ -56,6 +56,7 @@ WORKING = [
     ],
     ["eval", "--model_dir={here}/run"],
     ["eval", "--model_dir={here}/run", "--test_file={here}/examples.tsv", "--metric=bleu"],
+    ["experts", "--model_dir={here}/run"],
     ["predict", "--model_dir={here}/run", *_LINES],
     ["score", "--model_dir={here}/run", "--target_file={here}/lines.txt", *_LINES],
     ["compare", "--models", "{here}/run", "{here}/run", "--tasks", TASK],

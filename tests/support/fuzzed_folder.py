@@ -225,6 +225,7 @@ def _seams(builds_graph: bool = False, trains_vocabulary: bool = False) -> Itera
     import tensorflow_datasets as tfds
     from tensorflow.python.tpu import tpu_estimator
 
+    from mtf_switch.analysis import traced_model
     from mtf_switch.downstream import checkpoint_selection
     from mtf_switch.planning import pod_graph
     from mtf_switch.programs import tpu_compiler
@@ -238,6 +239,7 @@ def _seams(builds_graph: bool = False, trains_vocabulary: bool = False) -> Itera
             (runner, "train", stop("train")),
             (runner, "evaluate", stop("eval")),
             (runner, "predict", stop("infer")),
+            (traced_model, "TracedModel", _reach),
             (pod_graph, "estimator", types.SimpleNamespace(make_model_fn=_reach)),
             # The compiler need not be installed.
             (tpu_compiler, "find_library", lambda: Path("libtpu.so")),

@@ -77,4 +77,5 @@ def route(
 
 def collect_tensors(routing):
     """Returns the tensors of a Routing by field."""
-    return {name: value for name, value in vars(routing).items() if name != "experts_per_token"}
+    others = ("experts_per_token", "choices")
+    return {name: value for name, value in vars(routing).items() if name not in others}

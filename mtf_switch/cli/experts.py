@@ -1,0 +1,236 @@
+"""`run_switch.py experts`: shows which token goes to which expert, and what that means."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mtf_switch.cli import file_flags, flags
+from mtf_switch.config import saved_config
+from mtf_switch.errors import UserError
+
+if TYPE_CHECKING:
+    from mtf_switch.analysis.importance import Importance
+    from mtf_switch.analysis.routing_trace import RoutingTrace
+
+_TOKENS = 200_000
+_IMPORTANCE_TOKENS = 20_000
+# The files of the report; `expert_report.FILES` is the same, but its import is not cheap.
+_FILES = (
+    *("experts.json", "experts.md", "experts.csv", "tokens.html"),
+    *("measures.png", "steps.png", "load.png", "kinds.png", "domains.png"),
+    *("coactivation.png", "drops.png", "importance.png"),
+)
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    """Adds the parser of `experts`, with its flags."""
+    parser = subparsers.add_parser(
+        "experts",
+        help="show which token goes to which expert, with a null model for every number",
+        description="Runs the checkpoints of a sparse model on the examples of a task with "
+        "given targets, as eval does, and writes for each token the experts, gates and drops "
+        "of each Switch layer. Then it measures what the experts have in common with tokens, "
+        "positions and domains. docs/experts.md explains the results.",
+    )
+    flags.add_model_dir(parser, "folder of a training run", is_trained=True)
+    _add_data(parser)
+    parser.add_argument(
+        "--importance_tokens",
+        type=flags.positive_integer,
+        default=_IMPORTANCE_TOKENS,
+        metavar="N",
+        help="measure the loss without each expert on N tokens (default: 20000)",
+    )
+    parser.add_argument(
+        "--no_importance",
+        action="store_true",
+        help="do not measure the loss without each expert, which takes the longest",
+    )
+    parser.add_argument(
+        "--trace_only", action="store_true", help="write the trace, and no analysis of it"
+    )
+    parser.add_argument(
+        "--from_trace",
+        action="store_true",
+        help="analyse the trace that is in the folder, without running the model",
+    )
+    parser.add_argument(
+        "--compare_with",
+        metavar="D",
+        help="match the experts with those of another model: its model_dir or its output_dir, "
+        "where this command has written a trace of the same tokens",
+    )
+    flags.add_check(parser, _check_combination)
+    file_flags.add_report_folder(
+        parser, "folder of the results (default: experts in the model_dir)", _FILES
+    )
+    flags.add_data(parser)
+    flags.add_gin(parser)
+    flags.add_devices(parser)
+    flags.add_check(parser, _check_settings)
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that decide what is traced."""
+    parser.add_argument("--task", help="task or mixture (default: that of the training run)")
+    parser.add_argument(
+        "--split", default="validation", help="split of the task (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--domain",
+        metavar="COLUMN",
+        help="the text column of the task's examples that names the domain of each, such as "
+        "targets_pretokenized (default: the name of the task, which differs in a mixture)",
+    )
+    parser.add_argument(
+        "--checkpoint_steps",
+        default="all",
+        metavar="S",
+        help="checkpoints to trace: all (the default), latest, or steps such as 200,400",
+    )
+    parser.add_argument(
+        "--tokens",
+        type=flags.positive_integer,
+        default=_TOKENS,
+        metavar="N",
+        help="read whole batches until the stacks with Switch layers have read N tokens "
+        "(default: 200000)",
+    )
+
+
+def _check_combination(options: argparse.Namespace) -> None:
+    if options.output_dir is None:
+        options.output_dir = os.path.join(options.model_dir, "experts")
+    if options.trace_only and options.from_trace:
+        raise UserError(
+            "--trace_only writes a trace and --from_trace reads one: give only one of them."
+        )
+    if options.trace_only and options.compare_with:
+        raise UserError(
+            "--trace_only analyses nothing, so --compare_with has no effect: give only one."
+        )
+    if options.trace_only:
+        return
+    from mtf_switch.analysis import null_models
+
+    if options.tokens < null_models.MIN_TOKENS:
+        raise UserError(
+            f"--tokens is {options.tokens}, but a null model needs at least "
+            f"{null_models.MIN_TOKENS:,} tokens: raise it, or pass --trace_only."
+        )
+
+
+def _check_settings(options: argparse.Namespace) -> None:
+    """Refuses to replace a trace of other settings, and to read one of another model."""
+    from mtf_switch.analysis import routing_trace
+
+    folder = _trace_folder(options)
+    has_trace = os.path.isfile(os.path.join(folder, routing_trace.FILE))
+    if options.from_trace:
+        routing_trace.check_is_of(routing_trace.RoutingTrace.open(folder), options.model_dir)
+    elif has_trace and not options.overwrite:
+        asked = _make_request(options)
+        found = routing_trace.RoutingTrace.open(folder).info.request
+        different = [f"{key} {found.get(key)}" for key in asked if asked[key] != found.get(key)]
+        if different:
+            raise UserError(
+                f"{options.output_dir} has results of other settings: {', '.join(different)}. "
+                "Name another --output_dir, or pass --overwrite to replace them."
+            )
+    if options.compare_with is not None:
+        _open_other(options.compare_with)
+
+
+def _trace_folder(options: argparse.Namespace) -> str:
+    return os.path.join(options.output_dir, "trace")
+
+
+def _open_other(folder: str) -> RoutingTrace:
+    """Opens the trace of the other model of a comparison."""
+    from mtf_switch.analysis import routing_trace
+
+    places = [os.path.join(folder, *parts, "trace") for parts in ((), ("experts",))]
+    for place in places:
+        if os.path.isfile(os.path.join(place, routing_trace.FILE)):
+            return routing_trace.RoutingTrace.open(place)
+    raise UserError(
+        f"--compare_with is {folder}, but neither {' nor '.join(places)} is a trace. Make it "
+        "first: run_switch.py experts --trace_only on that model, with the same --task, "
+        "--split and --tokens."
+    )
+
+
+def _make_request(options: argparse.Namespace) -> dict[str, str | int | None]:
+    """Returns what decides the content of a trace, besides the model."""
+    return {
+        "task": options.task or saved_config.read_task(options.model_dir),
+        "split": options.split,
+        "domain": options.domain,
+        "tokens": options.tokens,
+        "checkpoint_steps": options.checkpoint_steps,
+    }
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Traces the checkpoints of a model, and analyses the trace."""
+    from mtf_switch.analysis import routing_trace
+
+    if options.from_trace:
+        trace = routing_trace.RoutingTrace.open(_trace_folder(options))
+        _report(options, trace, [])
+        print("The importance of the experts was not measured, because no model ran.")
+        return
+    trace, importance = _run_model(options)
+    if not options.trace_only:
+        _report(options, trace, importance)
+    print(f"trace               {trace.folder}")
+
+
+def _run_model(options: argparse.Namespace) -> tuple[RoutingTrace, Sequence[Importance]]:
+    """Writes the trace, and measures the importance of the experts if it is asked for."""
+    saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
+    from mtf_switch.analysis import ablation, traced_model, tracing
+    from mtf_switch.analysis.example_batches import Examples
+    from mtf_switch.downstream import checkpoint_selection
+    from mtf_switch.runs import configured_run, run_text
+
+    selection = checkpoint_selection.parse_selection(options.checkpoint_steps)
+    paths = checkpoint_selection.select_checkpoints(options.model_dir, selection)
+    run = configured_run.make_run(options.model_dir)
+    run_text.print_changes(run)
+    examples = Examples(run.settings, options.split, options.domain)
+    with traced_model.open_model(run, examples.shapes) as model:
+        trace = tracing.write_trace(
+            model, run, examples, paths, _make_request(options), _trace_folder(options)
+        )
+        if options.trace_only or options.no_importance:
+            return trace, []
+        batches = (batch.features for batch in examples.batches())
+        return trace, ablation.measure_importance(model, batches, options.importance_tokens)
+
+
+def _report(
+    options: argparse.Namespace, trace: RoutingTrace, importance: Sequence[Importance]
+) -> None:
+    """Analyses a trace, and writes and prints the report."""
+    from mtf_switch.analysis import expert_report, matching, token_browser, trace_analysis
+
+    other = None if options.compare_with is None else _open_other(options.compare_with)
+    matchings = [] if other is None else matching.compare_traces(trace, other)
+    analysis = trace_analysis.analyse(trace, importance, matchings)
+    command = shlex.join(["run_switch.py", *sys.argv[1:]])
+    report = expert_report.make_report(analysis, token_browser.make_page(trace), command)
+    for name in set(_FILES) - set(report.file_names):
+        path = os.path.join(options.output_dir, name)
+        if os.path.exists(path):  # of an earlier call
+            os.remove(path)
+    file_flags.write_report(options, report)
+    print(report.text)
+    print(f"page                {os.path.join(options.output_dir, 'experts.md')}")
+    print(f"texts               {os.path.join(options.output_dir, 'tokens.html')}")

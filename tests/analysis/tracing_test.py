@@ -1,0 +1,221 @@
+"""The trace of a model: against seqio, an independent run of the model, and zeroed experts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+from tiny_run import (
+    BATCH,
+    EXPERTS,
+    INPUTS,
+    SWITCH_LAYERS,
+    TARGETS,
+    TinyRun,
+    filled_up,
+    log_likelihoods,
+    run_model,
+    validation_examples,
+)
+
+from mtf_switch.analysis import routing_trace, tracing
+from mtf_switch.analysis.example_batches import Examples
+from mtf_switch.analysis.routing_trace import RoutingTrace
+from mtf_switch.analysis.traced_model import TracedModel, open_model
+from mtf_switch.errors import UserError
+
+DECODER, ENCODER = SWITCH_LAYERS
+SHAPES = {"inputs": (BATCH, INPUTS), "targets": (BATCH, TARGETS)}
+
+
+@pytest.fixture(scope="module")
+def traced(tiny: TinyRun, trained: Path, tmp_path_factory) -> RoutingTrace:
+    """The trace of two checkpoints by the command, with files of 100 tokens."""
+    folder = tmp_path_factory.mktemp("traced")
+    with mock.patch.object(routing_trace, "TOKENS_PER_FILE", 100):
+        outcome = tiny.command(
+            "experts",
+            f"--model_dir={trained}",
+            "--checkpoint_steps=3,6",
+            "--tokens=800",
+            f"--output_dir={folder}",
+            "--trace_only",
+        )
+    assert outcome.code == 0, outcome.err
+    assert str(folder / "trace") in outcome.out
+    return RoutingTrace.open(str(folder / "trace"))
+
+
+@pytest.fixture
+def column(traced: RoutingTrace):
+    """Reads a column of the last checkpoint."""
+    return lambda segment, name: traced.column(6, segment, name)
+
+
+@pytest.fixture(scope="module")
+def examples(tiny: TinyRun, trained: Path) -> dict[str, np.ndarray]:
+    """The validation split, read with seqio."""
+    settings, _ = tiny.load(trained)
+    return validation_examples(settings)
+
+
+def test_the_tokens_are_those_of_the_split(column, traced, examples):
+    # Whole batches of 8 x 48 positions: the third one reaches 800 tokens.
+    inputs, targets = examples["inputs"][: 3 * BATCH], examples["targets"][: 3 * BATCH]
+    assert traced.info.tokens == {
+        "encoder": np.count_nonzero(inputs),
+        "decoder": np.count_nonzero(targets),
+    }
+    files = sorted(p.name for p in Path(traced.folder).glob("step-6/encoder-*"))
+    assert len(files) == -(-np.count_nonzero(inputs) // 100)
+    np.testing.assert_array_equal(column("encoder", "token"), inputs[inputs > 0])
+    np.testing.assert_array_equal(column("decoder", "target"), targets[targets > 0])
+    example, position = np.nonzero(targets)
+    np.testing.assert_array_equal(column("decoder", "example"), example)
+    np.testing.assert_array_equal(column("decoder", "row"), example % BATCH)
+    np.testing.assert_array_equal(column("decoder", "position"), position)
+    before = np.where(position > 0, targets[example, position - 1], 0)
+    np.testing.assert_array_equal(column("decoder", "token"), before)
+    assert (column("encoder", "domain") == 0).all()
+    assert traced.info.domains == ["text_files"]
+
+
+def test_every_id_has_its_text(tiny, trained, traced, column):
+    _, (vocabulary, _) = tiny.load(trained)
+    ids = {int(i) for s in ("encoder", "decoder") for i in column(s, "token")}
+    ids |= {int(i) for i in column("decoder", "target")}
+    assert traced.info.pieces.keys() >= ids
+    assert traced.info.pieces[0] == "<start>"
+    some = column("encoder", "token")[:5].tolist()
+    text = "".join(traced.info.pieces[i] for i in some).replace("▁", " ").strip()
+    assert text.split() == vocabulary.decode(some).split()
+
+
+def test_routing_and_loss_are_those_of_the_model(tiny, trained, traced, column, examples):
+    settings, vocabulary = tiny.load(trained)
+    checkpoint = str(trained / "model.ckpt-6")
+    batches = [
+        {name: ids[i * BATCH : (i + 1) * BATCH] for name, ids in examples.items()}
+        for i in range(3)
+    ]
+    ran = run_model(checkpoint, settings, vocabulary, batches)
+    for layer in SWITCH_LAYERS:
+        sums = sum(result.router_sums[layer] for result in ran)
+        segment = routing_trace.segment_of(layer)
+        expert = column(segment, f"expert/{layer}")[:, 0]
+        np.testing.assert_array_equal(np.bincount(expert, minlength=EXPERTS), sums[6:-EXPERTS])
+        dropped = ~column(segment, f"kept/{layer}")[:, 0]
+        assert dropped.sum() == sums[1]
+        # float32 sums of hundreds of probabilities.
+        np.testing.assert_allclose(column(segment, f"gate/{layer}").sum(), sums[3], rtol=1e-5)
+        assert traced.info.routers[6][layer]["entropy"] == pytest.approx(sums[2] / sums[0])
+    assert traced.info.experts == {ENCODER: EXPERTS, DECODER: EXPERTS}
+    assert traced.info.group_sizes == {ENCODER: 64, DECODER: 64}
+    expected = [-log_likelihoods(r.logits, b["targets"]) for r, b in zip(ran, batches)]
+    targets = np.concatenate([batch["targets"] for batch in batches])
+    # float32 of a sum over 512 logits.
+    np.testing.assert_allclose(
+        column("decoder", "loss"), np.concatenate(expected)[targets > 0], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_checkpoints_differ(traced):
+    before, after = (traced.column(step, "encoder", f"gate/{ENCODER}") for step in (3, 6))
+    assert traced.info.steps == [3, 6]
+    assert traced.info.weights[3] != traced.info.weights[6]
+    assert before.shape == after.shape
+    assert (before != after).any()
+
+
+@pytest.fixture(scope="module")
+def model(tiny: TinyRun, trained: Path) -> Iterator[TracedModel]:
+    """The model at step 6."""
+    from mtf_switch.runs.run import Run
+
+    settings, vocabulary = tiny.load(trained)
+    with open_model(Run(settings, vocabulary, str(trained)), SHAPES) as opened:
+        opened.restore(str(trained / "model.ckpt-6"))
+        yield opened
+
+
+@pytest.mark.parametrize("layer", SWITCH_LAYERS)
+def test_taking_an_expert_away_is_the_same_as_zeroing_its_weights(model, examples, layer):
+    batch = {name: filled_up(ids[:BATCH]) for name, ids in examples.items()}
+    routing = model.trace(batch)
+    expert = 1
+    passes = routing.layers[layer].expert == expert
+    assert 0 < passes.sum() < passes.size
+    ablated = model.compute_loss(batch, layer, passes)
+    nobody = np.zeros_like(passes)
+    np.testing.assert_array_equal(model.compute_loss(batch, layer, nobody), routing.loss)
+
+    graph = model._session.graph
+    (kernel,) = (
+        v
+        for v in graph.get_collection("variables")
+        if v.op.name.startswith(layer) and v.op.name.endswith("/wo/kernel")
+    )
+    with graph.as_default():
+        value = model._session.run(kernel)
+        zeroed = value.copy()
+        zeroed[expert] = 0
+        kernel.load(zeroed, model._session)
+        for hook in model._hooks:
+            hook.after_create_session(model._session, None)
+        expected = model.trace(batch).loss
+        kernel.load(value, model._session)
+        for hook in model._hooks:
+            hook.after_create_session(model._session, None)
+    # The same sums in float32, in another order.
+    np.testing.assert_allclose(ablated, expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(ablated - routing.loss).max() > 1e-4
+
+
+def test_a_trace_is_replaced_only_if_it_is_of_the_same_settings(tiny, trained, traced):
+    folder = Path(traced.folder).parent
+    arguments = ["experts", f"--model_dir={trained}", f"--output_dir={folder}"]
+    outcome = tiny.command(*arguments, "--tokens=900")
+    assert outcome.code == 1
+    assert "has results of other settings: tokens 800, checkpoint_steps '3,6'." in outcome.err
+    file = folder / "trace" / "trace.json"
+    before = file.read_text()
+    file.write_text(before[:100])
+    outcome = tiny.command(*arguments)
+    assert "trace.json cannot be read" in outcome.err
+    file.write_text(json.dumps({**json.loads(before), "format": 0}))
+    assert "its format is 0" in tiny.command(*arguments).err
+    file.write_text(before)
+
+
+def test_only_a_traces_own_files_are_removed(tmp_path):
+    for name in ("trace.json", "notes.txt", "step-3/encoder-000.npz", "step-x/mine.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x")
+    tracing.remove_trace(str(tmp_path))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt", "step-x"]
+    tracing.remove_trace(str(tmp_path / "missing"))
+
+
+def test_a_domain_must_be_a_text_of_the_examples(tiny, trained):
+    settings, _ = tiny.load(trained)
+    with pytest.raises(UserError, match="--domain is 'package', but the examples of task 'tex"):
+        Examples(settings, "validation", "package")
+
+
+def test_a_dense_model_is_refused(tiny, trained):
+    outcome = tiny.command(
+        "experts",
+        f"--model_dir={trained}",
+        "--overwrite",
+        *(
+            f"--gin_param={stack}/transformer.make_layer_stack.layers = "
+            "[@transformer_layers.SelfAttention]"
+            for stack in ("encoder", "decoder")
+        ),
+    )
+    assert "is dense: it has no Switch layer" in outcome.err
