@@ -7,6 +7,7 @@ and become text nodes, never markup. token_browser.html is the page without them
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,8 @@ def _list_examples(
 def _describe(trace: RoutingTrace, step: int) -> str:
     request = trace.info.request
     return (
-        f"{trace.info.model} at step {step}, on {request['task']} ({request['split']}): the "
-        f"first {EXAMPLES} examples. A token has the color of the expert that it chose first. "
-        "A wavy line marks a token that the layer dropped. Colors and numbers mean nothing "
-        "across layers."
+        f"{os.path.basename(trace.info.model)} at step {step}, on {request['task']} "
+        f"({request['split']}): the first {EXAMPLES} examples. A token has the color of the "
+        "expert that it chose first. A wavy line marks a token that the layer dropped. Colors "
+        "and numbers mean nothing across layers."
     )

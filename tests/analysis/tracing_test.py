@@ -16,6 +16,7 @@ from tiny_run import (
     SWITCH_LAYERS,
     TARGETS,
     TinyRun,
+    copy_of,
     filled_up,
     log_likelihoods,
     run_model,
@@ -29,24 +30,40 @@ from mtf_switch.analysis.traced_model import TracedModel, open_model
 from mtf_switch.errors import UserError
 
 DECODER, ENCODER = SWITCH_LAYERS
+TOKENS = 1800
 SHAPES = {"inputs": (BATCH, INPUTS), "targets": (BATCH, TARGETS)}
 
 
 @pytest.fixture(scope="module")
-def traced(tiny: TinyRun, trained: Path, tmp_path_factory) -> RoutingTrace:
-    """The trace of two checkpoints by the command, with files of 100 tokens."""
-    folder = tmp_path_factory.mktemp("traced")
+def folder(tiny: TinyRun, trained: Path, tmp_path_factory) -> Path:
+    """The results of the command for two checkpoints; the trace has files of 100 tokens."""
+    folder = tmp_path_factory.mktemp("experts")
     with mock.patch.object(routing_trace, "TOKENS_PER_FILE", 100):
         outcome = tiny.command(
-            "experts",
-            f"--model_dir={trained}",
-            "--checkpoint_steps=3,6",
-            "--tokens=800",
-            f"--output_dir={folder}",
-            "--trace_only",
+            "experts", *arguments(trained, folder), "--importance_tokens=700"
         )
     assert outcome.code == 0, outcome.err
-    assert str(folder / "trace") in outcome.out
+    for line in (
+        "tokens              ",
+        "enc 0.1      input vocabulary",
+        str(folder / "trace"),
+    ):
+        assert line in outcome.out
+    return folder
+
+
+def arguments(model_dir: Path, folder: Path) -> list[str]:
+    return [
+        f"--model_dir={model_dir}",
+        "--checkpoint_steps=3,6",
+        f"--tokens={TOKENS}",
+        f"--output_dir={folder}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def traced(folder: Path) -> RoutingTrace:
+    """The trace."""
     return RoutingTrace.open(str(folder / "trace"))
 
 
@@ -64,8 +81,12 @@ def examples(tiny: TinyRun, trained: Path) -> dict[str, np.ndarray]:
 
 
 def test_the_tokens_are_those_of_the_split(column, traced, examples):
-    # Whole batches of 8 x 48 positions: the third one reaches 800 tokens.
-    inputs, targets = examples["inputs"][: 3 * BATCH], examples["targets"][: 3 * BATCH]
+    # Whole batches are read until TOKENS are reached.
+    counts = sum(np.count_nonzero(ids, axis=1) for ids in examples.values())
+    rows = BATCH * (
+        1 + np.argmax(np.add.reduceat(counts, range(0, len(counts), BATCH)).cumsum() >= TOKENS)
+    )
+    inputs, targets = examples["inputs"][:rows], examples["targets"][:rows]
     assert traced.info.tokens == {
         "encoder": np.count_nonzero(inputs),
         "decoder": np.count_nonzero(targets),
@@ -100,7 +121,7 @@ def test_routing_and_loss_are_those_of_the_model(tiny, trained, traced, column, 
     checkpoint = str(trained / "model.ckpt-6")
     batches = [
         {name: ids[i * BATCH : (i + 1) * BATCH] for name, ids in examples.items()}
-        for i in range(3)
+        for i in range(column("encoder", "example")[-1] // BATCH + 1)
     ]
     ran = run_model(checkpoint, settings, vocabulary, batches)
     for layer in SWITCH_LAYERS:
@@ -175,20 +196,32 @@ def test_taking_an_expert_away_is_the_same_as_zeroing_its_weights(model, example
     assert np.abs(ablated - routing.loss).max() > 1e-4
 
 
-def test_a_trace_is_replaced_only_if_it_is_of_the_same_settings(tiny, trained, traced):
-    folder = Path(traced.folder).parent
-    arguments = ["experts", f"--model_dir={trained}", f"--output_dir={folder}"]
-    outcome = tiny.command(*arguments, "--tokens=900")
+def test_a_trace_is_replaced_only_if_it_is_of_the_same_settings(tiny, trained, folder):
+    outcome = tiny.command("experts", *arguments(trained, folder), "--tokens=1900")
     assert outcome.code == 1
-    assert "has results of other settings: tokens 800, checkpoint_steps '3,6'." in outcome.err
+    assert f"has results of other settings: tokens {TOKENS}." in outcome.err
     file = folder / "trace" / "trace.json"
     before = file.read_text()
     file.write_text(before[:100])
-    outcome = tiny.command(*arguments)
-    assert "trace.json cannot be read" in outcome.err
+    assert (
+        "trace.json cannot be read" in tiny.command("experts", *arguments(trained, folder)).err
+    )
     file.write_text(json.dumps({**json.loads(before), "format": 0}))
-    assert "its format is 0" in tiny.command(*arguments).err
+    assert "its format is 0" in tiny.command("experts", *arguments(trained, folder)).err
     file.write_text(before)
+
+
+def test_a_trace_of_another_model_is_refused(tiny, trained, folder, tmp_path):
+    other = copy_of(trained, tmp_path / "other")
+    read = [*arguments(other, folder), "--from_trace"]
+    index = other / "model.ckpt-6.index"
+    for step in (3, 6):
+        index = other / f"model.ckpt-{step}.index"
+        index.write_bytes(index.read_bytes()[:-1] + b"x")
+    assert "is of another model: it was made from" in tiny.command("experts", *read).err
+    for path in other.glob("model.ckpt-*"):
+        path.unlink()
+    assert "is of another model" in tiny.command("experts", *read).err
 
 
 def test_only_a_traces_own_files_are_removed(tmp_path):

@@ -1,0 +1,72 @@
+"""The alarm about routers: each sentence once, and none without a reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mtf_switch.runs.router_alarm import WINDOW, RouterAlarm
+
+LAYER = "encoder/block_000/layer_001"
+
+
+def make_sums(load, entropy=1.0, tokens=200.0):
+    """The sums of one step: tokens, dropped, entropy, gate, two losses, load, served."""
+    load = np.array(load) / np.sum(load) * tokens
+    return {
+        LAYER: np.array([tokens, 0, entropy * tokens, 0, 0, 0, *load, *np.zeros(len(load))])
+    }
+
+
+def listen(steps, **sums):
+    alarm = RouterAlarm()
+    return [
+        text for step in range(1, steps + 1) for text in alarm.watch(step, make_sums(**sums))
+    ]
+
+
+def test_a_healthy_router_raises_no_alarm():
+    assert listen(10 * WINDOW, load=[1, 2, 3, 0.01]) == []
+    assert RouterAlarm().watch(1, {}) == []
+
+
+def test_dead_experts_are_named_once():
+    (text,) = listen(3 * WINDOW, load=[1, 0, 1, 0])
+    assert text.startswith(
+        f"Step {WINDOW}, {LAYER}: 2 of 4 experts (1, 3) were the first choice of"
+    )
+    many = listen(WINDOW, load=[1] * 30 + [0] * 10)
+    assert "10 of 40 experts (30, 31, 32, 33, 34, 35, 36, 37, ...)" in many[0]
+
+
+def test_an_expert_with_a_token_in_the_window_is_not_dead():
+    alarm = RouterAlarm()
+    for step in range(1, 5 * WINDOW + 1):
+        alive = step % WINDOW == 50
+        assert alarm.watch(step, make_sums([1, 1, 1, 1 if alive else 0])) == []
+
+
+def test_a_collapsed_router_is_said_instead_of_its_dead_experts():
+    (text,) = listen(3 * WINDOW, load=[0, 0, 19, 1])
+    assert "the router has collapsed: expert 2 was the first choice of 95% of" in text
+    (text,) = listen(WINDOW, load=[0, 0, 17, 3])
+    assert "2 of 4 experts" in text
+
+
+def test_large_logits():
+    (text,) = listen(2 * WINDOW, load=[1, 1], entropy=5e-4)
+    assert "certain of every token" in text
+    assert "5.0e-04 of at most 0.69 nats" in text
+    assert listen(2 * WINDOW, load=[1, 1], entropy=1e-3) == []
+
+
+@pytest.mark.parametrize(("load", "tokens"), [([1, 0], 0.3), ([1], 200)])
+def test_too_few_tokens_or_one_expert_say_nothing(load, tokens):
+    assert listen(2 * WINDOW, load=load, tokens=tokens) == []
+
+
+def test_a_later_fault_is_said_later():
+    alarm, texts = RouterAlarm(), []
+    for step in range(1, 2 * WINDOW + 1):
+        texts += alarm.watch(step, make_sums([1, 1, 1] if step <= WINDOW else [1, 1, 0]))
+    assert [text.split(",")[0] for text in texts] == [f"Step {2 * WINDOW}"]
