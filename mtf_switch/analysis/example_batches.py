@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -50,20 +51,20 @@ class Examples:
     def __post_init__(self):
         cached = data.is_cached(mesh_transformer.mesh_eval_dataset_fn)
         data.check_readable(self.settings.task, self.split, cached)
-        for task, dataset in self._datasets().items():
+        for task, dataset in self._datasets.items():
             _check_column(task, dataset, self.domain)
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Feature -> [B, L], the shape of its ids in a batch."""
-        dataset = next(iter(self._datasets().values()))
+        dataset = next(iter(self._datasets.values()))
         names = utils._filter_features(dataset.element_spec)
         lengths = self.settings.sequence_length
         return {name: (self.settings.batch_size, lengths[name.split("_")[0]]) for name in names}
 
     def batches(self) -> Iterator[ExampleBatch]:
         """Yields all examples of the split."""
-        turns = itertools.zip_longest(*map(self._read, *zip(*self._datasets().items())))
+        turns = itertools.zip_longest(*map(self._read, *zip(*self._datasets.items())))
         examples = (example for turn in turns for example in turn if example is not None)
         shapes = self.shapes
         while chunk := list(itertools.islice(examples, self.settings.batch_size)):
@@ -73,14 +74,13 @@ class Examples:
                     ids[row, : len(example[name])] = example[name]
             yield ExampleBatch(features, [domain for _, domain in chunk])
 
+    @functools.cached_property
     def _datasets(self) -> dict[str, tf.data.Dataset]:
         lengths = self.settings.sequence_length
-        return {
-            found.name: found.dataset_fn(sequence_length=lengths)
-            for found in mesh_transformer.mesh_eval_dataset_fn(
-                self.settings.task, lengths, self.split
-            )
-        }
+        found = mesh_transformer.mesh_eval_dataset_fn(self.settings.task, lengths, self.split)
+        return data.build_quickly(
+            lambda: {one.name: one.dataset_fn(sequence_length=lengths) for one in found}
+        )
 
     def _read(
         self, task: str, dataset: tf.data.Dataset

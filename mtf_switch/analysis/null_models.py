@@ -28,8 +28,8 @@ DRAWS = 200
 GROUPS = 20
 # With fewer examples, a group of the jackknife could be empty.
 MIN_EXAMPLES = 2 * GROUPS
-# With fewer tokens, a permutation of a layer with a few experts has hardly any other outcome.
-MIN_TOKENS = 1000
+# With fewer tokens, the load itself is a matter of chance.
+MIN_TOKENS_PER_EXPERT = 20
 
 Null = Literal["tokens", "within id", "examples", "uniform"]
 # Computes a number from the experts of the tokens (or another label of each), [tokens].
@@ -169,15 +169,16 @@ def jackknife(
     return value - margin, value + margin
 
 
-def check_enough(tokens: int, examples: int, what: str) -> None:
+def check_enough(tokens: int, examples: int, experts: int, what: str) -> None:
     """Checks that there are enough tokens for a null model and an interval.
 
     Raises:
       UserError: If there are not.
     """
-    if tokens < MIN_TOKENS or examples < MIN_EXAMPLES:
+    needed = MIN_TOKENS_PER_EXPERT * experts
+    if tokens < needed or examples < MIN_EXAMPLES:
         raise UserError(
-            f"{what} has {tokens:,} tokens in {examples:,} examples, but a null model and an "
-            f"interval need at least {MIN_TOKENS:,} tokens and {MIN_EXAMPLES} examples: raise "
-            "--tokens, or choose a --split with more examples."
+            f"{what} has {tokens:,} tokens in {examples:,} examples, but with {experts} experts "
+            f"a null model and an interval need at least {needed:,} tokens in {MIN_EXAMPLES} "
+            "examples: raise --tokens, or choose a --split with more examples."
         )

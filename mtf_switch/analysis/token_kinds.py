@@ -14,6 +14,7 @@ import numpy as np
 
 _WORD_START = "\u2581"
 _SENTINEL = re.compile(r"<extra_id_\d+>\Z")
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>\Z")
 _SPECIAL = re.compile(r"<(start|pad|unk|s)>\Z|</s>\Z")
 _FUNCTION_WORDS = (
     "a an the and or but nor so yet of to in on at by for from with as into over under than if "
@@ -39,6 +40,8 @@ def classify(piece: str) -> str:
         return "sentinel"
     if _SPECIAL.match(piece):
         return "special"
+    if _BYTE.match(piece):
+        return "other"
     if not text.strip(f" \t\n{_WORD_START}"):
         return "whitespace"
     if re.fullmatch(r"[\d.,]*\d[\d.,]*", text):

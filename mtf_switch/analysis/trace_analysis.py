@@ -99,7 +99,9 @@ def analyse(
     cases = [(layer, step) for layer in info.experts for step in info.steps]
     for layer, step in tqdm(cases, desc="null models", unit="layer", disable=None):
         tokens = layer_tokens.read(trace, step, layer)
-        null_models.check_enough(len(tokens), tokens.num_examples, f"The trace of {layer}")
+        null_models.check_enough(
+            len(tokens), tokens.num_examples, tokens.num_experts, f"The trace of {layer}"
+        )
         which = measures.MEASURES
         if step != info.steps[-1]:
             which = [m for m in which if m.name in _OF_EARLIER_STEPS]

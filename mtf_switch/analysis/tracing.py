@@ -16,6 +16,7 @@ from mtf_switch.analysis import routing_trace
 from mtf_switch.analysis.example_batches import ExampleBatch, Examples
 from mtf_switch.analysis.routing_trace import SEGMENTS, RoutingTrace, SegmentWriter, TraceInfo
 from mtf_switch.analysis.traced_model import BatchRouting, TracedModel
+from mtf_switch.errors import UserError
 from mtf_switch.layers.router_metrics import RouterMetrics
 from mtf_switch.model_dirs import saved_checkpoints
 from mtf_switch.runs.run import Run
@@ -47,16 +48,23 @@ def write_trace(
       The trace.
 
     Raises:
-      UserError: If a checkpoint cannot be read, or is of another model.
+      UserError: If a checkpoint cannot be read or is of another model, or if the examples are
+        not the same for all.
     """
     steps = {saved_checkpoints.parse_step(path): path for path in checkpoints}
     remove_trace(folder)
     whole_file.make_folder(folder)
-    routers, domains = {}, {}
+    routers, domains, digests = {}, {}, set()
     for step, path in steps.items():
         model.restore(path)
         writers = _write_step(
             model, examples, step, request["tokens"], folder, domains, routers
+        )
+        digests.add("-".join(writer.digest for writer in writers.values()))
+    if len(digests) > 1:
+        raise UserError(
+            f"The examples of {run.settings.task} are others at each reading, so checkpoints "
+            "cannot be compared: give mesh_eval_dataset_fn.seed a number."
         )
     ids = sorted(set.union(*(writer.ids for writer in writers.values())))
     settings = run.settings
@@ -71,7 +79,7 @@ def write_trace(
         group_sizes=model.group_sizes,
         tokens={segment: writer.tokens for segment, writer in writers.items()},
         pieces={token: name_piece(run.feature_vocabulary("targets"), token) for token in ids},
-        digest="-".join(writer.digest for writer in writers.values()),
+        digest=digests.pop(),
         routers=routers,
         tokens_per_file=routing_trace.TOKENS_PER_FILE,
     )

@@ -119,10 +119,10 @@ def _check_combination(options: argparse.Namespace) -> None:
         return
     from mtf_switch.analysis import null_models
 
-    if options.tokens < null_models.MIN_TOKENS:
+    if options.tokens < null_models.MIN_EXAMPLES:
         raise UserError(
-            f"--tokens is {options.tokens}, but a null model needs at least "
-            f"{null_models.MIN_TOKENS:,} tokens: raise it, or pass --trace_only."
+            f"--tokens is {options.tokens}, but the interval of a number needs tokens of at "
+            f"least {null_models.MIN_EXAMPLES} examples: raise it, or pass --trace_only."
         )
 
 

@@ -77,7 +77,7 @@ def _make_run_config(run: Run, devices: Sequence[str]) -> tpu_config.RunConfig:
         cluster=run.cluster,
         model_dir=run.model_dir,
         tf_random_seed=run.settings.seed,
-        session_config=session_config(run.on_tpu, devices),
+        session_config=_session_config(run.on_tpu, devices),
         save_checkpoints_steps=run.settings.save_checkpoints_steps,
         log_step_count_steps=None,
         tpu_config=tpu_config.TPUConfig(
@@ -152,8 +152,7 @@ def assign_devices(size: int) -> list[str]:
     return [f"{'gpu' if gpus else 'cpu'}:{index}" for index in range(size)]
 
 
-def session_config(use_tpu: bool, devices: Sequence[str] = ("",)) -> tf.ConfigProto:
-    """Returns the configuration of a session that runs a graph on these devices."""
+def _session_config(use_tpu: bool, devices: Sequence[str] = ("",)) -> tf.ConfigProto:
     config = tf.ConfigProto(allow_soft_placement=True)
     if devices[0].startswith("cpu"):
         # Estimator ignores logical devices; with soft placement, all would be CPU:0.

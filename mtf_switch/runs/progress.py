@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ from mtf_switch.errors import UserError
 from mtf_switch.layers import router_metrics
 from mtf_switch.model_dirs.train_log import TrainLog
 from mtf_switch.runs import target_loss
+from mtf_switch.runs.router_alarm import RouterAlarm
 from mtf_switch.runs.run import Run
 
 
@@ -36,6 +38,7 @@ class ProgressHook(tf.estimator.SessionRunHook):
         self._loss = loss
         self._run = run
         self._bar: tqdm | None = None
+        self._alarm = RouterAlarm()
 
     def begin(self) -> None:
         self._fetches = {
@@ -70,6 +73,8 @@ class ProgressHook(tf.estimator.SessionRunHook):
         step = self._bar.n + 1
         if not math.isfinite(loss):
             raise LossIsNotFinite(step, loss)
+        for sentence in self._alarm.watch(step, run_values.results["sums"]):
+            tqdm.write(sentence, file=sys.stderr)
         dropped = compute_dropped_fraction(run_values.results["sums"])
         nats = target_loss.nats_per_token(run_values.results["targets"])
         self._log.append(step, seconds, loss, dropped, nats)

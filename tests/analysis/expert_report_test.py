@@ -174,8 +174,8 @@ def test_traces_that_cannot_be_compared(trace, tmp_path):
 
 
 def test_too_few_tokens_for_a_null_model(tmp_path):
-    few = {LAYERS[0]: make_tokens("id").select(np.arange(1200) < 900)}
-    with pytest.raises(UserError, match="has 900 tokens in 45 examples, but a null model"):
+    few = {LAYERS[0]: make_tokens("id").select(np.arange(1200) % 20 == 0)}
+    with pytest.raises(UserError, match="has 60 tokens in 60 examples, but with 4 experts"):
         trace_analysis.analyse(write_trace(tmp_path / "few", {20: few}))
 
 
@@ -192,7 +192,9 @@ def test_similar_rows_become_neighbours():
 
 def test_bad_flags_are_found_without_tensorflow(tiny, trained, tmp_path):
     for arguments, message in {
-        ("--tokens=10",): "--tokens is 10, but a null model needs at least 1,000",
+        (
+            "--tokens=10",
+        ): "--tokens is 10, but the interval of a number needs tokens of at least",
         ("--trace_only", "--from_trace"): "give only one",
         ("--trace_only", "--compare_with=x"): "--compare_with has no effect",
         ("--from_trace",): "holds no trace: there is no trace.json",

@@ -181,6 +181,7 @@ def test_measures_without_a_token_that_counts_are_nan():
         ("▁house", "word"),
         ("ing", "word part"),
         ("x-y", "other"),
+        ("<0x0A>", "other"),
         ("▁été", "word"),
     ],
 )

@@ -168,7 +168,7 @@ def test_typical_labels_against_counts_by_hand():
 
 
 def test_too_few_tokens_or_examples():
-    null_models.check_enough(1000, 40, "It")
-    for tokens, examples in ((999, 40), (1000, 39)):
-        with pytest.raises(UserError, match=r"needs? at least 1,000 tokens and 40 examples"):
-            null_models.check_enough(tokens, examples, "It")
+    null_models.check_enough(80, 40, 4, "It")
+    for tokens, examples in ((79, 40), (80, 39)):
+        with pytest.raises(UserError, match="with 4 experts a null model and an interval need"):
+            null_models.check_enough(tokens, examples, 4, "It")

@@ -9,6 +9,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import seqio
 from tiny_run import (
     BATCH,
     EXPERTS,
@@ -17,10 +18,8 @@ from tiny_run import (
     TARGETS,
     TinyRun,
     copy_of,
-    filled_up,
     log_likelihoods,
     run_model,
-    validation_examples,
 )
 
 from mtf_switch.analysis import routing_trace, tracing
@@ -55,6 +54,7 @@ def folder(tiny: TinyRun, trained: Path, tmp_path_factory) -> Path:
 def arguments(model_dir: Path, folder: Path) -> list[str]:
     return [
         f"--model_dir={model_dir}",
+        "--split=train",
         "--checkpoint_steps=3,6",
         f"--tokens={TOKENS}",
         f"--output_dir={folder}",
@@ -75,9 +75,16 @@ def column(traced: RoutingTrace):
 
 @pytest.fixture(scope="module")
 def examples(tiny: TinyRun, trained: Path) -> dict[str, np.ndarray]:
-    """The validation split, read with seqio."""
+    """The first 80 examples of the training split, read with seqio."""
     settings, _ = tiny.load(trained)
-    return validation_examples(settings)
+    task = seqio.get_mixture_or_task(settings.task)
+    read = task.get_dataset(settings.sequence_length, "train", shuffle=False, seed=0)
+    found = list(read.take(80).as_numpy_iterator())
+    arrays = {name: np.zeros([80, length], np.int32) for name, (_, length) in SHAPES.items()}
+    for name, ids in arrays.items():
+        for row, example in zip(ids, found):
+            row[: len(example[name])] = example[name]
+    return arrays
 
 
 def test_the_tokens_are_those_of_the_split(column, traced, examples):
@@ -165,7 +172,7 @@ def model(tiny: TinyRun, trained: Path) -> Iterator[TracedModel]:
 
 @pytest.mark.parametrize("layer", SWITCH_LAYERS)
 def test_taking_an_expert_away_is_the_same_as_zeroing_its_weights(model, examples, layer):
-    batch = {name: filled_up(ids[:BATCH]) for name, ids in examples.items()}
+    batch = {name: ids[:BATCH] for name, ids in examples.items()}
     routing = model.trace(batch)
     expert = 1
     passes = routing.layers[layer].expert == expert

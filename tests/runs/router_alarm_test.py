@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 
+from mtf_switch.runs.progress import ProgressHook
 from mtf_switch.runs.router_alarm import WINDOW, RouterAlarm
 
 LAYER = "encoder/block_000/layer_001"
@@ -70,3 +73,17 @@ def test_a_later_fault_is_said_later():
     for step in range(1, 2 * WINDOW + 1):
         texts += alarm.watch(step, make_sums([1, 1, 1] if step <= WINDOW else [1, 1, 0]))
     assert [text.split(",")[0] for text in texts] == [f"Step {2 * WINDOW}"]
+
+
+def test_the_progress_bar_of_training_prints_the_alarm(capsys):
+    run = mock.Mock()
+    run.settings.tokens_per_batch = 100
+    hook = ProgressHook(mock.Mock(), run)
+    hook._bar, hook._log, hook._began = mock.MagicMock(n=0), mock.Mock(), 0.0
+    values = {"loss": 1.0, "sums": make_sums([1, 0, 1]), "targets": []}
+    for _ in range(2 * WINDOW):
+        hook.after_run(None, mock.Mock(results=values))
+    assert (
+        capsys.readouterr().err.count("1 of 3 experts (1) were the first choice of no token")
+        == 1
+    )
