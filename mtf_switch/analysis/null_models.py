@@ -178,7 +178,7 @@ def check_enough(tokens: int, examples: int, experts: int, what: str) -> None:
     needed = MIN_TOKENS_PER_EXPERT * experts
     if tokens < needed or examples < MIN_EXAMPLES:
         raise UserError(
-            f"{what} has {tokens:,} tokens in {examples:,} examples, but with {experts} experts "
-            f"a null model and an interval need at least {needed:,} tokens in {MIN_EXAMPLES} "
-            "examples: raise --tokens, or choose a --split with more examples."
+            f"{what} has {tokens:,} tokens in {examples:,} examples, but with {experts} "
+            f"experts a null model and an interval need at least {needed:,} tokens in "
+            f"{MIN_EXAMPLES} examples: raise --tokens, or choose a --split with more examples."
         )
