@@ -23,6 +23,9 @@ from mtf_switch.model_dirs.restoring import CheckShapesHook
 from mtf_switch.runs import estimator
 from mtf_switch.runs.run import Run
 
+# Mesh TF's model types whose stacks read the features of a task as they are.
+MODEL_TYPES = ("bitransformer", "lm")
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerRouting:
@@ -81,6 +84,11 @@ class TracedModel:
           UserError: If the model has no Switch layer, or cannot be built.
         """
         settings = run.settings
+        if settings.model_type not in MODEL_TYPES:
+            raise UserError(
+                f"The model in {run.model_dir} is of the type {settings.model_type!r}, but "
+                f"only models of the types {' and '.join(MODEL_TYPES)} can be traced."
+            )
         mesh_layout.check_has_devices(settings.layout, settings.devices)
         self._devices = estimator.assign_devices(settings.layout.size)
         self._run = run

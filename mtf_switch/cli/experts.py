@@ -209,6 +209,13 @@ def _run_model(options: argparse.Namespace) -> tuple[RoutingTrace, Sequence[Impo
         trace = tracing.write_trace(
             model, run, examples, paths, _make_request(options), _trace_folder(options)
         )
+        traced = sum(trace.info.tokens.values())
+        if traced < options.tokens:
+            print(
+                f"The split {options.split} has {traced:,} tokens for the stacks with Switch "
+                f"layers, fewer than --tokens={options.tokens}. All were read.",
+                file=sys.stderr,
+            )
         if options.trace_only or options.no_importance:
             return trace, []
         batches = (batch.features for batch in examples.batches())

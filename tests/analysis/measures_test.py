@@ -117,6 +117,9 @@ def test_one_expert_for_each_position():
     assert measures.measure_positions(tokens) == pytest.approx(math.log(EXPERTS))
     assert measures.measure_max_violation(tokens) == pytest.approx(0.0)
     assert measures.measure_repetition(tokens) == 0.0
+    # Tokens on both sides of a gap are no neighbours, although they have the same expert.
+    gap = tokens.select(~np.isin(tokens.position, [5, 6, 7]))
+    assert measures.measure_repetition(gap) == 0.0
 
 
 def test_one_expert_for_each_domain():

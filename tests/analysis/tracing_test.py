@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from mtf_switch.analysis.example_batches import Examples
 from mtf_switch.analysis.routing_trace import RoutingTrace
 from mtf_switch.analysis.traced_model import TracedModel, open_model
 from mtf_switch.errors import UserError
+from mtf_switch.runs.run import Run
 
 DECODER, ENCODER = SWITCH_LAYERS
 TOKENS = 1800
@@ -162,8 +164,6 @@ def test_checkpoints_differ(traced):
 @pytest.fixture(scope="module")
 def model(tiny: TinyRun, trained: Path) -> Iterator[TracedModel]:
     """The model at step 6."""
-    from mtf_switch.runs.run import Run
-
     settings, vocabulary = tiny.load(trained)
     with open_model(Run(settings, vocabulary, str(trained)), SHAPES) as opened:
         opened.restore(str(trained / "model.ckpt-6"))
@@ -259,3 +259,67 @@ def test_a_dense_model_is_refused(tiny, trained):
         ),
     )
     assert "is dense: it has no Switch layer" in outcome.err
+
+
+def test_a_model_that_changes_its_features_is_refused(tiny, trained):
+    settings, vocabulary = tiny.load(trained)
+    run = Run(dataclasses.replace(settings, model_type="delimited_lm"), vocabulary, "runs/x")
+    with pytest.raises(UserError, match="is of the type 'delimited_lm', but only models of"):
+        open_model(run, SHAPES).__enter__()
+
+
+@pytest.mark.slow
+def test_a_trace_on_two_devices_is_that_of_one(tiny, trained, traced, tmp_path):
+    outcome = tiny.command(
+        "experts", *arguments(trained, tmp_path), "--devices=2", "--trace_only"
+    )
+    assert outcome.code == 0, outcome.err
+    other = RoutingTrace.open(str(tmp_path / "trace"))
+    assert other.info.digest == traced.info.digest
+    for layer in SWITCH_LAYERS:
+        segment = routing_trace.segment_of(layer)
+        for name in ("expert", "kept"):
+            np.testing.assert_array_equal(
+                other.column(6, segment, f"{name}/{layer}"),
+                traced.column(6, segment, f"{name}/{layer}"),
+            )
+
+
+@pytest.mark.slow
+def test_other_routers_and_switch_attention(tiny, tmp_path):
+    stack = "encoder/transformer.make_layer_stack.layers"
+    outcome = tiny.train(
+        tmp_path / "run",
+        "--steps=1",
+        params={
+            stack: "[@SwitchAttention, @SwitchFFN]",
+            "SwitchFFN.router": "@TopKRouter()",
+            "SwitchAttention.router": "@NoTokenLeftBehindRouter()",
+            "NoTokenLeftBehindRouter.stages": "3",
+            "ExpertCapacity.capacity_factor_eval": "0.5",
+        },
+    )
+    assert outcome.code == 0, outcome.err
+    outcome = tiny.command(
+        "experts", f"--model_dir={tmp_path / 'run'}", "--split=train", "--tokens=2000"
+    )
+    assert outcome.code == 0, outcome.err
+    trace = RoutingTrace.open(str(tmp_path / "run" / "experts" / "trace"))
+    attention = "encoder/block_000/layer_000"
+    choices = {
+        f"{attention}/query": 3,
+        f"{attention}/key_value": 3,
+        "encoder/block_000/layer_001": 2,
+        DECODER: 2,
+    }
+    assert list(trace.info.experts) == list(choices)
+    for layer, number in choices.items():
+        kept = trace.column(1, routing_trace.segment_of(layer), f"kept/{layer}")
+        assert kept.shape[1] == number
+        dropped = trace.info.routers[1][layer]["dropped_fraction"]
+        assert 1 - kept.any(axis=1).mean() == pytest.approx(dropped)
+        # A token visits one of its choices without being left behind, and may visit two of two.
+        assert kept.sum(axis=1).max() == (1 if number == 3 else 2)
+    page = (tmp_path / "run" / "experts" / "experts.md").read_text()
+    assert "drops late in the group" in page
+    assert (tmp_path / "run" / "experts" / "drops.png").exists()

@@ -69,7 +69,7 @@ def write_trace(
             **{n: getattr(any_layer, n) for n in ("token", "target", "example", "position")},
             "domain": any_layer.domain,
             "loss": np.zeros(len(any_layer)),
-            "row": any_layer.example % 2,
+            "row": any_layer.example % 4,
         }
         for layer, tokens in layers.items():
             columns[f"expert/{layer}"] = tokens.expert[:, None]
@@ -83,7 +83,7 @@ def write_trace(
         weights={step: "0" * 64 for step in steps},
         request={"task": "made", "split": "validation", "tokens": 1000},
         domains=[f"domain {number}" for number in range(DOMAINS)],
-        batch_size=2,
+        batch_size=4,
         lengths={"encoder": LENGTH},
         experts=dict.fromkeys(layers, EXPERTS),
         group_sizes=dict.fromkeys(layers, 2 * LENGTH),
