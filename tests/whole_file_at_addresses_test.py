@@ -47,7 +47,7 @@ def test_results_of_a_run_are_where_the_run_is(folder: str, tmp_path: Path) -> N
     Report("eval", "", {"step": 3}, plots={}).write(folder)
     assert "eval.json" in whole_file.list_names(folder)
     step = StepScores(200, {"xsum": 1}, {"xsum": {"rouge2": 5.0}}, {})
-    report = scores_report.make_report("xsum", "validation", None, [step])
+    report = scores_report.make_report("xsum", "validation", None, [step], "model")
     Report(report.name, report.text, report.data).write(
         scores.eval_folder(folder, "validation")
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,33 @@ def _list_inputs(options: argparse.Namespace) -> list[str]:
 def get_output(options: argparse.Namespace, suffix: str = "") -> OutputFile:
     """Returns the file that `--output_file` names, with a suffix at the end of its name."""
     return OutputFile(options.output_file + suffix, options.command, options.overwrite)
+
+
+def write_output(
+    options: argparse.Namespace,
+    suffix: str,
+    lines: Sequence[str],
+    checkpoint: str | None,
+    began: float,
+) -> None:
+    """Writes the file that `--output_file` names, and says so.
+
+    Args:
+      options: The parsed flags.
+      suffix: See `get_output`.
+      lines: The lines.
+      checkpoint: The path of the checkpoint; None for the latest of the model_dir.
+      began: When the command began, by `time.monotonic`.
+    """
+    from mtf_switch.model_dirs import saved_checkpoints
+
+    output = get_output(options, suffix)
+    output.write_lines(lines)
+    path = checkpoint or saved_checkpoints.find_latest(options.model_dir)
+    print(
+        f"wrote {output.path}: {len(lines)} lines, step {saved_checkpoints.parse_step(path)}, "
+        f"{time.monotonic() - began:.1f} seconds"
+    )
 
 
 def print_messages(messages: Sequence[str], suffix: str = "") -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mtf_switch.cli import flags, own_data_flags, train
+from mtf_switch.cli import flags, inspection_flags, own_data_flags, train
 from mtf_switch.config import gin_files, saved_config
 from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import start_checkpoint
@@ -55,7 +55,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_data(parser)
     own_data_flags.add(parser, trains=True)
     flags.add_machine(parser)
-    flags.add_inspection(parser)
+    inspection_flags.add(parser)
     flags.add_check(parser, _check_task)
     flags.add_check(parser, train.check_free)
     flags.add_check(parser, _check_start)
@@ -79,9 +79,12 @@ def _check_start(options: argparse.Namespace) -> None:
 def run_command(options: argparse.Namespace) -> None:
     """Fine-tunes the model of a checkpoint."""
     params = [*flags.training_bindings(options), *own_data_flags.gin_bindings(options)]
+    files = add_recipe(options.gin_file)
+    if _starts_from_given(options) and train.is_finished(options, files, params):
+        return
     run = _continue(options, params) or _start(options, params)
     if options.print_config:
-        print(flags.format_config(options))
+        print(inspection_flags.format_config(options))
     else:
         own_data_flags.print_cuts(options, run)
         train.start_training(run, options)
@@ -106,19 +109,25 @@ def _start(options: argparse.Namespace, params: Sequence[str]) -> Run:
 
 def _continue(options: argparse.Namespace, params: Sequence[str]) -> Run | None:
     """Returns the run in model_dir if it continues although its initial checkpoint is gone."""
-    started_from = saved_config.read_init_checkpoint(options.model_dir)
-    given = options.init_checkpoint.rstrip("/")
-    given = given if "://" in given else os.path.abspath(given)
-    if started_from is None or given not in (started_from, os.path.dirname(started_from)):
+    if not _starts_from_given(options):
         return None
     from mtf_switch.model_dirs import saved_checkpoints
     from mtf_switch.runs import configured_run
 
+    started_from = saved_config.read_init_checkpoint(options.model_dir)
     is_gone = not saved_checkpoints.exists(started_from)
     if not is_gone or not saved_checkpoints.list_paths(options.model_dir):
         return None
     saved_config.load(options.model_dir, add_recipe(options.gin_file), params)
     return configured_run.make_run(options.model_dir, flags.tpu_cluster(options))
+
+
+def _starts_from_given(options: argparse.Namespace) -> bool:
+    """Whether the run in model_dir has started from --init_checkpoint, or from its folder."""
+    started_from = saved_config.read_init_checkpoint(options.model_dir)
+    given = options.init_checkpoint.rstrip("/")
+    given = given if "://" in given else os.path.abspath(given)
+    return started_from is not None and given in (started_from, os.path.dirname(started_from))
 
 
 def add_recipe(files: Sequence[str]) -> list[str]:

@@ -8,13 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mtf_switch import value_rules
-from mtf_switch.config import (
-    gin_config,
-    gin_files,
-    given_bindings,
-    saved_config,
-    value_sources,
-)
+from mtf_switch.config import gin_files, given_bindings, saved_config
 from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import kept_vocabulary
 from tasks import data_folder
@@ -23,18 +17,10 @@ from tasks import data_folder
 Check = Callable[[argparse.Namespace], None]
 
 # Flags that bind one gin parameter each.
-_BINDINGS = {
+BINDINGS = {
     "task": "MIXTURE_NAME",
     "data_dir": "tfds_data.data_dir",
     "vocabulary": "task_vocabulary.source",
-}
-# Bindings that functions below make from flags -> the flag.
-_OTHER_BINDINGS = {
-    "utils.run.train_steps": "--steps",
-    "run_config.seed.value": "--seed",
-    "devices.value": "--devices",
-    "text_files.files": "--corpus",
-    "utils.run.init_checkpoint": "--init_checkpoint",
 }
 # Corpora whose vocabularies --vocabulary accepts by name.
 _VOCABULARY_NAMES = ("embedded_text", "text_files")
@@ -99,58 +85,28 @@ def _check_gin(options: argparse.Namespace) -> None:
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
-    """Adds `--steps`, `--seed` and `--new_text`."""
+    """Adds `--steps`, `--seed`, `--eval_every`, `--keep_best` and `--new_text`."""
     parser.add_argument("--steps", type=positive_integer, help="train up to this step")
     parser.add_argument(
         "--seed", type=int, help="seed of the data order, the initial weights and all noise"
+    )
+    parser.add_argument(
+        "--eval_every",
+        type=positive_integer,
+        metavar="N",
+        help="measure the validation loss every N steps (default: run_config.eval_every_steps)",
+    )
+    parser.add_argument(
+        "--keep_best",
+        action="store_true",
+        help="keep the checkpoint with the lowest validation loss in the folder best/ of the "
+        "model_dir, which predict and eval accept",
     )
     parser.add_argument(
         "--new_text",
         action="store_true",
         help="continue although the text of the run has changed since it started",
     )
-
-
-def add_inspection(parser: argparse.ArgumentParser) -> None:
-    """Adds `--print_config` and `--dry_run`, which train nothing."""
-    group = parser.add_argument_group(
-        "look before you train; nothing is written to --model_dir"
-    )
-    group.add_argument(
-        "--print_config",
-        action="store_true",
-        help="print every value of the configuration and where it comes from, and exit",
-    )
-    group.add_argument(
-        "--dry_run",
-        action="store_true",
-        help="do everything up to training, measure a few steps, and exit: shapes, parameters, "
-        "memory, time",
-    )
-    add_check(parser, _check_inspection)
-
-
-def _check_inspection(options: argparse.Namespace) -> None:
-    if options.print_config and options.dry_run:
-        raise UserError("Give only one of --print_config and --dry_run.")
-    if options.dry_run and options.tpu:
-        raise UserError(
-            "--dry_run measures this machine, not a TPU. The command plan computes memory and "
-            "time for a TPU."
-        )
-
-
-def is_inspection(options: argparse.Namespace) -> bool:
-    """Whether the command only looks at a run, and trains nothing."""
-    return options.print_config or options.dry_run
-
-
-def format_config(options: argparse.Namespace) -> str:
-    """Formats the parsed configuration, with the source of each value."""
-    names = {name: f"--{flag}" for flag, name in _BINDINGS.items()} | _OTHER_BINDINGS
-    if getattr(options, "corpus", None) is not None:
-        names["MIXTURE_NAME"] = "--corpus"
-    return value_sources.format_config(gin_config.to_text(), options.gin_param, names)
 
 
 def add_data(parser: argparse.ArgumentParser, makes_data_dir: bool = False) -> None:
@@ -290,7 +246,7 @@ def gin_bindings(options: argparse.Namespace) -> list[str]:
     """Returns the gin bindings of the shared flags that a command has."""
     params = [
         f"{name} = {value!r}"
-        for flag, name in _BINDINGS.items()
+        for flag, name in BINDINGS.items()
         if (value := getattr(options, flag, None)) is not None
     ]
     return [*options.gin_param, *params, *_device_bindings(options)]
@@ -303,6 +259,10 @@ def training_bindings(options: argparse.Namespace) -> list[str]:
         params.append(f"utils.run.train_steps = {options.steps}")
     if options.seed is not None:
         params.append(f"run_config.seed.value = {options.seed}")
+    if options.eval_every is not None:
+        params.append(f"run_config.eval_every_steps.value = {options.eval_every}")
+    if options.keep_best:
+        params.append("run_config.keep_best.value = True")
     return params
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 
 from mtf_switch.cli import (
     capacity_flag,
@@ -42,6 +43,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run_command(options: argparse.Namespace) -> None:
     """Decodes a target for each line of the input file."""
+    began = time.monotonic()
     params = [*flags.gin_bindings(options), *decoding_flags.gin_bindings(options)]
     saved_config.load(options.model_dir, options.gin_file, params)
     from mtf_switch.runs import configured_run, prediction
@@ -52,7 +54,7 @@ def run_command(options: argparse.Namespace) -> None:
     capacity = capacity_flag.make_capacity(options)
     for checkpoint, suffix in checkpoint_flag.iterate(options):
         results = prediction.decode_lines(run, inputs.ids, capacity, checkpoint)
-        file_flags.get_output(options, suffix).write_lines(results.values)
+        file_flags.write_output(options, suffix, results.values, checkpoint, began)
         messages = [results.describe_drops()]
         if options.max_length is None:
             messages.append(results.describe_unfinished())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 
 from mtf_switch.cli import capacity_flag, checkpoint_flag, file_flags, flags, own_texts
 from mtf_switch.config import saved_config
@@ -49,6 +50,7 @@ def _check_same_number(options: argparse.Namespace) -> None:
 
 def run_command(options: argparse.Namespace) -> None:
     """Scores each line of the target file given the same line of the input file."""
+    began = time.monotonic()
     saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
     from mtf_switch.lines import encoded_lines
     from mtf_switch.runs import configured_run, prediction
@@ -65,7 +67,7 @@ def run_command(options: argparse.Namespace) -> None:
     for checkpoint, suffix in checkpoint_flag.iterate(options):
         results = prediction.score_lines(run, **ids, inference=capacity, checkpoint=checkpoint)
         values = [f"{score:.6f}" for score in results.values]
-        file_flags.get_output(options, suffix).write_lines(values)
+        file_flags.write_output(options, suffix, values, checkpoint, began)
         file_flags.print_messages([results.describe_drops()], suffix)
     for lines in encoded.values():
         file_flags.print_messages([lines.unknown, lines.describe_cuts()])

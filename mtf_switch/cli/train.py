@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mtf_switch.cli import flags
-from mtf_switch.config import bound_settings, gin_config, saved_config
+from mtf_switch.cli import finished, flags, inspection_flags
+from mtf_switch.config import bound_settings, gin_config, given_bindings, saved_config
 from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import run_lock
 from tasks import text_files
@@ -44,7 +45,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_training(parser)
     flags.add_data(parser)
     flags.add_machine(parser)
-    flags.add_inspection(parser)
+    inspection_flags.add(parser)
     flags.add_check(parser, _check_text)
     flags.add_check(parser, check_free)
     return parser
@@ -52,7 +53,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def check_free(options: argparse.Namespace) -> None:
     """Checks that no other process trains in the model_dir."""
-    if not flags.is_inspection(options):
+    if not inspection_flags.is_given(options):
         run_lock.check_free(options.model_dir)
 
 
@@ -73,6 +74,8 @@ def run_command(options: argparse.Namespace) -> None:
     if options.corpus is not None:
         corpus = [f"text_files.files = {options.corpus!r}", "MIXTURE_NAME = 'text_files'"]
     params = corpus + flags.training_bindings(options)
+    if is_finished(options, options.gin_file, params):
+        return
     if options.gin_file:
         gin_config.parse(options.gin_file, params)
     elif os.path.isfile(os.path.join(options.model_dir, "config.gin")):
@@ -84,7 +87,7 @@ def run_command(options: argparse.Namespace) -> None:
         )
     if options.print_config:
         bound_settings.read_settings()  # checks the values
-        print(flags.format_config(options))
+        print(inspection_flags.format_config(options))
         return
     from mtf_switch.model_dirs import initial_weights, saved_checkpoints
     from mtf_switch.runs import configured_run
@@ -98,6 +101,25 @@ def run_command(options: argparse.Namespace) -> None:
     run = configured_run.make_run(options.model_dir, cluster, settings=settings)
     _print_corpus(run)
     start_training(run, options)
+
+
+def is_finished(
+    options: argparse.Namespace, files: Sequence[str], params: Sequence[str]
+) -> bool:
+    """Says that nothing is left to do if all steps are made. This needs no TensorFlow."""
+    if inspection_flags.is_given(options) or options.new_text:
+        return False
+    step = finished.find_last_step(options.model_dir, given_bindings.read(files, params))
+    if step is not None:
+        _print_step(
+            options.model_dir, step, f"All its steps are done; --steps={2 * step} adds more. "
+        )
+    return step is not None
+
+
+def _print_step(model_dir: str, step: int, remark: str = "") -> None:
+    following = f"Next: run_switch.py eval --model_dir={model_dir}"
+    print(f"{model_dir} is at step {step}. {remark}{following}")
 
 
 def _print_corpus(run: Run) -> None:
@@ -131,7 +153,4 @@ def start_training(run: Run, options: argparse.Namespace) -> None:
     from mtf_switch.runs import training
 
     step = training.train(run, options.new_text)
-    print(
-        f"{run.model_dir} is at step {step}. Next: run_switch.py eval "
-        f"--model_dir={run.model_dir}"
-    )
+    _print_step(run.model_dir, step)

@@ -28,6 +28,23 @@ def devices(value: int | None = None) -> int | None:
     return value
 
 
+@gin.configurable(module="mtf_switch.run_config")
+def eval_every_steps(value: int = 0, batches: int = 20) -> tuple[int, int]:
+    """How often a run that trains measures its validation loss.
+
+    Args:
+      value: Steps between two measurements; 0 for none. A run on a TPU needs 0.
+      batches: Number of batches of the validation split that are read each time.
+    """
+    return value, batches
+
+
+@gin.configurable(module="mtf_switch.run_config")
+def keep_best(value: bool = False) -> bool:
+    """Whether a run keeps the checkpoint with the lowest validation loss."""
+    return value
+
+
 # Training writes it into config.gin, and model_dirs/kept_vocabulary.py reads it there.
 @gin.configurable(module="mtf_switch.run_config")
 def run_vocabulary(
@@ -94,7 +111,19 @@ def read_settings() -> RunSettings:
         skip_seen_data=values["skip_seen_data"],
         seed=seed(),
         devices=devices(),
+        eval_every_steps=eval_every_steps()[0],
+        eval_batches=eval_every_steps()[1],
+        keep_best=_read_keep_best(),
     )
+
+
+def _read_keep_best() -> bool:
+    if keep_best() and not eval_every_steps()[0]:
+        raise UserError(
+            "keep_best keeps the checkpoint with the lowest validation loss, but no validation "
+            "loss is measured: add --eval_every=100, for example."
+        )
+    return keep_best()
 
 
 def _read_run_parameters() -> dict[str, Any]:

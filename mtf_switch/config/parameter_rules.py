@@ -145,6 +145,8 @@ declare(
 declare("seed", value=any_whole())
 # A machine has few devices, and each part of its processor takes memory.
 declare("devices", value=value_rules.whole(1, 1024).or_none())
+declare("eval_every_steps", value=value_rules.whole(0), batches=_SIZE)
+declare("keep_best", value=boolean())
 declare("mesh", data=_SIZE, model=_SIZE)
 declare(
     "run_vocabulary",

@@ -33,6 +33,9 @@ class RunSettings:
         reads the data in a different order, which depends on the step at which it starts.
       seed: Seed of data, weights and noise.
       devices: Devices of this machine that form the mesh; None if --devices is not given.
+      eval_every_steps: Steps between measurements of the validation loss; 0 for none.
+      eval_batches: Number of batches of a measurement.
+      keep_best: Whether the checkpoint with the lowest validation loss is kept.
     """
 
     model_type: str
@@ -53,11 +56,19 @@ class RunSettings:
     skip_seen_data: bool
     seed: int
     devices: int | None = None
+    eval_every_steps: int = 0
+    eval_batches: int = 20
+    keep_best: bool = False
 
     @property
     def layout(self) -> MeshLayout:
         """Mesh shape and layout rules as the project's own data."""
         return MeshLayout.parse(self.mesh_shape, self.layout_rules)
+
+    @property
+    def summary_steps(self) -> int:
+        """Steps between two points of TensorBoard's curves, which have 100 points or more."""
+        return max(1, min(100, self.train_steps // 100))
 
     @property
     def tokens_per_batch(self) -> int:

@@ -24,6 +24,8 @@ MAY_CHANGE = (
     "mesh.data",
     "mesh.model",
     "devices.value",
+    "eval_every_steps",
+    "keep_best",
     "tfds_data.data_dir",
     "Bitransformer.decode",
     "mesh_eval_dataset_fn",

@@ -137,6 +137,7 @@ def draw_scores(figure: Figure, model_scores: ModelScores) -> None:
                 [step.step for step in steps], values, marker="o", label=model.name, **style
             )
         axis.set_title(title)
-        axis.set_xlabel("steps of fine-tuning")
+        axis.set_xlabel("step of fine-tuning")
+        axis.set_ylabel("score (% of the best possible)")
         axis.grid(alpha=0.3)
     axes[0].legend()

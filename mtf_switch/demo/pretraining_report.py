@@ -116,8 +116,8 @@ def draw_results(figure: Figure, dense: PretrainingResult, sparse: PretrainingRe
     """Draws quality against steps and seconds, expert load, and dropped tokens."""
     figure.set_size_inches(11, 8)
     axes = figure.subplots(2, 2)
-    _draw_quality(axes[0, 0], dense, sparse, "step", "steps")
-    _draw_quality(axes[0, 1], dense, sparse, "seconds", "seconds of training")
+    _draw_quality(axes[0, 0], dense, sparse, "step", "training steps")
+    _draw_quality(axes[0, 1], dense, sparse, "seconds", "training time (seconds)")
     _draw_load(figure, axes[1, 0], sparse)
     _draw_dropped(axes[1, 1], sparse)
 
@@ -134,7 +134,7 @@ def _draw_quality(
             label=result.name,
         )
     axis.set_xlabel(label)
-    axis.set_ylabel("neg. log perplexity (nats)")
+    axis.set_ylabel("neg. log perplexity (nats per target token)")
     axis.set_title(f"Quality against {label}")
     axis.grid(alpha=0.3)
     axis.legend()
@@ -150,7 +150,8 @@ def _draw_load(figure: Figure, axis: Axes, sparse: PretrainingResult) -> None:
     )
     axis.set_xticks(range(experts))
     axis.set_xlabel("expert")
-    axis.set_title("Expert load, last evaluation")
+    axis.set_ylabel("layer")
+    axis.set_title(f"Expert load of {sparse.name}, last evaluation")
     figure.colorbar(image, ax=axis, label="times the even share")
 
 
@@ -158,7 +159,7 @@ def _draw_dropped(axis: Axes, sparse: PretrainingResult) -> None:
     steps = np.arange(1, len(sparse.dropped) + 1)
     axis.plot(steps, 100 * np.array(sparse.dropped), color=_SPARSE_COLOR, linewidth=0.8)
     axis.set_ylim(bottom=0)
-    axis.set_xlabel("steps")
+    axis.set_xlabel("training step")
     axis.set_ylabel("dropped tokens (%)")
-    axis.set_title("Tokens over capacity, in training")
+    axis.set_title(f"Tokens over capacity of {sparse.name}, in training")
     axis.grid(alpha=0.3)

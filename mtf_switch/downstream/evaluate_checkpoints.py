@@ -14,6 +14,7 @@ If only the first N examples of each task are read, the names are NAME-firstN.js
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from tqdm import tqdm
@@ -79,7 +80,8 @@ def score_checkpoints(
         bar = tqdm(decoded, f"step {step}", total, unit="example", leave=False, disable=None)
         by_step[step] = _score_answers(model_dir, split, step, limit, sets, list(bar))
         in_order = [by_step[key] for key in sorted(by_step)]
-        report = scores_report.make_report(settings.task, split, limit, in_order)
+        name = os.path.basename(os.path.abspath(model_dir))
+        report = scores_report.make_report(settings.task, split, limit, in_order, name)
         report.write(scores.eval_folder(model_dir, split))
         if follow:
             tqdm.write(scores_report.format_line(by_step[step]))

@@ -10,11 +10,15 @@ from mtf_switch.downstream.scores import StepScores
 from mtf_switch.report import Report
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+# The label of an axis. All metrics are from 0 to 100, or -100 to 100.
+_SCORE = "score (points out of 100)"
 
 
 def make_report(
-    task: str, split: str, limit: int | None, steps: Sequence[StepScores]
+    task: str, split: str, limit: int | None, steps: Sequence[StepScores], model: str
 ) -> Report:
     """Makes the report on a task; its files belong into `scores.eval_folder`.
 
@@ -23,14 +27,16 @@ def make_report(
       split: Split on which the checkpoints were scored.
       limit: The maximum number of examples per task that were read, or None.
       steps: Scores of at least one checkpoint, in the order of their steps.
+      model: The name of the model, for the title of the plot.
     """
+    title = f"{model}: {task} ({split})"
     name = scores.scores_name(task, limit)
     return Report(
         name=name,
         text=format_table(split, steps),
         data=scores.to_data(task, split, limit, steps),
         documents={f"{name}.csv": format_csv(steps)},
-        plots={f"{name}.png": lambda figure: draw_scores(figure, f"{task} ({split})", steps)},
+        plots={f"{name}.png": lambda figure: draw_scores(figure, title, steps)},
     )
 
 
@@ -84,9 +90,14 @@ def format_csv(steps: Sequence[StepScores]) -> str:
 
 
 def draw_scores(figure: Figure, title: str, steps: Sequence[StepScores]) -> None:
-    """Draws each metric against steps; averages are thick lines."""
+    """Draws each metric against steps; averages are thick lines. One step gives bars."""
     figure.set_size_inches(9, 5)
     axis = figure.subplots()
+    axis.set_title(title)
+    axis.grid(alpha=0.3)
+    if len(steps) == 1:
+        _draw_bars(axis, steps[0])
+        return
     for metric in steps[-1].metrics:
         scored = [step for step in steps if step.get_value(metric) is not None]
         axis.plot(
@@ -96,8 +107,15 @@ def draw_scores(figure: Figure, title: str, steps: Sequence[StepScores]) -> None
             linewidth=1.2 if metric.task else 3,
             label=metric.label,
         )
-    axis.set_xlabel("steps of fine-tuning")
-    axis.set_ylabel("metric")
-    axis.set_title(title)
-    axis.grid(alpha=0.3)
+    axis.set_xlabel("training step")
+    axis.set_ylabel(_SCORE)
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _draw_bars(axis: Axes, step: StepScores) -> None:
+    metrics = [m for m in step.metrics if step.get_value(m) is not None][::-1]
+    bars = axis.barh([m.label for m in metrics], [step.get_value(m) for m in metrics])
+    axis.bar_label(bars, fmt="%.1f", padding=3)
+    axis.margins(x=0.1)
+    axis.set_axisbelow(True)
+    axis.set_xlabel(f"{_SCORE} at step {step.step}")

@@ -21,7 +21,7 @@ from mtf_switch.upstream import microbatches
 _COLLECTION = "mtf_switch_router_sums"
 _VECTOR = "router_sums"
 # The scalars that follow the number of tokens in the vector of sums, in this order.
-_MEANS = ("dropped_fraction", "entropy", "gate", "aux_loss", "z_loss")
+MEANS = ("dropped_fraction", "entropy", "gate", "aux_loss", "z_loss")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +56,8 @@ class RouterMetrics:
         """Divides the sums of `compute_router_sums`, [6 + 2 E] float32, by the tokens."""
         tokens = float(sums[0])
         means = np.asarray(sums[1:], np.float64) / max(tokens, 1.0)
-        scalars = dict(zip(_MEANS, means.tolist()))
-        load, served = np.split(means[len(_MEANS) :], 2)
+        scalars = dict(zip(MEANS, means.tolist()))
+        load, served = np.split(means[len(MEANS) :], 2)
         return cls(tokens=tokens, **scalars, expert_load=load, served=served)
 
 
@@ -65,12 +65,19 @@ def compute_means(sums: tf.Tensor) -> dict[str, tf.Tensor]:
     """Divides a layer's sums [6 + 2 E] by its number of tokens, for TensorBoard.
 
     Returns:
-      The fields of RouterMetrics except `tokens`, by name: scalars, and two vectors [E].
+      Scalars by name: fields of RouterMetrics, and the largest and the smallest load of an
+      expert as multiples of the even share 1 / E. Also "expert_load", a vector [E].
     """
     means = sums[1:] / tf.maximum(sums[0], 1.0)
-    load, served = tf.split(means[len(_MEANS) :], 2)
-    scalars = dict(zip(_MEANS, tf.unstack(means[: len(_MEANS)])))
-    return {**scalars, "expert_load": load, "served": served}
+    load, _ = tf.split(means[len(MEANS) :], 2)
+    scalars = dict(zip(MEANS, tf.unstack(means[: len(MEANS)])))
+    experts = tf.cast(tf.shape(load)[0], tf.float32)
+    return {
+        **scalars,
+        "load_max_over_even": tf.reduce_max(load) * experts,
+        "load_min_over_even": tf.reduce_min(load) * experts,
+        "expert_load": load,
+    }
 
 
 def count_tokens(sums: tf.Tensor) -> tf.Tensor:

@@ -16,15 +16,15 @@ from typing import IO
 
 from mtf_switch import whole_file
 
-COLUMNS = ("step", "seconds", "loss", "dropped_fraction", "nats_per_token")
+COLUMNS = ("step", "seconds", "loss", "dropped_fraction", "nats_per_token", "validation")
 
 _FILE = "train_log.csv"
 _DAMAGED_FILE = "train_log.damaged.csv"
 # How csv.writer ends a line.
 _LINE_END = "\r\n"
 _HEADER = ",".join(COLUMNS)
-# Earlier versions had no nats_per_token.
-_HEADERS = (_HEADER.encode(), ",".join(COLUMNS[:4]).encode())
+# Earlier versions had fewer columns.
+_HEADERS = tuple(",".join(COLUMNS[:count]).encode() for count in (6, 5, 4))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,8 @@ class LoggedStep:
         without Switch layers.
       nats_per_token: The cross-entropy of the step's real target tokens, as on the progress
         bar; None in rows of earlier versions, which lack this column.
+      validation: The cross-entropy of the validation examples, in nats per target token; None
+        for steps after which it was not measured.
     """
 
     step: int
@@ -48,6 +50,7 @@ class LoggedStep:
     loss: float
     dropped_fraction: float | None
     nats_per_token: float | None = None
+    validation: float | None = None
 
 
 def read(model_dir: str) -> list[LoggedStep]:
@@ -83,10 +86,11 @@ class TrainLog:
         loss: float,
         dropped: float | None,
         nats_per_token: float | None = None,
+        validation: float | None = None,
     ) -> None:
         """Adds a step that took `seconds`; the other values are those of `LoggedStep`."""
         self.seconds += seconds
-        numbers = (loss, dropped, nats_per_token)
+        numbers = (loss, dropped, nats_per_token, validation)
         texts = ["" if number is None else f"{number:.5f}" for number in numbers]
         if self._file is not None:
             self._writer.writerow((step, f"{self.seconds:.4f}", *texts))
@@ -138,10 +142,11 @@ def _parse(row: bytes) -> LoggedStep | None:
     if not row.endswith(b"\n"):
         return None
     try:
-        step, seconds, loss, dropped, *nats = row.decode().strip().split(",")
-        (nats_text,) = nats or [""]
+        step, seconds, loss, dropped, *others = row.decode().strip().split(",")
+        if len(others) > len(COLUMNS) - 4:
+            return None
         numbers = [float(seconds), float(loss)]
-        numbers += [float(text) if text else None for text in (dropped, nats_text)]
+        numbers += [float(text) if text else None for text in (dropped, *others)]
         logged = LoggedStep(int(step), *numbers)
     except ValueError:
         return None

@@ -23,18 +23,20 @@ if TYPE_CHECKING:
 
 # Names of the files, without their extensions.
 _PLAN, _COMPARISON = "plan", "compare"
-# Part of a step -> (attribute of StepEstimate, color in the plot).
+# Part of a step -> (attribute of StepEstimate, color in the plot). A color has one meaning in
+# all three panels: memory uses those of a map from yellow to blue.
 _TIMES = {
-    "compute": ("compute_seconds", "tab:blue"),
-    "all-to-all": ("all_to_all_seconds", "tab:orange"),
-    "all-reduce": ("all_reduce_seconds", "tab:green"),
+    "compute": ("compute_seconds", "0.35"),
+    "all-to-all": ("all_to_all_seconds", "tab:red"),
+    "all-reduce": ("all_reduce_seconds", "tab:pink"),
 }
 # Kind of collective -> (label, color) in the plot.
 _WIRES: Mapping[CollectiveKind, tuple[str, str]] = {
-    ALL_TO_ALL: ("all-to-all", "tab:orange"),
-    ALL_REDUCE: ("all-reduce", "tab:green"),
-    PERMUTE: ("permute", "tab:red"),
+    ALL_TO_ALL: ("all-to-all", "tab:red"),
+    ALL_REDUCE: ("all-reduce", "tab:pink"),
+    PERMUTE: ("permute", "tab:brown"),
 }
+_MEMORY_COLORS = "viridis"
 # The text shows this many rows of collectives; the JSON file has all of them.
 _MAX_COLLECTIVES = 12
 
@@ -250,7 +252,11 @@ def draw_plans(figure: Figure, plans: Mapping[str, Plan]) -> None:
       figure: An empty figure.
       plans: The label of each bar and its plan.
     """
-    figure.set_size_inches(14, 1.6 + 0.45 * len(plans))
+    from matplotlib import colormaps
+
+    # The titles and the legends need 2.4 inches.
+    figure.set_size_inches(14, 2.4 + 0.45 * len(plans))
+    colors = colormaps[_MEMORY_COLORS].resampled(len(MEMORY_GROUPS)).colors
     memory, wires, times = figure.subplots(1, 3, sharey=True)
     names = list(plans)[::-1]
     rows = [plans[name] for name in names]
@@ -258,7 +264,7 @@ def draw_plans(figure: Figure, plans: Mapping[str, Plan]) -> None:
         memory,
         names,
         {
-            group: ([plan.memory[group] / 2**30 for plan in rows], f"C{index}")
+            group: ([plan.memory[group] / 2**30 for plan in rows], tuple(colors[index]))
             for index, group in enumerate(MEMORY_GROUPS)
         },
     )
@@ -269,11 +275,11 @@ def draw_plans(figure: Figure, plans: Mapping[str, Plan]) -> None:
         wires,
         names,
         {
-            label: ([_sum_wire_bytes(plan, kind) / 2**20 for plan in rows], color)
+            label: ([_sum_wire_bytes(plan, kind) / 2**30 for plan in rows], color)
             for kind, (label, color) in _WIRES.items()
         },
     )
-    wires.set_xlabel("MiB that a core sends per step")
+    wires.set_xlabel("GiB that a core sends per step")
     _draw_bars(
         times,
         names,
@@ -283,8 +289,25 @@ def draw_plans(figure: Figure, plans: Mapping[str, Plan]) -> None:
         },
     )
     times.set_xlabel("estimated ms per step")
+    figure.suptitle(_describe_plans(list(plans.values())))
     for axes in (memory, wires, times):
         axes.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5)
+
+
+def _describe_plans(plans: Sequence[Plan]) -> str:
+    """Describes the model, the batch and the hardware of plans, for a title."""
+    parameters = _format_range([sum(plan.parameters.values()) for plan in plans])
+    tokens = _format_range([plan.batch_tokens for plan in plans])
+    cores = _format_range([plan.layout.size for plan in plans])
+    return (
+        f"{parameters} parameters, {tokens} input tokens per step, {cores} cores of "
+        f"{plans[0].estimate.hardware}"
+    )
+
+
+def _format_range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _sum_wire_bytes(plan: Plan, kind: CollectiveKind) -> float:

@@ -20,22 +20,32 @@ from mtf_switch.layers import initialization, router_metrics
 from mtf_switch.layers.capacity import InferenceCapacity
 from mtf_switch.model import switch_transformer
 from mtf_switch.model_dirs import initial_weights, restoring, saved_checkpoints
-from mtf_switch.runs import example_count, router_summaries, target_loss, task_sums
+from mtf_switch.runs import (
+    example_count,
+    gradient_norm,
+    router_summaries,
+    target_loss,
+    task_sums,
+)
 from mtf_switch.runs.run import Run
 
 # A feature of prediction, [B] int32: the number of the batch.
 BATCH_NUMBER = "batch_number"
 
 
-def _make_no_hooks(loss: tf.Tensor) -> list:
-    del loss
+# Makes hooks from the loss, and from the operations that bring the master variables up to date.
+MakeHooks = Callable[[tf.Tensor, list[tf.Operation]], list]
+
+
+def _make_no_hooks(loss: tf.Tensor, copies: list[tf.Operation]) -> list:
+    del loss, copies
     return []
 
 
 def build(
     run: Run,
     score: bool = False,
-    make_hooks: Callable[[tf.Tensor], list] = _make_no_hooks,
+    make_hooks: MakeHooks = _make_no_hooks,
     inference: InferenceCapacity | None = None,
 ) -> tpu_estimator.TPUEstimator:
     """Builds the estimator of a run.
@@ -43,8 +53,8 @@ def build(
     Args:
       run: The run, made from the parsed gin configuration.
       score: Whether `predict` scores targets instead of decoding.
-      make_hooks: Makes the hooks of a training run from its loss. They come before the
-        checkpoint saver, so a hook that raises keeps a bad step from being saved.
+      make_hooks: Makes the hooks of a training run from its loss; see MakeHooks. They come
+        before the checkpoint saver, so a hook that raises keeps a bad step from being saved.
       inference: The experts' capacity while the model predicts or scores lines of text; None
         for that of evaluation.
 
@@ -80,6 +90,7 @@ def _make_run_config(run: Run, devices: Sequence[str]) -> tpu_config.RunConfig:
         session_config=_session_config(run.on_tpu, devices),
         save_checkpoints_steps=run.settings.save_checkpoints_steps,
         log_step_count_steps=None,
+        save_summary_steps=run.settings.summary_steps,
         tpu_config=tpu_config.TPUConfig(
             iterations_per_loop=run.settings.iterations_per_loop,
             num_cores_per_replica=1,
@@ -94,7 +105,7 @@ def make_model_fn(
     devices: Sequence[str],
     use_tpu: bool,
     score: bool = False,
-    make_hooks: Callable[[tf.Tensor], list] = _make_no_hooks,
+    make_hooks: MakeHooks = _make_no_hooks,
 ) -> Callable:
     """Makes the function that TPUEstimator calls to build a graph.
 
@@ -110,8 +121,10 @@ def make_model_fn(
       A function of (features, labels, mode, params).
     """
     settings = run.settings
+    optimizer = settings.optimizer
     if not use_tpu:
         target_loss.record(transformer_model)
+        optimizer = gradient_norm.record(optimizer)
     upstream_model_fn = utils.tpu_estimator_model_fn(
         model_type=settings.model_type,
         transformer_model=transformer_model,
@@ -127,7 +140,7 @@ def make_model_fn(
         learning_rate_schedule=settings.learning_rate_schedule,
         keep_checkpoint_max=settings.keep_checkpoint_max,
         save_checkpoints_steps=settings.save_checkpoints_steps,
-        optimizer=settings.optimizer,
+        optimizer=optimizer,
         variable_filter=settings.variable_filter,
         score_in_predict_mode=score,
     )
@@ -167,7 +180,7 @@ def _session_config(use_tpu: bool, devices: Sequence[str] = ("",)) -> tf.ConfigP
 def _model_fn(
     upstream_model_fn: Callable,
     run: Run,
-    make_hooks: Callable[[tf.Tensor], list],
+    make_hooks: MakeHooks,
     features: dict[str, tf.Tensor],
     labels: Any,
     mode: str,
@@ -205,9 +218,22 @@ def _model_fn(
             hooks = _without_gin_saver(spec.training_hooks)
             return _replace_fields(spec, host_call=host_call, training_hooks=hooks)
         router_summaries.add_summaries(sums)
-        hooks = (*make_hooks(spec.loss), *_without_gin_saver(spec.training_chief_hooks))
+        gradient_norm.add_summary(tf.get_default_graph())
+        kept = _without_gin_saver(spec.training_chief_hooks)
+        hooks = (*make_hooks(spec.loss, _find_copies(kept)), *kept)
         return _replace_fields(spec, training_chief_hooks=hooks)
     return spec
+
+
+def _find_copies(hooks: Sequence[Any]) -> list[tf.Operation]:
+    """Returns the operations that a checkpoint saver runs before it saves."""
+    return [
+        listener._op
+        for hook in hooks
+        if isinstance(hook, tf.train.CheckpointSaverHook)
+        for listener in hook._listeners
+        if isinstance(listener, mtf.MtfCheckpointSaverListener)
+    ]
 
 
 def _without_gin_saver(hooks: Sequence[Any]) -> tuple:

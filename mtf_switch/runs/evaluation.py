@@ -15,6 +15,7 @@ from mtf_switch.model_dirs.restoring import CheckShapesHook
 from mtf_switch.report import Report
 from mtf_switch.runs import data, estimator, example_count, router_summaries, task_sums
 from mtf_switch.runs.run import Run
+from mtf_switch.runs.step_bar import StepBar
 from mtf_switch.runs.task_sums import TaskResult
 
 VALIDATION = "validation"
@@ -98,12 +99,17 @@ def evaluate(
         results = runner.evaluate(
             input_fn,
             steps=batches and batches * len(tasks),
-            hooks=[CheckShapesHook(checkpoint)],
+            hooks=[
+                CheckShapesHook(checkpoint),
+                StepBar(f"eval {task}", batches and batches * len(tasks)),
+            ],
             checkpoint_path=checkpoint,
             name=curves,
         )
     of_tasks = task_sums.read_results(results, tasks) if len(tasks) > 1 else {}
     task_sums.write_summaries(runner.eval_dir(curves), int(results["global_step"]), of_tasks)
+    routers = router_summaries.metrics_from_results(results)
+    router_summaries.write(runner.eval_dir(curves), int(results["global_step"]), routers)
     result = _to_evaluation(task, split, limit, results)
     return dataclasses.replace(result, tasks=of_tasks)
 

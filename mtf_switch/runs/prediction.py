@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+from tqdm import tqdm
 
 from mtf_switch.layers.capacity import InferenceCapacity
 from mtf_switch.lines import text_lines
@@ -119,7 +120,10 @@ def _predict_lines(
     score: bool,
 ) -> list[dict[str, np.ndarray]]:
     checkpoint = checkpoint or saved_checkpoints.find_latest(run.model_dir)
-    return list(predict_rows(run, checkpoint, features, score, inference))
+    rows = predict_rows(run, checkpoint, features, score, inference)
+    name, total = "score" if score else "predict", len(features["inputs"])
+    # Only a terminal shows it.
+    return list(tqdm(rows, name, total, unit="line", leave=False, disable=None))
 
 
 def _make_results(

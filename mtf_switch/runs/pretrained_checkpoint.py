@@ -26,7 +26,7 @@ from tasks import pretraining
 
 # Configurables that describe a run rather than its model. Their bindings are not inherited.
 _RUN_CONFIGURABLES = re.compile(
-    r"""(MIXTURE_NAME|run|seed|devices|mesh|constant|linear_\w+|learning_rate\w*|\w*_rsqrt\w*
+    r"""(MIXTURE_NAME|run|seed|devices|eval_every_steps|keep_best|mesh|constant|linear_\w+|learning_rate\w*|\w*_rsqrt\w*
     |product_learning_rate|\w*Optimizer|LeanAdafactor|mesh_\w+_dataset_fn|\w*pack\w*
     |get_variable_dtype|get_vocab_embedding_cls|serialize_num_microbatches|decode
     |should_load_variable|init_checkpoint_variable_mapping|task_cache|tfds_data

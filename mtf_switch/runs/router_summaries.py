@@ -111,3 +111,27 @@ def metrics_from_results(results: Mapping[str, Any]) -> dict[str, router_metrics
         for name, value in sorted(results.items())
         if name.startswith(_EVAL_PREFIX)
     }
+
+
+def write(folder: str, step: int, metrics: Mapping[str, router_metrics.RouterMetrics]) -> None:
+    """Writes the routers' metrics of an evaluation as scalars, with the names of training.
+
+    Args:
+      folder: The folder of the evaluation's TensorBoard events.
+      step: Step of the checkpoint.
+      metrics: Layer -> its metrics.
+    """
+    summary = tf.Summary()
+    for layer, values in metrics.items():
+        even = 1 / len(values.expert_load)
+        scalars = {
+            **{name: getattr(values, name) for name in router_metrics.MEANS},
+            "load_max_over_even": float(np.max(values.expert_load)) / even,
+            "load_min_over_even": float(np.min(values.expert_load)) / even,
+        }
+        for name, value in scalars.items():
+            summary.value.add(tag=f"{layer}/{name}", simple_value=value)
+    if metrics:
+        writer = tf.summary.FileWriterCache.get(folder)
+        writer.add_summary(summary, step)
+        writer.flush()

@@ -12,6 +12,7 @@ from mtf_switch.model_dirs.restoring import CheckShapesHook
 from mtf_switch.runs import data, estimator, run_text, run_vocabulary, stop_signals
 from mtf_switch.runs.progress import LossIsNotFinite, ProgressHook
 from mtf_switch.runs.run import Run
+from mtf_switch.runs.validation import Validation
 
 
 def train(run: Run, accept_new_text: bool = False) -> int:
@@ -37,10 +38,11 @@ def train(run: Run, accept_new_text: bool = False) -> int:
     data.check_readable(
         settings.task, "train", data.is_cached(mesh_transformer.mesh_train_dataset_fn)
     )
+    measures = Validation(run)
     hooks: list[ProgressHook] = []
 
-    def make_hooks(loss):
-        hooks.append(ProgressHook(loss, run))
+    def make_hooks(loss, copies):
+        hooks.append(ProgressHook(loss, copies, run, measures))
         return hooks[-1:]
 
     # This checks the model, so it comes before anything is written.

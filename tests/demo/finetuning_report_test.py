@@ -47,7 +47,9 @@ def model_scores(tmp_path: Path) -> dict:
     # The files of the first and the last model are compared.
     for model in (FINETUNED_MODELS[0], FINETUNED_MODELS[-1]):
         model_dir = str(tmp_path / model.name)
-        report = scores_report.make_report(embedded_tasks.MIXTURE, "validation", None, steps)
+        report = scores_report.make_report(
+            embedded_tasks.MIXTURE, "validation", None, steps, "model"
+        )
         dataclasses.replace(report, plots={}).write(eval_folder(model_dir, "validation"))
         for step in (250, 500):
             write_answers(model_dir, embedded_tasks.PACKAGE, step, PACKAGES)

@@ -43,7 +43,7 @@ def write_model(
         counts = dict.fromkeys(tasks, questions)
         decoding = {"beam_size": repr(beams)}
         steps.append(StepScores(step, counts, values, {}, counts, decoding))
-    report = scores_report.make_report(TASK, "validation", None, steps)
+    report = scores_report.make_report(TASK, "validation", None, steps, "model")
     dataclasses.replace(report, plots={}).write(
         scores.eval_folder(str(model_dir), "validation")
     )

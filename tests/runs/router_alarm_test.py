@@ -78,8 +78,10 @@ def test_a_later_fault_is_said_later():
 def test_the_progress_bar_of_training_prints_the_alarm(capsys):
     run = mock.Mock()
     run.settings.tokens_per_batch = 100
-    hook = ProgressHook(mock.Mock(), run)
+    validation = mock.Mock(is_due=lambda step: False)
+    hook = ProgressHook(mock.Mock(), [], run, validation)
     hook._bar, hook._log, hook._began = mock.MagicMock(n=0), mock.Mock(), 0.0
+    hook._speed = mock.Mock()
     values = {"loss": 1.0, "sums": make_sums([1, 0, 1]), "targets": []}
     for _ in range(2 * WINDOW):
         hook.after_run(None, mock.Mock(results=values))

@@ -38,14 +38,15 @@ def test_on_a_tpu_the_host_writes_the_same_summaries(tmp_path: Path) -> None:
     }
     expected = {"dropped_fraction": 0.25, "entropy": 0.5, "gate": 0.75}
     expected |= {"aux_loss": 0.01, "z_loss": 0.02}
+    # 6 and 2 of 8 tokens, and the even share is 4.
+    expected |= {"load_max_over_even": 1.5, "load_min_over_even": 0.5}
     for name, value in expected.items():
         step, mean = written[f"encoder/layer/{name}"]
         assert (step, mean) == (7, pytest.approx(value))
-    for vector in ("expert_load", "served"):
-        _, histogram = written[f"encoder/layer/{vector}"]
-        # Rows of a histogram: from, to, number of values.
-        assert histogram[:, 2].sum() == 2
-    assert len(written) == len(expected) + 2
+    _, histogram = written["encoder/layer/expert_load"]
+    # Rows of a histogram: from, to, number of values.
+    assert histogram[:, 2].sum() == 2
+    assert len(written) == len(expected) + 1
 
 
 def test_without_switch_layers_a_tpu_gets_no_host_call(tmp_path: Path) -> None:

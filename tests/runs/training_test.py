@@ -12,14 +12,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from tiny_run import EXPERTS, FEW_LAYERS, SWITCH_LAYERS, TinyRun, contents, copy_of, variables
+from tiny_run import (
+    BATCH,
+    EXPERTS,
+    FEW_LAYERS,
+    INPUTS,
+    SWITCH_LAYERS,
+    TARGETS,
+    TinyRun,
+    contents,
+    copy_of,
+    variables,
+)
 
 from mtf_switch.config import gin_files
 from mtf_switch.model_dirs import train_log
 
 # The Switch layers of a model with FEW_LAYERS.
 KERNEL = "encoder/block_000/layer_000/SwitchFFN/wi/kernel"
-ROUTER_SCALARS = {"dropped_fraction", "entropy", "gate", "aux_loss", "z_loss"}
+ROUTER_SCALARS = {
+    *("dropped_fraction", "entropy", "gate", "aux_loss", "z_loss"),
+    *("load_max_over_even", "load_min_over_even"),
+}
 
 
 def summaries(model_dir: Path) -> dict[str, list]:
@@ -55,13 +69,27 @@ def test_events_hold_scalars_and_the_load_of_every_switch_layer(trained: Path) -
     for layer in SWITCH_LAYERS:
         for name in ROUTER_SCALARS:
             assert np.isfinite(found[f"{layer}/{name}"][0].simple_value)
-        (load,) = found[f"{layer}/expert_load"]
+        load = found[f"{layer}/expert_load"][0]
         # One histogram of the whole vector: its values are shares that add up to 1.
         assert load.histo.num == EXPERTS
         assert load.histo.sum == pytest.approx(1.0, abs=1e-6)
+        # Multiples of the even share, 1 / E.
+        for end, value in (("max", load.histo.max), ("min", load.histo.min)):
+            ratio = found[f"{layer}/load_{end}_over_even"][0].simple_value
+            assert ratio == pytest.approx(value * EXPERTS, rel=1e-6)
     of_layers = [tag for tag in found if tag.startswith(SWITCH_LAYERS)]
-    assert len(of_layers) == len(SWITCH_LAYERS) * (len(ROUTER_SCALARS) + 2)
-    assert "learning_rate" in found
+    assert len(of_layers) == len(SWITCH_LAYERS) * (len(ROUTER_SCALARS) + 1)
+    # A run of 6 steps has a point for each of them.
+    for tag in ("loss", "learning_rate", "gradient_norm", "nats_per_token"):
+        assert len(found[tag]) == 6, tag
+        assert all(np.isfinite(value.simple_value) for value in found[tag])
+    logged = train_log.read(str(trained))
+    speeds = [value.simple_value for value in found["steps_per_second"]]
+    seconds = np.diff([0.0, *(step.seconds for step in logged)])
+    # The log rounds to 0.0001 seconds.
+    np.testing.assert_allclose(1 / np.array(speeds), seconds, atol=2e-4)
+    tokens = [value.simple_value for value in found["tokens_per_second"]]
+    np.testing.assert_allclose(tokens, np.array(speeds) * BATCH * (INPUTS + TARGETS), rtol=1e-6)
 
 
 @pytest.mark.usefixtures("trained")  # otherwise this run would say that it prepares the corpus
@@ -83,7 +111,9 @@ def test_the_screen_shows_one_line_of_progress_and_where_the_run_is(
     next_command = f"run_switch.py eval --model_dir={tmp_path}/run"
     assert ran.stdout == f"{tmp_path}/run is at step 2. Next: {next_command}\n"
     # tqdm redraws its line again and again.
-    *states, after = re.split(r"[\r\n]", ran.stderr)[1:]
+    *corpus, states = ran.stderr.split("\n", 4)
+    assert [line.split()[0] for line in corpus] == ["Text", "Vocabulary", "Context", "Cache"]
+    *states, after = re.split(r"[\r\n]", states)[1:]
     assert after == ""
     for state in states:
         assert state.startswith("run: "), ran.stderr

@@ -1,0 +1,62 @@
+"""The flags of `train` and `finetune` that look at a run without training it."""
+
+from __future__ import annotations
+
+import argparse
+
+from mtf_switch.cli import flags
+from mtf_switch.config import gin_config, value_sources
+from mtf_switch.errors import UserError
+
+# Bindings that other flags make -> the flag.
+_OTHER_BINDINGS = {
+    "utils.run.train_steps": "--steps",
+    "run_config.seed.value": "--seed",
+    "devices.value": "--devices",
+    "run_config.eval_every_steps.value": "--eval_every",
+    "run_config.keep_best.value": "--keep_best",
+    "text_files.files": "--corpus",
+    "utils.run.init_checkpoint": "--init_checkpoint",
+}
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Adds `--print_config` and `--dry_run`, which train nothing."""
+    group = parser.add_argument_group(
+        "look before you train; nothing is written to --model_dir"
+    )
+    group.add_argument(
+        "--print_config",
+        action="store_true",
+        help="print every value of the configuration and where it comes from, and exit",
+    )
+    group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="do everything up to training, measure a few steps, and exit: shapes, parameters, "
+        "memory, time",
+    )
+    flags.add_check(parser, _check)
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.print_config and options.dry_run:
+        raise UserError("Give only one of --print_config and --dry_run.")
+    if options.dry_run and options.tpu:
+        raise UserError(
+            "--dry_run measures this machine, not a TPU. The command plan computes memory and "
+            "time for a TPU."
+        )
+
+
+def is_given(options: argparse.Namespace) -> bool:
+    """Whether the command only looks at a run, and trains nothing."""
+    return options.print_config or options.dry_run
+
+
+def format_config(options: argparse.Namespace) -> str:
+    """Formats the parsed configuration, with the source of each value."""
+    names = {name: f"--{flag}" for flag, name in flags.BINDINGS.items()} | _OTHER_BINDINGS
+    if getattr(options, "corpus", None) is not None:
+        names["MIXTURE_NAME"] = "--corpus"
+    return value_sources.format_config(gin_config.to_text(), options.gin_param, names)
