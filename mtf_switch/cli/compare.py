@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from mtf_switch.cli import file_flags, flags, own_data_flags
+from mtf_switch.cli import file_flags, flags, own_data_flags, t5_flags
 from mtf_switch.config import saved_config
 
 
@@ -39,6 +39,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="rows of Table 5 to print as well (default: %(default)s)",
     )
     own_data_flags.add(parser)
+    t5_flags.add_module_import(parser)
+    flags.add_check(parser, t5_flags.check_modules)
     file_flags.add_report_folder(
         parser,
         "folder for compare.md and compare.json, or speed_ups.md and speed_ups.json",

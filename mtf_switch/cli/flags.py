@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mtf_switch import value_rules
+from mtf_switch.cli import t5_flags
 from mtf_switch.config import gin_files, given_bindings, saved_config
 from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import kept_vocabulary
@@ -76,7 +77,11 @@ def add_gin(parser: argparse.ArgumentParser) -> None:
         metavar="'NAME = VALUE'",
         help="gin binding; repeatable, wins over files: --gin_param='num_experts = 16'",
     )
+    t5_flags.add(parser)
+    add_check(parser, t5_flags.check_prefixes)
     add_check(parser, _check_gin)
+    add_check(parser, t5_flags.check_modules)
+    add_check(parser, t5_flags.check_modes)
 
 
 def _check_gin(options: argparse.Namespace) -> None:
@@ -117,7 +122,7 @@ def add_data(parser: argparse.ArgumentParser, makes_data_dir: bool = False) -> N
       makes_data_dir: Whether the command creates the folder.
     """
     parser.add_argument(
-        "--data_dir",
+        *("--data_dir", "--t5_tfds_data_dir"),
         metavar="D",
         help="folder of TFDS's data (default: ~/tensorflow_datasets); see the command prepare",
     )
@@ -249,7 +254,12 @@ def gin_bindings(options: argparse.Namespace) -> list[str]:
         for flag, name in BINDINGS.items()
         if (value := getattr(options, flag, None)) is not None
     ]
-    return [*options.gin_param, *params, *_device_bindings(options)]
+    return [
+        *options.gin_param,
+        *params,
+        *t5_flags.gin_bindings(options),
+        *_device_bindings(options),
+    ]
 
 
 def training_bindings(options: argparse.Namespace) -> list[str]:

@@ -27,6 +27,7 @@ from mtf_switch.cli import (
     version,
 )
 from mtf_switch.cli.parser import Parser, check_names
+from mtf_switch.config import user_modules
 from mtf_switch.upstream import logs
 
 # In the order of --help.
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for value in vars(options).values():
             if isinstance(value, str):
                 network.check_address(value, "Use a path on this machine.")
+        user_modules.import_all(getattr(options, "module_import", ()))
         options.run_command(options)
 
     return errors.run_command(

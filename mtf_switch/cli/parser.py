@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
+from mtf_switch.cli import t5_flags
 from mtf_switch.errors import suggest_names
 
 
@@ -56,6 +57,8 @@ def _check_flags(parser: Parser, arguments: Sequence[str], hint: str = "") -> No
         name = argument.split("=")[0]
         if name == "--":
             return
+        if name in t5_flags.INSTEAD and name not in known:
+            parser.error(f"{name} is a flag of t5_mesh_transformer. {t5_flags.INSTEAD[name]}")
         # Argparse accepts the beginning of a flag, and says which flags it may mean.
         if name.startswith("--") and not any(flag.startswith(name) for flag in known):
             parser.error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,9 @@ from mtf_switch.config import gin_config, parameter_rules
 from mtf_switch.config.mesh_layout import MeshLayout, adapt_to_devices
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.errors import UserError
+
+# Parameters of utils.run for which this project has its own functions.
+_UNREAD = ("vocabulary", "train_dataset_fn", "eval_dataset_fn")
 
 
 # Users bind run_config.seed.value, so this module name is part of the interface.
@@ -132,8 +136,13 @@ def _read_run_parameters() -> dict[str, Any]:
 
     parameters = inspect.signature(utils.run).parameters
     defaults = {name: parameter.default for name, parameter in parameters.items()}
+    name = "mesh_tensorflow.transformer.utils.run"
+    bindings = gin.get_bindings(name, resolve_references=False)
     try:
-        return {**defaults, **gin.get_bindings("mesh_tensorflow.transformer.utils.run")}
+        # A copy calls the functions that the values refer to. T5's dataset.gin binds the
+        # vocabulary to a function that fails before the tasks are registered.
+        bound = {key: copy.deepcopy(bindings[key]) for key in bindings if key not in _UNREAD}
+        return {**defaults, **bound}
     except ValueError as error:
         raise UserError(gin_config.describe_error(error)) from error
 

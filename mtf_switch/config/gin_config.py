@@ -23,6 +23,7 @@ from mtf_switch.config import (
     gin_statements,
     parameter_rules,
     unread_bindings,
+    user_modules,
 )
 from mtf_switch.errors import UserError, suggest_names
 
@@ -103,7 +104,11 @@ def parse(
     with gin_names.resolve_by_project(), _explain_gin_errors("defaults.gin: "):
         gin.parse_config_file(str(gin_files.GIN_FOLDER / "defaults.gin"))
     reading = _explain_gin_errors(f"{saved.source} cannot be read: ")
-    with gin_names.limit_to_data(saved.source, saved.packages), reading:
+    with gin_names.resolve_by_project():
+        # Before the saved configuration, whose bindings may need them.
+        gin.parse_config([f"import {module}" for module in user_modules.list_imported()])
+    trusted = saved.packages | user_modules.list_packages()
+    with gin_names.limit_to_data(saved.source, trusted), reading:
         gin.parse_config(saved.text, skip_unknown=saved.skip_unknown)
     with gin_names.resolve_by_project():
         with _explain_gin_errors("The gin files cannot be read: "):

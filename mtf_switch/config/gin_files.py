@@ -17,6 +17,9 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 REPOSITORY = _PACKAGE if (_PACKAGE / "gin").is_dir() else _PACKAGE.parent
 GIN_FOLDER = REPOSITORY / "gin"
 
+# The folders of --gin_location_prefix.
+_prefixes: list[Path] = []
+
 # Old path -> current path, both below gin/. Commands and gin files may use the old paths.
 MOVED = {
     "models/every_other_switch.gin": "sparsity/every_other_switch.gin",
@@ -40,6 +43,7 @@ def search_paths() -> list[Path]:
     t5_models = Path(importlib.util.find_spec("t5").origin).parent / "models"
     mesh_tensorflow = Path(importlib.util.find_spec("mesh_tensorflow").origin).parent
     return [
+        *_prefixes,
         Path.cwd(),
         REPOSITORY,
         GIN_FOLDER,
@@ -47,6 +51,11 @@ def search_paths() -> list[Path]:
         mesh_tensorflow / "transformer" / "gin",
         mesh_tensorflow.parent,
     ]
+
+
+def set_prefixes(folders: Sequence[str]) -> None:
+    """Sets the folders that are searched first: those of --gin_location_prefix."""
+    _prefixes[:] = [Path(folder).resolve() for folder in folders]
 
 
 def use_search_paths() -> None:

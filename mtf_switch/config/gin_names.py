@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import gin
@@ -141,12 +141,7 @@ class _SavedParseContext(_ProjectParseContext):
                 f"{self._source} contains {statement.format()!r}, with which gin would call "
                 "any Python function, but a saved configuration is data. Remove the line."
             )
-        if statement.module.split(".")[0] not in self._packages:
-            raise UserError(
-                f"{self._source} contains {statement.format()!r}, but a saved configuration is "
-                "data: it may import only modules of this project, Mesh TensorFlow and T5. If "
-                "you trust that module, pass a gin file with the same import as --gin_file."
-            )
+        check_trusted(self._source, {statement.format(): statement.module}, self._packages)
         super().process_import(statement)
 
     def get_configurable(self, selector: str) -> Any:
@@ -157,10 +152,29 @@ class _SavedParseContext(_ProjectParseContext):
             raise UserError(
                 f"{self._source} names {selector!r} from the module {module!r}, but a saved "
                 "configuration is data: it may refer only to this project, Mesh TensorFlow, T5 "
-                "and gin. If you trust that module, pass a gin file that imports it as "
-                "--gin_file."
+                f"and gin. If you trust that module, pass --module_import={module}."
             )
         return found
+
+
+def check_trusted(source: str, imports: Mapping[str, str], packages: Iterable[str]) -> None:
+    """Checks that a saved configuration imports only what it may, or what the user names.
+
+    Args:
+      source: Where the configuration comes from, for the message.
+      imports: Its import statements -> the modules that they import.
+      packages: The packages that the user's command line imports.
+
+    Raises:
+      UserError: For the first module of another package.
+    """
+    trusted = _PACKAGES_OF_SAVED.union(packages)
+    for statement, module in imports.items():
+        if module.split(".")[0] not in trusted:
+            raise UserError(
+                f"{source} contains {statement!r}, but a saved configuration is data and runs "
+                f"no programs. If you trust that module, pass --module_import={module}."
+            )
 
 
 def is_of_project(name: str) -> bool:

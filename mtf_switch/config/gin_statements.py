@@ -122,6 +122,11 @@ def read_imports(text: str, source: str = "The configuration") -> list[str]:
     return [s.format() for s in _read(text, source, config_parser.ImportStatement)]
 
 
+def read_imported_modules(text: str, source: str = "The configuration") -> dict[str, str]:
+    """Reads the import statements of a gin text -> the modules that they import."""
+    return {s.format(): s.module for s in _read(text, source, config_parser.ImportStatement)}
+
+
 def read_imported_packages(text: str, source: str = "The configuration") -> set[str]:
     """Reads the packages that a gin text imports: "a" of `from a.b import c`."""
     statements = _read(text, source, config_parser.ImportStatement)
