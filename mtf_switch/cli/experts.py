@@ -6,8 +6,8 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from mtf_switch.cli import file_flags, flags
 from mtf_switch.config import saved_config
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 _TOKENS = 200_000
 _IMPORTANCE_TOKENS = 20_000
+# The flags that decide the content of a trace, with their defaults.
+_REQUEST = {
+    "task": None,
+    "split": "validation",
+    "domain": None,
+    "tokens": _TOKENS,
+    "checkpoint_steps": "all",
+}
 # The files of the report; `expert_report.FILES` is the same, but its import is not cheap.
 _FILES = (
     *("experts.json", "experts.md", "experts.csv", "tokens.html"),
@@ -80,7 +88,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that decide what is traced."""
     parser.add_argument("--task", help="task or mixture (default: that of the training run)")
     parser.add_argument(
-        "--split", default="validation", help="split of the task (default: %(default)s)"
+        "--split", default=_REQUEST["split"], help="split of the task (default: %(default)s)"
     )
     parser.add_argument(
         "--domain",
@@ -90,7 +98,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoint_steps",
-        default="all",
+        default=_REQUEST["checkpoint_steps"],
         metavar="S",
         help="checkpoints to trace: all (the default), latest, or steps such as 200,400",
     )
@@ -133,18 +141,34 @@ def _check_settings(options: argparse.Namespace) -> None:
     folder = _trace_folder(options)
     has_trace = os.path.isfile(os.path.join(folder, routing_trace.FILE))
     if options.from_trace:
-        routing_trace.check_is_of(routing_trace.RoutingTrace.open(folder), options.model_dir)
+        trace = routing_trace.RoutingTrace.open(folder)
+        routing_trace.check_is_of(trace, options.model_dir)
+        given = {key: getattr(options, key) for key in _REQUEST}
+        asked = {key: value for key, value in given.items() if value != _REQUEST[key]}
+        _check_same(
+            options,
+            asked,
+            trace,
+            "Omit these flags, or omit --from_trace to make another trace.",
+        )
     elif has_trace and not options.overwrite:
-        asked = _make_request(options)
-        found = routing_trace.RoutingTrace.open(folder).info.request
-        different = [f"{key} {found.get(key)}" for key in asked if asked[key] != found.get(key)]
-        if different:
-            raise UserError(
-                f"{options.output_dir} has results of other settings: {', '.join(different)}. "
-                "Name another --output_dir, or pass --overwrite to replace them."
-            )
+        trace = routing_trace.RoutingTrace.open(folder)
+        fix = "Name another --output_dir, or pass --overwrite to replace them."
+        _check_same(options, _make_request(options), trace, fix)
     if options.compare_with is not None:
         _open_other(options.compare_with)
+
+
+def _check_same(
+    options: argparse.Namespace, asked: Mapping[str, Any], trace: RoutingTrace, fix: str
+) -> None:
+    """Checks that a trace has the settings that are asked for."""
+    found = trace.info.request
+    different = [f"{key} {found.get(key)}" for key in asked if asked[key] != found.get(key)]
+    if different:
+        raise UserError(
+            f"{options.output_dir} has results of other settings: {', '.join(different)}. {fix}"
+        )
 
 
 def _trace_folder(options: argparse.Namespace) -> str:
@@ -168,13 +192,8 @@ def _open_other(folder: str) -> RoutingTrace:
 
 def _make_request(options: argparse.Namespace) -> dict[str, str | int | None]:
     """Returns what decides the content of a trace, besides the model."""
-    return {
-        "task": options.task or saved_config.read_task(options.model_dir),
-        "split": options.split,
-        "domain": options.domain,
-        "tokens": options.tokens,
-        "checkpoint_steps": options.checkpoint_steps,
-    }
+    request = {key: getattr(options, key) for key in _REQUEST}
+    return {**request, "task": options.task or saved_config.read_task(options.model_dir)}
 
 
 def run_command(options: argparse.Namespace) -> None:

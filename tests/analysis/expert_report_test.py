@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 import pytest
-from made_traces import EXPERTS, make_tokens, write_trace
+from made_traces import DOMAINS, EXPERTS, LENGTH, make_tokens, write_trace
 
 from mtf_switch.analysis import (
     expert_report,
@@ -141,6 +141,35 @@ def test_importance_by_hand(analysis):
     error = np.std([0.2] * 20 + [0.4] * 20, ddof=1) / np.sqrt(40)
     assert row.high - row.loss == pytest.approx(2.0227 * error, rel=1e-4)  # t of 39 degrees
     assert row.p_value < 1e-10
+    # An expert that is as important as random tokens is not special, whatever the loss.
+    same = np.array([[2.0, 2.0, 5, 20]] * 20 + [[4.0, 4.0, 5, 20]] * 20)
+    (row,) = importance.summarize({(LAYERS[0], 0): same}, np.full(40, 10))
+    assert row.loss == pytest.approx(0.3)
+    assert row.low > 0
+    assert row.p_value == 1
+
+
+def test_the_tables_of_a_layer_against_loops(analysis):
+    before, tokens = make_tokens("id"), make_tokens("domain")
+    found = analysis.layers[LAYERS[1]]
+    for one in range(EXPERTS):
+        followed = [b for a, b in zip(before.expert, tokens.expert) if a == one]
+        for other in range(EXPERTS):
+            share = followed.count(other) / len(followed)
+            assert found.coactivation[one, other] == pytest.approx(share)
+    assert analysis.layers[LAYERS[0]].coactivation is None
+    for position in range(LENGTH):
+        lost = tokens.dropped[tokens.position == position]
+        assert found.dropped_by_position[position] == pytest.approx(lost.mean())
+    assert found.dropped == pytest.approx(tokens.dropped.mean())
+    assert found.gate == pytest.approx(np.quantile(tokens.gate, [0.05, 0.5, 0.95]))
+    assert found.load == pytest.approx(
+        np.bincount(tokens.expert, minlength=EXPERTS) / len(tokens)
+    )
+    for domain in range(DOMAINS):
+        here = tokens.expert[tokens.domain == domain].tolist()
+        assert found.domains[domain].tolist() == [here.count(e) for e in range(EXPERTS)]
+    assert found.kinds.sum() == len(tokens)
 
 
 def test_models_are_equal_up_to_the_numbers_of_their_experts(analysis, trace, tmp_path):

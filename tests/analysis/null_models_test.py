@@ -12,8 +12,8 @@ from scipy import stats
 from mtf_switch.analysis import layer_analysis, measures, null_models, typical_tokens
 from mtf_switch.errors import UserError
 
-# Measures of different kinds: a share, an information, an entropy and a rank statistic.
-TESTED = ("input vocabulary", "token kind (nats)", "repetition", "drops late in the example")
+# Measures of different kinds: a share, an information and a rank statistic.
+TESTED = ("input vocabulary", "token kind (nats)", "drops late in the example")
 BY_NAME = {measure.name: measure for measure in measures.MEASURES}
 
 

@@ -207,6 +207,8 @@ def test_a_trace_is_replaced_only_if_it_is_of_the_same_settings(tiny, trained, f
     outcome = tiny.command("experts", *arguments(trained, folder), "--tokens=1900")
     assert outcome.code == 1
     assert f"has results of other settings: tokens {TOKENS}." in outcome.err
+    outcome = tiny.command("experts", *arguments(trained, folder), "--from_trace", "--task=x")
+    assert "has results of other settings: task text_files. Omit these flags" in outcome.err
     file = folder / "trace" / "trace.json"
     before = file.read_text()
     file.write_text(before[:100])
