@@ -23,7 +23,7 @@ _MODES = {"train": "training", "eval": "evaluation", "predict": "decoding"}
 # The line of the table -> the groups of the plan that it compares with.
 _PLANNED = {
     "arguments": core_memory.VARIABLE_GROUPS,
-    "temporaries": (core_memory.GRADIENTS, core_memory.ACTIVATIONS),
+    "temporaries": core_memory.TEMPORARY_GROUPS,
     "program code": (core_memory.CODE,),
 }
 

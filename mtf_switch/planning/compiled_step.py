@@ -105,8 +105,7 @@ def judge(
             f"{format_bytes(needed)} per core"
         )
         largest = _describe_largest(outcome.refusal)
-    memory = core_memory.measure_memory(variables, 0, layout)
-    memory[core_memory.GRADIENTS] = 0
+    memory = core_memory.measure_memory(variables, layout, {})
     memory[core_memory.ACTIVATIONS] = max(0, needed - sum(memory.values()))
     fixes = core_memory.suggest_fixes(variables, memory, layout, batch, hardware)
     return (

@@ -1,6 +1,7 @@
 """The memory that a training step needs on each core, and how to make a model fit.
 
-This module does not import TensorFlow. `pod_census` measures the variables and activations.
+This module does not import TensorFlow. `pod_census` measures the variables, and
+`step_memory` the rest.
 """
 
 from __future__ import annotations
@@ -26,11 +27,17 @@ OPTIMIZER_SLOTS: VariableGroup = "optimizer_slots"
 PARAMETER_GROUPS = (EMBEDDING, ATTENTION, DENSE_FFN, EXPERTS, ROUTER, OTHER)
 VARIABLE_GROUPS = (*PARAMETER_GROUPS, OPTIMIZER_SLOTS)
 
-MemoryGroup = Union[VariableGroup, Literal["gradients", "activations", "code"]]
+MemoryGroup = Union[
+    VariableGroup,
+    Literal["gradients", "weight_copies", "activations", "workspace", "code"],
+]
 GRADIENTS: MemoryGroup = "gradients"
+WEIGHT_COPIES: MemoryGroup = "weight_copies"
 ACTIVATIONS: MemoryGroup = "activations"
+WORKSPACE: MemoryGroup = "workspace"
 CODE: MemoryGroup = "code"
-MEMORY_GROUPS: tuple[MemoryGroup, ...] = (*VARIABLE_GROUPS, GRADIENTS, ACTIVATIONS, CODE)
+TEMPORARY_GROUPS = (GRADIENTS, WEIGHT_COPIES, ACTIVATIONS, WORKSPACE)
+MEMORY_GROUPS: tuple[MemoryGroup, ...] = (*VARIABLE_GROUPS, *TEMPORARY_GROUPS, CODE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +48,11 @@ class VariableSize:
       group: The group to which its memory is added.
       dims: (name, size) of each dimension.
       bytes_per_element: Bytes of an element as the cores store it.
-      gradient_bytes_per_element: Bytes of an element of its gradient; 0 for an optimizer slot.
     """
 
     group: VariableGroup
     dims: tuple[tuple[str, int], ...]
     bytes_per_element: int
-    gradient_bytes_per_element: int
 
     @property
     def size(self) -> int:
@@ -69,21 +74,19 @@ class StepBatch:
 
 
 def measure_memory(
-    variables: Sequence[VariableSize], activation_bytes: int, layout: MeshLayout
+    variables: Sequence[VariableSize], layout: MeshLayout, rest: Mapping[MemoryGroup, int]
 ) -> dict[MemoryGroup, int]:
     """Returns the bytes that one core needs for each of MEMORY_GROUPS.
 
     Args:
       variables: All variables of the model and of the optimizer.
-      activation_bytes: Bytes of the activations that one core keeps.
       layout: The mesh and its layout rules.
+      rest: The bytes of the groups that are not variables; those that are missing are 0.
     """
-    memory: dict[MemoryGroup, int] = dict.fromkeys(MEMORY_GROUPS, 0)
+    memory: dict[MemoryGroup, int] = {**dict.fromkeys(MEMORY_GROUPS, 0), **rest}
     for variable in variables:
         elements = layout.slice_size(dict(variable.dims))
         memory[variable.group] += elements * variable.bytes_per_element
-        memory[GRADIENTS] += elements * variable.gradient_bytes_per_element
-    memory[ACTIVATIONS] = activation_bytes
     return memory
 
 
@@ -128,7 +131,7 @@ def suggest_fixes(
     room = hardware.core_usable_bytes - (sum(memory.values()) - activations)
     if room > 0:
         fixes.append(_suggest_microbatches(activations, room, layout, batch))
-    larger = _find_larger_mesh(variables, activations, layout, batch, hardware)
+    larger = _find_larger_mesh(variables, memory, layout, batch, hardware)
     if larger:
         fixes.append(f"a mesh of {larger.size} cores with the same rules ({larger.mesh_shape})")
     if fixes:
@@ -164,19 +167,26 @@ def _suggest_microbatches(
 
 def _find_larger_mesh(
     variables: Sequence[VariableSize],
-    activation_bytes: int,
+    memory: Mapping[MemoryGroup, int],
     layout: MeshLayout,
     batch: StepBatch,
     hardware: Hardware,
 ) -> MeshLayout | None:
-    """Finds the smallest larger mesh that holds the model, by doubling axes."""
+    """Finds the smallest larger mesh that holds the model, by doubling axes.
+
+    It assumes that a core's activations are proportional to its share of the mesh, and that
+    gradients and what else grows with the weights are proportional to its weights.
+    """
     meshes = sorted(_list_larger_meshes(layout, max(hardware.slices)), key=lambda m: m.size)
+    weights = sum(measure_memory(variables, layout, {}).values())
     for mesh in meshes:
         if mesh.size not in hardware.slices or not _can_split(variables, mesh, batch):
             continue
-        share = layout.size / mesh.size
-        memory = measure_memory(variables, int(activation_bytes * share), mesh)
-        if sum(memory.values()) <= hardware.core_usable_bytes:
+        weights_share = sum(measure_memory(variables, mesh, {}).values()) / max(weights, 1)
+        shares = dict.fromkeys(TEMPORARY_GROUPS, weights_share)
+        shares.update({ACTIVATIONS: layout.size / mesh.size, CODE: 1.0})
+        rest = {group: int(memory[group] * share) for group, share in shares.items()}
+        if sum(measure_memory(variables, mesh, rest).values()) <= hardware.core_usable_bytes:
             return mesh
     return None
 

@@ -136,10 +136,10 @@ def _format_memory(plan: Plan) -> str:
         f"{format_bytes(plan.total_bytes):>12s}"
     )
     lines.append(
-        "(Parameters are those of the whole model. Activations are the forward tensors that\n"
-        "the backward pass reads, with elementwise operations recomputed. If XLA fused\n"
-        f"nothing, they would take {format_bytes(plan.activations_unfused)}. "
-        "All gradients are in memory at once.)"
+        "(Parameters are those of the whole model. The other rows are the fullest moment of a\n"
+        "step: the start of the backward pass, or the update. Activations are the forward\n"
+        "tensors that the backward pass reads, with elementwise operations recomputed. If XLA\n"
+        f"fused nothing, they would take {format_bytes(plan.activations_unfused)}.)"
     )
     return "\n".join(lines)
 

@@ -25,6 +25,7 @@ from mtf_switch.planning import (
     planned_vocabulary,
     pod_census,
     pod_graph,
+    step_memory,
     step_program,
 )
 from mtf_switch.planning.communication import BACKWARD, FORWARD, UPDATE
@@ -126,10 +127,14 @@ def plan_pod(
     """
     layout = settings.layout
     variables = pod_census.measure_variables(pod)
-    activations = pod_census.measure_activations(pod)
+    step = step_memory.measure_step(pod)
     collectives = pod_census.count_collectives(pod)
     matmuls = pod_census.count_matmuls(pod)
-    memory = core_memory.measure_memory(variables, activations.kept, layout)
+    rest = {
+        group: getattr(step, group)
+        for group in (*core_memory.TEMPORARY_GROUPS, core_memory.CODE)
+    }
+    memory = core_memory.measure_memory(variables, layout, rest)
     core_flops = {
         phase: sum(matmul.flops for matmul in matmuls if matmul.phase == phase)
         for phase in (FORWARD, BACKWARD, UPDATE)
@@ -157,7 +162,7 @@ def plan_pod(
         core_flops=core_flops,
         core_matmul_bytes=sum(matmul.bytes for matmul in matmuls),
         memory=memory,
-        activations_unfused=activations.unfused,
+        activations_unfused=step.unfused,
         collectives=collectives,
         estimate=hardware.estimate_step(
             pod_hardware, layout, matmuls, variable_bytes, collectives

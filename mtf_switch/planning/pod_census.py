@@ -1,4 +1,4 @@
-"""Counts variables, activations, collectives and matmuls on the graph that a pod would run."""
+"""Counts variables, collectives and matmuls on the graph that a pod would run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from mtf_switch.planning.communication import (
     ALL_REDUCE,
     ALL_TO_ALL,
     BACKWARD,
-    FORWARD,
     PERMUTE,
     Collective,
     CollectiveKind,
@@ -39,22 +38,6 @@ KIND_OF_OPERATION: Mapping[str, CollectiveKind] = {
     "CrossReplicaSum": ALL_REDUCE,
     "CollectivePermute": PERMUTE,
 }
-# XLA fuses these operations into the ones that read them. Their outputs are recomputed in the
-# backward pass and not kept.
-_RECOMPUTED = (
-    "AddOperation",
-    "BinaryOpWithBroadcasting",
-    "BroadcastOperation",
-    "Constant",
-    "MinMaxOperation",
-    "OneHotOperation",
-    "RangeOperation",
-    "ReshapeOperation",
-    "ScalarAddOperation",
-    "ScalarMultiplyOperation",
-    "SlicewiseOperation",
-    "StopGradient",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,20 +53,6 @@ class Matmul:
     phase: Phase
     flops: float
     bytes: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Activations:
-    """Bytes of the forward tensors that one core keeps for the backward pass of a microbatch.
-
-    Attributes:
-      kept: The estimate. The backward pass recomputes elementwise operations, casts and
-        one-hots, because XLA fuses them into the operations that read their outputs.
-      unfused: An upper bound: every forward tensor that the backward pass reads.
-    """
-
-    kept: int
-    unfused: int
 
 
 def classify_variable(name: str) -> VariableGroup:
@@ -110,9 +79,6 @@ def measure_variables(pod: PodGraph) -> list[VariableSize]:
             group=classify_variable(variable.name),
             dims=tuple((dim.name, dim.size) for dim in variable.shape.dims),
             bytes_per_element=variable.slice_dtype.size,
-            gradient_bytes_per_element=(
-                variable.activation_dtype.size if variable.trainable else 0
-            ),
         )
         for variable in pod.variables
     ]
@@ -210,47 +176,3 @@ def _slice_dim(pod: PodGraph, dim: mtf.Dimension) -> int:
 def _measure_slice(pod: PodGraph, tensor: mtf.Tensor) -> int:
     """Returns the bytes of one core's slice of a tensor."""
     return math.prod(_slice_dim(pod, d) for d in tensor.shape.dims) * tensor.dtype.size
-
-
-def measure_activations(pod: PodGraph) -> Activations:
-    """Measures the tensors that the forward pass keeps for the backward pass on one core."""
-    forward = {op for op, phase in pod.phases.items() if phase == FORWARD}
-    read = {
-        tensor
-        for op, phase in pod.phases.items()
-        if phase == BACKWARD
-        for tensor in op.inputs
-        if tensor.operation in forward
-    }
-    unfused = {t for t in read if not isinstance(t.operation, mtf.Variable)}
-    # To recompute an operation, the backward pass needs the operation's inputs, or the tensors
-    # from which those are recomputed.
-    kept: set[mtf.Tensor] = set()
-    waiting, seen = list(read), set(read)
-    while waiting:
-        tensor = waiting.pop()
-        if isinstance(tensor.operation, mtf.Variable):
-            continue
-        if not _is_recomputed(pod, tensor.operation):
-            kept.add(tensor)
-            continue
-        fresh = [t for t in tensor.operation.inputs if t not in seen]
-        seen.update(fresh)
-        waiting += fresh
-    return Activations(
-        kept=sum(_measure_slice(pod, tensor) for tensor in kept),
-        unfused=sum(_measure_slice(pod, tensor) for tensor in unfused),
-    )
-
-
-def _is_recomputed(pod: PodGraph, operation: mtf.Operation) -> bool:
-    if type(operation).__name__ not in _RECOMPUTED:
-        return False
-    if not isinstance(operation, mtf.ReshapeOperation):
-        return True
-    # Recomputing a reshape that moves data between cores would move the data again.
-    before, after = (
-        pod.mesh_impl.mesh_axis_to_cumprod(tensor.shape)
-        for tensor in (operation.inputs[0], operation.outputs[0])
-    )
-    return before == after

@@ -9,16 +9,18 @@ from mtf_switch.planning import core_memory
 from mtf_switch.planning.core_memory import StepBatch, VariableSize
 
 BATCH = StepBatch(sequences=64, sequence_length=512)
-# 64 GiB of float32 parameters, and 32 GiB of bfloat16 gradients.
-EXPERTS = VariableSize("experts", (("experts", 128), ("d_model", 2**27)), 4, 2)
+# 64 GiB of float32 parameters.
+EXPERTS = VariableSize("experts", (("experts", 128), ("d_model", 2**27)), 4)
 
 
 def test_a_model_too_large_says_by_how_much_and_what_would_fit():
     """64 GiB of experts on 8 cores of 15.48 GiB: 8 GiB each, their gradients 4, activations 8."""
     layout = MeshLayout.parse("data:8", "batch:data,experts:data")
-    memory = core_memory.measure_memory([EXPERTS], 8 * 2**30, layout)
+    rest = {"gradients": 4 * 2**30, "activations": 8 * 2**30}
+    memory = core_memory.measure_memory([EXPERTS], layout, rest)
     assert memory["experts"] == 8 * 2**30
     assert memory["gradients"] == 4 * 2**30
+    assert sum(memory.values()) == 20 * 2**30
     said = core_memory.describe_fit([EXPERTS], memory, layout, BATCH, read_hardware())
     assert said == (
         "It does not fit: it needs 20.00 GiB per core, 4.52 GiB more than the 15.48 GiB that a "
@@ -32,7 +34,8 @@ def test_a_model_too_large_says_by_how_much_and_what_would_fit():
 def test_on_a_larger_mesh_each_core_keeps_a_smaller_part_of_the_activations():
     """24 GiB of activations on 8 cores are 6 GiB on 32, next to 3 of experts and gradients."""
     layout = MeshLayout.parse("data:8", "batch:data,experts:data")
-    memory = core_memory.measure_memory([EXPERTS], 24 * 2**30, layout)
+    rest = {"gradients": 4 * 2**30, "activations": 24 * 2**30}
+    memory = core_memory.measure_memory([EXPERTS], layout, rest)
     said = core_memory.describe_fit([EXPERTS], memory, layout, BATCH, read_hardware())
     assert "20.52 GiB more than the 15.48 GiB" in said
     # A core has space for 4 of 24 GiB: one of its 8 sequences.
@@ -42,7 +45,7 @@ def test_on_a_larger_mesh_each_core_keeps_a_smaller_part_of_the_activations():
 
 def test_a_model_that_fits_no_mesh_with_these_rules_is_reported():
     layout = MeshLayout.parse("data:8", "batch:data,batch_unsplit:data")
-    memory = core_memory.measure_memory([EXPERTS], 0, layout)
+    memory = core_memory.measure_memory([EXPERTS], layout, {"gradients": 32 * 2**30})
     said = core_memory.describe_fit([EXPERTS], memory, layout, BATCH, read_hardware())
     assert "it needs 96.00 GiB per core, 80.52 GiB more than the 15.48 GiB" in said
     assert "No mesh of up to 2048 cores with these rules can hold it: split more" in said
@@ -52,7 +55,9 @@ def test_memory_that_is_just_enough_fits():
     layout = MeshLayout.parse("data:8", "batch:data,experts:data")
     # 8 GiB of experts, 4 of gradients, and all of the rest; the compiler reserves 530 MiB.
     rest = (16 - 8 - 4) * 2**30 - 530 * 2**20
-    memory = core_memory.measure_memory([EXPERTS], rest, layout)
+    memory = core_memory.measure_memory(
+        [EXPERTS], layout, {"gradients": 4 * 2**30, "activations": rest}
+    )
     said = core_memory.describe_fit([EXPERTS], memory, layout, BATCH, read_hardware())
     assert said == (
         "It fits: it needs 15.48 GiB per core, and a program can use 15.48 GiB of a TPU v3 core."
