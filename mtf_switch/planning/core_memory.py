@@ -29,14 +29,15 @@ VARIABLE_GROUPS = (*PARAMETER_GROUPS, OPTIMIZER_SLOTS)
 
 MemoryGroup = Union[
     VariableGroup,
-    Literal["gradients", "weight_copies", "activations", "workspace", "code"],
+    Literal["gradients", "weight_copies", "activations", "workspace", "gaps", "code"],
 ]
 GRADIENTS: MemoryGroup = "gradients"
 WEIGHT_COPIES: MemoryGroup = "weight_copies"
 ACTIVATIONS: MemoryGroup = "activations"
 WORKSPACE: MemoryGroup = "workspace"
+GAPS: MemoryGroup = "gaps"
 CODE: MemoryGroup = "code"
-TEMPORARY_GROUPS = (GRADIENTS, WEIGHT_COPIES, ACTIVATIONS, WORKSPACE)
+TEMPORARY_GROUPS = (GRADIENTS, WEIGHT_COPIES, ACTIVATIONS, WORKSPACE, GAPS)
 MEMORY_GROUPS: tuple[MemoryGroup, ...] = (*VARIABLE_GROUPS, *TEMPORARY_GROUPS, CODE)
 
 

@@ -130,21 +130,19 @@ def plan_pod(
     step = step_memory.measure_step(pod)
     collectives = pod_census.count_collectives(pod)
     matmuls = pod_census.count_matmuls(pod)
-    rest = {
-        group: getattr(step, group)
-        for group in (*core_memory.TEMPORARY_GROUPS, core_memory.CODE)
-    }
-    memory = core_memory.measure_memory(variables, layout, rest)
+    rest = (*core_memory.TEMPORARY_GROUPS, core_memory.CODE)
+    memory = core_memory.measure_memory(
+        variables, layout, {group: getattr(step, group) for group in rest}
+    )
     core_flops = {
         phase: sum(matmul.flops for matmul in matmuls if matmul.phase == phase)
         for phase in (FORWARD, BACKWARD, UPDATE)
     }
     variable_bytes = sum(memory[group] for group in core_memory.VARIABLE_GROUPS)
-    max_length = max(settings.sequence_length.values())
     microbatch = _describe_batch(pod, settings)
     return Plan(
         layout=layout,
-        batch_tokens=settings.batch_size * max_length,
+        batch_tokens=settings.batch_size * microbatch.sequence_length,
         sequences=settings.batch_size,
         microbatches=pod.microbatches,
         vocabulary=vocabulary,

@@ -83,10 +83,29 @@ def dispatch_twice(h):
     return h
 
 
+def test_tensors_of_the_same_weights_are_kept_once():
+    """A bias [d_ff, slot] that two layers compute from w, as relative position biases are."""
+    dims = mtf.Shape([HIDDEN, SLOT])
+
+    def add_biases(h):
+        weights = mtf.get_variable(h.mesh, "w", mtf.Shape([EXPERT, SLOT]))
+        for _ in range(2):
+            buckets = mtf.mod(mtf.range(h.mesh, HIDDEN, tf.int32), 4)
+            one_hot = mtf.one_hot(buckets, EXPERT)
+            bias = mtf.einsum([one_hot, weights], dims)
+            h = mtf.einsum([mtf.exp(bias), h], mtf.Shape([BATCH, SLOT]))
+            h = mtf.einsum([mtf.exp(bias), h], mtf.Shape([BATCH, HIDDEN]))
+        return h
+
+    kept = find_kept(build_two_matmuls(add_biases))
+    assert sum(tensor.shape == dims for tensor in kept) == 1
+
+
 def test_the_start_of_the_backward_pass_holds_activations_and_one_gradient():
     step = step_memory.measure_step(build_two_matmuls(leaky_relu))
     assert (step.gradients, step.weight_copies) == (0, 0)
     assert step.workspace == 4 * 4 * 6
+    assert step.gaps == int(0.05 * (step.activations + step.workspace))
 
 
 def test_a_loop_of_microbatches_also_holds_sums_of_gradients_and_copies_of_weights():
@@ -118,7 +137,8 @@ def test_the_update_of_a_large_variable_can_be_the_fullest_moment(monkeypatch):
         ((16, 256), 16 * 256),
         ((9, 129), 16 * 256),  # both round up
         ((512, 64), 64 * 512),  # 64 columns would waste half; XLA makes 512 the columns
-        ((8, 114, 32128), 8 * 120 * 32128),  # the last dimension is wide: the order stays
+        ((8, 114, 32128), 8 * 114 * 32128),  # 8 x 32128 in whole tiles
+        ((9, 4, 130), 4 * 16 * 256),  # rows of 4 would waste half
         ((300,), 300),
         ((1, 1, 300), 300),
     ],
