@@ -7,7 +7,7 @@ The model follows what the TPU's compiler does with these graphs (docs/tpu_compi
   the dispatch tensor [G, S, E, C] of Mesh TensorFlow never exists, but its one-hot factors do.
 - The compiler reuses memory: what counts is the fullest moment of a step. That is the start of
   the backward pass, when all activations are kept and nothing is freed yet, or the update of
-  the largest variable, when all gradients exist and no activations.
+  the largest variable, when the activations are gone.
 - In a loop over microbatches, the sums of the gradients exist all the time, and so do the
   bfloat16 copies of the weights, which XLA makes once, before the loop.
 """
@@ -90,11 +90,12 @@ def measure_step(pod: PodGraph) -> StepMemory:
         "gradients": sum(small) if in_loop else 0,
         "workspace": max(small, default=0),
     }
-    # The optimizer computes in float32: the scaled gradient and the new value.
+    # The optimizer computes in float32: the scaled gradient and the new value. Without a loop,
+    # XLA updates each variable as soon as its gradient exists.
     update = {
         "activations": 0,
         "weight_copies": 0,
-        "gradients": sum(small),
+        "gradients": sum(small) if in_loop else max(small, default=0),
         "workspace": 2 * 4 * max(weights, default=0),
     }
     fullest = max(backward, update, key=lambda moment: sum(moment.values()))

@@ -123,11 +123,17 @@ def test_weights_in_the_dtype_of_activations_are_not_copied():
     assert step.weight_copies == 0
 
 
-def test_the_update_of_a_large_variable_can_be_the_fullest_moment(monkeypatch):
-    """Without activations: all gradients, the scaled gradient and the new value of w1."""
+@pytest.mark.parametrize(("microbatches", "gradients"), [(1, 4 * 6), (3, WEIGHTS)])
+def test_the_update_of_a_large_variable_can_be_the_fullest_moment(
+    monkeypatch, microbatches, gradients
+):
+    """Without activations: the scaled gradient and the new value of w1, and its gradient.
+
+    After a loop of microbatches, the gradients of all variables exist.
+    """
     monkeypatch.setattr(step_memory, "_find_kept", lambda pod, read: [])
-    step = step_memory.measure_step(build_two_matmuls(leaky_relu, runs=1))
-    assert (step.activations, step.gradients) == (0, 4 * WEIGHTS)
+    step = step_memory.measure_step(build_two_matmuls(leaky_relu, runs=microbatches))
+    assert (step.activations, step.gradients) == (0, 4 * gradients)
     assert step.workspace == 2 * 4 * 4 * 6
 
 
