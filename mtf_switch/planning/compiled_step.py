@@ -90,26 +90,25 @@ def judge(
       batch: The batch of the step.
       hardware: The pod.
     """
-    usable = outcome.usable_bytes
-    core = f"a program can use {format_bytes(usable)} of a {outcome.core} core"
-    if outcome.refusal is None:
-        total = outcome.bytes.total
-        if total <= usable:
-            return f"It fits: it needs {format_bytes(total)} per core, and {core}."
-        needed, refused = total, f"It compiles, but it needs {format_bytes(total)} per core"
-        largest = ""
+    usable = format_bytes(outcome.usable_bytes)
+    if outcome.bytes:
+        needed, largest = outcome.bytes.total, ""
+        needs = f"it needs {format_bytes(needed)} per core"
+        if needed <= outcome.usable_bytes:
+            return f"It fits: {needs}, and a program can use {usable} of a {outcome.core} core."
+        refused = f"It compiles, but it does not fit: {needs}"
     else:
-        needed = outcome.refusal.needed_bytes
+        needed, largest = outcome.refusal.needed_bytes, _describe_largest(outcome.refusal)
         refused = (
             "It does not fit: the TPU's compiler refuses it, because it needs at least "
             f"{format_bytes(needed)} per core"
         )
-        largest = _describe_largest(outcome.refusal)
     memory = core_memory.measure_memory(variables, layout, {})
     memory[core_memory.ACTIVATIONS] = max(0, needed - sum(memory.values()))
     fixes = core_memory.suggest_fixes(variables, memory, layout, batch, hardware)
     return (
-        f"{refused}, {format_bytes(needed - usable)} more than it can: {core}. {largest}{fixes}"
+        f"{refused}, {format_bytes(needed - outcome.usable_bytes)} more than the {usable} that "
+        f"a program can use of a {outcome.core} core. {largest}{fixes}"
     )
 
 

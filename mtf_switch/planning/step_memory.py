@@ -83,20 +83,24 @@ def measure_step(pod: PodGraph) -> StepMemory:
     copies = sum(
         size for size, v in zip(small, trainable) if v.activation_dtype != v.slice_dtype
     )
+    # Weights of one shape are stacked in one variable, but updated one by one.
+    largest = max(range(len(weights)), key=lambda i: weights[i] // _count_stacked(trainable[i]))
+    count = _count_stacked(trainable[largest])
+    largest_weight, largest_gradient = weights[largest] // count, small[largest] // count
     in_loop = pod.microbatches > 1
     backward = {
         "activations": activations,
         "weight_copies": copies if in_loop else 0,
         "gradients": sum(small) if in_loop else 0,
-        "workspace": max(small, default=0),
+        "workspace": largest_gradient,
     }
     # The optimizer computes in float32: the scaled gradient and the new value. Without a loop,
     # XLA updates each variable as soon as its gradient exists.
     update = {
         "activations": 0,
         "weight_copies": 0,
-        "gradients": sum(small) if in_loop else max(small, default=0),
-        "workspace": 2 * 4 * max(weights, default=0),
+        "gradients": sum(small) if in_loop else largest_gradient,
+        "workspace": 2 * 4 * largest_weight,
     }
     fullest = max(backward, update, key=lambda moment: sum(moment.values()))
     return StepMemory(
@@ -105,6 +109,11 @@ def measure_step(pod: PodGraph) -> StepMemory:
         code=_CODE_PER_OPERATION * len(pod.phases),
         unfused=sum(_measure(pod, tensor) for tensor in read),
     )
+
+
+def _count_stacked(variable: mtf.Variable) -> int:
+    """Returns the number of weights in a variable: autostack joins those of one shape."""
+    return {dim.name: dim.size for dim in variable.shape.dims}.get("stacked", 1)
 
 
 def _find_read(pod: PodGraph) -> set[mtf.Tensor]:
