@@ -16,6 +16,7 @@ from mtf_switch.layers.capacity import ExpertCapacity
 from mtf_switch.layers.exploration import Exploration
 from mtf_switch.layers.router import SwitchRouter
 from mtf_switch.layers.switch_ffn import SwitchFFN
+from mtf_switch.model.mesh_impls import SeededPlacementMeshImpl
 
 # The length of the sequences into which the tokens are divided.
 _LENGTH = 256
@@ -88,7 +89,7 @@ def _lower(layer: Any, tokens: tf.Tensor, setting: sizes.Layer) -> tuple[list, t
     loss = mtf.add_n([loss, *(mtf.cast(own, tf.float32) for own in context.losses)])
     variables = [variable.outputs[0] for variable in mesh.graph.trainable_variables]
     results = [loss, *mtf.gradients([loss], [*variables, x])]
-    mesh_impl = mtf.placement_mesh_impl.PlacementMeshImpl(cores, rules, [""])
+    mesh_impl = SeededPlacementMeshImpl(cores, rules, [""])
     lowering = mtf.Lowering(mesh.graph, {mesh: mesh_impl}, autostack=False)
     # A session that fetches the operations computes the tensors without copying them.
     fetches = [lowering.export_to_tf_tensor(result).op for result in results]

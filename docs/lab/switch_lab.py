@@ -19,7 +19,7 @@ import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import transformer, transformer_layers
 from topics import Topics
 
-from mtf_switch.layers import initialization, router_metrics
+from mtf_switch.layers import initialization, recorded_sums
 from mtf_switch.layers.capacity import ExpertCapacity
 from mtf_switch.layers.exploration import Exploration
 from mtf_switch.layers.router import SwitchRouter
@@ -125,7 +125,7 @@ def call_layer(
             "gate": routing.gate,
         }
         fetches = {n: lowering.export_to_tf_tensor(tensor) for n, tensor in tensors.items()}
-        (sums,) = router_metrics.collect_sums(tf.get_default_graph()).values()
+        (sums,) = _export_sums(mesh, lowering)
         masters = {v.name: v.get_master() for v in mesh.graph.trainable_variables}
         with _start_session(lowering, weights) as session:
             found, sums, values = session.run((fetches, sums, masters))
@@ -180,7 +180,7 @@ def train(
       seed: Seed of the initial weights and of the data.
     """
     width = task.centres.shape[1]
-    with tf.Graph().as_default() as graph:
+    with tf.Graph().as_default():
         tf.set_random_seed(seed)
         tf.train.get_or_create_global_step()
         x, y = (tf.placeholder(tf.float32, [tokens, width]) for _ in range(2))
@@ -189,8 +189,7 @@ def train(
         updates = _build_updates(mesh, loss, learning_rate)
         lowering = _lower(mesh)
         step = tf.group(*[lowering.lowered_operation(update) for update in updates])
-        metrics = router_metrics.collect_sums(graph)
-        first = [next(iter(metrics.values()))] if metrics else []
+        first = _export_sums(mesh, lowering)[:1]
         error = lowering.export_to_tf_tensor(error)
         masters = {v.name: v.get_master() for v in mesh.graph.trainable_variables}
         rng = np.random.default_rng(seed)
@@ -331,6 +330,11 @@ def _make_context(x: mtf.Tensor, name: str = "layer") -> transformer.Context:
     )
     context.current_layer = types.SimpleNamespace(name=name)
     return context
+
+
+def _export_sums(mesh: mtf.Mesh, lowering: mtf.Lowering) -> list[tf.Tensor]:
+    """Returns the vector of sums of each Switch layer, from which RouterMetrics are made."""
+    return [lowering.export_to_tf_tensor(t) for t in recorded_sums.take(mesh.graph).values()]
 
 
 def _lower(mesh: mtf.Mesh) -> mtf.Lowering:

@@ -16,11 +16,10 @@ import tensorflow.compat.v1 as tf
 from mtf_switch.analysis import routing_probe
 from mtf_switch.config import mesh_layout
 from mtf_switch.errors import UserError
-from mtf_switch.layers import router_metrics
 from mtf_switch.model import switch_transformer
 from mtf_switch.model_dirs import saved_checkpoints
 from mtf_switch.model_dirs.restoring import CheckShapesHook
-from mtf_switch.runs import estimator
+from mtf_switch.runs import estimator, inference_steps
 from mtf_switch.runs.run import Run
 
 # Mesh TF's model types whose stacks read the features of a task as they are.
@@ -99,19 +98,17 @@ class TracedModel:
         self._fed = {
             name: tf.placeholder(tf.int32, shape, name) for name, shape in features.items()
         }
-        model_fn = estimator.make_model_fn(run, model, self._devices, use_tpu=False)
-        spec = model_fn(dict(self._fed), None, tf.estimator.ModeKeys.EVAL, {})
-        cross_entropy, _, _, weights, *_ = spec.eval_metrics[1]
+        mesh_impl, _ = estimator.make_mesh_impl(settings, self._devices)
+        step = inference_steps.build_evaluation(model, settings, self._fed, mesh_impl)
+        cross_entropy, weights = step.outputs["cross_entropy"], step.outputs["weights"]
         self._probed = probe.layers
         self._fetches = {
             # [outer_batch, B / outer_batch, L]
             "loss": tf.reshape(cross_entropy * weights, [-1, weights.shape[-1]]),
-            "sums": router_metrics.collect_sums(graph),
+            "sums": step.router_sums,
             "layers": {name: layer.fetches for name, layer in self._probed.items()},
         }
-        self._hooks = list(spec.evaluation_hooks)
-        for hook in self._hooks:
-            hook.begin()
+        self._copy_to_slices = step.lowering.copy_masters_to_slices()
         self._saver = tf.train.Saver(tf.global_variables())
         sums = self._fetches["sums"]
         self.experts = {name: (sums[name].shape[0] - 6) // 2 for name in self._probed}
@@ -136,8 +133,7 @@ class TracedModel:
         with self._session.graph.as_default(), explained:
             CheckShapesHook(checkpoint).begin()
             self._saver.restore(self._session, checkpoint)
-        for hook in self._hooks:
-            hook.after_create_session(self._session, None)
+        self._session.run(self._copy_to_slices)
 
     def trace(self, features: Mapping[str, np.ndarray]) -> BatchRouting:
         """Computes the routing and the loss of a batch.

@@ -10,7 +10,7 @@ from typing import Any
 
 import gin
 
-from mtf_switch.config import gin_config, parameter_rules
+from mtf_switch.config import effects, gin_config, parameter_rules
 from mtf_switch.config.mesh_layout import MeshLayout, adapt_to_devices
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.errors import UserError
@@ -118,6 +118,7 @@ def read_settings() -> RunSettings:
         eval_every_steps=eval_every_steps()[0],
         eval_batches=eval_every_steps()[1],
         keep_best=_read_keep_best(),
+        **_read_graph_parameters(batch_size),
     )
 
 
@@ -131,12 +132,33 @@ def _read_keep_best() -> bool:
 
 
 def _read_run_parameters() -> dict[str, Any]:
-    """Returns the parameters of `utils.run`: gin's bindings, and the defaults for the rest."""
+    """Returns the parameters of `utils.run`."""
     from mesh_tensorflow.transformer import utils
 
-    parameters = inspect.signature(utils.run).parameters
+    return _read_parameters(utils.run)
+
+
+def _read_graph_parameters(batch_size: int) -> dict[str, Any]:
+    """Returns the parameters of `utils.tpu_estimator_model_fn` that this project reads."""
+    from mesh_tensorflow.transformer import utils
+
+    values = _read_parameters(utils.tpu_estimator_model_fn)
+    copies = values["outer_batch_size"]
+    if copies and batch_size % copies:
+        raise UserError(
+            f"utils.tpu_estimator_model_fn.outer_batch_size = {copies} does not divide the "
+            f"batch of {batch_size} sequences (utils.run.batch_size)."
+        )
+    # T5's own configurations have '' for no file.
+    values["model_info_file"] = values["model_info_file"] or None
+    return {name: values[name] for name in effects.GRAPH_PARAMETERS}
+
+
+def _read_parameters(configurable: Callable) -> dict[str, Any]:
+    """Returns gin's bindings of a function of Mesh TF, and the defaults for the rest."""
+    parameters = inspect.signature(configurable).parameters
     defaults = {name: parameter.default for name, parameter in parameters.items()}
-    name = "mesh_tensorflow.transformer.utils.run"
+    name = f"mesh_tensorflow.transformer.utils.{configurable.__name__}"
     bindings = gin.get_bindings(name, resolve_references=False)
     try:
         # A copy calls the functions that the values refer to. T5's dataset.gin binds the

@@ -42,6 +42,19 @@ _INSTEAD = {
         "This project has no equivalent.",
     ),
 }  # fmt: skip
+# The parameters of `utils.tpu_estimator_model_fn` that this project reads.
+GRAPH_PARAMETERS = ("outer_batch_size", "model_info_file", "hierarchical_tiling_spec")
+# Its other parameters that are not those of `utils.run` -> what to use instead.
+_INSTEAD_IN_GRAPH = {
+    "init_variable_filter": "Use should_load_variable.filter_fn.",
+    "tpu_summaries": "Training writes TensorBoard summaries in any case.",
+    **dict.fromkeys(
+        ("use_tpu", "score_in_predict_mode"), "The command and its flag --tpu decide."
+    ),
+    **dict.fromkeys(
+        ("transformer_model", "weight_decay_checkpoint"), "This project has no equivalent."
+    ),
+}
 # Functions of T5's main loop that this project does not call -> what to use instead.
 _NOT_CALLED = {
     **dict.fromkeys(
@@ -123,12 +136,23 @@ def _check_used(param: str, binding: Binding, used: set[str]) -> None:
             f"{start} run_switch.py does not read {binding.parameter}. "
             f"{_INSTEAD[binding.parameter]}"
         )
+    if binding.base_name == "tpu_estimator_model_fn":
+        _check_used_in_graph(start, binding.parameter)
     instead = _NOT_CALLED.get(_full_name(binding.name))
     if instead:
         raise UserError(f"{start} run_switch.py does not call {binding.name}. {instead}")
     needed = _NEED_REFERENCE.get(binding.base_name)
     if binding.parameter and needed and binding.base_name not in used:
         raise UserError(f"{start} nothing uses {binding.base_name}. Add {needed}.")
+
+
+def _check_used_in_graph(start: str, parameter: str) -> None:
+    if parameter not in GRAPH_PARAMETERS:
+        others = {**_INSTEAD, **_INSTEAD_IN_GRAPH}
+        raise UserError(
+            f"{start} run_switch.py does not read {parameter} of tpu_estimator_model_fn. "
+            f"{others.get(parameter, f'Use utils.run.{parameter}.')}"
+        )
 
 
 def _full_name(name: str) -> str:

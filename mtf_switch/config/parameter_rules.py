@@ -94,6 +94,20 @@ def _is_task_name(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[\w.:]+", value) is not None
 
 
+def _is_tiling(value: Any) -> bool:
+    are_pairs = isinstance(value, (list, tuple)) and _are_pairs_with(_is_tile)(value)
+    # Only the first axis may be as long as the others leave it.
+    return are_pairs and all(tile is not None for _, tile in value[1:])
+
+
+def _is_tile(value: Any) -> bool:
+    return value is None or (isinstance(value, (list, tuple)) and all(map(_is_positive, value)))
+
+
+def _nothing(advice: str) -> Rule:
+    return Rule("None", lambda value: value is None, advice)
+
+
 def _make_pairs_rule(example: str, is_valid: Callable[[Any], bool]) -> Rule:
     return Rule(f"a text of pairs, such as {example!r}", _are_pairs_with(is_valid))
 
@@ -115,7 +129,10 @@ _NAME_FUNCTIONS = ("learning_rate_schedule", "optimizer", "variable_filter")
 
 declare(
     "run",
-    model_type=text(),
+    model_type=one_of(
+        *("bitransformer", "lm", "delimited_lm", "aligned"),
+        advice="A student with a teacher (bi_student_teacher) is not implemented.",
+    ),
     batch_size=Rule(
         "a whole number of at least 1, or a pair such as ('tokens_per_batch', 65536)",
         _is_batch_size,
@@ -141,6 +158,26 @@ declare(
     init_checkpoint=text().or_none(),
     variable_filter=Rule("a regular expression, or None", _is_filter),
     skip_seen_data=boolean(),
+)
+declare(
+    "tpu_estimator_model_fn",
+    outer_batch_size=value_rules.whole(0).or_none(),
+    model_info_file=Rule(
+        "a path, or None", lambda value: value is None or isinstance(value, str)
+    ),
+    hierarchical_tiling_spec=Rule(
+        "pairs of a mesh axis and its shape on the TPU, such as [['data', None], "
+        "['model', [2, 1, 2]]]",
+        _is_tiling,
+    ).or_none(),
+    tpu_summaries=boolean(),
+    # These would change a run, so a gin file may not bind them either.
+    ensemble_inputs=_nothing("This project has no equivalent."),
+    init_checkpoint=_nothing("Use utils.run.init_checkpoint."),
+    init_variable_filter=Rule(
+        "''", lambda value: value == "", "Use should_load_variable.filter_fn."
+    ),
+    weight_decay_checkpoint=_nothing("This project has no equivalent."),
 )
 declare("seed", value=any_whole())
 # A machine has few devices, and each part of its processor takes memory.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mtf_switch.config.mesh_layout import MeshLayout
@@ -12,6 +12,8 @@ from mtf_switch.config.mesh_layout import MeshLayout
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
     """The parameters of `utils.run`, with references evaluated. The names are T5's.
+
+    The last three are those of `utils.tpu_estimator_model_fn`.
 
     Attributes:
       model_type: "bitransformer" or another of Mesh TF's model types.
@@ -28,7 +30,8 @@ class RunSettings:
       iterations_per_loop: Steps per loop on a TPU.
       autostack: Whether variables of one shape are stacked, which helps only TPUs.
       init_checkpoint: Checkpoint from which the variables start, or None.
-      variable_filter: Regular expression of the variables to train; None trains all.
+      variable_filter: Regular expression of the variables to train, or a function that selects
+        them; None trains all.
       skip_seen_data: Whether a resumed run skips the batches that it has seen. Otherwise it
         reads the data in a different order, which depends on the step at which it starts.
       seed: Seed of data, weights and noise.
@@ -36,6 +39,10 @@ class RunSettings:
       eval_every_steps: Steps between measurements of the validation loss; 0 for none.
       eval_batches: Number of batches of a measurement.
       keep_best: Whether the checkpoint with the lowest validation loss is kept.
+      outer_batch_size: Copies of the experts, each for a part of the batch; 0 or None for a
+        batch without this dimension.
+      model_info_file: File that gets the sizes of the variables in training, or None.
+      hierarchical_tiling_spec: The shape of each mesh axis on a TPU; None for Mesh TF's choice.
     """
 
     model_type: str
@@ -52,13 +59,16 @@ class RunSettings:
     iterations_per_loop: int
     autostack: bool
     init_checkpoint: str | None
-    variable_filter: str | None
+    variable_filter: str | Callable | None
     skip_seen_data: bool
     seed: int
     devices: int | None = None
     eval_every_steps: int = 0
     eval_batches: int = 20
     keep_best: bool = False
+    outer_batch_size: int | None = 1
+    model_info_file: str | None = None
+    hierarchical_tiling_spec: Sequence[tuple[str, Sequence[int] | None]] | None = None
 
     @property
     def layout(self) -> MeshLayout:

@@ -1,9 +1,9 @@
 """Metrics of each router, carried out of the graph as one vector per layer.
 
 The vector holds sums over real tokens, so batches, microbatches, groups and cores add up
-exactly. `RouterMetrics` divides by the number of tokens. Each layer adds one operation, however
-many experts it has. Mesh TF's own metrics add one operation per expert, which takes minutes for
-Switch-C.
+exactly. `RouterMetrics` divides by the number of tokens. A layer records one vector, however
+many experts it has (`recorded_sums`). Mesh TF's own metrics add one operation per expert, which
+takes minutes for Switch-C.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ import mesh_tensorflow as mtf
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from mtf_switch.upstream import microbatches
-
-_COLLECTION = "mtf_switch_router_sums"
 _VECTOR = "router_sums"
 # The scalars that follow the number of tokens in the vector of sums, in this order.
 MEANS = ("dropped_fraction", "entropy", "gate", "aux_loss", "z_loss")
@@ -132,35 +129,3 @@ def compute_router_sums(
     served_by_choice = mtf.pad(served_by_choice, [0, experts_dim.size - len(served)], _VECTOR)
     parts = [mtf.stack(scalars, _VECTOR), counts, served_by_choice]
     return mtf.stop_gradient(mtf.concat(parts, _VECTOR))
-
-
-class _RecordOperation(mtf.Operation):
-    """Adds the lowered vector to a collection of the TensorFlow graph."""
-
-    def __init__(self, layer: str, sums: mtf.Tensor):
-        super().__init__([sums], name="router_metrics")
-        self._layer = layer
-        self._outputs = [mtf.Tensor(self, sums.shape, sums.dtype)]
-
-    def lower(self, lowering):
-        # Every core holds the same values, because they are sums over all groups.
-        value = lowering.tensors[self.inputs[0]].to_laid_out_tensor()
-        tf.add_to_collection(_COLLECTION, (self._layer, value.tensor_list[0]))
-        lowering.set_tensor_lowering(self.outputs[0], value)
-
-
-def record_sums(layer: str, sums: mtf.Tensor) -> None:
-    """Records a layer's sums [6 + 2 E] in the graph, where `collect_sums` finds them.
-
-    With microbatches, a step records the sum over its microbatches.
-
-    Args:
-      layer: The name under which the sums are recorded.
-      sums: [6 + 2 E] float32.
-    """
-    microbatches.deliver_sum(sums, functools.partial(_RecordOperation, layer))
-
-
-def collect_sums(graph: tf.Graph) -> dict[str, tf.Tensor]:
-    """Returns the sums of all layers of a lowered graph, by layer name, in order."""
-    return dict(graph.get_collection(_COLLECTION))

@@ -15,7 +15,7 @@ from mtf_switch.layers import (
     dimensions,
     dispatch_method,
     position_in_expert,
-    router_metrics,
+    recorded_sums,
     switch_layer_rules,
 )
 from mtf_switch.layers.capacity import CapacityMode, ExpertCapacity, InferenceCapacity
@@ -317,13 +317,13 @@ class SwitchLayer(transformer.TransformerLayer):
     def _record_losses_and_metrics(
         self, context: transformer.Context, routing: Routing
     ) -> None:
-        """Adds the loss to the context, and the metrics to the graph."""
+        """Adds the loss to the context, and records the sums of the router's metrics."""
         if context.losses is not None:
             # Mesh TF sums over microbatches, and divides the cross-entropy in the same way.
             loss = routing.aux_loss / context.num_microbatches
             context.losses.append(mtf.cast(loss, context.activation_dtype))
         if call_modes.sees_sequences(context):
-            router_metrics.record_sums(self._metrics_name(context), routing.sums)
+            recorded_sums.record(self._metrics_name(context), routing.sums)
 
     def _metrics_name(self, context: transformer.Context) -> str:
         """The name of the layer's metrics, such as decoder/block_001/layer_002."""

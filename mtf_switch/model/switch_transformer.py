@@ -5,7 +5,6 @@ A large graph takes minutes to build, so mistakes in the configuration are repor
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,6 +19,8 @@ from mtf_switch.errors import UserError
 from mtf_switch.layers.capacity import InferenceCapacity
 from mtf_switch.layers.routing import Observe
 from mtf_switch.layers.switch_layer import SwitchLayer
+from mtf_switch.model import model_errors
+from mtf_switch.model.batch import batch_dimensions, count_microbatches
 
 
 def build(
@@ -47,7 +48,7 @@ def build(
       UserError: If the configuration is wrong. Upstream would ignore some of these mistakes, or
         fail much later.
     """
-    with convert_value_errors(), convert_type_errors():
+    with model_errors.convert_value_errors(), model_errors.convert_type_errors():
         check_layer_specifications()
         model = utils.build_model(
             model_type=settings.model_type,
@@ -89,33 +90,6 @@ def pairs_of_blocks(num_layers: int) -> int:
             "sparsity/every_switch.gin."
         )
     return num_layers // 2
-
-
-@contextlib.contextmanager
-def convert_value_errors() -> Iterator[None]:
-    """Turns a ValueError with which Mesh TF rejects a configuration into a UserError."""
-    try:
-        yield
-    except ValueError as error:
-        message = str(error).split("\n  In call to configurable")[0]
-        raise UserError(f"The model cannot be built as configured: {message}") from error
-
-
-@contextlib.contextmanager
-def convert_type_errors() -> Iterator[None]:
-    """Turns Python's errors for a parameter of the wrong type into a UserError.
-
-    Use it while a model is constructed, when all values come from the user.
-    """
-    try:
-        yield
-    except (TypeError, AttributeError, KeyError, RecursionError) as error:
-        message, *calls = str(error).split("\n  In call to configurable")
-        where = f" (in {calls[0].split()[0]})" if calls else ""
-        raise UserError(
-            f"The model cannot be built as configured{where}: {type(error).__name__}: "
-            f"{message}. A parameter has a value of the wrong type."
-        ) from error
 
 
 def check_layer_specifications() -> None:
@@ -179,16 +153,6 @@ def check_model(model: Any, settings: RunSettings) -> None:
             _check_capacity(stack, layer, settings)
 
 
-def count_microbatches(settings: RunSettings) -> int:
-    """Returns the number of microbatches that a training step runs in turn."""
-    return utils.serialize_num_microbatches(
-        mtf.Dimension("batch", settings.batch_size),
-        settings.sequence_length,
-        settings.mesh_shape,
-        settings.layout_rules,
-    )
-
-
 def _get_length(stack: transformer.Unitransformer, settings: RunSettings) -> int:
     feature = "inputs" if stack.name == "encoder" else "targets"
     return settings.sequence_length.get(feature, max(settings.sequence_length.values()))
@@ -205,7 +169,8 @@ def list_tensors_to_split(model: Any, settings: RunSettings) -> Iterator[Tensor]
       The inputs, embeddings and logits of each stack, and the weights and activations of each
       layer. Their batch dimension is one microbatch.
     """
-    batch = ("batch", settings.batch_size // count_microbatches(settings))
+    batch_dim = batch_dimensions(settings)[-1]
+    batch = (batch_dim.name, batch_dim.size // count_microbatches(settings))
     batch_fix = {"batch": "(utils.run.batch_size, or a microbatch of it)"}
     for stack in stacks(model):
         x = (batch, ("length", _get_length(stack, settings)))
@@ -267,7 +232,7 @@ def _check_capacity(
     length = _get_length(stack, settings)
     cores = settings.layout.ways("batch")
     microbatches = count_microbatches(settings)
-    tokens = settings.batch_size * length
+    tokens = batch_dimensions(settings)[-1].size * length
     tokens_by_mode = {"train": tokens // microbatches, "eval": tokens}
     for mode, tokens_at_once in tokens_by_mode.items():
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow.compat.v1 as tf
 
 from mtf_switch.errors import UserError, join_first
@@ -72,29 +74,35 @@ def find_missing_slots(checkpoint: str) -> list[str]:
     return [] if any(name in names for name in slots) else slots
 
 
-def let_saver_skip_missing_slots(saver: tf.train.Saver, model_dir: str) -> None:
-    """Lets a training graph's saver restore a checkpoint without the optimizer's variables.
+class SlotSkippingSaver(tf.train.Saver):
+    """A saver of all variables that restores a checkpoint without the optimizer's variables.
 
     The optimizer's variables then start at their initial values. TensorFlow itself would fail
     on the first of them.
-
-    Args:
-      saver: The saver of all variables of the default graph.
-      model_dir: The folder whose latest checkpoint will be restored.
     """
-    checkpoint = tf.train.latest_checkpoint(model_dir)
-    missing = set(find_missing_slots(checkpoint)) if checkpoint else set()
-    if not missing:
-        return
-    variables = tf.global_variables()
-    others = tf.train.Saver([v for v in variables if v.op.name not in missing])
-    initialize = tf.group([v.initializer for v in variables if v.op.name in missing])
-    restore_all = saver.restore
 
-    def restore(session: tf.Session, path: str) -> None:
-        if path != checkpoint:
-            return restore_all(session, path)
-        session.run(initialize)
-        return others.restore(session, path)
+    def __init__(self, model_dir: str, **kwargs: Any):
+        """Makes a saver for the variables of the default graph, in which a step was built.
 
-    saver.restore = restore
+        Args:
+          model_dir: The folder whose latest checkpoint will be restored.
+          **kwargs: Those of tf.train.Saver.
+        """
+        variables = tf.global_variables()
+        super().__init__(variables, **kwargs)
+        self._checkpoint = tf.train.latest_checkpoint(model_dir)
+        missing = set(find_missing_slots(self._checkpoint)) if self._checkpoint else set()
+        self._others = None
+        if missing:
+            self._others = tf.train.Saver([v for v in variables if v.op.name not in missing])
+            self._initialize = tf.group(
+                [v.initializer for v in variables if v.op.name in missing]
+            )
+
+    def restore(self, session: tf.Session, path: str) -> None:
+        """Restores the variables of a checkpoint, and initializes those that it lacks."""
+        if self._others is None or path != self._checkpoint:
+            super().restore(session, path)
+            return
+        session.run(self._initialize)
+        self._others.restore(session, path)

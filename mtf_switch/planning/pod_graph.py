@@ -1,32 +1,27 @@
-"""Builds and lowers, on this machine, the training graph that a TPU pod would run.
+"""Builds and lowers, on this machine, the graph that a TPU pod would run.
 
-The graph comes from `estimator.make_model_fn`, which also builds it for training on a TPU. Mesh
-TF's SimdMeshImpl lowers it to one program that every core runs, so its size does not depend on
-the number of cores. Stand-ins replace the parts that only a pod has: its topology, its hosts,
-and the memory for the variables (each slice is a placeholder instead of a tf.Variable).
+The graph comes from `training_step.build`, or `inference_steps`, as that of any run. Mesh TF's
+SimdMeshImpl lowers it to one program that every core runs, so its size does not depend on the
+number of cores. Stand-ins replace what only a pod has: its topology, and the memory for the
+variables (each slice is a placeholder instead of a tf.Variable).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import tempfile
-import types
-from collections.abc import Iterator
-from typing import Any, Callable
+from collections.abc import Mapping
+from typing import Any
 
 import mesh_tensorflow as mtf
 import numpy as np
 import tensorflow.compat.v1 as tf
-from mesh_tensorflow import simd_mesh_impl
 
-from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.config.run_settings import RunSettings
-from mtf_switch.model import switch_transformer
+from mtf_switch.model import mesh_impls, switch_transformer
+from mtf_switch.model.mesh_impls import SeededSimdMeshImpl
 from mtf_switch.planning.communication import BACKWARD, FORWARD, UPDATE, Phase
 from mtf_switch.planning.modes import Mode
-from mtf_switch.runs import estimator
-from mtf_switch.runs.run import Run
+from mtf_switch.runs import inference_steps, training_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +38,7 @@ class PodGraph:
       microbatches: Microbatches per step: how often the microbatch loop runs.
       looped: The Mesh TF operations in the microbatch loop; empty if there is no loop.
       train_op: The TensorFlow operation that runs a training step; None in another mode.
-      results: The results of the step, by name: the loss, metrics or decoded texts.
+      results: The results of the step, by name: the loss, metrics or decoded ids.
     """
 
     model: Any
@@ -65,7 +60,7 @@ class PodGraph:
 class _AbstractVariable:
     """One core's slice of a variable as a placeholder, which takes no memory."""
 
-    def __init__(self, variable: mtf.Variable, mesh_impl: simd_mesh_impl.SimdMeshImpl):
+    def __init__(self, variable: mtf.Variable, mesh_impl: SeededSimdMeshImpl):
         shape = mesh_impl.slice_shape(variable.outputs[0].shape)
         with mtf.utils.outside_all_rewrites():
             slice_ = tf.placeholder(variable.slice_dtype, shape, name="slice")
@@ -80,8 +75,8 @@ class _AbstractVariable:
         return tf.group(*[value.op for value in values])
 
 
-class AbstractMeshImpl(simd_mesh_impl.SimdMeshImpl):
-    """A SimdMeshImpl that needs neither the pod's memory nor its devices.
+class AbstractMeshImpl(SeededSimdMeshImpl):
+    """A SeededSimdMeshImpl that needs neither the pod's memory nor its devices.
 
     Attributes:
       slices: The placeholder of each variable.
@@ -118,79 +113,6 @@ class AbstractMeshImpl(simd_mesh_impl.SimdMeshImpl):
         raise ValueError("no axes of the mesh form these groups")
 
 
-@contextlib.contextmanager
-def replace_simd_mesh_impl(make_mesh_impl: Callable[..., Any]) -> Iterator[None]:
-    """Makes upstream's model function call `make_mesh_impl` where it makes a SimdMeshImpl.
-
-    Upstream looks up the class in the module `mtf.simd_mesh_impl`, and has no argument for it.
-    The methods of the class look it up in the same way, so this replaces the module and not the
-    class in it.
-    """
-    replacement = types.ModuleType(simd_mesh_impl.__name__, simd_mesh_impl.__doc__)
-    vars(replacement).update({**vars(simd_mesh_impl), "SimdMeshImpl": make_mesh_impl})
-    mtf.simd_mesh_impl = replacement
-    try:
-        yield
-    finally:
-        mtf.simd_mesh_impl = simd_mesh_impl
-
-
-@dataclasses.dataclass
-class _Recorder:
-    """Records the parts of a training step while upstream's model function builds it."""
-
-    mesh_impl: Any = None
-    mesh_graph: Any = None
-    phases: dict[mtf.Operation, Phase] = dataclasses.field(default_factory=dict)
-    looped: set[mtf.Operation] = dataclasses.field(default_factory=set)
-
-    def make_mesh_impl(self, *args, **kwargs) -> AbstractMeshImpl:
-        """Makes the mesh implementation of the graph, and keeps it."""
-        self.mesh_impl = AbstractMeshImpl(*args, **kwargs)
-        return self.mesh_impl
-
-    def mark(self, operations: list[mtf.Operation], phase: Phase) -> None:
-        """Marks the operations that have no phase yet."""
-        for operation in operations:
-            self.phases.setdefault(operation, phase)
-
-    def mark_loops(self, graph: mtf.Graph, phase: Phase) -> None:
-        """Marks the operations inside the loops of a graph."""
-        for operation in graph.operations:
-            if isinstance(operation, mtf.ops.WhileLoopOperation):
-                self.looped.update(operation._body_ops)
-                self.mark(operation._body_ops, phase)
-
-    @contextlib.contextmanager
-    def mark_forward(self, model: Any) -> Iterator[None]:
-        """Marks the operations that exist after the model is called: the forward pass."""
-        call = model.call_simple
-
-        def call_and_mark(*args, **kwargs):
-            result = call(*args, **kwargs)
-            self.mark(result[1].graph.operations, FORWARD)
-            return result
-
-        model.call_simple = call_and_mark
-        try:
-            yield
-        finally:
-            del model.call_simple
-
-    def mark_backward(self, optimizer: type) -> type:
-        """Returns an optimizer that first marks the operations so far: the backward pass."""
-        recorder = self
-
-        class MarkingOptimizer(optimizer):
-            def apply_grads(self, grads, variables):
-                recorder.mesh_graph = variables[0].graph
-                recorder.mark_loops(recorder.mesh_graph, BACKWARD)
-                recorder.mark(recorder.mesh_graph.operations, BACKWARD)
-                return super().apply_grads(grads, variables)
-
-        return MarkingOptimizer
-
-
 def build(settings: RunSettings, vocabulary: Any, mode: Mode = "train") -> PodGraph:
     """Builds and lowers the graph of a run for the cores of its mesh.
 
@@ -203,60 +125,81 @@ def build(settings: RunSettings, vocabulary: Any, mode: Mode = "train") -> PodGr
       UserError: If the model cannot be built, or the layout cannot split it.
     """
     model = switch_transformer.build(settings, vocabulary, on_tpu=True)
-    recorder = _Recorder()
-    settings = dataclasses.replace(
-        settings, optimizer=recorder.mark_backward(settings.optimizer)
-    )
-    with tf.Graph().as_default() as graph, contextlib.ExitStack() as stack:
+    with tf.Graph().as_default():
         tf.train.get_or_create_global_step()
-        stack.enter_context(replace_simd_mesh_impl(recorder.make_mesh_impl))
-        stack.enter_context(recorder.mark_forward(model))
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        run = Run(settings, vocabulary, folder)
-        devices = [""] * settings.layout.size
-        model_fn = estimator.make_model_fn(run, model, devices, use_tpu=True)
         features = {
             name: tf.placeholder(tf.int32, [settings.batch_size, length], name=name)
             for name, length in settings.sequence_length.items()
+            if mode != "predict" or name == "inputs"
         }
-        spec = model_fn(features, None, mode, {"context": _make_context(settings.layout)})
-    mesh_graph = next(iter(recorder.mesh_impl.slices)).graph
-    recorder.mark(mesh_graph.operations, UPDATE if mode == "train" else FORWARD)
+        mesh_impl = _make_mesh_impl(settings)
+        if mode == "train":
+            return _build_training(model, settings, features, mesh_impl)
+        return _build_inference(mode, model, settings, features, mesh_impl)
+
+
+def _build_training(
+    model: Any, settings: RunSettings, features: Mapping, mesh_impl: AbstractMeshImpl
+) -> PodGraph:
+    step = training_step.build(model, settings, features, mesh_impl, measures=False)
+    phases = {
+        **dict.fromkeys(step.phases.forward, FORWARD),
+        **dict.fromkeys(step.phases.backward, BACKWARD),
+        **dict.fromkeys(step.phases.update, UPDATE),
+    }
     return PodGraph(
         model=model,
-        tf_graph=graph,
-        mesh_graph=mesh_graph,
-        mesh_impl=recorder.mesh_impl,
-        variables=list(mesh_graph.all_variables),
-        phases=recorder.phases,
-        microbatches=switch_transformer.count_microbatches(settings),
-        looped=recorder.looped,
-        train_op=spec.train_op,
-        results=_name_results(spec),
+        tf_graph=tf.get_default_graph(),
+        mesh_graph=step.lowering.graph,
+        mesh_impl=mesh_impl,
+        variables=list(step.lowering.graph.all_variables),
+        phases=phases,
+        microbatches=step.microbatches,
+        looped=set(step.phases.looped),
+        train_op=step.train_op,
+        results={"loss": step.loss},
     )
 
 
-def _name_results(spec: Any) -> dict[str, tf.Tensor]:
-    """Returns the results of a step by name."""
-    loss = {} if spec.loss is None else {"loss": spec.loss}
-    _, metrics = spec.eval_metrics or (None, {})
-    if not isinstance(metrics, dict):
-        metrics = {f"metric_{index}": tensor for index, tensor in enumerate(metrics)}
-    return {**loss, **metrics, **(spec.predictions or {})}
+def _build_inference(
+    mode: Mode,
+    model: Any,
+    settings: RunSettings,
+    features: Mapping,
+    mesh_impl: AbstractMeshImpl,
+) -> PodGraph:
+    builders = {
+        "eval": inference_steps.build_evaluation,
+        "predict": inference_steps.build_decoding,
+    }
+    step = builders[mode](model, settings, features, mesh_impl)
+    mesh_graph = step.lowering.graph
+    return PodGraph(
+        model=model,
+        tf_graph=tf.get_default_graph(),
+        mesh_graph=mesh_graph,
+        mesh_impl=mesh_impl,
+        variables=list(mesh_graph.all_variables),
+        phases=dict.fromkeys(mesh_graph.operations, FORWARD),
+        microbatches=1,
+        looped=set(),
+        train_op=None,
+        results={**step.outputs, **step.router_sums},
+    )
 
 
-def _make_context(layout: MeshLayout) -> Any:
-    """Returns a stand-in for TPUEstimator's context, with the attributes that Mesh TF reads."""
-    cores = layout.size
+def _make_mesh_impl(settings: RunSettings) -> AbstractMeshImpl:
+    """Makes the implementation of the mesh for a flat pod with two cores per chip."""
+    cores = settings.layout.size
     chips = max(1, cores // 2)
     rows = 2 ** (int(chips).bit_length() // 2)
     while chips % rows:
         rows //= 2
-    topology = types.SimpleNamespace(mesh_shape=[rows, chips // rows, 1, min(cores, 2)])
-    assignment = types.SimpleNamespace(topology=topology)
-    return types.SimpleNamespace(
-        num_hosts=max(1, cores // 8),
-        num_replicas=1,
-        device_assignment=assignment,
-        tpu_host_placement_function=lambda host_id: f"/job:worker/task:{host_id}/device:CPU:0",
+    order = mesh_impls.arrange_on_topology(
+        settings.mesh_shape,
+        [rows, chips // rows, 1, min(cores, 2)],
+        tiling=settings.hierarchical_tiling_spec,
+    )
+    return AbstractMeshImpl(
+        settings.mesh_shape, settings.layout_rules, logical_to_physical=order
     )

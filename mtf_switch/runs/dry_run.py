@@ -10,7 +10,6 @@ import resource
 import statistics
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
@@ -20,8 +19,9 @@ from tqdm import tqdm
 from mtf_switch.config import mesh_layout
 from mtf_switch.model import switch_transformer
 from mtf_switch.model_dirs import saved_checkpoints
-from mtf_switch.runs import data, estimator
+from mtf_switch.runs import data, estimator, estimator_specs, training_step
 from mtf_switch.runs.run import Run
+from mtf_switch.runs.training_step import TrainingStep
 
 # The first step is slow, and is not counted.
 _STEPS = 6
@@ -82,8 +82,9 @@ def inspect(run: Run) -> str:
         batch = tf.data.make_one_shot_iterator(dataset).get_next()
         features = {name: tensor.shape.as_list() for name, tensor in batch.items()}
         model = switch_transformer.build(settings, run.vocabulary)
-        model_fn = estimator.make_model_fn(run, model, devices, use_tpu=False)
-        spec = model_fn(dict(batch), None, tf.estimator.ModeKeys.TRAIN, {})
+        mesh_impl, _ = estimator.make_mesh_impl(settings, devices)
+        step = training_step.build(model, settings, batch, mesh_impl)
+        estimator_specs.load_initial_weights(run)
         trained = [
             (v.op.name, v.shape.as_list(), v.dtype.base_dtype.name)
             for v in tf.trainable_variables()
@@ -92,22 +93,22 @@ def inspect(run: Run) -> str:
         kept_bytes = _count_bytes(tf.global_variables())
         # A step also holds the gradients.
         fits = kept_bytes + trained_bytes < _machine_bytes()
-        seconds = _time_steps(spec, devices) if fits else None
+        seconds = _time_steps(step, devices) if fits else None
     start = saved_checkpoints.latest_step(run.model_dir)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     found = DryRun(run, start, features, trained, trained_bytes, kept_bytes, seconds, peak)
     return format_text(found)
 
 
-def _time_steps(spec: Any, devices: Sequence[str]) -> float:
+def _time_steps(step: TrainingStep, devices: Sequence[str]) -> float:
     """Makes steps, and returns the median of their seconds."""
-    restore = [h for h in spec.training_chief_hooks if isinstance(h, mtf.MtfRestoreHook)]
+    restore = [mtf.MtfRestoreHook(step.lowering)]
     config = estimator._session_config(False, devices)
     seconds = []
     with tf.train.SingularMonitoredSession(hooks=restore, config=config) as session:
         for _ in tqdm(range(_STEPS), "dry run", unit="step", leave=False):
             began = time.perf_counter()
-            session.run(spec.train_op)
+            session.run(step.train_op)
             seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[1:])
 

@@ -13,7 +13,7 @@ from mtf_switch.layers.router_metrics import RouterMetrics
 from mtf_switch.model_dirs import saved_checkpoints
 from mtf_switch.model_dirs.restoring import CheckShapesHook
 from mtf_switch.report import Report
-from mtf_switch.runs import data, estimator, example_count, router_summaries, task_sums
+from mtf_switch.runs import data, estimator, eval_metrics, router_summaries, task_sums
 from mtf_switch.runs.run import Run
 from mtf_switch.runs.step_bar import StepBar
 from mtf_switch.runs.task_sums import TaskResult
@@ -142,10 +142,10 @@ def _to_evaluation(
         expert_load={name: m.expert_load.tolist() for name, m in routers.items()},
         served={name: np.trim_zeros(m.served, "b").tolist() for name, m in routers.items()},
         router={name: _router_scalars(metrics) for name, metrics in routers.items()},
-        examples=int(results[example_count.NAME]),
+        examples=int(results[eval_metrics.EXAMPLES]),
         limit=limit,
         source_examples=data.count_source_examples(task, split),
-        unknown_tokens=int(results.get(example_count.UNKNOWN, 0)),
+        unknown_tokens=int(results.get(eval_metrics.UNKNOWN, 0)),
     )
 
 

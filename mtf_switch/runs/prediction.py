@@ -18,7 +18,6 @@ from mtf_switch.model_dirs import saved_checkpoints
 from mtf_switch.model_dirs.restoring import CheckShapesHook
 from mtf_switch.runs import decode_length, estimator, router_summaries
 from mtf_switch.runs.run import Run
-from mtf_switch.upstream.host_vocabulary import HostDecodedVocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,13 +157,7 @@ def predict_rows(
     Raises:
       UserError: If the checkpoint cannot be read or is of another model.
     """
-    # The graph returns ids, which are decoded on the host.
-    on_host = tuple(
-        HostDecodedVocabulary(run.feature_vocabulary(feature))
-        for feature in ("inputs", "targets")
-    )
-    run_on_host = dataclasses.replace(run, vocabulary=on_host)
-    runner = estimator.build(run_on_host, score, inference=inference)
+    runner = estimator.build(run, score, inference=inference)
     with saved_checkpoints.explain_errors(run.model_dir, checkpoint=checkpoint):
         results = runner.predict(
             make_input_fn(features, run.settings.batch_size),

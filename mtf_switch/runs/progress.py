@@ -14,13 +14,13 @@ import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
 from mtf_switch.errors import UserError
-from mtf_switch.layers import router_metrics
 from mtf_switch.model_dirs.best_checkpoint import BestCheckpoint
 from mtf_switch.model_dirs.train_log import TrainLog
 from mtf_switch.runs import target_loss
 from mtf_switch.runs.router_alarm import RouterAlarm
 from mtf_switch.runs.run import Run
 from mtf_switch.runs.speed_summaries import SpeedSummaries
+from mtf_switch.runs.training_step import TrainingStep
 
 
 class Validates(Protocol):
@@ -41,32 +41,28 @@ class ProgressHook(tf.estimator.SessionRunHook):
     The hook must come before the checkpoint saver, so that a bad step is not saved.
     """
 
-    def __init__(
-        self, loss: tf.Tensor, copies: list[tf.Operation], run: Run, validation: Validates
-    ):
+    def __init__(self, step: TrainingStep, run: Run, validation: Validates):
         """Makes the hook.
 
         Args:
-          loss: The training loss, a float32 scalar: cross-entropy in nats per position, plus
-            auxiliary losses.
-          copies: Operations that bring the master variables up to date.
+          step: The training step, with `target_sums`.
           run: The run, whose model_dir gets the log and names the progress bar.
           validation: Measures the validation loss; see `validation.Validation`.
         """
-        self._loss = loss
+        self._fetches = {
+            "loss": step.loss,
+            "sums": step.router_sums,
+            "targets": step.target_sums,
+        }
         self._run = run
-        self._copies = copies
+        # They bring the master variables up to date.
+        self._copies = step.lowering.copy_slices_to_masters()
         self._validation = validation
         self._validated = ""
         self._bar: tqdm | None = None
         self._alarm = RouterAlarm()
 
     def begin(self) -> None:
-        self._fetches = {
-            "loss": self._loss,
-            "sums": router_metrics.collect_sums(tf.get_default_graph()),
-            "targets": target_loss.find_sums(tf.get_default_graph()),
-        }
         self._global_step = tf.train.get_global_step()
         self._variables = {v.op.name: v for v in tf.global_variables()}
         model_dir = self._run.model_dir

@@ -1,11 +1,15 @@
-"""Records the cross-entropy of a training step per real target token, for bar and log.
+"""The cross-entropy that a step minimizes, and the same per real target token.
 
 Mesh TF's training loss is a mean over all positions, padding included, plus the auxiliary
-losses of the routers. Training minimizes this loss, but it cannot be compared between runs.
+losses of the routers. Training minimizes this loss, but it cannot be compared between runs. The
+progress bar and the log therefore show the cross-entropy per real target token.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mesh_tensorflow as mtf
@@ -13,62 +17,102 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import transformer
 
-from mtf_switch.upstream import microbatches
+from mtf_switch.layers import recorded_sums
 
-_COLLECTION = "target_loss_sums"
+# The name of the recorded sums, [2] float32: nats, and real target tokens.
+NAME = "target_loss"
 
 
-def record(model: Any) -> None:
-    """Makes the training steps of a model record their cross-entropy.
+@contextlib.contextmanager
+def use(model: Any, records: bool) -> Iterator[None]:
+    """Makes a model compute its cross-entropy with `compute` while its graph is built.
+
+    A `Unitransformer.loss_fn` that gin binds stays in use.
 
     Args:
-      model: A transformer.Bitransformer or Unitransformer whose graph is not built yet.
+      model: A transformer.Bitransformer or Unitransformer.
+      records: Whether training records NAME in `recorded_sums`.
     """
     stack = getattr(model, "decoder", model)
-    compute_loss = stack._compute_loss
-
-    def compute_and_record(context, logits, targets, output_vocab_dim):
-        loss = compute_loss(context, logits, targets, output_vocab_dim)
-        if context.train:
-            positions = stack.loss_denominator(targets, context.num_microbatches)
-            nats = mtf.cast(loss, tf.float32) * positions
-            sums = mtf.stack([nats, _count_tokens(stack, targets)], "target_loss")
-            microbatches.deliver_sum(mtf.stop_gradient(sums), _RecordOperation)
-        return loss
-
-    stack._compute_loss = compute_and_record
+    given = stack._loss_fn
+    loss_fn = given or compute
+    # The argument `loss_fn` of Unitransformer, which is meant for this.
+    stack._loss_fn = functools.partial(_compute_and_record, loss_fn) if records else loss_fn
+    try:
+        yield
+    finally:
+        stack._loss_fn = given
 
 
-def _count_tokens(stack: transformer.Unitransformer, targets: mtf.Tensor) -> mtf.Tensor:
-    """Counts the tokens that have a weight in Mesh TF's loss: a float32 scalar."""
-    counted = mtf.cast(mtf.greater(targets, 0), tf.float32)
+def compute(
+    stack: transformer.Unitransformer,
+    context: transformer.Context,
+    logits: mtf.Tensor,
+    targets: mtf.Tensor,
+    vocab_dim: mtf.Dimension,
+) -> mtf.Tensor:
+    """Computes T5's loss: the mean cross-entropy over all positions, with T5's z-loss.
+
+    Padding counts as a position with a loss of 0. In microbatches, the losses add up to that of
+    the batch.
+
+    Args:
+      stack: The decoder. It has label_smoothing, z_loss and loss_denominator.
+      context: The context of the call. The z-loss is for training only.
+      logits: [O, B, L, V] in the type of activations.
+      targets: [O, B, L] int32, 0 for padding.
+      vocab_dim: V.
+
+    Returns:
+      A scalar in the type of activations, in nats per position.
+    """
+    off_value = stack.label_smoothing / vocab_dim.size
+    soft_targets = mtf.one_hot(
+        mtf.maximum(targets, 0),
+        vocab_dim,
+        dtype=context.activation_dtype,
+        on_value=1.0 - stack.label_smoothing + off_value,
+        off_value=off_value,
+    )
+    losses = mtf.layers.softmax_cross_entropy_with_logits(
+        logits, soft_targets, vocab_dim, z_loss=stack.z_loss if context.train else 0.0
+    )
+    weights = _weigh(stack, targets, context.activation_dtype)
+    positions = stack.loss_denominator(targets, context.num_microbatches)
+    return mtf.reduce_sum(losses * weights) / positions
+
+
+def _compute_and_record(
+    loss_fn: Callable[..., mtf.Tensor],
+    stack: transformer.Unitransformer,
+    context: transformer.Context,
+    logits: mtf.Tensor,
+    targets: mtf.Tensor,
+    vocab_dim: mtf.Dimension,
+) -> mtf.Tensor:
+    loss = loss_fn(stack, context, logits, targets, vocab_dim)
+    if context.train:
+        positions = stack.loss_denominator(targets, context.num_microbatches)
+        nats = mtf.cast(loss, tf.float32) * positions
+        tokens = mtf.reduce_sum(_weigh(stack, targets, tf.float32))
+        sums = mtf.stack([nats, tokens], NAME)
+        recorded_sums.record(NAME, mtf.stop_gradient(sums))
+    return loss
+
+
+def _weigh(
+    stack: transformer.Unitransformer, targets: mtf.Tensor, dtype: tf.DType
+) -> mtf.Tensor:
+    """Returns the weights of targets in the loss, [O, B, L]: 0 for padding, and 1."""
+    weights = mtf.cast(mtf.greater(targets, 0), dtype)
     if stack.loss_on_targets_only:
         inputs = transformer.delimited_lm_inputs_mask(targets)
-        counted *= mtf.cast(mtf.logical_not(inputs), tf.float32)
-    return mtf.reduce_sum(counted)
+        weights *= mtf.cast(mtf.logical_not(inputs), dtype)
+    return weights
 
 
-class _RecordOperation(mtf.Operation):
-    """Adds the lowered sums to a collection of the TensorFlow graph."""
-
-    def __init__(self, sums: mtf.Tensor):
-        super().__init__([sums], name="target_loss")
-        self._outputs = [mtf.Tensor(self, sums.shape, sums.dtype)]
-
-    def lower(self, lowering):
-        # Every core holds the same values, because they are sums over all positions.
-        value = lowering.tensors[self.inputs[0]].to_laid_out_tensor()
-        tf.add_to_collection(_COLLECTION, value.tensor_list[0])
-        lowering.set_tensor_lowering(self.outputs[0], value)
-
-
-def find_sums(graph: tf.Graph) -> list[tf.Tensor]:
-    """Returns a list with the recorded sums, [2] float32 (nats, tokens), or an empty list."""
-    return graph.get_collection(_COLLECTION)
-
-
-def nats_per_token(sums: list[np.ndarray]) -> float | None:
-    """Divides the values of `find_sums`; None without them, or in a step without tokens."""
-    if not sums or not sums[0][1]:
+def nats_per_token(sums: np.ndarray | None) -> float | None:
+    """Divides the values of NAME; None without them, or in a step without tokens."""
+    if sums is None or not sums[1]:
         return None
-    return float(sums[0][0]) / float(sums[0][1])
+    return float(sums[0]) / float(sums[1])

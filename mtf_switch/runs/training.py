@@ -41,8 +41,8 @@ def train(run: Run, accept_new_text: bool = False) -> int:
     measures = Validation(run)
     hooks: list[ProgressHook] = []
 
-    def make_hooks(loss, copies):
-        hooks.append(ProgressHook(loss, copies, run, measures))
+    def make_hooks(step):
+        hooks.append(ProgressHook(step, run, measures))
         return hooks[-1:]
 
     # This checks the model, so it comes before anything is written.

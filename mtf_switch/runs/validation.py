@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mtf_switch.errors import UserError
 from mtf_switch.model import switch_transformer
-from mtf_switch.runs import data, estimator, task_sums
+from mtf_switch.runs import data, estimator, inference_steps, task_sums
 from mtf_switch.runs.run import Run
 
 SPLIT = "validation"
@@ -110,15 +110,12 @@ def _build(run: Run) -> _Program:
         features = dict(iterator.get_next())
         features.pop(task_sums.TASK_NUMBER, None)
         model = switch_transformer.build(settings, run.vocabulary)
-        model_fn = estimator.make_model_fn(run, model, devices, use_tpu=False)
-        spec = model_fn(features, None, tf.estimator.ModeKeys.EVAL, {})
-        (restore,) = spec.evaluation_hooks
-        restore.begin()
+        mesh_impl, _ = estimator.make_mesh_impl(settings, devices)
+        step = inference_steps.build_evaluation(model, settings, features, mesh_impl)
+        copy_to_slices = step.lowering.copy_masters_to_slices()
         global_step = tf.train.get_global_step()
         variables = [v for v in tf.global_variables() if v is not global_step]
         session = tf.Session(config=estimator._session_config(False, devices))
         session.run(tf.global_variables_initializer())
-        # Mesh TF's metrics are functions of cross-entropy, predictions, labels and weights.
-        cross_entropy, _, _, weights, *_ = spec.eval_metrics[1]
-        prepare = [restore._op, iterator.initializer]
-        return _Program(session, variables, prepare, (cross_entropy, weights))
+        outputs = (step.outputs["cross_entropy"], step.outputs["weights"])
+        return _Program(session, variables, [copy_to_slices, iterator.initializer], outputs)

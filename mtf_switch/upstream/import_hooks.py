@@ -18,8 +18,6 @@ from collections.abc import Callable
 from mtf_switch.upstream import (
     gin_repairs,
     mesh_tensorflow_repairs,
-    microbatches,
-    noise,
     t5_repairs,
     tfds_repairs,
 )
@@ -36,14 +34,7 @@ AFTER_IMPORT: dict[str, tuple[Callable[[types.ModuleType], None], ...]] = {
         gin_repairs.silence_failed_lookups,
         gin_repairs.ignore_folders_without_python,
     ),
-    "mesh_tensorflow": (microbatches.return_sums_from_microbatches,),
-    "mesh_tensorflow.placement_mesh_impl": (noise.make_noise_reproducible,),
-    "mesh_tensorflow.simd_mesh_impl": (
-        mesh_tensorflow_repairs.mark_flags_as_parsed,
-        noise.make_tpu_noise_reproducible,
-        mesh_tensorflow_repairs.keep_float32_in_all_to_all,
-    ),
-    "mesh_tensorflow.transformer.utils": (mesh_tensorflow_repairs.silence_step_print,),
+    "mesh_tensorflow.simd_mesh_impl": (mesh_tensorflow_repairs.mark_flags_as_parsed,),
     "tensorflow_datasets.core.download.downloader": (tfds_repairs.end_silent_downloads,),
 }
 

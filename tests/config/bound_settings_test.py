@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import mesh_tensorflow as mtf
 import pytest
 
@@ -82,3 +84,28 @@ def test_the_learning_rate_is_a_number_a_schedule_or_a_product_of_schedules() ->
         "linear_warmup.steps_or_fraction = 10",
     ).learning_rate_schedule
     assert float(product(step=5.0)) == pytest.approx(1.0)
+
+
+GRAPH = "utils.tpu_estimator_model_fn"
+
+
+def test_three_parameters_of_t5s_model_function_are_settings(tmp_path: Path) -> None:
+    got = settings()
+    assert (got.outer_batch_size, got.model_info_file) == (1, None)
+    assert got.hierarchical_tiling_spec is None
+    got = settings(
+        f"{GRAPH}.outer_batch_size = 2",
+        f"{GRAPH}.model_info_file = 'sizes.txt'",
+        f"{GRAPH}.hierarchical_tiling_spec = [['data', None], ['model', (2, 1)]]",
+    )
+    assert (got.outer_batch_size, got.model_info_file) == (2, "sizes.txt")
+    assert got.hierarchical_tiling_spec == [["data", None], ["model", (2, 1)]]
+    # T5's own configurations have these.
+    assert settings(f"{GRAPH}.model_info_file = ''").model_info_file is None
+    with pytest.raises(UserError, match="outer_batch_size = 3 does not divide the batch of 8"):
+        settings(f"{GRAPH}.outer_batch_size = 3", "utils.run.batch_size = 8")
+    # From a file, too, because ignoring it would change the run.
+    (tmp_path / "mine.gin").write_text(f"{GRAPH}.init_checkpoint = 'model.ckpt-1'")
+    gin_config.parse([*FILES, str(tmp_path / "mine.gin")], ["MIXTURE_NAME = 'x'"])
+    with pytest.raises(UserError, match=r"must be None. Use utils.run.init_checkpoint\."):
+        bound_settings.read_settings()

@@ -20,6 +20,8 @@ REFUSED = {
     "utils.run.mode = 'eval'": r"has no effect: run_switch.py does not read mode. The command",
     "utils.run.eval_checkpoint_step = 'all'": r"Use the flag --checkpoint_steps of eval",
     "utils.run.dataset_split = 'test'": r"does not read dataset_split. Use the flag --split",
+    "tpu_estimator_model_fn.tpu_summaries = True": r"tpu_summaries of .* in any case",
+    "utils.tpu_estimator_model_fn.batch_size = 4": r"batch_size of .*Use utils.run.batch_size",
     "tpu_mesh_shape.model_parallelism = 2": r"nothing uses tpu_mesh_shape. Add --gin_file=lay",
     "mesh.data = 4": r"nothing uses mesh. Add --gin_file=layouts/expert_data.gin",
     "TopKRouter.k = 2": r"nothing uses TopKRouter. Add SwitchFFN.router = @TopKRouter\(\)",
@@ -57,6 +59,14 @@ def test_every_parameter_of_t5s_main_loop_is_read_or_refused():
     read = {field.name for field in dataclasses.fields(RunSettings)} | {"total_run_steps"}
     parameters = set(inspect.signature(utils.run).parameters)
     assert parameters - read == set(effects._INSTEAD)
+
+
+def test_every_parameter_of_t5s_model_function_is_read_or_refused():
+    parameters = set(inspect.signature(utils.tpu_estimator_model_fn).parameters)
+    assert set(effects.GRAPH_PARAMETERS) < parameters
+    for parameter in parameters - {*effects.GRAPH_PARAMETERS, "predict_fn"}:  # gin refuses it
+        with pytest.raises(UserError, match=f"does not read {parameter} of"):
+            gin_config.parse(FILES, [f"tpu_estimator_model_fn.{parameter} = 'x'"])
 
 
 def test_the_incomplete_configuration_of_earlier_versions_is_refused(tmp_path: Path):

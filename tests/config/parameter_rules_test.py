@@ -45,6 +45,12 @@ REFUSED = {
     "utils.run.save_checkpoints_steps = -1": "run.save_checkpoints_steps is -1, but",
     "utils.run.mesh_shape = 5": "run.mesh_shape is 5, but it must be a text of pairs",
     "utils.run.layout_rules = [('data', 2)]": "run.layout_rules is [('data', 2)], but it must",
+    "utils.run.model_type = 'bi_student_teacher'": "run.model_type is 'bi_student_teacher', but",
+    "tpu_estimator_model_fn.outer_batch_size = -1": "tpu_estimator_model_fn.outer_batch_size is -1",
+    "tpu_estimator_model_fn.model_info_file = 5": "tpu_estimator_model_fn.model_info_file is 5, but",
+    "tpu_estimator_model_fn.hierarchical_tiling_spec = [['a', None], ['b', None]]": (
+        "tpu_estimator_model_fn.hierarchical_tiling_spec is [['a', None], ['b', None]], but"
+    ),
     "task_cache.folders = 5": "task_cache.folders is 5, but it must be a path, or a list of",
     "text_files.files = [5]": "text_files.files is [5], but it must be a path, or a list of paths",
     "mc4_rate.alpha = 'x'": "mc4_rate.alpha is 'x', but it must be a finite number at least 0",

@@ -20,6 +20,7 @@ from mtf_switch.config import bound_settings, gin_config
 from mtf_switch.errors import UserError
 from mtf_switch.layers.capacity import ExpertCapacity
 from mtf_switch.model import flops, switch_transformer
+from mtf_switch.model.mesh_impls import SeededPlacementMeshImpl
 from mtf_switch.model_dirs import train_log
 from mtf_switch.planning import planner
 
@@ -110,9 +111,7 @@ def test_decoding_says_what_the_whole_sequence_says_and_beams_find_likelier_ones
             layer.capacity = ExpertCapacity(0.01, 0.01, 1)
         decode = functools.partial(built.decode, ids, variable_dtype=dtype, temperature=0.0)
         outputs = [decode(), decode(beam_size=4, alpha=0.0)]
-        mesh_impl = mtf.placement_mesh_impl.PlacementMeshImpl(
-            mtf.Shape([]), mtf.LayoutRules(set()), [""]
-        )
+        mesh_impl = SeededPlacementMeshImpl(mtf.Shape([]), mtf.LayoutRules(set()), [""])
         lowering = mtf.Lowering(mesh.graph, {mesh: mesh_impl}, autostack=False)
         outputs = [lowering.export_to_tf_tensor(tensor) for tensor in outputs]
         logits = lowering.export_to_tf_tensor(logits)

@@ -18,6 +18,7 @@ from mtf_switch.errors import UserError
 from mtf_switch.layers.capacity import InferenceCapacity
 from mtf_switch.layers.switch_ffn import SwitchFFN
 from mtf_switch.model import switch_transformer
+from mtf_switch.model.mesh_impls import SeededPlacementMeshImpl
 
 LAYERS = "transformer.make_layer_stack.layers"
 
@@ -258,9 +259,7 @@ def test_a_language_model_reads_a_prompt_and_continues_with_its_most_likely_toke
             variable_dtype=dtype,
         )
         samples = built.sample_autoregressive(sequences, temperature=0.0, variable_dtype=dtype)
-        mesh_impl = mtf.placement_mesh_impl.PlacementMeshImpl(
-            mtf.Shape([]), mtf.LayoutRules(set()), [""]
-        )
+        mesh_impl = SeededPlacementMeshImpl(mtf.Shape([]), mtf.LayoutRules(set()), [""])
         lowering = mtf.Lowering(mesh.graph, {mesh: mesh_impl}, autostack=False)
         tf_samples, tf_logits = map(lowering.export_to_tf_tensor, (samples, logits))
         session.run(tf.global_variables_initializer())

@@ -145,9 +145,7 @@ def test_without_any_slots_a_checkpoint_is_restored_and_they_start_afresh(
         make_variables({name: np.zeros_like(value) for name, value in MODEL.items()})
         assert restoring.find_missing_slots(checkpoint) == ["a_slot_v", "b_slot_v"]
         CheckShapesHook(checkpoint).begin()
-        saver = tf.train.Saver(tf.global_variables())
-        restoring.let_saver_skip_missing_slots(saver, str(tmp_path))
-        saver.restore(session, checkpoint)
+        restoring.SlotSkippingSaver(str(tmp_path)).restore(session, checkpoint)
         found = {v.op.name: session.run(v) for v in tf.global_variables()}
     for name, value in MODEL.items():
         np.testing.assert_array_equal(found[name], 0 * value if "_slot_" in name else value)

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import types
 
-import mesh_tensorflow as mtf
 import model_files
 import pytest
+import tensorflow.compat.v1 as tf
+import upstream_step
 from pods import (
     BATCH,
     CAPACITY,
@@ -26,11 +27,11 @@ from pods import (
     build_pod,
 )
 from strategies import STRATEGIES
-from tpu_program import assert_ready_for_a_tpu
+from tpu_program import assert_ready_for_a_tpu, list_program
 
-from mtf_switch.config import gin_files
+from mtf_switch.config import bound_settings, gin_files
 from mtf_switch.config.mesh_layout import MeshLayout
-from mtf_switch.model import flops
+from mtf_switch.model import flops, switch_transformer
 from mtf_switch.planning import communication, planner, pod_census, pod_graph
 from mtf_switch.planning.communication import (
     ALL_REDUCE,
@@ -300,30 +301,46 @@ def test_switch_c_on_a_whole_pod_is_planned_within_a_minute_and_4_gb():
     assert plan["fits"]
 
 
-def test_two_blocks_of_switch_base_are_the_graph_that_the_model_function_builds_for_a_tpu(
-    monkeypatch,
-):
-    """Upstream's model function makes the graph with its optimizer; nothing is rebuilt here."""
-    from mtf_switch.runs import estimator
-
-    calls = []
-    original = estimator.utils.tpu_estimator_model_fn
-
-    def record_call(*args, **kwargs):
-        calls.append(kwargs)
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(estimator.utils, "tpu_estimator_model_fn", record_call)
+def test_two_blocks_of_switch_base_are_a_whole_training_step_for_a_tpu():
     settings = planner.parse_settings(
         ["models/switch_base_8.gin", "layouts/expert_8.gin"], ["num_layers = 2"]
     )
+    assert settings.autostack
     pod = pod_graph.build(settings, types.SimpleNamespace(vocab_size=32100))
-    (call,) = calls
-    assert call["use_tpu"]
-    assert call["autostack"]
     assert set(pod.phases.values()) == {FORWARD, BACKWARD, UPDATE}
     assert len([v for v in pod.variables if "_slot_" in v.name]) > 5
-    # SimdMeshImpl is restored.
-    assert mtf.simd_mesh_impl.__name__ == "mesh_tensorflow.simd_mesh_impl"
     assert_ready_for_a_tpu(pod)
     assert count_parameters(pod) == flops.compute_cost(pod.model, settings).parameters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_a_pods_program_is_that_of_upstreams_model_function(microbatches, tmp_path):
+    pod = build_pod("expert_model_data", 4, 2, microbatches)
+    settings = bound_settings.read_settings()
+    model = switch_transformer.build(
+        settings, types.SimpleNamespace(vocab_size=500), on_tpu=True
+    )
+    with tf.Graph().as_default() as graph:
+        tf.train.get_or_create_global_step()
+        features = {
+            name: tf.placeholder(tf.int32, [settings.batch_size, length], name=name)
+            for name, length in settings.sequence_length.items()
+        }
+        upstream = upstream_step.build_for_tpu(
+            model, settings, features, [2, 2, 1, 2], pod_graph.AbstractMeshImpl, str(tmp_path)
+        )
+        (impl,) = upstream.lowering.mesh_to_impl.values()
+    assert impl._logical_to_physical == pod.mesh_impl._logical_to_physical
+    theirs = dataclasses.replace(
+        pod, tf_graph=graph, mesh_impl=impl, train_op=upstream.spec.train_op
+    )
+    programs = [
+        collections.Counter(
+            (op.type, *(str(tensor.shape) for tensor in op.outputs))
+            for op in list_program(either)
+        )
+        for either in (pod, theirs)
+    ]
+    assert programs[0] == programs[1]
+    assert programs[0].total() > 1000

@@ -23,6 +23,7 @@ from tiny_run import BATCH, INPUTS, TARGETS, TinyRun
 
 from mtf_switch.config import bound_settings, gin_config
 from mtf_switch.model import switch_transformer
+from mtf_switch.model.mesh_impls import SeededPlacementMeshImpl
 from mtf_switch.runs import estimator
 
 ONE = "one device"
@@ -138,7 +139,7 @@ class Program:
         grads = mtf.gradients([loss], [v.outputs[0] for v in variables])
         updates = settings.optimizer(learning_rate=LEARNING_RATE).apply_grads(grads, variables)
         eval_loss = call(mode="eval")[1]
-        impl = mtf.placement_mesh_impl.PlacementMeshImpl(
+        impl = SeededPlacementMeshImpl(
             settings.mesh_shape, settings.layout_rules, self._devices
         )
         self._lowering = mtf.Lowering(mesh.graph, {mesh: impl}, autostack=False)

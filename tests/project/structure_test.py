@@ -24,7 +24,7 @@ _BELOW_RUNS = {"model", "model_dirs", "lines", "layers", "config", "tasks", "ups
 # Package -> the other packages that it may import.
 MAY_IMPORT = {
     "upstream": set(),
-    "layers": {"upstream"},
+    "layers": set(),
     "config": set(),
     "tasks": set(),
     "model_dirs": {"config"},

@@ -1,15 +1,21 @@
-"""The additions to Mesh TF's model function."""
+"""The specs of steps for a TPUEstimator."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import mesh_tensorflow as mtf
 import pytest
 import tensorflow.compat.v1 as tf
-from tiny_run import BATCH, INPUTS, TARGETS, TinyRun
+import upstream_step
+from tensorflow.python.tpu import tpu_estimator
+from tiny_run import BATCH, EXPERTS, FEW_LAYERS, INPUTS, TARGETS, TinyRun
 
 from mtf_switch.errors import UserError
-from mtf_switch.runs import estimator
+from mtf_switch.model import mesh_impls, switch_transformer
+from mtf_switch.model.mesh_impls import SeededSimdMeshImpl
+from mtf_switch.planning.pod_graph import AbstractMeshImpl
+from mtf_switch.runs import estimator, estimator_specs, training_step
 from mtf_switch.runs.run import Run
 
 
@@ -72,20 +78,44 @@ def test_a_language_model_on_a_task_with_inputs_is_refused_in_words(
         )
 
 
-@pytest.mark.parametrize("matches", [False, True])
-def test_a_filter_of_the_variables_to_train_must_match_one(matches: bool) -> None:
+def test_a_tpu_gets_the_step_with_saver_and_summaries_but_no_hooks_of_this_machine(
+    tiny: TinyRun, tmp_path: Path
+) -> None:
+    settings, vocabulary = tiny.parse({**FEW_LAYERS, "utils.run.autostack": "True"})
+    run = Run(settings, vocabulary, str(tmp_path), cluster=object())
     with tf.Graph().as_default():
-        tf.get_variable("decoder/layer_000/wo_slot_vr", [1], trainable=False)
-        for name in ("encoder/block_000/layer_000/wo", "shared/embedding"):
-            tf.get_variable(name, [1])
-        if matches:
-            estimator._check_variable_filter(".*wo")
-            estimator._check_variable_filter(None)
-            return
-        with pytest.raises(UserError) as caught:
-            estimator._check_variable_filter("decoder/.*")
-    assert str(caught.value) == (
-        "utils.run.variable_filter = 'decoder/.*' matches no variable, so nothing would be "
-        "trained. Variables are named as in 'encoder/block_000/layer_000/wo' and "
-        "'shared/embedding'."
+        tf.train.get_or_create_global_step()
+        features = {
+            "inputs": tf.zeros([BATCH, INPUTS], tf.int32),
+            "targets": tf.zeros([BATCH, TARGETS], tf.int32),
+        }
+        model = switch_transformer.build(settings, vocabulary, on_tpu=True)
+        mesh_impl = AbstractMeshImpl(settings.mesh_shape, settings.layout_rules)
+        step = training_step.build(model, settings, features, mesh_impl, measures=False)
+        spec = estimator_specs.make_training_spec(run, step, make_hooks=lambda _: 1 / 0)
+    assert isinstance(spec, tpu_estimator.TPUEstimatorSpec)
+    restore, save = spec.training_hooks
+    assert isinstance(restore, mtf.MtfRestoreHook)
+    assert isinstance(save, tf.train.CheckpointSaverHook)
+    assert (spec.loss, spec.train_op) == (step.loss, step.train_op)
+    assert (step.target_sums, step.gradient_norm) == (None, None)
+    # The global step, and one vector for each Switch layer.
+    _, tensors = spec.host_call
+    assert [tensor.shape.as_list() for tensor in tensors] == [[1], *[[1, 6 + 2 * EXPERTS]] * 2]
+
+
+def test_on_a_tpu_the_mesh_is_arranged_on_its_topology(tiny: TinyRun) -> None:
+    settings, _ = tiny.parse(
+        {
+            "utils.run.mesh_shape": "'data:2,model:4'",
+            "utils.run.layout_rules": "'batch:data,d_ff:model'",
+        }
     )
+    context = upstream_step.make_tpu_context([2, 2, 1, 2])
+    mesh_impl, placer = estimator.make_mesh_impl(settings, [""] * 8, context)
+    assert isinstance(mesh_impl, SeededSimdMeshImpl)
+    assert mesh_impl.device_assignment is context.device_assignment
+    chosen = mesh_impls.arrange_on_topology(settings.mesh_shape, [2, 2, 1, 2])
+    assert [mesh_impl.l2p(core) for core in range(8)] == chosen
+    with tf.Graph().as_default(), tf.device(placer.device_function):
+        assert tf.get_variable("w", [2]).device == "/task:0/device:CPU:0"

@@ -25,7 +25,6 @@ from tiny_run import (
 from mtf_switch.model_dirs import saved_checkpoints
 from mtf_switch.runs import estimator, prediction
 from mtf_switch.runs.run import Run
-from mtf_switch.upstream.host_vocabulary import HostDecodedVocabulary
 
 # No encoder layer drops a token: an expert has a slot for each of a group's.
 NO_DROP = "--gin_param=ExpertCapacity.capacity_factor_eval = 4.0"
@@ -133,10 +132,9 @@ def decode(tiny: TinyRun, model_dir: Path, inputs: list[str], *params: str) -> D
     """Decodes one batch, and calls the model on inputs and outputs at once."""
     settings, vocabulary = tiny.load(model_dir, [NO_DROP.split("=", 1)[1], *params])
     inputs = encoded(inputs, vocabulary[0], INPUTS)
-    on_host = tuple(map(HostDecodedVocabulary, vocabulary))
     checkpoint = saved_checkpoints.find_latest(str(model_dir))
     with faster():
-        results = estimator.build(Run(settings, on_host, str(model_dir))).predict(
+        results = estimator.build(Run(settings, vocabulary, str(model_dir))).predict(
             prediction.make_input_fn({"inputs": inputs}, BATCH), checkpoint_path=checkpoint
         )
         ids = np.stack([result["outputs"] for result in results])

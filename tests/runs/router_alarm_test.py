@@ -79,10 +79,10 @@ def test_the_progress_bar_of_training_prints_the_alarm(capsys):
     run = mock.Mock()
     run.settings.tokens_per_batch = 100
     validation = mock.Mock(is_due=lambda step: False)
-    hook = ProgressHook(mock.Mock(), [], run, validation)
+    hook = ProgressHook(mock.Mock(), run, validation)
     hook._bar, hook._log, hook._began = mock.MagicMock(n=0), mock.Mock(), 0.0
     hook._speed = mock.Mock()
-    values = {"loss": 1.0, "sums": make_sums([1, 0, 1]), "targets": []}
+    values = {"loss": 1.0, "sums": make_sums([1, 0, 1]), "targets": None}
     for _ in range(2 * WINDOW):
         hook.after_run(None, mock.Mock(results=values))
     assert (

@@ -20,6 +20,7 @@ from mtf_switch.config import bound_settings, saved_config
 from mtf_switch.layers.router import SwitchRouter
 from mtf_switch.layers.switch_ffn import SwitchFFN
 from mtf_switch.model import switch_transformer
+from mtf_switch.model.mesh_impls import SeededPlacementMeshImpl
 from mtf_switch.model_dirs import saved_checkpoints
 
 
@@ -153,9 +154,7 @@ def build(
             "targets": tf.placeholder(tf.int32, targets_shape),
         }
         tensors = _call_model(mesh, fed, vocab_size, decode)
-        implementation = mtf.placement_mesh_impl.PlacementMeshImpl(
-            mtf.Shape([]), mtf.LayoutRules(set()), [""]
-        )
+        implementation = SeededPlacementMeshImpl(mtf.Shape([]), mtf.LayoutRules(set()), [""])
         lowering = mtf.Lowering(mesh.graph, {mesh: implementation}, autostack=False)
         step = tf.train.get_global_step()
         return BuiltModel(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import tensorflow.compat.v1 as tf
 from tiny_run import TinyRun
 
-from mtf_switch.layers import router_metrics
-from mtf_switch.runs import data, estimator
-from mtf_switch.runs.run import Run
+from mtf_switch.model import switch_transformer
+from mtf_switch.model.mesh_impls import SeededPlacementMeshImpl
+from mtf_switch.runs import data, training_step
+from mtf_switch.runs.training_step import TrainingStep
 
 # Training without jitter and dropout.
 QUIET = {
@@ -24,7 +24,7 @@ QUIET = {
 @contextlib.contextmanager
 def build_first_step(
     tiny: TinyRun, params: Mapping[str, str], change_batch: Callable = lambda batch: batch
-) -> Iterator[tuple[tf.Session, Any, dict[str, tf.Tensor]]]:
+) -> Iterator[tuple[tf.Session, TrainingStep, dict[str, tf.Tensor]]]:
     """Builds the first training step of a run, with initialized variables.
 
     Args:
@@ -33,22 +33,22 @@ def build_first_step(
       change_batch: Maps the features of the batch to those that the model gets.
 
     Yields:
-      A session, the EstimatorSpec of the step, and the features that the model gets.
+      A session, the step, and the features that the model gets.
     """
-    run = Run(*tiny.parse(params={**QUIET, **params}), model_dir="unused")
+    settings, vocabulary = tiny.parse(params={**QUIET, **params})
     config = tf.ConfigProto()
     # Optimizing the graph takes longer than running it once.
     config.graph_options.rewrite_options.disable_meta_optimizer = True
     with tf.Graph().as_default(), tf.Session(config=config) as session:
-        tf.set_random_seed(run.settings.seed)
+        tf.set_random_seed(settings.seed)
         tf.train.get_or_create_global_step()
-        features = data.make_train_input_fn(run.settings, 0)({})
+        features = data.make_train_input_fn(settings, 0)({})
         batch = change_batch(tf.data.make_one_shot_iterator(features).get_next())
-        runner = estimator.build(run)
-        # A copy, as the model function may take features out.
-        spec = runner._call_model_fn(dict(batch), None, "train", runner.config)
+        model = switch_transformer.build(settings, vocabulary)
+        mesh_impl = SeededPlacementMeshImpl(settings.mesh_shape, settings.layout_rules, [""])
+        step = training_step.build(model, settings, batch, mesh_impl)
         session.run(tf.global_variables_initializer())
-        yield session, spec, batch
+        yield session, step, batch
 
 
 def run_first_step(tiny, params):
@@ -57,7 +57,6 @@ def run_first_step(tiny, params):
     Returns:
       The loss in float32, and the sums of the routers by layer.
     """
-    with build_first_step(tiny, params) as (session, spec, _):
-        sums = router_metrics.collect_sums(tf.get_default_graph())
-        loss, sums, _ = session.run([spec.loss, sums, spec.train_op])
+    with build_first_step(tiny, params) as (session, step, _):
+        loss, sums, _ = session.run([step.loss, step.router_sums, step.train_op])
         return loss, sums

@@ -240,7 +240,7 @@ def _seams(builds_graph: bool = False, trains_vocabulary: bool = False) -> Itera
             (runner, "evaluate", stop("eval")),
             (runner, "predict", stop("infer")),
             (traced_model, "TracedModel", _reach),
-            (pod_graph, "estimator", types.SimpleNamespace(make_model_fn=_reach)),
+            (pod_graph, "_make_mesh_impl", _reach),
             # The compiler need not be installed.
             (tpu_compiler, "find_library", lambda: Path("libtpu.so")),
             (tfds.core.DatasetBuilder, "download_and_prepare", _reach),

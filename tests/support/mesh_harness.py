@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import transformer
 
-from mtf_switch.layers import router_metrics
+from mtf_switch.layers import recorded_sums
+from mtf_switch.model.mesh_impls import SeededPlacementMeshImpl
 
 M = "d_model"
 # Layout rules for a mesh of one dimension.
@@ -294,14 +295,15 @@ def _gradients(x, y, losses, dy, loss_weight) -> dict[str, mtf.Tensor]:
 def _lower_and_run(tensors, mesh, cores, rules, values, global_step, trace):
     """Returns the tensors, metrics and variables as arrays, and what ran where."""
     devices = [f"cpu:{i}" for i in range(cores.size)]
-    mesh_impl = mtf.placement_mesh_impl.PlacementMeshImpl(cores, rules, devices)
+    mesh_impl = SeededPlacementMeshImpl(cores, rules, devices)
     # Tensors in bfloat16 come back as float32, which holds them exactly.
     tensors = tf.nest.map_structure(
         lambda t: mtf.cast(t, tf.float32) if t.dtype.is_floating else t, tensors
     )
     lowering = mtf.Lowering(mesh.graph, {mesh: mesh_impl}, autostack=False)
     fetches = tf.nest.map_structure(lowering.export_to_tf_tensor, tensors)
-    fetches["metrics"] = router_metrics.collect_sums(tf.get_default_graph())
+    sums = recorded_sums.take(mesh.graph)
+    fetches["metrics"] = {k: lowering.export_to_tf_tensor(t) for k, t in sums.items()}
     fetches["variables"] = {v.name: v.get_master() for v in mesh.graph.trainable_variables}
     # Without this, every "device" would silently be CPU:0.
     copy_masters_to_slices = lowering.copy_masters_to_slices()

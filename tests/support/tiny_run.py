@@ -272,8 +272,9 @@ def run_model(
     import tensorflow.compat.v1 as tf
     from mesh_tensorflow.transformer import transformer, utils
 
-    from mtf_switch.layers import router_metrics
+    from mtf_switch.layers import recorded_sums
     from mtf_switch.model import switch_transformer
+    from mtf_switch.model.mesh_impls import SeededPlacementMeshImpl
 
     with tf.Graph().as_default():
         tf.set_random_seed(0)
@@ -290,14 +291,15 @@ def run_model(
         logits, loss = switch_transformer.build(settings, vocabulary).call_simple(
             compute_loss=True, mode=mode, variable_dtype=utils.get_variable_dtype(), **features
         )
-        mesh_impl = mtf.placement_mesh_impl.PlacementMeshImpl(
-            mtf.Shape([]), mtf.LayoutRules(set()), [""]
-        )
+        mesh_impl = SeededPlacementMeshImpl([], [], [""])
         lowering = mtf.Lowering(mesh.graph, {mesh: mesh_impl}, autostack=False)
         fetches = {
             "logits": tf.cast(lowering.export_to_tf_tensor(logits), tf.float32),
             "loss": tf.cast(lowering.export_to_tf_tensor(loss), tf.float32),
-            "router_sums": router_metrics.collect_sums(tf.get_default_graph()),
+            "router_sums": {
+                name: lowering.export_to_tf_tensor(sums)
+                for name, sums in recorded_sums.take(mesh.graph).items()
+            },
         }
         with tf.Session() as session:
             if checkpoint is None:

@@ -28,31 +28,24 @@ SPEAK = """
     tf.logging.error("a real error")
 """
 
-# Prints the noise of a step and which modules the repaired functions are from.
+# Prints the noise of a step, and infinity as gin writes it.
 REPORT = """
     import json
+    import gin
     import mesh_harness
-    import mesh_tensorflow as mtf
-    import mesh_tensorflow.transformer.utils
+    gin.parse_config("x = 1e400")
     print(json.dumps({
         "noise": mesh_harness.noise(step=3).tolist(),
-        "Print": mesh_tensorflow.transformer.utils.tf.Print.__module__,
-        "random": mtf.placement_mesh_impl.PlacementMeshImpl.random.__module__,
-        "microbatches": mtf.serialize_training_step.__module__,
+        "x": repr(gin.query_parameter("%x")),
     }))
 """
-REPAIRED = {
-    "Print": "mtf_switch.upstream.mesh_tensorflow_repairs",
-    "random": "mtf_switch.upstream.noise",
-    "microbatches": "mtf_switch.upstream.microbatches",
-}
 
 
 def check_report(line):
     """Python salts hashes and seeds in that process and in this one: noise must agree."""
     report = json.loads(line)
     np.testing.assert_array_equal(report.pop("noise"), noise(step=3))
-    assert report == REPAIRED
+    assert report == {"x": "1e999"}
 
 
 def test_importing_the_package_is_cheap_and_arranges_the_repairs_once():
@@ -107,7 +100,6 @@ def test_packages_that_a_user_made_importable_and_imported_first_are_repaired_to
         import logging
         import mesh_tensorflow.transformer.utils
         assert gin.resource_reader.logging is logging
-        assert mesh_tensorflow.transformer.utils.tf.Print.__module__.startswith("tensorflow")
         import mtf_switch
         assert gin.resource_reader.logging is not logging
         """,
@@ -191,11 +183,6 @@ def test_every_repair_is_one_that_a_test_takes_out():
         "silence_failed_lookups",
         "keep_infinity",
         "ignore_folders_without_python",
-        "return_sums_from_microbatches",
-        "make_noise_reproducible",
-        "make_tpu_noise_reproducible",
         "mark_flags_as_parsed",
-        "keep_float32_in_all_to_all",
-        "silence_step_print",
         "end_silent_downloads",
     }

@@ -1,6 +1,7 @@
-"""Noise: the same in every run and on every core that holds the same part of a tensor."""
+"""Noise: the same in every run and on every core that holds the same part of a tensor.
 
-import inspect
+The all-to-alls of a TPU, too: they send what they are given.
+"""
 
 import mesh_harness
 import mesh_tensorflow as mtf
@@ -8,25 +9,37 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from mesh_harness import noise
-from mesh_tensorflow import simd_mesh_impl
-from unrepaired import load_from_disk
+from mesh_tensorflow import placement_mesh_impl, simd_mesh_impl
 
+from mtf_switch.model import mesh_impls
+from mtf_switch.model.mesh_impls import SeededPlacementMeshImpl, SeededSimdMeshImpl
 from mtf_switch.planning import pod_graph
 
 
-@pytest.fixture(scope="module")
-def upstream_random():
-    """PlacementMeshImpl.random as it is on disk."""
-    return load_from_disk(mtf.placement_mesh_impl).PlacementMeshImpl.random
+@pytest.mark.parametrize("seeded", [False, True])
+def test_noise_of_a_step_is_the_same_in_every_run_and_upstreams_is_not(monkeypatch, seeded):
+    if not seeded:
+        upstream = placement_mesh_impl.PlacementMeshImpl.random
+        monkeypatch.setattr(SeededPlacementMeshImpl, "random", upstream)
+    assert np.array_equal(noise(step=5), noise(step=5)) == seeded
 
 
-@pytest.mark.parametrize("repaired", [False, True])
-def test_noise_of_a_step_is_the_same_in_every_run(monkeypatch, upstream_random, repaired):
-    if not repaired:
-        monkeypatch.setattr(
-            mtf.placement_mesh_impl.PlacementMeshImpl, "random", upstream_random
-        )
-    assert np.array_equal(noise(step=5), noise(step=5)) == repaired
+def test_noise_of_a_given_step_is_that_of_the_global_step_with_its_number():
+    def draw(global_step, noise_step):
+        with tf.Graph().as_default(), tf.Session() as session:
+            tf.set_random_seed(0)
+            tf.train.get_or_create_global_step()
+            mesh = mtf.Mesh(mtf.Graph(), "mesh")
+            drawn = mtf.random_uniform(mesh, [mtf.Dimension("rep", 3)])
+            given = None if noise_step is None else tf.constant(noise_step, tf.int64)
+            impl = SeededPlacementMeshImpl([], [], [""], noise_step=given)
+            lowering = mtf.Lowering(mesh.graph, {mesh: impl}, autostack=False)
+            session.run(tf.global_variables_initializer())
+            tf.train.get_global_step().load(global_step, session)
+            return session.run(lowering.export_to_tf_tensor(drawn))
+
+    np.testing.assert_array_equal(draw(2, 7), draw(7, None))
+    assert not np.array_equal(draw(2, 7), draw(2, None))
 
 
 @pytest.mark.parametrize("fn", [mtf.random_uniform, mtf.random_normal])
@@ -151,10 +164,9 @@ def test_a_tpus_cores_agree_on_the_part_that_they_share_and_on_nothing_else(fn):
     assert not operations & {"RandomUniform", "RandomStandardNormal"}
 
 
-def test_without_the_repair_cores_agree_by_an_all_reduce_of_noise_with_a_state(monkeypatch):
-    repaired = simd_mesh_impl.SimdMeshImpl.random
-    as_on_disk = inspect.getclosurevars(repaired).nonlocals["upstream_random"]
-    monkeypatch.setattr(simd_mesh_impl.SimdMeshImpl, "random", as_on_disk)
+def test_upstreams_cores_agree_by_an_all_reduce_of_noise_with_a_state(monkeypatch):
+    upstream = simd_mesh_impl.SimdMeshImpl.random
+    monkeypatch.setattr(SeededSimdMeshImpl, "random", upstream)
     with pytest.raises(tf.errors.InvalidArgumentError, match="CrossReplicaSum"):
         noise_of_cores()
 
@@ -176,3 +188,45 @@ def test_a_tpus_noise_has_the_distribution_that_was_asked_for():
     # 72 numbers: the standard error is 0.12.
     np.testing.assert_allclose(normal[:, [0, 2]].mean(), 0.0, atol=0.5)
     np.testing.assert_allclose(normal.std(), 1.0, atol=0.4)
+
+
+# ---- all-to-alls, and the cores of a TPU
+
+
+@pytest.mark.parametrize("make_mesh_impl", [SeededSimdMeshImpl, simd_mesh_impl.SimdMeshImpl])
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
+def test_an_all_to_all_sends_what_it_is_given_and_upstreams_rounds(dtype, make_mesh_impl):
+    """Upstream rounds float32 to bfloat16 on the way. precision_test tests whole models."""
+    with tf.Graph().as_default() as graph:
+        cores = make_mesh_impl(
+            mtf.convert_to_shape("all:4"), mtf.convert_to_layout_rules("split:all")
+        )
+        tokens = cores.LaidOutTensor([tf.zeros([8, 6], dtype)])
+        received = cores.alltoall(tokens, mesh_axis=0, split_axis=0, concat_axis=1)
+        assert received.one_slice.dtype == dtype
+        assert received.one_slice.shape == [2, 24]
+        (sent,) = (op.inputs[0] for op in graph.get_operations() if op.type == "AllToAll")
+        is_ours = make_mesh_impl is SeededSimdMeshImpl
+        assert sent.dtype == (dtype if is_ours else tf.bfloat16)
+
+
+def test_the_cores_of_a_mesh_are_arranged_on_a_tpu_or_as_a_tiling_says():
+    shape = mtf.convert_to_shape("data:2,model:4")
+    topology = [2, 2, 1, 2]  # 2 x 2 chips with 2 cores each, numbered by row, column and core
+    rows = [["data", [2, 1, 1]], ["model", [1, 2, 2]]]
+    columns = [["data", [1, 2, 1]], ["model", [2, 1, 2]]]
+    assert mesh_impls.arrange_on_topology(shape, topology, tiling=rows) == list(range(8))
+    arranged = mesh_impls.arrange_on_topology(shape, topology, tiling=columns)
+    assert arranged == [0, 1, 4, 5, 2, 3, 6, 7]
+    for given in (topology, [2, 2, 2]):
+        chosen = mesh_impls.arrange_on_topology(shape, given)
+        assert sorted(chosen) == list(range(8))
+        # The cores of a chip are neighbours in the mesh.
+        assert all(chosen[i] // 2 == chosen[i + 1] // 2 for i in range(0, 8, 2))
+    # A three-dimensional TPU takes no tiling.
+    deep = [2, 1, 2, 2]
+    assert mesh_impls.arrange_on_topology(shape, deep, tiling=columns) == (
+        mesh_impls.arrange_on_topology(shape, deep)
+    )
+    with pytest.raises(ValueError, match="same product"):
+        mesh_impls.arrange_on_topology(shape, [4, 4, 1, 2])

@@ -1,0 +1,122 @@
+"""Makes of a step what an Estimator needs to run it: a spec with hooks and summaries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mesh_tensorflow as mtf
+import tensorflow.compat.v1 as tf
+from tensorflow.python.tpu import tpu_estimator
+
+from mtf_switch.model_dirs import initial_weights, restoring, saved_checkpoints
+from mtf_switch.runs import eval_metrics, router_summaries, task_sums
+from mtf_switch.runs.inference_steps import InferenceStep
+from mtf_switch.runs.run import Run
+from mtf_switch.runs.training_step import TrainingStep
+
+MakeHooks = Callable[[TrainingStep], list]
+
+
+def load_initial_weights(run: Run) -> None:
+    """Makes the variables of a new run start from `utils.run.init_checkpoint`, if it is bound.
+
+    Raises:
+      UserError: If the checkpoint is of another model.
+    """
+    if run.settings.init_checkpoint and not saved_checkpoints.list_paths(run.model_dir):
+        initial_weights.load_into_graph(run.settings.init_checkpoint)
+
+
+def make_training_spec(run: Run, step: TrainingStep, make_hooks: MakeHooks) -> Any:
+    """Makes the spec of a training step.
+
+    Training starts from `utils.run.init_checkpoint` if the model_dir has no checkpoint, and
+    saves the run in its model_dir.
+
+    Args:
+      run: The run.
+      step: The step, in the default graph.
+      make_hooks: Makes further hooks from the step, for a run on this machine. They come before
+        the checkpoint saver.
+
+    Returns:
+      An EstimatorSpec, or a TPUEstimatorSpec for a run on a TPU.
+    """
+    with mtf.utils.outside_all_rewrites():
+        if isinstance(step.learning_rate, tf.Tensor):
+            tf.summary.scalar("learning_rate", step.learning_rate)
+        load_initial_weights(run)
+        # The slices of variables get their values before anything is saved.
+        hooks = [mtf.MtfRestoreHook(step.lowering), _make_saver_hook(run, step.lowering)]
+    mode = tf.estimator.ModeKeys.TRAIN
+    if run.on_tpu:
+        return tpu_estimator.TPUEstimatorSpec(
+            mode,
+            loss=step.loss,
+            train_op=step.train_op,
+            host_call=router_summaries.make_host_call(run.model_dir, step.router_sums),
+            training_hooks=hooks,
+        )
+    router_summaries.add_summaries(step.router_sums)
+    tf.summary.scalar("gradient_norm", step.gradient_norm)
+    return tf.estimator.EstimatorSpec(
+        mode,
+        loss=step.loss,
+        train_op=step.train_op,
+        training_chief_hooks=[*make_hooks(step), *hooks],
+    )
+
+
+def _make_saver_hook(run: Run, lowering: mtf.Lowering) -> tf.train.CheckpointSaverHook:
+    saver = restoring.SlotSkippingSaver(
+        run.model_dir,
+        sharded=True,
+        max_to_keep=run.settings.keep_checkpoint_max,
+        keep_checkpoint_every_n_hours=2,
+        save_relative_paths=True,
+    )
+    # Estimator restores with the saver of this collection.
+    tf.add_to_collection(tf.GraphKeys.SAVERS, saver)
+    return tf.train.CheckpointSaverHook(
+        run.model_dir,
+        save_steps=run.settings.save_checkpoints_steps,
+        saver=saver,
+        listeners=[mtf.MtfCheckpointSaverListener(lowering)],
+    )
+
+
+def make_evaluation_spec(
+    run: Run, step: InferenceStep, task_numbers: tf.Tensor | None
+) -> tpu_estimator.TPUEstimatorSpec:
+    """Makes the spec of a step of `inference_steps.build_evaluation`.
+
+    Args:
+      run: The run.
+      step: The step.
+      task_numbers: The feature `task_sums.TASK_NUMBER`, or None.
+    """
+    unknown_id = getattr(run.feature_vocabulary("targets"), "unk_id", None)
+    tasks = task_sums.list_names(run.settings.task) if task_numbers is not None else []
+    metrics = eval_metrics.make(step.outputs, unknown_id)
+    metrics = task_sums.add_to_eval_metrics(metrics, task_numbers, tasks)
+    with mtf.utils.outside_all_rewrites():
+        restore = mtf.MtfRestoreHook(step.lowering)
+    return tpu_estimator.TPUEstimatorSpec(
+        tf.estimator.ModeKeys.EVAL,
+        loss=step.outputs["loss"],
+        eval_metrics=router_summaries.add_to_eval_metrics(metrics, step.router_sums),
+        evaluation_hooks=[restore],
+    )
+
+
+def make_prediction_spec(step: InferenceStep) -> tpu_estimator.TPUEstimatorSpec:
+    """Makes the spec of a step that scores or decodes."""
+    predictions = dict(step.outputs)
+    if step.router_sums:
+        predictions = router_summaries.add_to_predictions(predictions, step.router_sums)
+    return tpu_estimator.TPUEstimatorSpec(
+        tf.estimator.ModeKeys.PREDICT,
+        predictions=predictions,
+        prediction_hooks=[mtf.MtfRestoreHook(step.lowering)],
+    )
