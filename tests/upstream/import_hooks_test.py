@@ -186,3 +186,65 @@ def test_every_repair_is_one_that_a_test_takes_out():
         "mark_flags_as_parsed",
         "end_silent_downloads",
     }
+
+
+@pytest.fixture
+def delayed(tmp_path, monkeypatch):
+    """A module that is delayed, and the file that it appends to when it is executed."""
+    (tmp_path / "delayed_example.py").write_text(
+        "import pathlib\n"
+        "with open(pathlib.Path(__file__).with_suffix('.log'), 'a') as file: file.write('x')\n"
+        "value = 3\n"
+        "def double(number, *, plus=0): return 2 * number + plus\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(import_hooks.LAZY, "delayed_example", ("double",))
+    yield importlib.import_module("delayed_example"), tmp_path / "delayed_example.log"
+    sys.modules.pop("delayed_example")
+
+
+def test_a_delayed_module_is_executed_once_when_it_is_used(delayed):
+    module, log = delayed
+    # What the import system and `inspect` read does not count as use.
+    assert importlib.import_module("delayed_example") is module
+    assert module.__spec__.name == module.__name__ == "delayed_example"
+    assert module.__file__.endswith("delayed_example.py")
+    assert not hasattr(module, "__wrapped__")
+    assert hasattr(module, "double")
+    assert not log.exists()
+    assert (module.value, module.double(4)) == (3, 8)
+    assert log.read_text() == "x"
+    with pytest.raises(AttributeError):
+        _ = module.nothing
+
+
+def test_a_function_that_was_taken_before_works(delayed):
+    from delayed_example import double
+
+    _, log = delayed
+    assert not log.exists()
+    assert double(4, plus=1) == 9
+    assert double(5) == 10
+    assert log.read_text() == "x"
+
+
+@pytest.mark.slow
+def test_t5_is_imported_without_the_modules_of_its_metrics_and_they_work():
+    printed, _ = run_python("""
+        import sys
+        import mtf_switch
+        from mtf_switch.upstream import import_hooks
+        import t5.data.tasks
+        from t5.evaluation import metrics
+        delayed = [type(sys.modules[name]).__name__ for name in import_hooks.LAZY]
+        print(delayed == ["_DelayedModule"] * len(delayed))
+        correlation = metrics.sklearn_metrics_wrapper("matthews_corrcoef")
+        print(*correlation([1, 0, 1, 1], [1, 0, 1, 0]).values())
+        print(*metrics.spearman_corrcoef([1, 2, 3], [3, 2, 1]).values())
+        print(metrics.rouge(["a b c"], ["a b c"])["rouge1"])
+    """)
+    are_delayed, *values = printed.splitlines()
+    assert are_delayed == "True"
+    # 2 true positives, 1 true negative, 1 false negative: 2 / sqrt(2 * 3 * 1 * 2).
+    expected = [2 / 12**0.5, -100.0, 100.0]
+    assert [float(value) for value in values] == pytest.approx(expected)
