@@ -13,6 +13,8 @@ from mtf_switch.layers.router_metrics import RouterMetrics
 WINDOW = 100
 # With fewer tokens for each expert in a window, an expert may have none by chance.
 _MIN_TOKENS_PER_EXPERT = 20
+# An expert is dead if its load is below this part of the even share.
+_DEAD = 0.01
 # A router has collapsed if one expert gets this share of the tokens.
 _COLLAPSED = 0.9
 # Routers are certain of every token if their mean entropy is below this share of log(E). In
@@ -59,7 +61,7 @@ def _judge(metrics: RouterMetrics) -> Iterator[tuple[str, str]]:
     if experts < 2 or metrics.tokens < _MIN_TOKENS_PER_EXPERT * experts:
         return
     busiest = int(metrics.expert_load.argmax())
-    dead = np.flatnonzero(metrics.expert_load == 0)
+    dead = np.flatnonzero(metrics.expert_load * experts < _DEAD)
     if metrics.expert_load[busiest] >= _COLLAPSED:
         yield (
             "collapsed",
@@ -71,8 +73,9 @@ def _judge(metrics: RouterMetrics) -> Iterator[tuple[str, str]]:
         names = ", ".join(map(str, dead[:8])) + (", ..." if dead.size > 8 else "")
         yield (
             "dead",
-            f"{dead.size} of {experts} experts ({names}) were the first choice of no token in "
-            f"the last {WINDOW} steps. A larger aux_loss_coef of the router balances the load.",
+            f"{dead.size} of {experts} experts ({names}) are dead: they were the first choice "
+            f"of less than {_DEAD:.0%} of their even share of the tokens of the last {WINDOW} "
+            "steps. A larger aux_loss_coef of the router balances the load.",
         )
     if metrics.entropy < _CERTAIN * math.log(experts):
         yield (
