@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mtf_switch.cli import flags
+from mtf_switch.cli import flags, own_data_flags
 from mtf_switch.config import gin_config, value_sources
 from mtf_switch.errors import UserError
 
@@ -17,6 +17,7 @@ _OTHER_BINDINGS = {
     "run_config.keep_best.value": "--keep_best",
     "text_files.files": "--corpus",
     "utils.run.init_checkpoint": "--init_checkpoint",
+    "task_cache.folders": "--additional_task_cache_dirs",
 }
 
 
@@ -57,6 +58,8 @@ def is_given(options: argparse.Namespace) -> bool:
 def format_config(options: argparse.Namespace) -> str:
     """Formats the parsed configuration, with the source of each value."""
     names = {name: f"--{flag}" for flag, name in flags.BINDINGS.items()} | _OTHER_BINDINGS
-    if getattr(options, "corpus", None) is not None:
-        names["MIXTURE_NAME"] = "--corpus"
+    names |= own_data_flags.FLAGS if hasattr(options, "train_file") else {}
+    for flag in ("corpus", "train_file"):
+        if getattr(options, flag, None) is not None:
+            names["MIXTURE_NAME"] = f"--{flag}"
     return value_sources.format_config(gin_config.to_text(), options.gin_param, names)

@@ -30,6 +30,12 @@ _OTHERS = {
     "task_prefix": "prefix",
     "metric": "metrics",
 }
+# Binding -> the flag that makes it.
+FLAGS = {
+    **{f"own_data.{flag}": f"--{flag}" for flag in _FILES.values()},
+    **{f"own_data.{parameter}": f"--{flag}" for flag, parameter in _OTHERS.items()},
+    "own_data.name": "--task, or the name of the file",
+}
 
 
 def add(parser: argparse.ArgumentParser, trains: bool = False) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
-from tiny_run import Outcome, TinyRun
+from tiny_run import Outcome, TinyRun, copy_of
 
 from mtf_switch.cli import own_texts
+from mtf_switch.runs.pretrained_checkpoint import PretrainedCheckpoint
 
 TASK = "reviews"
 
@@ -76,6 +78,12 @@ def test_a_run_keeps_its_data_and_its_vocabulary(tuned: Path, trained: Path) -> 
     assert kept[0] == kept[1]
 
 
+def test_a_run_that_starts_from_it_does_not_inherit_its_data(tuned: Path) -> None:
+    inherited = PretrainedCheckpoint.from_path(str(tuned)).config.text
+    assert "num_experts" in inherited
+    assert "own_data" not in inherited
+
+
 def test_eval_and_predict_need_no_flag_again(
     tiny: TinyRun, tuned: Path, folder: Path, tmp_path: Path
 ) -> None:
@@ -100,6 +108,17 @@ def test_eval_and_predict_need_no_flag_again(
     assert "The task of the run puts 'ba: ' before each input" in outcome.err
     out = (tmp_path / "out.txt").read_text().split("\n")[:-1]
     assert [line.strip() for line in out] == [line["prediction_value"] for line in lines]
+
+
+def test_compare_finds_the_run_that_describes_the_task(
+    tiny: TinyRun, tuned: Path, trained: Path, tmp_path: Path
+) -> None:
+    # `eval` has run in the test before.
+    other = copy_of(trained, tmp_path / "other")
+    shutil.copytree(tuned / "validation_eval", other / "validation_eval")
+    outcome = tiny.command("compare", "--models", other, tuned, "--tasks", TASK)
+    assert outcome.code == 0, outcome.err
+    assert f"| {TASK}/accuracy | 3 |" in outcome.out
 
 
 def test_a_file_of_lines_and_the_targets_of_a_table(tuned: Path, tmp_path: Path) -> None:

@@ -32,6 +32,16 @@ def test_a_curve_has_each_whole_evaluation_of_the_task_and_the_logged_time(
     assert math.isnan(quality_curve.read(run, TASK, "validation").points[1].seconds)
 
 
+def test_of_two_files_of_a_step_the_one_with_the_step_in_its_name_counts(
+    tmp_path: Path,
+) -> None:
+    run = write_run(tmp_path, {100: -3.0})
+    (tmp_path / "eval-100.json").rename(tmp_path / "eval.json")
+    write_run(tmp_path, {100: -2.0})
+    (point,) = quality_curve.read(run, TASK, "validation").points
+    assert point.neg_log_perplexity == -2.0
+
+
 def test_evaluations_that_are_absent_damaged_or_of_other_data_are_refused(
     tmp_path: Path,
 ) -> None:
