@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+from scipy import stats
 
 from mtf_switch.layers.router_metrics import RouterMetrics
 
@@ -15,8 +16,9 @@ WINDOW = 100
 _MIN_TOKENS_PER_EXPERT = 20
 # An expert is dead if its load is below this part of the even share.
 _DEAD = 0.01
-# A router has collapsed if one expert gets this share of the tokens.
-_COLLAPSED = 0.9
+# A router has collapsed if its tokens go to fewer experts in effect than a quarter of E, or
+# than 1.5. In effect, there are exp(entropy of the load) of them.
+_COLLAPSED_SHARE, _COLLAPSED = 0.25, 1.5
 # Routers are certain of every token if their mean entropy is below this share of log(E). In
 # float32, logits then differ by ten or more.
 _CERTAIN = 1e-3
@@ -62,12 +64,14 @@ def _judge(metrics: RouterMetrics) -> Iterator[tuple[str, str]]:
         return
     busiest = int(metrics.expert_load.argmax())
     dead = np.flatnonzero(metrics.expert_load * experts < _DEAD)
-    if metrics.expert_load[busiest] >= _COLLAPSED:
+    used = math.exp(stats.entropy(metrics.expert_load))
+    if used < max(_COLLAPSED_SHARE * experts, _COLLAPSED):
         yield (
             "collapsed",
-            f"the router has collapsed: expert {busiest} was the first choice of "
-            f"{metrics.expert_load[busiest]:.0%} of the tokens of the last {WINDOW} steps. A "
-            "larger aux_loss_coef of the router balances the load.",
+            f"the router has collapsed: the tokens of the last {WINDOW} steps went to "
+            f"{used:.1f} of {experts} experts in effect, and "
+            f"{metrics.expert_load[busiest]:.0%} of them to expert {busiest}. A larger "
+            "aux_loss_coef of the router balances the load.",
         )
     elif dead.size:
         names = ", ".join(map(str, dead[:8])) + (", ..." if dead.size > 8 else "")

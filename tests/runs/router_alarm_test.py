@@ -51,10 +51,16 @@ def test_an_expert_with_tokens_in_the_window_is_not_dead():
 
 
 def test_a_collapsed_router_is_said_instead_of_its_dead_experts():
+    # 0.95 and 0.05: the entropy is 0.1985, and its exponential 1.2.
     (text,) = listen(3 * WINDOW, load=[0, 0, 19, 1])
-    assert "the router has collapsed: expert 2 was the first choice of 95% of" in text
+    assert "the router has collapsed: the tokens of the last 100 steps went to 1.2 of 4" in text
+    assert "95% of them to expert 2." in text
+    # 0.85 and 0.15: the entropy is 0.4227, and its exponential 1.53.
     (text,) = listen(WINDOW, load=[0, 0, 17, 3])
     assert "2 of 4 experts" in text
+    # 3 and 4 of 16 experts.
+    assert "went to 3.0 of 16 experts" in listen(WINDOW, load=[1] * 3 + [0] * 13)[0]
+    assert "12 of 16 experts" in listen(WINDOW, load=[1.01, 1, 1, 1, 0.0001, *[0] * 11])[0]
 
 
 def test_large_logits():
