@@ -54,7 +54,6 @@ def _make_tokenizer(content: bytes, sentinels: int) -> Any:
     """Makes the tokenizer of the library `tokenizers` with the ids of a SentencePiece model."""
     from sentencepiece import sentencepiece_model_pb2
     from tokenizers import (
-        AddedToken,
         Regex,
         Tokenizer,
         decoders,
@@ -80,6 +79,8 @@ def _make_tokenizer(content: bytes, sentinels: int) -> Any:
         [
             *([normalizers.Precompiled(charsmap)] if charsmap else []),
             normalizers.Replace(Regex(" {2,}"), " "),
+            # The space before a sentinel belongs to it: the text between two sentinels is
+            # normalized on its own.
             normalizers.Strip(left=False, right=True),
         ]
     )
@@ -91,9 +92,7 @@ def _make_tokenizer(content: bytes, sentinels: int) -> Any:
         pair=f"$A {_EOS} $B {_EOS}",
         special_tokens=[(_EOS, _EOS_ID)],
     )
-    tokenizer.add_special_tokens([_PAD, _EOS, _UNKNOWN])
-    # The mark of a word's start is a part of a sentinel, so the space before it is.
-    tokenizer.add_special_tokens([AddedToken(name, lstrip=True) for name in reversed(added)])
+    tokenizer.add_special_tokens([_PAD, _EOS, _UNKNOWN, *reversed(added)])
     return tokenizer
 
 
