@@ -37,12 +37,12 @@ class Refusal:
 
     Attributes:
       needed_bytes: The memory that the compiler knew to be needed when it gave up. The program
-        may need more.
+        may need more. None if the compiler does not say it.
       largest: The largest allocations.
       message: The compiler's whole message.
     """
 
-    needed_bytes: int
+    needed_bytes: int | None
     largest: tuple[Allocation, ...]
     message: str
 
@@ -153,17 +153,18 @@ def _parse_size(number: str, unit: str) -> int:
     return int(float(number) * _UNITS[unit])
 
 
-def _find_needed(message: str) -> int:
-    """Returns the needed bytes; the message states them in one of several ways."""
+def _find_needed(message: str) -> int | None:
+    """Returns the needed bytes, which the message states in one of several ways, or None."""
     for pattern in (
         rf"Used {_SIZE} of ",
         rf"\({_SIZE}\) exceeds available HBM",
+        rf"Requires {_SIZE}, has ",
     ):
         match = re.search(pattern, message)
         if match:
             return _parse_size(match[1], match[2])
     match = re.search(r"Allocation \(size=(\d+)\)", message)
-    return int(match[1]) if match else 0
+    return int(match[1]) if match else None
 
 
 def _read_allocations(message: str) -> list[Allocation]:

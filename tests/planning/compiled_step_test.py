@@ -85,6 +85,14 @@ def test_a_refused_step_names_its_layers_and_what_would_fit():
     )
 
 
+def test_a_refusal_without_numbers_states_none():
+    refusal = dataclasses.replace(REFUSED.refusal, needed_bytes=None, largest=())
+    assert make_step(dataclasses.replace(REFUSED, refusal=refusal)).verdict == (
+        "It does not fit: the TPU's compiler refuses it, because it needs more than the 15.48 GiB "
+        "that a program can use of a TPU v3 core."
+    )
+
+
 def test_a_refused_step_ends_a_command_with_exit_code_3(capsys):
     step = make_step(REFUSED)
     with pytest.raises(TooLargeError):

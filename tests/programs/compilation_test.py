@@ -67,6 +67,19 @@ def test_temporaries_that_are_too_large_are_a_refusal():
     assert compilation.read_usable(TEMPORARIES) == int(15.48 * GIB)
 
 
+def test_a_hopeless_program_is_refused_early():
+    message = (
+        "RESOURCE_EXHAUSTED: Compilation failure: Aborting compilation early because it's "
+        "unlikely to have enough device memory. Requires 530.59G, has 14.71G available. If more"
+    )
+    refusal = compilation.read_refusal(message)
+    assert (refusal.needed_bytes, refusal.largest) == (int(530.59 * GIB), ())
+
+
+def test_a_refusal_in_other_words_is_still_a_refusal():
+    assert compilation.read_refusal("RESOURCE_EXHAUSTED: no room").needed_bytes is None
+
+
 def test_another_message_is_no_refusal():
     assert compilation.read_refusal("INVALID_ARGUMENT: Topology layout") is None
 
