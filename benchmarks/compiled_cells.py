@@ -147,7 +147,8 @@ def _describe(result: dict[str, Any]) -> list[str]:
     peak = f"{result['peak_rss_bytes'] / GIB:.1f} GiB"
     last = [time, peak, result["commit"]]
     if sizes is None:
-        refused = f"refused: at least {_format(result['refused_with_bytes'])}"
+        needed = result["refused_with_bytes"]
+        refused = f"refused: at least {_format(needed)}" if needed else "refused"
         return [result["topology"], _format(planned), refused, *("", "", "", ""), *last]
     total = sizes["total"]
     parts = [_format(sizes[key]) for key in ("arguments", "temporaries", "code")]

@@ -101,9 +101,9 @@ def judge(
         needed, largest = outcome.refusal.needed_bytes, _describe_largest(outcome.refusal)
         if needed is None:
             return (
-                "It does not fit: the TPU's compiler refuses it, because it needs more than the "
-                f"{usable} that a program can use of a {outcome.core} core. {largest}".rstrip()
-            )
+                "It does not fit: the TPU's compiler refuses it, because it needs more than "
+                f"the {usable} that a program can use of a {outcome.core} core. {largest}"
+            ).rstrip()
         refused = (
             "It does not fit: the TPU's compiler refuses it, because it needs at least "
             f"{format_bytes(needed)} per core"
