@@ -13,6 +13,8 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from jax._src.interpreters import mlir as jax_mlir
+from jax._src.lib.mlir import ir
 from tensorflow.python.tpu.ops import tpu_ops
 
 from mtf_switch.errors import UserError
@@ -99,6 +101,14 @@ def test_the_signature_has_the_step_and_donates_the_variable(program):
     ]
     assert program.donated == {0: 1}
     assert program.inputs[0].bytes == 2 * 4 * 4
+
+
+def test_only_the_variables_argument_is_donated_to_its_output(program):
+    """The second argument gives its memory to the first output, as JAX writes it."""
+    with jax_mlir.make_ir_context():
+        text = str(ir.Module.parse(program.stablehlo))
+    assert text.count("tf.aliasing_output") == 1
+    assert "%arg1: tensor<2x4xf32> {tf.aliasing_output = 0 : i32}" in text
 
 
 def test_the_program_computes_on_four_devices_what_numpy_computes(program, tmp_path):
