@@ -314,9 +314,9 @@ def test_two_blocks_of_switch_base_are_a_whole_training_step_for_a_tpu():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("microbatches", [1, 2])
-def test_a_pods_program_is_that_of_upstreams_model_function(microbatches, tmp_path):
-    pod = build_pod("expert_model_data", 4, 2, microbatches)
+def test_a_pods_program_is_that_of_upstreams_model_function(tmp_path):
+    """Upstream's loop over microbatches would not carry the sums of the routers."""
+    pod = build_pod("expert_model_data", 4, 2)
     settings = bound_settings.read_settings()
     model = switch_transformer.build(
         settings, types.SimpleNamespace(vocab_size=500), on_tpu=True
