@@ -91,13 +91,9 @@ class AbstractMeshImpl(SeededSimdMeshImpl):
         self._group_assignments = {}
         self.slices: dict[mtf.Variable, tf.Tensor] = {}
         self.updates: dict[mtf.Variable, tf.Tensor] = {}
-
-    @property
-    def pnum_tensor(self):
-        if self._pnum_tensor is None:
-            with mtf.utils.outside_all_rewrites():
-                self._pnum_tensor = tf.placeholder(tf.int32, [], name="core")
-        return self._pnum_tensor
+        # Made here and not at its first use, which may be inside a loop.
+        with mtf.utils.outside_all_rewrites():
+            self._pnum_tensor = tf.placeholder(tf.int32, [], name="core")
 
     def _create_group_assignment(self, mesh_axes):
         axes = tuple(mesh_axes)
