@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from typing import TYPE_CHECKING
 
 from mtf_switch.cli import flags, own_data_flags
@@ -104,10 +105,13 @@ def _measure_perplexity(run: Run, options: argparse.Namespace) -> None:
         options.eval_batches,
         options.follow,
     )
-    reports = []
+    reports, began = [], time.monotonic()
     for reports in measured:
         print(reports[0].text)
-        print(f"file                {os.path.join(options.model_dir, reports[0].name)}.json")
+        path = os.path.join(options.model_dir, f"{reports[0].name}.json")
+        seconds = time.monotonic() - began
+        print(f"wrote {path}: step {reports[0].data['step']}, {seconds:.1f} seconds")
+        began = time.monotonic()
     for curve in reports[1:]:
         _print_curve(curve, options.model_dir)
 

@@ -47,7 +47,7 @@ def evaluate(tiny: TinyRun, model_dir: Path, *arguments: str) -> Evaluated:
     outcome = tiny.command("eval", f"--model_dir={model_dir}", *arguments)
     assert outcome.code == 0, outcome.err
     # The last line names the file.
-    file = Path(outcome.out.splitlines()[-1].split()[-1])
+    file = Path(outcome.out.splitlines()[-1].split()[1].rstrip(":"))
     return Evaluated(model_dir, outcome, json.loads(file.read_text()), file.name)
 
 
