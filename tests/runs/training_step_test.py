@@ -214,6 +214,14 @@ def test_two_copies_of_the_experts_equal_upstreams(tiny: TinyRun) -> None:
 
 
 @pytest.mark.slow
+def test_positions_of_packed_examples_reach_their_embeddings_as_upstreams(
+    tiny: TinyRun,
+) -> None:
+    """T5's relative attention ignores them."""
+    check_training(tiny, {**PARAMS, "Unitransformer.positional_embedding": "True"})
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ["delimited_lm", "aligned", "lm"])
 def test_steps_of_other_types_of_model_equal_upstreams(tiny: TinyRun, model_type) -> None:
     params = {
