@@ -25,7 +25,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
             "    --gin_file=layouts/expert_32.gin --topology=v3:4x4 --output_dir=compiled"
         ),
     )
-    planning_flags.add(parser, "compile")
+    planning_flags.add(
+        parser, "compile the model under each of these layouts, and print them in one table"
+    )
     parser.add_argument(
         "--mode",
         choices=("train", "eval", "predict"),

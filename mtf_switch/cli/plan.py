@@ -24,7 +24,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
             "    --compare layouts/expert_model_512.gin layouts/expert_model_2048.gin"
         ),
     )
-    planning_flags.add(parser, "plan")
+    planning_flags.add(parser, "plan the model under each of these layouts, and recommend one")
     parser.add_argument(
         "--compile",
         action="store_true",

@@ -10,12 +10,12 @@ from mtf_switch.errors import UserError
 from mtf_switch.programs import topology
 
 
-def add(parser: argparse.ArgumentParser, verb: str) -> None:
+def add(parser: argparse.ArgumentParser, compare_help: str) -> None:
     """Adds the flags.
 
     Args:
       parser: The parser of a command.
-      verb: What the command does with a model, for the help texts.
+      compare_help: The help text of --compare.
     """
     flags.add_gin(parser)
     parser.add_argument(
@@ -31,12 +31,7 @@ def add(parser: argparse.ArgumentParser, verb: str) -> None:
         help="size of the vocabulary, sentinels included (default: that of the task: "
         "32100 for C4, 250100 for mC4)",
     )
-    parser.add_argument(
-        "--compare",
-        nargs="+",
-        metavar="FILE",
-        help=f"{verb} the model under each of these layouts, and recommend one",
-    )
+    parser.add_argument("--compare", nargs="+", metavar="FILE", help=compare_help)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object instead of a table"
     )
