@@ -28,6 +28,7 @@ from tasks.docstrings import Docstrings
 from tasks.document_split import SPLITS, Split
 from tasks.text_files import TextFiles
 from tasks.vocabulary import (
+    MIN_VOCAB_SIZE,
     USUAL_VOCAB_SIZE,
     VocabSizeError,
     check_vocab_size,
@@ -258,7 +259,8 @@ class TextCorpus:
             )
         except VocabSizeError as error:
             chosen = choose_vocab_size(error)
-            flag = f"--gin_param='{self.name}.vocab_size = {chosen}'"
+            accepted = chosen if chosen >= MIN_VOCAB_SIZE else None
+            flag = f"--gin_param='{self.name}.vocab_size = {accepted}'"
             if self.vocab_size is not None:
                 raise UserError(f"{error} For example, pass {flag}.") from error
             if chosen == size:

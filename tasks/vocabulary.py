@@ -112,11 +112,12 @@ def _convert_error(error: RuntimeError, vocab_size: int) -> Exception:
     """Returns a UserError for those errors of SentencePiece that the user can fix."""
     too_large = _TOO_LARGE.search(str(error))
     if too_large:
+        pieces = int(too_large[1])
+        size = f"at most {pieces:,}" if pieces >= MIN_VOCAB_SIZE else "None, which takes all"
         return VocabSizeError(
-            f"This text yields at most {int(too_large[1]):,} SentencePiece pieces, but "
-            f"vocab_size is {vocab_size:,}. Set vocab_size to at most "
-            f"{int(too_large[1]):,}, or add text.",
-            int(too_large[1]),
+            f"This text yields at most {pieces:,} SentencePiece pieces, but vocab_size is "
+            f"{vocab_size:,}. Set vocab_size to {size}, or add text.",
+            pieces,
             is_too_large=True,
         )
     too_small = _TOO_SMALL.search(str(error))

@@ -44,13 +44,24 @@ def test_more_text_than_the_sample_is_thinned_out_evenly(documents, monkeypatch)
     assert thinned == train_vocabulary(documents[::3], 20_000, vocab_size=300)
 
 
-def test_too_many_pieces_is_a_user_error_that_names_a_number_that_works():
-    words = ["some words", "and some other words", "that are not many"] * 10
-    with pytest.raises(UserError, match=r"at most \d+ .* vocab_size is 4,096") as error:
-        train_vocabulary(words, 500, vocab_size=4096)
-    largest = int(re.search(r"Set vocab_size to at most (\d+)", str(error.value))[1])
-    model = processor(train_vocabulary(words, 500, vocab_size=largest))
+def test_too_many_pieces_is_a_user_error_that_names_a_number_that_works(documents):
+    few = documents[:20]
+    with pytest.raises(UserError, match=r"at most [\d,]+ .* vocab_size is 90,000") as error:
+        train_vocabulary(few, 10_000, vocab_size=90_000)
+    largest = re.search(r"Set vocab_size to at most ([\d,]+)", str(error.value))[1]
+    largest = int(largest.replace(",", ""))
+    check_vocab_size(largest)
+    model = processor(train_vocabulary(few, 10_000, vocab_size=largest))
     assert model.get_piece_size() == largest
+
+
+def test_a_text_of_few_words_needs_no_number():
+    words = ["some words", "and some other words", "that are not many"] * 10
+    match = (
+        r"at most \d\d SentencePiece .* Set vocab_size to None, which takes all, or add text"
+    )
+    with pytest.raises(VocabSizeError, match=match):
+        train_vocabulary(words, 500, vocab_size=256)
 
 
 def test_an_alphabet_larger_than_the_vocabulary_is_a_user_error():
