@@ -70,6 +70,17 @@ class Report:
             ) from error
 
 
+def check_is_new(folder: str, name: str) -> None:
+    """Checks, before work starts, that a folder holds no report of a name yet.
+
+    Raises:
+      UserError: If it holds one. The message names the file.
+    """
+    path = os.path.join(folder, f"{name}.json")
+    if os.path.exists(path):
+        raise UserError(f"{path} already exists. Choose another --output_dir, or remove it.")
+
+
 def render_png(draw: Callable[[Figure], None]) -> bytes:
     """Returns a plot as the content of a PNG file.
 

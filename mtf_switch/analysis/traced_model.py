@@ -116,7 +116,7 @@ class TracedModel:
             name: layer.fetches["expert"].shape.as_list()[-1]
             for name, layer in self._probed.items()
         }
-        config = estimator._session_config(False, self._devices)
+        config = estimator.session_config(False, self._devices)
         self._session = tf.Session(graph=graph, config=config)
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from mtf_switch.planning import core_memory
 from mtf_switch.planning.compiled_step import CompiledStep
 from mtf_switch.planning.core_memory import format_bytes
 from mtf_switch.programs.compilation import Compilation
-from mtf_switch.report import Report
+from mtf_switch.report import Report, check_is_new
 
 _STEP, _COMPARISON = "compile", "compile_compare"
 # The text shows this many rows of collectives; the JSON file has all of them.
@@ -29,14 +29,8 @@ _PLANNED = {
 
 
 def check_output_dir(folder: str, is_comparison: bool) -> None:
-    """Checks, before compilation starts, that a folder holds no report of this kind yet.
-
-    Raises:
-      UserError: If it holds one. The message names the file.
-    """
-    path = Path(folder) / f"{_COMPARISON if is_comparison else _STEP}.json"
-    if path.exists():
-        raise UserError(f"{path} already exists. Choose another --output_dir, or remove it.")
+    """Checks that a folder holds no report of this kind yet; see `report.check_is_new`."""
+    check_is_new(folder, _COMPARISON if is_comparison else _STEP)
 
 
 def report_step(step: CompiledStep) -> Report:

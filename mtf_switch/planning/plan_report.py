@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtf_switch.errors import UserError
 from mtf_switch.planning.communication import (
     ALL_REDUCE,
     ALL_TO_ALL,
@@ -15,7 +13,7 @@ from mtf_switch.planning.communication import (
 )
 from mtf_switch.planning.core_memory import MEMORY_GROUPS, OPTIMIZER_SLOTS, format_bytes
 from mtf_switch.planning.plan import Plan
-from mtf_switch.report import Report
+from mtf_switch.report import Report, check_is_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,14 +40,8 @@ _MAX_COLLECTIVES = 12
 
 
 def check_output_dir(folder: str, is_comparison: bool) -> None:
-    """Checks, before planning starts, that a folder holds no report of this kind yet.
-
-    Raises:
-      UserError: If it holds one. The message names the file.
-    """
-    path = Path(folder) / f"{_COMPARISON if is_comparison else _PLAN}.json"
-    if path.exists():
-        raise UserError(f"{path} already exists. Choose another --output_dir, or remove it.")
+    """Checks that a folder holds no report of this kind yet; see `report.check_is_new`."""
+    check_is_new(folder, _COMPARISON if is_comparison else _PLAN)
 
 
 def report_plan(plan: Plan) -> Report:

@@ -103,7 +103,7 @@ def inspect(run: Run) -> str:
 def _time_steps(step: TrainingStep, devices: Sequence[str]) -> float:
     """Makes steps, and returns the median of their seconds."""
     restore = [mtf.MtfRestoreHook(step.lowering)]
-    config = estimator._session_config(False, devices)
+    config = estimator.session_config(False, devices)
     seconds = []
     with tf.train.SingularMonitoredSession(hooks=restore, config=config) as session:
         for _ in tqdm(range(_STEPS), "dry run", unit="step", leave=False):

@@ -76,7 +76,7 @@ def _make_run_config(run: Run, devices: Sequence[str]) -> tpu_config.RunConfig:
         cluster=run.cluster,
         model_dir=run.model_dir,
         tf_random_seed=run.settings.seed,
-        session_config=_session_config(run.on_tpu, devices),
+        session_config=session_config(run.on_tpu, devices),
         save_checkpoints_steps=run.settings.save_checkpoints_steps,
         log_step_count_steps=None,
         save_summary_steps=run.settings.summary_steps,
@@ -177,7 +177,8 @@ def assign_devices(size: int) -> list[str]:
     return [f"{'gpu' if gpus else 'cpu'}:{index}" for index in range(size)]
 
 
-def _session_config(use_tpu: bool, devices: Sequence[str] = ("",)) -> tf.ConfigProto:
+def session_config(use_tpu: bool, devices: Sequence[str] = ("",)) -> tf.ConfigProto:
+    """Returns the configuration of a session for the devices of `assign_devices`."""
     config = tf.ConfigProto(allow_soft_placement=True)
     if devices[0].startswith("cpu"):
         # Estimator ignores logical devices; with soft placement, all would be CPU:0.

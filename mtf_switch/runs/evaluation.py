@@ -92,17 +92,15 @@ def evaluate(
     task = run.settings.task
     limit = None if batches is None else batches * run.settings.batch_size
     tasks = task_sums.list_names(task)
+    steps = batches and batches * len(tasks)
     # The folder of TensorBoard's curves: eval_validation for the whole split.
     curves = "-".join(_name_data(task, split, limit, _own_task(run))) or split
     input_fn = input_fn or data.make_eval_input_fn(run.settings, split, batches)
     with saved_checkpoints.explain_errors(run.model_dir, checkpoint=checkpoint):
         results = runner.evaluate(
             input_fn,
-            steps=batches and batches * len(tasks),
-            hooks=[
-                CheckShapesHook(checkpoint),
-                StepBar(f"eval {task}", batches and batches * len(tasks)),
-            ],
+            steps=steps,
+            hooks=[CheckShapesHook(checkpoint), StepBar(f"eval {task}", steps)],
             checkpoint_path=checkpoint,
             name=curves,
         )

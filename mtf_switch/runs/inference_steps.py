@@ -57,8 +57,7 @@ def build_evaluation(
     with model_call.build_graph():
         mesh = mtf.Mesh(mtf.Graph(), "mesh", variable_placer)
         batch_dims = batch_dimensions(settings)
-        features = model_call.import_features(mesh, settings, features, batch_dims)
-        features = model_call.prepare_features(features, settings.model_type, "eval")
+        features = model_call.import_features(mesh, settings, features, batch_dims, "eval")
         with target_loss.use(model, records=False):
             logits, loss = model_call.call_model(model, settings, features, "eval")
         # These are computed in the mesh, because the logits are large.
@@ -105,8 +104,7 @@ def build_scoring(
     with model_call.build_graph():
         mesh = mtf.Mesh(mtf.Graph(), "mesh", variable_placer)
         batch_dims = [mtf.Dimension("batch", settings.batch_size)]
-        features = model_call.import_features(mesh, settings, features, batch_dims)
-        features = model_call.prepare_features(features, settings.model_type, "score")
+        features = model_call.import_features(mesh, settings, features, batch_dims, "score")
         targets = features["targets"]
         if isinstance(model, transformer.Unitransformer):
             inputs = transformer.autoregressive_inputs(targets)
@@ -155,8 +153,7 @@ def build_decoding(
     with model_call.build_graph():
         mesh = mtf.Mesh(mtf.Graph(), "mesh", variable_placer)
         batch_dims = [mtf.Dimension("batch", settings.batch_size)]
-        features = model_call.import_features(mesh, settings, features, batch_dims)
-        features = model_call.prepare_features(features, settings.model_type, "infer")
+        features = model_call.import_features(mesh, settings, features, batch_dims, "infer")
         inputs = features["inputs"]
         variable_dtype = utils.get_variable_dtype()
         if isinstance(model, transformer.Unitransformer):

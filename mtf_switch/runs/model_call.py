@@ -38,8 +38,9 @@ def import_features(
     settings: RunSettings,
     features: Mapping[str, tf.Tensor],
     batch_dims: Sequence[mtf.Dimension],
-) -> dict[str, mtf.Tensor]:
-    """Imports the features of a batch into a mesh.
+    mode: Mode,
+) -> Features:
+    """Imports the features of a batch into a mesh, as a model needs them.
 
     Args:
       mesh: The mesh. Each of its cores gets all features.
@@ -47,9 +48,14 @@ def import_features(
       features: "inputs" and "targets", [B, L] integers. If examples are packed, their
         "_segmentation" and "_position" too.
       batch_dims: [O, B], or [B].
+      mode: What the model is to do.
 
     Returns:
-      The features by name, [*batch_dims, L] int32.
+      The features by name, [*batch_dims, L] int32. For a "delimited_lm", "targets" are inputs
+      and targets in one sequence.
+
+    Raises:
+      UserError: If a feature is missing, or must not be there.
     """
     imported = {}
     for name, ids in features.items():
@@ -58,23 +64,11 @@ def import_features(
         shape = mtf.Shape([*batch_dims, length])
         ids = tf.reshape(tf.cast(ids, tf.int32), shape.to_integer_list)
         imported[name] = mtf.import_fully_replicated(mesh, ids, shape, name=name)
-    return imported
+    return _prepare_features(imported, settings.model_type, mode)
 
 
-def prepare_features(features: Features, model_type: str, mode: Mode) -> Features:
-    """Checks that a model has the features that it needs, and joins those of a language model.
-
-    Args:
-      features: See `import_features`.
-      model_type: See RunSettings.
-      mode: What the model is to do.
-
-    Returns:
-      The features. For a "delimited_lm", "targets" are inputs and targets in one sequence.
-
-    Raises:
-      UserError: If a feature is missing, or must not be there.
-    """
+def _prepare_features(features: Features, model_type: str, mode: Mode) -> Features:
+    """Checks that all features are there that a model needs, and joins those of an LM."""
     if mode == "infer":
         _check_feature(features, "inputs", True, model_type, mode)
         return features
@@ -114,7 +108,7 @@ def call_model(
     Args:
       model: A transformer.Bitransformer or Unitransformer.
       settings: The settings of the run.
-      features: Those of `prepare_features`.
+      features: Those of `import_features`.
       mode: "train" or "eval".
       microbatches: Microbatches per step. The loss is divided by it.
 

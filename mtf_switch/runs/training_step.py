@@ -104,8 +104,7 @@ def build(
     mesh = mtf.Mesh(graph, "mesh", variable_placer)
     with model_call.build_graph():
         batch_dims = batch_dimensions(settings)
-        features = model_call.import_features(mesh, settings, features, batch_dims)
-        features = model_call.prepare_features(features, settings.model_type, "train")
+        features = model_call.import_features(mesh, settings, features, batch_dims, "train")
         microbatches = count_microbatches(settings)
         with target_loss.use(model, records=measures):
             passes = _run_passes(model, settings, features, batch_dims[-1], microbatches)

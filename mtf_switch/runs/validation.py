@@ -115,7 +115,7 @@ def _build(run: Run) -> _Program:
         copy_to_slices = step.lowering.copy_masters_to_slices()
         global_step = tf.train.get_global_step()
         variables = [v for v in tf.global_variables() if v is not global_step]
-        session = tf.Session(config=estimator._session_config(False, devices))
+        session = tf.Session(config=estimator.session_config(False, devices))
         session.run(tf.global_variables_initializer())
         outputs = (step.outputs["cross_entropy"], step.outputs["weights"])
         return _Program(session, variables, [copy_to_slices, iterator.initializer], outputs)

@@ -104,7 +104,7 @@ class Program:
             tf.train.get_or_create_global_step()
             self._build(built, settings)
             self._saver = tf.train.Saver(tf.global_variables())
-            config = estimator._session_config(False, self._devices)
+            config = estimator.session_config(False, self._devices)
             config.graph_options.rewrite_options.disable_meta_optimizer = True
             self._session = tf.Session(config=config)
             self._session.run(tf.global_variables_initializer())

@@ -103,7 +103,7 @@ class Program:
             lowering = self.step.lowering
             self._to_slices = lowering.copy_masters_to_slices()
             self._to_masters = lowering.copy_slices_to_masters()
-            config = estimator._session_config(False, devices)
+            config = estimator.session_config(False, devices)
             config.graph_options.rewrite_options.disable_meta_optimizer = True
             self.session = tf.Session(config=config)
             self.session.run(tf.global_variables_initializer())

@@ -188,7 +188,7 @@ def faster():
     # This import loads TensorFlow, so it is not at the top.
     from mtf_switch.runs import estimator
 
-    original = estimator._session_config
+    original = estimator.session_config
 
     def session_config(*arguments):
         config = original(*arguments)
@@ -196,7 +196,7 @@ def faster():
         return config
 
     no_graph_file = mock.patch("tensorflow.python.training.training_util.write_graph")
-    with mock.patch.object(estimator, "_session_config", session_config), no_graph_file:
+    with mock.patch.object(estimator, "session_config", session_config), no_graph_file:
         yield
 
 
