@@ -123,10 +123,10 @@ def describe(path: Path) -> str:
 
     For example, "gin/models/t5_tiny.gin" or "mesh_tensorflow/transformer/gin/defaults.gin".
     """
-    for package in (REPOSITORY, _t5_folder().parents[2]):
-        if package in path.parents:
-            return str(path.relative_to(package))
-    return str(path)
+    # The environment may be a folder of the repository, so both can hold the file.
+    folders = (REPOSITORY, _t5_folder().parents[2])
+    names = [str(path.relative_to(folder)) for folder in folders if folder in path.parents]
+    return min(names, key=len, default=str(path))
 
 
 def _t5_folder() -> Path:

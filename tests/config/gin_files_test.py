@@ -95,3 +95,20 @@ def test_files_of_an_earlier_working_directory_are_not_included(
     monkeypatch.chdir(tmp_path / "second")
     with pytest.raises(UserError, match=r"Unable to open file: inner\.gin"):
         parse("models/switch_base.gin", "outer.gin")
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_file_has_the_same_short_name_wherever_the_environment_lies(
+    depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment may lie beside the repository or be its .venv."""
+    t5_file = gin_files.find_file("models/bi_bert_base.gin")
+    monkeypatch.setattr(gin_files, "REPOSITORY", t5_file.parents[4 + depth])
+    assert gin_files.describe(t5_file) == "t5/models/gin/models/bi_bert_base.gin"
+
+
+def test_a_file_of_the_project_is_named_from_its_folder() -> None:
+    path = gin_files.GIN_FOLDER / "models" / "t5_tiny.gin"
+    assert gin_files.describe(path) == "gin/models/t5_tiny.gin"
+    elsewhere = Path("/elsewhere/models/t5_tiny.gin")
+    assert gin_files.describe(elsewhere) == str(elsewhere)
