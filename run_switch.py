@@ -1,8 +1,6 @@
 """The command line of mtf_switch; see `python run_switch.py --help`."""
 
-import sys
-
-from mtf_switch.cli.main import main
+from mtf_switch.cli import process
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.run()

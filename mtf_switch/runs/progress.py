@@ -129,6 +129,7 @@ class ProgressHook(tf.estimator.SessionRunHook):
         if self._bar is not None:
             self._bar.close()
             self._log.close()
+            self._speed.close()
             self._bar = None
 
 

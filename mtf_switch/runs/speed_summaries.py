@@ -45,3 +45,7 @@ class SpeedSummaries:
             for tag, value in values.items():
                 summary.value.add(tag=tag, simple_value=value)
             self._writer.add_summary(summary, step)
+
+    def close(self) -> None:
+        """Writes what is buffered."""
+        self._writer.flush()

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -23,23 +23,19 @@ def test_help_answers_within_a_second_and_imports_no_tensorflow(arguments):
         "atexit.register(lambda: print('tensorflow' in sys.modules))\n"
         "runpy.run_path('run_switch.py', run_name='__main__')\n"
     )
-    seconds = []
-    for _ in range(3):
-        start = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            cwd=gin_files.REPOSITORY,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        seconds.append(time.monotonic() - start)
-        assert done.stdout.startswith("usage: run_switch.py")
-        assert done.stdout.endswith("False\n")
-        if seconds[-1] < 1.0:
-            break
-    # At least one of three: the machine may be busy.
-    assert min(seconds) < 1.0
+    before = os.times()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=gin_files.REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    after = os.times()
+    assert done.stdout.startswith("usage: run_switch.py")
+    assert done.stdout.endswith("False\n")
+    # CPU time: the machine may be busy.
+    assert after.children_user - before.children_user < 1.0
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "many", "1.5"])

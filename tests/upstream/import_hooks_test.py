@@ -228,23 +228,57 @@ def test_a_function_that_was_taken_before_works(delayed):
     assert log.read_text() == "x"
 
 
+def test_a_module_inside_a_delayed_one_loads_it_unless_it_is_delayed_too(tmp_path, monkeypatch):
+    package = tmp_path / "delayed_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("value = 3\n")
+    (package / "delayed_too.py").write_text("from delayed_package import value\n")
+    (package / "usual.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = ("delayed_package", "delayed_package.delayed_too", "delayed_package.usual")
+    for name in names[:2]:
+        monkeypatch.setitem(import_hooks.LAZY, name, ())
+
+    def are_delayed():
+        return [type(sys.modules[n]) is import_hooks._DelayedModule for n in names[:2]]
+
+    try:
+        too = importlib.import_module(names[1])
+        assert are_delayed() == [True, True]
+        importlib.import_module(names[2])
+        assert are_delayed() == [False, True]
+        assert too.value == 3
+        assert are_delayed() == [False, False]
+    finally:
+        for name in names:
+            sys.modules.pop(name, None)
+
+
 @pytest.mark.slow
 def test_t5_is_imported_without_the_modules_of_its_metrics_and_they_work():
     printed, _ = run_python("""
         import sys
         import mtf_switch
         from mtf_switch.upstream import import_hooks
+        import tensorflow as tf
         import t5.data.tasks
         from t5.evaluation import metrics
+        tf.keras.preprocessing
         delayed = [type(sys.modules[name]).__name__ for name in import_hooks.LAZY]
         print(delayed == ["_DelayedModule"] * len(delayed))
         correlation = metrics.sklearn_metrics_wrapper("matthews_corrcoef")
         print(*correlation([1, 0, 1, 1], [1, 0, 1, 0]).values())
         print(*metrics.spearman_corrcoef([1, 2, 3], [3, 2, 1]).values())
         print(metrics.rouge(["a b c"], ["a b c"])["rouge1"])
+        # A module inside of a delayed one, and one that reads the delayed one.
+        import scipy.linalg.blas
+        print(scipy.linalg.det([[2.0]]))
+        import tensorflow_datasets as tfds
+        data_set = tf.data.Dataset.from_tensor_slices({"a": [7, 8]})
+        print(tfds.as_dataframe(data_set)["a"].sum())
     """)
     are_delayed, *values = printed.splitlines()
     assert are_delayed == "True"
     # 2 true positives, 1 true negative, 1 false negative: 2 / sqrt(2 * 3 * 1 * 2).
-    expected = [2 / 12**0.5, -100.0, 100.0]
+    expected = [2 / 12**0.5, -100.0, 100.0, 2.0, 15.0]
     assert [float(value) for value in values] == pytest.approx(expected)
