@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mtf_switch.cli import flags, planning_flags
+from mtf_switch.cli import flags, inspection_flags, planning_flags
 from mtf_switch.programs import tpu_compiler
 
 
@@ -26,7 +26,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         ),
     )
     planning_flags.add(
-        parser, "compile the model under each of these layouts, and print them in one table"
+        parser,
+        "compile",
+        "compile the model under each of these layouts, and print them in one table",
     )
     parser.add_argument(
         "--mode",
@@ -52,6 +54,8 @@ def run_command(options: argparse.Namespace) -> None:
     steps = {}
     for layout, files in planning_flags.list_layouts(options).items():
         settings = planner.parse_settings(files, options.gin_param, options.batch_tokens)
+        if inspection_flags.print_if_asked(options):
+            return
         steps[layout] = planner.compile_step(
             settings, options.vocab_size, options.topology, options.mode
         )

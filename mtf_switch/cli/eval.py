@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from mtf_switch.cli import flags, own_data_flags
+from mtf_switch.cli import flags, inspection_flags, own_data_flags
 from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError
 
@@ -62,6 +62,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_data(parser)
     flags.add_gin(parser)
     flags.add_machine(parser)
+    inspection_flags.add_print_config(parser, "eval")
     flags.add_check(parser, _check_combination)
     return parser
 
@@ -78,6 +79,8 @@ def run_command(options: argparse.Namespace) -> None:
     """Evaluates checkpoints by the metrics of their task, or by their perplexity."""
     params = [*flags.gin_bindings(options), *own_data_flags.gin_bindings(options)]
     saved_config.load(options.model_dir, options.gin_file, params)
+    if inspection_flags.print_if_asked(options):
+        return
     from mtf_switch.downstream import evaluation_sets
     from mtf_switch.model_dirs import leftovers
     from mtf_switch.runs import configured_run, run_text

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mtf_switch.cli import file_flags, flags
+from mtf_switch.cli import file_flags, flags, inspection_flags
 from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError
 
@@ -80,6 +80,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_data(parser)
     flags.add_gin(parser)
     flags.add_devices(parser)
+    inspection_flags.add_print_config(parser, "experts")
     flags.add_check(parser, _check_settings)
     return parser
 
@@ -200,6 +201,10 @@ def run_command(options: argparse.Namespace) -> None:
     """Traces the checkpoints of a model, and analyses the trace."""
     from mtf_switch.analysis import routing_trace
 
+    if options.print_config or not options.from_trace:
+        saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
+    if inspection_flags.print_if_asked(options):
+        return
     if options.from_trace:
         trace = routing_trace.RoutingTrace.open(_trace_folder(options))
         _report(options, trace, [])
@@ -213,7 +218,6 @@ def run_command(options: argparse.Namespace) -> None:
 
 def _run_model(options: argparse.Namespace) -> tuple[RoutingTrace, Sequence[Importance]]:
     """Writes the trace, and measures the importance of the experts if it is asked for."""
-    saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
     from mtf_switch.analysis import ablation, traced_model, tracing
     from mtf_switch.analysis.example_batches import Examples
     from mtf_switch.downstream import checkpoint_selection

@@ -1,11 +1,11 @@
-"""The flags of `train` and `finetune` that look at a run without training it."""
+"""The flags that look at a run without doing it: `--print_config` and `--dry_run`."""
 
 from __future__ import annotations
 
 import argparse
 
 from mtf_switch.cli import flags, own_data_flags
-from mtf_switch.config import gin_config, value_sources
+from mtf_switch.config import bound_settings, gin_config, value_sources
 from mtf_switch.errors import UserError
 
 # Bindings that other flags make -> the flag.
@@ -18,6 +18,23 @@ _OTHER_BINDINGS = {
     "text_files.files": "--corpus",
     "utils.run.init_checkpoint": "--init_checkpoint",
     "task_cache.folders": "--additional_task_cache_dirs",
+    "utils.run.batch_size": "--batch_tokens",
+    "Bitransformer.decode.beam_size": "--beams",
+    "Bitransformer.decode.temperature": "--temperature",
+    "Bitransformer.decode.sampling_keep_top_k": "--top_k",
+    "Bitransformer.decode.max_decode_length": "--max_length",
+}
+# Command -> what to do instead of its --dry_run.
+_INSTEAD_OF_DRY_RUN = {
+    "eval": "eval --eval_batches=2 evaluates two batches, and says what they are and how long "
+    "they took",
+    "predict": "predict an --input_file of a few lines: it says how long they took",
+    "score": "score an --input_file of a few lines: it says how long they took",
+    "experts": "experts --tokens=2000 --no_importance, with an --output_dir of its own, takes "
+    "the shortest time",
+    "superglue": "eval --eval_batches=2 decodes two batches of each task",
+    "plan": "plan itself makes no step: it counts memory and time of one",
+    "compile": "compile itself makes no step: it asks the compiler for the memory of one",
 }
 
 
@@ -38,6 +55,38 @@ def add(parser: argparse.ArgumentParser) -> None:
         "memory, time",
     )
     flags.add_check(parser, _check)
+
+
+def add_print_config(parser: argparse.ArgumentParser, command: str) -> None:
+    """Adds `--print_config` to a command that does not train, and refuses `--dry_run`."""
+    group = parser.add_argument_group("look before you run; nothing is written")
+    group.add_argument(
+        "--print_config",
+        action="store_true",
+        help="print every value of the configuration and where it comes from, and exit",
+    )
+    group.add_argument("--dry_run", action="store_true", help=argparse.SUPPRESS)
+
+    def check(options: argparse.Namespace) -> None:
+        if options.dry_run:
+            raise UserError(
+                f"{command} has no --dry_run: {_INSTEAD_OF_DRY_RUN[command]}. train --dry_run "
+                "measures parameters, memory and the time of a training step."
+            )
+
+    flags.add_check(parser, check)
+
+
+def print_if_asked(options: argparse.Namespace) -> bool:
+    """Checks and prints the parsed configuration if --print_config is given.
+
+    Returns:
+      Whether it is given, so that the command ends.
+    """
+    if options.print_config:
+        bound_settings.read_settings()  # checks the values
+        print(format_config(options))
+    return options.print_config
 
 
 def _check(options: argparse.Namespace) -> None:

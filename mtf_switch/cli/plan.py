@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mtf_switch.cli import flags, planning_flags
+from mtf_switch.cli import flags, inspection_flags, planning_flags
 from mtf_switch.errors import UserError
 from mtf_switch.programs import tpu_compiler
 
@@ -24,7 +24,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
             "    --compare layouts/expert_model_512.gin layouts/expert_model_2048.gin"
         ),
     )
-    planning_flags.add(parser, "plan the model under each of these layouts, and recommend one")
+    planning_flags.add(
+        parser, "plan", "plan the model under each of these layouts, and recommend one"
+    )
     parser.add_argument(
         "--compile",
         action="store_true",
@@ -63,6 +65,8 @@ def run_command(options: argparse.Namespace) -> None:
         layouts.items(), "plan", unit="layout", leave=False, disable=len(layouts) < 2
     ):
         settings = planner.parse_settings(files, options.gin_param, options.batch_tokens)
+        if inspection_flags.print_if_asked(options):
+            return
         if options.compile:
             compiled = planner.compile_step(settings, options.vocab_size, options.topology)
             plans[layout] = compiled.plan

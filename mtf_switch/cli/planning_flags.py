@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 
-from mtf_switch.cli import flags
+from mtf_switch.cli import flags, inspection_flags
 from mtf_switch.config import gin_files
 from mtf_switch.errors import UserError
 from mtf_switch.programs import topology
 
 
-def add(parser: argparse.ArgumentParser, compare_help: str) -> None:
+def add(parser: argparse.ArgumentParser, command: str, compare_help: str) -> None:
     """Adds the flags.
 
     Args:
-      parser: The parser of a command.
+      parser: The parser of the command.
+      command: Its name.
       compare_help: The help text of --compare.
     """
     flags.add_gin(parser)
@@ -41,6 +42,7 @@ def add(parser: argparse.ArgumentParser, compare_help: str) -> None:
         help="pod for which the TPU's compiler compiles, such as v3:4x4 or v4:2x2x4 (default: "
         "that of the hardware, with as many cores as the mesh)",
     )
+    inspection_flags.add_print_config(parser, command)
     flags.add_check(parser, _check_model_and_layouts)
 
 
@@ -49,6 +51,11 @@ def _check_model_and_layouts(options: argparse.Namespace) -> None:
         raise UserError(
             "No model is named: pass --gin_file, such as --gin_file=models/switch_c.gin "
             "--gin_file=layouts/expert_2048.gin."
+        )
+    if options.print_config and options.compare:
+        raise UserError(
+            "--print_config prints the configuration with one layout: name it with --gin_file "
+            "instead of --compare."
         )
     gin_files.check_files_exist(options.compare or ())
     if options.topology is not None:

@@ -11,6 +11,7 @@ from mtf_switch.cli import (
     decoding_flags,
     file_flags,
     flags,
+    inspection_flags,
     own_texts,
 )
 from mtf_switch.config import saved_config
@@ -38,6 +39,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     decoding_flags.add(parser)
     capacity_flag.add(parser)
     flags.add_machine(parser)
+    inspection_flags.add_print_config(parser, "predict")
     return parser
 
 
@@ -46,6 +48,8 @@ def run_command(options: argparse.Namespace) -> None:
     began = time.monotonic()
     params = [*flags.gin_bindings(options), *decoding_flags.gin_bindings(options)]
     saved_config.load(options.model_dir, options.gin_file, params)
+    if inspection_flags.print_if_asked(options):
+        return
     from mtf_switch.runs import configured_run, prediction
 
     cluster = flags.tpu_cluster(options)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 import time
 
-from mtf_switch.cli import capacity_flag, checkpoint_flag, file_flags, flags, own_texts
+from mtf_switch.cli import (
+    capacity_flag,
+    checkpoint_flag,
+    file_flags,
+    flags,
+    inspection_flags,
+    own_texts,
+)
 from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError
 
@@ -36,6 +43,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_gin(parser)
     capacity_flag.add(parser)
     flags.add_machine(parser)
+    inspection_flags.add_print_config(parser, "score")
     return parser
 
 
@@ -52,6 +60,8 @@ def run_command(options: argparse.Namespace) -> None:
     """Scores each line of the target file given the same line of the input file."""
     began = time.monotonic()
     saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
+    if inspection_flags.print_if_asked(options):
+        return
     from mtf_switch.lines import encoded_lines
     from mtf_switch.runs import configured_run, prediction
 

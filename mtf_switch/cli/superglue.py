@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mtf_switch.cli import flags
+from mtf_switch.cli import flags, inspection_flags
 from mtf_switch.config import saved_config
 
 
@@ -32,6 +32,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_data(parser)
     flags.add_gin(parser)
     flags.add_machine(parser)
+    inspection_flags.add_print_config(parser, "superglue")
     return parser
 
 
@@ -41,6 +42,8 @@ def run_command(options: argparse.Namespace) -> None:
     from mtf_switch.runs import configured_run
 
     saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
+    if inspection_flags.print_if_asked(options):
+        return
     # Any of its tasks will do, because they share the vocabulary.
     task = superglue.list_task_files()[0].task
     run = configured_run.make_run(options.model_dir, flags.tpu_cluster(options), task)

@@ -85,9 +85,7 @@ def run_command(options: argparse.Namespace) -> None:
             "No model is named: pass --gin_file, such as --gin_file=models/switch_tiny.gin "
             "--gin_file=runs/embedded.gin."
         )
-    if options.print_config:
-        bound_settings.read_settings()  # checks the values
-        print(inspection_flags.format_config(options))
+    if inspection_flags.print_if_asked(options):
         return
     from mtf_switch.model_dirs import initial_weights, saved_checkpoints
     from mtf_switch.runs import configured_run

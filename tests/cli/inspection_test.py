@@ -1,4 +1,4 @@
-"""`train --print_config` and `train --dry_run`, which train nothing."""
+"""`--print_config` of all commands, and `train --dry_run`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from tiny_run import BATCH, INPUTS, TARGETS, contents, variables
 
 from mtf_switch.config import gin_config
+from mtf_switch.programs import tpu_compiler
 from mtf_switch.runs import dry_run
 from mtf_switch.runs.run import Run
 
@@ -103,6 +104,61 @@ def test_a_model_that_does_not_fit_makes_no_step(tiny) -> None:
     assert "the model does not fit, so no step was made" in text
     assert "parameters        12 (1.000 GiB)" in text
     assert "tokens/s" not in text
+
+
+@pytest.fixture
+def lines(tmp_path) -> list[str]:
+    """The flags of `predict` for a file of one line."""
+    (tmp_path / "in.txt").write_text("ba do\n")
+    return [f"--input_file={tmp_path}/in.txt", f"--output_file={tmp_path}/out.txt"]
+
+
+@pytest.mark.parametrize("command", ["eval", "predict", "score", "experts", "superglue"])
+def test_commands_on_a_trained_model_print_their_configuration_and_write_nothing(
+    command, tiny, trained, tmp_path, lines
+) -> None:
+    flags = {
+        "predict": [*lines, "--beams=3"],
+        "score": [*lines, f"--target_file={tmp_path}/in.txt"],
+        "superglue": [f"--output_dir={tmp_path}/out.txt"],
+    }.get(command, [])
+    before = contents(trained)
+    asked = (command, f"--model_dir={trained}", *flags, "--gin_param=num_experts = 6")
+    outcome = tiny.command(*asked, "--print_config")
+    assert outcome.code == 0, outcome.err
+    printed = read_lines(outcome.out)
+    saved = f"{trained}/config.gin"
+    assert printed["num_experts = 6"] == f"--gin_param, instead of 4 of {saved}"
+    assert printed["MIXTURE_NAME = 'text_files'"] == saved
+    if command == "predict":
+        assert printed["Bitransformer.decode.beam_size = 3"] == "--beams"
+    assert contents(trained) == before
+    assert not (tmp_path / "out.txt").exists()
+    refused = tiny.command(*asked, "--dry_run")
+    assert refused.code == 1
+    assert f"{command} has no --dry_run: " in refused.err
+
+
+@pytest.mark.parametrize("command", ["plan", "compile"])
+def test_plan_prints_its_configuration(command, tiny, monkeypatch) -> None:
+    monkeypatch.setattr(tpu_compiler, "find_library", lambda: None)
+    flags = ["--gin_file=models/switch_tiny.gin", "--batch_tokens=65536", "--print_config"]
+    outcome = tiny.command(command, *flags, "--gin_file=layouts/expert_8.gin")
+    assert outcome.code == 0, outcome.err
+    assert read_lines(outcome.out)["run.batch_size = ('tokens_per_batch', 65536)"] == (
+        "--batch_tokens, instead of ('tokens_per_batch', 1048576) of gin/runs/c4.gin"
+    )
+    refused = tiny.command(command, *flags, "--compare", "layouts/expert_8.gin")
+    assert refused.code == 1
+    assert "prints the configuration with one layout" in refused.err
+
+
+def test_a_wrong_value_is_refused_before_anything_is_printed(tiny, trained) -> None:
+    value = "--gin_param=utils.run.batch_size = 0"
+    outcome = tiny.command("eval", f"--model_dir={trained}", value, "--print_config")
+    assert outcome.code == 1
+    assert outcome.out == ""
+    assert "batch_size" in outcome.err
 
 
 @pytest.mark.parametrize(
