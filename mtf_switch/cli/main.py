@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from mtf_switch import errors, network
 from mtf_switch.cli import (
@@ -20,6 +21,7 @@ from mtf_switch.cli import (
     plan,
     predict,
     prepare,
+    process,
     score,
     superglue,
     tasks,
@@ -69,6 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command in ("train", "finetune")
         else "",
     )
+
+
+def run() -> NoReturn:
+    """Runs the command of the arguments of this process, and exits."""
+    process.run(main)
 
 
 def make_parser() -> Parser:

@@ -7,9 +7,8 @@ import gc
 import os
 import sys
 import threading
+from collections.abc import Callable
 from typing import NoReturn
-
-from mtf_switch.cli import main
 
 # Net number of new objects between two passes of Python's cyclic garbage collector, for its
 # three generations. The imports of TensorFlow and the graph of a model make a million objects
@@ -17,10 +16,10 @@ from mtf_switch.cli import main
 _OBJECTS_BETWEEN_PASSES = (10_000, 10, 10)
 
 
-def run() -> NoReturn:
-    """Runs the command of this process's arguments, and exits with its code."""
+def run(command: Callable[[], int]) -> NoReturn:
+    """Runs the command of this process, and exits with the code that it returns."""
     gc.set_threshold(*_OBJECTS_BETWEEN_PASSES)
-    exit_now(main.main())
+    exit_now(command())
 
 
 def exit_now(code: int) -> NoReturn:

@@ -11,8 +11,7 @@ from mtf_switch.config import gin_files
 # What Python promises for the end of a process; the object would be freed at the end.
 PROGRAM = """
 import atexit, sys, threading, time
-from unittest import mock
-from mtf_switch.cli import main, process
+from mtf_switch.cli import process
 
 class Freed:
     def __del__(self): print("freed", flush=True)
@@ -26,8 +25,7 @@ def command():
     {ends}
 
 atexit.register(print, "atexit 1")
-with mock.patch.object(main, "main", command):
-    process.run()
+process.run(command)
 """
 
 
