@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
@@ -86,6 +87,15 @@ def run_command(
 def _is_of_network(error: Exception) -> bool:
     """Whether TensorFlow could not reach an address such as gs://bucket/folder."""
     return type(error).__module__.startswith("tensorflow.") and "HTTP request" in str(error)
+
+
+def name_program() -> str:
+    """Returns the name by which this program was called, for hints that name a command.
+
+    It is "mtf_switch" for the command of an installed package, else "run_switch.py".
+    """
+    is_installed = os.path.basename(sys.argv[0]) == "mtf_switch"
+    return "mtf_switch" if is_installed else "run_switch.py"
 
 
 def suggest_names(name: str, known: Iterable[str], count: int = 3) -> str:

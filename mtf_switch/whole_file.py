@@ -131,8 +131,20 @@ def read_text(path: str) -> str:
     if not is_address(path):
         with open(path, encoding="utf-8") as file:
             return file.read()
+    return read_bytes(path).decode("utf-8")
+
+
+def read_bytes(path: str) -> bytes:
+    """Reads a binary file.
+
+    Raises:
+      OSError: If it cannot be read.
+    """
+    if not is_address(path):
+        with open(path, "rb") as file:
+            return file.read()
     with _as_os_errors(path) as gfile, gfile.GFile(path, "rb") as file:
-        return file.read().decode("utf-8")
+        return file.read()
 
 
 @contextlib.contextmanager
@@ -164,6 +176,8 @@ def _as_os_errors(path: str) -> Iterator[Any]:
 
     try:
         yield tf.io.gfile
+    except tf.errors.NotFoundError as error:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
     except tf.errors.OpError as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OSError(errno.EIO, reason, path) from error

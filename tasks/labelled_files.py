@@ -14,13 +14,16 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from mtf_switch import network, whole_file
 from mtf_switch.errors import UserError, suggest_names
 
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
 ENDINGS = (*_DELIMITERS, ".jsonl")
+# Files with as many characters have a progress bar: they take a second or more.
+_LARGE = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,16 +90,25 @@ def read(path: str, columns: Columns = Columns()) -> list[LabelledExample]:
         )
     text = _read_text(path)
     rows = _read_json(path, text) if ending == ".jsonl" else _read_table(path, text, columns)
+    if len(text) >= _LARGE:
+        rows = _show_progress(path, rows, text.count("\n"))
     examples = [_make_example(path, line, row, columns) for line, row in rows]
     if not examples:
         raise UserError(f"{path} has no examples. Add some, or pass another file.")
     return examples
 
 
+def _show_progress(path: str, rows: Iterable[Any], lines: int) -> Iterable[Any]:
+    """Shows a bar in a terminal, up to the number of lines. A row may have several."""
+    from tqdm import tqdm
+
+    return tqdm(rows, os.path.basename(path), lines, unit="line", leave=False, disable=None)
+
+
 def _read_text(path: str) -> str:
+    network.check_address(path, "Copy the file to this machine.")
     try:
-        with open(path, "rb") as file:
-            content = file.read()
+        content = whole_file.read_bytes(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     try:

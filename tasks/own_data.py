@@ -16,7 +16,9 @@ from pathlib import Path
 import gin
 import seqio
 import tensorflow as tf
+from tqdm import tqdm
 
+from mtf_switch import whole_file
 from mtf_switch.errors import UserError
 from tasks import labelled_splits, own_metrics, text_cache, text_to_text
 from tasks.labelled_files import Columns, LabelledExample
@@ -165,7 +167,8 @@ class OwnSource(OneShardSource):
     def versions(self) -> dict[str, str]:
         """Returns the SHA-256 of each file by its absolute path."""
         return {
-            os.path.abspath(path): _hash_file(path) for path in self.labelled.files.values()
+            path if whole_file.is_address(path) else os.path.abspath(path): _hash_file(path)
+            for path in self.labelled.files.values()
         }
 
     def prepare(self) -> Path:
@@ -212,16 +215,12 @@ class OwnSource(OneShardSource):
 
 def _hash_file(path: str) -> str:
     try:
-        with open(path, "rb") as file:
-            hashed = hashlib.sha256()
-            while block := file.read(1 << 20):
-                hashed.update(block)
+        return hashlib.sha256(whole_file.read_bytes(path)).hexdigest()
     except OSError as error:
         raise UserError(
             f"{path}, which holds examples of the task, cannot be read: {error.strerror}. "
             "Restore it, or pass its new path."
         ) from error
-    return hashed.hexdigest()
 
 
 def _write(folder: Path, examples: Mapping[str, Sequence[LabelledExample]]) -> None:
@@ -232,7 +231,8 @@ def _write(folder: Path, examples: Mapping[str, Sequence[LabelledExample]]) -> N
     try:
         for split, part in examples.items():
             with tf.io.TFRecordWriter(str(unfinished / f"{split}.tfrecord")) as writer:
-                for example in part:
+                bar = tqdm(part, f"prepare {split}", unit="example", leave=False, disable=None)
+                for example in bar:
                     writer.write(_to_record(example))
         counts = {split: len(part) for split, part in examples.items()}
         text_cache.write_json(unfinished / "examples.json", counts)

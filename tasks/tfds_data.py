@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import gcs_utils
 
 from mtf_switch import network
-from mtf_switch.errors import UserError, join_first
+from mtf_switch.errors import UserError, join_first, name_program
 from tasks import data_folder
 
 # TFDS loader of a task -> the name of the data set with which the task was registered.
@@ -167,7 +167,7 @@ def _describe_remedy(state: DatasetState, task: str, tfds_name: str) -> str:
     action = "Prepare it"
     if state.readiness is Readiness.INCOMPLETE:
         action = f"Remove {_dataset_folder(tfds_name)}, then prepare it"
-    command = f"run_switch.py prepare --task={task} --data_dir={_root_folder()}"
+    command = f"{name_program()} prepare --task={task} --data_dir={_root_folder()}"
     return f" {action}: {command}{_describe_manual_steps(tfds_name)}"
 
 

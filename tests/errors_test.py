@@ -30,6 +30,20 @@ def test_a_hint_follows_the_message(capsys) -> None:
     assert capsys.readouterr() == ("", "demo: It is 3. Try 4.\n")
 
 
+@pytest.mark.parametrize(
+    ("called", "name"),
+    [
+        ("/usr/bin/mtf_switch", "mtf_switch"),
+        ("run_switch.py", "run_switch.py"),
+        ("/x/mtf_switch/run_switch.py", "run_switch.py"),
+        ("-c", "run_switch.py"),
+    ],
+)
+def test_hints_name_the_program_as_it_was_called(monkeypatch, called: str, name: str) -> None:
+    monkeypatch.setattr("sys.argv", [called, "eval"])
+    assert errors.name_program() == name
+
+
 @pytest.mark.parametrize(("hint", "printed"), [("Go on.", "Stopped. Go on."), ("", "Stopped.")])
 def test_an_interrupted_command_says_how_to_continue(capsys, hint: str, printed: str) -> None:
     interrupt = KeyboardInterrupt()

@@ -29,7 +29,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mtf_switch import whole_file
-from mtf_switch.errors import UserError
+from mtf_switch.errors import UserError, name_program
 
 Segment = Literal["encoder", "decoder"]
 SEGMENTS: tuple[Segment, ...] = ("encoder", "decoder")
@@ -191,7 +191,7 @@ class RoutingTrace:
         path = os.path.join(folder, FILE)
         if not os.path.isfile(path):
             raise UserError(
-                f"{folder} holds no trace: there is no {FILE}. Make one with run_switch.py "
+                f"{folder} holds no trace: there is no {FILE}. Make one with {name_program()} "
                 "experts --trace_only."
             )
         try:
@@ -199,7 +199,7 @@ class RoutingTrace:
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f"The trace {path} cannot be read ({error}). It is damaged, or another version "
-                "wrote it. Make it again with run_switch.py experts --overwrite."
+                f"wrote it. Make it again with {name_program()} experts --overwrite."
             ) from error
 
     def column(self, step: int, segment: Segment, name: str) -> np.ndarray:
@@ -225,7 +225,7 @@ class RoutingTrace:
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 raise UserError(
                     f"The trace {path} cannot be read ({error}). Make it again with "
-                    "run_switch.py experts --overwrite."
+                    f"{name_program()} experts --overwrite."
                 ) from error
         return np.concatenate(parts) if parts else np.zeros([0], np.int32)
 

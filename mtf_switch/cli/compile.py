@@ -19,9 +19,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "exit code is 3 if the compiler refuses the program because it needs too much memory.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
-            "examples:\n  run_switch.py compile --gin_file=models/switch_tiny.gin \\\n"
+            "examples:\n  %(prog)s --gin_file=models/switch_tiny.gin \\\n"
             "    --gin_file=layouts/expert_8.gin --batch_tokens=65536\n"
-            "  run_switch.py compile --gin_file=models/switch_base_32.gin \\\n"
+            "  %(prog)s --gin_file=models/switch_base_32.gin \\\n"
             "    --gin_file=layouts/expert_32.gin --topology=v3:4x4 --output_dir=compiled"
         ),
     )

@@ -21,9 +21,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
             "examples:\n"
-            "  run_switch.py convert --from=hf --to=mtf downloads/switch-base-8 runs/base_8\n"
-            "  run_switch.py convert --from=mtf --to=hf runs/base_8 exported\n"
-            "  run_switch.py convert --from=t5x --to=mtf --upcycle --experts=8 \\\n"
+            "  %(prog)s --from=hf --to=mtf downloads/switch-base-8 runs/base_8\n"
+            "  %(prog)s --from=mtf --to=hf runs/base_8 exported\n"
+            "  %(prog)s --from=t5x --to=mtf --upcycle --experts=8 \\\n"
             "    downloads/t5_1_1_base/checkpoint_1000000 runs/upcycled"
         ),
     )

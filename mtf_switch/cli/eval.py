@@ -110,10 +110,13 @@ def _measure_perplexity(run: Run, options: argparse.Namespace) -> None:
     )
     reports, began = [], time.monotonic()
     for reports in measured:
-        print(reports[0].text)
-        path = os.path.join(options.model_dir, f"{reports[0].name}.json")
-        seconds = time.monotonic() - began
-        print(f"wrote {path}: step {reports[0].data['step']}, {seconds:.1f} seconds")
+        result, curve = reports
+        print(result.text)
+        path = os.path.join(options.model_dir, f"{result.name}.json")
+        print(
+            f"wrote {path} and {curve.name}.csv: {result.data['examples']:,} examples, step "
+            f"{result.data['step']}, {time.monotonic() - began:.1f} seconds"
+        )
         began = time.monotonic()
     for curve in reports[1:]:
         _print_curve(curve, options.model_dir)

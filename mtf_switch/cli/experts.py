@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtf_switch.cli import file_flags, flags, inspection_flags
 from mtf_switch.config import saved_config
-from mtf_switch.errors import UserError
+from mtf_switch.errors import UserError, name_program
 
 if TYPE_CHECKING:
     from mtf_switch.analysis.importance import Importance
@@ -186,7 +186,7 @@ def _open_other(folder: str) -> RoutingTrace:
             return routing_trace.RoutingTrace.open(place)
     raise UserError(
         f"--compare_with is {folder}, but neither {' nor '.join(places)} is a trace. Make it "
-        "first: run_switch.py experts --trace_only on that model, with the same --task, "
+        f"first: {name_program()} experts --trace_only on that model, with the same --task, "
         "--split and --tokens."
     )
 
@@ -254,7 +254,7 @@ def _report(
     other = None if options.compare_with is None else _open_other(options.compare_with)
     matchings = [] if other is None else matching.compare_traces(trace, other)
     analysis = trace_analysis.analyse(trace, importance, matchings)
-    command = shlex.join(["run_switch.py", *sys.argv[1:]])
+    command = shlex.join([name_program(), *sys.argv[1:]])
     report = expert_report.make_report(analysis, token_browser.make_page(trace), command)
     for name in set(_FILES) - set(report.file_names):
         path = os.path.join(options.output_dir, name)

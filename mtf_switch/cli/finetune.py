@@ -27,10 +27,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "applies gin/runs/finetune.gin and your gin files. The same command continues the run.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
-            "example:\n  run_switch.py finetune --task=super_glue_v102_proportional \\\n"
+            "example:\n  %(prog)s --task=super_glue_v102_proportional \\\n"
             "    --init_checkpoint=runs/base/model.ckpt-550000 --model_dir=runs/tuned \\\n"
             "    --data_dir=tfds --gin_file=sequence_lengths/super_glue_v102_proportional.gin\n"
-            "  run_switch.py finetune --train_file=reviews.tsv --metric=accuracy \\\n"
+            "  %(prog)s --train_file=reviews.tsv --metric=accuracy \\\n"
             "    --init_checkpoint=runs/base --model_dir=runs/reviews \\\n"
             "    --gin_file=runs/own_data.gin"
         ),

@@ -56,8 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def run() -> None:
-        flags.check_all(options)
+        # Before the checks: one that reads a file at an address imports TensorFlow.
         logs.show_errors_only()
+        flags.check_all(options)
         for value in vars(options).values():
             if isinstance(value, str):
                 network.check_address(value, "Use a path on this machine.")

@@ -188,7 +188,14 @@ def print_cuts(options: argparse.Namespace, run: Run) -> None:
 
     for split, flag in _FILES.items():
         path = getattr(options, flag)
-        examples = options.own_examples.get(split, ())[:_EXAMINED] if path else ()
+        of_split = options.own_examples.get(split, ()) if path else ()
+        examples = of_split[:_EXAMINED]
+        if len(of_split) > _EXAMINED:
+            print(
+                f"{path}: the lengths of the first {_EXAMINED:,} of {len(of_split):,} examples "
+                "are compared with the model's.",
+                file=sys.stderr,
+            )
         numbers = [example.line for example in examples]
         texts = {
             "inputs": [(options.task_prefix or "") + example.inputs for example in examples],

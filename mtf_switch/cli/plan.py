@@ -18,9 +18,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "TPU, and counts its memory, its communication and its FLOPs.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
-            "examples:\n  run_switch.py plan --gin_file=models/switch_c.gin \\\n"
+            "examples:\n  %(prog)s --gin_file=models/switch_c.gin \\\n"
             "    --gin_file=layouts/expert_2048.gin\n"
-            "  run_switch.py plan --gin_file=models/switch_xxl.gin \\\n"
+            "  %(prog)s --gin_file=models/switch_xxl.gin \\\n"
             "    --compare layouts/expert_model_512.gin layouts/expert_model_2048.gin"
         ),
     )

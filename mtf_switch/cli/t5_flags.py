@@ -13,7 +13,7 @@ from mtf_switch.config import (
     given_bindings,
     user_modules,
 )
-from mtf_switch.errors import UserError
+from mtf_switch.errors import UserError, name_program
 
 # T5's flags without an equivalent of the same name -> what to use instead.
 INSTEAD = {
@@ -136,7 +136,7 @@ def check_modes(options: argparse.Namespace) -> None:
         instead = _OTHER_MODES.get(mode) or f"{_COMMANDS[mode][0]} --model_dir=D"
         raise UserError(
             f"The gin files ask for T5's mode {mode!r}. Here that is the command "
-            f"{instead.split()[0]}: run_switch.py {instead}. Remove the file."
+            f"{instead.split()[0]}: {name_program()} {instead}. Remove the file."
         )
     if options.command == "eval":
         options.perplexity = options.perplexity or mode == "perplexity_eval"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mtf_switch.cli import finished, flags, inspection_flags
 from mtf_switch.config import bound_settings, gin_config, given_bindings, saved_config
-from mtf_switch.errors import UserError
+from mtf_switch.errors import UserError, name_program
 from mtf_switch.model_dirs import run_lock
 from tasks import text_files
 
@@ -25,7 +25,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="pre-train or fine-tune on a task; the same command continues",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
-            "example:\n  run_switch.py train --gin_file=models/switch_tiny.gin \\\n"
+            "example:\n  %(prog)s --gin_file=models/switch_tiny.gin \\\n"
             "    --gin_file=runs/embedded.gin --model_dir=runs/switch_tiny"
         ),
     )
@@ -116,7 +116,7 @@ def is_finished(
 
 
 def _print_step(model_dir: str, step: int, remark: str = "") -> None:
-    following = f"Next: run_switch.py eval --model_dir={model_dir}"
+    following = f"Next: {name_program()} eval --model_dir={model_dir}"
     print(f"{model_dir} is at step {step}. {remark}{following}")
 
 

@@ -8,7 +8,7 @@ import gin
 
 from mtf_switch.config import gin_statements
 from mtf_switch.config.gin_statements import Binding
-from mtf_switch.errors import UserError, suggest_names
+from mtf_switch.errors import UserError, name_program, suggest_names
 
 # Parameters of T5's main loop, `utils.run`, that this project ignores -> what to use instead.
 _INSTEAD = {
@@ -133,14 +133,14 @@ def _check_used(param: str, binding: Binding, used: set[str]) -> None:
     start = f"--gin_param={param!r} has no effect:"
     if binding.base_name == "run" and binding.parameter in _INSTEAD:
         raise UserError(
-            f"{start} run_switch.py does not read {binding.parameter}. "
+            f"{start} {name_program()} does not read {binding.parameter}. "
             f"{_INSTEAD[binding.parameter]}"
         )
     if binding.base_name == "tpu_estimator_model_fn":
         _check_used_in_graph(start, binding.parameter)
     instead = _NOT_CALLED.get(_full_name(binding.name))
     if instead:
-        raise UserError(f"{start} run_switch.py does not call {binding.name}. {instead}")
+        raise UserError(f"{start} {name_program()} does not call {binding.name}. {instead}")
     needed = _NEED_REFERENCE.get(binding.base_name)
     if binding.parameter and needed and binding.base_name not in used:
         raise UserError(f"{start} nothing uses {binding.base_name}. Add {needed}.")
@@ -150,7 +150,7 @@ def _check_used_in_graph(start: str, parameter: str) -> None:
     if parameter not in GRAPH_PARAMETERS:
         others = {**_INSTEAD, **_INSTEAD_IN_GRAPH}
         raise UserError(
-            f"{start} run_switch.py does not read {parameter} of tpu_estimator_model_fn. "
+            f"{start} {name_program()} does not read {parameter} of tpu_estimator_model_fn. "
             f"{others.get(parameter, f'Use utils.run.{parameter}.')}"
         )
 

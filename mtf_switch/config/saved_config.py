@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from mtf_switch.config import absolute_paths, gin_config, gin_statements
-from mtf_switch.errors import UserError
+from mtf_switch.errors import UserError, name_program
 
 # Bindings that may differ between two commands on one model_dir: how long to train, how often
 # to save, and on which devices. The name of a configurable stands for all its parameters.
@@ -152,7 +152,7 @@ def _read_whole(model_dir: str) -> tuple[str, str]:
     if not os.path.isfile(path):
         raise UserError(
             f"{model_dir} holds no config.gin, so it is not the model_dir of a training run. "
-            "Pass the folder that `run_switch.py train --model_dir` wrote."
+            f"Pass the folder that `{name_program()} train --model_dir` wrote."
         )
     text = _read_text(path)
     _check_whole(path, text)

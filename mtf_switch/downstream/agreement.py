@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from mtf_switch.downstream import answers
 from mtf_switch.downstream.answers import Answers
 from mtf_switch.downstream.scores import StepScores
-from mtf_switch.errors import UserError
+from mtf_switch.errors import UserError, name_program
 
 
 def check_same_tasks(models: Sequence[str], name: str, scored: Sequence[StepScores]) -> None:
@@ -85,7 +85,7 @@ def check_all_answered(
         raise UserError(
             f"{file} has {count:,} answers, but the scores of step {scored.step} are of "
             f"{expected:,} examples, and the split has {split_size:,}. Evaluate it again, in "
-            f"full: run_switch.py eval --model_dir={model} --split={split} "
+            f"full: {name_program()} eval --model_dir={model} --split={split} "
             f"--checkpoint_steps={scored.step}"
         )
 

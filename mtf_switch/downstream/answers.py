@@ -18,7 +18,7 @@ import numpy as np
 from mtf_switch import whole_file
 from mtf_switch.downstream import scores
 from mtf_switch.downstream.evaluation_sets import EvaluationSet
-from mtf_switch.errors import UserError
+from mtf_switch.errors import UserError, name_program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def read_answers(model_dir: str, split: str, task: str, step: int) -> Answers:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path}, which holds the answers of the model's best checkpoint, cannot be read "
-            f"({type(error).__name__}: {error}). Write it again: run_switch.py eval "
+            f"({type(error).__name__}: {error}). Write it again: {name_program()} eval "
             f"--model_dir={model_dir} --checkpoint_steps={step}"
         ) from error
 

@@ -24,7 +24,7 @@ from mtf_switch.downstream import (
     task_metrics,
 )
 from mtf_switch.downstream.scores import Metric, Peak, StepScores
-from mtf_switch.errors import UserError
+from mtf_switch.errors import UserError, name_program
 from mtf_switch.report import Report
 
 
@@ -122,8 +122,9 @@ def _read_scores(model: str, split: str, name: str) -> list[StepScores]:
         partial = scores.find_partial_files(model, split, name)
         only = f" It has only those of a part of the examples: {partial[0]}." if partial else ""
         raise UserError(
-            f"{model} has no scores of {name!r} ({split}).{only} Make them: run_switch.py eval "
-            f"--model_dir={model} --task={name} --split={split} --checkpoint_steps=all"
+            f"{model} has no scores of {name!r} ({split}).{only} Make them: "
+            f"{name_program()} eval --model_dir={model} --task={name} --split={split} "
+            "--checkpoint_steps=all"
         )
     return steps
 

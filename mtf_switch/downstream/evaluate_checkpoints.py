@@ -15,6 +15,7 @@ If only the first N examples of each task are read, the names are NAME-firstN.js
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 
 from tqdm import tqdm
@@ -74,6 +75,7 @@ def score_checkpoints(
     if follow:
         paths = checkpoint_selection.wait_for_checkpoints(model_dir, settings.train_steps)
     for path in paths:
+        began = time.monotonic()
         step = saved_checkpoints.parse_step(path)
         decoded = decoding.decode(sets, run, path)
         total = sum(len(part.examples) for part in sets)
@@ -83,6 +85,10 @@ def score_checkpoints(
         name = os.path.basename(os.path.abspath(model_dir))
         report = scores_report.make_report(settings.task, split, limit, in_order, name)
         report.write(scores.eval_folder(model_dir, split))
+        tqdm.write(
+            f"wrote {file}: {total:,} examples, step {step}, "
+            f"{time.monotonic() - began:.1f} seconds"
+        )
         if follow:
             tqdm.write(scores_report.format_line(by_step[step]))
     return [by_step[key] for key in sorted(by_step)]

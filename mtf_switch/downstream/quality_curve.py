@@ -12,7 +12,7 @@ from typing import Any
 
 from mtf_switch import whole_file
 from mtf_switch.downstream.gains import EvaluationPoint
-from mtf_switch.errors import UserError
+from mtf_switch.errors import UserError, name_program
 from mtf_switch.model_dirs import train_log
 
 # The values of a task that was evaluated as a part of a mixture; see `task_sums.TaskResult`.
@@ -48,7 +48,7 @@ def read(model_dir: str, task: str, split: str) -> QualityCurve:
     """
     found = read_evaluations(model_dir, task, split)
     remedy = (
-        f"Evaluate it: run_switch.py eval --model_dir={model_dir} --task={task} "
+        f"Evaluate it: {name_program()} eval --model_dir={model_dir} --task={task} "
         f"--split={split} --perplexity --checkpoint_steps=all"
     )
     if not found:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from mtf_switch.errors import UserError, join_first
 from mtf_switch.lines import sentinels, unknown_text
@@ -71,7 +72,10 @@ class EncodedLines:
         numbers = numbers or range(1, len(lines) + 1)
         ids = np.zeros([len(lines), length], np.int32)
         long = []
-        for number, row, line in zip(numbers, ids, lines):
+        rows = zip(numbers, ids, lines)
+        # Only a terminal shows it, and only if it takes more than a second.
+        bar = tqdm(rows, "encode", len(lines), unit="line", leave=False, disable=None, delay=1)
+        for number, row, line in bar:
             encoded = sentinels.encode(vocabulary, line)
             kept, lost = encoded[: length - 1], encoded[length - 1 :]
             row[: len(kept) + 1] = [*kept, EOS_ID]

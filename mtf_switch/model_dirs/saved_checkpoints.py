@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import tensorflow.compat.v1 as tf
 
-from mtf_switch.errors import UserError
+from mtf_switch.errors import UserError, name_program
 
 # The files of the checkpoint of step 1000: model.ckpt-1000.index, model.ckpt-1000.data-..., and
 # model.ckpt-1000.meta, which is not needed to read it.
@@ -63,7 +63,7 @@ def find_latest(model_dir: str) -> str:
     path = find_latest_if_any(model_dir)
     if path is None:
         raise UserError(
-            f"{model_dir} holds no checkpoint yet: train it first with run_switch.py train."
+            f"{model_dir} holds no checkpoint yet: train it first with {name_program()} train."
         )
     return path
 

@@ -207,6 +207,12 @@ def _graph_seed(seed: int | None) -> Iterator[None]:
         graph.seed = before
 
 
+def count_batches(input_fn: Callable) -> int:
+    """Counts the batches of an input function by reading them once."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        return int(session.run(input_fn().reduce(np.int64(0), lambda count, _: count + 1)))
+
+
 def read_into_memory(input_fn: Callable) -> Callable:
     """Returns an input function that serves the batches of another one from memory.
 

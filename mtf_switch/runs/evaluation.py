@@ -96,6 +96,9 @@ def evaluate(
     # The folder of TensorBoard's curves: eval_validation for the whole split.
     curves = "-".join(_name_data(task, split, limit, _own_task(run))) or split
     input_fn = input_fn or data.make_eval_input_fn(run.settings, split, batches)
+    if run.on_tpu and steps is None:
+        # The loop on a TPU does not end with the data.
+        steps = data.count_batches(input_fn)
     with saved_checkpoints.explain_errors(run.model_dir, checkpoint=checkpoint):
         results = runner.evaluate(
             input_fn,

@@ -18,7 +18,7 @@ import tasks
 from mtf_switch import network
 from mtf_switch.config import gin_config, gin_statements
 from mtf_switch.config.gin_config import SavedText
-from mtf_switch.errors import UserError
+from mtf_switch.errors import UserError, name_program
 from mtf_switch.model_dirs import kept_vocabulary, saved_checkpoints, start_checkpoint
 from mtf_switch.runs import configured_run, run_vocabulary
 from mtf_switch.runs.run import Run
@@ -129,7 +129,7 @@ def _find_latest(folder: str) -> str:
     if found is None:
         raise UserError(
             f"The folder {folder} does not contain a checkpoint. --init_checkpoint must be a "
-            "model_dir of run_switch.py train, or the path of a checkpoint in one."
+            f"model_dir of {name_program()} train, or the path of a checkpoint in one."
         )
     return found
 

@@ -11,7 +11,7 @@ from t5.models import mesh_transformer
 
 import tasks
 from mtf_switch import network
-from mtf_switch.errors import UserError, suggest_names
+from mtf_switch.errors import UserError, name_program, suggest_names
 from mtf_switch.runs import data
 
 
@@ -53,7 +53,7 @@ def check_task_exists(task: str, vocabulary: seqio.Vocabulary | None = None) -> 
     if task not in known:
         raise UserError(
             f"There is no task or mixture {task!r}.{suggest_names(task, known)} The command "
-            "run_switch.py tasks lists all."
+            f"{name_program()} tasks lists all."
         )
 
 

@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as tf
 from t5.models import mesh_transformer
 from tqdm import tqdm
 
-from mtf_switch.errors import UserError
+from mtf_switch.errors import UserError, name_program
 from mtf_switch.model import switch_transformer
 from mtf_switch.runs import data, estimator, inference_steps, task_sums
 from mtf_switch.runs.run import Run
@@ -42,7 +42,7 @@ class Validation:
             raise UserError(
                 f"run_config.eval_every_steps is {self._every}, but a run on a TPU does not "
                 "stop to validate. Set it to 0, and evaluate its checkpoints in another "
-                "process: run_switch.py eval --follow."
+                f"process: {name_program()} eval --follow."
             )
         cached = data.is_cached(mesh_transformer.mesh_eval_dataset_fn)
         data.check_readable(run.settings.task, SPLIT, cached)

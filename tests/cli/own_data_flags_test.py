@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import shutil
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 from tiny_run import Outcome, TinyRun, copy_of
 
-from mtf_switch.cli import own_texts
+from mtf_switch import whole_file
+from mtf_switch.cli import own_data_flags, own_texts
 from mtf_switch.runs.pretrained_checkpoint import PretrainedCheckpoint
+from tasks import labelled_files, labelled_splits, own_data
 
 TASK = "reviews"
 
@@ -84,12 +87,21 @@ def test_a_run_that_starts_from_it_does_not_inherit_its_data(tuned: Path) -> Non
     assert "own_data" not in inherited
 
 
-def test_eval_and_predict_need_no_flag_again(
-    tiny: TinyRun, tuned: Path, folder: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def evaluated(tiny: TinyRun, tuned: Path) -> Path:
+    """The folder of the answers and scores of `tuned`."""
     outcome = tiny.command("eval", f"--model_dir={tuned}")
     assert outcome.code == 0, outcome.err
-    answers = tuned / "validation_eval" / f"{TASK}-1.jsonl"
+    folder = tuned / "validation_eval"
+    wrote = rf"wrote {folder}/{TASK}\.json: 3 examples, step 1, \d+\.\d seconds"
+    assert re.search(wrote, outcome.out)
+    return folder
+
+
+def test_eval_and_predict_need_no_flag_again(
+    tiny: TinyRun, tuned: Path, evaluated: Path, tmp_path: Path
+) -> None:
+    answers = evaluated / f"{TASK}-1.jsonl"
     lines = [json.loads(line) for line in answers.read_text().splitlines()]
     assert [line["inputs"] for line in lines] == ["ba: ba do 3", "ba: no pa", "ba: pa"]
     assert [line["target_value"] for line in lines] == [["lu"], ["me"], ["so"]]
@@ -111,11 +123,10 @@ def test_eval_and_predict_need_no_flag_again(
 
 
 def test_compare_finds_the_run_that_describes_the_task(
-    tiny: TinyRun, tuned: Path, trained: Path, tmp_path: Path
+    tiny: TinyRun, evaluated: Path, tuned: Path, trained: Path, tmp_path: Path
 ) -> None:
-    # `eval` has run in the test before.
     other = copy_of(trained, tmp_path / "other")
-    shutil.copytree(tuned / "validation_eval", other / "validation_eval")
+    shutil.copytree(evaluated, other / "validation_eval")
     outcome = tiny.command("compare", "--models", other, tuned, "--tasks", TASK)
     assert outcome.code == 0, outcome.err
     assert f"| {TASK}/accuracy | 3 |" in outcome.out
@@ -135,8 +146,16 @@ def test_a_file_of_lines_and_the_targets_of_a_table(tuned: Path, tmp_path: Path)
 def test_another_file_and_metric_in_eval_and_the_list_of_tasks(
     tiny: TinyRun, tuned: Path, folder: Path
 ) -> None:
+    """The file is at an address, in TensorFlow's own file system in memory."""
+    address = f"ram://{folder.name}/new.tsv"
+    whole_file.write_text(address, (folder / "new.tsv").read_text())
+    splits = labelled_splits.make_splits(None, None, address, labelled_files.Columns())
+    content = (folder / "new.tsv").read_bytes()
+    assert own_data.OwnSource(splits).versions() == {
+        address: hashlib.sha256(content).hexdigest()
+    }
     outcome = tiny.command(
-        *("eval", f"--model_dir={tuned}", f"--test_file={folder}/new.tsv"),
+        *("eval", f"--model_dir={tuned}", f"--test_file={address}"),
         *("--metric=f1", "--metric=exact_match"),
     )
     assert outcome.code == 0, outcome.err
@@ -145,6 +164,20 @@ def test_another_file_and_metric_in_eval_and_the_list_of_tasks(
     assert scores["steps"][0]["scores"]["new"].keys() == {"f1", "exact_match"}
     outcome = tiny.command("tasks", "rev*", f"--model_dir={tuned}")
     assert re.search(r"reviews +yes +accuracy +train 31, validation 3", outcome.out)
+
+
+def test_it_is_said_how_many_examples_were_examined(
+    tiny: TinyRun, trained: Path, folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(own_data_flags, "_EXAMINED", 30)
+    outcome = finetune(tiny, folder, tmp_path / "new", trained, "--dry_run")
+    assert outcome.code == 0, outcome.err
+    assert (
+        f"{folder}/train.tsv: the lengths of the first 30 of 31 examples are compared with the "
+        "model's." in outcome.err
+    )
+    # The long one is the last one.
+    assert "were cut" not in outcome.err
 
 
 def test_changed_data_is_refused_in_training(
@@ -205,6 +238,7 @@ def test_mistakes_get_one_sentence(
             "--metric describes files of your own examples: pass --validation_f",
         ),
         (("--validation_file={}/no.tsv",), "no.tsv cannot be read: No such file"),
+        (("--validation_file=ram://x/no.tsv",), "ram://x/no.tsv cannot be read: No such"),
     ],
 )
 def test_mistakes_in_eval(

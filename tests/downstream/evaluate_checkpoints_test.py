@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,7 +127,13 @@ def test_the_screen_shows_last_and_peak_and_warns_of_the_choice(evaluated) -> No
 def test_steps_are_added_to_what_there_is(evaluated) -> None:
     model_dir, first, second, decoded = evaluated
     assert decoded == [0, 4]
-    assert (first.out.split()[:2], second.out.split()[:2]) == (["step", "2"], ["step", "4"])
+    tables = [
+        [line for line in outcome.out.splitlines() if not line.startswith("wrote ")]
+        for outcome in (first, second)
+    ]
+    assert [table[0].split()[:2] for table in tables] == [["step", "2"], ["step", "4"]]
+    wrote = re.findall(r"wrote \S+/(\w+)\.json: (\d+) examples, step (\d)", second.out)
+    assert [(name, step) for name, _, step in wrote] == [(SUPER_GLUE, "0"), (SUPER_GLUE, "4")]
     steps = scores.read_scores(str(model_dir), "validation", SUPER_GLUE)
     assert [step.step for step in steps] == [0, 2, 4]
 

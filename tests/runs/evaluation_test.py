@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gin
 import numpy as np
@@ -26,6 +27,8 @@ from tiny_run import (
 )
 
 from mtf_switch.config import saved_config
+from mtf_switch.runs import estimator, evaluation
+from mtf_switch.runs.run import Run
 
 FEATURES = ("inputs", "targets")
 SENTINELS = 100
@@ -126,12 +129,30 @@ def test_eval_writes_and_prints_what_it_measured(evaluated: Evaluated) -> None:
     assert printed["target_tokens"] == [str(result["target_tokens"])]
     assert printed["examples"] == [str(result["examples"]), "(all)"]
     assert evaluated.name == "eval.json"
+    (wrote,) = (line for line in evaluated.outcome.out.splitlines() if "wrote" in line)
+    assert f"eval.json and perplexity.csv: {result['examples']} examples, step 6, " in wrote
     assert result["unknown_tokens"] == 0
     assert "unknown_tokens" not in printed
     assert printed["dropped_fraction"] == [f"{result['dropped_fraction']:.4f}"]
     for layer in SWITCH_LAYERS:
         assert printed[layer][0] == f"{result['router'][layer]['dropped_fraction']:.4f}"
     assert evaluated.outcome.err == ""
+
+
+def test_a_tpu_is_told_the_number_of_batches(
+    tiny: TinyRun, evaluated: Evaluated, monkeypatch
+) -> None:
+    class Told(Exception):
+        pass
+
+    runner = mock.Mock()
+    runner.evaluate.side_effect = Told
+    monkeypatch.setattr(estimator, "build", lambda *_, **__: runner)
+    run = Run(*tiny.load(evaluated.model_dir), str(evaluated.model_dir), cluster=mock.Mock())
+    for batches, steps in ((None, -(-evaluated.result["examples"] // BATCH)), (2, 2)):
+        with pytest.raises(Told):
+            evaluation.evaluate(run, batches=batches)
+        assert runner.evaluate.call_args.kwargs["steps"] == steps
 
 
 def test_every_switch_layer_has_a_load_that_sums_to_one(evaluated: Evaluated) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mtf_switch import network
 from mtf_switch.errors import UserError
 from tasks import labelled_files
 from tasks.labelled_files import Columns, LabelledExample
@@ -44,6 +45,23 @@ def test_every_format_gives_the_same_examples(
     ]
     first = 1 if columns.are_numbers or name.endswith("jsonl") else 2
     assert [e.line for e in examples] == [first, first + 1]
+
+
+def test_a_large_file_has_a_progress_bar_in_a_terminal(tmp_path: Path, monkeypatch) -> None:
+    path = write(tmp_path, "a.tsv", "inputs\ttargets\na\tb\nc\td\n")
+    shown = []
+    monkeypatch.setattr("tqdm.tqdm", lambda rows, *args, **_: shown.append(args) or rows)
+    small = labelled_files.read(path)
+    assert shown == []
+    monkeypatch.setattr(labelled_files, "_LARGE", 20)
+    assert labelled_files.read(path) == small
+    assert shown == [("a.tsv", 3)]
+
+
+def test_an_address_that_cannot_be_reached_is_refused_at_once(monkeypatch) -> None:
+    monkeypatch.setattr(network, "find_reachable", lambda *_: set())
+    with pytest.raises(UserError, match=r"gs://no/a.tsv cannot be read: .* Copy the file"):
+        labelled_files.read("gs://no/a.tsv")
 
 
 def test_a_quoted_cell_may_hold_lines_and_quotes_and_the_next_row_has_its_own_line(
