@@ -30,6 +30,9 @@ PYTEST_FLAGS :=
 # The environment with torch and transformers, for the tests that compare with them.
 TORCH_VENV := .venv-torch
 TORCH_INSTALLED := $(TORCH_VENV)/.installed
+# The environment with the pinned packages alone, in which a test installs and tries the wheel.
+WHEEL_VENV := .venv-wheel
+WHEEL_INSTALLED := $(WHEEL_VENV)/.installed
 # JupyterLab and the runner of notebooks.
 LAB_INSTALLED := $(VENV)/.lab-installed
 NOTEBOOK := docs/lab/switch_layer.ipynb
@@ -85,8 +88,9 @@ bench: install ## time the Switch layer and a training step; HF_PYTHON=... adds 
 test: install-dev ## run the tests without the slow ones; PROCESSES=1 runs one file at a time
 	@$(PYTHON) -m pytest $(PYTEST_PARALLEL) $(PYTEST_FLAGS)
 
-test-all: install-dev $(TORCH_INSTALLED) $(LAB_INSTALLED) ## run all tests; HF_PYTHON=... is a Python with torch and transformers
+test-all: install-dev $(TORCH_INSTALLED) $(WHEEL_INSTALLED) $(LAB_INSTALLED) ## run all tests; HF_PYTHON=... is a Python with torch and transformers
 	@HF_PYTHON=$${HF_PYTHON:-$$(ls $(TORCH_VENV)/bin/python 2>/dev/null)} \
+		LOCKED_PYTHON=$(WHEEL_VENV)/bin/python \
 		$(PYTHON) -m pytest -m "" $(PYTEST_PARALLEL) $(PYTEST_FLAGS)
 
 test-compiler: install-dev install-compiler ## compile tiny models of all layouts for a TPU v3-8
@@ -113,7 +117,7 @@ lock: install-dev ## resolve all requirements*.in again, and write requirements-
 	grep -vE $(TPU_IMAGE_PACKAGES) requirements.txt > requirements-tpu.txt
 
 clean: ## remove .venv and all caches
-	rm -rf $(VENV) $(TORCH_VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TORCH_VENV) $(WHEEL_VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is removed first and written last. After an interrupted install it is missing, and the
@@ -160,6 +164,13 @@ $(COMPILER_INSTALLED): requirements-compiler.txt $(PACKAGES)
 	@echo "Installing the TPU's compiler into $(COMPILER) (129 MB) ..."
 	@rm -rf $(COMPILER)
 	@$(PIP_INSTALL) --no-deps --target $(COMPILER) -r requirements-compiler.txt
+	@touch $@
+
+$(WHEEL_INSTALLED): requirements.txt $(PACKAGES)
+	@echo "Installing the pinned packages into $(WHEEL_VENV), to try the wheel in ..."
+	@$(PYTHON) -m venv --clear $(WHEEL_VENV)
+	@PIP_CONSTRAINT=$(BUILD_PINS) $(WHEEL_VENV)/bin/python -m pip install -qq \
+		--disable-pip-version-check -r requirements.txt
 	@touch $@
 
 # torch needs Python 3.10 or later. Nothing is installed with an older Python or with HF_PYTHON; the

@@ -27,6 +27,8 @@ METRICS = (
     Metric(embedded_tasks.MODULE, "f1"),
 )
 _AVERAGE = Metric("", "average")
+# Steps between the points of two models in the plot.
+_APART = 6
 
 ModelScores = Mapping[FinetunedModel, Sequence[StepScores]]
 
@@ -125,19 +127,48 @@ def compute_majority_accuracy(model_dir: str, step: int) -> float:
 
 
 def draw_scores(figure: Figure, model_scores: ModelScores) -> None:
-    """Draws the average over tasks, and the accuracy for packages, against steps."""
-    figure.set_size_inches(12, 4.5)
+    """Draws the average over tasks, and the accuracy for packages, against steps.
+
+    The accuracy has intervals over the examples. Its points are moved apart, so that they can
+    be told from each other.
+    """
+    figure.set_size_inches(12, 4.8)
     axes = figure.subplots(1, 2)
-    titles = ("Average of the three tasks", "Package of a docstring: accuracy")
+    titles = (
+        "Average of the three tasks",
+        "Package of a docstring: accuracy, 95% intervals over the examples",
+    )
     for axis, metric, title in zip(axes, (_AVERAGE, METRICS[0]), titles):
-        for model, steps in model_scores.items():
+        for number, (model, steps) in enumerate(model_scores.items()):
             style = {"color": "black", "linestyle": "--"} if model.pretrained == DENSE else {}
             values = [step.get_value(metric) for step in steps]
-            axis.plot(
-                [step.step for step in steps], values, marker="o", label=model.name, **style
-            )
-        axis.set_title(title)
-        axis.set_xlabel("step of fine-tuning")
+            points = [step.step for step in steps]
+            if metric is not _AVERAGE:
+                points = [point + _APART * number for point in points]
+                counts = [step.examples[metric.task] for step in steps]
+                style |= {"yerr": _compute_errors(values, counts), "capsize": 2}
+            axis.errorbar(points, values, marker="o", label=model.name, **style)
+        axis.set_title(title, fontsize="medium")
+        axis.set_xlabel("steps of fine-tuning")
         axis.set_ylabel("score (% of the best possible)")
         axis.grid(alpha=0.3)
     axes[0].legend()
+    figure.suptitle("t5_tiny and switch_tiny, fine-tuned with the dropout rates of Table 4")
+
+
+def _compute_errors(accuracies: Sequence[float], counts: Sequence[int]) -> list[list[float]]:
+    """Computes how far below and above each accuracy its 95% interval (Wilson) reaches.
+
+    Args:
+      accuracies: Shares of correct examples, in percent.
+      counts: The number of examples of each.
+    """
+    from scipy.stats import binomtest
+
+    below, above = [], []
+    for accuracy, count in zip(accuracies, counts):
+        test = binomtest(round(accuracy / 100 * count), count)
+        low, high = test.proportion_ci(method="wilson")
+        below.append(max(accuracy - 100 * low, 0.0))
+        above.append(max(100 * high - accuracy, 0.0))
+    return [below, above]

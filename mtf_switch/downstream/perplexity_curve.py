@@ -110,7 +110,8 @@ def measure_checkpoints(
         _keep_earlier(model_dir, name, result)
         report = evaluation.make_report(result, name)
         report.write(model_dir)
-        curve = make_report(read_rows(run, result), own_task, result.limit)
+        model = os.path.basename(os.path.abspath(model_dir))
+        curve = make_report(read_rows(run, result), own_task, result.limit, model)
         curve.write(model_dir)
         yield report, curve
 
@@ -170,13 +171,14 @@ def read_rows(run: Run, result: Evaluation) -> list[Row]:
     return rows
 
 
-def make_report(rows: Sequence[Row], own_task: str, limit: int | None) -> Report:
+def make_report(rows: Sequence[Row], own_task: str, limit: int | None, model: str) -> Report:
     """Makes the report on all checkpoints; its files belong into the model_dir.
 
     Args:
       rows: See `read_rows`. There is at least one.
       own_task: The task on which the model was trained.
       limit: The maximum number of examples of each task, or None.
+      model: The name of the model, for the title of the plot.
     """
     task, split = rows[0].task, rows[0].split
     name = evaluation.name_files("perplexity", task, split, limit, own_task)
@@ -186,7 +188,7 @@ def make_report(rows: Sequence[Row], own_task: str, limit: int | None) -> Report
         text=format_table(rows),
         data={"limit": limit, "rows": [dataclasses.asdict(row) for row in rows]},
         documents={f"{name}.csv": format_csv(rows)},
-        plots={f"{name}.png": lambda figure: draw(figure, rows)} if has_curve else {},
+        plots={f"{name}.png": lambda figure: draw(figure, rows, model)} if has_curve else {},
     )
 
 
@@ -222,7 +224,7 @@ def _by_task(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return curves
 
 
-def draw(figure: Figure, rows: Sequence[Row]) -> None:
+def draw(figure: Figure, rows: Sequence[Row], model: str) -> None:
     """Draws the curve of each task against steps, tokens and, with a log, time."""
     has_time = all(row.training_seconds is not None for row in rows)
     names = [name for name in _AXES if has_time or name != "training_seconds"]
@@ -233,7 +235,7 @@ def draw(figure: Figure, rows: Sequence[Row]) -> None:
     axes[0].set_ylabel("neg. log perplexity (nats per target token)")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
-    figure.suptitle(f"{rows[0].task} ({rows[0].split})")
+    figure.suptitle(f"{model} on {rows[0].task} ({rows[0].split})")
 
 
 def _draw_curves(axis: Axes, x: str, curves: dict[str, list[Row]]) -> None:

@@ -262,7 +262,7 @@ def draw_plans(figure: Figure, plans: Mapping[str, Plan]) -> None:
     )
     limit = rows[0].estimate.hbm_bytes / 2**30
     memory.axvline(limit, color="black", linestyle="--", linewidth=1)
-    memory.set_xlabel(f"GiB per core (dashed line: {limit:.0f} GiB, the limit)")
+    memory.set_xlabel(f"GiB per core (dashed line: {limit:.4g} GiB, the limit)")
     _draw_bars(
         wires,
         names,

@@ -67,6 +67,19 @@ def test_table_4_has_a_row_for_each_model_at_its_best_checkpoints(model_scores) 
     assert lines[6] == f"| switch | 0.1 | 0.4 | {numbers} | 73.0 |"
 
 
+def test_an_accuracy_has_wilsons_interval() -> None:
+    """Wilson's interval, with z = 1.96: (p + z^2 / 2n +- z sqrt(pq/n + z^2 / 4n^2)) / (1 + z^2 / n)."""
+    share, count, z = 0.25, 40, 1.959964
+    middle = share + z**2 / (2 * count)
+    half = z * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
+    low, high = ((middle + sign * half) / (1 + z**2 / count) for sign in (-1, 1))
+    ((below,), (above,)) = finetuning_report._compute_errors([25.0], [count])
+    # scipy's z has more digits.
+    assert below == pytest.approx(100 * (share - low), rel=1e-6)
+    assert above == pytest.approx(100 * (high - share), rel=1e-6)
+    assert finetuning_report._compute_errors([0.0], [4])[0] == [0.0]
+
+
 def test_report_page_data_and_plot_are_written(model_scores, tmp_path: Path) -> None:
     report = finetuning_report.make_report(str(tmp_path), model_scores, "the command", 12.3)
     report.write(str(tmp_path))

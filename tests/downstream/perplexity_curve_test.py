@@ -152,7 +152,8 @@ def test_the_plot_has_a_curve_for_each_task(
         {"all": [-3.0, -2.0], **{f"t{i}": [-4.0, -2.5 - i] for i in range(tasks)}}, seconds
     )
     figure = Figure()
-    perplexity_curve.draw(figure, rows)
+    perplexity_curve.draw(figure, rows, "model")
+    assert figure.get_suptitle() == "model on all (validation)"
     assert len(figure.axes) == panels
     for axis, x in zip(figure.axes, ([0, 100], [0, 640], [2.0, 2.0])):
         lines = axis.get_lines()

@@ -1,4 +1,8 @@
-"""The wheel works in an environment that has the pinned packages and no copy of the repository."""
+"""The wheel works in an environment that has the pinned packages and no copy of the repository.
+
+`make test-all` makes such an environment from requirements.txt, and names its Python in
+LOCKED_PYTHON. Without it, a new environment reads the packages of the one that runs the tests.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +42,7 @@ def wheel(tmp_path_factory) -> Path:
     return path
 
 
-def pip(*arguments: object, python: str = sys.executable) -> None:
+def pip(*arguments: object, python: str | Path = sys.executable) -> None:
     subprocess.run(
         [python, "-m", "pip", "-qq", "--disable-pip-version-check", *map(str, arguments)],
         check=True,
@@ -48,6 +52,10 @@ def pip(*arguments: object, python: str = sys.executable) -> None:
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory) -> Path:
     """The folder of the commands of an environment with the wheel and the pinned packages."""
+    if "LOCKED_PYTHON" in os.environ:
+        python = Path(os.environ["LOCKED_PYTHON"]).absolute()
+        pip("install", "--no-deps", "--no-index", "--force-reinstall", wheel, python=python)
+        return python.parent
     environment = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     (site_packages,) = environment.glob("lib/python*/site-packages")
@@ -67,6 +75,21 @@ def test_a_wheel_has_every_gin_file_and_module(wheel: Path) -> None:
     ]
     assert set(map(str, modules)) <= names
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "gin/"))]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("LOCKED_PYTHON" not in os.environ, reason="needs the locked environment")
+def test_the_lock_has_every_package_that_the_wheel_requires(installed: Path) -> None:
+    pip("check", python=installed / "python")
+    listed = subprocess.run(
+        [str(installed / "python"), "-m", "pip", "list", "--format=freeze"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    # Nothing of the environment that runs the tests is in it.
+    assert "mtf-switch==" in listed
+    assert "pytest==" not in listed
 
 
 @pytest.mark.slow
