@@ -1,9 +1,13 @@
-"""Describes the machine on which a result was measured."""
+"""Describes the machine and the code with which a result was measured."""
 
 from __future__ import annotations
 
 import os
 import platform
+import subprocess
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
 
 
 def describe() -> str:
@@ -26,3 +30,28 @@ def processor_name() -> str:
         return names[0]
     except (OSError, IndexError):
         return platform.machine()
+
+
+def find_commit() -> str:
+    """Returns the commit of the code, with "and changes" if files differ from it.
+
+    In a wheel, `setup.py` has written the commit into a file.
+    """
+    written = _PACKAGE / "commit.txt"
+    if written.is_file():
+        return written.read_text(encoding="utf-8").strip()
+    if not (_PACKAGE.parent / ".git").exists():
+        return "unknown"
+    command = [
+        "git",
+        "-C",
+        str(_PACKAGE.parent),
+        "describe",
+        "--always",
+        "--dirty= and changes",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()

@@ -22,6 +22,7 @@ from mtf_switch.cli import (
     predict,
     prepare,
     process,
+    reproduce,
     score,
     superglue,
     tasks,
@@ -35,7 +36,7 @@ from mtf_switch.upstream import logs
 # In the order of --help.
 _COMMANDS = (
     *(train, finetune, eval, predict, score, convert),
-    *(experts, compare, superglue, tasks, prepare, plan, compile),
+    *(experts, compare, reproduce, superglue, tasks, prepare, plan, compile),
 )
 
 
@@ -77,6 +78,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run() -> NoReturn:
     """Runs the command of the arguments of this process, and exits."""
     process.run(main)
+
+
+def run_several(commands: Sequence[Sequence[str]]) -> int:
+    """Runs commands one after another in this process, until one of them fails.
+
+    TensorFlow is imported once. `reproduce` trains and evaluates so, in a process of its own.
+
+    Args:
+      commands: The arguments of each command.
+
+    Returns:
+      The exit code of the last command that ran.
+    """
+    for command in commands:
+        code = main(command)
+        if code:
+            return code
+    return 0
 
 
 def make_parser() -> Parser:

@@ -10,7 +10,7 @@ from mtf_switch.cli import main
 from mtf_switch.config import gin_files
 
 COMMANDS = ("train", "eval", "predict", "score")
-OTHERS = ("plan", "finetune", "compare", "superglue", "tasks", "prepare")
+OTHERS = ("plan", "finetune", "compare", "superglue", "tasks", "prepare", "reproduce")
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,16 @@ def test_a_corpus_and_a_task_are_not_trained_together(tiny, tmp_path):
     assert result.code == 1
     assert "--corpus trains on your text and --task=embedded_text on a task" in result.err
     assert not (tmp_path / "model").exists()
+
+
+def test_several_commands_run_until_one_fails(monkeypatch) -> None:
+    ran = []
+
+    def run(command):
+        ran.append(command)
+        return 7 if command == ["fails"] else 0
+
+    monkeypatch.setattr(main, "main", run)
+    assert main.run_several([["works"], ["works", "too"]]) == 0
+    assert main.run_several([["works"], ["fails"], ["never"]]) == 7
+    assert ran == [["works"], ["works", "too"], ["works"], ["fails"]]

@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "planning": {"programs", "runs", *_BELOW_RUNS},
     "conversion": {"runs", *_BELOW_RUNS},
     "analysis": {"runs", *_BELOW_RUNS},
+    "reproduction": {"downstream", "planning", "programs", "runs", *_BELOW_RUNS},
 }
 # No package imports these two.
 MAY_IMPORT.update(demo=set(MAY_IMPORT), cli=set(MAY_IMPORT))

@@ -60,6 +60,8 @@ WORKING = [
     ["predict", "--model_dir={here}/run", *_LINES],
     ["score", "--model_dir={here}/run", "--target_file={here}/lines.txt", *_LINES],
     ["compare", "--models", "{here}/run", "{here}/run", "--tasks", TASK],
+    ["reproduce", "--list"],
+    ["reproduce", "table_11", "--rows=argmax", "--seeds=1", "--results={here}/new"],
     ["tasks", "*glue*"],
     ["prepare", "--task=text_files", "--gin_param=text_files.files = '{corpus}'", *_SHORT[:1]],
     ["plan", "--gin_file=models/switch_base.gin", "--gin_file=layouts/expert_32.gin"],

@@ -229,6 +229,7 @@ def _seams(builds_graph: bool = False, trains_vocabulary: bool = False) -> Itera
     from mtf_switch.downstream import checkpoint_selection
     from mtf_switch.planning import pod_graph
     from mtf_switch.programs import tpu_compiler
+    from mtf_switch.reproduction import runner as reproduction_runner
     from tasks import text_corpus
 
     train_vocabulary = text_corpus.train_vocabulary if trains_vocabulary else _reach
@@ -245,6 +246,7 @@ def _seams(builds_graph: bool = False, trains_vocabulary: bool = False) -> Itera
             (tpu_compiler, "find_library", lambda: Path("libtpu.so")),
             (tfds.core.DatasetBuilder, "download_and_prepare", _reach),
             (text_corpus, "train_vocabulary", train_vocabulary),
+            (reproduction_runner, "run_all", _reach),
             (checkpoint_selection, "time", types.SimpleNamespace(sleep=_reach)),
         ):
             stack.enter_context(mock.patch.object(owner, name, value))

@@ -1,0 +1,115 @@
+"""Reads the result of a training from its model_dir."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from typing import Any
+
+from mtf_switch.config import saved_config
+from mtf_switch.downstream import quality_curve
+from mtf_switch.downstream.gains import EvaluationPoint
+from mtf_switch.model_dirs import train_log
+from mtf_switch.reproduction import metrics
+from mtf_switch.reproduction.exhibit import Training
+from mtf_switch.reproduction.scales import Scale
+from mtf_switch.reproduction.training_result import Origin, TrainingResult
+
+_SPLIT = "validation"
+# How `train` says that it has stopped because the loss is NaN or infinite.
+_DIVERGED = re.compile(r"The loss is \S+ at step (\d+)")
+
+
+def find_divergence(log: str) -> int | None:
+    """Returns the step at which the loss was not finite, from the text of `train`."""
+    found = _DIVERGED.search(log)
+    return int(found[1]) if found else None
+
+
+def collect(
+    training: Training,
+    seed: int,
+    scale: Scale,
+    model_dir: str,
+    origin: Origin,
+    cost: dict[str, float],
+    diverged_at: int | None = None,
+) -> TrainingResult:
+    """Collects the result of a finished run.
+
+    Args:
+      training: The training.
+      seed: The seed of its data and its weights.
+      scale: The scale.
+      model_dir: The folder of the run.
+      origin: What it depends on.
+      cost: The metrics of `cost.measure`.
+      diverged_at: See `TrainingResult`.
+
+    Raises:
+      UserError: If the run has no evaluation, or a file is damaged.
+    """
+    found = _read_evaluations(model_dir, scale, training)
+    seconds = quality_curve.read_seconds(model_dir)
+    points = [
+        EvaluationPoint(step, seconds[step], data["neg_log_perplexity"])
+        for step, data in sorted(found.items())
+        if step in seconds
+    ]
+    last = found[points[-1].step] if points else {}
+    return TrainingResult(
+        training=training.name,
+        scale=scale.label,
+        data_seed=seed,
+        weights_seed=seed,
+        commands=[
+            " ".join(["run_switch.py", *command])
+            for command in scale.make_commands(training, seed, "MODEL_DIR")
+        ],
+        origin=origin,
+        curve=points,
+        metrics={**cost, **_of_training(model_dir, scale, training), **_of_evaluation(last)},
+        routers={
+            layer: {**values, "expert_load": last["expert_load"][layer]}
+            for layer, values in last.get("router", {}).items()
+        },
+        diverged_at=diverged_at,
+    )
+
+
+def _read_evaluations(
+    model_dir: str, scale: Scale, training: Training
+) -> dict[int, dict[str, Any]]:
+    task = saved_config.read_task(model_dir)
+    limit = scale.eval_batches and scale.eval_batches * scale.count_examples(training)
+    return quality_curve.read_evaluations(model_dir, task, _SPLIT, limit)
+
+
+def _of_evaluation(last: dict[str, Any]) -> dict[str, float]:
+    if not last:
+        return {}
+    return {
+        metrics.QUALITY: last["neg_log_perplexity"],
+        "token_accuracy": last["token_accuracy"],
+        "target_tokens": last["target_tokens"],
+        "dropped_evaluation": last["dropped_fraction"],
+    }
+
+
+def _of_training(model_dir: str, scale: Scale, training: Training) -> dict[str, float]:
+    """Measures speed by the median step, and dropped tokens in the second half of the steps."""
+    log = train_log.read(model_dir)
+    if len(log) < 2:
+        return {}
+    totals = [logged.seconds for logged in log]
+    step = statistics.median(after - before for before, after in zip(totals, totals[1:]))
+    examples = scale.count_examples(training)
+    found = {
+        "seconds": totals[-1],
+        metrics.EXAMPLES_PER_SECOND: examples / step,
+        "tokens_per_second": examples * scale.count_tokens(training) / step,
+    }
+    late = [logged.dropped_fraction for logged in log[len(log) // 2 :]]
+    if None not in late:
+        found["dropped_training"] = statistics.fmean(late)
+    return found

@@ -1,0 +1,33 @@
+"""Counts the parameters and the FLOPs of a training."""
+
+from __future__ import annotations
+
+import types
+
+from mtf_switch.config import bound_settings, saved_config
+from mtf_switch.errors import UserError
+from mtf_switch.model_dirs import kept_vocabulary
+
+
+def measure(model_dir: str) -> dict[str, float]:
+    """Counts parameters and FLOPs from the configuration of a run. Imports TensorFlow.
+
+    Args:
+      model_dir: The folder of the run, which keeps its vocabulary.
+
+    Returns:
+      The metrics "parameters" and "flops_per_token"; see `flops.Cost`.
+
+    Raises:
+      UserError: If the run keeps no vocabulary.
+    """
+    from mtf_switch.model import flops, switch_transformer
+
+    saved_config.load(model_dir)
+    settings = bound_settings.read_settings()
+    kept = kept_vocabulary.find(model_dir)
+    if kept is None:
+        raise UserError(f"{model_dir} keeps no vocabulary, so its model cannot be counted.")
+    built = switch_transformer.build(settings, types.SimpleNamespace(vocab_size=kept[1].size))
+    cost = flops.compute_cost(built, settings)
+    return {"parameters": cost.parameters, "flops_per_token": cost.flops_per_token}

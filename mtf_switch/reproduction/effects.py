@@ -1,0 +1,233 @@
+"""The effects on which claims rest, each computed from the results of every seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from mtf_switch.downstream import gains
+from mtf_switch.reproduction import estimates, metrics
+from mtf_switch.reproduction.estimates import Estimate
+from mtf_switch.reproduction.training_result import TrainingResult
+
+# Name of a row -> seed -> result.
+Results = Mapping[str, Mapping[int, TrainingResult]]
+# Name of a row -> metric -> the paper's number.
+PaperNumbers = Mapping[str, Mapping[str, float]]
+
+
+class Effect(Protocol):
+    """A number that compares rows.
+
+    Attributes:
+      none: Its value without an effect.
+    """
+
+    none: float
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The names of the rows that it needs."""
+
+    def estimate(self, results: Results) -> Estimate | None:
+        """Estimates it; None if no seed has all the rows."""
+
+    def find_in_paper(self, paper: PaperNumbers) -> float | None:
+        """Computes it from the paper's numbers; None if the paper does not print them."""
+
+    def describe(self) -> str:
+        """Names it, for a table."""
+
+
+def _by_seed(
+    results: Results, rows: tuple[str, ...], compute: Callable[..., float]
+) -> list[float]:
+    """Computes a number for each seed that all rows have, so that rows are paired by seed.
+
+    Seeds without the metric are left out.
+    """
+    found = [results.get(row, {}) for row in rows]
+    seeds = set.intersection(*(set(of_row) for of_row in found))
+    values = [compute(*(of_row[seed] for of_row in found)) for seed in sorted(seeds)]
+    return [value for value in values if not math.isnan(value)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A metric of one row minus that of another.
+
+    Attributes:
+      first, second: Names of rows.
+      metric: See `metrics.METRICS`.
+    """
+
+    first: str
+    second: str
+    metric: str = metrics.QUALITY
+    none: float = dataclasses.field(default=0.0, init=False)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return self.first, self.second
+
+    def estimate(self, results: Results) -> Estimate | None:
+        def subtract(first: TrainingResult, second: TrainingResult) -> float:
+            a, b = (metrics.read(result, self.metric) for result in (first, second))
+            return 0.0 if a == b else a - b
+
+        return estimates.estimate(_by_seed(results, self.rows, subtract), "difference")
+
+    def find_in_paper(self, paper: PaperNumbers) -> float | None:
+        values = [paper.get(row, {}).get(self.metric) for row in self.rows]
+        return None if None in values else values[0] - values[1]
+
+    def describe(self) -> str:
+        return f"{metrics.METRICS[self.metric]}: {self.first} - {self.second}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Factor:
+    """A metric of one row divided by that of another.
+
+    Attributes:
+      first, second: Names of rows.
+      metric: See `metrics.METRICS`. It is positive.
+    """
+
+    first: str
+    second: str
+    metric: str
+    none: float = dataclasses.field(default=1.0, init=False)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return self.first, self.second
+
+    def estimate(self, results: Results) -> Estimate | None:
+        def divide(first: TrainingResult, second: TrainingResult) -> float:
+            return metrics.read(first, self.metric) / metrics.read(second, self.metric)
+
+        return estimates.estimate(_by_seed(results, self.rows, divide), "factor")
+
+    def find_in_paper(self, paper: PaperNumbers) -> float | None:
+        values = [paper.get(row, {}).get(self.metric) for row in self.rows]
+        return None if None in values else values[0] / values[1]
+
+    def describe(self) -> str:
+        return f"{metrics.METRICS[self.metric]}: {self.first} / {self.second}"
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeedUp:
+    """The last step (or second) of a row over that at which another row is as good.
+
+    See `gains.compute_speed_up`. A row that does not reach the quality, or diverges, needs
+    infinitely many steps: its speed-up is 0.
+
+    Attributes:
+      fast, slow: Names of rows.
+      axis: "step" or "seconds".
+    """
+
+    fast: str
+    slow: str
+    axis: gains.Axis = "step"
+    none: float = dataclasses.field(default=1.0, init=False)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return self.fast, self.slow
+
+    def estimate(self, results: Results) -> Estimate | None:
+        return estimates.estimate(self.compute(results), "factor")
+
+    def compute(self, results: Results) -> list[float]:
+        """Returns the speed-up of each seed."""
+        return _by_seed(results, self.rows, self._divide)
+
+    def _divide(self, fast: TrainingResult, slow: TrainingResult) -> float:
+        if not slow.curve:
+            return float("inf") if fast.curve else 1.0
+        # The first evaluation is that of the untrained model, at step 0.
+        return gains.compute_speed_up(slow.curve, fast.curve, self.axis) or 0.0
+
+    def find_in_paper(self, paper: PaperNumbers) -> float | None:
+        return None
+
+    def describe(self) -> str:
+        unit = {"step": "steps", "seconds": "time"}[self.axis]
+        return f"speed-up in {unit}: {self.fast} over {self.slow}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trend:
+    """The slope of a metric against the binary logarithm of a number: the gain of a doubling.
+
+    Attributes:
+      numbers: Name of a row -> its number, such as that of its experts.
+      metric: See `metrics.METRICS`.
+    """
+
+    numbers: tuple[tuple[str, float], ...]
+    metric: str = metrics.QUALITY
+    none: float = dataclasses.field(default=0.0, init=False)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return tuple(row for row, _ in self.numbers)
+
+    def estimate(self, results: Results) -> Estimate | None:
+        def slope(*of_rows: TrainingResult) -> float:
+            return self._slope([metrics.read(result, self.metric) for result in of_rows])
+
+        return estimates.estimate(_by_seed(results, self.rows, slope), "difference")
+
+    def find_in_paper(self, paper: PaperNumbers) -> float | None:
+        values = [paper.get(row, {}).get(self.metric) for row in self.rows]
+        return None if None in values else self._slope(values)
+
+    def _slope(self, values: Sequence[float]) -> float:
+        from scipy import stats
+
+        if -math.inf in values:
+            return -math.inf
+        doublings = [math.log2(number) for _, number in self.numbers]
+        return float(stats.linregress(doublings, values).slope)
+
+    def describe(self) -> str:
+        return f"{metrics.METRICS[self.metric]}: gain of a doubling"
+
+
+@dataclasses.dataclass(frozen=True)
+class SpreadFactor:
+    """The standard deviation of a metric over seeds of one row, divided by that of another.
+
+    Attributes:
+      first, second: Names of rows.
+      metric: See `metrics.METRICS`.
+    """
+
+    first: str
+    second: str
+    metric: str = metrics.QUALITY
+    none: float = dataclasses.field(default=1.0, init=False)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return self.first, self.second
+
+    def estimate(self, results: Results) -> Estimate | None:
+        groups = [
+            [metrics.read(result, self.metric) for result in results.get(row, {}).values()]
+            for row in self.rows
+        ]
+        return estimates.estimate_spread_factor(*groups)
+
+    def find_in_paper(self, paper: PaperNumbers) -> float | None:
+        values = [paper.get(row, {}).get(f"{self.metric}_deviation") for row in self.rows]
+        return None if None in values else values[0] / values[1]
+
+    def describe(self) -> str:
+        return f"standard deviation over seeds: {self.first} / {self.second}"

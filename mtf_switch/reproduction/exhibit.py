@@ -1,0 +1,137 @@
+"""The parts of an exhibit: a table, a figure or a section of the paper that can be reproduced.
+
+A *training* is what is run, at any scale and with any seed. A *row* of an exhibit shows one
+training beside the paper's numbers; several rows can share a training. A *claim* is a sentence
+of the paper that compares rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from mtf_switch.reproduction import metrics
+from mtf_switch.reproduction.effects import Effect
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A model and what differs from the base setting of a scale.
+
+    Attributes:
+      name: Its name in a folder of results.
+      parts: Files of gin/scales: "experts" is `scales/tiny_experts.gin` at scale tiny.
+      gin_files: Files that come after those of the scale.
+      params: Bindings that come last.
+    """
+
+    name: str
+    parts: tuple[str, ...] = ()
+    gin_files: tuple[str, ...] = ()
+    params: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A measured number in the table of an exhibit.
+
+    Attributes:
+      metric: The name of the metric; see `metrics.METRICS`.
+      title: The head of the column.
+      digits: The number of decimals.
+    """
+
+    metric: str
+    title: str
+    digits: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a table, or a curve or a point of a figure.
+
+    Attributes:
+      name: Its name in the exhibit, such as "input_jitter".
+      title: The paper's words for it.
+      training: What is trained for it below the paper's scale.
+      paper_file: The file of gin/paper with the full-size row.
+      paper: Metric -> the number that the paper prints.
+      paper_files: Further gin files of the full-size row, after `paper_file`.
+      layout: The file of gin/layouts with which the full-size row is planned.
+    """
+
+    name: str
+    title: str
+    training: Training
+    paper_file: str
+    paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    paper_files: tuple[str, ...] = ()
+    layout: str = "layouts/expert_32.gin"
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper that compares rows.
+
+    Attributes:
+      text: What the paper says.
+      place: Where it says so, such as "Table 11".
+      effect: The number that decides; the claim says that it is above a limit.
+      paper: The paper's value of the effect; None if it follows from the rows, or is not given.
+      above: The limit; None for 0 for a difference, and 1 for a factor.
+    """
+
+    text: str
+    place: str
+    effect: Effect
+    paper: float | None = None
+    above: float | None = None
+
+    @property
+    def limit(self) -> float:
+        """The limit: `above`, or that of "no effect"."""
+        return self.effect.none if self.above is None else self.above
+
+
+@dataclasses.dataclass(frozen=True)
+class Exhibit:
+    """A table, a figure or a section of the paper.
+
+    Attributes:
+      name: The name on the command line, such as "table_11".
+      title: What it shows.
+      rows: Its rows, in the paper's order.
+      columns: The measured columns.
+      claims: The claims that it carries.
+      baseline: Name of the row with which the others are compared.
+      plots: Names of `plots.PLOTS`.
+      notes: What differs from the paper, or is not known.
+    """
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    claims: tuple[Claim, ...]
+    baseline: str
+    plots: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def find_row(self, name: str) -> Row:
+        """Returns the row of a name."""
+        return next(row for row in self.rows if row.name == name)
+
+    @property
+    def compared_column(self) -> Column | None:
+        """The column whose difference from the baseline is shown: that of the quality."""
+        return next((c for c in self.columns if c.metric == metrics.QUALITY), None)
+
+    @property
+    def trainings(self) -> list[Training]:
+        """The trainings of its rows, each once."""
+        return list(dict.fromkeys(row.training for row in self.rows))
+
+    @property
+    def label(self) -> str:
+        """The name in a text: "Table 11" for table_11."""
+        return self.name.replace("_", " ").capitalize()

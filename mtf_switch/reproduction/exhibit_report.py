@@ -1,0 +1,310 @@
+"""The report of an exhibit: Markdown, CSV, JSON and a plot."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import dataclasses
+import io
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mtf_switch.report import Report
+from mtf_switch.reproduction import estimates, metrics, verdicts
+from mtf_switch.reproduction.effects import Difference, Results
+from mtf_switch.reproduction.estimates import Estimate
+from mtf_switch.reproduction.exhibit import Column, Exhibit, Row
+from mtf_switch.reproduction.training_result import TrainingResult
+from mtf_switch.reproduction.verdicts import JudgedClaim
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+GENERATED = "<!-- Written by `run_switch.py reproduce`. Do not edit. -->"
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a report says about its results, besides the results.
+
+    Attributes:
+      scale: Name of the scale.
+      seeds: The number of seeds that were asked for.
+      commit: The commit of this code.
+      lock: See `Origin.lock`.
+      command: The command that trains what is missing.
+    """
+
+    scale: str
+    seeds: int
+    commit: str
+    lock: str
+    command: str
+
+
+def make_report(exhibit: Exhibit, results: Results, context: Context) -> Report:
+    """Makes the report: NAME.json, .md, .csv and .png.
+
+    Args:
+      exhibit: The exhibit.
+      results: The results of its rows.
+      context: What the page says about them.
+    """
+    judged = verdicts.judge_all(exhibit, results)
+    has_results = any(results.values())
+    return Report(
+        name=exhibit.name,
+        text=f"{exhibit.label}: {exhibit.title}\n\n{format_table(exhibit, results)}\n\n"
+        f"{format_claims(judged)}\n{format_warnings(exhibit, results, context)}".rstrip(),
+        data=_to_data(exhibit, results, judged, context),
+        documents={
+            f"{exhibit.name}.md": format_page(exhibit, results, judged, context),
+            f"{exhibit.name}.csv": format_csv(exhibit, results),
+        },
+        plots={f"{exhibit.name}.png": lambda figure: _draw(figure, exhibit, results)}
+        if has_results
+        else {},
+    )
+
+
+def _draw(figure: Figure, exhibit: Exhibit, results: Results) -> None:
+    # It imports NumPy, which the command line does not need otherwise.
+    from mtf_switch.reproduction import plots
+
+    plots.draw(figure, exhibit, results)
+
+
+def format_page(
+    exhibit: Exhibit, results: Results, judged: Sequence[JudgedClaim], context: Context
+) -> str:
+    """Formats the page of an exhibit."""
+    lines = [GENERATED, "", f"# {exhibit.label}: {exhibit.title}", ""]
+    lines += [f"Scale: {context.scale}. {describe_seeds(results)}", ""]
+    warnings = format_warnings(exhibit, results, context)
+    lines += [warnings, ""] if warnings else []
+    lines += [format_table(exhibit, results), ""]
+    lines += [
+        "Ours is the mean over seeds +- the standard deviation, with the 95% interval of the "
+        "mean in brackets. The last two columns are the difference of the negative log "
+        f"perplexity from that of {exhibit.baseline}; ours is paired by seed.",
+        "",
+        "## Claims of the paper",
+        "",
+        format_claims(judged),
+        "",
+    ]
+    if any(results.values()):
+        lines += [f"![{exhibit.title}]({exhibit.name}.png)", ""]
+    lines += [f"- {note}" for note in exhibit.notes] + ([""] if exhibit.notes else [])
+    lines += ["## How to repeat it", "", "```", context.command, "```", ""]
+    lines += [f"- `{text}`" for text in _signatures(exhibit, results)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def describe_seeds(results: Results) -> str:
+    """Says how many seeds the rows have."""
+    counts = sorted({len(of_row) for of_row in results.values()})
+    if not counts or counts[-1] == 0:
+        return "No row was run yet."
+    few = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+    return f"Seeds of each row: {few}."
+
+
+def _signatures(exhibit: Exhibit, results: Results) -> list[str]:
+    found = [
+        result.signature
+        for row in exhibit.rows
+        for _, result in sorted(results.get(row.name, {}).items())
+    ]
+    return list(dict.fromkeys(found))
+
+
+def format_warnings(exhibit: Exhibit, results: Results, context: Context) -> str:
+    """Says which results come from another commit, other packages or a slower machine.
+
+    Returns:
+      Sentences, a line each; "" if all results come from the present code.
+    """
+    origins = collections.defaultdict(set)
+    for row in exhibit.rows:
+        for result in results.get(row.name, {}).values():
+            for name in _differences(result, context):
+                origins[name].add(f"{row.training.name}-{result.seed}")
+    return "\n".join(
+        f"**Mixed:** {len(names)} results come from {origin}: {', '.join(sorted(names))}."
+        for origin, names in sorted(origins.items())
+    )
+
+
+def _differences(result: TrainingResult, context: Context) -> list[str]:
+    """Names what differs from the present code and packages."""
+    found = []
+    if result.origin.commit != context.commit:
+        found.append(f"commit {result.origin.commit}, not {context.commit}")
+    elif not result.origin.is_clean:
+        found.append(f"changed files ({result.origin.commit})")
+    if result.origin.lock != context.lock:
+        found.append("another requirements.txt")
+    return found
+
+
+def format_table(exhibit: Exhibit, results: Results) -> str:
+    """Formats the table of an exhibit in Markdown, the paper's numbers beside ours."""
+    heads = [""]
+    for column in exhibit.columns:
+        has_paper = any(column.metric in row.paper for row in exhibit.rows)
+        heads += [f"paper: {column.title}"] if has_paper else []
+        heads.append(f"ours: {column.title}" if has_paper else column.title)
+    main = exhibit.compared_column
+    if main is not None:
+        heads += [f"minus {exhibit.baseline}: {whose}" for whose in ("paper", "ours")]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in exhibit.rows:
+        cells = [row.title]
+        for column in exhibit.columns:
+            if any(column.metric in other.paper for other in exhibit.rows):
+                cells.append(_number(row.paper.get(column.metric), 3 if column.digits else 0))
+            cells.append(_format_ours(results.get(row.name, {}), column))
+        if main is not None:
+            cells += _format_difference(exhibit, row, main, results)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _format_difference(
+    exhibit: Exhibit, row: Row, column: Column, results: Results
+) -> list[str]:
+    if row.name == exhibit.baseline:
+        return ["", ""]
+    effect = Difference(row.name, exhibit.baseline, column.metric)
+    paper = effect.find_in_paper({other.name: other.paper for other in exhibit.rows})
+    ours = effect.estimate(results)
+    return [
+        "" if paper is None else f"{paper:+.3f}",
+        "" if ours is None else format_estimate(ours, signed=True, digits=column.digits),
+    ]
+
+
+def _format_ours(of_row: Mapping[int, TrainingResult], column: Column) -> str:
+    """Formats mean, standard deviation and interval of a metric over seeds."""
+    values = [metrics.read(result, column.metric) for result in of_row.values()]
+    values = [value for value in values if not math.isnan(value)]
+    if not values:
+        return "not run" if not of_row else "-"
+    finite = [value for value in values if math.isfinite(value)]
+    diverged = f" ({len(values) - len(finite)} diverged)" if len(finite) < len(values) else ""
+    if not finite:
+        return f"diverges{diverged}" if len(values) > 1 else "diverges"
+    found = estimates.estimate(finite, "difference")
+    text = _number(found.center, column.digits)
+    deviation = statistics.stdev(finite) if len(finite) > 1 else 0.0
+    if deviation > 0:
+        low, high = (_number(end, column.digits) for end in (found.low, found.high))
+        text += f" +- {_number(deviation, column.digits)} [{low}, {high}]"
+    return text + diverged
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def format_estimate(found: Estimate, signed: bool, digits: int = 3) -> str:
+    """Formats an effect with its interval, such as "+0.041 [+0.020, +0.062]"."""
+
+    def text(value: float) -> str:
+        return f"{value:+.{digits}f}" if signed else f"{value:.2f}"
+
+    if math.isnan(found.center):
+        return "unknown"
+    if found.seeds == 1:
+        return f"{text(found.center)} (1 seed)"
+    if math.isinf(found.high) and found.seeds > 1 and (found.low in (0.0, -math.inf)):
+        return f"{text(found.center)} (too few seeds for an interval)"
+    level = "" if found.level == estimates.LEVEL else f" ({found.level:.0%})"
+    return f"{text(found.center)} [{text(found.low)}, {text(found.high)}]{level}"
+
+
+def format_claims(judged: Sequence[JudgedClaim]) -> str:
+    """Formats the claims with the paper's effect, ours and the verdict, in Markdown."""
+    lines = [
+        "| claim | place | effect | paper | ours | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in judged:
+        effect = one.claim.effect
+        is_factor = effect.none == 1
+        paper = "" if one.paper is None else f"{one.paper:.2f}"
+        if one.paper is not None and not is_factor:
+            paper = f"{one.paper:+.3f}"
+        ours = ""
+        if one.estimate is not None:
+            ours = format_estimate(one.estimate, signed=not is_factor)
+        cells = [one.claim.text, one.claim.place, effect.describe(), paper, ours]
+        lines.append(f"| {' | '.join([*cells, f'**{one.verdict_text}**'])} |")
+    return "\n".join(lines)
+
+
+def format_csv(exhibit: Exhibit, results: Results) -> str:
+    """Formats a line for each row and seed, with all metrics."""
+    names = [
+        *("quality", "seconds", "examples_per_second", "tokens_per_second", "parameters"),
+        *("flops_per_token", "dropped_training", "dropped_evaluation", "token_accuracy"),
+    ]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["row", "training", "seed", "diverged_at", *names, "signature"])
+    for row in exhibit.rows:
+        for seed, result in sorted(results.get(row.name, {}).items()):
+            diverged = "" if result.diverged_at is None else result.diverged_at
+            values = [result.metrics.get(name, "") for name in names]
+            writer.writerow(
+                [row.name, result.training, seed, diverged, *values, result.signature]
+            )
+    return file.getvalue()
+
+
+def _to_data(
+    exhibit: Exhibit, results: Results, judged: Sequence[JudgedClaim], context: Context
+) -> dict[str, Any]:
+    """Returns the content of the JSON file; infinite numbers become texts."""
+    return {
+        "exhibit": exhibit.name,
+        "title": exhibit.title,
+        "scale": context.scale,
+        "commit": context.commit,
+        "rows": {
+            row.name: {
+                "title": row.title,
+                "training": row.training.name,
+                "paper": dict(row.paper),
+                "seeds": sorted(results.get(row.name, {})),
+                "results": {
+                    seed: result.metrics for seed, result in results.get(row.name, {}).items()
+                },
+            }
+            for row in exhibit.rows
+        },
+        "claims": [claim_data(one) for one in judged],
+        "warnings": format_warnings(exhibit, results, context),
+    }
+
+
+def claim_data(one: JudgedClaim) -> dict[str, Any]:
+    """Returns a judged claim as data for JSON, in which infinite numbers are texts."""
+    estimate = None
+    if one.estimate is not None:
+        estimate = {
+            name: value if math.isfinite(value) else str(value)
+            for name, value in dataclasses.asdict(one.estimate).items()
+        }
+    return {
+        "claim": one.claim.text,
+        "place": one.claim.place,
+        "effect": one.claim.effect.describe(),
+        "limit": one.claim.limit,
+        "paper": one.paper,
+        "ours": estimate,
+        "verdict": one.verdict_text,
+    }

@@ -1,0 +1,158 @@
+"""The plots of an exhibit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mtf_switch.reproduction import estimates, metrics
+from mtf_switch.reproduction.effects import Results, SpeedUp
+from mtf_switch.reproduction.exhibit import Exhibit, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_QUALITY = "neg. log perplexity (nats per target token)"
+# The beginning of a curve, a fifth of its steps, is not shown: it would hide the rest.
+_FIRST_SHOWN = 0.2
+
+
+def draw(figure: Figure, exhibit: Exhibit, results: Results) -> None:
+    """Draws the plots of an exhibit side by side, from the rows that have results."""
+    figure.set_size_inches(6 * len(exhibit.plots), 4.8)
+    axes = np.atleast_1d(figure.subplots(1, len(exhibit.plots)))
+    rows = [row for row in exhibit.rows if results.get(row.name)]
+    for axis, name in zip(axes, exhibit.plots):
+        PLOTS[name](axis, exhibit, rows, results)
+        axis.grid(alpha=0.3)
+    seeds = sorted({len(of_row) for of_row in results.values() if of_row})
+    count = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
+    figure.suptitle(f"{exhibit.label}: {exhibit.title} ({count} seeds)")
+
+
+def _color(rows: Sequence[Row], row: Row, baseline: str) -> object:
+    import matplotlib
+
+    if row.name == baseline:
+        return "black"
+    others = [other.name for other in rows if other.name != baseline]
+    return matplotlib.colormaps["viridis"](others.index(row.name) / max(len(others), 1))
+
+
+def _draw_curves(
+    axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results, x: str, label: str
+) -> None:
+    """Draws the mean curve of each row over its seeds, with a band of the range."""
+    for row in rows:
+        curves = [result.curve for result in results[row.name].values() if result.curve]
+        if not curves:
+            continue
+        steps = sorted(set.intersection(*({p.step for p in c} for c in curves)))
+        by_step = [{point.step: point for point in curve} for curve in curves]
+        shown = [step for step in steps if step >= _FIRST_SHOWN * steps[-1]]
+        qualities = np.array(
+            [[points[step].neg_log_perplexity for step in shown] for points in by_step]
+        )
+        places = np.mean([[getattr(p[step], x) for step in shown] for p in by_step], axis=0)
+        color = _color(rows, row, exhibit.baseline)
+        style = {"linestyle": "--"} if row.name == exhibit.baseline else {}
+        axis.plot(
+            *(places, qualities.mean(axis=0)), color=color, marker=".", label=row.title, **style
+        )
+        if len(curves) > 1:
+            axis.fill_between(
+                *(places, qualities.min(axis=0), qualities.max(axis=0)), color=color, alpha=0.15
+            )
+    axis.set_xlabel(label)
+    axis.set_ylabel(_QUALITY)
+    axis.legend(fontsize="small")
+
+
+def _quality_by_step(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results):
+    _draw_curves(axis, exhibit, rows, results, "step", "training steps")
+
+
+def _quality_by_second(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results):
+    _draw_curves(axis, exhibit, rows, results, "seconds", "seconds of training")
+
+
+def _quality_by_parameters(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results):
+    for row in rows:
+        of_row = results[row.name].values()
+        parameters = [metrics.read(result, "parameters") for result in of_row]
+        qualities = [metrics.read(result, metrics.QUALITY) for result in of_row]
+        color = _color(rows, row, exhibit.baseline)
+        _draw_interval(axis, parameters[0], qualities, color)
+        if not np.isfinite(qualities).all():
+            continue
+        axis.annotate(
+            row.title.split(", ")[-1],
+            (parameters[0], np.mean(qualities)),
+            textcoords="offset points",
+            xytext=(4, 6),
+            fontsize="small",
+        )
+    axis.set_xscale("log")
+    axis.set_xlabel("parameters")
+    axis.set_ylabel(_QUALITY)
+
+
+def _draw_interval(axis: Axes, x: float, values: Sequence[float], color: object) -> None:
+    """Draws the mean of finite values with its interval, and the values themselves."""
+    finite = [value for value in values if np.isfinite(value)]
+    found = estimates.estimate(finite, "difference")
+    if found is None:
+        return
+    axis.plot([x] * len(finite), finite, ".", color=color, alpha=0.4)
+    ends = [[found.center - found.low], [found.high - found.center]]
+    bars = ends if np.isfinite(ends).all() else None
+    axis.errorbar([x], [found.center], yerr=bars, color=color, marker="o", capsize=4)
+
+
+def _by_row(metric: str) -> Callable:
+    def draw_rows(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results) -> None:
+        for place, row in enumerate(rows):
+            values = [metrics.read(r, metric) for r in results[row.name].values()]
+            _draw_interval(axis, place, values, _color(rows, row, exhibit.baseline))
+        axis.set_xticks(range(len(rows)), [row.title for row in rows], rotation=25, ha="right")
+        axis.set_ylabel(metrics.METRICS[metric])
+
+    return draw_rows
+
+
+def _dropped_by_row(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results):
+    for metric, marker in (("dropped_training", "o"), ("dropped_evaluation", "s")):
+        means = [
+            100 * np.mean([metrics.read(r, metric) for r in results[row.name].values()])
+            for row in rows
+        ]
+        axis.plot(range(len(rows)), means, marker=marker, label=metrics.METRICS[metric])
+    axis.set_xticks(range(len(rows)), [row.title for row in rows], rotation=25, ha="right")
+    axis.set_ylabel("dropped tokens (%)")
+    axis.set_ylim(bottom=0)
+    axis.legend()
+
+
+def _speed_up(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results) -> None:
+    """Draws the speed-up in steps of each row over the baseline; "not reached" at 0."""
+    others = [row for row in rows if row.name != exhibit.baseline]
+    for place, row in enumerate(others):
+        values = SpeedUp(row.name, exhibit.baseline).compute(results)
+        axis.plot([place] * len(values), values, "o", color=_color(rows, row, exhibit.baseline))
+    axis.axhline(1, color="black", linestyle="--", linewidth=0.8)
+    axis.set_xticks(range(len(others)), [row.title for row in others], rotation=25, ha="right")
+    axis.set_ylim(bottom=0)
+    axis.set_ylabel("speed-up in steps (0: quality not reached)")
+
+
+PLOTS = {
+    "quality_by_step": _quality_by_step,
+    "quality_by_second": _quality_by_second,
+    "quality_by_parameters": _quality_by_parameters,
+    "quality_by_row": _by_row(metrics.QUALITY),
+    "dropped_by_row": _dropped_by_row,
+    "speed_up": _speed_up,
+}

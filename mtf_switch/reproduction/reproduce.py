@@ -1,0 +1,167 @@
+"""Reads a folder of results, trains what is missing, and writes the reports."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+
+from mtf_switch.report import Report
+from mtf_switch.reproduction import (
+    catalog,
+    exhibit_report,
+    origins,
+    overview,
+    results_folder,
+    runner,
+)
+from mtf_switch.reproduction.effects import Results
+from mtf_switch.reproduction.exhibit import Exhibit, Training
+from mtf_switch.reproduction.exhibit_report import Context
+from mtf_switch.reproduction.results_folder import ResultsFolder
+from mtf_switch.reproduction.runner import Job
+from mtf_switch.reproduction.scales import Scale
+from mtf_switch.reproduction.training_result import TrainingResult
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """The results of a folder that the present configuration would give.
+
+    Attributes:
+      folder: The folder.
+      scale: Its scale.
+      seeds: The seeds 0, 1, ... that are used.
+      commit: The commit of this code.
+      measure_cost: `cost.measure`.
+    """
+
+    folder: ResultsFolder
+    scale: Scale
+    seeds: int
+    commit: str
+    measure_cost: Callable[[str], dict[str, float]]
+
+    def plan(self, at_once: int, keeps_model_dirs: bool) -> runner.Plan:
+        """Returns how the missing results are made."""
+        return runner.Plan(
+            self.scale, self.folder, at_once, keeps_model_dirs, self.commit, self.measure_cost
+        )
+
+    def read(self, training: Training) -> dict[int, TrainingResult]:
+        """Returns the results of a training by seed, without those of another configuration."""
+        found = {}
+        configuration = self.scale.hash_configuration(training)
+        for seed in self.folder.list_seeds(training):
+            if seed >= self.seeds:
+                continue
+            result = self.folder.read(training, seed)
+            if result is not None and result.origin.configuration == configuration:
+                found[seed] = result
+        return found
+
+    def read_exhibit(self, exhibit: Exhibit) -> Results:
+        """Returns the results of each row of an exhibit."""
+        by_training = {training: self.read(training) for training in exhibit.trainings}
+        return {row.name: by_training[row.training] for row in exhibit.rows}
+
+    def set_stale_aside(self, trainings: Sequence[Training], reruns: bool) -> None:
+        """Gives results that are to be made again another name, and says so.
+
+        Args:
+          trainings: The trainings that are about to run.
+          reruns: Whether results of another commit or of other packages are stale, too. Those
+            of another configuration always are.
+        """
+        lock = origins.find_lock()
+        for training in trainings:
+            configuration = self.scale.hash_configuration(training)
+            for seed in range(self.seeds):
+                result = self.folder.read(training, seed)
+                if result is None:
+                    continue
+                reason = ""
+                if result.origin.configuration != configuration:
+                    reason = "another configuration"
+                elif reruns and result.origin.commit != self.commit:
+                    reason = f"commit {result.origin.commit}"
+                elif reruns and result.origin.lock != lock:
+                    reason = "another requirements.txt"
+                if reason:
+                    path = self.folder.file_of(training, seed)
+                    aside = results_folder.set_aside(path, "stale")
+                    print(f"{path} is of {reason}; it is now {aside}.", file=sys.stderr)
+
+    def list_missing(self, trainings: Sequence[Training]) -> list[Job]:
+        """Returns the jobs without results, one seed of all trainings after another.
+
+        So the speeds of the rows are measured interleaved.
+        """
+        found = {training: self.read(training) for training in trainings}
+        return [
+            Job(training, seed)
+            for seed in range(self.seeds)
+            for training in trainings
+            if seed not in found[training]
+        ]
+
+
+def train(
+    collection: Collection,
+    trainings: Sequence[Training],
+    at_once: int,
+    keeps_model_dirs: bool,
+    reruns: bool,
+) -> None:
+    """Trains what is missing; see `runner.run_all`.
+
+    Args:
+      collection: The results.
+      trainings: The trainings that are wanted.
+      at_once: The maximum number of trainings at the same time.
+      keeps_model_dirs: Whether the model_dirs stay.
+      reruns: See `Collection.set_stale_aside`.
+    """
+    collection.folder.prepare()
+    collection.set_stale_aside(trainings, reruns)
+    jobs = collection.list_missing(trainings)
+    if not jobs:
+        return
+    runner.run_all(collection.plan(at_once, keeps_model_dirs), jobs)
+
+
+def write_reports(collection: Collection, exhibits: Sequence[Exhibit]) -> list[Report]:
+    """Writes the reports of exhibits, and the first page of the folder.
+
+    Returns:
+      The reports of the exhibits, and that of the first page.
+    """
+    folder = collection.folder.path
+    reports = []
+    for exhibit in exhibits:
+        context = _make_context(collection, exhibit.name)
+        results = collection.read_exhibit(exhibit)
+        reports.append(exhibit_report.make_report(exhibit, results, context))
+    every = list(catalog.EXHIBITS.values())
+    all_results = {exhibit.name: collection.read_exhibit(exhibit) for exhibit in every}
+    context = _make_context(collection, catalog.ALL)
+    reports.append(overview.make_report(all_results, context, every))
+    for report in reports:
+        report.write(folder)
+    return reports
+
+
+def _make_context(collection: Collection, name: str) -> Context:
+    command = (
+        f"run_switch.py reproduce {name} --scale={collection.scale.name} "
+        f"--seeds={collection.seeds} --results={collection.folder.path}"
+    )
+    if collection.scale.steps is not None:
+        command += f" --steps={collection.scale.steps}"
+    return Context(
+        scale=collection.scale.label,
+        seeds=collection.seeds,
+        commit=collection.commit,
+        lock=origins.find_lock(),
+        command=command,
+    )

@@ -1,0 +1,125 @@
+"""A folder of results: one JSON file for each training and seed, and the model_dirs in `work`.
+
+results.json            the scale; a folder has only one
+trainings/NAME-SEED.json
+work/NAME-SEED-HASH/    log, lock and model_dir of a training that is not done
+table_11.md, ...        the reports
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import sys
+
+from mtf_switch import whole_file
+from mtf_switch.errors import UserError
+from mtf_switch.reproduction import training_result
+from mtf_switch.reproduction.exhibit import Training
+from mtf_switch.reproduction.training_result import TrainingResult
+
+_FOLDER_FILE = "results.json"
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ResultsFolder:
+    """A folder of results of one scale.
+
+    Attributes:
+      path: The folder.
+      scale: The label of the scale; see `Scale.label`.
+    """
+
+    path: str
+    scale: str
+
+    def check_scale(self) -> None:
+        """Checks that the folder is new, or has results of this scale.
+
+        Raises:
+          UserError: If it has those of another scale, or its results.json is damaged.
+        """
+        path = os.path.join(self.path, _FOLDER_FILE)
+        if not os.path.exists(path):
+            if os.path.exists(self.path) and not os.path.isdir(self.path):
+                raise UserError(f"--results={self.path} is not a folder. Choose another one.")
+            return
+        try:
+            found = json.loads(whole_file.read_text(path))["scale"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is damaged ({error}). It should say "
+                f'{{"scale": "{self.scale}", "format": {_FORMAT}}}; write that if all results '
+                "in the folder have this scale."
+            ) from error
+        if found != self.scale:
+            raise UserError(
+                f"{self.path} has results of scale {found!r}, and this is scale "
+                f"{self.scale!r}. Pass the same --scale and --steps, or another --results."
+            )
+
+    def prepare(self) -> None:
+        """Creates the folder; `check_scale` comes first.
+
+        Raises:
+          UserError: If it cannot be written.
+        """
+        path = os.path.join(self.path, _FOLDER_FILE)
+        try:
+            os.makedirs(os.path.join(self.path, "trainings"), exist_ok=True)
+            if not os.path.exists(path):
+                content = {"scale": self.scale, "format": _FORMAT}
+                whole_file.write_text(path, json.dumps(content) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"The folder {self.path} cannot be written ({error.strerror}). Choose another "
+                "--results."
+            ) from error
+
+    def work_folder(self, training: Training, seed: int, configuration: str) -> str:
+        """Returns the folder of a training that is not done; see `Origin.configuration`."""
+        name = f"{training.name}-{seed}-{configuration[:8]}"
+        return os.path.join(self.path, "work", name)
+
+    def file_of(self, training: Training, seed: int) -> str:
+        """Returns the path of a result."""
+        return os.path.join(self.path, "trainings", f"{training.name}-{seed}.json")
+
+    def read(self, training: Training, seed: int) -> TrainingResult | None:
+        """Reads a result; None if there is none. A damaged file is named and set aside."""
+        path = self.file_of(training, seed)
+        if not os.path.exists(path):
+            return None
+        try:
+            result = training_result.from_json(whole_file.read_text(path), path)
+            if (result.training, result.seed) != (training.name, seed):
+                raise UserError(f"{path} has the result of {result.training}-{result.seed}.")
+            if result.scale != self.scale:
+                raise UserError(f"{path} has a result of scale {result.scale!r}.")
+            return result
+        except (UserError, OSError, UnicodeDecodeError) as error:
+            message = str(error) if isinstance(error, UserError) else f"{path}: {error}."
+            print(f"{message} It is now {set_aside(path, 'damaged')}.", file=sys.stderr)
+            return None
+
+    def list_seeds(self, training: Training) -> list[int]:
+        """Returns the seeds of which the folder has a file."""
+        pattern = re.compile(rf"{re.escape(training.name)}-(\d+)\.json")
+        names = whole_file.list_names(os.path.join(self.path, "trainings"))
+        return sorted(int(found[1]) for found in map(pattern.fullmatch, names) if found)
+
+    def write(self, result: TrainingResult, training: Training) -> None:
+        """Writes a result."""
+        whole_file.write_text(self.file_of(training, result.seed), result.to_json())
+
+
+def set_aside(path: str, reason: str) -> str:
+    """Gives a file another name, so that nothing is lost; returns the new path."""
+    aside = next(
+        name for i in range(1, 10_000) if not os.path.exists(name := f"{path}.{reason}-{i}")
+    )
+    os.replace(path, aside)
+    return aside

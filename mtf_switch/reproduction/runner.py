@@ -1,0 +1,286 @@
+"""Trains what is missing in a folder of results, each training in a process of its own.
+
+Such a process can be killed at any time without harm to the others: it resumes at its last
+checkpoint when the same command runs again. TensorFlow keeps memory and global state, which end
+with the process. Several processes of `reproduce` can share a folder: each training has a lock,
+and a process that does not get it takes the next training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import IO
+
+from tqdm import tqdm
+
+from mtf_switch.config import gin_files
+from mtf_switch.errors import Interrupted, UserError, join_first
+from mtf_switch.model_dirs import run_lock
+from mtf_switch.reproduction import collecting, origins
+from mtf_switch.reproduction.exhibit import Training
+from mtf_switch.reproduction.results_folder import ResultsFolder
+from mtf_switch.reproduction.scales import Scale
+from mtf_switch.reproduction.training_result import TrainingResult
+
+_POLL_SECONDS = 0.5
+_LOG = "log.txt"
+# The program of a process: it runs the commands that its argument lists, as JSON.
+_PROGRAM = """
+import json, sys
+from mtf_switch.cli import main
+sys.argv[0] = "run_switch.py"
+sys.exit(main.run_several(json.loads(sys.argv[1])))
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A training and its seed."""
+
+    training: Training
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.training.name} seed {self.seed}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How jobs are run.
+
+    Attributes:
+      scale: The scale.
+      folder: Where the results go.
+      at_once: The maximum number of trainings at the same time.
+      keeps_model_dirs: Whether the model_dirs stay after their results are written.
+      commit: The commit of this code.
+      measure_cost: `cost.measure`.
+    """
+
+    scale: Scale
+    folder: ResultsFolder
+    at_once: int
+    keeps_model_dirs: bool
+    commit: str
+    measure_cost: Callable[[str], dict[str, float]]
+
+
+@dataclasses.dataclass
+class _Running:
+    """A process that trains and evaluates, with its lock."""
+
+    job: Job
+    folder: str
+    process: subprocess.Popen
+    resources: contextlib.ExitStack
+
+    @property
+    def model_dir(self) -> str:
+        return os.path.join(self.folder, "model")
+
+    def read_log(self) -> str:
+        with open(os.path.join(self.folder, _LOG), encoding="utf-8", errors="replace") as file:
+            return file.read()
+
+    def count_steps(self) -> int:
+        """Returns the last step in train_log.csv."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            with open(os.path.join(self.model_dir, "train_log.csv"), "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 300))
+                lines = file.read().splitlines()
+            return int(lines[-1].split(b",")[0])
+        return 0
+
+
+def run_all(plan: Plan, jobs: Sequence[Job]) -> None:
+    """Runs jobs until all results are in the folder, made here or by another process.
+
+    After the first failure, no further job starts; those that run are finished.
+
+    Args:
+      plan: How they are run.
+      jobs: The jobs without results, in the order in which they start.
+
+    Raises:
+      UserError: If jobs failed; the message names them, their logs and the first reason.
+    """
+    steps = {job: plan.scale.count_steps(job.training) for job in jobs}
+    waiting, running, failures = list(jobs), [], []
+    done = 0
+    with _Signals() as signals, tqdm(total=sum(steps.values()), unit="step") as bar:
+        try:
+            while running or (waiting and not failures):
+                signals.check()
+                ended = [one for one in running if one.process.poll() is not None]
+                for one in ended:
+                    running.remove(one)
+                    failures += _finish(plan, one)
+                    done += steps[one.job]
+                while waiting and not failures and len(running) < plan.at_once:
+                    started = _start_next(plan, waiting)
+                    done += sum(steps[job] for job in started.done)
+                    if started.running is None:
+                        break
+                    running.append(started.running)
+                bar.n = done + sum(one.count_steps() for one in running)
+                names = ", ".join(str(one.job) for one in running)
+                bar.set_postfix_str(names or "waits for another process", refresh=True)
+                if running or waiting:
+                    time.sleep(_POLL_SECONDS)
+        finally:
+            for one in running:
+                _stop(one)
+    if failures:
+        left = f" {len(waiting)} did not start." if waiting else ""
+        raise UserError(f"{len(failures)} failed: {join_first(failures)}.{left}")
+
+
+@dataclasses.dataclass
+class _Started:
+    """What `_start_next` did: a process, and jobs that others have finished in the meantime."""
+
+    running: _Running | None = None
+    done: list[Job] = dataclasses.field(default_factory=list)
+
+
+def _start_next(plan: Plan, waiting: list[Job]) -> _Started:
+    """Starts the first job that no other process holds, and removes it from `waiting`."""
+    started = _Started()
+    for job in list(waiting):
+        if plan.folder.read(job.training, job.seed) is not None:
+            waiting.remove(job)
+            started.done.append(job)
+            continue
+        running = _start(plan, job)
+        if running is not None:
+            waiting.remove(job)
+            started.running = running
+            break
+    return started
+
+
+def _start(plan: Plan, job: Job) -> _Running | None:
+    """Starts a job; None if another process has it."""
+    configuration = plan.scale.hash_configuration(job.training)
+    folder = plan.folder.work_folder(job.training, job.seed, configuration)
+    resources = contextlib.ExitStack()
+    try:
+        resources.enter_context(run_lock.hold(folder))
+        # A process that was killed may have left its training behind, which goes on.
+        run_lock.check_free(os.path.join(folder, "model"))
+    except UserError:
+        resources.close()
+        return None
+    # The other process may have finished the job before it gave up the lock.
+    if os.path.exists(plan.folder.file_of(job.training, job.seed)):
+        resources.close()
+        return None
+    path = os.path.join(folder, _LOG)
+    log = resources.enter_context(open(path, "w", encoding="utf-8"))  # noqa: SIM115
+    model_dir = os.path.join(folder, "model")
+    commands = plan.scale.make_commands(job.training, job.seed, model_dir)
+    return _Running(job, folder, _spawn(commands, log), resources)
+
+
+def _spawn(commands: Sequence[Sequence[str]], log: IO[str]) -> subprocess.Popen:
+    root = str(gin_files.REPOSITORY)
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, json.dumps(commands)],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        # Ctrl-C reaches this process only, which then ends the others.
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+def _finish(plan: Plan, one: _Running) -> list[str]:
+    """Writes the result of a process that has ended; returns what went wrong."""
+    with one.resources:
+        log = one.read_log()
+        diverged_at = collecting.find_divergence(log)
+        if one.process.returncode and diverged_at is None:
+            lines = [line.split("\r")[-1] for line in log.splitlines() if line.strip()]
+            reason = lines[-1] if lines else f"exit code {one.process.returncode}"
+            return [f"{one.job} ({reason} See {os.path.join(one.folder, _LOG)})"]
+        try:
+            result = _collect(plan, one, diverged_at)
+        except UserError as error:
+            return [f"{one.job} ({error})"]
+        plan.folder.write(result, one.job.training)
+        if not plan.keeps_model_dirs:
+            shutil.rmtree(one.folder, ignore_errors=True)
+    return []
+
+
+def _collect(plan: Plan, one: _Running, diverged_at: int | None) -> TrainingResult:
+    job, scale = one.job, plan.scale
+    configuration = scale.hash_configuration(job.training)
+    origin = origins.describe(one.model_dir, plan.commit, configuration, plan.at_once)
+    cost = _find_cost(plan, job, configuration) or plan.measure_cost(one.model_dir)
+    return collecting.collect(
+        job.training, job.seed, scale, one.model_dir, origin, cost, diverged_at
+    )
+
+
+def _find_cost(plan: Plan, job: Job, configuration: str) -> dict[str, float] | None:
+    """Finds the cost in the result of another seed."""
+    for seed in plan.folder.list_seeds(job.training):
+        result = plan.folder.read(job.training, seed)
+        if result is not None and result.origin.configuration == configuration:
+            names = ("parameters", "flops_per_token")
+            return {name: result.metrics[name] for name in names if name in result.metrics}
+    return None
+
+
+def _stop(one: _Running) -> None:
+    """Ends a process; its run continues from its last checkpoint later."""
+    with one.resources:
+        one.process.terminate()
+        try:
+            one.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            one.process.kill()
+            one.process.wait()
+
+
+class _Signals:
+    """Notes SIGINT and SIGTERM, so that they end the work between two steps of the loop.
+
+    A signal in the middle of a step could leave a process behind that nobody knows of.
+    """
+
+    def __init__(self):
+        self._received: int | None = None
+
+    def __enter__(self) -> _Signals:
+        self._before = {
+            number: signal.signal(number, self._receive)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: object) -> None:
+        self._received = number
+
+    def check(self) -> None:
+        """Raises what the received signal would have raised, if there was one."""
+        if self._received == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._received is not None:
+            raise Interrupted(self._received, "Stopped by a signal.")

@@ -1,0 +1,126 @@
+"""The result of one training with one seed: the content of its JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+from mtf_switch.downstream.gains import EvaluationPoint
+from mtf_switch.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What a result depends on, besides its seed.
+
+    Attributes:
+      commit: The commit of this project, with "and changes" if files differed from it.
+      configuration: SHA-256 of the bindings that the command gives, in sorted order.
+      gin: SHA-256 of the resolved configuration, config.gin of the model_dir.
+      lock: SHA-256 of requirements.txt; "" without a copy of the repository.
+      data: SHA-256 of the versions of the text and of the vocabulary.
+      versions: Package -> version.
+      machine: Processor and number of cores.
+      jobs: How many trainings ran at the same time, on which the speed depends.
+    """
+
+    commit: str
+    configuration: str
+    gin: str
+    lock: str
+    data: str
+    versions: dict[str, str]
+    machine: str
+    jobs: int
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the files were those of the commit."""
+        return not self.commit.endswith("and changes")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingResult:
+    """The result of one training with one seed.
+
+    Attributes:
+      training: Name of the training.
+      scale: Name of the scale.
+      data_seed: The seed of the order of the data and of the masked spans.
+      weights_seed: The seed of the initial weights and of all noise.
+      commands: The command lines that give this result.
+      origin: What else it depends on.
+      curve: Evaluations in the order of their steps. Without a point if it diverged before the
+        first one.
+      metrics: Name -> number; see `metrics`.
+      routers: Layer -> metrics of its router, and the load of its experts, at the end.
+      diverged_at: The step at which the loss was not finite; None for a run that ended well.
+    """
+
+    training: str
+    scale: str
+    data_seed: int
+    weights_seed: int
+    commands: list[str]
+    origin: Origin
+    curve: list[EvaluationPoint]
+    metrics: dict[str, float]
+    routers: dict[str, dict[str, Any]]
+    diverged_at: int | None = None
+
+    @property
+    def seed(self) -> int:
+        """The seed by which results are paired."""
+        return self.weights_seed
+
+    @property
+    def signature(self) -> str:
+        """One line that says what a number depends on."""
+        origin = self.origin
+        steps = self.curve[-1].step if self.curve else 0
+        seeds = f"data{self.data_seed}+weights{self.weights_seed}"
+        hashes = [f"{name}:{getattr(origin, name)[:8]}" for name in ("gin", "data", "lock")]
+        parts = [self.training, f"scale:{self.scale}", f"seed:{seeds}", f"steps:{steps}"]
+        return "|".join([*parts, *hashes, f"commit:{origin.commit.replace(' and ', '+')}"])
+
+    def to_json(self) -> str:
+        """Returns the content of the file. Infinite numbers do not occur."""
+        content = {**dataclasses.asdict(self), "signature": self.signature}
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def from_json(text: str, path: str) -> TrainingResult:
+    """Reads the content of a file.
+
+    Raises:
+      UserError: If it is damaged.
+    """
+    try:
+        content = json.loads(text)
+        del content["signature"]
+        origin = Origin(**content.pop("origin"))
+        curve = [EvaluationPoint(**point) for point in content.pop("curve")]
+        result = TrainingResult(**content, origin=origin, curve=curve)
+        _check_types(result)
+        return result
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}).") from error
+
+
+def _check_types(result: TrainingResult) -> None:
+    texts = [result.training, result.scale, *result.commands]
+    texts += [result.origin.commit, result.origin.configuration, result.origin.gin]
+    texts += [result.origin.lock, result.origin.data, result.origin.machine]
+    numbers = [result.data_seed, result.weights_seed, *result.metrics.values()]
+    numbers += [value for point in result.curve for value in dataclasses.astuple(point)]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a text has another type")
+    if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
+        raise TypeError("a number is missing or has another type")
+    steps = [point.step for point in result.curve]
+    if steps != sorted(set(steps)):
+        raise TypeError("the steps of the curve are not in order")
+    if not result.curve and result.diverged_at is None:
+        raise TypeError("the curve is empty")

@@ -1,0 +1,103 @@
+"""`reproduce --verify`: makes a result once more, and compares it with the recorded one."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+
+from mtf_switch.errors import UserError
+from mtf_switch.reproduction import estimates, metrics, runner
+from mtf_switch.reproduction.exhibit import Training
+from mtf_switch.reproduction.reproduce import Collection
+from mtf_switch.reproduction.results_folder import ResultsFolder
+from mtf_switch.reproduction.training_result import TrainingResult
+
+
+def verify(collection: Collection, training: Training) -> str:
+    """Makes the result of the first recorded seed again, in a temporary folder.
+
+    Args:
+      collection: The recorded results, which stay as they are.
+      training: The training.
+
+    Returns:
+      A sentence that says how the two results agree.
+
+    Raises:
+      UserError: If nothing is recorded, or the results do not agree.
+    """
+    recorded = collection.read(training)
+    if not recorded:
+        raise UserError(
+            f"{collection.folder.path} has no result of {training.name} with the present "
+            f"configuration of scale {collection.scale.label!r}. Pass the --results in which "
+            "it is, or train it first."
+        )
+    with tempfile.TemporaryDirectory(prefix="mtf_switch_verify_") as folder:
+        again = dataclasses.replace(
+            collection,
+            folder=ResultsFolder(os.path.join(folder, "results"), collection.scale.label),
+        )
+        again.folder.prepare()
+        seed = min(recorded)
+        runner.run_all(again.plan(1, keeps_model_dirs=False), [runner.Job(training, seed)])
+        result = again.folder.read(training, seed)
+    return compare(recorded[seed], result, list(recorded.values()))
+
+
+def compare(old: TrainingResult, new: TrainingResult, recorded: list[TrainingResult]) -> str:
+    """Compares two results of one training and seed.
+
+    On the same machine, with the same commit and packages, the curves must be equal. Elsewhere,
+    the new quality must be in the prediction interval of the recorded seeds.
+
+    Args:
+      old: The recorded result.
+      new: The new one.
+      recorded: The recorded results of all seeds, for the interval.
+
+    Raises:
+      UserError: If the results do not agree.
+    """
+    name = f"{old.training} seed {old.seed}"
+    if _curve(old) == _curve(new) and old.diverged_at == new.diverged_at:
+        return f"{name} is equal: all {len(new.curve)} evaluations have the same value."
+    differences = _list_differences(old, new)
+    values = [metrics.read(result, metrics.QUALITY) for result in recorded]
+    before, after = (metrics.read(result, metrics.QUALITY) for result in (old, new))
+    numbers = f"its negative log perplexity is {after:.4f}, and {before:.4f} was recorded"
+    if not differences:
+        raise UserError(
+            f"{name} differs: {numbers}, on the same machine, commit, packages and data, where "
+            "it should be equal."
+        )
+    low, high = estimates.prediction_interval(values)
+    where = f"here {' and '.join(differences)} differ"
+    if len(values) < 2:
+        raise UserError(
+            f"{name} differs: {numbers}. Because {where}, it is compared with the interval of "
+            "the recorded seeds, which needs at least two seeds."
+        )
+    if not low <= after <= high:
+        raise UserError(
+            f"{name} differs: {numbers}. It is outside of the interval of the recorded seeds, "
+            f"[{low:.4f}, {high:.4f}]; {where}."
+        )
+    return (
+        f"{name} agrees: {numbers}, within the interval of the recorded seeds, [{low:.4f}, "
+        f"{high:.4f}]. It need not be equal, because {where}."
+    )
+
+
+def _curve(result: TrainingResult) -> list[tuple[int, float]]:
+    return [(point.step, point.neg_log_perplexity) for point in result.curve]
+
+
+def _list_differences(old: TrainingResult, new: TrainingResult) -> list[str]:
+    names = ("machine", "commit", "lock", "data", "versions")
+    return [
+        {"lock": "requirements.txt"}.get(name, f"the {name}")
+        for name in names
+        if getattr(old.origin, name) != getattr(new.origin, name)
+    ]

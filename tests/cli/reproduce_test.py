@@ -1,0 +1,149 @@
+"""`run_switch.py reproduce` on the command line, with a program that stands in for training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from made_results import make_result
+
+from mtf_switch import machine
+from mtf_switch.cli import main
+from mtf_switch.reproduction import runner
+from mtf_switch.reproduction.exhibits.trainings import SWITCH
+from mtf_switch.reproduction.results_folder import ResultsFolder
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch) -> Path:
+    """A folder of results in which `reproduce` makes up what it would train."""
+
+    def make_up(plan, jobs) -> None:
+        for job in jobs:
+            result = make_result(-2.5, job.seed, job.training.name, scale=plan.scale.label)
+            configuration = plan.scale.hash_configuration(job.training)
+            origin = dataclasses.replace(result.origin, configuration=configuration)
+            plan.folder.write(dataclasses.replace(result, origin=origin), job.training)
+            made.append(f"{job.training.name}-{job.seed}")
+
+    made: list[str] = []
+    monkeypatch.setattr(runner, "run_all", make_up)
+    monkeypatch.setattr(machine, "find_commit", lambda: "abc1234")
+    folder = tmp_path / "results"
+    monkeypatch.setattr(type(folder), "made", made, raising=False)
+    return folder
+
+
+def reproduce(*arguments: object) -> int:
+    return main.main(["reproduce", *map(str, arguments)])
+
+
+def test_what_is_missing_is_trained_seed_by_seed(results, capsys) -> None:
+    assert reproduce("table_3", "--seeds=2", f"--results={results}") == 0
+    small, large = "switch_8_deep_scale_0.1", "switch_8_deep_scale_1.0"
+    assert results.made == [f"{small}-0", f"{large}-0", f"{small}-1", f"{large}-1"]
+    out = capsys.readouterr().out
+    assert "| Switch-Base, s = 0.1 | -2.720 | -2.5000 |" in out
+    assert f"Reports: {results}/README.md" in out
+    # A third seed is added to what there is.
+    assert reproduce("table_3", "--seeds=3", f"--results={results}") == 0
+    assert results.made[4:] == [f"{small}-2", f"{large}-2"]
+
+
+def test_rows_are_trained_alone(results) -> None:
+    flags = ("--rows=argmax,input_jitter", "--seeds=1", f"--results={results}")
+    assert reproduce("table_11", *flags) == 0
+    assert results.made == ["switch_8_argmax-0", "switch_8-0"]
+
+
+def test_the_list_says_what_is_done_and_how_long_the_rest_takes(results, capsys) -> None:
+    assert reproduce("--list", f"--results={results}") == 0
+    assert "?" in capsys.readouterr().out
+    reproduce("table_3", "--seeds=2", f"--results={results}")
+    capsys.readouterr()
+    assert reproduce("--list", "--seeds=2", f"--results={results}") == 0
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()[1:]}
+    assert lines["table_3"][1:5] == ["2", "4", "of", "4"]
+    # 8 trainings of 1,600 steps, at 0.5 seconds a step.
+    assert lines["table_11"][1:7] == ["4", "0", "of", "8", "1.8", "h"]
+
+
+def test_results_of_another_configuration_are_set_aside_and_made_again(results, capsys) -> None:
+    folder = ResultsFolder(str(results), "tiny")
+    folder.prepare()
+    folder.write(make_result(-9.0), SWITCH)
+    flags = ("--rows=input_jitter", "--seeds=1", f"--results={results}")
+    assert reproduce("table_11", *flags) == 0
+    assert results.made == ["switch_8-0"]
+    message = capsys.readouterr().err
+    assert "is of another configuration; it is now" in message
+    assert (results / "trainings" / "switch_8-0.json.stale-1").exists()
+
+
+def test_results_of_another_commit_stay_unless_they_are_to_be_made_again(
+    results, monkeypatch, capsys
+) -> None:
+    flags = ("--rows=input_jitter", "--seeds=1", f"--results={results}")
+    reproduce("table_11", *flags)
+    monkeypatch.setattr(machine, "find_commit", lambda: "fffffff")
+    assert reproduce("table_11", *flags) == 0
+    assert len(results.made) == 1
+    assert "**Mixed:** 1 results come from commit abc1234" in capsys.readouterr().out
+    assert reproduce("table_11", *flags, "--rerun_stale") == 0
+    assert len(results.made) == 2
+    assert "is of commit abc1234; it is now" in capsys.readouterr().err
+
+
+def test_reports_are_written_without_training(results, capsys) -> None:
+    reproduce("table_11", "--rows=argmax", "--seeds=2", f"--results={results}")
+    (results / "table_11.md").unlink()
+    assert reproduce("all", "--no_training", f"--results={results}") == 0
+    assert (results / "table_11.md").exists()
+    assert (results / "figure_4.md").exists()
+    assert len(results.made) == 2
+
+
+def test_a_row_is_verified(results, monkeypatch, capsys) -> None:
+    reproduce("table_11", "--rows=argmax", "--seeds=2", f"--results={results}")
+    assert reproduce("--verify=table_11/argmax", f"--results={results}") == 0
+    assert "switch_8_argmax seed 0 is equal: all 3" in capsys.readouterr().out
+    path = results / "trainings" / "switch_8_argmax-0.json"
+    content = json.loads(path.read_text())
+    content["curve"][1]["neg_log_perplexity"] = -4.0
+    path.write_text(json.dumps(content))
+    # Made-up results have one machine, on which they must be equal.
+    assert reproduce("--verify=table_11/argmax", f"--results={results}") == 1
+    assert "it should be equal" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["table_12"],
+            "There is no table, figure or section 'table_12'. The nearest names are",
+        ),
+        ([], "exactly one of them, not 0"),
+        (["table_11", "--list"], "exactly one of them, not 2"),
+        (["table_11", "--rows=argmx"], "Table 11 has no row 'argmx'"),
+        (["table_11", "table_3", "--rows=argmax"], "rows of one table or figure, but 2"),
+        (["--list", "--rows=argmax"], "rows of one table or figure, but 0"),
+        (["--verify=table_11"], "write the exhibit and the row"),
+        (["--verify=table_11/argmax"], "has no result of switch_8_argmax"),
+        (["table_11", "--no_training"], "There is no folder"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments, message, results, capsys) -> None:
+    assert reproduce(*arguments, f"--results={results}") == 1
+    text = capsys.readouterr().err
+    assert message in text
+    assert len(text.splitlines()) == 1
+
+
+def test_a_folder_of_another_scale_is_refused(results, capsys) -> None:
+    reproduce("table_11", "--rows=argmax", "--seeds=1", f"--results={results}")
+    for other in ("--scale=small", "--steps=20"):
+        assert reproduce("table_11", other, f"--results={results}") == 1
+        assert "has results of scale 'tiny'" in capsys.readouterr().err

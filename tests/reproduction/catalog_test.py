@@ -1,0 +1,121 @@
+"""The exhibits as data: their rows, claims and files exist, and their numbers are the paper's."""
+
+from __future__ import annotations
+
+import pytest
+from paper_rows import ROWS
+
+from mtf_switch.config import gin_files
+from mtf_switch.errors import UserError
+from mtf_switch.reproduction import catalog, metrics, plots, scales
+from mtf_switch.reproduction.catalog import EXHIBITS
+
+each_exhibit = pytest.mark.parametrize("exhibit", EXHIBITS.values(), ids=list(EXHIBITS))
+each_scale = pytest.mark.parametrize("scale", scales.SCALES.values(), ids=list(scales.SCALES))
+
+
+@each_exhibit
+def test_what_an_exhibit_names_exists(exhibit) -> None:
+    names = [row.name for row in exhibit.rows]
+    assert len(set(names)) == len(names)
+    assert exhibit.baseline in names
+    assert exhibit.claims
+    for claim in exhibit.claims:
+        assert set(claim.effect.rows) <= set(names), claim
+        assert claim.effect.describe()
+    assert set(exhibit.plots) <= set(plots.PLOTS)
+    assert {column.metric for column in exhibit.columns} <= set(metrics.METRICS)
+    for row in exhibit.rows:
+        files = [row.paper_file, *row.paper_files, row.layout]
+        assert all(gin_files.find_file(file) for file in files), row
+
+
+@each_exhibit
+def test_the_papers_numbers_are_those_of_the_other_list(exhibit) -> None:
+    for row in exhibit.rows:
+        name = row.paper_file.removeprefix("paper/").removesuffix(".gin")
+        header = " ".join(ROWS[name].header)
+        if exhibit.name.startswith("table") and "quality" in row.paper:
+            digits = 2 if exhibit.name == "table_3" else 3
+            assert f"{row.paper['quality']:.{digits}f}" in header, row
+        if "examples_per_second" in row.paper:
+            assert f"{row.paper['examples_per_second']}" in header, row
+        if "quality_deviation" in row.paper:
+            assert f"{row.paper['quality_deviation']}" in header, row
+
+
+def test_a_name_stands_for_one_training() -> None:
+    found = {}
+    for exhibit in EXHIBITS.values():
+        for training in exhibit.trainings:
+            assert found.setdefault(training.name, training) == training
+
+
+@each_scale
+def test_no_two_trainings_are_the_same(scale) -> None:
+    trainings = catalog.list_trainings(list(EXHIBITS.values()))
+    hashes = {training.name: scale.hash_configuration(training) for training in trainings}
+    same_policy = {"switch_8", "switch_8_capacity_2.0"}
+    distinct = {hashes[name] for name in hashes if name not in same_policy}
+    assert len(distinct) == len(hashes) - len(same_policy)
+
+
+@each_scale
+def test_the_files_of_a_scale_exist_and_say_how_long_it_takes(scale) -> None:
+    for training in catalog.list_trainings(list(EXHIBITS.values())):
+        assert all(gin_files.find_file(file) for file in scale.list_files(training)), training
+        assert scale.count_steps(training) >= 1000
+        assert scale.count_examples(training) == 64
+
+
+def test_a_name_finds_its_exhibits() -> None:
+    assert [e.name for e in catalog.find(["table_3", "table_11", "table_3"])] == [
+        *("table_3", "table_11"),
+    ]
+    assert catalog.find(["all"]) == list(EXHIBITS.values())
+    exhibit, row = catalog.find_row("table_11/argmax")
+    assert (exhibit.name, row.name) == ("table_11", "argmax")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: catalog.find(["table_12"]), "no table, figure or section 'table_12'.*table_1"),
+        (
+            lambda: catalog.select_rows(EXHIBITS["table_11"], ["argmx"]),
+            "Table 11 has no row 'argmx'. The nearest names are: argmax.*input_jitter",
+        ),
+        (lambda: catalog.find_row("table_11"), "write the exhibit and the row"),
+        (lambda: catalog.find_row("table_11/nope"), "Table 11 has no row 'nope'"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_refused(call, message) -> None:
+    with pytest.raises(UserError, match=message):
+        call()
+
+
+def test_trainings_that_rows_share_are_listed_once() -> None:
+    figures = [EXHIBITS["figure_1"], EXHIBITS["figure_4"]]
+    assert len(catalog.list_trainings(figures)) == 9
+    assert [t.name for t in catalog.list_trainings(figures[:1], ["t5", "switch_8"])] == [
+        *("t5", "switch_8"),
+    ]
+
+
+def test_a_scale_with_other_steps_has_another_label_and_configuration() -> None:
+    usual, short = scales.choose("tiny"), scales.choose("tiny", 20)
+    (training,) = catalog.list_trainings([EXHIBITS["figure_4"]], ["switch_8"])
+    assert (usual.label, short.label) == ("tiny", "tiny, 20 steps")
+    assert short.count_steps(training) == 20
+    assert usual.hash_configuration(training) != short.hash_configuration(training)
+    train, evaluate = short.make_commands(training, 3, "D")
+    assert train == [
+        *("train", "--gin_file=scales/tiny.gin", "--gin_file=scales/tiny_experts.gin"),
+        "--gin_param=utils.run.train_steps = 20",
+        "--gin_param=utils.run.save_checkpoints_steps = 2",
+        *("--seed=3", "--model_dir=D"),
+    ]
+    assert evaluate == [
+        *("eval", "--model_dir=D", "--perplexity", "--checkpoint_steps=all"),
+        "--eval_batches=40",
+    ]

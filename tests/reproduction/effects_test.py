@@ -1,0 +1,96 @@
+"""Effects on made-up results, against numbers that are computed by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from made_results import make_result, make_seeds
+
+from mtf_switch.reproduction.effects import Difference, Factor, SpeedUp, SpreadFactor, Trend
+
+
+def test_a_difference_is_paired_by_seed() -> None:
+    # Seeds differ much more than rows: only pairs show the difference of 0.1 +- 0.01.
+    results = {
+        "a": make_seeds(-2.0, -3.0, -4.0),
+        "b": {
+            seed: make_result(quality, seed=seed)
+            for seed, quality in ((2, -4.1), (0, -2.11), (1, -3.09), (7, -9.0))
+        },
+    }
+    found = Difference("a", "b").estimate(results)
+    assert found.seeds == 3
+    assert found.center == pytest.approx(0.1)
+    # Differences 0.11, 0.09 and 0.10: the deviation of the mean is 0.01 / sqrt(3).
+    assert found.high - found.center == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-5)
+
+
+def test_rows_without_common_seeds_have_no_effect() -> None:
+    results = {"a": make_seeds(-2.0), "b": {3: make_result(seed=3)}}
+    assert Difference("a", "b").estimate(results) is None
+    assert Difference("a", "c").estimate(results) is None
+
+
+def test_a_metric_that_a_seed_lacks_leaves_that_seed_out() -> None:
+    results = {"a": make_seeds(-2.0, -2.0, dropped_training=0.2), "b": make_seeds(-2.0, -2.0)}
+    results["b"][0].metrics["dropped_training"] = 0.1
+    found = Difference("a", "b", "dropped_training").estimate(results)
+    assert (found.seeds, found.center) == (1, pytest.approx(0.1))
+
+
+def test_a_row_that_diverged_is_behind_and_two_of_them_are_equal() -> None:
+    diverged = {seed: make_result(seed=seed, diverged_at=7) for seed in range(5)}
+    good = make_seeds(-2.0, -2.1, -2.2, -2.3, -2.4)
+    found = Difference("good", "bad").estimate({"good": good, "bad": diverged})
+    assert found.low == math.inf
+    found = Difference("bad", "worse").estimate({"bad": diverged, "worse": diverged})
+    assert (found.low, found.high) == (0.0, 0.0)
+
+
+def test_a_factor_divides_pairs() -> None:
+    results = {
+        "fast": {0: make_result(examples_per_second=200.0)},
+        "slow": {0: make_result(examples_per_second=50.0)},
+    }
+    found = Factor("fast", "slow", "examples_per_second").estimate(results)
+    assert found.center == pytest.approx(4.0)
+    paper = {"fast": {"examples_per_second": 900}, "slow": {"examples_per_second": 600}}
+    assert Factor("fast", "slow", "examples_per_second").find_in_paper(paper) == 1.5
+
+
+def test_a_speed_up_interpolates_between_evaluations() -> None:
+    slow = [(0, -7.0), (100, -2.0)]
+    # It passes -2.0 halfway between the steps 20 and 60.
+    fast = [(0, -7.0), (20, -2.5), (60, -1.5), (100, -1.0)]
+    results = {"slow": {0: make_result(curve=slow)}, "fast": {0: make_result(curve=fast)}}
+    assert SpeedUp("fast", "slow").compute(results) == [pytest.approx(100 / 40)]
+    assert SpeedUp("fast", "slow", "seconds").compute(results) == [pytest.approx(50 / 20)]
+
+
+def test_a_quality_that_is_not_reached_is_a_speed_up_of_0() -> None:
+    results = {"slow": make_seeds(-2.0, -2.0), "fast": make_seeds(-2.5, -1.5)}
+    slower, faster = SpeedUp("fast", "slow").compute(results)
+    assert slower == 0.0
+    assert faster == pytest.approx(100.0 / 50.0)
+
+
+def test_a_trend_is_the_gain_of_a_doubling() -> None:
+    # Qualities at 1, 2 and 4 rise by 0.1 and 0.3: the slope of the least squares is 0.2.
+    results = {
+        name: {0: make_result(quality)}
+        for name, quality in (("one", -2.0), ("two", -1.9), ("four", -1.6))
+    }
+    trend = Trend((("one", 1), ("two", 2), ("four", 4)))
+    assert trend.estimate(results).center == pytest.approx(0.2)
+    paper = {name: {"quality": of[0].metrics["quality"]} for name, of in results.items()}
+    assert trend.find_in_paper(paper) == pytest.approx(0.2)
+    results["two"] = {0: make_result(diverged_at=3)}
+    assert trend.estimate(results).center == -math.inf
+
+
+def test_the_spread_is_that_over_seeds() -> None:
+    results = {"a": make_seeds(0.0, -2.0, -4.0), "b": make_seeds(0.0, -1.0, -2.0)}
+    assert SpreadFactor("a", "b").estimate(results).center == pytest.approx(2.0)
+    paper = {"a": {"quality_deviation": 0.68}, "b": {"quality_deviation": 0.01}}
+    assert SpreadFactor("a", "b").find_in_paper(paper) == pytest.approx(68.0)

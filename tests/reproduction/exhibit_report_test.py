@@ -1,0 +1,149 @@
+"""The report of an exhibit on made-up results: table, claims, warnings, files."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+
+import pytest
+from made_results import make_result, make_seeds, of_commit
+
+from mtf_switch.reproduction import exhibit_report, overview
+from mtf_switch.reproduction.catalog import EXHIBITS
+from mtf_switch.reproduction.exhibit_report import Context
+
+TABLE = EXHIBITS["table_11"]
+CONTEXT = Context("tiny", 3, "abc1234", "b" * 64, "run_switch.py reproduce table_11")
+RESULTS = {
+    "argmax": make_seeds(-2.50, -2.52, -2.54, training="switch_8_argmax"),
+    "sample_softmax": make_seeds(-2.60, -2.62, -2.64, training="switch_8_sample_softmax"),
+    "input_dropout": {},
+    "input_jitter": make_seeds(-2.49, -2.52, -2.53),
+}
+
+
+def rows_of(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")]
+
+
+def test_the_table_has_the_papers_numbers_ours_and_the_paired_differences() -> None:
+    head, line, argmax, softmax, dropout, jitter = rows_of(
+        exhibit_report.format_table(TABLE, RESULTS)
+    )
+    assert head == [
+        *("", "paper: neg. log perplexity", "ours: neg. log perplexity"),
+        *("minus argmax: paper", "minus argmax: ours"),
+    ]
+    assert line == ["---"] * 5
+    # Mean, deviation 0.02, and 4.302653 * 0.02 / sqrt(3) = 0.0497.
+    assert argmax == [
+        *("Argmax", "-1.471", "-2.5200 +- 0.0200 [-2.5697, -2.4703]", "", ""),
+    ]
+    assert softmax[1] == "-1.570"
+    assert softmax[3:] == ["-0.099", "-0.1000 [-0.1000, -0.1000]"]
+    assert dropout[2:] == ["not run", "-0.009", ""]
+    # Differences 0.01, 0.00 and 0.01.
+    assert jitter[4].startswith("+0.0067 [-0.0077,")
+
+
+def test_claims_have_their_place_effects_and_verdict() -> None:
+    page = exhibit_report.make_report(TABLE, RESULTS, CONTEXT).documents["table_11.md"]
+    lines = [line for line in page.splitlines() if "Appendix C, Table 11" in line]
+    verdicts = [line.rsplit("| ", 1)[1].strip(" *|") for line in lines]
+    assert verdicts == [
+        "not resolved at this scale",
+        "not run",
+        "same direction, interval excludes 0",
+        "same direction, interval excludes 0",
+    ]
+    assert "| +0.099 | +0.100 [+0.100, +0.100] |" in lines[3]
+
+
+def test_all_files_are_written(tmp_path) -> None:
+    report = exhibit_report.make_report(TABLE, RESULTS, CONTEXT)
+    report.write(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("table_11.json", "table_11.md", "table_11.csv", "table_11.png"),
+    }
+    content = json.loads((tmp_path / "table_11.json").read_text())
+    assert content["rows"]["argmax"]["seeds"] == [0, 1, 2]
+    assert content["claims"][3]["ours"]["center"] == pytest.approx(0.1)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "table_11.csv").read_text())))
+    assert len(rows) == 9
+    assert rows[1]["quality"] == "-2.52"
+    assert rows[1]["signature"] in (tmp_path / "table_11.md").read_text()
+
+
+@pytest.mark.parametrize("name", EXHIBITS)
+def test_every_exhibit_is_drawn(name, tmp_path) -> None:
+    exhibit = EXHIBITS[name]
+    metrics = {"dropped_training": 0.01, "dropped_evaluation": 0.02}
+    results = {
+        row.name: make_seeds(-2.5 - 0.1 * n, -2.6, training=row.training.name, **metrics)
+        for n, row in enumerate(exhibit.rows[:-1])
+    }
+    results[exhibit.rows[-1].name] = {0: make_result(curve=[], diverged_at=3)}
+    report = exhibit_report.make_report(exhibit, results, CONTEXT)
+    report.write(str(tmp_path))
+    assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    assert "diverges" in report.text
+
+
+def test_without_results_the_report_says_so_and_has_no_plot() -> None:
+    report = exhibit_report.make_report(TABLE, {}, CONTEXT)
+    assert report.plots == {}
+    assert "No row was run yet." in report.documents["table_11.md"]
+    assert report.text.count("**not run**") == 4
+
+
+def test_results_of_another_commit_or_lock_are_named() -> None:
+    assert "Mixed" not in exhibit_report.format_warnings(TABLE, RESULTS, CONTEXT)
+    mixed = {**RESULTS, "argmax": dict(RESULTS["argmax"])}
+    mixed["argmax"][1] = of_commit(mixed["argmax"][1], "0ld0ld0")
+    other = mixed["argmax"][2]
+    mixed["argmax"][2] = dataclasses.replace(
+        other, origin=dataclasses.replace(other.origin, lock="")
+    )
+    report = exhibit_report.make_report(TABLE, mixed, CONTEXT)
+    for text in (report.text, report.documents["table_11.md"]):
+        assert (
+            "**Mixed:** 1 results come from commit 0ld0ld0, not abc1234: switch_8_argmax-1."
+        ) in text
+        assert "another requirements.txt: switch_8_argmax-2." in text
+
+
+def test_results_of_changed_files_are_named() -> None:
+    results = {
+        name: {
+            seed: of_commit(result, "abc1234 and changes") for seed, result in of_row.items()
+        }
+        for name, of_row in RESULTS.items()
+    }
+    context = dataclasses.replace(CONTEXT, commit="abc1234 and changes")
+    warning = exhibit_report.format_warnings(TABLE, results, context)
+    assert warning.startswith("**Mixed:** 9 results come from changed files (abc1234 and")
+
+
+def test_one_seed_has_no_interval() -> None:
+    results = {name: {0: of_row[0]} for name, of_row in RESULTS.items() if of_row}
+    table = exhibit_report.format_table(TABLE, results)
+    assert "| -2.5000 |" in table
+    assert "-0.1000 (1 seed)" in table
+    claims = exhibit_report.make_report(TABLE, results, CONTEXT).text
+    assert claims.count("**not resolved at this scale**") == 3
+
+
+def test_the_first_page_has_every_claim_and_what_was_not_run() -> None:
+    exhibits = [TABLE, EXHIBITS["table_3"]]
+    context = dataclasses.replace(CONTEXT, command="run_switch.py reproduce all --seeds=3")
+    report = overview.make_report({"table_11": RESULTS, "table_3": {}}, context, exhibits)
+    page = report.documents["README.md"]
+    assert page.count("[Table 11](table_11.md)") == 4
+    assert page.count("**not run**") == 3
+    assert "- Table 3: `run_switch.py reproduce table_3 --seeds=3`" in page
+    assert report.text == (
+        "6 claims of the paper: 2 same direction, 1 not resolved at this scale, 0 opposite "
+        "direction, 3 not run."
+    )

@@ -1,0 +1,201 @@
+"""The runner, with a program that stands in for training: kills, failures, shared folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fake_training
+import pytest
+from made_results import make_result
+
+from mtf_switch.errors import Interrupted, UserError
+from mtf_switch.model_dirs import run_lock
+from mtf_switch.reproduction import runner, scales
+from mtf_switch.reproduction.exhibits.trainings import SWITCH, T5
+from mtf_switch.reproduction.results_folder import ResultsFolder
+from mtf_switch.reproduction.runner import Job, Plan
+
+COST = {"parameters": 10, "flops_per_token": 20.0}
+JOBS = [Job(T5, 0), Job(SWITCH, 0), Job(T5, 1)]
+# Runs JOBS in the folder that its argument names; for tests with several processes.
+PROGRAM = f"""
+import sys
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(fake_training.__file__).parent)]!r}
+import runner_test
+runner_test.replace(setattr)
+runner_test.runner.run_all(runner_test.make_plan(sys.argv[1]), runner_test.JOBS)
+"""
+
+
+def spawn(commands, log) -> subprocess.Popen:
+    """Starts the program that stands in for training."""
+    command = [sys.executable, "-S", fake_training.__file__, json.dumps(commands)]
+    return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+
+def replace(set_attribute) -> None:
+    """Replaces what needs TensorFlow."""
+    set_attribute(runner, "_spawn", spawn)
+    set_attribute(runner, "_POLL_SECONDS", 0.02)
+
+
+@pytest.fixture(autouse=True)
+def _fakes(monkeypatch) -> None:
+    replace(monkeypatch.setattr)
+
+
+def make_plan(folder, keeps: bool = False, at_once: int = 1) -> Plan:
+    results = ResultsFolder(str(folder), "tiny")
+    plan = Plan(scales.choose("tiny"), results, at_once, keeps, "abc1234", lambda _: COST)
+    plan.folder.prepare()
+    return plan
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "trainings").iterdir())
+
+
+def test_every_job_gets_its_result_and_its_model_dir_goes(tmp_path) -> None:
+    runner.run_all(make_plan(tmp_path, at_once=2), JOBS)
+    assert names(tmp_path) == ["switch_8-0.json", "t5-0.json", "t5-1.json"]
+    assert list((tmp_path / "work").iterdir()) == []
+    result = make_plan(tmp_path).folder.read(T5, 1)
+    assert [(p.step, p.neg_log_perplexity) for p in result.curve] == [
+        (0, -4.01),
+        (2, -3.51),
+        (4, -3.01),
+    ]
+    assert [p.seconds for p in result.curve] == [0.0, 0.2, 0.4]
+    assert result.metrics["quality"] == -3.01
+    # Half of the four steps: 0.3 and 0.4.
+    assert result.metrics["dropped_training"] == pytest.approx(0.35)
+    # 64 examples of 40 tokens in 0.1 seconds.
+    assert result.metrics["examples_per_second"] == pytest.approx(640.0)
+    assert result.metrics["tokens_per_second"] == pytest.approx(25_600.0)
+    assert result.metrics["parameters"] == 10
+    assert result.routers == {"layer": {"entropy": 1.5, "expert_load": [0.25, 0.75]}}
+    assert (result.data_seed, result.weights_seed, result.diverged_at) == (1, 1, None)
+    assert result.origin.jobs == 2
+    assert result.commands[0].startswith("run_switch.py train --gin_file=scales/tiny.gin")
+    assert "seed:data1+weights1" in result.signature
+
+
+def test_model_dirs_stay_if_asked(tmp_path) -> None:
+    runner.run_all(make_plan(tmp_path, keeps=True), JOBS[:1])
+    (folder,) = (tmp_path / "work").iterdir()
+    assert (folder / "model" / "config.gin").exists()
+
+
+def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FAKE_TRAINING", "diverge")
+    runner.run_all(make_plan(tmp_path), JOBS[:1])
+    result = make_plan(tmp_path).folder.read(T5, 0)
+    assert (result.diverged_at, result.curve) == (3, [])
+
+
+def test_after_a_failure_nothing_starts_and_the_reason_is_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FAKE_TRAINING", "fail")
+    with pytest.raises(UserError) as error:
+        runner.run_all(make_plan(tmp_path), JOBS)
+    text = str(error.value)
+    assert text.startswith("1 failed: t5 seed 0 (run_switch.py: The disk is made of cheese.")
+    assert "log.txt" in text
+    assert "2 did not start" in text
+    assert names(tmp_path) == []
+    # The same command continues.
+    monkeypatch.setenv("FAKE_TRAINING", "ok")
+    runner.run_all(make_plan(tmp_path), JOBS)
+    assert len(names(tmp_path)) == 3
+
+
+def test_what_another_process_has_finished_is_not_run(tmp_path) -> None:
+    plan = make_plan(tmp_path)
+    plan.folder.write(make_result(-1.0, training="t5"), T5)
+    runner.run_all(plan, JOBS)
+    assert plan.folder.read(T5, 0).metrics["quality"] == -1.0
+    assert len(names(tmp_path)) == 3
+
+
+def test_a_job_that_another_process_holds_is_left_until_it_is_free(
+    tmp_path, monkeypatch
+) -> None:
+    plan = make_plan(tmp_path)
+    held = plan.folder.work_folder(T5, 0, plan.scale.hash_configuration(T5))
+    lock = run_lock.hold(held)
+    lock.__enter__()
+    seen = []
+
+    def spawn_and_see(commands, log):
+        seen.append(commands[0][-1])
+        if len(seen) == 2:
+            lock.__exit__(None, None, None)
+        return spawn(commands, log)
+
+    monkeypatch.setattr(runner, "_spawn", spawn_and_see)
+    runner.run_all(plan, JOBS)
+    # The first job comes last.
+    assert [Path(path).parent.name.rsplit("-", 1)[0] for path in seen] == [
+        *("switch_8-0", "t5-1", "t5-0"),
+    ]
+
+
+def test_two_processes_share_a_folder(tmp_path) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        _, text = process.communicate(timeout=120)
+        assert process.returncode == 0, text
+    assert names(tmp_path) == ["switch_8-0.json", "t5-0.json", "t5-1.json"]
+
+
+def wait_for(path: Path) -> None:
+    began = time.monotonic()
+    while not path.exists():
+        assert time.monotonic() - began < 120, path
+        time.sleep(0.05)
+
+
+def test_a_killed_process_continues(tmp_path) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    environment = {**os.environ, "FAKE_TRAINING": "wait"}
+    killed = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    plan = make_plan(tmp_path)
+    folder = Path(plan.folder.work_folder(T5, 0, plan.scale.hash_configuration(T5)))
+    wait_for(folder / "log.txt")
+    killed.kill()
+    killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    runner.run_all(plan, JOBS)
+    assert len(names(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGTERM, Interrupted), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_ends_the_processes_of_the_jobs(tmp_path, monkeypatch, number, error) -> None:
+    monkeypatch.setenv("FAKE_TRAINING", "wait")
+    started = []
+
+    def spawn_and_stop(commands, log):
+        started.append(spawn(commands, log))
+        os.kill(os.getpid(), number)
+        return started[-1]
+
+    monkeypatch.setattr(runner, "_spawn", spawn_and_stop)
+    with pytest.raises(error):
+        runner.run_all(make_plan(tmp_path), JOBS)
+    assert [process.wait(timeout=60) for process in started] == [-signal.SIGTERM]
+
+
+def test_the_steps_of_the_bar_come_from_the_log(tmp_path) -> None:
+    fake_training.write_model_dir(str(tmp_path / "model"), seed=0)
+    running = runner._Running(JOBS[0], str(tmp_path), None, None)
+    assert running.count_steps() == 4
+    (tmp_path / "model" / "train_log.csv").write_text("step,seconds\r\n")
+    assert running.count_steps() == 0

@@ -1,0 +1,67 @@
+"""Stands in for the program of `runner`: writes the files of a training and its evaluations.
+
+As a program it needs no package. FAKE_TRAINING in the environment says how it ends:
+"ok", "fail", "diverge", or "wait", which never ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+STEPS = 4
+
+
+def write_model_dir(model_dir: str, seed: int) -> None:
+    """Writes the files of a run with four steps, of which two and four are evaluated."""
+    os.makedirs(model_dir, exist_ok=True)
+
+    def write(name: str, text: str) -> None:
+        with open(os.path.join(model_dir, name), "w", encoding="utf-8") as file:
+            file.write(text)
+
+    write("config.gin", "MIXTURE_NAME = 'a_text'\n")
+    write("text.json", "{}")
+    rows = [
+        f"{step},{0.1 * step:.4f},3.0,0.{step}0000,3.0,\r\n" for step in range(1, STEPS + 1)
+    ]
+    head = "step,seconds,loss,dropped_fraction,nats_per_token,validation\r\n"
+    write("train_log.csv", head + "".join(rows))
+    for step in (0, 2, 4):
+        evaluation = {
+            "step": step,
+            "task": "a_text",
+            "split": "validation",
+            "neg_log_perplexity": -4.0 + 0.25 * step - 0.01 * seed,
+            "token_accuracy": 0.5,
+            "target_tokens": 100,
+            "dropped_fraction": 0.02,
+            "limit": 40 * 64,
+            "router": {"layer": {"entropy": 1.5}},
+            "expert_load": {"layer": [0.25, 0.75]},
+        }
+        write(f"eval-first2560-{step}.json", json.dumps(evaluation))
+
+
+def main() -> None:
+    train, _ = json.loads(sys.argv[1])
+    flags = dict(flag.split("=", 1) for flag in train[1:])
+    how = os.environ.get("FAKE_TRAINING", "ok")
+    if how == "fail":
+        print("a line\rrun_switch.py: The disk is made of cheese.")
+        sys.exit(1)
+    if how == "wait":
+        time.sleep(600)
+    write_model_dir(flags["--model_dir"], int(flags["--seed"]))
+    if how == "diverge":
+        for name in os.listdir(flags["--model_dir"]):
+            if name.startswith("eval"):
+                os.remove(os.path.join(flags["--model_dir"], name))
+        print("run_switch.py: The loss is nan at step 3. Lower the learning rate.")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
