@@ -36,9 +36,9 @@ _LOG = "log.txt"
 # The program of a process: it runs the commands that its argument lists, as JSON.
 _PROGRAM = """
 import json, sys
-from mtf_switch.cli import main
+from mtf_switch.cli import main, process
 sys.argv[0] = "run_switch.py"
-sys.exit(main.run_several(json.loads(sys.argv[1])))
+process.run(lambda: main.run_several(json.loads(sys.argv[1])))
 """
 
 
