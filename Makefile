@@ -45,6 +45,10 @@ LOCK_FLAGS :=
 UV_COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.9 \
 	--no-emit-index-url --annotation-style line --custom-compile-command 'make lock' $(LOCK_FLAGS)
 
+# Wheels that are only read need no dependencies, and may need another Python than this project.
+UV_COMPILE_WHEELS := $(VENV)/bin/uv pip compile --quiet --no-deps --python-version 3.13 \
+	--no-emit-index-url --annotation-style line --custom-compile-command 'make lock' $(LOCK_FLAGS)
+
 # TensorFlow and the packages that only TensorFlow needs. A TPU image has its own TensorFlow.
 TPU_IMAGE_PACKAGES := '^tensorflow(-macos)?==|\# via tensorflow$$'
 
@@ -53,10 +57,14 @@ TPU_IMAGE_PACKAGES := '^tensorflow(-macos)?==|\# via tensorflow$$'
 COMPILER := $(VENV)/tpu_compiler
 COMPILER_INSTALLED := $(COMPILER)/.installed
 
-.PHONY: help install install-dev install-compiler demo demo-finetune lab lab-outputs bench test test-all test-compiler goldens lint format lock clean
+# The wheels of translated projects, from which the multilingual text is read. They are not installed.
+MULTILINGUAL := $(VENV)/multilingual
+MULTILINGUAL_INSTALLED := $(MULTILINGUAL)/.installed
+
+.PHONY: help install install-dev install-compiler install-multilingual demo demo-finetune lab lab-outputs bench test test-all test-compiler goldens lint format lock clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-21s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED) ## create .venv and install the pinned packages and this project
 	@:
@@ -65,6 +73,9 @@ install-dev: install $(DEV_INSTALLED) ## also install the tools of `make test` a
 	@:
 
 install-compiler: install $(COMPILER_INSTALLED) ## also install the TPU's compiler, for `run_switch.py compile` (Linux x86-64)
+	@:
+
+install-multilingual: install $(MULTILINGUAL_INSTALLED) ## also download the packages whose translations are the multilingual text
 	@:
 
 demo: install ## train a tiny Switch Transformer and its dense twin; MINUTES=30 trains longer
@@ -114,6 +125,7 @@ lock: install-dev ## resolve all requirements*.in again, and write requirements-
 	$(UV_COMPILE) requirements-lab.in -c requirements.txt -o requirements-lab.txt
 	$(UV_COMPILE) requirements-compiler.in -o requirements-compiler.txt
 	$(UV_COMPILE) --only-binary apache-beam requirements-beam.in -o requirements-beam.txt
+	$(UV_COMPILE_WHEELS) requirements-multilingual.in -o requirements-multilingual.txt
 	grep -vE $(TPU_IMAGE_PACKAGES) requirements.txt > requirements-tpu.txt
 
 clean: ## remove .venv and all caches
@@ -171,6 +183,14 @@ $(WHEEL_INSTALLED): requirements.txt $(PACKAGES)
 	@$(PYTHON) -m venv --clear $(WHEEL_VENV)
 	@PIP_CONSTRAINT=$(BUILD_PINS) $(WHEEL_VENV)/bin/python -m pip install -qq \
 		--disable-pip-version-check -r requirements.txt
+	@touch $@
+
+# The wheels that a stopped download leaves behind are removed first.
+$(MULTILINGUAL_INSTALLED): requirements-multilingual.txt $(PACKAGES)
+	@echo "Downloading translated packages into $(MULTILINGUAL) (50 MB) ..."
+	@rm -rf $(MULTILINGUAL)
+	@$(PYTHON) -m pip download -qq --disable-pip-version-check --no-deps --only-binary :all: \
+		--ignore-requires-python --dest $(MULTILINGUAL) -r requirements-multilingual.txt
 	@touch $@
 
 # torch needs Python 3.10 or later. Nothing is installed with an older Python or with HF_PYTHON; the

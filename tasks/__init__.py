@@ -13,10 +13,10 @@ from typing import Any
 def register(vocabulary: Any | None = None) -> None:
     """Registers the tasks and mixtures of T5 and of this project as gin configures them now.
 
-    Call it after gin has parsed its files. Before that, import `tasks.own_data`,
-    `tasks.pretraining`, `tasks.repeats`, `tasks.task_vocabulary` and `tasks.tfds_data`, so that
-    gin knows their names. Another call applies gin's values at that time: the text of the text
-    tasks, the vocabulary, and the folder with TFDS's data.
+    Call it after gin has parsed its files. Before that, import `tasks.multilingual_corpus`,
+    `tasks.own_data`, `tasks.pretraining`, `tasks.repeats`, `tasks.task_vocabulary` and
+    `tasks.tfds_data`, so that gin knows their names. Another call applies gin's values at that
+    time: the text of the text tasks, the vocabulary, and the folder with TFDS's data.
 
     Args:
       vocabulary: The vocabulary of all these tasks, such as that of an existing run; None for
@@ -31,6 +31,7 @@ def register(vocabulary: Any | None = None) -> None:
         embedded_tasks,
         entailment,
         mc4,
+        multilingual,
         multiple_choice,
         own_data,
         pretraining,
@@ -47,6 +48,7 @@ def register(vocabulary: Any | None = None) -> None:
         t5_tasks,
         c4,
         mc4,
+        multilingual,
         summarization,
         entailment,
         multiple_choice,
@@ -84,8 +86,9 @@ def text_versions(name: str) -> dict[str, dict[str, str]]:
       name: A registered task or mixture.
 
     Returns:
-      For "text_files" and the user's own labelled data, the SHA-256 of each file by its path;
-      for "embedded_text", the version of each package by its name. Other data has no entry.
+      For "text_files", the user's own catalogues and labelled data, the SHA-256 of each file by
+      its path; for "embedded_text" and "multilingual", the version of each package by its name.
+      Other data has no entry.
     """
     import seqio
 

@@ -12,7 +12,7 @@ import gin
 import seqio
 import tensorflow_datasets as tfds
 
-from tasks import c4, text_to_text
+from tasks import language_mixture, language_sampling, text_to_text
 from tasks.text_vocabulary import TextVocabulary
 
 # mT5 used version 3.0.1, which the pinned TFDS can no longer prepare.
@@ -28,18 +28,18 @@ def languages() -> list[str]:
 
 def task_name(language: str) -> str:
     """Returns mT5's name for the task of a language: "mc4.ru_Latn" for "ru-Latn"."""
-    return f"mc4.{language.replace('-', '_')}"
+    return language_mixture.task_name(MIXTURE, language)
 
 
 @gin.configurable
-def mc4_rate(task: seqio.Task, alpha: float = 0.3) -> float:
+def mc4_rate(task: seqio.Task, alpha: float = language_sampling.ALPHA) -> float:
     """Returns the mixing rate of a language: n^alpha for n training documents.
 
     Args:
       task: The task of the language.
       alpha: 1 draws languages in proportion to their size, 0 draws them equally often.
     """
-    return float(task.num_input_examples("train")) ** alpha
+    return language_mixture.rate_by_size(task, alpha)
 
 
 def register(vocabulary: seqio.Vocabulary | None) -> None:
@@ -49,10 +49,11 @@ def register(vocabulary: seqio.Vocabulary | None) -> None:
       vocabulary: Their vocabulary, or None for mT5's with 250,000 pieces.
     """
     vocabulary = vocabulary or TextVocabulary(VOCABULARY, extra_ids=0)
+    sources = {
+        language: seqio.TfdsDataSource(
+            MC4, splits={"train": language, "validation": f"{language}-validation"}
+        )
+        for language in languages()
+    }
     features = text_to_text.make_features(vocabulary)
-    for language in languages():
-        splits = {"train": language, "validation": f"{language}-validation"}
-        source = seqio.TfdsDataSource(MC4, splits=splits)
-        c4.add_span_corruption_task(task_name(language), source, features)
-    rates = [(task_name(language), mc4_rate) for language in languages()]
-    text_to_text.add_mixture(MIXTURE, rates)
+    language_mixture.register(MIXTURE, sources, features, mc4_rate)

@@ -10,7 +10,15 @@ from t5.data import glue_utils
 from t5.evaluation import eval_utils
 
 from mtf_switch.errors import UserError
-from tasks import closed_book, embedded_tasks, entailment, own_data, pretraining, tfds_data
+from tasks import (
+    closed_book,
+    embedded_tasks,
+    entailment,
+    multilingual,
+    own_data,
+    pretraining,
+    tfds_data,
+)
 
 # Numbers of training examples, from the papers of the data sets or from T5's mixing rates.
 PUBLISHED_SIZES = {
@@ -37,6 +45,7 @@ class Entry:
       metrics: Names of the metrics; empty for a mixture, whose tasks have their own.
       ready: "yes", possibly with a remark, or "no" and the reason.
       parts: Number of tasks in a mixture; 0 for a task.
+      remark: More about the data, such as its number of characters.
     """
 
     name: str
@@ -44,6 +53,7 @@ class Entry:
     metrics: list[str]
     ready: str
     parts: int = 0
+    remark: str = ""
 
 
 def list_tasks(pattern: str = "*") -> list[Entry]:
@@ -80,15 +90,19 @@ def _make_task_entry(task: seqio.Task, states: dict[str, tfds_data.DatasetState]
         return _make_tfds_entry(task, metrics, states[tfds_name])
     if isinstance(task.source, own_data.OwnSource):
         return _make_own_entry(task, metrics)
-    prepared = True
+    prepared, ready, remark = True, "yes, made at first use", ""
     if isinstance(task.source, pretraining.CorpusSource):
-        prepared = task.source.corpus.is_prepared()
+        corpus = task.source.corpus
+        prepared = corpus.is_prepared()
+        if isinstance(corpus, multilingual.LanguageCorpus):
+            ready = "yes, made at first use" if corpus.has_catalogues() else "no: install it"
+            remark = corpus.describe() if prepared else ""
     elif isinstance(task.source, embedded_tasks.ExamplesSource):
         prepared = embedded_tasks.is_prepared()
     sizes = {
         split: task.num_input_examples(split) if prepared else None for split in task.splits
     }
-    return Entry(task.name, sizes, metrics, "yes" if prepared else "yes, made at first use")
+    return Entry(task.name, sizes, metrics, "yes" if prepared else ready, remark=remark)
 
 
 def _make_own_entry(task: seqio.Task, metrics: list[str]) -> Entry:
@@ -140,6 +154,7 @@ def format_table(entries: list[Entry]) -> str:
             for split, size in sorted(entry.sizes.items())
         )
         content = f"mixture of {entry.parts}" if entry.parts else splits or "?"
+        content += f"; {entry.remark}" if entry.remark else ""
         metrics = ", ".join(entry.metrics) or ("" if entry.parts else "none")
         lines.append(f"{entry.name:{width}}  {entry.ready:22}  {metrics:29}  {content}")
     lines.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gin
 import seqio
 
-from tasks import pretraining
+from tasks import multilingual_corpus, pretraining
 from tasks.text_vocabulary import TextVocabulary
 
 
@@ -17,9 +17,9 @@ def task_vocabulary(
     """Returns the vocabulary of all tasks, including those that read text files.
 
     Args:
-      source: A SentencePiece model (a path or gs:// address), or "embedded_text" or
-        "text_files" for the vocabulary of that corpus. None selects the default of each task:
-        that of its corpus for text, mT5's for mC4 and T5's for all others.
+      source: A SentencePiece model (a path or gs:// address), or "embedded_text", "text_files"
+        or "multilingual" for the vocabulary of that corpus. None selects the default of each
+        task: that of its corpus for text, mT5's for mC4 and T5's for all others.
       sentinels: How many sentinels to add to a SentencePiece model. Use 0 for a model that
         already contains them, as mT5's does.
 
@@ -31,6 +31,8 @@ def task_vocabulary(
     """
     if source is None:
         return None
+    if source == multilingual_corpus.NAME:
+        return pretraining.CorpusVocabulary(multilingual_corpus.multilingual())
     corpus = pretraining.find_corpus(source)
     if corpus is not None:
         return pretraining.CorpusVocabulary(corpus)

@@ -1,15 +1,60 @@
-"""Files in the cache of prepared text: their folder, their names and their fingerprints."""
+"""Prepared text in the cache: its folder, its files, their names and their fingerprints."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
+import shutil
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from mtf_switch import whole_file
+from mtf_switch.errors import UserError, suggest_names
+from tasks import document_split
+from tasks.document_split import SPLITS, Split
+
+
+@dataclass(frozen=True)
+class PreparedText:
+    """The documents of a corpus on disk, ready for use.
+
+    Attributes:
+      folder: The folder with all files, and a manifest.json that records how they were made.
+      documents: split -> number of documents.
+      characters: split -> number of characters.
+    """
+
+    folder: Path
+    documents: dict[str, int]
+    characters: dict[str, int]
+
+    @property
+    def train_file(self) -> Path:
+        """TFRecord file of the training documents in utf-8, sorted by their hash."""
+        return self.split_file("train")
+
+    @property
+    def validation_file(self) -> Path:
+        """TFRecord file of the validation documents; none of them is in `train_file`."""
+        return self.split_file("validation")
+
+    def split_file(self, split: Split) -> Path:
+        """Returns the TFRecord file of a split.
+
+        Raises:
+          UserError: If there is no such split.
+        """
+        if split not in SPLITS:
+            raise UserError(
+                f"A text corpus has the splits {' and '.join(SPLITS)}, not {split!r}."
+                f"{suggest_names(split, SPLITS)}"
+            )
+        return self.folder / f"{split}.tfrecord"
 
 
 def cache_directory() -> Path:
@@ -88,3 +133,63 @@ def temporary_path(path: Path) -> Path:
 def print_status(line: str) -> None:
     """Prints a line on standard error."""
     print(line, file=sys.stderr, flush=True)
+
+
+def print_reason(path: Path, reason_if_new: str) -> None:
+    """Prints that `path` is damaged if it exists, and `reason_if_new` if it does not."""
+    damaged = f"{path} is damaged: making it again"
+    print_status(damaged if path.exists() else reason_if_new)
+
+
+def write_split(file: Path, documents: list[str]) -> dict:
+    """Writes the documents of a split, and returns its entry in a manifest."""
+    document_split.write_documents(file, documents)
+    return {
+        "documents": len(documents),
+        "characters": sum(map(len, documents)),
+        **compute_fingerprint(file),
+    }
+
+
+def install_folder(
+    temporary: Path, folder: Path, read_valid_manifest: Callable[[Path], dict | None]
+) -> None:
+    """Renames `temporary` to `folder`, unless another process has completed `folder` by now.
+
+    Args:
+      temporary: The complete new folder.
+      folder: Its final name.
+      read_valid_manifest: Returns the manifest of an undamaged folder, else None.
+    """
+    damaged = temporary.with_name(temporary.name + ".damaged")
+    try:
+        os.replace(temporary, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        if read_valid_manifest(folder):
+            return
+        os.replace(folder, damaged)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(damaged, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def explain_errors(name: str, folder: Path) -> Iterator[None]:
+    """Turns an error of the file system into one that the user can fix.
+
+    Args:
+      name: Name of the corpus.
+      folder: Its folder in the cache.
+
+    Raises:
+      UserError: If a file cannot be read or written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"The corpus {name} cannot be kept in {folder.parent}: {error}. Set "
+            "the environment variable MTF_SWITCH_CACHE to a folder that you can write."
+        ) from error

@@ -11,21 +11,19 @@ If any of them changes, the corpus gets a new folder, so a folder is never outda
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.metadata
-import os
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mtf_switch import whole_file
-from mtf_switch.errors import UserError, suggest_names
+from mtf_switch.errors import UserError
 from tasks import document_split, text_cache
 from tasks.docstrings import Docstrings
 from tasks.document_split import SPLITS, Split
+from tasks.text_cache import PreparedText
 from tasks.text_files import TextFiles
 from tasks.vocabulary import (
     MIN_VOCAB_SIZE,
@@ -43,44 +41,6 @@ MIN_CHARACTERS = 100_000
 FORMAT_VERSION = 1
 
 _MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True)
-class PreparedText:
-    """The documents of a corpus, ready for use.
-
-    Attributes:
-      folder: The folder with all files, and a manifest.json that records how they were made.
-      documents: split -> number of documents.
-      characters: split -> number of characters.
-    """
-
-    folder: Path
-    documents: dict[str, int]
-    characters: dict[str, int]
-
-    @property
-    def train_file(self) -> Path:
-        """TFRecord file of the training documents in utf-8, sorted by their hash."""
-        return self.split_file("train")
-
-    @property
-    def validation_file(self) -> Path:
-        """TFRecord file of the validation documents; none of them is in `train_file`."""
-        return self.split_file("validation")
-
-    def split_file(self, split: Split) -> Path:
-        """Returns the TFRecord file of a split.
-
-        Raises:
-          UserError: If there is no such split.
-        """
-        if split not in SPLITS:
-            raise UserError(
-                f"A text corpus has the splits {' and '.join(SPLITS)}, not {split!r}."
-                f"{suggest_names(split, SPLITS)}"
-            )
-        return self.folder / f"{split}.tfrecord"
 
 
 @dataclass(frozen=True)
@@ -148,7 +108,7 @@ class TextCorpus:
             text.
         """
         text = self.prepare_text()
-        with self._explain_errors(text.folder):
+        with text_cache.explain_errors(self.name, text.folder):
             vocabulary_file = self._ensure_vocabulary(text)
         return PreparedCorpus(text.folder, text.documents, text.characters, vocabulary_file)
 
@@ -163,23 +123,13 @@ class TextCorpus:
             written.
         """
         folder = self._make_path()
-        with self._explain_errors(folder):
+        with text_cache.explain_errors(self.name, folder):
             splits = (_read_valid_manifest(folder) or self._build(folder))["splits"]
         return PreparedText(
             folder=folder,
             documents={split: splits[split]["documents"] for split in SPLITS},
             characters={split: splits[split]["characters"] for split in SPLITS},
         )
-
-    @contextlib.contextmanager
-    def _explain_errors(self, folder: Path) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"The corpus {self.name} cannot be kept in {folder.parent}: {error}. Set "
-                "the environment variable MTF_SWITCH_CACHE to a folder that you can write."
-            ) from error
 
     def is_prepared(self) -> bool:
         """Returns whether the text is in the cache, without reading or making it."""
@@ -199,7 +149,7 @@ class TextCorpus:
 
     def _build(self, folder: Path) -> dict:
         """Writes both splits and the manifest, and returns the manifest."""
-        _print_reason(folder, f"Preparing the text of {self.name} (once) in {folder}")
+        text_cache.print_reason(folder, f"Preparing the text of {self.name} (once) in {folder}")
         started = time.monotonic()
         temporary = text_cache.temporary_path(folder)
         try:
@@ -210,13 +160,15 @@ class TextCorpus:
                 "name": self.name,
                 "identity": self._identity(),
                 "splits": {
-                    split: _write_split(temporary / f"{split}.tfrecord", splits[split])
+                    split: text_cache.write_split(
+                        temporary / f"{split}.tfrecord", splits[split]
+                    )
                     for split in SPLITS
                 },
                 "seconds": round(time.monotonic() - started, 1),
             }
             text_cache.write_json(temporary / _MANIFEST, manifest)
-            _install_folder(temporary, folder)
+            text_cache.install_folder(temporary, folder, _read_valid_manifest)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         text_cache.print_status(_summarize(self.name, manifest))
@@ -250,7 +202,7 @@ class TextCorpus:
 
     def _train_vocabulary(self, text: PreparedText, file: Path, size: int) -> bytes:
         """Trains a vocabulary of `size` pieces, or of as many as fit if none are asked for."""
-        _print_reason(file, f"Training a vocabulary of {size:,} pieces (once)")
+        text_cache.print_reason(file, f"Training a vocabulary of {size:,} pieces (once)")
         try:
             return train_vocabulary(
                 document_split.read_documents(text.train_file),
@@ -270,16 +222,6 @@ class TextCorpus:
             return self._train_vocabulary(text, file, chosen)
 
 
-def _write_split(file: Path, documents: list[str]) -> dict:
-    """Writes a split and returns its entry in the manifest."""
-    document_split.write_documents(file, documents)
-    return {
-        "documents": len(documents),
-        "characters": sum(map(len, documents)),
-        **text_cache.compute_fingerprint(file),
-    }
-
-
 def _read_valid_manifest(folder: Path) -> dict | None:
     """Returns the manifest, or None if it or a file that it lists is missing or damaged."""
     manifest = text_cache.read_json(folder / _MANIFEST)
@@ -293,31 +235,9 @@ def _read_valid_manifest(folder: Path) -> dict | None:
     return manifest
 
 
-def _install_folder(temporary: Path, folder: Path) -> None:
-    """Renames `temporary` to `folder`, unless another process has completed `folder` by now."""
-    damaged = temporary.with_name(temporary.name + ".damaged")
-    try:
-        os.replace(temporary, folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-        if _read_valid_manifest(folder):
-            return
-        os.replace(folder, damaged)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(damaged, ignore_errors=True)
-
-
 def _summarize(name: str, manifest: dict) -> str:
     counts = ", ".join(
         f"{entry['documents']:,} documents ({entry['characters']:,} characters) for {split}"
         for split, entry in manifest["splits"].items()
     )
     return f"{name}: {counts}"
-
-
-def _print_reason(path: Path, reason_if_new: str) -> None:
-    """Prints that `path` is damaged if it exists, and `reason_if_new` if it does not."""
-    damaged = f"{path} is damaged: making it again"
-    text_cache.print_status(damaged if path.exists() else reason_if_new)

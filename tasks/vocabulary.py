@@ -61,7 +61,13 @@ def check_vocab_size(vocab_size: int) -> None:
         )
 
 
-def train_vocabulary(documents: Iterable[str], characters: int, vocab_size: int) -> bytes:
+def train_vocabulary(
+    documents: Iterable[str],
+    characters: int,
+    vocab_size: int,
+    byte_fallback: bool = False,
+    character_coverage: float = 0.9995,
+) -> bytes:
     """Trains a SentencePiece unigram model and returns its bytes, the same for the same text.
 
     The id of pad is 0, that of end of sequence is 1, and that of unknown is 2; there is no
@@ -73,6 +79,9 @@ def train_vocabulary(documents: Iterable[str], characters: int, vocab_size: int)
       characters: The number of characters of all documents together. If it exceeds
         `SAMPLE_CHARACTERS`, only every n-th document is used.
       vocab_size: Number of pieces in the model, including the three special ones.
+      byte_fallback: Whether 256 of the pieces are the bytes of utf-8, which spell characters
+        that have no piece. Without them, such a character is unknown.
+      character_coverage: The share of the text whose characters get pieces; the rarest do not.
 
     Raises:
       VocabSizeError: If the text yields fewer pieces, or has more distinct characters than
@@ -90,7 +99,8 @@ def train_vocabulary(documents: Iterable[str], characters: int, vocab_size: int)
             eos_id=EOS_ID,
             unk_id=UNK_ID,
             bos_id=-1,
-            byte_fallback=False,
+            byte_fallback=byte_fallback,
+            character_coverage=character_coverage,
             max_sentence_length=_MAX_LINE_BYTES,
             num_threads=1,  # several threads would add up scores in a random order
             minloglevel=2,  # log errors only; they are raised as well

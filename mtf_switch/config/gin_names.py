@@ -41,6 +41,7 @@ MODULES = (
     "mtf_switch.runs.data",
     "mtf_switch.model_dirs.initial_weights",
     "tasks.mc4",
+    "tasks.multilingual_corpus",
     "tasks.own_data",
     "tasks.pretraining",
     "tasks.repeats",

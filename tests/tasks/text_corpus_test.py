@@ -209,7 +209,7 @@ def test_damage_is_noticed_and_mended(prepared, corpus, name, damage, capsys):
     ("module", "step"),
     [
         (document_split, "split_documents"),
-        (text_corpus, "_write_split"),
+        (text_cache, "write_split"),
         (text_cache, "write_json"),
     ],
 )
@@ -243,17 +243,17 @@ def test_an_interrupted_training_leaves_the_text_without_a_vocabulary(corpus, mo
 
 def test_whoever_completes_it_first_is_kept(corpus, cache, monkeypatch):
     """Another process completes the corpus just before this one would."""
-    install = text_corpus._install_folder
+    install = text_cache.install_folder
     overtaken = []
 
-    def overtake(temporary, folder):
+    def overtake(temporary, folder, read_valid_manifest):
         if not overtaken:
             overtaken.append(folder)
             corpus.prepare()
             overtaken.append((folder / "train.tfrecord").stat().st_ino)
-        install(temporary, folder)
+        install(temporary, folder, read_valid_manifest)
 
-    monkeypatch.setattr(text_corpus, "_install_folder", overtake)
+    monkeypatch.setattr(text_cache, "install_folder", overtake)
     prepared = corpus.prepare()
     assert overtaken == [prepared.folder, prepared.train_file.stat().st_ino]
     assert list(cache.iterdir()) == [prepared.folder]
