@@ -119,4 +119,14 @@ def _list_defaults(bound: Collection[tuple[str, str]]) -> Iterator[str]:
             is_declared = is_own or parameter.name in value_rules.DECLARED[name]
             has_default = parameter.default is not inspect.Parameter.empty
             if is_declared and has_default and (selector, parameter.name) not in bound:
-                yield f"{name}.{parameter.name} = {parameter.default!r}"
+                default = _format_default(configurable.wrapped, parameter)
+                yield f"{name}.{parameter.name} = {default}"
+
+
+def _format_default(configurable: Any, parameter: inspect.Parameter) -> str:
+    """Formats a default; a dataclass may have a function that makes one."""
+    fields = getattr(configurable, "__dataclass_fields__", {})
+    factory = getattr(fields.get(parameter.name), "default_factory", dataclasses.MISSING)
+    if factory is dataclasses.MISSING:
+        return repr(parameter.default)
+    return f"@{factory.__name__}()"

@@ -39,6 +39,7 @@ def test_each_value_has_its_source(tiny, tmp_path) -> None:
     # A spelling with a module is the same parameter.
     assert lines["ExpertCapacity.min_expert_capacity = 3"] == "--gin_param"
     assert "# SwitchFFN.dispatch = 'auto'" in outcome.out.split("# Not bound")[1]
+    assert "# SwitchRouter.exploration = @Exploration()" in outcome.out.split("# Not bound")[1]
     assert "min_expert_capacity" not in outcome.out.split("# Not bound")[1]
     assert not (tmp_path / "new").exists()
     # The output is a gin file with the same configuration.

@@ -228,30 +228,42 @@ def test_a_function_that_was_taken_before_works(delayed):
     assert log.read_text() == "x"
 
 
-def test_a_module_inside_a_delayed_one_loads_it_unless_it_is_delayed_too(tmp_path, monkeypatch):
+@pytest.fixture
+def delayed_package(tmp_path, monkeypatch):
+    """The names of a delayed package, of a delayed module in it, and of a usual one."""
     package = tmp_path / "delayed_package"
     package.mkdir()
-    (package / "__init__.py").write_text("value = 3\n")
-    (package / "delayed_too.py").write_text("from delayed_package import value\n")
+    (package / "__init__.py").write_text("")
+    (package / "delayed_too.py").write_text(
+        "import sys\nparent = type(sys.modules['delayed_package'])\n"
+    )
     (package / "usual.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
     names = ("delayed_package", "delayed_package.delayed_too", "delayed_package.usual")
     for name in names[:2]:
         monkeypatch.setitem(import_hooks.LAZY, name, ())
+    yield names
+    for name in names:
+        sys.modules.pop(name, None)
 
-    def are_delayed():
-        return [type(sys.modules[n]) is import_hooks._DelayedModule for n in names[:2]]
 
-    try:
-        too = importlib.import_module(names[1])
-        assert are_delayed() == [True, True]
-        importlib.import_module(names[2])
-        assert are_delayed() == [False, True]
-        assert too.value == 3
-        assert are_delayed() == [False, False]
-    finally:
-        for name in names:
-            sys.modules.pop(name, None)
+def are_delayed(names):
+    return [type(sys.modules[name]) is import_hooks._DelayedModule for name in names]
+
+
+def test_a_delayed_package_is_executed_before_a_module_in_it(delayed_package):
+    package, inside, _ = delayed_package
+    module = importlib.import_module(inside)
+    assert are_delayed([package, inside]) == [True, True]
+    assert module.parent is types.ModuleType
+    assert are_delayed([package, inside]) == [False, False]
+
+
+def test_importing_a_usual_module_in_a_delayed_package_executes_the_package(delayed_package):
+    package, inside, usual = delayed_package
+    importlib.import_module(inside)
+    importlib.import_module(usual)
+    assert are_delayed([package, inside]) == [False, True]
 
 
 @pytest.mark.slow
