@@ -46,6 +46,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="make a recorded result again, such as that of table_11/argmax, and compare",
     )
     _add_settings(parser)
+    _add_tpu(parser)
+    flags.add_check(parser, _check_scale)
     flags.add_check(parser, _check_mode)
     flags.add_check(parser, _check_rows)
     flags.add_check(parser, _check_folder)
@@ -56,9 +58,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     meanings = "; ".join(f"{scale.name}: {scale.meaning}" for scale in scales.SCALES.values())
     parser.add_argument(
         "--scale",
-        choices=list(scales.SCALES),
+        choices=[*scales.SCALES, scales.PAPER],
         default="tiny",
-        help=f"{meanings} (default: %(default)s)",
+        help=f"{meanings}; paper: plan the full-size rows and print their commands, or run "
+        "them with --tpu (default: %(default)s)",
     )
     parser.add_argument(
         "--seeds",
@@ -107,6 +110,37 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_tpu(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("TPU, for --scale=paper")
+    group.add_argument("--tpu", help="name or address of a Cloud TPU, on which rows are run")
+    group.add_argument("--gcp_project", help="project of the Cloud TPU")
+    group.add_argument("--tpu_zone", help="zone of the Cloud TPU")
+    group.add_argument(
+        "--model_dirs",
+        metavar="D",
+        help="folder of their model_dirs, such as gs://BUCKET/paper",
+    )
+
+
+def _check_scale(options: argparse.Namespace) -> None:
+    """Checks the flags that only one kind of scale has."""
+    is_paper = options.scale == scales.PAPER
+    of_paper = ("tpu", "gcp_project", "tpu_zone", "model_dirs")
+    given = [flag for flag in of_paper if getattr(options, flag)]
+    if given and not is_paper:
+        raise UserError(
+            f"--{given[0]} is for --scale=paper, and this is --scale={options.scale}."
+        )
+    if given and not (options.tpu and options.model_dirs):
+        raise UserError("To run on a TPU, pass both --tpu and --model_dirs.")
+    others = ("list", "verify", "results", "steps", "keep_model_dirs", "rerun_stale")
+    given = [flag for flag in (*others, "no_training") if getattr(options, flag)]
+    if is_paper and given:
+        raise UserError(
+            f"--{given[0]} is for the smaller scales: --scale=paper has no folder of results."
+        )
+
+
 def _check_mode(options: argparse.Namespace) -> None:
     from mtf_switch.reproduction import catalog
 
@@ -137,6 +171,8 @@ def _check_rows(options: argparse.Namespace) -> None:
 
 
 def _check_folder(options: argparse.Namespace) -> None:
+    if options.scale == scales.PAPER:
+        return
     folder = _collection(options).folder
     folder.check_scale()
     if options.no_training and not os.path.isdir(folder.path):
@@ -161,11 +197,16 @@ def run_command(options: argparse.Namespace) -> None:
     """Lists, verifies, or trains what is missing and writes the reports."""
     from mtf_switch.reproduction import catalog, overview, reproduce, verification
 
+    if options.scale == scales.PAPER:
+        _plan_or_run(options)
+        return
     collection = _collection(options)
     if options.list:
         every = list(catalog.EXHIBITS.values())
         results = {exhibit.name: collection.read_exhibit(exhibit) for exhibit in every}
         print(overview.format_list(every, results, collection.scale, options.seeds))
+        for name, remark in catalog.ELSEWHERE.items():
+            print(f"{name:12s} {remark}")
         return
     if options.verify is not None:
         _, row = catalog.find_row(options.verify)
@@ -184,3 +225,24 @@ def run_command(options: argparse.Namespace) -> None:
     for report in reports:
         print(f"{report.text}\n")
     print(f"{first_page.text} Reports: {collection.folder.path}/README.md")
+
+
+def _plan_or_run(options: argparse.Namespace) -> None:
+    """Prints the plans and commands of full-size rows, and runs them if a TPU is named."""
+    from mtf_switch.reproduction import catalog, paper_scale
+
+    tpu = paper_scale.Tpu()
+    if options.tpu:
+        names = ("tpu", "tpu_zone", "gcp_project")
+        given = tuple(
+            f"--{name}={getattr(options, name)}" for name in names if getattr(options, name)
+        )
+        tpu = paper_scale.Tpu(given, options.model_dirs.rstrip("/"))
+    rows = options.rows.split(",") if options.rows else []
+    for exhibit in catalog.find(options.exhibits):
+        planned = []
+        for row in catalog.select_rows(exhibit, rows):
+            planned.append(paper_scale.plan(row))
+            print(paper_scale.format_row(exhibit, planned[-1], options.seeds, tpu), flush=True)
+        if options.tpu:
+            paper_scale.run(exhibit, planned, options.seeds, tpu)

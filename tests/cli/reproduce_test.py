@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 from made_results import make_result
 
-from mtf_switch import machine
+from mtf_switch import machine, network
 from mtf_switch.cli import main
-from mtf_switch.reproduction import runner
+from mtf_switch.reproduction import paper_scale, runner
 from mtf_switch.reproduction.exhibits.trainings import SWITCH
+from mtf_switch.reproduction.paper_scale import PlannedRow
 from mtf_switch.reproduction.results_folder import ResultsFolder
 
 
@@ -65,6 +67,7 @@ def test_the_list_says_what_is_done_and_how_long_the_rest_takes(results, capsys)
     capsys.readouterr()
     assert reproduce("--list", "--seeds=2", f"--results={results}") == 0
     lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()[1:]}
+    assert {"table_9", "figure_9", "section_5_6"} <= set(lines)
     assert lines["table_3"][1:5] == ["2", "4", "of", "4"]
     # 8 trainings of 1,600 steps, at 0.5 seconds a step.
     assert lines["table_11"][1:7] == ["4", "0", "of", "8", "1.8", "h"]
@@ -125,6 +128,7 @@ def test_a_row_is_verified(results, monkeypatch, capsys) -> None:
             ["table_12"],
             "There is no table, figure or section 'table_12'. The nearest names are",
         ),
+        (["table_6"], "Table 6 is not among what this command trains: distillation"),
         ([], "exactly one of them, not 0"),
         (["table_11", "--list"], "exactly one of them, not 2"),
         (["table_11", "--rows=argmx"], "Table 11 has no row 'argmx'"),
@@ -133,6 +137,7 @@ def test_a_row_is_verified(results, monkeypatch, capsys) -> None:
         (["--verify=table_11"], "write the exhibit and the row"),
         (["--verify=table_11/argmax"], "has no result of switch_8_argmax"),
         (["table_11", "--no_training"], "There is no folder"),
+        (["table_11", "--tpu=t"], "--tpu is for --scale=paper, and this is --scale=tiny"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, message, results, capsys) -> None:
@@ -140,6 +145,61 @@ def test_a_mistake_is_one_sentence(arguments, message, results, capsys) -> None:
     text = capsys.readouterr().err
     assert message in text
     assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tpu=t"], "pass both --tpu and --model_dirs"),
+        (["--model_dirs=gs://b/d"], "pass both --tpu and --model_dirs"),
+        (["--results=d"], "--results is for the smaller scales"),
+        (["--steps=3"], "--steps is for the smaller scales"),
+    ],
+)
+def test_the_papers_scale_has_its_own_flags(arguments, message, capsys) -> None:
+    assert reproduce("table_11", "--scale=paper", *arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_full_size_rows_are_planned_and_their_commands_printed(monkeypatch, capsys) -> None:
+    def plan(row):
+        return PlannedRow(row, "It fits.", row.name != "sample_softmax")
+
+    monkeypatch.setattr(paper_scale, "plan", plan)
+    assert reproduce("table_11", "--scale=paper", "--rows=argmax", "--seeds=2") == 0
+    head, planned, *commands = capsys.readouterr().out.splitlines()
+    assert head == "table_11/argmax: Argmax"
+    assert planned == "  plan (layouts/expert_32.gin): It fits."
+    assert commands[2] == (
+        "  run_switch.py train --tpu=NAME --tpu_zone=ZONE --gcp_project=PROJECT "
+        "--gin_file=runs/tpu.gin --gin_file=layouts/expert_32.gin "
+        "--gin_file=paper/table_11/argmax.gin --seed=1 "
+        "--model_dir=gs://BUCKET/paper/table_11/argmax-1"
+    )
+    assert len(commands) == 4
+
+
+def test_full_size_rows_run_on_a_tpu_if_they_fit(monkeypatch, capsys) -> None:
+    ran = []
+
+    def run(command):
+        ran.append(command[2:])
+        return subprocess.CompletedProcess(command, 7 if "eval" in command else 0)
+
+    def plan(row):
+        return PlannedRow(row, "It does not fit.", row.name != "sample_softmax")
+
+    monkeypatch.setattr(paper_scale, "plan", plan)
+    monkeypatch.setattr(paper_scale.subprocess, "run", run)
+    monkeypatch.setattr(network, "check_address", lambda *_: None)
+    flags = ("--scale=paper", "--seeds=1", "--tpu=t", "--model_dirs=gs://b/d/")
+    assert reproduce("table_11", *flags) == 1
+    assert "sample_softmax cannot run: It does not fit." in capsys.readouterr().err
+    assert ran == []
+    assert reproduce("table_11", *flags, "--rows=argmax") == 1
+    assert "table_11/argmax seed 0 failed with exit code 7" in capsys.readouterr().err
+    assert [command[:2] for command in ran] == [["train", "--tpu=t"], ["eval", "--tpu=t"]]
+    assert ran[0][-1] == "--model_dir=gs://b/d/table_11/argmax-0"
 
 
 def test_a_folder_of_another_scale_is_refused(results, capsys) -> None:

@@ -35,9 +35,10 @@ def test_the_papers_numbers_are_those_of_the_other_list(exhibit) -> None:
     for row in exhibit.rows:
         name = row.paper_file.removeprefix("paper/").removesuffix(".gin")
         header = " ".join(ROWS[name].header)
-        if exhibit.name.startswith("table") and "quality" in row.paper:
-            digits = 2 if exhibit.name == "table_3" else 3
-            assert f"{row.paper['quality']:.{digits}f}" in header, row
+        digits = 2 if exhibit.name == "table_3" else 3
+        for metric in {"quality", "quality_at_half"} & row.paper.keys():
+            if exhibit.name.startswith("table"):
+                assert f"{row.paper[metric]:.{digits}f}" in header, row
         if "examples_per_second" in row.paper:
             assert f"{row.paper['examples_per_second']}" in header, row
         if "quality_deviation" in row.paper:
@@ -68,7 +69,17 @@ def test_the_files_of_a_scale_exist_and_say_how_long_it_takes(scale) -> None:
         assert scale.count_examples(training) == 64
 
 
+def test_every_table_and_figure_of_the_paper_with_numbers_has_a_place() -> None:
+    tables = [f"table_{number}" for number in range(1, 12)]
+    figures = [f"figure_{number}" for number in (1, 3, 4, 5, 6, 7, 8, 9, 12, 13)]
+    sections = ["section_2_4", "section_3_2", "section_4_2", "section_4_3", "section_5_6"]
+    places = [*EXHIBITS, *catalog.SECTIONS, *catalog.ELSEWHERE]
+    assert set(places) == {*tables, *figures, *sections, "appendix_b"}
+    assert len(set(places)) == len(places)
+
+
 def test_a_name_finds_its_exhibits() -> None:
+    assert [e.name for e in catalog.find(["section_2_4"])] == ["table_2", "table_3"]
     assert [e.name for e in catalog.find(["table_3", "table_11", "table_3"])] == [
         *("table_3", "table_11"),
     ]

@@ -7,6 +7,7 @@ import math
 import pytest
 from made_results import make_result, make_seeds
 
+from mtf_switch.reproduction import metrics
 from mtf_switch.reproduction.effects import Difference, Factor, SpeedUp, SpreadFactor, Trend
 
 
@@ -94,3 +95,16 @@ def test_the_spread_is_that_over_seeds() -> None:
     assert SpreadFactor("a", "b").estimate(results).center == pytest.approx(2.0)
     paper = {"a": {"quality_deviation": 0.68}, "b": {"quality_deviation": 0.01}}
     assert SpreadFactor("a", "b").find_in_paper(paper) == pytest.approx(68.0)
+
+
+@pytest.mark.parametrize(
+    ("curve", "half"),
+    [
+        # Step 50 is between 40 and 80: a quarter of the way from -4 to -2.
+        ([(0, -7.0), (40, -4.0), (80, -2.0), (100, -1.0)], -3.5),
+        ([(0, -7.0), (50, -3.0), (100, -1.0)], -3.0),
+        ([(100, -1.0)], -1.0),
+    ],
+)
+def test_the_quality_at_half_of_the_steps_is_interpolated(curve, half) -> None:
+    assert metrics.read(make_result(curve=curve), "quality_at_half") == pytest.approx(half)

@@ -20,11 +20,17 @@ def _sparse(experts: int) -> Row:
         trainings.switch(experts),
         f"paper/figure_4/switch_base_{experts}.gin",
         {"quality": paper[experts]} if experts in paper else {},
+        layout="layouts/expert_32.gin" if experts >= 32 else "layouts/data_32.gin",
     )
 
 
-_T5 = Row("t5", "T5-Base", trainings.T5, "paper/figure_4/t5_base.gin", {"quality": -1.636})
-_LARGE = Row("t5_large", "T5-Large", trainings.T5_LARGE, "paper/table_9/t5_large.gin")
+_DENSE = {"layout": "layouts/data_32.gin"}
+_T5 = Row(
+    *("t5", "T5-Base", trainings.T5, "paper/figure_4/t5_base.gin"),
+    paper={"quality": -1.636},
+    **_DENSE,
+)
+_LARGE = Row("t5_large", "T5-Large", trainings.T5_LARGE, "paper/table_9/t5_large.gin", **_DENSE)
 _ROWS = (_T5, *map(_sparse, _EXPERTS))
 _COLUMNS = (
     Column("parameters", "parameters", 0),

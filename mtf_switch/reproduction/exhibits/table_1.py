@@ -11,7 +11,8 @@ _TOP_2 = "routing/top_2.gin"
 
 def _row(title: str, training, file: str, quality: float, speed: float) -> Row:
     paper = {"quality": quality, "examples_per_second": speed}
-    return Row(file, title, training, f"paper/table_1/{file}.gin", paper)
+    layout = "layouts/data_32.gin" if file.startswith("t5") else "layouts/expert_32.gin"
+    return Row(file, title, training, f"paper/table_1/{file}.gin", paper, layout=layout)
 
 
 def _moe(factor: float, quality: float, speed: float) -> Row:
