@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from mtf_switch.cli import flags, inspection_flags, own_data_flags
+from mtf_switch.cli import flags, inspection_flags, own_data_flags, runtime_flags
 from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError
 
@@ -63,6 +63,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_gin(parser)
     flags.add_machine(parser)
     inspection_flags.add_print_config(parser, "eval")
+    runtime_flags.add(parser)
     flags.add_check(parser, _check_combination)
     return parser
 
@@ -86,9 +87,17 @@ def run_command(options: argparse.Namespace) -> None:
     from mtf_switch.runs import configured_run, run_text
 
     leftovers.remove_unfinished_results(options.model_dir)
-    run = configured_run.make_run(options.model_dir, flags.tpu_cluster(options))
+    runtime = runtime_flags.make_runtime(options)
+    run = configured_run.make_run(
+        options.model_dir, flags.tpu_cluster(options), runtime=runtime
+    )
     run_text.print_changes(run)
     has_metrics = bool(evaluation_sets.tasks_with_metrics(run.settings.task))
+    if has_metrics and runtime and not options.perplexity:
+        raise UserError(
+            f"--runtime=pjrt does not decode, which the metrics of {run.settings.task} need: "
+            "add --perplexity, or remove --runtime."
+        )
     if has_metrics and not options.perplexity:
         _score_checkpoints(run, options)
     else:

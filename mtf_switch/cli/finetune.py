@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mtf_switch.cli import flags, inspection_flags, own_data_flags, train
+from mtf_switch.cli import flags, inspection_flags, own_data_flags, runtime_flags, train
 from mtf_switch.config import gin_files, saved_config
 from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import start_checkpoint
@@ -55,6 +55,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_data(parser)
     own_data_flags.add(parser, trains=True)
     flags.add_machine(parser)
+    runtime_flags.add(parser, trains=True)
     inspection_flags.add(parser)
     flags.add_check(parser, _check_task)
     flags.add_check(parser, train.check_free)
@@ -104,6 +105,7 @@ def _start(options: argparse.Namespace, params: Sequence[str]) -> Run:
         params,
         options.model_dir,
         flags.tpu_cluster(options),
+        runtime_flags.make_runtime(options),
     )
 
 
@@ -119,7 +121,8 @@ def _continue(options: argparse.Namespace, params: Sequence[str]) -> Run | None:
     if not is_gone or not saved_checkpoints.list_paths(options.model_dir):
         return None
     saved_config.load(options.model_dir, add_recipe(options.gin_file), params)
-    return configured_run.make_run(options.model_dir, flags.tpu_cluster(options))
+    cluster, runtime = flags.tpu_cluster(options), runtime_flags.make_runtime(options)
+    return configured_run.make_run(options.model_dir, cluster, runtime=runtime)
 
 
 def _starts_from_given(options: argparse.Namespace) -> bool:

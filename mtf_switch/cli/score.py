@@ -12,6 +12,7 @@ from mtf_switch.cli import (
     flags,
     inspection_flags,
     own_texts,
+    runtime_flags,
 )
 from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError
@@ -44,6 +45,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     capacity_flag.add(parser)
     flags.add_machine(parser)
     inspection_flags.add_print_config(parser, "score")
+    runtime_flags.add(parser)
     return parser
 
 
@@ -66,7 +68,8 @@ def run_command(options: argparse.Namespace) -> None:
     from mtf_switch.runs import configured_run, prediction
 
     cluster = flags.tpu_cluster(options)
-    run = configured_run.make_run(options.model_dir, cluster, reads_data=False)
+    runtime = runtime_flags.make_runtime(options)
+    run = configured_run.make_run(options.model_dir, cluster, reads_data=False, runtime=runtime)
     encoded = {
         feature: file_flags.encode(options, name, run) for feature, name in _FILES.items()
     }

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mtf_switch.cli import finished, flags, inspection_flags
+from mtf_switch.cli import finished, flags, inspection_flags, runtime_flags
 from mtf_switch.config import bound_settings, gin_config, given_bindings, saved_config
 from mtf_switch.errors import UserError, name_program
 from mtf_switch.model_dirs import run_lock
@@ -45,6 +45,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_training(parser)
     flags.add_data(parser)
     flags.add_machine(parser)
+    runtime_flags.add(parser, trains=True)
     inspection_flags.add(parser)
     flags.add_check(parser, _check_text)
     flags.add_check(parser, check_free)
@@ -53,7 +54,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def check_free(options: argparse.Namespace) -> None:
     """Checks that no other process trains in the model_dir."""
-    if not inspection_flags.is_given(options):
+    # Of several processes, the first holds the lock for all.
+    if not inspection_flags.is_given(options) and not options.process_id:
         run_lock.check_free(options.model_dir)
 
 
@@ -96,7 +98,10 @@ def run_command(options: argparse.Namespace) -> None:
         # Check this before the data is prepared, which may take long.
         initial_weights.check_exists(settings.init_checkpoint)
     cluster = flags.tpu_cluster(options)
-    run = configured_run.make_run(options.model_dir, cluster, settings=settings)
+    runtime = runtime_flags.make_runtime(options)
+    run = configured_run.make_run(
+        options.model_dir, cluster, settings=settings, runtime=runtime
+    )
     _print_corpus(run)
     start_training(run, options)
 
@@ -151,4 +156,5 @@ def start_training(run: Run, options: argparse.Namespace) -> None:
     from mtf_switch.runs import training
 
     step = training.train(run, options.new_text)
-    _print_step(run.model_dir, step)
+    if not options.process_id:
+        _print_step(run.model_dir, step)

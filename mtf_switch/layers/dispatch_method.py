@@ -30,7 +30,13 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def resolve_method(
-    method: Method, layer: str, *, on_tpu: bool, num_cores: int, can_sort: bool
+    method: Method,
+    layer: str,
+    *,
+    on_tpu: bool,
+    num_cores: int,
+    can_sort: bool,
+    compiled: bool = False,
 ) -> Algorithm:
     """Chooses the algorithm by the table in this module's docstring.
 
@@ -40,6 +46,7 @@ def resolve_method(
       on_tpu: Whether the graph is built for a TPU.
       num_cores: Number of cores in the mesh.
       can_sort: Whether the experts' activations can be applied to sorted tokens.
+      compiled: Whether XLA compiles the graph for a CPU or GPU.
 
     Raises:
       UserError: If the method is "sort" but tokens cannot be sorted.
@@ -48,6 +55,8 @@ def resolve_method(
         obstacle = None
         if on_tpu:
             obstacle = "a TPU cannot run it, as it needs static shapes"
+        elif compiled:
+            obstacle = "--runtime=pjrt cannot run it, as it needs static shapes"
         elif num_cores > 1:
             obstacle = f"it needs one core that holds everything, and the mesh has {num_cores}"
         elif not can_sort:
@@ -57,6 +66,6 @@ def resolve_method(
         return "sort"
     if method == "auto":
         method = "einsum" if on_tpu else "gather"
-    if method == "gather" and not on_tpu and num_cores == 1 and can_sort:
+    if method == "gather" and not (on_tpu or compiled) and num_cores == 1 and can_sort:
         return "sort"
     return method

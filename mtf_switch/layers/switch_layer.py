@@ -95,7 +95,7 @@ class SwitchLayer(transformer.TransformerLayer):
         self.expert_dropout_rate = expert_dropout_rate
         self.capacity = capacity or ExpertCapacity()
         self.dispatch_method = dispatch
-        self.on_tpu = False
+        self.on_tpu = self.compiled = False
         self.inference: InferenceCapacity | None = None
         self.observe: Observe | None = None
 
@@ -123,6 +123,7 @@ class SwitchLayer(transformer.TransformerLayer):
         self,
         *,
         on_tpu: bool,
+        compiled: bool = False,
         inference: InferenceCapacity | None = None,
         observe: Observe | None = None,
     ) -> None:
@@ -133,12 +134,13 @@ class SwitchLayer(transformer.TransformerLayer):
 
         Args:
           on_tpu: Whether the device is a TPU, which decides the dispatch.
+          compiled: Whether XLA compiles the graph for a CPU or GPU, which needs static shapes.
           inference: The capacity if the model is to predict or score lines of text; None for
             that of evaluation.
           observe: A function that is called with the layer's name and its Routing whenever the
             layer sees whole sequences, and returns the Routing with which the layer goes on.
         """
-        self.on_tpu = on_tpu
+        self.on_tpu, self.compiled = on_tpu, compiled
         self.inference = inference
         self.observe = observe
 
@@ -157,6 +159,7 @@ class SwitchLayer(transformer.TransformerLayer):
             on_tpu=self.on_tpu,
             num_cores=1 if mesh_shape is None else mtf.convert_to_shape(mesh_shape).size,
             can_sort=self.experts.can_apply_to_sorted,
+            compiled=self.compiled,
         )
 
     def expert_capacity(

@@ -65,15 +65,14 @@ class SeededPlacementMeshImpl(placement_mesh_impl.PlacementMeshImpl):
         """Draws noise: see `mtf.MeshImpl`."""
         graph = tf.get_default_graph()
         slice_shape = self.slice_shape(shape)
-        step = _get_noise_step(self._noise_step)
-        iteration = _get_loop_iteration(graph)
+        step = get_noise_step(self._noise_step)
+        iteration = get_loop_iteration(graph)
         # The scope is read here, because inside slice_values it also names the processor.
         operation = graph.get_name_scope()
 
         def slice_values(processor):
             # Slices that hold the same part of the tensor must hold the same numbers.
-            place = f"{graph.seed},{operation},{self.slice_begin(shape, processor)}"
-            seed = _hash(place)
+            seed = hash_place(graph.seed, operation, self.slice_begin(shape, processor))
             if tf_fn not in _STATELESS:
                 return tf_fn(slice_shape, seed=seed, **kwargs)
             when = 0 if step is None else tf.cast(step, tf.int32)
@@ -112,9 +111,9 @@ class SeededSimdMeshImpl(simd_mesh_impl.SimdMeshImpl):
         graph = tf.get_default_graph()
         operation = _hash(f"{graph.seed},{graph.get_name_scope()}")
         part = self.laid_out_slice_num(shape).one_slice
-        step = _get_noise_step(self._noise_step)
+        step = get_noise_step(self._noise_step)
         when = tf.constant(0) if step is None else tf.cast(step, tf.int32)
-        iteration = _get_loop_iteration(graph)
+        iteration = get_loop_iteration(graph)
         if iteration is not None:
             when += _SPREAD * iteration
         noise = _STATELESS_ON_TPU[tf_fn](
@@ -185,11 +184,23 @@ def _hash(text: str) -> int:
     return zlib.crc32(text.encode()) & 0x7FFFFFFF
 
 
-def _get_noise_step(given: tf.Tensor | None) -> Any:
+def hash_place(seed: int | None, operation: str, begin: Sequence[int]) -> int:
+    """Returns the seed of the noise of one part of a tensor.
+
+    Args:
+      seed: The seed of the graph.
+      operation: The name of the operation that draws the noise.
+      begin: The index at which the part begins.
+    """
+    return _hash(f"{seed},{operation},{begin}")
+
+
+def get_noise_step(given: tf.Tensor | None) -> Any:
+    """Returns the step that noise depends on: the given one, or else the global step."""
     return tf.train.get_global_step() if given is None else given
 
 
-def _get_loop_iteration(graph: Any) -> Any:
+def get_loop_iteration(graph: Any) -> Any:
     """Returns a scalar that differs in each iteration of the loop that is built, or None."""
     if isinstance(graph, WhileBodyFuncGraph):
         return graph.inputs[0]  # the loop's own counter

@@ -29,6 +29,7 @@ def build(
     on_tpu: bool = False,
     inference: InferenceCapacity | None = None,
     observe: Observe | None = None,
+    compiled: bool = False,
 ) -> Any:
     """Builds Mesh TF's Transformer from gin, and checks it.
 
@@ -40,6 +41,7 @@ def build(
         for that of evaluation.
       observe: A function that sees the routing of each Switch layer, see
         `SwitchLayer.set_target`.
+      compiled: Whether XLA compiles the graph for a CPU or GPU, which needs static shapes.
 
     Returns:
       A transformer.Bitransformer or Unitransformer.
@@ -59,7 +61,9 @@ def build(
         )
     for stack in stacks(model):
         for layer in switch_layers(stack):
-            layer.set_target(on_tpu=on_tpu, inference=inference, observe=observe)
+            layer.set_target(
+                on_tpu=on_tpu, compiled=compiled, inference=inference, observe=observe
+            )
     check_model(model, settings)
     unread_bindings.check_model()
     return model

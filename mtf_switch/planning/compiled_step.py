@@ -14,7 +14,7 @@ from mtf_switch.planning.core_memory import StepBatch, VariableSize, format_byte
 from mtf_switch.planning.hardware import Hardware
 from mtf_switch.planning.modes import Mode
 from mtf_switch.planning.plan import Plan
-from mtf_switch.programs import compilation
+from mtf_switch.programs import operation_names
 from mtf_switch.programs.compilation import Compilation, Refusal
 from mtf_switch.programs.program import Program
 
@@ -121,7 +121,7 @@ def _describe_largest(refusal: Refusal) -> str:
     """Names the layers that own the largest allocations."""
     sizes: collections.Counter[str] = collections.Counter()
     for allocation in refusal.largest:
-        name = compilation.find_layer(allocation.operation) or allocation.operation
+        name = operation_names.find_layer(allocation.operation) or allocation.operation
         sizes[name or allocation.shape] += allocation.bytes
     if not sizes:
         return ""

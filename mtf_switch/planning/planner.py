@@ -26,7 +26,6 @@ from mtf_switch.planning import (
     pod_census,
     pod_graph,
     step_memory,
-    step_program,
 )
 from mtf_switch.planning.communication import BACKWARD, FORWARD, UPDATE
 from mtf_switch.planning.compiled_step import CompiledStep
@@ -37,6 +36,7 @@ from mtf_switch.planning.plan import Plan, PlannedVocabulary
 from mtf_switch.planning.pod_graph import PodGraph
 from mtf_switch.programs import topology, tpu_compiler
 from mtf_switch.programs.topology import Topology
+from mtf_switch.runs import step_program
 
 # The paper's pre-training on a TPU. These files are parsed before the user's.
 BASE_FILES = ("runs/c4.gin", "runs/tpu.gin", "hardware/tpu_v3.gin")
@@ -198,7 +198,7 @@ def compile_step(
     if mode == "train":
         plan = plan_pod(pod, settings, vocabulary, pod_hardware, start)
     lowering_start = time.monotonic()
-    program = step_program.make_program(pod)
+    program = step_program.make_program(pod.mesh_impl, pod.features, pod.results)
     seconds_to_lower = time.monotonic() - lowering_start
     outcome = tpu_compiler.compile_program(program, chosen)
     verdict = compiled_step.judge(

@@ -3,7 +3,7 @@
 The graph comes from `training_step.build`, or `inference_steps`, as that of any run. Mesh TF's
 SimdMeshImpl lowers it to one program that every core runs, so its size does not depend on the
 number of cores. Stand-ins replace what only a pod has: its topology, and the memory for the
-variables (each slice is a placeholder instead of a tf.Variable).
+variables (`abstract_mesh`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import mesh_tensorflow as mtf
-import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.model import mesh_impls, switch_transformer
-from mtf_switch.model.mesh_impls import SeededSimdMeshImpl
+from mtf_switch.model.abstract_mesh import AbstractMeshImpl
 from mtf_switch.planning.communication import BACKWARD, FORWARD, UPDATE, Phase
 from mtf_switch.planning.modes import Mode
 from mtf_switch.runs import inference_steps, training_step
@@ -38,6 +37,7 @@ class PodGraph:
       microbatches: Microbatches per step: how often the microbatch loop runs.
       looped: The Mesh TF operations in the microbatch loop; empty if there is no loop.
       train_op: The TensorFlow operation that runs a training step; None in another mode.
+      features: The placeholders of the batch, by name.
       results: The results of the step, by name: the loss, metrics or decoded ids.
     """
 
@@ -50,63 +50,12 @@ class PodGraph:
     microbatches: int
     looped: set[mtf.Operation]
     train_op: tf.Operation | None
+    features: dict[str, tf.Tensor]
     results: dict[str, tf.Tensor]
 
     def count_runs(self, operation: mtf.Operation) -> int:
         """Returns how often a Mesh TF operation runs in a training step."""
         return self.microbatches if operation in self.looped else 1
-
-
-class _AbstractVariable:
-    """One core's slice of a variable as a placeholder, which takes no memory."""
-
-    def __init__(self, variable: mtf.Variable, mesh_impl: SeededSimdMeshImpl):
-        shape = mesh_impl.slice_shape(variable.outputs[0].shape)
-        with mtf.utils.outside_all_rewrites():
-            slice_ = tf.placeholder(variable.slice_dtype, shape, name="slice")
-        self.laid_out_tensor = mesh_impl.LaidOutTensor([slice_])
-        self.copy_master_to_slices = self.copy_slices_to_master = tf.no_op()
-        self._variable, self._mesh_impl = variable, mesh_impl
-        mesh_impl.slices[variable] = slice_
-
-    def assign_to_slices(self, assign_fn, values, assign_to_tensor_list=None) -> tf.Operation:
-        del assign_fn, assign_to_tensor_list
-        (self._mesh_impl.updates[self._variable],) = values
-        return tf.group(*[value.op for value in values])
-
-
-class AbstractMeshImpl(SeededSimdMeshImpl):
-    """A SeededSimdMeshImpl that needs neither the pod's memory nor its devices.
-
-    Attributes:
-      slices: The placeholder of each variable.
-      updates: The value that the step assigns to each variable; a variable that the step does
-        not change is missing.
-    """
-
-    LaidOutVariable = _AbstractVariable
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._group_assignments = {}
-        self.slices: dict[mtf.Variable, tf.Tensor] = {}
-        self.updates: dict[mtf.Variable, tf.Tensor] = {}
-        # Made here and not at its first use, which may be inside a loop.
-        with mtf.utils.outside_all_rewrites():
-            self._pnum_tensor = tf.placeholder(tf.int32, [], name="core")
-
-    def _create_group_assignment(self, mesh_axes):
-        axes = tuple(mesh_axes)
-        if axes not in self._group_assignments:
-            self._group_assignments[axes] = super()._create_group_assignment(mesh_axes)
-        return self._group_assignments[axes]
-
-    def find_axes(self, groups: np.ndarray) -> tuple[str, ...]:
-        """Returns the names of the mesh axes that a group assignment spans."""
-        for axes, known in self._group_assignments.items():
-            if np.array_equal(known, groups):
-                return tuple(self.shape.dims[axis].name for axis in axes)
-        raise ValueError("no axes of the mesh form these groups")
 
 
 def build(settings: RunSettings, vocabulary: Any, mode: Mode = "train") -> PodGraph:
@@ -153,6 +102,7 @@ def _build_training(
         microbatches=step.microbatches,
         looped=set(step.phases.looped),
         train_op=step.train_op,
+        features=dict(features),
         results={"loss": step.loss},
     )
 
@@ -180,6 +130,7 @@ def _build_inference(
         microbatches=1,
         looped=set(),
         train_op=None,
+        features=dict(features),
         results={**step.outputs, **step.router_sums},
     )
 

@@ -18,8 +18,8 @@ from tensorflow.python.eager import context
 from tensorflow.python.eager.polymorphic_function import compiler_ir
 
 from mtf_switch.errors import UserError
-from mtf_switch.programs import compilation, stablehlo
-from mtf_switch.programs.program import Program, Value
+from mtf_switch.programs import operation_names, stablehlo
+from mtf_switch.programs.program import STEP, Program, Value
 
 # TensorFlow op -> the name of the custom call.
 _CUSTOM_CALLS = {
@@ -27,8 +27,6 @@ _CUSTOM_CALLS = {
     "AllToAll": stablehlo.ALL_TO_ALL,
     "CollectivePermute": stablehlo.COLLECTIVE_PERMUTE,
 }
-# The input of the program that holds the number of the training step.
-STEP = "global_step"
 
 
 def lower(
@@ -42,9 +40,10 @@ def lower(
     An output is donated the memory of the input of the same name.
 
     Args:
-      inputs: Each input of the program, and its placeholder. All placeholders on which the
-        outputs depend must be named. If they depend on the variable `global_step`, the program
-        gets one more input, its value.
+      inputs: Each input of the program, and its tensor: a placeholder, or any other tensor,
+        which is then not computed. All placeholders on which the outputs depend must be named.
+        If they depend on the variable `global_step`, the program gets one more input, its
+        value.
       outputs: Each output of the program, and its tensor. All belong to one graph.
       mesh_shape: The mesh for which the graph was lowered.
       cores: The number of cores.
@@ -52,10 +51,11 @@ def lower(
     Returns:
       The program. It has exactly these inputs and outputs, in this order.
     """
-    graph_def = _extract_pure_graph([tensor for _, tensor in outputs])
+    given = [tensor for _, tensor in inputs]
+    graph_def = _extract_pure_graph([tensor for _, tensor in outputs], given)
     step = Value(STEP, "int64", (), ())
     reads_step = any(node.name == STEP for node in graph_def.node)
-    hlo = _translate(graph_def, [t for _, t in inputs], [t for _, t in outputs], reads_step)
+    hlo = _translate(graph_def, given, [t for _, t in outputs], reads_step)
     values = tuple(value for value, _ in inputs) + ((step,) if reads_step else ())
     results = tuple(value for value, _ in outputs)
     index = {value.name: position for position, value in enumerate(values)}
@@ -75,7 +75,8 @@ def _translate(
     reads_step: bool,
 ) -> bytes:
     """Returns the serialized HLO of a graph, as a function of its inputs and the step."""
-    names = {node.name for node in graph_def.node}
+    read = {_full_name(name) for node in graph_def.node for name in node.input}
+    read |= {tensor.name for tensor in outputs}
     replaced = {tensor.op.name for tensor in inputs} | {STEP}
     for node in list(graph_def.node):
         if node.name in replaced:
@@ -89,7 +90,7 @@ def _translate(
         given = {
             tensor.name: argument
             for tensor, argument in zip(inputs, arguments)
-            if tensor.op.name in names
+            if tensor.name in read
         }
         if reads_step:
             given[f"{STEP}:0"] = tf1.get_default_graph().capture(step.handle)
@@ -117,10 +118,10 @@ def _generate_hlo(function: Any) -> bytes:
         return generate(stage="hlo_serialized", device_name="/device:CPU:0")
     except ValueError as error:
         message = str(error)
-        operation = compilation.find_operation(message)
+        operation = operation_names.find_operation(message)
         if not operation:
             raise
-        layer = compilation.find_layer(operation)
+        layer = operation_names.find_layer(operation)
         raise UserError(
             f"TensorFlow cannot translate the operation {operation}"
             + (f" of the layer {layer}" if layer else "")
@@ -128,18 +129,44 @@ def _generate_hlo(function: Any) -> bytes:
         ) from error
 
 
-def _extract_pure_graph(outputs: Sequence[tf.Tensor]) -> Any:
-    """Returns the nodes that compute some tensors, without control inputs.
+def _full_name(name: str) -> str:
+    """Returns the name of a tensor, such as "x:0", from that of a node's input."""
+    return name if ":" in name else f"{name}:0"
+
+
+def _extract_pure_graph(outputs: Sequence[tf.Tensor], inputs: Sequence[tf.Tensor]) -> Any:
+    """Returns the nodes that compute some tensors from others, without control inputs.
 
     The graph has no side effects: assertions and assignments only hang on control inputs.
     """
     graph_def = outputs[0].graph.as_graph_def(add_shapes=True)
+    given = {tensor.op.name for tensor in inputs}
     for node in graph_def.node:
+        if node.name in given:
+            del node.input[:]
+            node.attr.pop("_class", None)
         data = [name for name in node.input if not name.startswith("^")]
         del node.input[:]
         node.input.extend(data)
     wanted = list(dict.fromkeys(tensor.op.name for tensor in outputs))
-    return tf1.graph_util.extract_sub_graph(graph_def, wanted)
+    pure = tf1.graph_util.extract_sub_graph(graph_def, wanted)
+    _remove_unused_functions(pure)
+    return pure
+
+
+def _remove_unused_functions(graph_def: Any) -> None:
+    """Removes the functions that no node calls, such as those of the input pipeline."""
+    functions = {function.signature.name: function for function in graph_def.library.function}
+    used: set[str] = set()
+    waiting = list(graph_def.node)
+    while waiting:
+        for attribute in waiting.pop().attr.values():
+            names = [attribute.func.name, *(each.name for each in attribute.list.func)]
+            for name in {*names} & functions.keys() - used:
+                used.add(name)
+                waiting.extend(functions[name].node_def)
+    for name in functions.keys() - used:
+        graph_def.library.function.remove(functions[name])
 
 
 def _replace_collectives(nodes: Any) -> None:
@@ -204,8 +231,3 @@ def _describe_collective(node: Any, groups: Any) -> Mapping[str, Any]:
         "concat": node.attr["concat_dimension"].i,
         "count": node.attr["split_count"].i,
     }
-
-
-def list_placeholders(graph: tf.Graph) -> list[tf.Tensor]:
-    """Returns the placeholders of a graph, in the order of their creation."""
-    return [op.outputs[0] for op in graph.get_operations() if op.type == "Placeholder"]

@@ -10,6 +10,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+# The input that holds the number of the training step.
+STEP = "global_step"
+# The input that holds the number of the core.
+CORE = "core"
 BYTES_PER_ELEMENT = {
     **dict.fromkeys(("bool", "int8", "uint8"), 1),
     **dict.fromkeys(("bfloat16", "float16", "int16", "uint16"), 2),

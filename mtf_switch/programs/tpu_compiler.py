@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mtf_switch.errors import UserError
-from mtf_switch.programs import compilation, compiled_hlo
+from mtf_switch.programs import compilation, compiled_hlo, operation_names
 from mtf_switch.programs.compilation import Compilation, CompiledBytes
 from mtf_switch.programs.program import Program
 from mtf_switch.programs.topology import Topology
@@ -172,8 +172,8 @@ def _explain(error: str, topology: Topology) -> str:
         )
     if "opology" in error and "op_name" not in error:
         return f"The compiler does not accept the topology {topology.name}: {first}"
-    operation = compilation.find_operation(error)
-    layer = compilation.find_layer(operation)
+    operation = operation_names.find_operation(error)
+    layer = operation_names.find_layer(operation)
     place = f" the operation {operation}" + (f" of the layer {layer}" if layer else "")
     return f"The TPU's compiler refuses{place if operation else ' the program'}: {first}"
 

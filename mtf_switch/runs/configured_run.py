@@ -9,6 +9,7 @@ from mtf_switch.config import bound_settings
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.runs import run_vocabulary
 from mtf_switch.runs.run import Run
+from mtf_switch.runs.runtime import Runtime
 
 
 def make_run(
@@ -18,6 +19,7 @@ def make_run(
     *,
     reads_data: bool = True,
     settings: RunSettings | None = None,
+    runtime: Runtime | None = None,
 ) -> Run:
     """Makes the run that the parsed gin configuration describes, and prepares its data.
 
@@ -28,6 +30,7 @@ def make_run(
       reads_data: Whether the task's data is read. If not, the data and the task's own
         vocabulary are not needed if the model_dir keeps a vocabulary.
       settings: The settings of the parsed configuration, if they were read already.
+      runtime: What runs the steps; None for the Estimator.
 
     Raises:
       UserError: If a setting is missing or cannot be used, if there is no such task, or
@@ -39,4 +42,4 @@ def make_run(
     chosen = run_vocabulary.choose(
         model_dir, settings.task, settings.init_checkpoint, reads_data
     )
-    return Run(settings, chosen.vocabulary, model_dir, cluster, chosen.for_all_tasks)
+    return Run(settings, chosen.vocabulary, model_dir, cluster, chosen.for_all_tasks, runtime)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from mtf_switch.config import mesh_layout
 from mtf_switch.model import switch_transformer
 from mtf_switch.model_dirs import saved_checkpoints
-from mtf_switch.runs import data, estimator, estimator_specs, training_step
+from mtf_switch.runs import data, estimator, run_saver, training_step
 from mtf_switch.runs.run import Run
 from mtf_switch.runs.training_step import TrainingStep
 
@@ -84,7 +84,7 @@ def inspect(run: Run) -> str:
         model = switch_transformer.build(settings, run.vocabulary)
         mesh_impl, _ = estimator.make_mesh_impl(settings, devices)
         step = training_step.build(model, settings, batch, mesh_impl)
-        estimator_specs.load_initial_weights(run)
+        run_saver.load_initial_weights(run)
         trained = [
             (v.op.name, v.shape.as_list(), v.dtype.base_dtype.name)
             for v in tf.trainable_variables()

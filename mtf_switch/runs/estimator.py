@@ -20,8 +20,6 @@ from mtf_switch.runs.estimator_specs import MakeHooks
 from mtf_switch.runs.run import Run
 from mtf_switch.runs.training_step import TrainingStep
 
-# A feature of prediction, [B] int32: the number of the batch.
-BATCH_NUMBER = "batch_number"
 # Mesh TF's estimate of the memory that the program of a replica takes on the first host.
 _PROGRAM_BYTES = 300 * 1000000
 
@@ -96,7 +94,7 @@ def _make_model_fn(
     def model_fn(features: dict[str, tf.Tensor], labels: Any, mode: str, params: dict) -> Any:
         del labels
         features = dict(features)
-        batch_number = features.pop(BATCH_NUMBER, None)
+        batch_number = features.pop(inference_steps.BATCH_NUMBER, None)
         task_numbers = features.pop(task_sums.TASK_NUMBER, None)
         context = params["context"] if run.on_tpu else None
         noise_step = _make_noise_step(batch_number)

@@ -9,23 +9,12 @@ import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
 from tensorflow.python.tpu import tpu_estimator
 
-from mtf_switch.model_dirs import initial_weights, restoring, saved_checkpoints
-from mtf_switch.runs import eval_metrics, router_summaries, task_sums
+from mtf_switch.runs import eval_metrics, router_summaries, run_saver
 from mtf_switch.runs.inference_steps import InferenceStep
 from mtf_switch.runs.run import Run
 from mtf_switch.runs.training_step import TrainingStep
 
 MakeHooks = Callable[[TrainingStep], list]
-
-
-def load_initial_weights(run: Run) -> None:
-    """Makes the variables of a new run start from `utils.run.init_checkpoint`, if it is bound.
-
-    Raises:
-      UserError: If the checkpoint is of another model.
-    """
-    if run.settings.init_checkpoint and not saved_checkpoints.list_paths(run.model_dir):
-        initial_weights.load_into_graph(run.settings.init_checkpoint)
 
 
 def make_training_spec(run: Run, step: TrainingStep, make_hooks: MakeHooks) -> Any:
@@ -46,7 +35,7 @@ def make_training_spec(run: Run, step: TrainingStep, make_hooks: MakeHooks) -> A
     with mtf.utils.outside_all_rewrites():
         if isinstance(step.learning_rate, tf.Tensor):
             tf.summary.scalar("learning_rate", step.learning_rate)
-        load_initial_weights(run)
+        run_saver.load_initial_weights(run)
         # The slices of variables get their values before anything is saved.
         hooks = [mtf.MtfRestoreHook(step.lowering), _make_saver_hook(run, step.lowering)]
     mode = tf.estimator.ModeKeys.TRAIN
@@ -69,13 +58,7 @@ def make_training_spec(run: Run, step: TrainingStep, make_hooks: MakeHooks) -> A
 
 
 def _make_saver_hook(run: Run, lowering: mtf.Lowering) -> tf.train.CheckpointSaverHook:
-    saver = restoring.SlotSkippingSaver(
-        run.model_dir,
-        sharded=True,
-        max_to_keep=run.settings.keep_checkpoint_max,
-        keep_checkpoint_every_n_hours=2,
-        save_relative_paths=True,
-    )
+    saver = run_saver.make(run)
     # Estimator restores with the saver of this collection.
     tf.add_to_collection(tf.GraphKeys.SAVERS, saver)
     return tf.train.CheckpointSaverHook(
@@ -96,16 +79,13 @@ def make_evaluation_spec(
       step: The step.
       task_numbers: The feature `task_sums.TASK_NUMBER`, or None.
     """
-    unknown_id = getattr(run.feature_vocabulary("targets"), "unk_id", None)
-    tasks = task_sums.list_names(run.settings.task) if task_numbers is not None else []
-    metrics = eval_metrics.make(step.outputs, unknown_id)
-    metrics = task_sums.add_to_eval_metrics(metrics, task_numbers, tasks)
+    metrics = eval_metrics.make_all(run, step.outputs, step.router_sums, task_numbers)
     with mtf.utils.outside_all_rewrites():
         restore = mtf.MtfRestoreHook(step.lowering)
     return tpu_estimator.TPUEstimatorSpec(
         tf.estimator.ModeKeys.EVAL,
         loss=step.outputs["loss"],
-        eval_metrics=router_summaries.add_to_eval_metrics(metrics, step.router_sums),
+        eval_metrics=metrics,
         evaluation_hooks=[restore],
     )
 

@@ -11,11 +11,37 @@ from typing import Any
 import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
 
+from mtf_switch.runs import router_summaries, task_sums
+from mtf_switch.runs.run import Run
+
 # The outputs of the step that the metrics are made of.
 TENSORS = ("cross_entropy", "predictions", "targets", "weights")
 # The names of two of the metrics. The others have upstream's names.
 EXAMPLES = "num_eval_examples"
 UNKNOWN = "num_unknown_targets"
+
+
+def make_all(
+    run: Run,
+    outputs: Mapping[str, tf.Tensor],
+    router_sums: Mapping[str, tf.Tensor],
+    task_numbers: tf.Tensor | None,
+) -> tuple[Callable[..., dict[str, Any]], list[tf.Tensor]]:
+    """Makes the metrics of `make`, those of each task of a mixture, and those of the routers.
+
+    Args:
+      run: The run.
+      outputs: The outputs of a step of `inference_steps.build_evaluation`.
+      router_sums: Layer -> sums over its tokens, [6 + 2 E].
+      task_numbers: The feature `task_sums.TASK_NUMBER`, or None.
+
+    Returns:
+      (metric function, tensors); see `make`.
+    """
+    unknown_id = getattr(run.feature_vocabulary("targets"), "unk_id", None)
+    tasks = task_sums.list_names(run.settings.task) if task_numbers is not None else []
+    metrics = task_sums.add_to_eval_metrics(make(outputs, unknown_id), task_numbers, tasks)
+    return router_summaries.add_to_eval_metrics(metrics, router_sums)
 
 
 def make(

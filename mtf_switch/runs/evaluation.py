@@ -88,7 +88,7 @@ def evaluate(
       UserError: If the checkpoint or the split does not exist or cannot be read.
     """
     checkpoint = checkpoint or saved_checkpoints.find_latest(run.model_dir)
-    runner = estimator.build(run)
+    runner = run.runtime.make_runner(run, False, None) if run.runtime else estimator.build(run)
     task = run.settings.task
     limit = None if batches is None else batches * run.settings.batch_size
     tasks = task_sums.list_names(task)

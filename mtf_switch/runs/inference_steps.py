@@ -15,6 +15,9 @@ from mtf_switch.layers import recorded_sums
 from mtf_switch.model.batch import batch_dimensions
 from mtf_switch.runs import model_call, target_loss
 
+# A feature of prediction, [B] int32: the number of the batch. The step does not read it.
+BATCH_NUMBER = "batch_number"
+
 
 @dataclasses.dataclass(frozen=True)
 class InferenceStep:

@@ -16,7 +16,7 @@ from mtf_switch.lines import text_lines
 from mtf_switch.lines.encoded_lines import EOS_ID
 from mtf_switch.model_dirs import saved_checkpoints
 from mtf_switch.model_dirs.restoring import CheckShapesHook
-from mtf_switch.runs import decode_length, estimator, router_summaries
+from mtf_switch.runs import decode_length, estimator, inference_steps, router_summaries
 from mtf_switch.runs.run import Run
 
 
@@ -157,7 +157,10 @@ def predict_rows(
     Raises:
       UserError: If the checkpoint cannot be read or is of another model.
     """
-    runner = estimator.build(run, score, inference=inference)
+    if run.runtime:
+        runner = run.runtime.make_runner(run, score, inference)
+    else:
+        runner = estimator.build(run, score, inference=inference)
     with saved_checkpoints.explain_errors(run.model_dir, checkpoint=checkpoint):
         results = runner.predict(
             make_input_fn(features, run.settings.batch_size),
@@ -177,7 +180,8 @@ def make_input_fn(features: Mapping[str, np.ndarray], batch_size: int) -> Callab
     rows = len(features["inputs"])
     missing = -rows % batch_size
     padded = {k: np.pad(v, [(0, missing), (0, 0)]) for k, v in features.items()}
-    padded[estimator.BATCH_NUMBER] = np.arange(rows + missing, dtype=np.int32) // batch_size
+    numbers = np.arange(rows + missing, dtype=np.int32) // batch_size
+    padded[inference_steps.BATCH_NUMBER] = numbers
 
     def input_fn(params):
         del params

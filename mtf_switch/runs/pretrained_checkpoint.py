@@ -22,6 +22,7 @@ from mtf_switch.errors import UserError, name_program
 from mtf_switch.model_dirs import kept_vocabulary, saved_checkpoints, start_checkpoint
 from mtf_switch.runs import configured_run, run_vocabulary
 from mtf_switch.runs.run import Run
+from mtf_switch.runs.runtime import Runtime
 from tasks import pretraining
 
 # Configurables that describe a run rather than its model. Their bindings are not inherited.
@@ -90,6 +91,7 @@ class PretrainedCheckpoint:
         gin_params: Sequence[str],
         model_dir: str,
         cluster: Any | None = None,
+        runtime: Runtime | None = None,
     ) -> Run:
         """Parses the configuration of a run that starts from this checkpoint.
 
@@ -98,6 +100,7 @@ class PretrainedCheckpoint:
           gin_params: Bindings on top of the files.
           model_dir: The folder of the new run.
           cluster: A TPUClusterResolver, or None for this machine.
+          runtime: What runs the steps; None for the Estimator.
 
         Returns:
           The run. Its configuration is now the parsed one.
@@ -108,7 +111,7 @@ class PretrainedCheckpoint:
         """
         start = f"utils.run.init_checkpoint = {self.path!r}"
         gin_config.parse(gin_files, [start, *gin_params], self.config)
-        run = configured_run.make_run(model_dir, cluster)
+        run = configured_run.make_run(model_dir, cluster, runtime=runtime)
         self._check_vocabulary(run)
         return run
 

@@ -1,136 +1,119 @@
-"""The progress bar of a training run, which also stops it when the loss is not finite."""
+"""The progress bar and the log of a training run."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import sys
-import time
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
 from mtf_switch.errors import UserError
-from mtf_switch.model_dirs.best_checkpoint import BestCheckpoint
 from mtf_switch.model_dirs.train_log import TrainLog
 from mtf_switch.runs import target_loss
 from mtf_switch.runs.router_alarm import RouterAlarm
 from mtf_switch.runs.run import Run
 from mtf_switch.runs.speed_summaries import SpeedSummaries
-from mtf_switch.runs.training_step import TrainingStep
 
 
-class Validates(Protocol):
-    """The interface of `validation.Validation`."""
+@dataclasses.dataclass(frozen=True)
+class StepResults:
+    """The results of a training step.
 
-    def is_due(self, step: int) -> bool:
-        """Whether the loss is to be measured after a step."""
+    Attributes:
+      loss: The training loss.
+      sums: Layer -> sums over its tokens, [6 + 2 E]; see `router_metrics`.
+      targets: The sums of `target_loss`, [2].
+    """
 
-    def measure(self, read_variables: Callable[[list[str]], Mapping[str, Any]]) -> float:
-        """Returns the mean cross-entropy in nats per target token."""
+    loss: float
+    sums: Mapping[str, np.ndarray]
+    targets: np.ndarray
+
+    def check(self, step: int) -> None:
+        """Checks the loss.
+
+        Args:
+          step: The number of the step.
+
+        Raises:
+          LossIsNotFinite: If the step is bad, and must not be saved.
+        """
+        if not math.isfinite(self.loss):
+            raise LossIsNotFinite(step, self.loss)
 
 
-class ProgressHook(tf.estimator.SessionRunHook):
+class Progress:
     """Shows step, loss, tokens/s, dropped tokens and time left, and logs each step.
 
     The loss on the bar is the cross-entropy in nats per real target token; see `target_loss`.
-    The hook also measures the validation loss, and keeps the best checkpoint if asked to.
-    The hook must come before the checkpoint saver, so that a bad step is not saved.
     """
 
-    def __init__(self, step: TrainingStep, run: Run, validation: Validates):
-        """Makes the hook.
+    def __init__(self, run: Run, start: int):
+        """Shows the bar, and opens the log, in the graph of the run's summaries.
 
         Args:
-          step: The training step, with `target_sums`.
           run: The run, whose model_dir gets the log and names the progress bar.
-          validation: Measures the validation loss; see `validation.Validation`.
+          start: The step at which the run starts.
         """
-        self._fetches = {
-            "loss": step.loss,
-            "sums": step.router_sums,
-            "targets": step.target_sums,
-        }
-        self._run = run
-        # They bring the master variables up to date.
-        self._copies = step.lowering.copy_slices_to_masters()
-        self._validation = validation
-        self._validated = ""
-        self._bar: tqdm | None = None
+        self._tokens = run.settings.tokens_per_batch
+        self._log = TrainLog(run.model_dir, start)
+        self._speed = SpeedSummaries(run, start)
         self._alarm = RouterAlarm()
-
-    def begin(self) -> None:
-        self._global_step = tf.train.get_global_step()
-        self._variables = {v.op.name: v for v in tf.global_variables()}
-        model_dir = self._run.model_dir
-        self._best = BestCheckpoint(model_dir) if self._run.settings.keep_best else None
-
-    def after_create_session(self, session: tf.Session, coord: Any) -> None:
-        del coord
-        start = int(session.run(self._global_step))
-        self._log = TrainLog(self._run.model_dir, start)
-        self._speed = SpeedSummaries(self._run, start)
+        self._validated = ""
         self._bar = tqdm(
-            total=self._run.settings.train_steps,
+            total=run.settings.train_steps,
             initial=start,
-            desc=os.path.basename(os.path.normpath(self._run.model_dir)),
+            desc=os.path.basename(os.path.normpath(run.model_dir)),
             unit="step",
             dynamic_ncols=True,
             mininterval=0.5,
         )
 
-    def before_run(self, run_context: Any) -> tf.estimator.SessionRunArgs:
-        del run_context
-        self._began = time.perf_counter()
-        return tf.estimator.SessionRunArgs(self._fetches)
+    @property
+    def step(self) -> int:
+        """The last step that was added."""
+        return self._bar.n
 
-    def after_run(self, run_context: Any, run_values: Any) -> None:
-        seconds = time.perf_counter() - self._began
-        loss = float(run_values.results["loss"])
-        step = self._bar.n + 1
-        if not math.isfinite(loss):
-            raise LossIsNotFinite(step, loss)
-        for sentence in self._alarm.watch(step, run_values.results["sums"]):
+    def add(
+        self,
+        results: StepResults,
+        seconds: float,
+        validation: float | None = None,
+        is_best: bool = False,
+    ) -> None:
+        """Adds the next step.
+
+        Args:
+          results: Its results.
+          seconds: Its time.
+          validation: The validation loss after it, or None.
+          is_best: Whether this is the lowest one so far, whose checkpoint is kept.
+        """
+        step = self.step + 1
+        for sentence in self._alarm.watch(step, results.sums):
             tqdm.write(sentence, file=sys.stderr)
-        dropped = compute_dropped_fraction(run_values.results["sums"])
-        nats = target_loss.nats_per_token(run_values.results["targets"])
-        measured = None
-        if self._validation.is_due(step):
-            measured = self._validate(run_context.session, step)
-        self._log.append(step, seconds, loss, dropped, nats, measured)
-        self._speed.add(step, seconds, nats, measured)
-        tokens_per_second = self._run.settings.tokens_per_batch / seconds
-        text = f"loss {loss if nats is None else nats:.3f}, {tokens_per_second:,.0f} tokens/s"
+        dropped = compute_dropped_fraction(results.sums)
+        nats = target_loss.nats_per_token(results.targets)
+        self._log.append(step, seconds, results.loss, dropped, nats, validation)
+        self._speed.add(step, seconds, nats, validation)
+        text = f"loss {results.loss if nats is None else nats:.3f}, "
+        text += f"{self._tokens / seconds:,.0f} tokens/s"
         if dropped is not None:
             text += f", dropped {dropped:.1%}"
+        if validation is not None:
+            self._validated = f", validation {validation:.3f} at {step}" + " (best)" * is_best
         self._bar.set_postfix_str(text + self._validated, refresh=False)
         self._bar.update()
 
-    def _validate(self, session: tf.Session, step: int) -> float:
-        """Measures the validation loss, and keeps the checkpoint if it is the best one."""
-        session.run(self._copies)
-        loss = self._validation.measure(
-            lambda names: session.run({name: self._variables[name] for name in names})
-        )
-        self._validated = f", validation {loss:.3f} at {step}"
-        if self._best is not None and self._best.offer(session, step, loss):
-            self._validated += " (best)"
-        return loss
-
-    def end(self, session: tf.Session) -> None:
-        del session
-        self.close()
-
     def close(self) -> None:
         """Ends the progress bar at its current step, and closes the log."""
-        if self._bar is not None:
-            self._bar.close()
-            self._log.close()
-            self._speed.close()
-            self._bar = None
+        self._bar.close()
+        self._log.close()
+        self._speed.close()
 
 
 class LossIsNotFinite(UserError):
@@ -141,7 +124,7 @@ class LossIsNotFinite(UserError):
         self.step = step
 
 
-def compute_dropped_fraction(sums: dict[str, np.ndarray]) -> float | None:
+def compute_dropped_fraction(sums: Mapping[str, np.ndarray]) -> float | None:
     """Returns the share of tokens that all layers dropped; None without Switch layers.
 
     Args:

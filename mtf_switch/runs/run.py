@@ -8,6 +8,7 @@ from typing import Any
 from mesh_tensorflow.transformer import utils
 
 from mtf_switch.config.run_settings import RunSettings
+from mtf_switch.runs.runtime import Runtime
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Run:
       cluster: The TPUClusterResolver of the TPU to run on; None for this machine.
       task_vocabulary: The vocabulary with which all tasks are registered; None for the one that
         gin configures.
+      runtime: What runs the steps instead of TensorFlow's Estimator; None for the Estimator.
     """
 
     settings: RunSettings
@@ -28,6 +30,7 @@ class Run:
     model_dir: str
     cluster: Any | None = None
     task_vocabulary: Any | None = None
+    runtime: Runtime | None = None
 
     @property
     def on_tpu(self) -> bool:

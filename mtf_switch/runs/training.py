@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from t5.models import mesh_transformer
-from tensorflow.python.tpu import tpu_estimator
 
 from mtf_switch.config import saved_config
 from mtf_switch.errors import Interrupted, UserError
 from mtf_switch.model_dirs import leftovers, run_lock, saved_checkpoints
 from mtf_switch.model_dirs.restoring import CheckShapesHook
 from mtf_switch.runs import data, estimator, run_text, run_vocabulary, stop_signals
-from mtf_switch.runs.progress import LossIsNotFinite, ProgressHook
+from mtf_switch.runs.progress import LossIsNotFinite
+from mtf_switch.runs.progress_hook import ProgressHook
 from mtf_switch.runs.run import Run
+from mtf_switch.runs.runtime import Trainer
+from mtf_switch.runs.stop_signals import StopHook
 from mtf_switch.runs.validation import Validation
 
 
@@ -38,54 +42,89 @@ def train(run: Run, accept_new_text: bool = False) -> int:
     data.check_readable(
         settings.task, "train", data.is_cached(mesh_transformer.mesh_train_dataset_fn)
     )
-    measures = Validation(run)
-    hooks: list[ProgressHook] = []
-
-    def make_hooks(step):
-        hooks.append(ProgressHook(step, run, measures))
-        return hooks[-1:]
-
     # This checks the model, so it comes before anything is written.
-    runner = estimator.build(run, make_hooks=make_hooks)
-    with run_lock.hold(run.model_dir):
+    trainer = run.runtime.make_trainer(run) if run.runtime else EstimatorTrainer(run)
+    if not trainer.writes:
+        with contextlib.closing(trainer):
+            return _train_on(run, trainer)
+    with run_lock.hold(run.model_dir), contextlib.closing(trainer):
         leftovers.remove(run.model_dir)
         saved_checkpoints.repair_list(run.model_dir)
         run_text.keep_or_check(run, accept_new_text)
         is_kept = run_vocabulary.keep(run)
         by_content = ("task_vocabulary.source", "task_vocabulary.sentinels")
         saved_config.save_or_compare(run.model_dir, by_content if is_kept else ())
-        try:
-            return _train_on(run, runner)
-        finally:
-            for hook in hooks:
-                hook.close()
+        return _train_on(run, trainer)
 
 
-def _train_on(run: Run, runner: tpu_estimator.TPUEstimator) -> int:
+def _train_on(run: Run, trainer: Trainer) -> int:
     """Trains from the latest checkpoint, and returns the step that it reaches."""
     settings = run.settings
+    trainer.wait_for_files()
     start = saved_checkpoints.latest_step(run.model_dir)
     if start >= settings.train_steps:
         return start
-    latest = [saved_checkpoints.find_latest(run.model_dir)] if start else []
     try:
         explained = saved_checkpoints.explain_errors(run.model_dir, saves=True)
-        with explained, stop_signals.catch() as stop_hook:
-            runner.train(
-                data.make_train_input_fn(settings, start),
-                hooks=[stop_hook, *(CheckShapesHook(path) for path in latest)],
-                max_steps=settings.train_steps,
-            )
+        with explained, stop_signals.catch() as stop:
+            trainer.train(start, stop)
     except LossIsNotFinite as error:
+        if not trainer.writes:
+            raise
         raise UserError(_drop_and_explain(run.model_dir, error)) from error
-    step = saved_checkpoints.latest_step(run.model_dir)
-    if stop_hook.received is not None:
+    step = trainer.reached_step
+    if stop.received is not None:
         raise Interrupted(
-            stop_hook.received,
+            stop.received,
             f"Stopped at step {step} of {settings.train_steps}, which is saved in "
             f"{run.model_dir}.",
         )
     return step
+
+
+class EstimatorTrainer:
+    """Trains with the Estimator; see `runtime.Trainer`."""
+
+    writes = True
+
+    def __init__(self, run: Run):
+        """Builds the estimator of a run.
+
+        Raises:
+          UserError: If the model or its validation cannot be built.
+        """
+        self._run = run
+        self._hooks: list[ProgressHook] = []
+        measures = Validation(run)
+
+        def make_hooks(step):
+            self._hooks.append(ProgressHook(step, run, measures))
+            return self._hooks[-1:]
+
+        self._runner = estimator.build(run, make_hooks=make_hooks)
+
+    def wait_for_files(self) -> None:
+        """Does nothing: the Estimator is one process."""
+
+    def train(self, start: int, stop: StopHook) -> None:
+        """Trains from the checkpoint of step `start` until the last step or a signal."""
+        model_dir = self._run.model_dir
+        latest = [saved_checkpoints.find_latest(model_dir)] if start else []
+        self._runner.train(
+            data.make_train_input_fn(self._run.settings, start),
+            hooks=[stop, *(CheckShapesHook(path) for path in latest)],
+            max_steps=self._run.settings.train_steps,
+        )
+
+    @property
+    def reached_step(self) -> int:
+        """The step of the last checkpoint."""
+        return saved_checkpoints.latest_step(self._run.model_dir)
+
+    def close(self) -> None:
+        """Closes the progress bar and the log."""
+        for hook in self._hooks:
+            hook.close()
 
 
 def _drop_and_explain(model_dir: str, error: LossIsNotFinite) -> str:

@@ -5,55 +5,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-from t5.models import mesh_transformer
-from tqdm import tqdm
 
-from mtf_switch.errors import UserError, name_program
 from mtf_switch.model import switch_transformer
-from mtf_switch.runs import data, estimator, inference_steps, task_sums
+from mtf_switch.runs import data, estimator, inference_steps, task_sums, validation_steps
 from mtf_switch.runs.run import Run
+from mtf_switch.runs.validation_steps import ValidationSteps
 
-SPLIT = "validation"
 
+class Validation(ValidationSteps):
+    """Measures the loss with TensorFlow.
 
-class Validation:
-    """Measures the loss at every n-th step and at the last one, on the same examples.
-
-    The examples are the first batches of the validation split, as `eval --eval_batches` reads
-    them. Their graph is built once. It has its own copy of the variables.
+    The graph is built once. It has its own copy of the variables.
     """
-
-    def __init__(self, run: Run):
-        """Prepares the validation of a run, which `run_config.eval_every_steps` configures.
-
-        Raises:
-          UserError: If the run is on a TPU, or its task has no validation split.
-        """
-        self._run = run
-        self._every = run.settings.eval_every_steps
-        if not self._every:
-            return
-        if run.on_tpu:
-            raise UserError(
-                f"run_config.eval_every_steps is {self._every}, but a run on a TPU does not "
-                "stop to validate. Set it to 0, and evaluate its checkpoints in another "
-                f"process: {name_program()} eval --follow."
-            )
-        cached = data.is_cached(mesh_transformer.mesh_eval_dataset_fn)
-        data.check_readable(run.settings.task, SPLIT, cached)
-
-    def is_due(self, step: int) -> bool:
-        """Whether the loss is to be measured after a step."""
-        if not self._every:
-            return False
-        # A run that is shorter than one interval is not validated.
-        is_last = step == self._run.settings.train_steps > self._every
-        return is_last or step % self._every == 0
 
     def measure(self, read_variables: Callable[[list[str]], Mapping[str, np.ndarray]]) -> float:
         """Returns the mean cross-entropy in nats per target token.
@@ -67,15 +35,12 @@ class Validation:
         for variable, name in zip(program.variables, names):
             variable.load(values[name], program.session)
         program.session.run(program.prepare)
-        nats = tokens = 0.0
-        bar = tqdm(desc="validation", unit="batch", leave=False, dynamic_ncols=True)
-        with bar, contextlib.suppress(tf.errors.OutOfRangeError):
+        return validation_steps.compute_mean(self._run_batches(program))
+
+    def _run_batches(self, program: _Program) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        with contextlib.suppress(tf.errors.OutOfRangeError):
             while True:
-                entropy, weights = program.session.run(program.outputs)
-                nats += float(np.sum(entropy * weights, dtype=np.float64))
-                tokens += float(np.sum(weights, dtype=np.float64))
-                bar.update()
-        return nats / max(tokens, 1.0)
+                yield program.session.run(program.outputs)
 
     @functools.cached_property
     def _program(self) -> _Program:
@@ -101,8 +66,7 @@ class _Program:
 
 def _build(run: Run) -> _Program:
     settings = run.settings
-    read = data.make_eval_input_fn(settings, SPLIT, settings.eval_batches)
-    from_memory = data.read_into_memory(read)
+    from_memory = data.read_into_memory(validation_steps.make_input_fn(run))
     devices = estimator.assign_devices(settings.layout.size)
     with tf.Graph().as_default():
         tf.train.create_global_step()

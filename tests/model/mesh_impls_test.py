@@ -12,8 +12,8 @@ from mesh_harness import noise
 from mesh_tensorflow import placement_mesh_impl, simd_mesh_impl
 
 from mtf_switch.model import mesh_impls
+from mtf_switch.model.abstract_mesh import AbstractMeshImpl
 from mtf_switch.model.mesh_impls import SeededPlacementMeshImpl, SeededSimdMeshImpl
-from mtf_switch.planning import pod_graph
 
 
 @pytest.mark.parametrize("seeded", [False, True])
@@ -145,7 +145,7 @@ def noise_of_cores(step=0, seed=0, fn=mtf.random_uniform, **kwargs):
         drawn = fn(mesh, shape, **kwargs)
         cores = mtf.convert_to_shape("data:2,model:2")
         rules = mtf.convert_to_layout_rules("batch:data")
-        impl = pod_graph.AbstractMeshImpl(cores, rules, None, None)
+        impl = AbstractMeshImpl(cores, rules, None, None)
         lowering = mtf.Lowering(mesh.graph, {mesh: impl}, autostack=False)
         (slice_,) = lowering.tensors[drawn].to_laid_out_tensor().tensor_list
         session.run(tf.global_variables_initializer())

@@ -32,6 +32,7 @@ from tpu_program import assert_ready_for_a_tpu, list_program
 from mtf_switch.config import bound_settings, gin_files
 from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.model import flops, switch_transformer
+from mtf_switch.model.abstract_mesh import AbstractMeshImpl
 from mtf_switch.planning import communication, planner, pod_census, pod_graph
 from mtf_switch.planning.communication import (
     ALL_REDUCE,
@@ -328,7 +329,7 @@ def test_a_pods_program_is_that_of_upstreams_model_function(tmp_path):
             for name, length in settings.sequence_length.items()
         }
         upstream = upstream_step.build_for_tpu(
-            model, settings, features, [2, 2, 1, 2], pod_graph.AbstractMeshImpl, str(tmp_path)
+            model, settings, features, [2, 2, 1, 2], AbstractMeshImpl, str(tmp_path)
         )
         (impl,) = upstream.lowering.mesh_to_impl.values()
     assert impl._logical_to_physical == pod.mesh_impl._logical_to_physical

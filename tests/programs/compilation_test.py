@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mtf_switch.programs import compilation
+from mtf_switch.programs import compilation, operation_names
 from mtf_switch.programs.compilation import Allocation, CompiledBytes
 
 GIB = 2**30
@@ -96,7 +96,7 @@ def test_another_message_is_no_refusal():
     ],
 )
 def test_the_layer_of_an_operation_is_part_of_its_name(operation, layer):
-    assert compilation.find_layer(operation) == layer
+    assert operation_names.find_layer(operation) == layer
 
 
 def test_donated_outputs_take_no_memory_of_their_own():

@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # Modules of mtf_switch that belong to no package; every package may import them.
 SHARED = {"errors", "machine", "network", "report", "value_rules", "whole_file"}
 
-_BELOW_RUNS = {"model", "model_dirs", "lines", "layers", "config", "tasks", "upstream"}
+_BELOW_RUNS = {
+    *("model", "model_dirs", "lines", "layers", "config", "tasks", "upstream", "programs")
+}
 
 # Package -> the other packages that it may import.
 MAY_IMPORT = {
@@ -33,7 +35,8 @@ MAY_IMPORT = {
     "runs": _BELOW_RUNS,
     "downstream": {"runs", *_BELOW_RUNS},
     "programs": set(),
-    "planning": {"programs", "runs", *_BELOW_RUNS},
+    "pjrt": {"runs", *_BELOW_RUNS},
+    "planning": {"runs", *_BELOW_RUNS},
     "conversion": {"runs", *_BELOW_RUNS},
     "analysis": {"runs", *_BELOW_RUNS},
     "reproduction": {"downstream", "planning", "programs", "runs", *_BELOW_RUNS},

@@ -13,8 +13,8 @@ from tiny_run import BATCH, EXPERTS, FEW_LAYERS, INPUTS, TARGETS, TinyRun
 
 from mtf_switch.errors import UserError
 from mtf_switch.model import mesh_impls, switch_transformer
+from mtf_switch.model.abstract_mesh import AbstractMeshImpl
 from mtf_switch.model.mesh_impls import SeededSimdMeshImpl
-from mtf_switch.planning.pod_graph import AbstractMeshImpl
 from mtf_switch.runs import estimator, estimator_specs, training_step
 from mtf_switch.runs.run import Run
 

@@ -7,7 +7,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from mtf_switch.runs.progress import ProgressHook
+from mtf_switch.runs import progress
+from mtf_switch.runs.progress_hook import ProgressHook
 from mtf_switch.runs.router_alarm import WINDOW, RouterAlarm
 
 LAYER = "encoder/block_000/layer_001"
@@ -83,12 +84,15 @@ def test_a_later_fault_is_said_later():
 
 
 def test_the_progress_bar_of_training_prints_the_alarm(capsys):
-    run = mock.Mock()
-    run.settings.tokens_per_batch = 100
+    run = mock.Mock(model_dir="run")
+    run.settings.tokens_per_batch, run.settings.train_steps = 100, 300
     validation = mock.Mock(is_due=lambda step: False)
     hook = ProgressHook(mock.Mock(), run, validation)
-    hook._bar, hook._log, hook._began = mock.MagicMock(n=0), mock.Mock(), 0.0
-    hook._speed = mock.Mock()
+    hook._began = 0.0
+    parts = {"TrainLog": mock.Mock(), "SpeedSummaries": mock.Mock()}
+    with mock.patch.multiple(progress, **parts):
+        hook._progress = progress.Progress(run, 0)
+    hook._progress._bar = mock.MagicMock(n=0)
     values = {"loss": 1.0, "sums": make_sums([1, 0, 1]), "targets": None}
     for _ in range(2 * WINDOW):
         hook.after_run(None, mock.Mock(results=values))

@@ -1,0 +1,80 @@
+"""The variables of a run in the memory of the host: their initial values and their checkpoints.
+
+They are the master variables that Mesh TensorFlow has made in the graph of the step, so names,
+initial values and checkpoints are those of the Estimator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import mesh_tensorflow as mtf
+import tensorflow.compat.v1 as tf
+
+from mtf_switch.pjrt.device_mesh import DeviceMesh, OnDevices
+from mtf_switch.programs.program import Program
+
+
+class Masters:
+    """Master variables in a session of their own, and their slices on devices.
+
+    Attributes:
+      session: The session, on the processor.
+    """
+
+    def __init__(self, lowering: mtf.Lowering, program: Program, mesh: DeviceMesh):
+        """Makes them for the default graph, in which the step was lowered.
+
+        Args:
+          lowering: The lowered step.
+          program: Its program.
+          mesh: The devices.
+        """
+        self._mesh = mesh
+        self._step = tf.train.get_global_step()
+        self._values = {value.name: value for value in program.inputs}
+        self._reads: dict[str, tf.Tensor] = {}
+        self._assigns: dict[str, tuple[tf.Tensor, tf.Operation]] = {}
+        for variable in lowering.variables:
+            name, shape = variable.name, variable.shape.to_integer_list
+            fed = tf.placeholder(variable.master_dtype, shape)
+            self._reads[name] = tf.convert_to_tensor(variable.get_master())
+            self._assigns[name] = fed, variable.assign_to_master(fed)
+        config = tf.ConfigProto(device_count={"GPU": 0})
+        # TensorFlow has no kernels for the collectives in the graph, and runs none of them.
+        config.graph_options.place_pruned_graph = True
+        # The graph optimizer would look at the whole graph.
+        config.graph_options.rewrite_options.disable_meta_optimizer = True
+        self.session = tf.Session(config=config)
+
+    def initialize(self) -> None:
+        """Gives the variables their initial values."""
+        self.session.run(tf.global_variables_initializer())
+
+    @property
+    def step(self) -> int:
+        """The global step."""
+        return int(self.session.run(self._step))
+
+    def put_on_devices(self) -> dict[str, OnDevices]:
+        """Returns the slices of each variable of the program on the devices of this process."""
+        return {
+            name: self._mesh.split(self._values[name], self.session.run(read))
+            for name, read in self._reads.items()
+            if name in self._values
+        }
+
+    def read_from_devices(self, slices: Mapping[str, OnDevices], step: int) -> None:
+        """Gives the variables the values that they have on the devices.
+
+        All processes must call this, because they communicate.
+
+        Args:
+          slices: The slices of each variable of the program.
+          step: The global step.
+        """
+        for name, on_devices in slices.items():
+            fed, assign = self._assigns[name]
+            whole = self._mesh.join(self._values[name], on_devices)
+            self.session.run(assign, {fed: whole.astype(fed.dtype.as_numpy_dtype, copy=False)})
+        self._step.load(step, self.session)

@@ -1,0 +1,56 @@
+"""The runtime of `--runtime=pjrt`; see `mtf_switch.runs.runtime`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from mtf_switch.config import mesh_layout
+from mtf_switch.layers.capacity import InferenceCapacity
+from mtf_switch.model import switch_transformer
+from mtf_switch.pjrt import devices
+from mtf_switch.pjrt.device_mesh import DeviceMesh
+from mtf_switch.pjrt.inference import PjrtRunner
+from mtf_switch.pjrt.processes import Processes
+from mtf_switch.pjrt.training import PjrtTrainer
+from mtf_switch.pjrt.validation import DeviceValidation
+from mtf_switch.runs.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class PjrtRuntime:
+    """Runs steps through PJRT.
+
+    Attributes:
+      group: The processes that run together.
+    """
+
+    group: Processes
+
+    def make_trainer(self, run: Run) -> PjrtTrainer:
+        """Makes the trainer of a run; see `runtime.Runtime`."""
+        mesh = self._find_mesh(run)
+        model = _build_model(run, mesh)
+        validation = DeviceValidation(run, model, mesh)
+        return PjrtTrainer(run, model, mesh, self.group, validation)
+
+    def make_runner(
+        self, run: Run, score: bool, inference: InferenceCapacity | None
+    ) -> PjrtRunner:
+        """Makes what evaluates and scores; see `runtime.Runtime`. It does not decode."""
+        mesh = self._find_mesh(run)
+        return PjrtRunner(run, _build_model(run, mesh, inference), mesh)
+
+    def _find_mesh(self, run: Run) -> DeviceMesh:
+        axes = run.settings.layout.axes
+        found = devices.find(axes, self.group)
+        if devices.get_platform(found) == "cpu":
+            mesh_layout.check_has_devices(run.settings.layout, run.settings.devices)
+        return DeviceMesh(tuple(name for name, _ in axes) or ("all",), found)
+
+
+def _build_model(run: Run, mesh: DeviceMesh, inference: InferenceCapacity | None = None) -> Any:
+    on_tpu = devices.get_platform(mesh.devices) == "tpu"
+    return switch_transformer.build(
+        run.settings, run.vocabulary, on_tpu, inference, compiled=not on_tpu
+    )

@@ -1,0 +1,81 @@
+"""A step that PJRT runs on 8 CPU devices is that of TensorFlow on one, with all noise on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pjrt_case import Case, layout_params
+from strategies import STRATEGIES
+
+STEPS = 20
+# One unit in the last place of float32, relative.
+ULP = 2.0**-23
+CONTROLS = (0, 1, 2)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "expert_model_data",
+        *(
+            pytest.param(strategy, marks=pytest.mark.slow)
+            for strategy in STRATEGIES
+            if strategy != "expert_model_data"
+        ),
+        pytest.param("einsum", marks=pytest.mark.slow),
+        pytest.param("microbatches", marks=pytest.mark.slow),
+    ],
+)
+def results(request, tiny):
+    """(results of PJRT, those of one device, those of its controls)."""
+    strategy = request.param
+    params = {}
+    if strategy == "einsum":
+        strategy, params = "expert_data", {"SwitchFFN.dispatch": "'einsum'"}
+    if strategy == "microbatches":
+        strategy = "data"
+        tokens = "utils.serialize_num_microbatches.tokens_per_microbatch_per_replica"
+        params = {tokens: "32", "utils.run.mesh_shape": "'data:4'"}
+    layout = layout_params(strategy)
+    if "utils.run.mesh_shape" in params:
+        layout["run_config.devices.value"] = "4"
+    case = Case(tiny, {**layout, **params})
+    initial, (one, *controls) = case.train_on_one_device(STEPS, CONTROLS)
+    return case.train_through_pjrt(initial, STEPS), one, controls
+
+
+def test_the_first_loss_and_all_gradients_are_those_of_one_device(results):
+    ours, one, _ = results
+    np.testing.assert_allclose(ours.losses[0], one.losses[0], rtol=1e-5)
+    assert ours.gradients.keys() == one.gradients.keys()
+    assert len(one.gradients) == 16
+    for name, gradient in one.gradients.items():
+        # Sums over tokens in another order: within 1e-5 of the tensor's largest gradient.
+        scale = np.abs(gradient).max()
+        assert scale > 0, name
+        np.testing.assert_allclose(
+            ours.gradients[name], gradient, atol=1e-5 * scale, rtol=1e-5, err_msg=name
+        )
+
+
+def test_twenty_steps_stay_as_near_as_rounding_allows(results):
+    """The tolerance is that of `layout_equality_test`: ten times the distance of controls.
+
+    A control starts from weights that are changed by up to one unit in the last place.
+    """
+    ours, one, controls = results
+    spread = np.max([np.abs(control.losses - one.losses) for control in controls], axis=0)
+    rounding = 10 * np.maximum(np.maximum.accumulate(spread), ULP * one.losses)
+    distance = np.abs(ours.losses - one.losses)
+    assert (distance <= rounding).all(), (distance, rounding)
+    # The steps are worth comparing: the model learns.
+    assert one.losses.min() < one.losses[0] - 0.3
+
+
+def test_all_variables_after_twenty_steps_are_as_near(results):
+    ours, one, controls = results
+    assert ours.variables.keys() == one.variables.keys()
+    for name, value in one.variables.items():
+        spread = max(np.abs(control.variables[name] - value).max() for control in controls)
+        distance = np.abs(ours.variables[name] - value).max()
+        assert distance <= 10 * max(spread, ULP * np.abs(value).max()), name

@@ -1,0 +1,138 @@
+"""`run_switch.py train --runtime=pjrt` on 8 CPU devices."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from tiny_run import FEW_LAYERS, TinyRun, contents, copy_of, variables
+
+from mtf_switch.model_dirs import train_log
+
+PARAMS = {**FEW_LAYERS, "num_experts": "8"}
+FLAGS = ("--runtime=pjrt", "--devices=8")
+VALIDATION = ("--eval_every=4", "--keep_best", "--gin_param=eval_every_steps.batches = 1")
+
+
+@pytest.fixture(scope="module")
+def trained_by_pjrt(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model_dir at step 6, with all noise on."""
+    model_dir = tmp_path_factory.mktemp("pjrt") / "run"
+    outcome = tiny.train(model_dir, "--steps=6", *FLAGS, *VALIDATION, params=PARAMS)
+    assert outcome.code == 0, outcome.err
+    return model_dir
+
+
+def test_a_run_leaves_the_files_of_the_estimator(trained_by_pjrt):
+    files = contents(trained_by_pjrt)
+    for step in (0, 3, 6):
+        assert f"model.ckpt-{step}.index" in files
+    assert tf.train.latest_checkpoint(str(trained_by_pjrt)) == str(
+        trained_by_pjrt / "model.ckpt-6"
+    )
+    assert "config.gin" in files
+    assert "train.lock" not in files
+    best = tf.train.latest_checkpoint(str(trained_by_pjrt / "best"))
+    losses = {
+        s.step: s.validation for s in train_log.read(str(trained_by_pjrt)) if s.validation
+    }
+    assert best.endswith(f"model.ckpt-{min(losses, key=losses.get)}")
+
+
+def test_the_events_have_the_curves_of_the_estimator(trained_by_pjrt):
+    tags = set()
+    for events in trained_by_pjrt.glob("events.out.tfevents.*"):
+        for event in tf.train.summary_iterator(str(events)):
+            tags |= {value.tag for value in event.summary.value}
+    assert {"loss", "learning_rate", "gradient_norm", "tokens_per_second"} <= tags
+    assert "validation_nats_per_token" in tags
+    assert "encoder/block_000/layer_000/dropped_fraction" in tags
+    assert "encoder/block_000/layer_000/expert_load" in tags
+
+
+@pytest.fixture(scope="module")
+def by_estimator(trained_by_pjrt, tiny, tmp_path_factory) -> Path:
+    """The same run, trained to step 8 by the Estimator from step 6 of PJRT, on one device."""
+    model_dir = copy_of(trained_by_pjrt, tmp_path_factory.mktemp("estimator") / "run")
+    outcome = tiny.train(model_dir, "--steps=8", "--devices=1", params=PARAMS)
+    assert outcome.code == 0, outcome.err
+    return model_dir
+
+
+def test_the_estimator_continues_a_run_and_pjrt_continues_that(by_estimator, tiny, tmp_path):
+    steps = train_log.read(str(by_estimator))
+    assert [step.step for step in steps] == list(range(1, 9))
+    assert steps[6].loss == pytest.approx(steps[5].loss, rel=0.1)
+    model_dir = copy_of(by_estimator, tmp_path / "run")
+    outcome = tiny.train(model_dir, "--steps=9", "--runtime=pjrt", "--devices=1", params=PARAMS)
+    assert outcome.code == 0, outcome.err
+    before, after = variables(by_estimator, 8), variables(model_dir, 9)
+    assert before.keys() == after.keys()
+    assert train_log.read(str(model_dir))[-1].step == 9
+    # One small step from where the Estimator stopped.
+    slots = [name for name in before if "_slot_" in name]
+    assert slots
+    kernel = "encoder/block_000/layer_000/SwitchFFN/wi/kernel"
+    np.testing.assert_allclose(after[kernel], before[kernel], atol=0.02)
+    assert not np.array_equal(after[kernel], before[kernel])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", ["1", "8"])
+def test_a_seed_gives_the_run_of_the_estimator(tiny, tmp_path, devices):
+    """Initial values are equal bit for bit, and 6 steps stay as near as float32 allows."""
+    params = {**PARAMS, "SwitchFFN.dispatch": "'einsum'"}
+    for name, flags in (("estimator", ()), ("pjrt", ("--runtime=pjrt",))):
+        model_dir = tmp_path / name
+        outcome = tiny.train(
+            model_dir, "--steps=6", f"--devices={devices}", *flags, params=params
+        )
+        assert outcome.code == 0, outcome.err
+    first, last = (
+        [variables(tmp_path / name, step) for name in ("estimator", "pjrt")] for step in (0, 6)
+    )
+    assert first[0].keys() == first[1].keys()
+    for name, value in first[0].items():
+        np.testing.assert_array_equal(first[1][name], value)
+    for name, value in last[0].items():
+        # 1e-5 of the largest value: 80 units in the last place.
+        np.testing.assert_allclose(last[1][name], value, atol=1e-5 * np.abs(value).max())
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_as_if_it_had_never_stopped(
+    trained_by_pjrt, tiny, tmp_path, monkeypatch
+):
+    """With dropout, expert dropout and jitter, bit for bit."""
+    append, arguments = train_log.TrainLog.append, ("--steps=6", *FLAGS, *VALIDATION)
+
+    def append_and_die(self, step, *rest):
+        append(self, step, *rest)
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_log.TrainLog, "append", append_and_die)
+        assert tiny.train(tmp_path / "run", *arguments, params=PARAMS).code == 130
+    assert tiny.train(tmp_path / "run", *arguments, params=PARAMS).code == 0
+    whole, resumed = variables(trained_by_pjrt, 6), variables(tmp_path / "run", 6)
+    assert whole.keys() == resumed.keys()
+    assert not [name for name in whole if not np.array_equal(whole[name], resumed[name])]
+    logs = [train_log.read(str(run)) for run in (trained_by_pjrt, tmp_path / "run")]
+    first, second = ([dataclasses.replace(s, seconds=0.0) for s in log] for log in logs)
+    assert first == second
+    assert [step.step for step in first] == [1, 2, 3, 4, 5, 6]
+    assert [step.step for step in first if step.validation] == [4, 6]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_of_it(tiny, tmp_path):
+    params = {**PARAMS, "utils.run.learning_rate_schedule": "1e38"}
+    outcome = tiny.train(tmp_path / "run", "--steps=12", *FLAGS, params=params)
+    assert outcome.code == 1
+    assert "The loss is nan at step" in outcome.err
+    steps = [int(p.stem.split("-")[1]) for p in (tmp_path / "run").glob("model.ckpt-*.index")]
+    assert steps == [0]
