@@ -104,6 +104,14 @@ def wait_for_all(group: Processes, name: str) -> None:
         _get_client().wait_at_barrier(name, _BARRIER_TIMEOUT * 1000, None)
 
 
+def leave(group: Processes) -> None:
+    """Leaves the other processes. One that ends without it looks to them as if it had crashed."""
+    import jax
+
+    if group.count > 1:
+        jax.distributed.shutdown()
+
+
 def agree_to_stop(group: Processes, wants: bool, step: int, ahead: int) -> int | None:
     """Returns the step after which all processes stop, once one of them wants to.
 

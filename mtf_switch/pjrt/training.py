@@ -89,6 +89,7 @@ class PjrtTrainer:
             self._clock = _Clock()
             self._run_steps(start, stop)
         processes.wait_for_all(self._group, "training has ended")
+        processes.leave(self._group)
 
     def _run_steps(self, start: int, stop: StopHook) -> None:
         step, settings = start, self._run.settings
