@@ -9,16 +9,9 @@ from pathlib import Path
 
 # Before any test imports TensorFlow.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Before any test makes JAX look for devices. Without the last two, XLA spends most of a test's
-# time on the machine code of a program that runs a few times.
+# Before any test makes JAX look for devices.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = " ".join(
-    (
-        "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
-    )
-)
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import gin
 import hypothesis

@@ -66,9 +66,9 @@ class PjrtRunner:
             hook.end(None)
         values = {**metrics.compute(), "global_step": np.int64(graph.masters.step)}
         with graph.graph.as_default():
-            tf_estimator._write_dict_to_summary(
-                self.eval_dir(name), values, int(values["global_step"])
-            )
+            folder, step = self.eval_dir(name), int(values["global_step"])
+            tf_estimator._write_dict_to_summary(folder, values, step)
+            tf_estimator._write_checkpoint_path_to_summary(folder, checkpoint_path, step)
         return values
 
     def predict(

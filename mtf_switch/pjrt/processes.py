@@ -105,7 +105,7 @@ def wait_for_all(group: Processes, name: str) -> None:
 
 
 def leave(group: Processes) -> None:
-    """Leaves the other processes. One that ends without it looks to them as if it had crashed."""
+    """Leaves the other processes, to which this one would else look as if it had crashed."""
     import jax
 
     if group.count > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import signal
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -116,7 +117,11 @@ class PjrtTrainer:
         """Whether all processes stop after a step, because one of them got a signal."""
         wants = stop.received is not None
         agreed = processes.agree_to_stop(self._group, wants, step, _IN_FLIGHT)
-        return agreed is not None and step >= agreed
+        is_over = agreed is not None and step >= agreed
+        if is_over and not wants:
+            # All processes end as the one that got the signal.
+            stop.receive(signal.SIGTERM)
+        return is_over
 
     def _finish(self, count: int, validates: bool = False) -> None:
         """Waits for the oldest steps, and adds them to the log.

@@ -9,8 +9,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tiny_run import TinyRun, copy_of
 
+RUNTIMES = ("estimator", "pjrt")
 # On one device, the Estimator sorts tokens, which gives equal results in evaluation.
-FLAGS = {"estimator": (), "pjrt": ("--runtime=pjrt", "--devices=4")}
+devices = pytest.mark.parametrize("devices", [1, pytest.param(4, marks=pytest.mark.slow)])
 
 
 def assert_near(ours, others):
@@ -29,11 +30,15 @@ def assert_near(ours, others):
         assert ours == others
 
 
-def test_an_evaluation_is_that_of_the_estimator(trained: Path, tiny: TinyRun, tmp_path: Path):
+@devices
+def test_an_evaluation_is_that_of_the_estimator(
+    trained: Path, tiny: TinyRun, tmp_path: Path, devices: int
+):
     """Perplexity, accuracy and all that is known of the routers, and TensorBoard's curves."""
     results, tags = {}, {}
-    for name, flags in FLAGS.items():
+    for name in RUNTIMES:
         model_dir = copy_of(trained, tmp_path / name)
+        flags = (f"--runtime={name}", f"--devices={devices}")
         outcome = tiny.command("eval", f"--model_dir={model_dir}", *flags)
         assert outcome.code == 0, outcome.err
         results[name] = json.loads((model_dir / "eval.json").read_text())
@@ -51,15 +56,19 @@ def test_an_evaluation_is_that_of_the_estimator(trained: Path, tiny: TinyRun, tm
 
 
 @pytest.mark.slow
-def test_scores_are_those_of_the_estimator(trained: Path, tiny: TinyRun, tmp_path: Path):
+@pytest.mark.parametrize("devices", [1, 4])
+def test_scores_are_those_of_the_estimator(
+    trained: Path, tiny: TinyRun, tmp_path: Path, devices: int
+):
     texts = {"inputs": ["ba do ki", "lu", "me no pa"], "targets": ["ri so", "tu ve", "za"]}
     arguments = [f"--model_dir={trained}"]
     for name, flag in (("inputs", "input_file"), ("targets", "target_file")):
         (tmp_path / name).write_text("\n".join(texts[name]) + "\n")
         arguments.append(f"--{flag}={tmp_path / name}")
     scores = {}
-    for name, flags in FLAGS.items():
+    for name in RUNTIMES:
         output = tmp_path / name
+        flags = (f"--runtime={name}", f"--devices={devices}")
         outcome = tiny.command("score", *arguments, f"--output_file={output}", *flags)
         assert outcome.code == 0, outcome.err
         scores[name] = [float(line) for line in output.read_text().split()]

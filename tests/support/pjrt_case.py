@@ -85,18 +85,17 @@ class Case:
     """A training step of the tiny model with one layout."""
 
     def __init__(self, tiny: TinyRun, params: Mapping[str, str]):
-        self.settings, self._vocabulary = tiny.parse({**PARAMS, **params})
-        self.executable: Executable | None = None
+        self.settings, self.vocabulary = tiny.parse({**PARAMS, **params})
 
-    def _build(self, impl: Any, compiled: bool) -> tuple[dict, Any]:
+    def _build(self, impl: Any, measures: bool = True) -> tuple[dict, Any]:
         tf.set_random_seed(0)
         tf.train.create_global_step()
         features = {
             name: tf.placeholder(tf.int32, [BATCH, length], name=name)
             for name, length in self.settings.sequence_length.items()
         }
-        model = switch_transformer.build(self.settings, self._vocabulary, compiled=compiled)
-        step = training_step.build(model, self.settings, features, impl)
+        model = switch_transformer.build(self.settings, self.vocabulary, compiled=True)
+        step = training_step.build(model, self.settings, features, impl, measures=measures)
         return features, step
 
     def train_on_one_device(
@@ -111,7 +110,7 @@ class Case:
         settings = self.settings
         with tf.Graph().as_default():
             impl = _OneDeviceWithTheNoiseOfAll(settings.mesh_shape, settings.layout_rules)
-            features, step = self._build(impl, compiled=True)
+            features, step = self._build(impl)
             export = step.lowering.export_to_tf_tensor
             results = {name: export(grad) for name, grad in step.gradients.items()}
             results[LOSS] = step.loss
@@ -139,16 +138,26 @@ class Case:
                     runs.append(_collect(found, session.run(variables)))
         return initial, runs
 
-    def train_through_pjrt(self, initial: Mapping[str, np.ndarray], steps: int) -> Trained:
-        """Returns the results from the given initial values."""
+    def compile(self) -> Executable:
+        """Compiles the step, without what only training measures, for 8 CPU devices."""
         settings = self.settings
-        axes = settings.layout.axes
-        mesh = DeviceMesh(
-            tuple(name for name, _ in axes) or ("all",), devices.find(axes, Processes())
-        )
         with tf.Graph().as_default():
             impl = PjrtMeshImpl(settings.mesh_shape, settings.layout_rules)
-            features, step = self._build(impl, compiled=True)
+            features, step = self._build(impl, measures=False)
+            program = step_program.make_program(impl, features, {LOSS: step.loss})
+            return Executable(program, self._find_mesh())
+
+    def _find_mesh(self) -> DeviceMesh:
+        axes = self.settings.layout.axes
+        names = tuple(name for name, _ in axes) or ("all",)
+        return DeviceMesh(names, devices.find(axes, Processes()))
+
+    def train_through_pjrt(self, initial: Mapping[str, np.ndarray], steps: int) -> Trained:
+        """Returns the results from the given initial values."""
+        settings, mesh = self.settings, self._find_mesh()
+        with tf.Graph().as_default():
+            impl = PjrtMeshImpl(settings.mesh_shape, settings.layout_rules)
+            features, step = self._build(impl)
             results = {LOSS: step.loss, **_slice_gradients(step)}
             program = step_program.make_program(impl, features, results)
             masters = Masters(step.lowering, program, mesh)
@@ -156,14 +165,14 @@ class Case:
             variables.pop("global_step")
             for name, variable in variables.items():
                 variable.load(initial[name], masters.session)
-            self.executable = Executable(program, mesh)
+            executable = Executable(program, mesh)
             on_devices = masters.put_on_devices()
             layouts = _describe_gradients(step, program)
             found = []
             for number in range(steps):
                 # The slices of gradients differ between cores, as those of variables do.
                 names = {**on_devices, **dict.fromkeys(layouts)}
-                changed, values = self.executable.run(names, make_batch(number), number)
+                changed, values = executable.run(names, make_batch(number), number)
                 slices = {name: changed.pop(name) for name in layouts}
                 on_devices |= changed
                 found.append({LOSS: float(np.asarray(values[LOSS]))})
