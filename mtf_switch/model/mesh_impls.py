@@ -174,9 +174,11 @@ def arrange_on_topology(
         physical = simd_mesh_impl.physical_shape_3d_from_topology_proto_4d(physical)
     if tiling is not None and not has_three_dimensions:
         return simd_mesh_impl.HierarchicalTiling(tiling, physical).logical_to_physical
-    return simd_mesh_impl.auto_logical_to_physical_tpu(
+    order = simd_mesh_impl.auto_logical_to_physical_tpu(
         mesh_shape.to_integer_list, physical, device_assignment=device_assignment
     )
+    # For chips with one core, upstream returns the function that makes the default order.
+    return order() if callable(order) else order
 
 
 def _hash(text: str) -> int:

@@ -104,6 +104,22 @@ def wait_for_all(group: Processes, name: str) -> None:
         _get_client().wait_at_barrier(name, _BARRIER_TIMEOUT * 1000, None)
 
 
+def all_have(group: Processes, name: str, value: str) -> bool:
+    """Returns whether all processes have the same value.
+
+    Args:
+      group: The processes, which all call this.
+      name: A name that no other call has.
+      value: The value of this process.
+    """
+    if group.count == 1:
+        return True
+    client = _get_client()
+    client.key_value_set(f"{name}/{group.index}", value)
+    wait_for_all(group, name)
+    return len({found for _, found in client.key_value_dir_get(name)}) == 1
+
+
 def leave(group: Processes) -> None:
     """Leaves the other processes, to which this one would else look as if it had crashed."""
     import jax

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import signal
 import time
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mtf_switch.errors import UserError
 from mtf_switch.model_dirs.best_checkpoint import BestCheckpoint
 from mtf_switch.pjrt import processes, step_results, training_graph
 from mtf_switch.pjrt.device_mesh import DeviceMesh, OnDevices
@@ -96,9 +98,10 @@ class PjrtTrainer:
         step, settings = start, self._run.settings
         while step < settings.train_steps and not self._is_over(step, stop):
             step += 1
-            changed, results = self._graph.executable.run(
-                self._variables, self._graph.read_batch(), step - 1
-            )
+            batch = self._graph.read_batch()
+            if step == start + 1:
+                self._check_batch(batch, step)
+            changed, results = self._graph.executable.run(self._variables, batch, step - 1)
             self._variables |= changed
             self._waiting.append((step, results))
             is_due = step - self.reached_step >= settings.save_checkpoints_steps
@@ -112,6 +115,21 @@ class PjrtTrainer:
         self._finish(len(self._waiting))
         if step > self.reached_step:
             self._save(step)
+
+    def _check_batch(self, batch: Mapping[str, np.ndarray], step: int) -> None:
+        """Checks that all processes read the same batch, of which each computes a part.
+
+        Raises:
+          UserError: If they do not.
+        """
+        digest = hashlib.sha256()
+        for name in sorted(batch):
+            digest.update(batch[name].tobytes())
+        if not processes.all_have(self._group, f"batch of step {step}", digest.hexdigest()):
+            raise UserError(
+                f"The processes have read different batches for step {step}: give all of them "
+                "the same data, the same configuration and the same --seed."
+            )
 
     def _is_over(self, step: int, stop: StopHook) -> bool:
         """Whether all processes stop after a step, because one of them got a signal."""

@@ -230,3 +230,9 @@ def test_the_cores_of_a_mesh_are_arranged_on_a_tpu_or_as_a_tiling_says():
     )
     with pytest.raises(ValueError, match="same product"):
         mesh_impls.arrange_on_topology(shape, [4, 4, 1, 2])
+
+
+def test_the_chips_of_a_tpu_with_one_core_each_keep_their_order():
+    """Those of v5e and v6e, for which upstream returns a function."""
+    shape = mtf.convert_to_shape("data:4,model:4")
+    assert mesh_impls.arrange_on_topology(shape, [4, 4, 1, 1]) == list(range(16))

@@ -86,6 +86,9 @@ class _Store:
     def key_value_set(self, key, value):
         self.values[key] = value
 
+    def wait_at_barrier(self, name, timeout, processes):
+        del name, timeout, processes
+
 
 def test_all_processes_stop_at_the_same_step(monkeypatch):
     store = _Store()
@@ -96,6 +99,16 @@ def test_all_processes_stop_at_the_same_step(monkeypatch):
     assert ask(groups[1], True, 8, ahead=4) == 13
     assert ask(groups[0], True, 12, ahead=4) == 13
     assert ask(groups[0], False, 13, ahead=4) == 13
+
+
+def test_processes_see_whether_all_have_the_same_value(monkeypatch):
+    store = _Store()
+    monkeypatch.setattr(processes, "_get_client", lambda: store)
+    groups = [Processes("localhost:1", 2, index) for index in range(2)]
+    assert processes.all_have(groups[0], "batch of step 1", "a")
+    assert processes.all_have(groups[1], "batch of step 1", "a")
+    assert not processes.all_have(groups[1], "batch of step 1", "b")
+    assert processes.all_have(ONE, "batch of step 1", "c")
 
 
 def test_a_process_alone_stops_at_once():
