@@ -73,11 +73,16 @@ class Difference:
         return self.first, self.second
 
     def estimate(self, results: Results) -> Estimate | None:
+        return estimates.estimate(self.compute(results), "difference")
+
+    def compute(self, results: Results) -> list[float]:
+        """Returns the difference of each seed."""
+
         def subtract(first: TrainingResult, second: TrainingResult) -> float:
             a, b = (metrics.read(result, self.metric) for result in (first, second))
             return 0.0 if a == b else a - b
 
-        return estimates.estimate(_by_seed(results, self.rows, subtract), "difference")
+        return _by_seed(results, self.rows, subtract)
 
     def find_in_paper(self, paper: PaperNumbers) -> float | None:
         values = [paper.get(row, {}).get(self.metric) for row in self.rows]

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mtf_switch.errors import join_first
 from mtf_switch.report import Report
 from mtf_switch.reproduction import estimates, metrics, verdicts
 from mtf_switch.reproduction.effects import Difference, Results
@@ -99,7 +100,11 @@ def format_page(
         lines += [f"![{exhibit.title}]({exhibit.name}.png)", ""]
     lines += [f"- {note}" for note in exhibit.notes] + ([""] if exhibit.notes else [])
     lines += ["## How to repeat it", "", "```", context.command, "```", ""]
-    lines += [f"- `{text}`" for text in _signatures(exhibit, results)]
+    signatures = _signatures(exhibit, results)
+    if signatures:
+        summary = f"<summary>The {len(signatures)} results and what they depend on</summary>"
+        lines += ["<details>", summary, "", *(f"- `{text}`" for text in signatures)]
+        lines += ["", "</details>"]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -133,7 +138,7 @@ def format_warnings(exhibit: Exhibit, results: Results, context: Context) -> str
             for name in _differences(result, context):
                 origins[name].add(f"{row.training.name}-{result.seed}")
     return "\n".join(
-        f"**Mixed:** {len(names)} results come from {origin}: {', '.join(sorted(names))}."
+        f"**Mixed:** {len(names)} results come from {origin}: {join_first(sorted(names), 9)}."
         for origin, names in sorted(origins.items())
     )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mtf_switch.reproduction import estimates, metrics
-from mtf_switch.reproduction.effects import Results, SpeedUp
+from mtf_switch.reproduction.effects import Difference, Results, SpeedUp
 from mtf_switch.reproduction.exhibit import Exhibit, Row
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _QUALITY = "neg. log perplexity (nats per target token)"
-# The beginning of a curve, a fifth of its steps, is not shown: it would hide the rest.
-_FIRST_SHOWN = 0.2
+# The beginning of a curve, two fifths of its steps, is not shown: it would hide the rest.
+_FIRST_SHOWN = 0.4
 
 
 def draw(figure: Figure, exhibit: Exhibit, results: Results) -> None:
@@ -112,15 +112,25 @@ def _draw_interval(axis: Axes, x: float, values: Sequence[float], color: object)
     axis.errorbar([x], [found.center], yerr=bars, color=color, marker="o", capsize=4)
 
 
-def _by_row(metric: str) -> Callable:
-    def draw_rows(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results) -> None:
-        for place, row in enumerate(rows):
-            values = [metrics.read(r, metric) for r in results[row.name].values()]
-            _draw_interval(axis, place, values, _color(rows, row, exhibit.baseline))
-        axis.set_xticks(range(len(rows)), [row.title for row in rows], rotation=25, ha="right")
-        axis.set_ylabel(metrics.METRICS[metric])
+def _difference_by_row(
+    axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results
+) -> None:
+    """Draws the quality of each row minus that of the baseline, paired by seed."""
+    others = [row for row in rows if row.name != exhibit.baseline]
+    for place, row in enumerate(others):
+        differences = Difference(row.name, exhibit.baseline).compute(results)
+        _draw_interval(axis, place, differences, _color(rows, row, exhibit.baseline))
+    axis.axhline(0, color="black", linestyle="--", linewidth=0.8)
+    _name_rows(axis, others)
+    axis.set_ylabel(f"neg. log perplexity - that of {exhibit.find_row(exhibit.baseline).title}")
 
-    return draw_rows
+
+def _name_rows(axis: Axes, rows: Sequence[Row]) -> None:
+    """Writes the titles of rows below an axis, without a model that all of them name."""
+    parts = [row.title.split(", ", 1) for row in rows]
+    is_common = len(rows) > 1 and len({part[0] for part in parts}) == 1
+    titles = [part[-1] for part in parts] if is_common else [row.title for row in rows]
+    axis.set_xticks(range(len(rows)), titles, rotation=25, ha="right")
 
 
 def _dropped_by_row(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results):
@@ -130,7 +140,7 @@ def _dropped_by_row(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: 
             for row in rows
         ]
         axis.plot(range(len(rows)), means, marker=marker, label=metrics.METRICS[metric])
-    axis.set_xticks(range(len(rows)), [row.title for row in rows], rotation=25, ha="right")
+    _name_rows(axis, rows)
     axis.set_ylabel("dropped tokens (%)")
     axis.set_ylim(bottom=0)
     axis.legend()
@@ -143,7 +153,7 @@ def _speed_up(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Result
         values = SpeedUp(row.name, exhibit.baseline).compute(results)
         axis.plot([place] * len(values), values, "o", color=_color(rows, row, exhibit.baseline))
     axis.axhline(1, color="black", linestyle="--", linewidth=0.8)
-    axis.set_xticks(range(len(others)), [row.title for row in others], rotation=25, ha="right")
+    _name_rows(axis, others)
     axis.set_ylim(bottom=0)
     axis.set_ylabel("speed-up in steps (0: quality not reached)")
 
@@ -152,7 +162,7 @@ PLOTS = {
     "quality_by_step": _quality_by_step,
     "quality_by_second": _quality_by_second,
     "quality_by_parameters": _quality_by_parameters,
-    "quality_by_row": _by_row(metrics.QUALITY),
+    "difference_by_row": _difference_by_row,
     "dropped_by_row": _dropped_by_row,
     "speed_up": _speed_up,
 }

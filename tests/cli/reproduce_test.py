@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from made_results import make_result
 
-from mtf_switch import machine, network
+from mtf_switch import machine, network, whole_file
 from mtf_switch.cli import main
 from mtf_switch.reproduction import paper_scale, runner
 from mtf_switch.reproduction.exhibits.trainings import SWITCH
@@ -106,6 +107,25 @@ def test_reports_are_written_without_training(results, capsys) -> None:
     assert (results / "table_11.md").exists()
     assert (results / "figure_4.md").exists()
     assert len(results.made) == 2
+
+
+def test_a_full_disk_is_one_sentence_and_nothing_is_lost(results, monkeypatch, capsys) -> None:
+    reproduce("table_11", "--rows=argmax", "--seeds=1", f"--results={results}")
+    write = whole_file.write_text
+
+    def fill(path, text) -> None:
+        if "argmax-1" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, text)
+
+    capsys.readouterr()
+    monkeypatch.setattr(whole_file, "write_text", fill)
+    assert reproduce("table_11", "--rows=argmax", "--seeds=3", f"--results={results}") == 1
+    (text,) = capsys.readouterr().err.splitlines()
+    assert "switch_8_argmax-1.json cannot be written: No space left on device." in text
+    monkeypatch.setattr(whole_file, "write_text", write)
+    assert reproduce("table_11", "--rows=argmax", "--seeds=3", f"--results={results}") == 0
+    assert results.made == [f"switch_8_argmax-{seed}" for seed in (0, 1, 2)]
 
 
 def test_a_row_is_verified(results, monkeypatch, capsys) -> None:
@@ -207,3 +227,11 @@ def test_a_folder_of_another_scale_is_refused(results, capsys) -> None:
     for other in ("--scale=small", "--steps=20"):
         assert reproduce("table_11", other, f"--results={results}") == 1
         assert "has results of scale 'tiny'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_row_is_trained_and_verified(tmp_path, capfd) -> None:
+    flags = ("--steps=2", f"--results={tmp_path}")
+    assert reproduce("table_11", "--rows=argmax", "--seeds=1", *flags) == 0
+    assert reproduce("--verify=table_11/argmax", *flags) == 0
+    assert "is equal: all 3 evaluations have the same value" in capfd.readouterr().out

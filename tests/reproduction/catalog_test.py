@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 from paper_rows import ROWS
 
-from mtf_switch.config import gin_files
+from mtf_switch.config import bound_settings, gin_config, gin_files
 from mtf_switch.errors import UserError
+from mtf_switch.model import switch_transformer
+from mtf_switch.model.flops import compute_cost
 from mtf_switch.reproduction import catalog, metrics, plots, scales
 from mtf_switch.reproduction.catalog import EXHIBITS
 
@@ -130,3 +134,25 @@ def test_a_scale_with_other_steps_has_another_label_and_configuration() -> None:
         *("eval", "--model_dir=D", "--perplexity", "--checkpoint_steps=all"),
         "--eval_batches=40",
     ]
+
+
+@each_scale
+def test_the_bindings_of_every_training_are_used(scale) -> None:
+    for training in catalog.list_trainings(list(EXHIBITS.values())):
+        gin_config.parse(scale.list_files(training), scale.list_params(training))
+        assert bound_settings.read_settings().train_steps == scale.count_steps(training)
+
+
+@pytest.mark.slow
+@each_scale
+def test_sparse_and_dense_models_have_the_same_flops(scale) -> None:
+    flops = {}
+    for training in catalog.list_trainings(list(EXHIBITS.values())):
+        gin_config.parse(scale.list_files(training), scale.list_params(training))
+        settings = bound_settings.read_settings()
+        built = switch_transformer.build(settings, types.SimpleNamespace(vocab_size=1124))
+        flops[training.name] = compute_cost(built, settings).flops_per_token
+    # A router has d_model x experts weights in two layers; 256 experts cost a third of a layer.
+    for experts in (2, 4, 8):
+        assert flops[f"switch_{experts}"] == pytest.approx(flops["t5"], rel=0.02)
+    assert 3.2 < flops["t5_large"] / flops["t5"] < 3.6

@@ -69,7 +69,7 @@ TABLE_10 = Exhibit(
         ),
     ),
     baseline=_FF,
-    plots=("quality_by_step", "quality_by_row"),
+    plots=("quality_by_step", "difference_by_row"),
     notes=("The paper's bfloat16 is read as selective precision: see gin/paper/table_10.",),
 )
 

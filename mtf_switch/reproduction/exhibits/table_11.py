@@ -52,7 +52,7 @@ TABLE_11 = Exhibit(
         _ahead("argmax", "sample_softmax"),
     ),
     baseline="argmax",
-    plots=("quality_by_step", "quality_by_row"),
+    plots=("quality_by_step", "difference_by_row"),
 )
 
 EXHIBITS = (TABLE_11,)

@@ -59,7 +59,7 @@ TABLE_2 = Exhibit(
         ),
     ),
     baseline="float32",
-    plots=("quality_by_step", "quality_by_row"),
+    plots=("quality_by_step", "difference_by_row"),
     notes=(
         "A processor without instructions for bfloat16 is not faster with it, so the claims on "
         "speed are about TPUs.",

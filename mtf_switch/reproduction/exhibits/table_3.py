@@ -40,7 +40,7 @@ TABLE_3 = Exhibit(
         ),
     ),
     baseline="scale_1.0",
-    plots=("quality_by_step", "quality_by_row"),
+    plots=("quality_by_step", "difference_by_row"),
     notes=(
         "The paper has 32 experts and 3 seeds, after 3.5k steps. Here the model is deeper.",
     ),

@@ -76,7 +76,7 @@ TABLE_9 = Exhibit(
         *_claims("switch_c", "t5_xxl", "Switch-C is ahead of T5-XXL"),
     ),
     baseline="t5_base",
-    plots=("quality_by_step", "quality_by_row"),
+    plots=("quality_by_step", "difference_by_row"),
     notes=(
         "The paper's numbers are after 250k and 500k steps. Its learning rate does not depend "
         "on the last step; here it falls to 0 there, so half of the steps are worth less.",
