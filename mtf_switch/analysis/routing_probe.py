@@ -9,8 +9,9 @@ import mesh_tensorflow as mtf
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from mtf_switch.layers import dimensions
+from mtf_switch.layers import call_modes, dimensions
 from mtf_switch.layers.routing import Routing
+from mtf_switch.layers.switch_layer import SwitchLayer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,37 @@ class RoutingProbe:
         _FetchOperation(self.layers, name, visits, stacked)
         kept = routing.kept * mtf.import_tf_tensor(routing.kept.mesh, visits, shape)
         return dataclasses.replace(routing, kept=kept)
+
+    def watch_output(self, layer: SwitchLayer) -> None:
+        """Also fetches the norm of a layer's outputs, as "output_norm": [O, B, L] float32."""
+        call = layer.call
+
+        def call_and_watch(context, x, losses=None):
+            outputs = call(context, x, losses)
+            if call_modes.sees_sequences(context):
+                squares = mtf.square(mtf.cast(outputs, tf.float32))
+                norm = mtf.sqrt(mtf.reduce_sum(squares, reduced_dim=outputs.shape.dims[-1]))
+                _OutputOperation(self.layers, layer.metrics_name(context), norm)
+            return outputs
+
+        layer.call = call_and_watch
+
+
+class _OutputOperation(mtf.Operation):
+    """Adds a tensor to the fetches of a layer, whose `_FetchOperation` is lowered before."""
+
+    def __init__(self, layers: dict[str, ProbedLayer], layer: str, norm: mtf.Tensor):
+        super().__init__([norm], name="output_probe")
+        self._layers = layers
+        self._layer = layer
+        self._outputs = [mtf.Tensor(self, norm.shape, norm.dtype)]
+
+    def lower(self, lowering):
+        (norm,) = self.inputs
+        laid_out = lowering.tensors[norm].to_laid_out_tensor()
+        exported = lowering.mesh_impl(self).export_to_tf_tensor(norm, laid_out)
+        self._layers[self._layer].fetches["output_norm"] = exported
+        lowering.set_tensor_lowering(self.outputs[0], lowering.tensors[norm])
 
 
 class _FetchOperation(mtf.Operation):

@@ -39,12 +39,15 @@ class LayerRouting:
       kept: [B, L, C] bool, whether the token got a slot of that expert. A token without any is
         dropped, or is padding.
       nonpadding: [B, L] bool.
+      output_norm: [B, L] float32, the norm of the layer's output, which is gate x norm of the
+        expert's output if a token visits one expert; None if it was not asked for.
     """
 
     expert: np.ndarray
     gate: np.ndarray
     kept: np.ndarray
     nonpadding: np.ndarray
+    output_norm: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +74,20 @@ class TracedModel:
       group_sizes: Layer -> S, the tokens of a group.
     """
 
-    def __init__(self, run: Run, features: Mapping[str, tuple[int, int]], graph: tf.Graph):
+    def __init__(
+        self,
+        run: Run,
+        features: Mapping[str, tuple[int, int]],
+        graph: tf.Graph,
+        watches_outputs: bool = False,
+    ):
         """Builds the graph.
 
         Args:
           run: The run, made from the parsed gin configuration.
           features: Feature -> [B, L], the shape of its ids.
           graph: An empty graph, which must be the default one.
+          watches_outputs: Whether the traced routing has `output_norm`.
 
         Raises:
           UserError: If the model has no Switch layer, or cannot be built.
@@ -94,6 +104,10 @@ class TracedModel:
         probe = routing_probe.RoutingProbe()
         model = switch_transformer.build(settings, run.vocabulary, observe=probe.observe)
         check_is_sparse(model, run.model_dir)
+        if watches_outputs:
+            for stack in switch_transformer.stacks(model):
+                for layer in switch_transformer.switch_layers(stack):
+                    probe.watch_output(layer)
         tf.train.get_or_create_global_step()
         self._fed = {
             name: tf.placeholder(tf.int32, shape, name) for name, shape in features.items()
@@ -145,6 +159,7 @@ class TracedModel:
         rows = len(found["loss"])
         layers = {}
         for name, fetched in found["layers"].items():
+            norm = fetched.get("output_norm")
             values = {
                 key: routing_probe.by_token(fetched[key], rows)
                 for key in ("expert", "gate", "kept")
@@ -154,6 +169,7 @@ class TracedModel:
                 gate=values["gate"],
                 kept=values["kept"] > 0,
                 nonpadding=fetched["nonpadding"].reshape(rows, -1) > 0,
+                output_norm=None if norm is None else norm.reshape(rows, -1),
             )
         return BatchRouting(layers, found["loss"], found["sums"])
 
@@ -185,18 +201,21 @@ class TracedModel:
 
 
 @contextlib.contextmanager
-def open_model(run: Run, features: Mapping[str, tuple[int, int]]) -> Iterator[TracedModel]:
+def open_model(
+    run: Run, features: Mapping[str, tuple[int, int]], watches_outputs: bool = False
+) -> Iterator[TracedModel]:
     """Builds the graph of a run's model, and closes its session at the end.
 
     Args:
       run: The run, made from the parsed gin configuration.
       features: Feature -> [B, L], the shape of its ids.
+      watches_outputs: Whether the traced routing has `output_norm`.
 
     Raises:
       UserError: If the model has no Switch layer, or cannot be built.
     """
     with tf.Graph().as_default() as graph:
-        model = TracedModel(run, features, graph)
+        model = TracedModel(run, features, graph, watches_outputs)
     try:
         yield model
     finally:

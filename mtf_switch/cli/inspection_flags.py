@@ -17,6 +17,8 @@ _OTHER_BINDINGS = {
     "run_config.keep_best.value": "--keep_best",
     "text_files.files": "--corpus",
     "utils.run.init_checkpoint": "--init_checkpoint",
+    "distillation.teacher": "--teacher",
+    "distillation.init": "--init",
     "task_cache.folders": "--additional_task_cache_dirs",
     "utils.run.batch_size": "--batch_tokens",
     "Bitransformer.decode.beam_size": "--beams",
@@ -32,6 +34,8 @@ _INSTEAD_OF_DRY_RUN = {
     "score": "score an --input_file of a few lines: it says how long they took",
     "experts": "experts --tokens=2000 --no_importance, with an --output_dir of its own, takes "
     "the shortest time",
+    "prune": "prune --tokens=2000, with an --output_dir of its own, takes the shortest time",
+    "export": "export --batch_sizes 1, with an --export_dir of its own, is the shortest",
     "superglue": "eval --eval_batches=2 decodes two batches of each task",
     "plan": "plan itself makes no step: it counts memory and time of one",
     "compile": "compile itself makes no step: it asks the compiler for the memory of one",

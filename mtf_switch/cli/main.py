@@ -14,14 +14,17 @@ from mtf_switch.cli import (
     compile,
     completion,
     convert,
+    distil,
     eval,
     experts,
+    export,
     finetune,
     flags,
     plan,
     predict,
     prepare,
     process,
+    prune,
     reproduce,
     score,
     superglue,
@@ -35,7 +38,7 @@ from mtf_switch.upstream import logs
 
 # In the order of --help.
 _COMMANDS = (
-    *(train, finetune, eval, predict, score, convert),
+    *(train, finetune, distil, eval, predict, score, convert, prune, export),
     *(experts, compare, reproduce, superglue, tasks, prepare, plan, compile),
 )
 
@@ -70,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run,
         program=os.path.basename(sys.argv[0]),
         when_interrupted="The same command continues from the last checkpoint."
-        if options.command in ("train", "finetune")
+        if options.command in ("train", "finetune", "distil")
         else "",
     )
 

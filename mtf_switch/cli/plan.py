@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from mtf_switch.cli import flags, inspection_flags, planning_flags
+from mtf_switch.config import gin_files
 from mtf_switch.errors import UserError
 from mtf_switch.programs import tpu_compiler
 
@@ -34,6 +36,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "print its memory beside the plan's; takes minutes for a full-size model",
     )
     parser.add_argument(
+        "--teacher",
+        metavar="FILE",
+        help="gin file of a teacher, such as models/switch_base_64.gin: plan the training of "
+        "the model as its student (the command distil)",
+    )
+    parser.add_argument(
         "--output_dir", metavar="D", help="folder for the JSON, the text and a plot"
     )
     flags.add_check(parser, _check_compiler)
@@ -47,8 +55,31 @@ def _check_compiler(options: argparse.Namespace) -> None:
         raise UserError(
             "plan does not compile several layouts: use the command compile with --compare."
         )
+    if options.teacher is not None:
+        gin_files.check_files_exist([options.teacher])
+    if options.teacher is not None and options.compile:
+        raise UserError("plan does not compile a student with its --teacher: omit --compile.")
     if options.compile:
         tpu_compiler.find_library()
+
+
+def _make_objective_factory(options: argparse.Namespace) -> Callable | None:
+    """Returns a function that makes the objective of a student; None without a teacher."""
+    if options.teacher is None:
+        return None
+    from mtf_switch.distillation.distillation import Distillation
+    from mtf_switch.distillation.settings import DistillationSettings
+    from mtf_switch.distillation.teacher import Teacher
+    from mtf_switch.planning import planner
+
+    planner.parse_files([options.teacher])
+    teacher = Teacher.capture()
+
+    def make_objective(settings, vocabulary):
+        model = teacher.build(settings, vocabulary, on_tpu=True, drops_tokens=True)
+        return Distillation(teacher, model, DistillationSettings(teacher=options.teacher))
+
+    return make_objective
 
 
 def run_command(options: argparse.Namespace) -> None:
@@ -64,6 +95,7 @@ def run_command(options: argparse.Namespace) -> None:
     for layout, files in tqdm(
         layouts.items(), "plan", unit="layout", leave=False, disable=len(layouts) < 2
     ):
+        make_objective = _make_objective_factory(options)
         settings = planner.parse_settings(files, options.gin_param, options.batch_tokens)
         if inspection_flags.print_if_asked(options):
             return
@@ -71,7 +103,7 @@ def run_command(options: argparse.Namespace) -> None:
             compiled = planner.compile_step(settings, options.vocab_size, options.topology)
             plans[layout] = compiled.plan
         else:
-            plans[layout] = planner.make_plan(settings, options.vocab_size)
+            plans[layout] = planner.make_plan(settings, options.vocab_size, make_objective)
     if options.compare:
         report = plan_report.report_comparison(plans)
     else:

@@ -31,7 +31,7 @@ INSTEAD = {
     "and score.",
     "--eval_split": "Use --split=NAME of eval.",
     "--eval_summary_dir": "eval writes its results into the model_dir.",
-    "--export_dir": "Use the command convert to export a model.",
+    "--export_dir": "Use the command export.",
     "--beam_size": "Use --beams=N of predict.",
     "--keep_top_k": "Use --top_k=N of predict.",
     "--tpu_topology": "Use a file of gin/layouts/, such as --gin_file=layouts/expert_32.gin.",
@@ -53,7 +53,7 @@ _OTHER_MODES = {
     "score_eval": "eval --model_dir=D",
     "score_from_strings": "score --model_dir=D --input_file=F --target_file=T --output_file=O",
     "score_from_dataset": "eval --model_dir=D --perplexity",
-    "export": "convert --from=mtf --to=hf D O",
+    "export": "export --model_dir=D --export_dir=E",
 }
 
 

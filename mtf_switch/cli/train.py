@@ -15,6 +15,7 @@ from mtf_switch.model_dirs import run_lock
 from tasks import text_files
 
 if TYPE_CHECKING:
+    from mtf_switch.runs.objective import Objective
     from mtf_switch.runs.run import Run
 
 
@@ -33,6 +34,18 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         parser, "folder for checkpoints and summaries; the same command continues from it"
     )
     flags.add_gin(parser)
+    add_text(parser)
+    flags.add_training(parser)
+    flags.add_data(parser)
+    flags.add_machine(parser)
+    runtime_flags.add(parser, trains=True)
+    inspection_flags.add(parser)
+    flags.add_check(parser, check_free)
+    return parser
+
+
+def add_text(parser: argparse.ArgumentParser) -> None:
+    """Adds `--corpus` and `--task`."""
     parser.add_argument(
         "--corpus",
         metavar="GLOB",
@@ -42,14 +55,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--task",
         help="task or mixture of seqio's registry (default: the one that the gin files name)",
     )
-    flags.add_training(parser)
-    flags.add_data(parser)
-    flags.add_machine(parser)
-    runtime_flags.add(parser, trains=True)
-    inspection_flags.add(parser)
     flags.add_check(parser, _check_text)
-    flags.add_check(parser, check_free)
-    return parser
 
 
 def check_free(options: argparse.Namespace) -> None:
@@ -72,10 +78,7 @@ def _check_text(options: argparse.Namespace) -> None:
 
 def run_command(options: argparse.Namespace) -> None:
     """Trains the model in the gin files, or that of an existing model_dir."""
-    corpus = []
-    if options.corpus is not None:
-        corpus = [f"text_files.files = {options.corpus!r}", "MIXTURE_NAME = 'text_files'"]
-    params = corpus + flags.training_bindings(options)
+    params = text_bindings(options) + flags.training_bindings(options)
     if is_finished(options, options.gin_file, params):
         return
     if options.gin_file:
@@ -104,6 +107,13 @@ def run_command(options: argparse.Namespace) -> None:
     )
     _print_corpus(run)
     start_training(run, options)
+
+
+def text_bindings(options: argparse.Namespace) -> list[str]:
+    """Returns the gin bindings of `--corpus`."""
+    if options.corpus is None:
+        return []
+    return [f"text_files.files = {options.corpus!r}", "MIXTURE_NAME = 'text_files'"]
 
 
 def is_finished(
@@ -146,15 +156,41 @@ def _print_corpus(run: Run) -> None:
     )
 
 
-def start_training(run: Run, options: argparse.Namespace) -> None:
-    """Trains a run, and prints the step that it has reached; or only looks at the run."""
+def start_training(
+    run: Run, options: argparse.Namespace, objective: Objective | None = None
+) -> None:
+    """Trains a run, and prints the step that it has reached; or only looks at the run.
+
+    Args:
+      run: The run.
+      options: The parsed flags.
+      objective: What it minimizes; None for the ordinary loss.
+
+    Raises:
+      UserError: If the run has no teacher although it is that of a student.
+    """
+    if objective is None:
+        _check_has_no_teacher(run)
+    from mtf_switch.runs.objective import ORDINARY
+
+    objective = objective or ORDINARY
     if options.dry_run:
         from mtf_switch.runs import dry_run
 
-        print(dry_run.inspect(run))
+        print(dry_run.inspect(run, objective))
         return
     from mtf_switch.runs import training
 
-    step = training.train(run, options.new_text)
+    step = training.train(run, options.new_text, objective)
     if not options.process_id:
         _print_step(run.model_dir, step)
+
+
+def _check_has_no_teacher(run: Run) -> None:
+    bound = gin_config.find_parameters("distillation")
+    if bound:
+        raise UserError(
+            f"The configuration binds distillation.{bound[0]}, but this command has no "
+            f"teacher: train a student with {name_program()} distil, which also continues "
+            f"{run.model_dir} if it is a student's."
+        )

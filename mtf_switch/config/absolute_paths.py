@@ -13,6 +13,8 @@ from mtf_switch.config import gin_statements
 # Parameters whose values are paths or patterns of paths, or lists of them.
 _PATHS = (
     "run.init_checkpoint",
+    "distillation.teacher",
+    "distillation.cache",
     "text_files.files",
     "tfds_data.data_dir",
     "task_cache.folders",

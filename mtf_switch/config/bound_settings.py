@@ -75,7 +75,7 @@ def read_settings() -> RunSettings:
     import mesh_tensorflow as mtf
 
     parameter_rules.check_configuration()
-    values = _read_run_parameters()
+    values = read_run_parameters()
     parameter_rules.check_results("run", values)
     lengths = values["sequence_length"]
     if lengths is None:
@@ -102,7 +102,7 @@ def read_settings() -> RunSettings:
         train_steps=steps,
         mesh_shape=mtf.convert_to_shape(layout.mesh_shape),
         layout_rules=mtf.convert_to_layout_rules(layout.layout_rules),
-        learning_rate_schedule=_make_schedule(
+        learning_rate_schedule=make_schedule(
             values["learning_rate_schedule"], values["total_run_steps"] or steps
         ),
         optimizer=values["optimizer"],
@@ -131,8 +131,8 @@ def _read_keep_best() -> bool:
     return keep_best()
 
 
-def _read_run_parameters() -> dict[str, Any]:
-    """Returns the parameters of `utils.run`."""
+def read_run_parameters() -> dict[str, Any]:
+    """Returns the parameters of `utils.run`, with references evaluated."""
     from mesh_tensorflow.transformer import utils
 
     return _read_parameters(utils.run)
@@ -187,8 +187,13 @@ def _count_sequences(batch_size: Any, lengths: Mapping[str, int], layout: MeshLa
         ) from error
 
 
-def _make_schedule(schedule: Any, total_steps: int) -> Callable | float:
-    """Returns a constant or a function of the step; multiplies the schedules of a list."""
+def make_schedule(schedule: Any, total_steps: int) -> Callable | float:
+    """Returns a constant or a function of the step; multiplies the schedules of a list.
+
+    Args:
+      schedule: A number, a schedule of Mesh TF, or a list of them.
+      total_steps: The number of steps of the run.
+    """
     from mesh_tensorflow.transformer import learning_rate_schedules
 
     if isinstance(schedule, list):

@@ -29,7 +29,8 @@ _INSTEAD = {
         "The command eval has flags for what it evaluates and writes: see its --help.",
     ),
     **dict.fromkeys(
-        ("export_checkpoint_step", "export_path"), "Use the command convert to export a model."
+        ("export_checkpoint_step", "export_path"),
+        "Use the command export, with its flags --checkpoint and --export_dir.",
     ),
     **dict.fromkeys(
         ("vocabulary", "train_dataset_fn", "eval_dataset_fn", "predict_fn"),

@@ -202,6 +202,16 @@ def find_value(name: str) -> Any:
         return None
 
 
+def find_parameters(name: str) -> list[str]:
+    """Returns the parameters that are bound for a function or class, in any scope."""
+    return [
+        parameter
+        for (_, selector), values in gin.config._CONFIG.items()
+        if selector.split(".")[-1] == name
+        for parameter in values
+    ]
+
+
 def to_text() -> str:
     """Returns the whole configuration as gin text. To parse it again gives the same text."""
     lines = gin.config_str(max_line_length=1000).splitlines()

@@ -26,6 +26,7 @@ MODULES = (
     "t5.models.mesh_transformer",
     "mtf_switch.config.mesh_layout",
     "mtf_switch.config.bound_settings",
+    "mtf_switch.distillation.settings",
     "mtf_switch.layers.capacity",
     "mtf_switch.layers.exploration",
     "mtf_switch.layers.initialization",

@@ -131,7 +131,7 @@ declare(
     "run",
     model_type=one_of(
         *("bitransformer", "lm", "delimited_lm", "aligned"),
-        advice="A student with a teacher (bi_student_teacher) is not implemented.",
+        advice="For a student with a teacher (bi_student_teacher), use the command distil.",
     ),
     batch_size=Rule(
         "a whole number of at least 1, or a pair such as ('tokens_per_batch', 65536)",

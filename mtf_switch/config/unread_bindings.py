@@ -70,6 +70,12 @@ def remember(files: Sequence[str], gin_params: Sequence[str], saved: Any) -> Non
     _given = Given(tuple(files), tuple(gin_params), saved)
 
 
+def restore(given: Given) -> None:
+    """Records again what `get_given` returned, with the configuration that it belongs to."""
+    global _given
+    _given = given
+
+
 def get_given() -> Given:
     """Returns what the parsed configuration was made from."""
     return _given

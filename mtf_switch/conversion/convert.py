@@ -25,6 +25,7 @@ from mtf_switch.conversion import (
 )
 from mtf_switch.conversion.architecture import Architecture
 from mtf_switch.conversion.protocols import Source, Target
+from mtf_switch.conversion.pruning import PrunedSource, Pruning
 from mtf_switch.conversion.tensor_names import HF, MTF, Format
 from mtf_switch.conversion.upcycling import UpcycledSource, Upcycling
 from mtf_switch.errors import UserError
@@ -54,6 +55,7 @@ class ConversionRequest:
       dtype: Dtype of all tensors of the target. None keeps the dtype of the source, except for
         Mesh TensorFlow, where None means float32: this project's variables are float32.
       upcycling: How to make a dense model sparse, or None to keep it as it is.
+      pruning: Which experts of a sparse model to keep, or None for all.
       gin_files: For Mesh TensorFlow, gin files of the run in config.gin.
       gin_params: For Mesh TensorFlow, gin bindings of the run in config.gin.
     """
@@ -64,6 +66,7 @@ class ConversionRequest:
     target: str
     dtype: Dtype | None = None
     upcycling: Upcycling | None = None
+    pruning: Pruning | None = None
     gin_files: Sequence[str] = ()
     gin_params: Sequence[str] = ()
 
@@ -100,6 +103,8 @@ def convert_checkpoint(request: ConversionRequest) -> ConversionResult:
     source = formats.load_classes(request.source_format).source(request.source)
     if request.upcycling:
         source = UpcycledSource(source, request.upcycling)
+    if request.pruning:
+        source = PrunedSource(source, request.pruning)
     architecture = source.architecture
     vocabulary = vocabulary_files.find(
         request.source_format, request.source, architecture.vocab_size

@@ -7,6 +7,9 @@ microbatches, the caller is inside the loop, and lets the loop add the sums up w
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import mesh_tensorflow as mtf
 
 # The attribute of a mtf.Graph that holds the recorded sums by name.
@@ -26,3 +29,17 @@ def record(name: str, sums: mtf.Tensor) -> None:
 def take(graph: mtf.Graph) -> dict[str, mtf.Tensor]:
     """Removes the sums that are recorded in a graph, and returns them by name, in order."""
     return vars(graph).pop(_ATTRIBUTE, {})
+
+
+@contextlib.contextmanager
+def set_aside(graph: mtf.Graph) -> Iterator[None]:
+    """Keeps the recorded sums of a graph, and drops those that the context records.
+
+    A second model, such as a teacher, has layers of the same names.
+    """
+    kept = take(graph)
+    try:
+        yield
+    finally:
+        take(graph)
+        vars(graph)[_ATTRIBUTE] = kept

@@ -278,6 +278,6 @@ class SwitchProjection(SwitchLayer):
             output_variance=self._layer.query_variance if self.part == "query" else 1.0,
         )
 
-    def _metrics_name(self, context: transformer.Context) -> str:
+    def metrics_name(self, context: transformer.Context) -> str:
         """See the base class; such as decoder/block_001/layer_002/query."""
-        return f"{super()._metrics_name(context)}/{self.part}"
+        return f"{super().metrics_name(context)}/{self.part}"

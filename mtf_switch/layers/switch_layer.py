@@ -213,7 +213,7 @@ class SwitchLayer(transformer.TransformerLayer):
             else position_in_expert.count_by_sorting,
         )
         if self.observe is not None and call_modes.sees_sequences(context):
-            routing = self.observe(self._metrics_name(context), routing)
+            routing = self.observe(self.metrics_name(context), routing)
         if algorithm == "sort":
             outputs = self._apply_to_sorted(context, inputs, routing, networks)
         else:
@@ -326,9 +326,9 @@ class SwitchLayer(transformer.TransformerLayer):
             loss = routing.aux_loss / context.num_microbatches
             context.losses.append(mtf.cast(loss, context.activation_dtype))
         if call_modes.sees_sequences(context):
-            recorded_sums.record(self._metrics_name(context), routing.sums)
+            recorded_sums.record(self.metrics_name(context), routing.sums)
 
-    def _metrics_name(self, context: transformer.Context) -> str:
+    def metrics_name(self, context: transformer.Context) -> str:
         """The name of the layer's metrics, such as decoder/block_001/layer_002."""
         layer = context.current_layer.name or f"layer_{context.layer_index:03d}"
         return f"{context.model.name}/{layer}"

@@ -47,6 +47,20 @@ def check_exists(checkpoint: str) -> None:
         )
 
 
+def load_if_new(checkpoint: str | None, model_dir: str) -> None:
+    """Makes the variables of a new run start from its checkpoint, if it has one.
+
+    Args:
+      checkpoint: The path of the checkpoint, or None.
+      model_dir: The folder of the run, which has no checkpoint if the run is new.
+
+    Raises:
+      UserError: If the checkpoint is of another model.
+    """
+    if checkpoint and not saved_checkpoints.list_paths(model_dir):
+        load_into_graph(checkpoint)
+
+
 def load_into_graph(checkpoint: str) -> None:
     """Makes the variables of the default graph start at their values in a checkpoint.
 
@@ -78,7 +92,7 @@ def load_into_graph(checkpoint: str) -> None:
             shape_and_slices=[""],
             dtypes=[dtypes[source]],
         )[0]
-        _set_initial_value(variable, tf.reshape(value, variable.shape))
+        set_initial_value(variable, tf.reshape(value, variable.shape))
 
 
 def _check_shapes(checkpoint: str, sources: dict[tf.Variable, str], shapes: dict) -> None:
@@ -98,7 +112,7 @@ def _check_shapes(checkpoint: str, sources: dict[tf.Variable, str], shapes: dict
         )
 
 
-def _set_initial_value(variable: tf.Variable, value: tf.Tensor) -> None:
+def set_initial_value(variable: tf.Variable, value: tf.Tensor) -> None:
     """Sets a value like tf.train.init_from_checkpoint, but accepts another type."""
     value = tf.cast(value, variable.dtype.base_dtype)
     with tf.device(variable.device):

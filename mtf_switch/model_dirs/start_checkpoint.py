@@ -7,25 +7,26 @@ import os
 from mtf_switch.errors import UserError
 
 
-def check_path(path: str) -> None:
+def check_path(path: str, flag: str = "--init_checkpoint") -> None:
     """Checks that a path on this machine is a folder or a checkpoint.
 
     Addresses such as gs://... are not looked up.
 
     Args:
       path: A checkpoint such as "model.ckpt-1000", or the folder that holds it.
+      flag: The flag that names it.
 
     Raises:
       UserError: If nothing is there.
     """
     is_here = os.path.isdir(path) or os.path.isfile(f"{path}.index")
     if not is_here and "://" not in path:
-        raise missing(path)
+        raise missing(path, flag)
 
 
-def missing(path: str) -> UserError:
-    """Returns the error for a checkpoint that does not exist."""
+def missing(path: str, flag: str = "--init_checkpoint") -> UserError:
+    """Returns the error for a checkpoint that does not exist, and that `flag` names."""
     return UserError(
-        f"There is no checkpoint {path!r}. --init_checkpoint is a path such as "
+        f"There is no checkpoint {path!r}. {flag} is a path such as "
         "runs/base/model.ckpt-1000 (without .index), or the folder that holds it."
     )

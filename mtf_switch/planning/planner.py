@@ -10,7 +10,8 @@ import resource
 import sys
 import time
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import mesh_tensorflow as mtf
 
@@ -37,9 +38,11 @@ from mtf_switch.planning.pod_graph import PodGraph
 from mtf_switch.programs import topology, tpu_compiler
 from mtf_switch.programs.topology import Topology
 from mtf_switch.runs import step_program
+from mtf_switch.runs.objective import ORDINARY, TEACHER_SCOPE, Objective
 
 # The paper's pre-training on a TPU. These files are parsed before the user's.
 BASE_FILES = ("runs/c4.gin", "runs/tpu.gin", "hardware/tpu_v3.gin")
+MakeObjective = Callable[[run_settings.RunSettings, Any], Objective]
 # The task of BASE_FILES.
 BASE_TASK = "c4_v220_span_corruption"
 
@@ -60,7 +63,7 @@ def parse_settings(
     params = list(gin_params)
     if batch_tokens is not None:
         params.append(f"utils.run.batch_size = ('tokens_per_batch', {batch_tokens})")
-    gin_config.parse([*BASE_FILES, *gin_files], params)
+    parse_files(gin_files, params)
     settings = bound_settings.read_settings()
     if settings.layout.size == 1:
         raise UserError(
@@ -70,12 +73,21 @@ def parse_settings(
     return settings
 
 
-def make_plan(settings: run_settings.RunSettings, vocabulary_size: int | None = None) -> Plan:
+def parse_files(gin_files: Sequence[str], gin_params: Sequence[str] = ()) -> None:
+    """Parses gin files and bindings on top of the paper's pre-training on TPU v3."""
+    gin_config.parse([*BASE_FILES, *gin_files], gin_params)
+
+
+def make_plan(
+    settings: run_settings.RunSettings,
+    vocabulary_size: int | None = None,
+    make_objective: MakeObjective | None = None,
+) -> Plan:
     """Plans the training step of the parsed configuration.
 
     Args:
       settings: The settings of the run.
-      vocabulary_size: See `build_pod`.
+      vocabulary_size, make_objective: See `build_pod`.
 
     Raises:
       UserError: If the model cannot be built, if the layout cannot split it, or if the
@@ -84,7 +96,7 @@ def make_plan(settings: run_settings.RunSettings, vocabulary_size: int | None = 
     start = time.monotonic()
     pod_hardware = read_hardware()
     pod_hardware.check_slice(settings.layout.size)
-    pod, vocabulary = build_pod(settings, vocabulary_size)
+    pod, vocabulary = build_pod(settings, vocabulary_size, "train", make_objective)
     return plan_pod(pod, settings, vocabulary, pod_hardware, start)
 
 
@@ -92,6 +104,7 @@ def build_pod(
     settings: run_settings.RunSettings,
     vocabulary_size: int | None = None,
     mode: Mode = "train",
+    make_objective: MakeObjective | None = None,
 ) -> tuple[PodGraph, PlannedVocabulary]:
     """Builds the graph of a step, and returns it with its vocabulary.
 
@@ -100,12 +113,16 @@ def build_pod(
       vocabulary_size: The number of pieces and sentinels; None for the vocabulary of the task.
         If the task is that of BASE_FILES, a model can replace it with PRETRAINING_TASK.
       mode: The kind of step.
+      make_objective: Makes what training minimizes from the settings and the vocabulary; None
+        for the ordinary loss.
 
     Raises:
       UserError: If the model cannot be built, or the layout cannot split it.
     """
     vocabulary = _choose_vocabulary(settings, vocabulary_size)
-    pod = pod_graph.build(settings, types.SimpleNamespace(vocab_size=vocabulary.size), mode)
+    padded = types.SimpleNamespace(vocab_size=vocabulary.size)
+    objective = make_objective(settings, padded) if make_objective else ORDINARY
+    pod = pod_graph.build(settings, padded, mode, objective)
     return pod, vocabulary
 
 
@@ -271,7 +288,9 @@ def _compute_flops_per_sequence(pod: PodGraph, settings: run_settings.RunSetting
     matmuls = [
         operation
         for operation, phase in pod.phases.items()
-        if phase == FORWARD and isinstance(operation, mtf.EinsumOperation)
+        if phase == FORWARD
+        and isinstance(operation, mtf.EinsumOperation)
+        and f"/{TEACHER_SCOPE}/" not in operation.name
     ]
     sequences = settings.batch_size // pod.microbatches
     return flops.compute_flops_per_sequence(pod.model, matmuls, sequences, settings)

@@ -21,6 +21,7 @@ from mtf_switch.model.abstract_mesh import AbstractMeshImpl
 from mtf_switch.planning.communication import BACKWARD, FORWARD, UPDATE, Phase
 from mtf_switch.planning.modes import Mode
 from mtf_switch.runs import inference_steps, training_step
+from mtf_switch.runs.objective import ORDINARY, Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +59,19 @@ class PodGraph:
         return self.microbatches if operation in self.looped else 1
 
 
-def build(settings: RunSettings, vocabulary: Any, mode: Mode = "train") -> PodGraph:
+def build(
+    settings: RunSettings,
+    vocabulary: Any,
+    mode: Mode = "train",
+    objective: Objective = ORDINARY,
+) -> PodGraph:
     """Builds and lowers the graph of a run for the cores of its mesh.
 
     Args:
       settings: The settings of the run.
       vocabulary: A vocabulary, or an (inputs, targets) pair.
       mode: Whether the graph trains, evaluates or decodes a batch.
+      objective: What training minimizes.
 
     Raises:
       UserError: If the model cannot be built, or the layout cannot split it.
@@ -79,14 +86,20 @@ def build(settings: RunSettings, vocabulary: Any, mode: Mode = "train") -> PodGr
         }
         mesh_impl = _make_mesh_impl(settings)
         if mode == "train":
-            return _build_training(model, settings, features, mesh_impl)
+            return _build_training(model, settings, features, mesh_impl, objective)
         return _build_inference(mode, model, settings, features, mesh_impl)
 
 
 def _build_training(
-    model: Any, settings: RunSettings, features: Mapping, mesh_impl: AbstractMeshImpl
+    model: Any,
+    settings: RunSettings,
+    features: Mapping,
+    mesh_impl: AbstractMeshImpl,
+    objective: Objective,
 ) -> PodGraph:
-    step = training_step.build(model, settings, features, mesh_impl, measures=False)
+    step = training_step.build(
+        model, settings, features, mesh_impl, measures=False, objective=objective
+    )
     phases = {
         **dict.fromkeys(step.phases.forward, FORWARD),
         **dict.fromkeys(step.phases.backward, BACKWARD),

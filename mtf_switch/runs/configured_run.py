@@ -20,6 +20,7 @@ def make_run(
     reads_data: bool = True,
     settings: RunSettings | None = None,
     runtime: Runtime | None = None,
+    vocabulary_of: str | None = None,
 ) -> Run:
     """Makes the run that the parsed gin configuration describes, and prepares its data.
 
@@ -31,6 +32,8 @@ def make_run(
         vocabulary are not needed if the model_dir keeps a vocabulary.
       settings: The settings of the parsed configuration, if they were read already.
       runtime: What runs the steps; None for the Estimator.
+      vocabulary_of: A checkpoint whose vocabulary a new run takes; None for the one from which
+        it starts.
 
     Raises:
       UserError: If a setting is missing or cannot be used, if there is no such task, or
@@ -40,6 +43,6 @@ def make_run(
     if task is not None:
         settings = dataclasses.replace(settings, task=task)
     chosen = run_vocabulary.choose(
-        model_dir, settings.task, settings.init_checkpoint, reads_data
+        model_dir, settings.task, vocabulary_of or settings.init_checkpoint, reads_data
     )
     return Run(settings, chosen.vocabulary, model_dir, cluster, chosen.for_all_tasks, runtime)

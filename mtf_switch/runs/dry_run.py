@@ -19,7 +19,8 @@ from tqdm import tqdm
 from mtf_switch.config import mesh_layout
 from mtf_switch.model import switch_transformer
 from mtf_switch.model_dirs import saved_checkpoints
-from mtf_switch.runs import data, estimator, run_saver, training_step
+from mtf_switch.runs import data, estimator, training_step
+from mtf_switch.runs.objective import ORDINARY, Objective
 from mtf_switch.runs.run import Run
 from mtf_switch.runs.training_step import TrainingStep
 
@@ -58,10 +59,14 @@ class DryRun:
         return sum(math.prod(shape) for _, shape, _ in self.variables)
 
 
-def inspect(run: Run) -> str:
+def inspect(run: Run, objective: Objective = ORDINARY) -> str:
     """Builds the graph of a training run, makes a few steps, and describes both.
 
     Nothing is read from or written to the model_dir: the steps start from initial values.
+
+    Args:
+      run: The run.
+      objective: What it minimizes.
 
     Returns:
       A text of a few lines, with one line for each group of variables.
@@ -78,13 +83,14 @@ def inspect(run: Run) -> str:
     with tf.Graph().as_default():
         tf.set_random_seed(settings.seed)
         tf.train.create_global_step()
-        dataset = data.make_train_input_fn(settings, 0)(None)
+        input_fn = objective.make_input_fn(settings, 0) or data.make_train_input_fn(settings, 0)
+        dataset = input_fn(None)
         batch = tf.data.make_one_shot_iterator(dataset).get_next()
         features = {name: tensor.shape.as_list() for name, tensor in batch.items()}
         model = switch_transformer.build(settings, run.vocabulary)
         mesh_impl, _ = estimator.make_mesh_impl(settings, devices)
-        step = training_step.build(model, settings, batch, mesh_impl)
-        run_saver.load_initial_weights(run)
+        step = training_step.build(model, settings, batch, mesh_impl, objective=objective)
+        objective.load_initial_weights(settings, run.model_dir)
         trained = [
             (v.op.name, v.shape.as_list(), v.dtype.base_dtype.name)
             for v in tf.trainable_variables()

@@ -17,6 +17,7 @@ from mtf_switch.model import mesh_impls, switch_transformer
 from mtf_switch.model.mesh_impls import SeededPlacementMeshImpl, SeededSimdMeshImpl
 from mtf_switch.runs import estimator_specs, inference_steps, task_sums, training_step
 from mtf_switch.runs.estimator_specs import MakeHooks
+from mtf_switch.runs.objective import ORDINARY, Objective
 from mtf_switch.runs.run import Run
 from mtf_switch.runs.training_step import TrainingStep
 
@@ -34,6 +35,7 @@ def build(
     score: bool = False,
     make_hooks: MakeHooks = _make_no_hooks,
     inference: InferenceCapacity | None = None,
+    objective: Objective = ORDINARY,
 ) -> tpu_estimator.TPUEstimator:
     """Builds the estimator of a run.
 
@@ -44,6 +46,7 @@ def build(
         checkpoint saver, so a hook that raises keeps a bad step from being saved.
       inference: The experts' capacity while the model predicts or scores lines of text; None
         for that of evaluation.
+      objective: What training minimizes.
 
     Returns:
       A TPUEstimator for train, evaluate and predict.
@@ -58,7 +61,7 @@ def build(
     devices = [""] * size if run.on_tpu else assign_devices(size)
     model = switch_transformer.build(settings, run.vocabulary, run.on_tpu, inference)
     return tpu_estimator.TPUEstimator(
-        model_fn=_make_model_fn(run, model, devices, score, make_hooks),
+        model_fn=_make_model_fn(run, model, devices, score, make_hooks, objective),
         config=_make_run_config(run, devices),
         train_batch_size=settings.batch_size,
         eval_batch_size=settings.batch_size,
@@ -87,7 +90,12 @@ def _make_run_config(run: Run, devices: Sequence[str]) -> tpu_config.RunConfig:
 
 
 def _make_model_fn(
-    run: Run, model: Any, devices: Sequence[str], score: bool, make_hooks: MakeHooks
+    run: Run,
+    model: Any,
+    devices: Sequence[str],
+    score: bool,
+    make_hooks: MakeHooks,
+    objective: Objective,
 ) -> Callable:
     """Makes the function of (features, labels, mode, params) that builds a graph."""
 
@@ -106,8 +114,9 @@ def _make_model_fn(
                 variable_placer=placer,
                 measures=not run.on_tpu,
                 model_info_file=run.settings.model_info_file,
+                objective=objective,
             )
-            return estimator_specs.make_training_spec(run, step, make_hooks)
+            return estimator_specs.make_training_spec(run, step, make_hooks, objective)
         if mode == tf.estimator.ModeKeys.EVAL:
             step = inference_steps.build_evaluation(*arguments, variable_placer=placer)
             return estimator_specs.make_evaluation_spec(run, step, task_numbers)

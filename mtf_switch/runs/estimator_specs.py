@@ -11,16 +11,19 @@ from tensorflow.python.tpu import tpu_estimator
 
 from mtf_switch.runs import eval_metrics, router_summaries, run_saver
 from mtf_switch.runs.inference_steps import InferenceStep
+from mtf_switch.runs.objective import ORDINARY, Objective
 from mtf_switch.runs.run import Run
 from mtf_switch.runs.training_step import TrainingStep
 
 MakeHooks = Callable[[TrainingStep], list]
 
 
-def make_training_spec(run: Run, step: TrainingStep, make_hooks: MakeHooks) -> Any:
+def make_training_spec(
+    run: Run, step: TrainingStep, make_hooks: MakeHooks, objective: Objective = ORDINARY
+) -> Any:
     """Makes the spec of a training step.
 
-    Training starts from `utils.run.init_checkpoint` if the model_dir has no checkpoint, and
+    Training starts from the objective's initial weights if the model_dir has no checkpoint, and
     saves the run in its model_dir.
 
     Args:
@@ -28,6 +31,7 @@ def make_training_spec(run: Run, step: TrainingStep, make_hooks: MakeHooks) -> A
       step: The step, in the default graph.
       make_hooks: Makes further hooks from the step, for a run on this machine. They come before
         the checkpoint saver.
+      objective: The objective of the step.
 
     Returns:
       An EstimatorSpec, or a TPUEstimatorSpec for a run on a TPU.
@@ -35,7 +39,7 @@ def make_training_spec(run: Run, step: TrainingStep, make_hooks: MakeHooks) -> A
     with mtf.utils.outside_all_rewrites():
         if isinstance(step.learning_rate, tf.Tensor):
             tf.summary.scalar("learning_rate", step.learning_rate)
-        run_saver.load_initial_weights(run)
+        objective.load_initial_weights(run.settings, run.model_dir)
         # The slices of variables get their values before anything is saved.
         hooks = [mtf.MtfRestoreHook(step.lowering), _make_saver_hook(run, step.lowering)]
     mode = tf.estimator.ModeKeys.TRAIN

@@ -102,7 +102,8 @@ def call_model(
     features: Features,
     mode: Mode,
     microbatches: int = 1,
-) -> tuple[mtf.Tensor, mtf.Tensor]:
+    compute_loss: bool = True,
+) -> tuple[mtf.Tensor, mtf.Tensor | None]:
     """Calls a model on whole sequences, and computes its loss.
 
     Args:
@@ -111,14 +112,16 @@ def call_model(
       features: Those of `import_features`.
       mode: "train" or "eval".
       microbatches: Microbatches per step. The loss is divided by it.
+      compute_loss: Whether the loss is computed.
 
     Returns:
       Logits [O, B, L, V] in the type of activations, and the loss, a scalar of that type: the
-      cross-entropy of `target_loss` and the auxiliary losses of the layers.
+      cross-entropy of `target_loss` and the auxiliary losses of the layers. Without
+      `compute_loss`, it is None.
     """
     options = dict(
         targets=features["targets"],
-        compute_loss=True,
+        compute_loss=compute_loss,
         mode=mode,
         variable_dtype=utils.get_variable_dtype(),
         num_microbatches=microbatches,

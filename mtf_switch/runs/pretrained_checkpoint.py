@@ -31,7 +31,7 @@ _RUN_CONFIGURABLES = re.compile(
     |product_learning_rate|\w*Optimizer|LeanAdafactor|mesh_\w+_dataset_fn|\w*pack\w*
     |get_variable_dtype|get_vocab_embedding_cls|serialize_num_microbatches|decode
     |should_load_variable|init_checkpoint_variable_mapping|task_cache|tfds_data
-    |task_vocabulary|run_vocabulary|own_data|tpu_\w+|utils)\Z""",
+    |distillation|task_vocabulary|run_vocabulary|own_data|tpu_\w+|utils)\Z""",
     re.VERBOSE,
 )
 
@@ -45,14 +45,18 @@ class PretrainedCheckpoint:
       config: Gin text of its model; empty if the folder does not contain any.
       vocabulary: The vocabulary of its task; None if the folder does not name the task, or
         keeps a vocabulary itself.
+      whole_config: Gin text of its model and its run; empty if the folder does not contain any.
     """
 
     path: str
     config: SavedText
     vocabulary: seqio.Vocabulary | None
+    whole_config: SavedText
 
     @classmethod
-    def from_path(cls, path: str, gin_files: Sequence[str] = ()) -> PretrainedCheckpoint:
+    def from_path(
+        cls, path: str, gin_files: Sequence[str] = (), flag: str = "--init_checkpoint"
+    ) -> PretrainedCheckpoint:
         """Looks for a checkpoint, and for the configuration beside it.
 
         Args:
@@ -60,14 +64,15 @@ class PretrainedCheckpoint:
             Both may be gs:// addresses.
           gin_files: Gin files of the user. The configuration may use the packages that they
             import.
+          flag: The flag that names the path, for messages.
 
         Raises:
           UserError: If there is no checkpoint, or its configuration cannot be read as data.
         """
         network.check_address(path, "Copy the checkpoint to this machine.")
-        checkpoint = _find_latest(path) if tf.io.gfile.isdir(path) else path
+        checkpoint = _find_latest(path, flag) if tf.io.gfile.isdir(path) else path
         if not tf.train.checkpoint_exists(checkpoint):
-            raise start_checkpoint.missing(checkpoint)
+            raise start_checkpoint.missing(checkpoint, flag)
         folder = os.path.dirname(checkpoint)
         packages = gin_config.find_imported_packages(gin_files)
         config_file = os.path.join(folder, "config.gin")
@@ -76,14 +81,14 @@ class PretrainedCheckpoint:
             saved = SavedText(_read_file(config_file), config_file, packages, skip_unknown=True)
             if kept_vocabulary.find(folder) is not None:
                 # The run that starts here uses the kept vocabulary: see run_vocabulary.choose.
-                return cls(checkpoint, _select_model_bindings(saved), None)
-            return cls(checkpoint, *_read_config(saved))
+                return cls(checkpoint, _select_model_bindings(saved), None, saved)
+            return cls(checkpoint, *_read_config(saved), saved)
         if tf.io.gfile.exists(t5_config_file):
             saved = SavedText(
                 _read_file(t5_config_file), t5_config_file, packages, skip_unknown=True
             )
-            return cls(checkpoint, _select_model_bindings(saved), None)
-        return cls(checkpoint, SavedText(), None)
+            return cls(checkpoint, _select_model_bindings(saved), None, saved)
+        return cls(checkpoint, SavedText(), None, SavedText())
 
     def configure_run(
         self,
@@ -112,10 +117,15 @@ class PretrainedCheckpoint:
         start = f"utils.run.init_checkpoint = {self.path!r}"
         gin_config.parse(gin_files, [start, *gin_params], self.config)
         run = configured_run.make_run(model_dir, cluster, runtime=runtime)
-        self._check_vocabulary(run)
+        self.check_vocabulary(run)
         return run
 
-    def _check_vocabulary(self, run: Run) -> None:
+    def check_vocabulary(self, run: Run) -> None:
+        """Checks that a run has the vocabulary of this checkpoint, by its content.
+
+        Raises:
+          UserError: If it has not.
+        """
         for feature in ("inputs", "targets"):
             vocabulary = run.feature_vocabulary(feature)
             if self.vocabulary is not None and not _are_same(vocabulary, self.vocabulary):
@@ -127,12 +137,12 @@ class PretrainedCheckpoint:
                 )
 
 
-def _find_latest(folder: str) -> str:
+def _find_latest(folder: str, flag: str) -> str:
     found = saved_checkpoints.find_latest_if_any(folder)
     if found is None:
         raise UserError(
-            f"The folder {folder} does not contain a checkpoint. --init_checkpoint must be a "
-            f"model_dir of {name_program()} train, or the path of a checkpoint in one."
+            f"The folder {folder} does not contain a checkpoint. {flag} must be a model_dir of "
+            f"{name_program()} train, or the path of a checkpoint in one."
         )
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mtf_switch.model_dirs import initial_weights, restoring, saved_checkpoints
+from mtf_switch.model_dirs import initial_weights, restoring
 from mtf_switch.runs.run import Run
 
 
@@ -23,5 +23,4 @@ def load_initial_weights(run: Run) -> None:
     Raises:
       UserError: If the checkpoint is of another model.
     """
-    if run.settings.init_checkpoint and not saved_checkpoints.list_paths(run.model_dir):
-        initial_weights.load_into_graph(run.settings.init_checkpoint)
+    initial_weights.load_if_new(run.settings.init_checkpoint, run.model_dir)

@@ -66,17 +66,50 @@ def compute(
     Returns:
       A scalar in the type of activations, in nats per position.
     """
+    labels = smooth_labels(stack, context, targets, vocab_dim)
+    losses = mtf.layers.softmax_cross_entropy_with_logits(
+        logits, labels, vocab_dim, z_loss=stack.z_loss if context.train else 0.0
+    )
+    return average(stack, context, losses, targets)
+
+
+def smooth_labels(
+    stack: transformer.Unitransformer,
+    context: transformer.Context,
+    targets: mtf.Tensor,
+    vocab_dim: mtf.Dimension,
+) -> mtf.Tensor:
+    """Returns the distribution of the labels, [O, B, L, V] in the type of activations.
+
+    It is one-hot unless the stack has label smoothing. The arguments are those of `compute`.
+    """
     off_value = stack.label_smoothing / vocab_dim.size
-    soft_targets = mtf.one_hot(
+    return mtf.one_hot(
         mtf.maximum(targets, 0),
         vocab_dim,
         dtype=context.activation_dtype,
         on_value=1.0 - stack.label_smoothing + off_value,
         off_value=off_value,
     )
-    losses = mtf.layers.softmax_cross_entropy_with_logits(
-        logits, soft_targets, vocab_dim, z_loss=stack.z_loss if context.train else 0.0
-    )
+
+
+def average(
+    stack: transformer.Unitransformer,
+    context: transformer.Context,
+    losses: mtf.Tensor,
+    targets: mtf.Tensor,
+) -> mtf.Tensor:
+    """Averages losses over all positions; the loss of padding counts as 0.
+
+    Args:
+      stack: The decoder.
+      context: The context of the call.
+      losses: [O, B, L] in the type of activations.
+      targets: [O, B, L] int32, 0 for padding.
+
+    Returns:
+      A scalar in the type of activations. Those of microbatches add up to that of the batch.
+    """
     weights = _weigh(stack, targets, context.activation_dtype)
     positions = stack.loss_denominator(targets, context.num_microbatches)
     return mtf.reduce_sum(losses * weights) / positions
@@ -92,12 +125,29 @@ def _compute_and_record(
 ) -> mtf.Tensor:
     loss = loss_fn(stack, context, logits, targets, vocab_dim)
     if context.train:
-        positions = stack.loss_denominator(targets, context.num_microbatches)
-        nats = mtf.cast(loss, tf.float32) * positions
-        tokens = mtf.reduce_sum(_weigh(stack, targets, tf.float32))
-        sums = mtf.stack([nats, tokens], NAME)
-        recorded_sums.record(NAME, mtf.stop_gradient(sums))
+        record(stack, context, loss, targets)
     return loss
+
+
+def record(
+    stack: transformer.Unitransformer,
+    context: transformer.Context,
+    loss: mtf.Tensor,
+    targets: mtf.Tensor,
+) -> None:
+    """Records NAME in `recorded_sums`.
+
+    Args:
+      stack: The decoder.
+      context: The context of the call.
+      loss: A cross-entropy that `average` returned.
+      targets: [O, B, L] int32, 0 for padding.
+    """
+    positions = stack.loss_denominator(targets, context.num_microbatches)
+    nats = mtf.cast(loss, tf.float32) * positions
+    tokens = mtf.reduce_sum(_weigh(stack, targets, tf.float32))
+    sums = mtf.stack([nats, tokens], NAME)
+    recorded_sums.record(NAME, mtf.stop_gradient(sums))
 
 
 def _weigh(

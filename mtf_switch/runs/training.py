@@ -11,6 +11,7 @@ from mtf_switch.errors import Interrupted, UserError
 from mtf_switch.model_dirs import leftovers, run_lock, saved_checkpoints
 from mtf_switch.model_dirs.restoring import CheckShapesHook
 from mtf_switch.runs import data, estimator, run_text, run_vocabulary, stop_signals
+from mtf_switch.runs.objective import ORDINARY, Objective
 from mtf_switch.runs.progress import LossIsNotFinite
 from mtf_switch.runs.progress_hook import ProgressHook
 from mtf_switch.runs.run import Run
@@ -19,7 +20,7 @@ from mtf_switch.runs.stop_signals import StopHook
 from mtf_switch.runs.validation import Validation
 
 
-def train(run: Run, accept_new_text: bool = False) -> int:
+def train(run: Run, accept_new_text: bool = False, objective: Objective = ORDINARY) -> int:
     """Trains a run up to its configured number of steps.
 
     Training continues from the latest checkpoint in the model_dir. It writes checkpoints,
@@ -28,6 +29,7 @@ def train(run: Run, accept_new_text: bool = False) -> int:
     Args:
       run: The run, made from the parsed gin configuration.
       accept_new_text: Whether the run may continue although its text has changed.
+      objective: What the run minimizes. A runtime knows the ordinary one alone.
 
     Returns:
       The step that the run has reached.
@@ -43,7 +45,8 @@ def train(run: Run, accept_new_text: bool = False) -> int:
         settings.task, "train", data.is_cached(mesh_transformer.mesh_train_dataset_fn)
     )
     # This checks the model, so it comes before anything is written.
-    trainer = run.runtime.make_trainer(run) if run.runtime else EstimatorTrainer(run)
+    runtime = run.runtime
+    trainer = runtime.make_trainer(run) if runtime else EstimatorTrainer(run, objective)
     if not trainer.writes:
         with contextlib.closing(trainer):
             return _train_on(run, trainer)
@@ -87,13 +90,14 @@ class EstimatorTrainer:
 
     writes = True
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, objective: Objective = ORDINARY):
         """Builds the estimator of a run.
 
         Raises:
           UserError: If the model or its validation cannot be built.
         """
         self._run = run
+        self._objective = objective
         self._hooks: list[ProgressHook] = []
         measures = Validation(run)
 
@@ -101,7 +105,7 @@ class EstimatorTrainer:
             self._hooks.append(ProgressHook(step, run, measures))
             return self._hooks[-1:]
 
-        self._runner = estimator.build(run, make_hooks=make_hooks)
+        self._runner = estimator.build(run, make_hooks=make_hooks, objective=objective)
 
     def wait_for_files(self) -> None:
         """Does nothing: the Estimator is one process."""
@@ -110,8 +114,9 @@ class EstimatorTrainer:
         """Trains from the checkpoint of step `start` until the last step or a signal."""
         model_dir = self._run.model_dir
         latest = [saved_checkpoints.find_latest(model_dir)] if start else []
+        input_fn = self._objective.make_input_fn(self._run.settings, start)
         self._runner.train(
-            data.make_train_input_fn(self._run.settings, start),
+            input_fn or data.make_train_input_fn(self._run.settings, start),
             hooks=[stop, *(CheckShapesHook(path) for path in latest)],
             max_steps=self._run.settings.train_steps,
         )

@@ -7,8 +7,10 @@ the mesh: the Estimator places it on devices, and the planner lowers it for the 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import mesh_tensorflow as mtf
@@ -20,6 +22,7 @@ from mtf_switch.errors import UserError
 from mtf_switch.layers import recorded_sums
 from mtf_switch.model.batch import batch_dimensions, count_microbatches
 from mtf_switch.runs import gradient_norm, model_call, target_loss
+from mtf_switch.runs.objective import ORDINARY, Objective
 
 _Operations = tuple[mtf.Operation, ...]
 
@@ -84,6 +87,7 @@ def build(
     variable_placer: mtf.utils.BalancedVariablePlacer | None = None,
     measures: bool = True,
     model_info_file: str | None = None,
+    objective: Objective = ORDINARY,
 ) -> TrainingStep:
     """Builds and lowers a training step in the default graph, which has a global step.
 
@@ -96,6 +100,7 @@ def build(
       variable_placer: Places the variables on the hosts of a TPU; None for this machine.
       measures: Whether the step has `target_sums` and `gradient_norm`.
       model_info_file: File that gets the sizes of the variables, or None.
+      objective: What the step minimizes.
 
     Raises:
       UserError: If the model cannot be built as configured, or a binding has no effect.
@@ -104,10 +109,10 @@ def build(
     mesh = mtf.Mesh(graph, "mesh", variable_placer)
     with model_call.build_graph():
         batch_dims = batch_dimensions(settings)
-        features = model_call.import_features(mesh, settings, features, batch_dims, "train")
+        features = _import_features(mesh, settings, features, batch_dims, objective)
         microbatches = count_microbatches(settings)
-        with target_loss.use(model, records=measures):
-            passes = _run_passes(model, settings, features, batch_dims[-1], microbatches)
+        use = functools.partial(objective.use, model, settings, records=measures)
+        passes = _run_passes(model, settings, features, batch_dims[-1], microbatches, use)
         learning_rate = _compute_learning_rate(settings)
         gradients = _select_trained(passes.gradients, graph, settings.variable_filter)
         norm = gradient_norm.compute(list(gradients.values())) if measures else None
@@ -118,14 +123,13 @@ def build(
         loss = tf.cast(export(passes.loss), tf.float32)
         sums = {name: export(tensor) for name, tensor in passes.sums.items()}
         updates = tuple(lowering.lowered_operation(op) for op in update_ops)
-        train_op = _count_step_after(updates)
     unread_bindings.check_training()
     return TrainingStep(
         loss=loss,
         learning_rate=learning_rate,
         gradients={variable.name: gradient for variable, gradient in gradients.items()},
         updates=updates,
-        train_op=train_op,
+        train_op=_count_step_after(updates),
         target_sums=sums.pop(target_loss.NAME, None),
         gradient_norm=export(norm) if measures else None,
         router_sums=sums,
@@ -134,6 +138,19 @@ def build(
         phases=_divide_operations(graph, passes),
         microbatches=microbatches,
     )
+
+
+def _import_features(
+    mesh: mtf.Mesh,
+    settings: RunSettings,
+    features: Mapping[str, tf.Tensor],
+    batch_dims: list[mtf.Dimension],
+    objective: Objective,
+) -> dict[str, mtf.Tensor]:
+    """Imports the features of the model, and those of the objective."""
+    others = dict(features)
+    own = objective.import_own(mesh, settings, others, batch_dims)
+    return {**model_call.import_features(mesh, settings, others, batch_dims, "train"), **own}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,13 +180,15 @@ def _run_passes(
     features: model_call.Features,
     batch_dim: mtf.Dimension,
     microbatches: int,
+    use_objective: Callable[..., AbstractContextManager],
 ) -> _Passes:
     """Computes loss and gradients; in a loop if there are several microbatches."""
     graph = features["targets"].graph
     forward: list[mtf.Operation] = []
 
     def run_forward(microbatch: model_call.Features) -> dict[str, mtf.Tensor]:
-        _, loss = model_call.call_model(model, settings, microbatch, "train", microbatches)
+        with use_objective(features=microbatch):
+            _, loss = model_call.call_model(model, settings, microbatch, "train", microbatches)
         forward.extend(graph.operations)
         return {"loss": loss, **recorded_sums.take(graph)}
 

@@ -30,7 +30,10 @@ def refuse(arguments: list[str], capsys) -> str:
             "there is no flag --bach. The nearest names are: --eval_batches",
         ),
         (["--model_dir=x", "train"], "there is no flag --model_dir. Flags of a command come "),
-        (["xyzzy"], "there is no command 'xyzzy'. The commands are train, finetune, eval"),
+        (
+            ["xyzzy"],
+            "there is no command 'xyzzy'. The commands are train, finetune, distil, eval",
+        ),
         (["eval", "--xyzzyx"], "there is no flag --xyzzyx. See "),
         (["eval", "--s=1", "--model_dir=x", "--o"], "there is no flag --o."),
         ([], "the following arguments are required: COMMAND. See "),

@@ -40,6 +40,8 @@ MAY_IMPORT = {
     "conversion": {"runs", *_BELOW_RUNS},
     "analysis": {"runs", *_BELOW_RUNS},
     "reproduction": {"downstream", "planning", "programs", "runs", *_BELOW_RUNS},
+    "distillation": {"runs", *_BELOW_RUNS},
+    "serving": {"runs", *_BELOW_RUNS},
 }
 # No package imports these two.
 MAY_IMPORT.update(demo=set(MAY_IMPORT), cli=set(MAY_IMPORT))

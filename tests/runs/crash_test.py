@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import students
 from tiny_run import TinyRun, contents, copy_of, variables
 
 from mtf_switch.config import gin_files
@@ -158,6 +159,17 @@ def test_fine_tuning_that_is_killed(
         return Command(arguments, tiny.environment)
 
     kill_training(command, tmp_path, seed=3)
+
+
+@pytest.mark.slow
+def test_distillation_that_is_killed(tiny: TinyRun, trained: Path, tmp_path: Path) -> None:
+    def command(model_dir: Path) -> Command:
+        arguments = students.list_arguments(
+            tiny, trained, model_dir, f"--steps={STEPS}", params=PARAMS
+        )
+        return Command(arguments, tiny.environment)
+
+    kill_training(command, tmp_path, seed=5)
 
 
 @pytest.mark.slow

@@ -54,6 +54,11 @@ WORKING = [
         *("--validation_file={here}/examples.jsonl", "--metric=f1", "--model_dir={here}/new"),
         *_SHORT[1:],
     ],
+    [
+        *("distil", "--teacher={here}/run", "--student=models/t5_tiny.gin", "--init=none"),
+        *(*_TRAIN, "--gin_file=runs/embedded.gin", *_SHORT),
+    ],
+    ["prune", "--model_dir={here}/run", "--experts=1", "--output_dir={here}/new"],
     ["eval", "--model_dir={here}/run"],
     ["eval", "--model_dir={here}/run", "--test_file={here}/examples.tsv", "--metric=bleu"],
     ["experts", "--model_dir={here}/run"],

@@ -14,6 +14,7 @@ DTYPE = "utils.get_variable_dtype.activation_dtype"
 ROUTER_DTYPE = "SwitchRouter.router_dtype"
 POLICY = "Exploration.policy"
 SCALE = "init_scale.s"
+INIT, SOFT = "distillation.init", "distillation.soft"
 KEPT = "utils.run.keep_checkpoint_max"
 C4, NO_REPEATS = "c4_v220_span_corruption", "c4_v220_span_corruption_no_repeats"
 # Tokens of inputs and targets; mT5's for mC4.
@@ -61,6 +62,10 @@ def _pretraining(model_, *header, steps=550_000, task=NO_REPEATS):
     return Row(model_, header, {}, steps, task=task)
 
 
+def _student(init, soft, *header, **others):
+    return Row("t5_base", header, {INIT: init, SOFT: soft}, **{"task": NO_REPEATS, **others})
+
+
 def _table_10(parameters, precision, *header):
     return Row(parameters, (*header, "2^19 tokens"), {DTYPE: precision}, 100_000, 2**19)
 
@@ -94,6 +99,19 @@ ROWS = {
     "table_5/switch_base": _pretraining("switch_base", "GLUE 86.7", "SuperGLUE 79.5"),
     "table_5/t5_large": _pretraining("t5_large", "GLUE 87.8", "SuperGLUE 82.7"),
     "table_5/switch_large": _pretraining("switch_large", "GLUE 88.5", "SuperGLUE 84.7"),
+    "table_6/distillation": _student("none", 1.0, "-1.631", "3%"),
+    "table_6/distillation_init": _student("non_expert", 1.0, "-1.598", "20%"),
+    "table_6/distillation_init_mix": _student("non_expert", 0.25, "-1.580", "29%"),
+    "table_6/init": _student("non_expert", 0.0, "-1.639"),
+    "table_7/student": _student(
+        *("non_expert", 0.25, "-1.587", "-1.585", "-1.579", "-1.582", "-1.578"),
+        *("37%", "32%", "30%", "27%", "28%"),
+    ),
+    "table_8/student": _student(
+        *("non_expert", 0.25, "76.6", "81.3", "74.6", "30%"),
+        steps=16_000,
+        task="super_glue_v102_proportional",
+    ),
     "table_7/t5_base": _pretraining("t5_base", "-1.636"),
     "table_7/switch_base_16": _pretraining("switch_base_16", "-1.505", "-1.587"),
     "table_7/switch_base_32": _pretraining("switch_base_32", "-1.474", "-1.585"),

@@ -1,0 +1,252 @@
+"""The teacher's probabilities on the batches of a run, computed once for several students.
+
+The cache has the batches of the run in their order. All students that read it see the same
+batches, whatever their seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import mesh_tensorflow as mtf
+import numpy as np
+import tensorflow.compat.v1 as tf
+from tqdm import tqdm
+
+from mtf_switch import whole_file
+from mtf_switch.config import mesh_layout
+from mtf_switch.config.run_settings import RunSettings
+from mtf_switch.distillation.teacher import Teacher
+from mtf_switch.errors import UserError
+from mtf_switch.model.batch import batch_dimensions
+from mtf_switch.runs import data, estimator, model_call
+
+# The feature of the teacher's log-probabilities, [B, L, V] float32.
+FEATURE = "teacher_log_probs"
+_IDS, _VALUES = "teacher_ids", "teacher_values"
+_INFO, _BATCHES = "cache.json", "batches.tfrecord"
+# The log-probability of a token that is not among the k most likely: its probability is 0.
+_NEVER = -1e9
+_OPTIONS = tf.io.TFRecordOptions(compression_type="GZIP")
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherCache:
+    """A cache in a folder.
+
+    Attributes:
+      folder: The folder.
+      top_k: K, the number of tokens whose log-probabilities are kept for each position.
+      vocabulary: V, padding included.
+      steps: The number of batches.
+      mass: The mean probability of the K tokens; 1 if K is V.
+    """
+
+    folder: str
+    top_k: int
+    vocabulary: int
+    steps: int
+    mass: float
+
+    def make_input_fn(self, settings: RunSettings, first_step: int) -> Callable:
+        """Makes the input function of training, with FEATURE; see `data.make_train_input_fn`.
+
+        Raises:
+          UserError: If the run has more steps than the cache.
+        """
+        if settings.train_steps > self.steps:
+            raise UserError(
+                f"{self.folder} has the teacher's probabilities for {self.steps} steps, but "
+                f"the run has {settings.train_steps}: name a new --cache_teacher folder, which "
+                f"will be written, or pass --steps={self.steps}."
+            )
+
+        def input_fn(params):
+            del params
+            path = os.path.join(self.folder, _BATCHES)
+            records = tf.data.TFRecordDataset(path, compression_type="GZIP").skip(first_step)
+            return records.map(self._parse).prefetch(tf.data.experimental.AUTOTUNE)
+
+        return input_fn
+
+    def _parse(self, record: tf.Tensor) -> dict[str, tf.Tensor]:
+        info = _read_info(self.folder)
+        shapes = {name: tuple(shape) for name, shape in info["shapes"].items()}
+        text = tf.io.FixedLenFeature([], tf.string)
+        parsed = tf.io.parse_single_example(record, dict.fromkeys(shapes, text))
+        batch = {}
+        for name, shape in shapes.items():
+            dtype = tf.float32 if name == _VALUES else tf.int32
+            batch[name] = tf.reshape(tf.io.parse_tensor(parsed[name], dtype), shape)
+        ids, values = batch.pop(_IDS), batch.pop(_VALUES)
+        rows, length, _ = shapes[_IDS]
+        places = tf.broadcast_to(
+            tf.range(rows * length)[:, tf.newaxis], [rows * length, ids.shape[-1]]
+        )
+        indices = tf.stack([places, tf.reshape(ids, places.shape)], axis=-1)
+        dense = tf.fill([rows * length, self.vocabulary], _NEVER)
+        dense = tf.tensor_scatter_nd_update(dense, indices, tf.reshape(values, places.shape))
+        return {**batch, FEATURE: tf.reshape(dense, [rows, length, self.vocabulary])}
+
+    def describe(self) -> str:
+        """Says in a sentence what the cache keeps."""
+        if self.top_k == self.vocabulary:
+            return f"{self.folder} has the teacher's probabilities of all tokens."
+        return (
+            f"{self.folder} has the {self.top_k} most likely tokens of each position, which "
+            f"have {self.mass:.2%} of the teacher's probability. The loss takes them as all of "
+            "it; --teacher_top_k raises their number."
+        )
+
+
+def import_feature(
+    mesh: mtf.Mesh, log_probs: tf.Tensor, settings: RunSettings, batch_dims: Any
+) -> mtf.Tensor:
+    """Imports FEATURE into a mesh: [O, B, L, V] float32."""
+    length = mtf.Dimension("length", settings.sequence_length["targets"])
+    vocab = mtf.Dimension("vocab", log_probs.shape[-1])
+    shape = mtf.Shape([*batch_dims, length, vocab])
+    log_probs = tf.reshape(log_probs, shape.to_integer_list)
+    return mtf.import_fully_replicated(mesh, log_probs, shape, name=FEATURE)
+
+
+def open_or_write(
+    folder: str, top_k: int, settings: RunSettings, teacher: Teacher, model: Any
+) -> TeacherCache:
+    """Opens the cache in a folder, or computes and writes it.
+
+    Args:
+      folder: The folder. A folder that does not exist is created.
+      top_k: K; all tokens if the vocabulary has fewer.
+      settings: The settings of the student's run.
+      teacher: The teacher.
+      model: Its model, see `Teacher.build`.
+
+    Raises:
+      UserError: If the folder has something else, or the cache of another teacher or run.
+    """
+    request = {
+        "teacher": os.path.abspath(teacher.checkpoint),
+        "task": settings.task,
+        "batch_size": settings.batch_size,
+        "sequence_length": settings.sequence_length,
+        "teacher_top_k": top_k,
+    }
+    if os.path.exists(folder):
+        _check_same(folder, request)
+    else:
+        _write(folder, request, settings, teacher, model)
+    info = _read_info(folder)
+    return TeacherCache(
+        folder, info["top_k"], info["vocabulary"], info["steps"], info["probability"]
+    )
+
+
+def _read_info(folder: str) -> dict[str, Any]:
+    path = os.path.join(folder, _INFO)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} is not a cache that --cache_teacher wrote: {_INFO} is missing or "
+            "damaged. Name a new folder."
+        ) from error
+
+
+def _check_same(folder: str, request: dict[str, Any]) -> None:
+    info = _read_info(folder)
+    for name, value in request.items():
+        if info[name] != value:
+            raise UserError(
+                f"The cache {folder} has {name} {info[name]}, but this run has {value}: name a "
+                "new --cache_teacher folder."
+            )
+
+
+def _write(
+    folder: str, request: dict[str, Any], settings: RunSettings, teacher: Teacher, model: Any
+) -> None:
+    mesh_layout.check_has_devices(settings.layout, settings.devices)
+    part = f"{folder.rstrip('/')}.part-{os.getpid()}"
+    try:
+        whole_file.make_folder(part)
+        info = _write_batches(part, request["teacher_top_k"], settings, teacher, model)
+        text = json.dumps({**request, **info}, indent=2) + "\n"
+        whole_file.write_text(os.path.join(part, _INFO), text)
+        os.rename(part, folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}).") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_batches(
+    folder: str, top_k: int, settings: RunSettings, teacher: Teacher, model: Any
+) -> dict[str, Any]:
+    """Writes a record for each batch, and returns what the cache's information needs."""
+    devices = estimator.assign_devices(settings.layout.size)
+    config = estimator.session_config(False, devices)
+    mass, positions, shapes = 0.0, 0, {}
+    with tf.Graph().as_default():
+        tf.set_random_seed(settings.seed)
+        tf.train.get_or_create_global_step()
+        dataset = data.make_train_input_fn(settings, 0)(None)
+        batch = dict(tf.data.make_one_shot_iterator(dataset).get_next())
+        fetches, lowering, vocabulary = _build(batch, top_k, settings, teacher, model, devices)
+        with (
+            tf.Session(config=config) as session,
+            tf.io.TFRecordWriter(os.path.join(folder, _BATCHES), _OPTIONS) as writer,
+        ):
+            session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
+            session.run(lowering.copy_masters_to_slices())
+            for _ in tqdm(range(settings.train_steps), "cache of the teacher", unit="batch"):
+                found = session.run(fetches)
+                shapes = {name: list(array.shape) for name, array in found.items()}
+                real = found["targets"] > 0
+                mass += float(np.exp(found[_VALUES][real], dtype=np.float64).sum())
+                positions += int(real.sum())
+                writer.write(_serialize(found))
+    return {
+        "top_k": shapes[_IDS][-1],
+        "vocabulary": vocabulary,
+        "steps": settings.train_steps,
+        "seed": settings.seed,
+        "probability": mass / max(positions, 1),
+        "shapes": shapes,
+    }
+
+
+def _build(batch, top_k, settings, teacher, model, devices):
+    """Builds the teacher's graph; returns (what a record has, lowering, V)."""
+    mesh = mtf.Mesh(mtf.Graph(), "mesh")
+    with model_call.build_graph():
+        dims = batch_dimensions(settings)
+        features = model_call.import_features(mesh, settings, batch, dims, "train")
+        logits = mtf.anonymize(teacher.compute_logits(model, settings, features))
+        mesh_impl, _ = estimator.make_mesh_impl(settings, devices)
+        lowering = mtf.Lowering(mesh.graph, {mesh: mesh_impl}, autostack=False)
+        exported = tf.cast(lowering.export_to_tf_tensor(logits), tf.float32)
+    vocabulary = exported.shape[-1]
+    length = settings.sequence_length["targets"]
+    exported = tf.reshape(exported, [settings.batch_size, length, vocabulary])
+    values, ids = tf.math.top_k(tf.nn.log_softmax(exported), min(top_k, vocabulary))
+    ints = {name: tf.cast(ids_, tf.int32) for name, ids_ in batch.items()}
+    return {**ints, _IDS: ids, _VALUES: values}, lowering, vocabulary
+
+
+def _serialize(arrays: dict[str, np.ndarray]) -> bytes:
+    features = {
+        name: tf.train.Feature(
+            bytes_list=tf.train.BytesList(
+                value=[tf.make_tensor_proto(array).SerializeToString()]
+            )
+        )
+        for name, array in arrays.items()
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()

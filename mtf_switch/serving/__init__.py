@@ -1,0 +1,1 @@
+"""Exports a trained model as a TensorFlow SavedModel, which needs no code of this project."""

@@ -1,0 +1,62 @@
+"""The use of experts, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mtf_switch.analysis import expert_ranking, pruning_report
+from mtf_switch.analysis.traced_model import BatchRouting, LayerRouting
+
+LAYER = "encoder/block_000/layer_001"
+
+
+def make_batch() -> BatchRouting:
+    """Five tokens and a place of padding; the third token is dropped."""
+    routing = LayerRouting(
+        expert=np.array([[0, 2, 2], [2, 0, 1]])[..., np.newaxis],
+        gate=np.array([[0.5, 0.9, 0.8], [0.7, 0.3, 0.9]])[..., np.newaxis],
+        kept=np.array([[1, 1, 0], [1, 1, 1]], bool)[..., np.newaxis],
+        nonpadding=np.array([[1, 1, 1], [1, 1, 0]], bool),
+        output_norm=np.array([[4.0, 1.0, 0.0], [2.0, 8.0, 99.0]]),
+    )
+    return BatchRouting({LAYER: routing}, np.zeros([2, 3]), {})
+
+
+@pytest.fixture(scope="module")
+def use():
+    # The same batch twice doubles sums, and changes no mean.
+    return expert_ranking.measure([make_batch()] * 2, {LAYER: 4})[LAYER]
+
+
+@pytest.mark.parametrize(
+    ("criterion", "scores"),
+    [
+        ("share", [2 / 5, 0, 3 / 5, 0]),
+        ("gate_hits", [2 * 0.8 * 2 / 5, 0, 2 * 2.4 * 3 / 5, 0]),
+        ("output_norm", [6.0, 0, 1.5, 0]),
+    ],
+)
+def test_scores_are_those_of_the_definitions(use, criterion, scores) -> None:
+    assert use.tokens == 10
+    np.testing.assert_allclose(use.score(criterion), scores, rtol=1e-12)
+
+
+def test_the_best_are_kept_in_the_order_of_their_numbers(use) -> None:
+    assert use.choose("share", 1) == (2,)
+    assert use.choose("output_norm", 1) == (0,)
+    assert use.choose("share", 2) == (0, 2)
+    # Of equal experts, the first.
+    assert use.choose("share", 3) == (0, 1, 2)
+
+
+def test_the_report_names_the_kept_experts_and_their_share(use) -> None:
+    report = pruning_report.make_report({LAYER: use}, {LAYER: (0, 2)}, "share")
+    assert f"{LAYER}  4    100.0%  0 2" in report.text
+    assert report.data["layers"][LAYER]["output_norm"] == [6.0, 0.0, 1.5, 0.0]
+
+
+def test_tokens_are_counted_once_for_each_stack() -> None:
+    batch = make_batch()
+    layers = {LAYER: batch.layers[LAYER], "encoder/block_001/layer_001": batch.layers[LAYER]}
+    assert expert_ranking.count_tokens(BatchRouting(layers, batch.loss, {})) == 5

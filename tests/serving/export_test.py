@@ -1,0 +1,171 @@
+"""An export, loaded by a process that has plain TensorFlow and tensorflow-text only."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import random_checkpoints
+import tensorflow as tf
+from tiny_run import TinyRun, copy_of, variables
+
+# Answers requests with a SavedModel, and says which modules of this project were imported.
+SERVER = """
+import json, sys
+import tensorflow as tf, tensorflow_text
+model = tf.saved_model.load(sys.argv[1])
+answers = []
+for signature, inputs in json.load(sys.stdin):
+    tensors = {name: tf.constant(texts, tf.string) for name, texts in inputs.items()}
+    try:
+        found = model.signatures[signature](**tensors)
+        answers.append({name: x.numpy().tolist() for name, x in found.items()})
+    except tf.errors.InvalidArgumentError as error:
+        answers.append(str(error))
+own = [n for n in sys.modules if n.split(".")[0] in ("mtf_switch", "tasks", "mesh_tensorflow")]
+print(json.dumps([[{k: [v.decode() if isinstance(v, bytes) else v for v in values]
+    for k, values in a.items()} if isinstance(a, dict) else a for a in answers], own]))
+"""
+LINES = ["bado <extra_id_0> kilume", "so(<extra_id_0><extra_id_1>) tu", "ve " * 60]
+TARGETS = ["<extra_id_0> ba", "do", "kilu me"]
+
+
+@pytest.fixture(scope="module")
+def lively(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model_dir with large random weights: a model of few steps decodes nothing."""
+    folder = copy_of(trained, tmp_path_factory.mktemp("lively") / "run")
+    for file in folder.glob("model.ckpt-*"):
+        file.unlink()
+    chooser = np.random.default_rng(0)
+    values = {
+        name: chooser.normal(size=value.shape).astype(value.dtype)
+        for name, value in variables(trained, 6).items()
+        if "_slot_" not in name
+    }
+    random_checkpoints.write_mtf(
+        folder / "model.ckpt-6", {**values, "global_step": np.int64(6)}
+    )
+    tf.compat.v1.train.update_checkpoint_state(str(folder), "model.ckpt-6")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(tiny: TinyRun, lively: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served") / "tiny"
+    outcome = tiny.command(
+        "export",
+        f"--model_dir={lively}",
+        f"--export_dir={folder}",
+        *("--batch_sizes", "1", "4", "--max_length=8"),
+    )
+    assert outcome.code == 0, outcome.err
+    assert f"wrote {folder}/1: model.ckpt-6" in outcome.out
+    return folder / "1"
+
+
+@pytest.fixture(scope="module")
+def answers(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> list:
+    many = [LINES[i % 3] for i in range(64)]
+    requests = [
+        ["serving_default", {"inputs": LINES[:1]}],
+        ["serving_default", {"inputs": LINES}],
+        ["serving_default", {"inputs": many}],
+        ["score", {"inputs": LINES[:2], "targets": TARGETS[:2]}],
+        ["score", {"inputs": ["a"], "targets": ["ve " * 60]}],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", SERVER, str(exported)],
+        input=json.dumps(requests),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path_factory.mktemp("elsewhere"),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found, own = json.loads(done.stdout.splitlines()[-1])
+    assert own == []
+    return found
+
+
+def test_batches_of_any_size_have_the_answers_of_predict(
+    tiny: TinyRun, lively: Path, answers: list, tmp_path: Path
+) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    outcome = tiny.command(
+        *("predict", f"--model_dir={lively}", f"--input_file={lines}", "--max_length=8"),
+        f"--output_file={tmp_path}/out.txt",
+    )
+    assert outcome.code == 0, outcome.err
+    wanted = (tmp_path / "out.txt").read_text(encoding="utf-8").split("\n")[:3]
+    assert len(set(wanted)) > 1
+    one, three, many = answers[:3]
+    assert three["outputs"] == wanted
+    assert one["outputs"] == wanted[:1]
+    assert many["outputs"] == [wanted[i % 3] for i in range(64)]
+    np.testing.assert_allclose(one["scores"], three["scores"][:1], atol=1e-5)
+    np.testing.assert_allclose(many["scores"][:3], three["scores"], atol=1e-5)
+
+
+def test_scores_are_those_of_score(
+    tiny: TinyRun, lively: Path, answers: list, tmp_path: Path
+) -> None:
+    for name, lines in (("in", LINES[:2]), ("to", TARGETS[:2])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    outcome = tiny.command(
+        *("score", f"--model_dir={lively}", f"--input_file={tmp_path}/in.txt"),
+        *(f"--target_file={tmp_path}/to.txt", f"--output_file={tmp_path}/out.txt"),
+    )
+    assert outcome.code == 0, outcome.err
+    wanted = np.loadtxt(tmp_path / "out.txt")
+    np.testing.assert_allclose(answers[3]["scores"], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_score_refuses_a_text_that_is_too_long(answers: list) -> None:
+    assert "A text of targets has more than the 16 tokens" in answers[4]
+
+
+def test_a_version_has_what_a_server_needs(exported: Path) -> None:
+    extra = exported / "assets.extra"
+    info = json.loads((extra / "export.json").read_text(encoding="utf-8"))
+    assert (info["checkpoint"], info["batch_sizes"]) == ("model.ckpt-6", [1, 4])
+    records = list(tf.data.TFRecordDataset(str(extra / "tf_serving_warmup_requests")))
+    assert len(records) == 2
+    assert (exported / "assets" / "sentencepiece.model").stat().st_size > 1000
+    assert not list(exported.parent.glob(".part*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--beams=2", "--temperature=1"), "Beam search and sampling exclude each other"),
+        (("--batch_sizes", "0"), "is not a whole number of at least 1"),
+        (("--checkpoint", "model.ckpt-3", "model.ckpt-6"), "pass one --checkpoint"),
+        (("--checkpoint=model.ckpt-9",), "There is no checkpoint"),
+    ],
+)
+def test_mistakes_are_refused(
+    tiny: TinyRun, trained: Path, tmp_path: Path, arguments, message
+) -> None:
+    outcome = tiny.command(
+        "export", f"--model_dir={trained}", f"--export_dir={tmp_path}/x", *arguments
+    )
+    assert outcome.code in (1, 2)
+    assert message in outcome.err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_model_that_was_never_trained_is_refused(
+    tiny: TinyRun, trained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.gin").write_bytes((trained / "config.gin").read_bytes())
+    outcome = tiny.command(
+        "export", f"--model_dir={tmp_path}/new", f"--export_dir={tmp_path}/x"
+    )
+    assert outcome.code == 1
+    assert "holds no checkpoint yet: train it first" in outcome.err
