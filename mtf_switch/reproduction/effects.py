@@ -125,6 +125,41 @@ class Factor:
 
 
 @dataclasses.dataclass(frozen=True)
+class ShareOfGain:
+    """The share of a teacher's gain over a dense model that a student keeps (ruling 43).
+
+    Attributes:
+      student, dense, teacher: Names of rows.
+    """
+
+    student: str
+    dense: str
+    teacher: str
+    none: float = dataclasses.field(default=0.0, init=False)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return self.student, self.dense, self.teacher
+
+    def estimate(self, results: Results) -> Estimate | None:
+        def compute(*of_rows: TrainingResult) -> float:
+            return self._compute([metrics.read(result, metrics.QUALITY) for result in of_rows])
+
+        return estimates.estimate(_by_seed(results, self.rows, compute), "difference")
+
+    def find_in_paper(self, paper: PaperNumbers) -> float | None:
+        values = [paper.get(row, {}).get(metrics.QUALITY) for row in self.rows]
+        return None if None in values else self._compute(values)
+
+    def _compute(self, values: Sequence[float]) -> float:
+        student, dense, teacher = values
+        return gains.percent_of_gain(student, dense, teacher) / 100
+
+    def describe(self) -> str:
+        return f"share of the gain of {self.teacher} over {self.dense}: {self.student}"
+
+
+@dataclasses.dataclass(frozen=True)
 class SpeedUp:
     """The last step (or second) of a row over that at which another row is as good.
 

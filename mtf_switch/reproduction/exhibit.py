@@ -23,12 +23,14 @@ class Training:
       parts: Files of gin/scales: "experts" is `scales/tiny_experts.gin` at scale tiny.
       gin_files: Files that come after those of the scale.
       params: Bindings that come last.
+      teacher: The training whose model teaches this one; None for an ordinary training.
     """
 
     name: str
     parts: tuple[str, ...] = ()
     gin_files: tuple[str, ...] = ()
     params: tuple[str, ...] = ()
+    teacher: Training | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
 from typing import Any
 
 from mtf_switch.config import given_bindings
@@ -75,6 +76,8 @@ class Scale:
         values = self._read(training)
         lines = [f"{key} = {values[key]!r}" for key in sorted(values)]
         lines.append(f"eval_batches = {self.eval_batches}")
+        if training.teacher is not None:
+            lines.append(f"teacher = {self.hash_configuration(training.teacher)}")
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def _read(self, training: Training) -> dict[str, Any]:
@@ -85,15 +88,32 @@ class Scale:
     def make_commands(self, training: Training, seed: int, model_dir: str) -> list[list[str]]:
         """Returns the arguments of `run_switch.py` that train, and then evaluate.
 
+        A student first trains its teacher beside its own folder, unless another student of the
+        same teacher and seed has done so.
+
         Args:
           training: The training.
           seed: The seed of the weights and of the data.
           model_dir: Folder of the run.
         """
+        if training.teacher is None:
+            return [self._train(training, seed, model_dir), self._evaluate(model_dir)]
+        version = self.hash_configuration(training.teacher)[:8]
+        beside = os.path.dirname(os.path.dirname(model_dir))
+        folder = os.path.join(beside, f"teacher_{training.teacher.name}-{seed}-{version}")
+        _, *others = self._train(training, seed, model_dir)
+        student, *others = others
+        distil = ["distil", f"--teacher={folder}", student.replace("--gin_file", "--student")]
+        return [
+            self._train(training.teacher, seed, folder),
+            [*distil, *others],
+            self._evaluate(model_dir),
+        ]
+
+    def _train(self, training: Training, seed: int, model_dir: str) -> list[str]:
         files = [f"--gin_file={file}" for file in self.list_files(training)]
         params = [f"--gin_param={param}" for param in self.list_params(training)]
-        train = ["train", *files, *params, f"--seed={seed}", f"--model_dir={model_dir}"]
-        return [train, self._evaluate(model_dir)]
+        return ["train", *files, *params, f"--seed={seed}", f"--model_dir={model_dir}"]
 
     def _evaluate(self, model_dir: str) -> list[str]:
         command = ["eval", f"--model_dir={model_dir}", "--perplexity", "--checkpoint_steps=all"]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 
 import pytest
 from paper_rows import ROWS
 
+from mtf_switch.cli import main
 from mtf_switch.config import bound_settings, gin_config, gin_files
 from mtf_switch.errors import UserError
 from mtf_switch.model import switch_transformer
 from mtf_switch.model.flops import compute_cost
-from mtf_switch.reproduction import catalog, metrics, plots, scales
+from mtf_switch.reproduction import catalog, effects, metrics, plots, scales
 from mtf_switch.reproduction.catalog import EXHIBITS
 
 each_exhibit = pytest.mark.parametrize("exhibit", EXHIBITS.values(), ids=list(EXHIBITS))
@@ -156,3 +158,37 @@ def test_sparse_and_dense_models_have_the_same_flops(scale) -> None:
     for experts in (2, 4, 8):
         assert flops[f"switch_{experts}"] == pytest.approx(flops["t5"], rel=0.02)
     assert 3.2 < flops["t5_large"] / flops["t5"] < 3.6
+
+
+def test_a_student_trains_its_teacher_first_beside_its_own_folder() -> None:
+    scale = scales.choose("tiny", 20)
+    _, row = catalog.find_row("table_6/distillation")
+    teach, distil, evaluate = scale.make_commands(row.training, 3, "work/student/model")
+    (teacher,) = (text for text in teach if text.startswith("--model_dir="))
+    assert teacher.startswith("--model_dir=work/teacher_switch_8-3-")
+    assert distil[:3] == [
+        "distil",
+        teacher.replace("model_dir", "teacher"),
+        "--student=scales/tiny.gin",
+    ]
+    assert "--gin_param=distillation.soft = 1.0" in distil
+    assert "--gin_param=distillation.init = 'none'" in distil
+    assert distil[-2:] == ["--seed=3", "--model_dir=work/student/model"]
+    assert evaluate[:2] == ["eval", "--model_dir=work/student/model"]
+    main.make_parser().parse_args(distil)
+    # Another teacher is another configuration.
+    other = dataclasses.replace(
+        row.training, teacher=catalog.find_row("figure_4/switch_2")[1].training
+    )
+    assert scale.hash_configuration(other) != scale.hash_configuration(row.training)
+
+
+def test_the_share_of_the_gain_is_the_papers() -> None:
+    table = EXHIBITS["table_6"]
+    paper = {row.name: row.paper for row in table.rows}
+    found = [
+        effects.ShareOfGain(name, "t5", "teacher").find_in_paper(paper)
+        for name in ("distillation", "distillation_init", "distillation_init_mix")
+    ]
+    # Table 6 prints 3%, 20% and 29%.
+    assert [round(share, 2) for share in found] == [0.03, 0.2, 0.29]

@@ -1,0 +1,153 @@
+"""Tables 6 and 7: dense students of sparse teachers (Section 4.2)."""
+
+from __future__ import annotations
+
+from mtf_switch.reproduction.effects import Difference, ShareOfGain
+from mtf_switch.reproduction.exhibit import Claim, Column, Exhibit, Row, Training
+from mtf_switch.reproduction.exhibits import trainings
+
+_MIX = 0.25
+_STUDENT_FILE = "paper/table_6/distillation_init_mix.gin"
+_DATA = "layouts/data.gin"
+# The number of experts of Table 7's teachers -> quality of the teacher and of its student.
+_TEACHERS = {
+    16: (-1.505, -1.587),
+    32: (-1.474, -1.585),
+    64: (-1.444, -1.579),
+    128: (-1.432, -1.582),
+    256: (-1.427, -1.578),
+}
+
+
+def _student(name: str, init: str, soft: float, experts: int = 8) -> Training:
+    return Training(
+        f"student_{name}",
+        params=(f"distillation.init = {init!r}", f"distillation.soft = {soft}"),
+        teacher=trainings.switch(experts),
+    )
+
+
+_FULL = _student("init_mix", "non_expert", _MIX)
+_T5 = Row("t5", "T5-Base", trainings.T5, "paper/table_7/t5_base.gin", {"quality": -1.636})
+_TEACHER = Row(
+    "teacher",
+    "Switch-Base (teacher)",
+    trainings.SWITCH,
+    "paper/table_7/switch_base_64.gin",
+    {"quality": -1.444},
+)
+
+
+def _row(name: str, title: str, training: Training, quality: float | None = None) -> Row:
+    file = f"paper/table_6/{name}.gin" if quality is not None else _STUDENT_FILE
+    paper = {} if quality is None else {"quality": quality}
+    return Row(name, title, training, file, paper, layout=_DATA)
+
+
+def _beyond(init: str, title: str) -> Row:
+    training = _student(init, init, _MIX)
+    return _row(init, f"beyond the paper: start from the {title}", training)
+
+
+def _claim(text: str, first: str, second: str) -> Claim:
+    return Claim(text, "Section 4.2, Table 6", Difference(first, second))
+
+
+TABLE_6 = Exhibit(
+    "table_6",
+    "Distillation of a sparse model into a dense one",
+    (
+        _T5,
+        _TEACHER,
+        _row("distillation", "distillation", _student("alone", "none", 1.0), -1.631),
+        _row(
+            "distillation_init",
+            "+ non-expert weights of the teacher",
+            _student("init", "non_expert", 1.0),
+            -1.598,
+        ),
+        _row("distillation_init_mix", "+ 0.75 labels, 0.25 teacher", _FULL, -1.580),
+        _row(
+            "init",
+            "non-expert weights, no distillation",
+            _student("init_only", "non_expert", 0.0),
+            -1.639,
+        ),
+        _beyond("mean_expert", "mean of the experts"),
+        _beyond("sum_expert", "sum of the experts"),
+        _beyond("top_expert", "top units of each expert"),
+    ),
+    (Column("parameters", "parameters", 0), Column("quality", "neg. log perplexity", 4)),
+    (
+        _claim("The sparse teacher is ahead of the dense model", "teacher", "t5"),
+        _claim("Distillation alone helps", "distillation", "t5"),
+        _claim(
+            "The teacher's non-expert weights add to it", "distillation_init", "distillation"
+        ),
+        _claim(
+            "The mix with the labels adds to it", "distillation_init_mix", "distillation_init"
+        ),
+        Claim(
+            "A student keeps about 30% of the teacher's gain",
+            "Section 4.2, Table 6",
+            ShareOfGain("distillation_init_mix", "t5", "teacher"),
+            above=0.3,
+        ),
+        Claim(
+            "A student keeps some of the teacher's gain",
+            "Section 4.2, Table 6",
+            ShareOfGain("distillation_init_mix", "t5", "teacher"),
+        ),
+    ),
+    baseline="t5",
+    plots=("quality_by_row", "quality_by_step"),
+    notes=(
+        "A student of a seed learns from the teacher of that seed. Both read the same batches.",
+        "The paper does not say that its rows without a mix have the teacher's loss alone; "
+        "gin/paper/table_6 reads it so.",
+    ),
+)
+
+
+def _of_teacher(experts: int, teacher: float, student: float) -> tuple[Row, Row]:
+    title = f"Switch-Base, {experts} experts"
+    name = f"{experts}_experts"
+    of_student = _student(f"of_{experts}", "non_expert", _MIX, experts)
+    return (
+        Row(
+            f"teacher_{name}",
+            title,
+            trainings.switch(experts),
+            f"paper/table_7/switch_base_{experts}.gin",
+            {"quality": teacher},
+        ),
+        Row(
+            f"student_{name}",
+            f"the student of {title}",
+            of_student,
+            "paper/table_7/student.gin",
+            {"quality": student},
+            layout=_DATA,
+        ),
+    )
+
+
+TABLE_7 = Exhibit(
+    "table_7",
+    "Students of five sparse teachers",
+    (_T5, *(row for n, pair in _TEACHERS.items() for row in _of_teacher(n, *pair))),
+    (Column("parameters", "parameters", 0), Column("quality", "neg. log perplexity", 4)),
+    tuple(
+        Claim(
+            f"The student of {experts} experts keeps some of the teacher's gain",
+            "Section 4.2, Table 7",
+            ShareOfGain(f"student_{experts}_experts", "t5", f"teacher_{experts}_experts"),
+        )
+        for experts in _TEACHERS
+    ),
+    baseline="t5",
+    plots=("quality_by_row",),
+    notes=("A student of a seed learns from the teacher of that seed.",),
+)
+
+EXHIBITS = (TABLE_6, TABLE_7)
