@@ -59,6 +59,7 @@ WORKING = [
         *(*_TRAIN, "--gin_file=runs/embedded.gin", *_SHORT),
     ],
     ["prune", "--model_dir={here}/run", "--experts=1", "--output_dir={here}/new"],
+    ["export", "--model_dir={here}/run", "--export_dir={here}/new"],
     ["eval", "--model_dir={here}/run"],
     ["eval", "--model_dir={here}/run", "--test_file={here}/examples.tsv", "--metric=bleu"],
     ["experts", "--model_dir={here}/run"],
