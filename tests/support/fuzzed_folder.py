@@ -230,6 +230,7 @@ def _seams(builds_graph: bool = False, trains_vocabulary: bool = False) -> Itera
     from mtf_switch.planning import pod_graph
     from mtf_switch.programs import tpu_compiler
     from mtf_switch.reproduction import runner as reproduction_runner
+    from mtf_switch.serving import served_model
     from tasks import text_corpus
 
     train_vocabulary = text_corpus.train_vocabulary if trains_vocabulary else _reach
@@ -241,6 +242,7 @@ def _seams(builds_graph: bool = False, trains_vocabulary: bool = False) -> Itera
             (runner, "evaluate", stop("eval")),
             (runner, "predict", stop("infer")),
             (traced_model, "TracedModel", _reach),
+            (served_model, "_read_weights", _reach),
             (pod_graph, "_make_mesh_impl", _reach),
             # The compiler need not be installed.
             (tpu_compiler, "find_library", lambda: Path("libtpu.so")),
