@@ -100,7 +100,7 @@ TABLE_6 = Exhibit(
         ),
     ),
     baseline="t5",
-    plots=("quality_by_row", "quality_by_step"),
+    plots=("difference_by_row", "quality_by_step"),
     notes=(
         "A student of a seed learns from the teacher of that seed. Both read the same batches.",
         "The paper does not say that its rows without a mix have the teacher's loss alone; "
@@ -146,7 +146,7 @@ TABLE_7 = Exhibit(
         for experts in _TEACHERS
     ),
     baseline="t5",
-    plots=("quality_by_row",),
+    plots=("difference_by_row",),
     notes=("A student of a seed learns from the teacher of that seed.",),
 )
 
