@@ -22,6 +22,8 @@ PIP_INSTALL := PIP_CONSTRAINT=$(BUILD_PINS) $(PYTHON) -m pip install -qq --disab
 DEMO_FLAGS := $(if $(MINUTES),--minutes=$(MINUTES))
 # Passes any flag to the fine-tuning demo: `make demo-finetune FINETUNE_FLAGS=--seed=1`.
 FINETUNE_FLAGS :=
+# Passes any flag to the multilingual demo: `make demo-multilingual MULTILINGUAL_FLAGS=--seeds=1`.
+MULTILINGUAL_FLAGS :=
 # HF_PYTHON is a Python with torch and transformers: `make bench HF_PYTHON=path/to/python`.
 BENCH_FLAGS := --competitors dense gather einsum upstream \
 	$(if $(HF_PYTHON),hf --hf_python $(HF_PYTHON))
@@ -61,7 +63,7 @@ COMPILER_INSTALLED := $(COMPILER)/.installed
 MULTILINGUAL := $(VENV)/multilingual
 MULTILINGUAL_INSTALLED := $(MULTILINGUAL)/.installed
 
-.PHONY: help install install-dev install-compiler install-multilingual demo demo-finetune lab lab-outputs bench test test-all test-compiler goldens lint format lock clean
+.PHONY: help install install-dev install-compiler install-multilingual demo demo-finetune demo-multilingual lab lab-outputs bench test test-all test-compiler goldens lint format lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-21s %s\n", $$1, $$2 }' Makefile
@@ -83,6 +85,9 @@ demo: install ## train a tiny Switch Transformer and its dense twin; MINUTES=30 
 
 demo-finetune: install ## fine-tune the demo's models on three tasks: a small version of the paper's Table 4
 	@$(PYTHON) -m mtf_switch.demo.finetuning $(FINETUNE_FLAGS)
+
+demo-multilingual: install-multilingual ## pre-train mT5-tiny and mSwitch-tiny on many languages, and compare them by language
+	@$(PYTHON) -m mtf_switch.demo.languages $(MULTILINGUAL_FLAGS)
 
 lab: install $(LAB_INSTALLED) ## open the lab, a notebook on the Switch layer, in JupyterLab
 	@$(PYTHON) -m jupyterlab $(NOTEBOOK)
