@@ -18,7 +18,7 @@ from tasks import message_text
 # Obsolete entries, the earlier text of fuzzy ones, and dates in the header. Nothing of these is
 # used, and real catalogues have some that Babel's parser refuses.
 _UNUSED_LINES = re.compile(rb"(?m)^(?:#[~|].*|\"(?:POT-Creation|PO-Revision)-Date:.*)$")
-# Babel does not understand every rule, and then allows two forms. No language has over six.
+# Some catalogues have more forms than their header says. No language has more than six.
 _PLURAL_RULE = re.compile(rb"(?m)^\"Plural-Forms:.*$")
 _SIX_FORMS = rb'"Plural-Forms: nplurals=6; plural=0;\\n"'
 # Plone's catalogues identify a message by a name, and its English text is in a comment.

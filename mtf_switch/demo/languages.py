@@ -80,7 +80,7 @@ def _train_and_evaluate(
     from mtf_switch.config import bound_settings, gin_config
     from mtf_switch.downstream import perplexity_curve, quality_curve
     from mtf_switch.model_dirs import saved_checkpoints
-    from mtf_switch.runs import configured_run, evaluation, training
+    from mtf_switch.runs import configured_run, data, evaluation, training
 
     gin_config.parse([f"models/{name}.gin", RUN], list(params))
     if steps is not None:
@@ -94,8 +94,11 @@ def _train_and_evaluate(
     wanted = set(map(saved_checkpoints.parse_step, saved_checkpoints.list_paths(model_dir)))
     done = set(quality_curve.read_evaluations(model_dir, task, split, skips_damaged=True))
     if wanted - done:
-        left = sorted(wanted - done)
-        for _ in perplexity_curve.measure_checkpoints(run, split, left, task):
+        # The pipelines of all languages take longer than a small model.
+        batches = data.read_into_memory(data.make_eval_input_fn(run.settings, split, None))
+        for _ in perplexity_curve.measure_checkpoints(
+            run, split, sorted(wanted - done), task, input_fn=batches
+        ):
             pass
     return task
 

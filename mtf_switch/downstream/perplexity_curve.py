@@ -18,7 +18,7 @@ import dataclasses
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mtf_switch import whole_file
@@ -79,6 +79,7 @@ def measure_checkpoints(
     own_task: str,
     batches: int | None = None,
     follow: bool = False,
+    input_fn: Callable | None = None,
 ) -> Iterator[tuple[Report, Report]]:
     """Measures the perplexity of checkpoints, and writes all files after each of them.
 
@@ -90,6 +91,7 @@ def measure_checkpoints(
       batches: Maximum number of batches of each task; None for the whole split.
       follow: Whether to measure every checkpoint, and to wait for more until training has
         reached its last step.
+      input_fn: Input function that replaces that of the split; see `data.read_into_memory`.
 
     Yields:
       For each checkpoint, the report on it and the report on all checkpoints so far.
@@ -105,7 +107,7 @@ def measure_checkpoints(
         paths = checkpoint_selection.select_checkpoints(model_dir, selection)
         latest_step = saved_checkpoints.parse_step(saved_checkpoints.find_latest(model_dir))
     for path in paths:
-        result = evaluation.evaluate(run, split, batches, path)
+        result = evaluation.evaluate(run, split, batches, path, input_fn)
         name = evaluation.report_name(result, own_task, latest_step)
         _keep_earlier(model_dir, name, result)
         report = evaluation.make_report(result, name)

@@ -48,10 +48,13 @@ def test_messages_that_share_a_text_are_in_one_split() -> None:
 
 
 def test_the_order_of_messages_does_not_matter() -> None:
-    messages = {f"m{i}": [f"t{i}", f"t{i // 2}"] for i in range(200)}
+    """Groups of four messages, the name of whose first member decides on their split."""
+    messages = {f"m{i}": [f"t{i // 4}", f"u{i}"] for i in range(2000)}
     shuffled = list(messages.items())
     random.Random(1).shuffle(shuffled)
-    assert split(messages) == split(dict(shuffled))
+    splits = split(messages)
+    assert set(splits.values()) == {"train", "validation"}
+    assert split(dict(shuffled)) == splits
 
 
 def test_a_large_group_is_for_training() -> None:
