@@ -160,12 +160,13 @@ def draw_speed_ups(
     axis = figure.subplots()
     last = max([2.0, *reached])
     width = 0.1 if last < 3 else 0.5
-    edges = np.arange(0.5, last + width, width)
-    axis.hist(np.clip(reached, edges[0], None), bins=edges, color=_SPARSE_COLOR)
+    # Both models have the same last step, so no speed-up is below 1.
+    edges = np.arange(1, last + width, width)
+    axis.hist(reached, bins=edges, color=_SPARSE_COLOR)
     if reached:
         mean = np.mean(reached)
         axis.axvline(mean, color="black", linestyle="--", label=f"mean {mean:.2f}")
-    place = edges[0] - 2 * width
+    place = edges[0] - 1.5 * width
     axis.bar(place, missing, width, color=_DENSE_COLOR, label=f"not reached: {missing}")
     axis.set_xlabel(f"step speed-up of {names[1]} over {names[0]}")
     axis.set_ylabel("languages")
