@@ -35,23 +35,27 @@ def processor_name() -> str:
 def find_commit() -> str:
     """Returns the commit of the code, with "and changes" if files differ from it.
 
-    In a wheel, `setup.py` has written the commit into a file.
+    Files in docs/results do not count: `reproduce` writes them. In a wheel, `setup.py` has
+    written the commit into a file.
     """
     written = _PACKAGE / "commit.txt"
     if written.is_file():
         return written.read_text(encoding="utf-8").strip()
     if not (_PACKAGE.parent / ".git").exists():
         return "unknown"
-    command = [
-        "git",
-        "-C",
-        str(_PACKAGE.parent),
-        "describe",
-        "--always",
-        "--dirty= and changes",
-    ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        commit = _run_git("describe", "--always").stdout.strip()
+        changed = _run_git("diff", "--quiet", "HEAD", "--", ".", ":(exclude)docs/results")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return done.stdout.strip()
+    return f"{commit} and changes" if changed.returncode else commit
+
+
+def _run_git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["git", "-C", str(_PACKAGE.parent), *arguments],
+        capture_output=True,
+        text=True,
+        check=arguments[0] != "diff",
+        timeout=10,
+    )

@@ -118,7 +118,7 @@ def format_list(
             f"{exhibit.name:12s} {len(exhibit.rows):4d} {of:>9s} {time:>10s}  {exhibit.title}"
         )
     remark = "Time left on this machine, one training at a time, by the steps that are done"
-    lines.append(f"{remark}; ? before the first one is.")
+    lines.append(f"{remark}; ? before the first one is. All these need only the embedded text.")
     return "\n".join(lines)
 
 

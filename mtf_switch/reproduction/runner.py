@@ -133,7 +133,8 @@ def run_all(plan: Plan, jobs: Sequence[Job]) -> None:
                     running.append(started.running)
                 bar.n = done + sum(one.count_steps() for one in running)
                 names = ", ".join(str(one.job) for one in running)
-                bar.set_postfix_str(names or "waits for another process", refresh=True)
+                idle = "waits for another process" if waiting else ""
+                bar.set_postfix_str(names or idle, refresh=True)
                 if running or waiting:
                     time.sleep(_POLL_SECONDS)
         finally:
