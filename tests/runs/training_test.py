@@ -117,6 +117,13 @@ def test_the_screen_shows_one_line_of_progress_and_where_the_run_is(
     assert after == ""
     for state in states:
         assert state.startswith("run: "), ran.stderr
+    # The process has written all points of the curves, and no file that nothing reads.
+    assert len(summaries(tmp_path / "run")["tokens_per_second"]) == 2
+    names = os.listdir(tmp_path / "run")
+    assert not [name for name in names if name.endswith((".meta", ".pbtxt"))]
+    (events,) = (tmp_path / "run").glob("*tfevents*")
+    # A graph has a megabyte. These points have some kilobytes.
+    assert events.stat().st_size < 50_000
     last = states[-1]
     assert re.search(r"2/2 .*loss \d+\.\d+, [\d,]+ tokens/s, dropped \d+\.\d%", last)
 
