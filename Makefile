@@ -178,6 +178,10 @@ $(COMPILER_INSTALLED): requirements-compiler.txt $(PACKAGES)
 		echo "The TPU's compiler exists for Linux on x86-64 only, and this machine is $$(uname -sm)." >&2; \
 		exit 1; \
 	fi
+	@if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then \
+		echo "The TPU's compiler needs Python 3.10 or 3.11, and $(VENV) has an older one: run 'make clean', then 'make install-compiler PYTHONS=python3.11'." >&2; \
+		exit 1; \
+	fi
 	@echo "Installing the TPU's compiler into $(COMPILER) (129 MB) ..."
 	@rm -rf $(COMPILER)
 	@$(PIP_INSTALL) --no-deps --target $(COMPILER) -r requirements-compiler.txt

@@ -1,10 +1,12 @@
 """Compiles models for TPU pods that are not there, for the table of docs/tpu_compiler.md.
 
     .venv/bin/python benchmarks/compiled_cells.py tiny_expert_data switch_base_8
+    .venv/bin/python benchmarks/compiled_cells.py --plan
 
 Each cell is one `run_switch.py compile`. Its result goes to docs/tpu_compiler.json, from which
 the table is made. Cells with a result are skipped, so that an interrupted run continues.
-Without names, only the table is made again.
+--plan plans all cells with a result again, which takes minutes, and compiles none. Without
+arguments, only the table is made again.
 """
 
 from __future__ import annotations
@@ -36,20 +38,21 @@ class Cell:
       layout: A file of gin/layouts/.
       batch_tokens: Input tokens per step; None for 2^20.
       params: Further gin bindings.
+      mode: The kind of step. Only training steps have a plan.
     """
 
     model: str
     layout: str
     batch_tokens: int | None = None
     params: tuple[str, ...] = ()
+    mode: str = "train"
 
     def arguments(self) -> list[str]:
-        """Returns the arguments of `run_switch.py`."""
+        """Returns the arguments of `run_switch.py compile`, without the mode."""
         tokens = [f"--batch_tokens={self.batch_tokens}"] if self.batch_tokens else []
         return [
-            *("compile", f"--gin_file=models/{self.model}.gin"),
-            *(f"--gin_file=layouts/{self.layout}.gin", *tokens),
-            *(f"--gin_param={param}" for param in self.params),
+            *(f"--gin_file=models/{self.model}.gin", f"--gin_file=layouts/{self.layout}.gin"),
+            *(*tokens, *(f"--gin_param={param}" for param in self.params)),
         ]
 
 
@@ -62,6 +65,12 @@ CELLS = {
     "tiny_expert_data": Cell("switch_tiny", "expert_data", 65536),
     "tiny_expert_model_data": Cell("switch_tiny", "expert_model_data", 65536),
     "tiny_one_microbatch": Cell("switch_tiny", "expert_data", 8192, _ONE_BLOCK),
+    "tiny_eval": Cell("switch_tiny", "expert_data", 65536, mode="eval"),
+    "tiny_predict": Cell("switch_tiny", "expert_model_data", 65536, mode="predict"),
+    "t5_tiny": Cell("t5_tiny", "data", 65536),
+    "switch_base_tiny": Cell("switch_base_tiny", "expert_data", 65536),
+    "switch_c_tiny": Cell("switch_c_tiny", "expert_data", 65536),
+    "switch_xxl_tiny": Cell("switch_xxl_tiny", "expert_model_data", 65536),
     "switch_base_8": Cell("switch_base_8", "expert_8", 262144),
     "switch_base_16": Cell("switch_base_16", "expert_8", 262144),
     "switch_base_32": Cell("switch_base_32", "expert_32"),
@@ -69,7 +78,7 @@ CELLS = {
     "switch_base": Cell("switch_base", "expert_32"),
     "switch_base_256": Cell("switch_base_256", "expert_32"),
     "switch_large": Cell("switch_large", "expert_model_512"),
-    "switch_xxl": Cell("switch_xxl", "expert_model_512"),
+    "switch_xxl": Cell("switch_xxl", "switch_xxl_512"),
     "switch_c": Cell("switch_c", "expert_2048"),
 }
 
@@ -78,13 +87,21 @@ def main() -> None:
     """Compiles the named cells that have no result yet, and makes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cells", nargs="*", metavar="CELL", help=f"one of {', '.join(CELLS)}")
-    for name in parser.parse_args().cells:
+    parser.add_argument(
+        "--plan", action="store_true", help="plan the cells with a result again"
+    )
+    options = parser.parse_args()
+    for name in options.cells:
         if name not in CELLS:
             parser.error(f"there is no cell {name!r}.{suggest_names(name, CELLS)}")
-        results = read_results()
-        if name not in results:
-            results[name] = run(CELLS[name])
-            whole_file.write_text(RESULTS, json.dumps(results, indent=2) + "\n")
+    for name in options.cells:
+        if name not in read_results():
+            print(name, flush=True)
+            write_result(name, compile_cell(CELLS[name]))
+    for name, result in read_results().items() if options.plan else ():
+        if result["planner"]:
+            print(name, flush=True)
+            write_result(name, {**result, "planner": plan_cell(CELLS[name])})
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
@@ -96,30 +113,48 @@ def read_results() -> dict[str, Any]:
     return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
 
 
-def run(cell: Cell) -> dict[str, Any]:
+def write_result(name: str, result: dict[str, Any]) -> None:
+    """Writes the result of a cell, and keeps those of all others."""
+    results = {**read_results(), name: result}
+    ordered = {cell: results[cell] for cell in CELLS if cell in results}
+    whole_file.write_text(RESULTS, json.dumps(ordered, indent=2) + "\n")
+
+
+def compile_cell(cell: Cell) -> dict[str, Any]:
     """Compiles one cell, and returns what the table needs."""
-    command = [sys.executable, "run_switch.py", *cell.arguments(), "--json"]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    if done.returncode not in (0, 3):
-        raise SystemExit(f"{' '.join(command)} failed")
-    step = json.loads(done.stdout)
+    step = _run("compile", *cell.arguments(), f"--mode={cell.mode}")
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     )
     return summarize(step, commit.stdout.strip())
 
 
+def plan_cell(cell: Cell) -> dict[str, Any]:
+    """Plans one cell, and returns the memory per core."""
+    return _run("plan", *cell.arguments())["per_core"]
+
+
+def _run(*arguments: str) -> dict[str, Any]:
+    """Runs a command, and returns its JSON. A program that does not fit is a result, too."""
+    command = [sys.executable, "run_switch.py", *arguments, "--json"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode not in (0, 3):
+        raise SystemExit(f"{' '.join(command)} failed")
+    return json.loads(done.stdout)
+
+
 def summarize(step: dict[str, Any], commit: str) -> dict[str, Any]:
     """Returns the part of a compiled step's JSON that the table needs."""
-    compiler = step["compiler"]
+    compiler, plan = step["compiler"], step["plan"]
     refusal = compiler["refusal"]
     return {
         "commit": commit,
         "topology": compiler["topology"],
-        "planner": step["plan"]["per_core"],
+        "planner": plan and plan["per_core"],
         "compiler": compiler["bytes"],
         "refused_with_bytes": refusal and refusal["needed_bytes"],
         "usable_bytes": compiler["usable_bytes"],
+        "seconds_to_lower": step["seconds_to_lower"],
         "seconds": compiler["seconds"],
         "cpu_seconds": compiler["cpu_seconds"],
         "peak_rss_bytes": compiler["peak_rss_bytes"],
@@ -142,18 +177,20 @@ def make_table(results: dict[str, Any]) -> str:
 
 
 def _describe(result: dict[str, Any]) -> list[str]:
-    planned, sizes = result["planner"]["total_bytes"], result["compiler"]
+    planned = result["planner"] and result["planner"]["total_bytes"]
+    sizes = result["compiler"]
     time = f"{result['seconds']:.0f} s ({result['cpu_seconds']:.0f} s)"
     peak = f"{result['peak_rss_bytes'] / GIB:.1f} GiB"
+    first = [result["topology"], _format(planned) if planned else "-"]
     last = [time, peak, result["commit"]]
     if sizes is None:
         needed = result["refused_with_bytes"]
         refused = f"refused: at least {_format(needed)}" if needed else "refused"
-        return [result["topology"], _format(planned), refused, *("", "", "", ""), *last]
+        return [*first, refused, *("", "", "", ""), *last]
     total = sizes["total"]
     parts = [_format(sizes[key]) for key in ("arguments", "temporaries", "code")]
-    difference = f"{planned / total - 1:+.1%}"
-    return [result["topology"], _format(planned), _format(total), difference, *parts, *last]
+    difference = f"{planned / total - 1:+.1%}" if planned else "-"
+    return [*first, _format(total), difference, *parts, *last]
 
 
 def _format(size: float) -> str:

@@ -104,10 +104,11 @@ def run_command(options: argparse.Namespace) -> None:
             plans[layout] = compiled.plan
         else:
             plans[layout] = planner.make_plan(settings, options.vocab_size, make_objective)
+    model = planning_flags.name_model(options)
     if options.compare:
-        report = plan_report.report_comparison(plans)
+        report = plan_report.report_comparison(plans, model)
     else:
-        report = plan_report.report_plan(plans[""])
+        report = plan_report.report_plan(plans[""], model)
     if compiled:
         report = compile_report.append(report, compiled)
     if options.output_dir:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from mtf_switch.cli import flags, inspection_flags
 from mtf_switch.config import gin_files
@@ -68,3 +69,9 @@ def list_layouts(options: argparse.Namespace) -> dict[str, list[str]]:
         layout: [*options.gin_file, *([layout] if layout else [])]
         for layout in options.compare or [""]
     }
+
+
+def name_model(options: argparse.Namespace) -> str:
+    """Returns the name of the model: that of its gin file, which is in a folder `models`."""
+    files = [Path(file) for file in options.gin_file]
+    return next((file.stem for file in files if file.parent.name == "models"), files[0].stem)

@@ -14,11 +14,13 @@ from mtf_switch.planning import core_memory
 from mtf_switch.planning.compiled_step import CompiledStep
 from mtf_switch.planning.core_memory import format_bytes
 from mtf_switch.programs.compilation import Compilation
+from mtf_switch.programs.compiled_hlo import CompiledCollective
 from mtf_switch.report import Report, check_is_new
 
 _STEP, _COMPARISON = "compile", "compile_compare"
 # The text shows this many rows of collectives; the JSON file has all of them.
 _MAX_COLLECTIVES = 12
+_EACH = "the compiler's collectives"
 _MODES = {"train": "training", "eval": "evaluation", "predict": "decoding"}
 # The line of the table -> the groups of the plan that it compares with.
 _PLANNED = {
@@ -148,27 +150,35 @@ def _format_collectives(step: CompiledStep) -> str:
     compiled: collections.Counter[str] = collections.Counter()
     compiled_bytes: collections.Counter[str] = collections.Counter()
     for item in step.compilation.collectives:
-        compiled[item.kind] += item.count
-        compiled_bytes[item.kind] += item.bytes * item.count
+        compiled[_name_kind(item)] += item.count
+        compiled_bytes[_name_kind(item)] += item.bytes * item.count
     lines = [
-        f"{'collectives of a step':20s} {'in the graph (planner)':>25s} "
+        f"{'collectives of a step':26s} {'in the graph (planner)':>22s} "
         f"{'after optimisation (compiler)':>31s}"
     ]
     for kind in sorted({*planned, *compiled}):
         left = f"{planned[kind]:,}  {format_bytes(planned_bytes[kind]):>11s}"
         right = f"{compiled[kind]:,}  {format_bytes(compiled_bytes[kind]):>11s}"
-        lines.append(f"{kind:20s} {left if step.plan else '-':>25s} {right:>31s}")
-    lines += ["", "the compiler's collectives   count  group  tensors  largest tensor"]
+        lines.append(f"{kind:26s} {left if step.plan else '-':>22s} {right:>31s}")
+    lines += ["", f"{_EACH:37s}  count  group  tensors  largest tensor"]
     for item in step.compilation.collectives[:_MAX_COLLECTIVES]:
         shape = f"{item.dtype}[{','.join(str(size) for size in item.shape)}]"
         lines.append(
-            f"{item.kind:18s} {format_bytes(item.bytes):>9s} {item.count:6d}  "
+            f"{_name_kind(item):26s} {format_bytes(item.bytes):>10s} {item.count:6d}  "
             f"{item.cores_per_group:5d}  {item.tensors:7d}  {shape}"
         )
     rest = step.compilation.collectives[_MAX_COLLECTIVES:]
     if rest:
         lines.append(f"and {sum(item.count for item in rest)} smaller ones")
+    if any(item.per_iteration for item in step.compilation.collectives):
+        lines.append(
+            "(Per iteration: in a loop whose length depends on the data, as that of decoding.)"
+        )
     return "\n".join(lines)
+
+
+def _name_kind(item: CompiledCollective) -> str:
+    return f"{item.kind}, per iteration" if item.per_iteration else item.kind
 
 
 def _format_cost(step: CompiledStep) -> str:

@@ -44,36 +44,41 @@ def check_output_dir(folder: str, is_comparison: bool) -> None:
     check_is_new(folder, _COMPARISON if is_comparison else _PLAN)
 
 
-def report_plan(plan: Plan) -> Report:
-    """Reports one plan."""
-    return _make_report(
-        _PLAN, format_plan(plan), plan.as_json(), {plan.layout.mesh_shape: plan}
-    )
+def report_plan(plan: Plan, model: str) -> Report:
+    """Reports one plan.
+
+    Args:
+      plan: The plan.
+      model: The model's name, for the title of the plot.
+    """
+    plans = {plan.layout.mesh_shape: plan}
+    return _make_report(_PLAN, format_plan(plan), plan.as_json(), plans, model)
 
 
-def report_comparison(plans: Mapping[str, Plan]) -> Report:
+def report_comparison(plans: Mapping[str, Plan], model: str) -> Report:
     """Reports several plans of one model.
 
     Args:
       plans: The name of each layout and its plan.
+      model: The model's name, for the title of the plot.
     """
     data = {
         "plans": {name: plan.as_json() for name, plan in plans.items()},
         "recommendation": recommend_layout(plans),
     }
     text = format_comparison(plans) + "\n\n" + data["recommendation"]
-    return _make_report(_COMPARISON, text, data, plans)
+    return _make_report(_COMPARISON, text, data, plans, model)
 
 
 def _make_report(
-    name: str, text: str, data: dict[str, Any], plans: Mapping[str, Plan]
+    name: str, text: str, data: dict[str, Any], plans: Mapping[str, Plan], model: str
 ) -> Report:
     return Report(
         name,
         text,
         data,
         documents={f"{name}.txt": text + "\n"},
-        plots={f"{name}.png": lambda figure: draw_plans(figure, plans)},
+        plots={f"{name}.png": lambda figure: draw_plans(figure, plans, model)},
     )
 
 
@@ -237,17 +242,18 @@ def recommend_layout(plans: Mapping[str, Plan]) -> str:
     return " ".join(lines)
 
 
-def draw_plans(figure: Figure, plans: Mapping[str, Plan]) -> None:
+def draw_plans(figure: Figure, plans: Mapping[str, Plan], model: str) -> None:
     """Draws stacked bars per plan: memory by group, bytes sent by kind, time by part.
 
     Args:
       figure: An empty figure.
       plans: The label of each bar and its plan.
+      model: The model's name, for the title.
     """
     from matplotlib import colormaps
 
-    # The titles and the legends need 2.4 inches.
-    figure.set_size_inches(14, 2.4 + 0.45 * len(plans))
+    # The titles and the legends need 2.8 inches.
+    figure.set_size_inches(14, 2.8 + 0.45 * len(plans))
     colors = colormaps[_MEMORY_COLORS].resampled(len(MEMORY_GROUPS)).colors
     memory, wires, times = figure.subplots(1, 3, sharey=True)
     names = list(plans)[::-1]
@@ -281,19 +287,21 @@ def draw_plans(figure: Figure, plans: Mapping[str, Plan]) -> None:
         },
     )
     times.set_xlabel("estimated ms per step")
-    figure.suptitle(_describe_plans(list(plans.values())))
+    figure.suptitle(_describe_plans(list(plans.values()), model))
     for axes in (memory, wires, times):
         axes.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5)
 
 
-def _describe_plans(plans: Sequence[Plan]) -> str:
-    """Describes the model, the batch and the hardware of plans, for a title."""
+def _describe_plans(plans: Sequence[Plan], model: str) -> str:
+    """Describes the model, the layout, the batch and the hardware of plans, for a title."""
+    rules = sorted({plan.layout.layout_rules for plan in plans})
     parameters = _format_range([sum(plan.parameters.values()) for plan in plans])
     tokens = _format_range([plan.batch_tokens for plan in plans])
     cores = _format_range([plan.layout.size for plan in plans])
+    layout = f"layout {rules[0]}" if len(rules) == 1 else f"{len(rules)} layouts"
     return (
-        f"{parameters} parameters, {tokens} input tokens per step, {cores} cores of "
-        f"{plans[0].estimate.hardware}"
+        f"{model}: {parameters} parameters, {tokens} input tokens per step\n"
+        f"{cores} cores of {plans[0].estimate.hardware}, {layout}"
     )
 
 

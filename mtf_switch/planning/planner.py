@@ -32,9 +32,9 @@ from mtf_switch.planning.communication import BACKWARD, FORWARD, UPDATE
 from mtf_switch.planning.compiled_step import CompiledStep
 from mtf_switch.planning.core_memory import StepBatch
 from mtf_switch.planning.hardware import Hardware
+from mtf_switch.planning.lowered_graph import PodGraph
 from mtf_switch.planning.modes import Mode
 from mtf_switch.planning.plan import Plan, PlannedVocabulary
-from mtf_switch.planning.pod_graph import PodGraph
 from mtf_switch.programs import topology, tpu_compiler
 from mtf_switch.programs.topology import Topology
 from mtf_switch.runs import step_program
@@ -122,7 +122,8 @@ def build_pod(
     vocabulary = _choose_vocabulary(settings, vocabulary_size)
     padded = types.SimpleNamespace(vocab_size=vocabulary.size)
     objective = make_objective(settings, padded) if make_objective else ORDINARY
-    pod = pod_graph.build(settings, padded, mode, objective)
+    cores = read_hardware().cores_per_chip
+    pod = pod_graph.build(settings, padded, mode, objective, cores)
     return pod, vocabulary
 
 

@@ -31,7 +31,7 @@ from mtf_switch.planning.core_memory import (
     VariableGroup,
     VariableSize,
 )
-from mtf_switch.planning.pod_graph import PodGraph
+from mtf_switch.planning.lowered_graph import PodGraph
 
 KIND_OF_OPERATION: Mapping[str, CollectiveKind] = {
     "AllToAll": ALL_TO_ALL,

@@ -8,55 +8,19 @@ variables (`abstract_mesh`).
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
 
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.model import mesh_impls, switch_transformer
 from mtf_switch.model.abstract_mesh import AbstractMeshImpl
-from mtf_switch.planning.communication import BACKWARD, FORWARD, UPDATE, Phase
+from mtf_switch.planning.communication import BACKWARD, FORWARD, UPDATE
+from mtf_switch.planning.lowered_graph import PodGraph
 from mtf_switch.planning.modes import Mode
 from mtf_switch.runs import inference_steps, training_step
 from mtf_switch.runs.objective import ORDINARY, Objective
-
-
-@dataclasses.dataclass(frozen=True)
-class PodGraph:
-    """A lowered step of training, evaluation or decoding.
-
-    Attributes:
-      model: A transformer.Bitransformer or Unitransformer.
-      tf_graph: The TensorFlow graph, which is the program of one core.
-      mesh_graph: The Mesh TF graph that was lowered.
-      mesh_impl: The mesh implementation that lowered it, which knows the slices of tensors.
-      variables: All Mesh TF variables, trainable or not, in the order of their creation.
-      phases: The phase of each Mesh TF operation, including those in loops.
-      microbatches: Microbatches per step: how often the microbatch loop runs.
-      looped: The Mesh TF operations in the microbatch loop; empty if there is no loop.
-      train_op: The TensorFlow operation that runs a training step; None in another mode.
-      features: The placeholders of the batch, by name.
-      results: The results of the step, by name: the loss, metrics or decoded ids.
-    """
-
-    model: Any
-    tf_graph: tf.Graph
-    mesh_graph: mtf.Graph
-    mesh_impl: AbstractMeshImpl
-    variables: list[mtf.Variable]
-    phases: dict[mtf.Operation, Phase]
-    microbatches: int
-    looped: set[mtf.Operation]
-    train_op: tf.Operation | None
-    features: dict[str, tf.Tensor]
-    results: dict[str, tf.Tensor]
-
-    def count_runs(self, operation: mtf.Operation) -> int:
-        """Returns how often a Mesh TF operation runs in a training step."""
-        return self.microbatches if operation in self.looped else 1
 
 
 def build(
@@ -64,6 +28,7 @@ def build(
     vocabulary: Any,
     mode: Mode = "train",
     objective: Objective = ORDINARY,
+    cores_per_chip: int = 2,
 ) -> PodGraph:
     """Builds and lowers the graph of a run for the cores of its mesh.
 
@@ -72,6 +37,7 @@ def build(
       vocabulary: A vocabulary, or an (inputs, targets) pair.
       mode: Whether the graph trains, evaluates or decodes a batch.
       objective: What training minimizes.
+      cores_per_chip: The cores on a chip of the pod.
 
     Raises:
       UserError: If the model cannot be built, or the layout cannot split it.
@@ -84,7 +50,7 @@ def build(
             for name, length in settings.sequence_length.items()
             if mode != "predict" or name == "inputs"
         }
-        mesh_impl = _make_mesh_impl(settings)
+        mesh_impl = _make_mesh_impl(settings, cores_per_chip)
         if mode == "train":
             return _build_training(model, settings, features, mesh_impl, objective)
         return _build_inference(mode, model, settings, features, mesh_impl)
@@ -148,16 +114,17 @@ def _build_inference(
     )
 
 
-def _make_mesh_impl(settings: RunSettings) -> AbstractMeshImpl:
-    """Makes the implementation of the mesh for a flat pod with two cores per chip."""
+def _make_mesh_impl(settings: RunSettings, cores_per_chip: int) -> AbstractMeshImpl:
+    """Makes the implementation of the mesh for a flat pod."""
     cores = settings.layout.size
-    chips = max(1, cores // 2)
+    cores_per_chip = min(cores, cores_per_chip)
+    chips = cores // cores_per_chip
     rows = 2 ** (int(chips).bit_length() // 2)
     while chips % rows:
         rows //= 2
     order = mesh_impls.arrange_on_topology(
         settings.mesh_shape,
-        [rows, chips // rows, 1, min(cores, 2)],
+        [rows, chips // rows, 1, cores_per_chip],
         tiling=settings.hierarchical_tiling_spec,
     )
     return AbstractMeshImpl(

@@ -41,7 +41,9 @@ class CompiledCollective:
       shape: The shape of the largest tensor on one core.
       tensors: The number of tensors.
       bytes: Bytes of all tensors on one core, without the padding of a TPU's tiles.
-      count: Runs of such collectives per run of the program.
+      count: Runs of such collectives per run of the program; if `per_iteration`, per iteration
+        of their loop.
+      per_iteration: Whether they are in a loop whose length depends on data, as decoding does.
     """
 
     kind: str
@@ -51,32 +53,25 @@ class CompiledCollective:
     tensors: int
     bytes: int
     count: int
+    per_iteration: bool
 
     def as_json(self) -> dict[str, Any]:
         """Returns the collective as a JSON object."""
         return {**dataclasses.asdict(self), "shape": list(self.shape)}
 
 
-def count_collectives(text: str) -> list[CompiledCollective]:
-    """Counts the collectives of a program, by descending bytes.
+def count_collectives(text: str, cores: int) -> list[CompiledCollective]:
+    """Counts the collectives of a program for this many cores, by descending bytes.
 
     A collective in a loop counts as often as the loop runs. That number is the constant with
-    which the loop's condition compares its counter.
-
-    Raises:
-      ValueError: If the condition of a loop that contains collectives has no such constant.
+    which the loop's condition compares its counter. A loop that ends when its data say so has
+    no such constant; its collectives are counted for one iteration.
     """
     computations = dict(_split(text))
-    runs = _count_runs(computations)
     counts: dict[CompiledCollective, int] = collections.Counter()
-    for name, lines in computations.items():
-        for line in lines:
-            found = _COLLECTIVE.match(line)
-            if not found or name not in runs:
-                continue
-            if runs[name] is None:
-                raise ValueError(f"the loop that runs {name} has no constant number of runs")
-            counts[_describe(found)] += runs[name]
+    for (name, per_iteration), times in _count_runs(computations).items():
+        for found in filter(None, map(_COLLECTIVE.match, computations.get(name, ()))):
+            counts[_describe(found, cores, per_iteration)] += times
     counted = [dataclasses.replace(key, count=count) for key, count in counts.items()]
     return sorted(counted, key=lambda item: -item.bytes * item.count)
 
@@ -95,34 +90,39 @@ def _split(text: str) -> Iterator[tuple[str, list[str]]]:
             lines.append(line)
 
 
-def _count_runs(computations: dict[str, list[str]]) -> dict[str, int | None]:
-    """Returns how often each computation runs; None if a loop's number is not known."""
-    runs: dict[str, int | None] = {}
-    waiting: list[tuple[str, int | None]] = [("", 1)]
+def _count_runs(computations: dict[str, list[str]]) -> dict[tuple[str, bool], int]:
+    """Returns how often each computation runs.
+
+    The key (name, True) holds the runs in an iteration of the innermost loop whose number of
+    iterations is not known, and (name, False) those outside of such loops.
+    """
+    runs: dict[tuple[str, bool], int] = collections.Counter()
+    waiting = [("", False, 1)]
     while waiting:
-        name, times = waiting.pop()
-        before = runs.get(name, 0)
-        runs[name] = None if times is None or before is None else before + times
+        name, per_iteration, times = waiting.pop()
+        runs[name, per_iteration] += times
         for line in computations.get(name, ()):
             loop = _WHILE.search(line)
             if loop:
                 trips = _read_trips(computations[loop["condition"]])
-                inner = None if times is None or trips is None else times * trips
-                waiting.append((loop["body"], inner))
+                inner = (True, 1) if trips is None else (per_iteration, times * trips)
+                waiting.append((loop["body"], *inner))
                 continue
             for called in _CALLED.findall(line):
-                waiting += [(each.strip(" %"), times) for each in called.strip("{}").split(",")]
+                names = (each.strip(" %") for each in called.strip("{}").split(","))
+                waiting += [(each, per_iteration, times) for each in names]
     return runs
 
 
 def _read_trips(condition: list[str]) -> int | None:
     """Returns the number of runs of a loop that counts from 0 and stops before a constant."""
     constants = re.findall(r"s32\[\]\S* constant\((\d+)\)", "\n".join(condition))
-    counts_up = any("direction=LT" in line for line in condition)
+    root = next(line for line in condition if line.lstrip().startswith("ROOT "))
+    counts_up = " compare(" in root and "direction=LT" in root
     return int(constants[0]) if len(constants) == 1 and counts_up else None
 
 
-def _describe(found: re.Match) -> CompiledCollective:
+def _describe(found: re.Match, cores: int, per_iteration: bool) -> CompiledCollective:
     """Describes one collective, whose `count` stays 0."""
     tensors = [
         (_DTYPES[dtype], tuple(int(size) for size in shape.split(",") if size))
@@ -133,6 +133,14 @@ def _describe(found: re.Match) -> CompiledCollective:
     dtype, shape = tensors[sizes.index(max(sizes))]
     groups = re.search(r"replica_groups=\{\{([\d,]*)\}", found["rest"])
     shaped = re.search(r"replica_groups=\[\d+,(\d+)\]", found["rest"])
-    size = len(groups[1].split(",")) if groups else int(shaped[1]) if shaped else 2
     kind = found["kind"].replace("-", "_")
-    return CompiledCollective(kind, size, dtype, shape, len(tensors), sum(sizes), 0)
+    if groups:
+        size = len(groups[1].split(","))
+    elif shaped:
+        size = int(shaped[1])
+    else:
+        # A permute has pairs and no groups. Without groups, all cores are one.
+        size = 2 if kind == "collective_permute" else cores
+    return CompiledCollective(
+        *(kind, size, dtype, shape, len(tensors), sum(sizes), 0), per_iteration=per_iteration
+    )

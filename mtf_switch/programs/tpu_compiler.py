@@ -28,6 +28,8 @@ from mtf_switch.programs.topology import Topology
 # for a TPU in every process that uses it, which takes minutes on a machine without one.
 _FOLDER = Path(sys.prefix) / "tpu_compiler"
 _LIBRARY = "TPU_LIBRARY_PATH"
+# Of the versions of jax in the lock, only that for Python 3.10 and 3.11 fits libtpu.
+_PYTHON = (3, 10)
 # The first bytes of a shared library for 64-bit little-endian Linux, and its machine: x86-64.
 _ELF, _X86_64 = b"\x7fELF\x02\x01", 62
 
@@ -36,13 +38,20 @@ def find_library() -> Path:
     """Returns the path of libtpu.so.
 
     Raises:
-      UserError: If it is missing, or is not for this machine.
+      UserError: If it is missing, or is not for this machine or this Python.
     """
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise UserError(
             "The TPU's compiler, libtpu, exists for Linux on x86-64 only, and this machine is "
             f"{platform.system()} on {platform.machine()}. Run this command on such a machine; "
             "`plan` without --compile works here."
+        )
+    if sys.version_info < _PYTHON:
+        raise UserError(
+            "The TPU's compiler needs jax 0.4.34, and thus Python 3.10 or 3.11, but this is "
+            f"Python {platform.python_version()}. Make the environment again with `make clean` "
+            "and `make install-compiler PYTHONS=python3.11`; `plan` without --compile works "
+            "here."
         )
     package = importlib.util.find_spec("libtpu")
     folders = [
@@ -97,7 +106,7 @@ def compile_program(program: Program, topology: Topology) -> Compilation:
         usable_bytes=usable or 0,
         bytes=CompiledBytes(**outcome["bytes"]) if "bytes" in outcome else None,
         refusal=refusal,
-        collectives=compiled_hlo.count_collectives(hlo) if hlo else [],
+        collectives=compiled_hlo.count_collectives(hlo, program.cores) if hlo else [],
         seconds=outcome["seconds"],
         cpu_seconds=outcome["cpu_seconds"],
         peak_rss_bytes=outcome["peak_rss_bytes"],

@@ -132,7 +132,7 @@ def test_microbatches_differ_and_the_cores_and_runs_of_each_agree(devices):
 # ---- random numbers on a TPU: one program, which gets the number of its core
 
 
-def noise_of_cores(step=0, seed=0, fn=mtf.random_uniform, **kwargs):
+def noise_of_cores(step=0, seed=0, fn=mtf.random_uniform, noise_step=None, **kwargs):
     """Returns noise [batch 4, 3] over the axis data of a mesh data:2,model:2: [4 cores, 2, 3].
 
     It also returns the types of the operations that make it.
@@ -145,7 +145,8 @@ def noise_of_cores(step=0, seed=0, fn=mtf.random_uniform, **kwargs):
         drawn = fn(mesh, shape, **kwargs)
         cores = mtf.convert_to_shape("data:2,model:2")
         rules = mtf.convert_to_layout_rules("batch:data")
-        impl = AbstractMeshImpl(cores, rules, None, None)
+        given = None if noise_step is None else tf.constant(noise_step, tf.int64)
+        impl = AbstractMeshImpl(cores, rules, None, None, noise_step=given)
         lowering = mtf.Lowering(mesh.graph, {mesh: impl}, autostack=False)
         (slice_,) = lowering.tensors[drawn].to_laid_out_tensor().tensor_list
         session.run(tf.global_variables_initializer())
@@ -178,6 +179,32 @@ def test_a_tpus_noise_is_of_the_step_and_the_seed():
     others = [noise_of_cores(**other)[0] for other in ({"step": 6}, {"step": 5, "seed": 1})]
     numbers = np.stack([first, *others])[:, [0, 2]]
     assert len(np.unique(numbers)) == numbers.size
+
+
+def test_a_tpus_noise_of_a_given_step_is_that_of_the_global_step_with_its_number():
+    given, _ = noise_of_cores(step=2, noise_step=5)
+    np.testing.assert_array_equal(given, noise_of_cores(step=5)[0])
+
+
+@pytest.mark.usefixtures("either_loop")
+def test_a_tpus_noise_differs_between_the_iterations_of_a_loop():
+    """Microbatches, and decoded positions: three draws of one operation."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.train.get_or_create_global_step()
+        impl = AbstractMeshImpl(mtf.convert_to_shape("all:1"), [], None, None)
+        shape = mtf.Shape([mtf.Dimension("rep", 5)])
+
+        def draw(iteration, noise):
+            (drawn,) = impl.random(shape, tf.random.uniform, {}).tensor_list
+            return iteration + 1, tf.concat([noise, drawn], axis=0)
+
+        shapes = [tf.TensorShape([]), tf.TensorShape([None])]
+        loop = (lambda iteration, noise: iteration < 3), draw, [0, tf.zeros([0])], shapes
+        _, noise = tf.while_loop(*loop)
+        session.run(tf.global_variables_initializer())
+        drawn, again = (session.run(noise, {impl.pnum_tensor: 0}) for _ in range(2))
+    assert len(np.unique(drawn)) == 15
+    np.testing.assert_array_equal(drawn, again)
 
 
 def test_a_tpus_noise_has_the_distribution_that_was_asked_for():

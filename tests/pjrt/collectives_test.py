@@ -30,7 +30,7 @@ def test_the_collectives_are_those_that_the_planner_counts(tiny, strategy):
     """The compiler joins and removes some, and adds none: bytes by kind and size of groups."""
     case = Case(tiny, {**layout_params(strategy), **PARAMS})
     compiled: dict[tuple, int] = collections.Counter()
-    for found in compiled_hlo.count_collectives(case.compile().hlo):
+    for found in compiled_hlo.count_collectives(case.compile().hlo, case.settings.layout.size):
         compiled[found.kind, found.cores_per_group] += found.bytes * found.count
     counted: dict[tuple, int] = collections.Counter()
     pod = pod_graph.build(case.settings, case.vocabulary)

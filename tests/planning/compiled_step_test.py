@@ -29,7 +29,7 @@ OUTCOME = Compilation(
     usable_bytes=int(15.48 * GIB),
     bytes=CompiledBytes(4 * GIB, 4 * GIB, 4 * GIB, 2 * GIB, GIB),
     refusal=None,
-    collectives=[CompiledCollective("all_reduce", 8, "bfloat16", (64, 8), 3, 2048, 2)],
+    collectives=[CompiledCollective("all_reduce", 8, "bfloat16", (64, 8), 3, 2048, 2, False)],
     seconds=20.0,
     cpu_seconds=25.0,
     peak_rss_bytes=GIB,
@@ -120,6 +120,19 @@ def test_the_report_has_the_memory_the_collectives_and_the_cost():
         "compiled in 20 s (25 s of CPU time) with 1.00 GiB of memory",
     ):
         assert part in text
+
+
+def test_collectives_of_a_loop_without_a_known_length_say_so():
+    collectives = [
+        CompiledCollective("all_reduce", 8, "bfloat16", (64, 8), 3, 2048, 2, False),
+        CompiledCollective("all_reduce", 8, "bfloat16", (64, 4), 3, 1024, 5, True),
+    ]
+    step = make_step(dataclasses.replace(OUTCOME, collectives=collectives))
+    text = " ".join(compile_report.report_step(step).text.split())
+    assert "all_reduce - 2 4.00 KiB all_reduce, per iteration - 5 5.00 KiB" in text
+    assert "all_reduce, per iteration 1.00 KiB 5 8 3 bfloat16[64,4]" in text
+    assert "(Per iteration: in a loop whose length depends on the data" in text
+    assert "Per iteration" not in compile_report.report_step(make_step()).text
 
 
 def test_a_comparison_has_a_row_for_each_layout_and_the_refusals():

@@ -13,13 +13,20 @@ from mtf_switch.errors import UserError
 from mtf_switch.planning import hardware
 from mtf_switch.planning.communication import ALL_REDUCE, ALL_TO_ALL, PERMUTE, Collective
 
+PODS = {
+    "tpu_v2": (11.8e15, 63.5e12),
+    "tpu_v3": (126e15, 340e12),
+    "tpu_v4": (1.1e18, 1.1e15),
+    "tpu_v5e": (50.4e15, 51.2e12),
+}
 
-@pytest.mark.parametrize("name", ["tpu_v3", "tpu_v4"])
+
+@pytest.mark.parametrize("name", PODS)
 def test_a_pods_peak_and_all_reduce_are_those_of_its_source(name):
     """Numbers of a whole pod in cloud.google.com/tpu/docs follow from the file's chips."""
     pod = read_hardware(name)
     chips = max(pod.slices) / pod.cores_per_chip
-    petaflops, terabytes = {"tpu_v3": (126e15, 340e12), "tpu_v4": (1.1e18, 1.1e15)}[name]
+    petaflops, terabytes = PODS[name]
     assert chips * pod.chip_flops == pytest.approx(petaflops, rel=0.03)
     assert chips * pod.chip_link_bandwidth == pytest.approx(terabytes, rel=0.03)
 
@@ -141,6 +148,15 @@ def test_two_cores_of_a_chip_communicate_through_its_memory():
     layout = MeshLayout.parse("data:2", "batch:data,experts:data")
     seconds = read_hardware().collective_seconds(exchange, layout)
     assert seconds == pytest.approx(3 * 2**21 / 450e9)
+
+
+@pytest.mark.parametrize(
+    ("name", "usable"),
+    # GiB of a core that libtpu 0.0.2 gives to a program, as it prints them.
+    [("tpu_v2", 7.48), ("tpu_v3", 15.48), ("tpu_v4", 15.25), ("tpu_v5e", 15.75)],
+)
+def test_the_usable_memory_of_a_core_is_that_of_the_compiler(name, usable):
+    assert read_hardware(name).core_usable_bytes / 2**30 == pytest.approx(usable, abs=0.005)
 
 
 def test_a_matmul_is_limited_by_arithmetic_or_by_memory():

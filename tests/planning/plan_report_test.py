@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 
 import pytest
 
+from mtf_switch.cli import planning_flags
 from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.planning import core_memory, plan_report
 from mtf_switch.planning.communication import Collective
@@ -96,3 +98,30 @@ def test_smaller_collectives_are_summed_up_in_one_row():
 @pytest.mark.parametrize(("seconds", "text"), [(0.0482, "48.2 ms"), (1.5, "1.50 s")])
 def test_seconds_are_formatted_for_people(seconds, text):
     assert plan_report.format_seconds(seconds) == text
+
+
+def test_the_plot_names_model_layout_hardware_and_the_limit():
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    plan_report.draw_plans(figure, {"data:2": PLAN}, "switch_tiny")
+    title = figure.get_suptitle()
+    assert title.startswith("switch_tiny: ")
+    assert title.endswith(f"layout {PLAN.layout.layout_rules}")
+    assert PLAN.estimate.hardware in title
+    limit = PLAN.estimate.hbm_bytes / 2**30
+    assert (
+        figure.axes[0].get_xlabel() == f"GiB per core (dashed line: {limit:.4g} GiB, the limit)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        (["models/switch_c.gin", "layouts/data.gin"], "switch_c"),
+        (["layouts/data.gin", "mine/models/other.gin"], "other"),
+        (["mine.gin"], "mine"),
+    ],
+)
+def test_the_model_is_named_after_its_file(files, name):
+    assert planning_flags.name_model(argparse.Namespace(gin_file=files)) == name

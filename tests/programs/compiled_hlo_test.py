@@ -38,13 +38,20 @@ ENTRY %main.7 (Arg_0.1: bf16[4,8]) -> f32[2,3] {
 
 
 def test_collectives_are_counted_with_the_runs_of_their_loops():
-    assert compiled_hlo.count_collectives(TEXT) == [
+    assert compiled_hlo.count_collectives(TEXT, 8) == [
         # 32 elements of two bytes, three times: 192 bytes.
-        CompiledCollective("all_to_all", 4, "bfloat16", (1, 8, 4), 1, 64, 3),
+        CompiledCollective("all_to_all", 4, "bfloat16", (1, 8, 4), 1, 64, 3, False),
         # 6 elements of four bytes and 64 of two; the larger tensor is named.
-        CompiledCollective("all_reduce", 2, "bfloat16", (64,), 2, 152, 1),
-        CompiledCollective("collective_permute", 2, "bfloat16", (16,), 1, 32, 1),
+        CompiledCollective("all_reduce", 2, "bfloat16", (64,), 2, 152, 1, False),
+        CompiledCollective("collective_permute", 2, "bfloat16", (16,), 1, 32, 1, False),
     ]
+
+
+def test_a_collective_without_groups_joins_all_cores():
+    """The compiler writes replica_groups={} when it splits the update of a weight over cores."""
+    text = TEXT.replace("{{0,4},{1,5},{2,6},{3,7}}", "{}")
+    sizes = {c.kind: c.cores_per_group for c in compiled_hlo.count_collectives(text, 8)}
+    assert sizes == {"all_to_all": 4, "all_reduce": 8, "collective_permute": 2}
 
 
 def test_a_loop_in_a_loop_multiplies():
@@ -53,10 +60,46 @@ def test_a_loop_in_a_loop_multiplies():
         "%w = (s32[], f32[]) while((s32[], f32[]) %t), condition=%condition.6, body=%inner\n"
         "  ROOT %tuple.1",
     ).replace("%unused (", "%inner (")
-    counts = {item.shape: item.count for item in compiled_hlo.count_collectives(nested)}
+    counts = {item.shape: item.count for item in compiled_hlo.count_collectives(nested, 8)}
     assert counts[(9,)] == 9
 
 
-def test_a_loop_without_a_constant_number_of_runs_is_reported():
-    with pytest.raises(ValueError, match=r"the loop that runs body\.5 has no constant number"):
-        compiled_hlo.count_collectives(TEXT.replace("direction=LT", "direction=NE"))
+DATA_DEPENDENT = TEXT.replace(
+    "ROOT %compare.1 = ",
+    "ROOT %and.1 = pred[] and(pred[] %compare.1, pred[] %not.1)\n  %compare.1 = ",
+)
+
+
+def test_a_loop_that_its_data_end_counts_one_iteration():
+    """Decoding stops at a length, or when all sequences have ended."""
+    counts = {
+        item.kind: (item.count, item.per_iteration)
+        for item in compiled_hlo.count_collectives(DATA_DEPENDENT, 8)
+    }
+    assert counts == {
+        "all_to_all": (1, True),
+        "all_reduce": (1, False),
+        "collective_permute": (1, False),
+    }
+
+
+def test_a_loop_with_a_constant_length_in_one_that_its_data_end():
+    """The inner loop has the condition of the outer one in TEXT: 3 runs per iteration."""
+    nested = DATA_DEPENDENT.replace(
+        "ROOT %tuple.1",
+        "%w = (s32[], f32[]) while((s32[], f32[]) %t), condition=%constant, body=%inner\n"
+        "  ROOT %tuple.1",
+    ).replace("%unused (", "%inner (")
+    start, end = TEXT.index("%condition.6 ("), TEXT.index("%unused (")
+    nested += TEXT[start:end].replace("%condition.6", "%constant")
+    counts = {
+        (item.shape, item.count, item.per_iteration)
+        for item in compiled_hlo.count_collectives(nested, 8)
+    }
+    assert ((9,), 3, True) in counts
+
+
+@pytest.mark.parametrize("change", [("direction=LT", "direction=NE"), ("constant(3)", "a(3)")])
+def test_a_loop_without_a_known_number_of_runs_counts_one_iteration(change):
+    counted = compiled_hlo.count_collectives(TEXT.replace(*change), 8)
+    assert [item.per_iteration for item in counted].count(True) == 1

@@ -51,6 +51,14 @@ def test_another_platform_is_refused(place, monkeypatch):
         tpu_compiler.find_library()
 
 
+def test_an_older_python_is_refused_before_the_compiler_is_looked_for(place, monkeypatch):
+    monkeypatch.setattr(tpu_compiler, "_PYTHON", (99, 0))
+    with pytest.raises(
+        UserError, match=r"needs jax 0\.4\.34, and thus Python 3\.10 or 3\.11, but"
+    ):
+        tpu_compiler.find_library()
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [

@@ -20,7 +20,8 @@ def build_two_matmuls(activate, runs=1, activation_dtype=tf.float32):
     """x [B, M] -> h [B, F] -> activate(h) -> [], forward and backward, B on two cores."""
     with tf.Graph().as_default():
         mesh = mtf.Mesh(mtf.Graph(), "mesh")
-        x = mtf.import_tf_tensor(mesh, tf.zeros([8, 4]), mtf.Shape([BATCH, WIDTH]))
+        batch = tf.placeholder(tf.float32, [8, 4])
+        x = mtf.import_tf_tensor(mesh, batch, mtf.Shape([BATCH, WIDTH]))
         x = mtf.cast(x, activation_dtype)
         dtype = mtf.VariableDType(tf.float32, tf.float32, activation_dtype)
         w1 = mtf.get_variable(mesh, "w1", mtf.Shape([WIDTH, HIDDEN]), dtype=dtype)
