@@ -153,6 +153,9 @@ class ShareOfGain:
 
     def _compute(self, values: Sequence[float]) -> float:
         student, dense, teacher = values
+        # A teacher without a gain has no share of it.
+        if teacher == dense or not all(map(math.isfinite, values)):
+            return math.nan
         return gains.percent_of_gain(student, dense, teacher) / 100
 
     def describe(self) -> str:

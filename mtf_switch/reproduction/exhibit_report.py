@@ -36,6 +36,7 @@ class Context:
       commit: The commit of this code.
       lock: See `Origin.lock`.
       command: The command that trains what is missing.
+      unused: Names of results that another configuration made.
     """
 
     scale: str
@@ -43,6 +44,7 @@ class Context:
     commit: str
     lock: str
     command: str
+    unused: tuple[str, ...] = ()
 
 
 def make_report(exhibit: Exhibit, results: Results, context: Context) -> Report:
@@ -127,7 +129,7 @@ def _signatures(exhibit: Exhibit, results: Results) -> list[str]:
 
 
 def format_warnings(exhibit: Exhibit, results: Results, context: Context) -> str:
-    """Says which results come from another commit, other packages or a slower machine.
+    """Says which results have another configuration, or come from another commit or lock.
 
     Returns:
       Sentences, a line each; "" if all results come from the present code.
@@ -137,10 +139,15 @@ def format_warnings(exhibit: Exhibit, results: Results, context: Context) -> str
         for result in results.get(row.name, {}).values():
             for name in _differences(result, context):
                 origins[name].add(f"{row.training.name}-{result.seed}")
-    return "\n".join(
+    unused = [
+        f"**Not used:** {len(context.unused)} results have another gin configuration: "
+        f"{join_first(context.unused, 9)}."
+    ]
+    mixed = [
         f"**Mixed:** {len(names)} results come from {origin}: {join_first(sorted(names), 9)}."
         for origin, names in sorted(origins.items())
-    )
+    ]
+    return "\n".join([*(unused if context.unused else []), *mixed])
 
 
 def _differences(result: TrainingResult, context: Context) -> list[str]:

@@ -60,6 +60,15 @@ class Collection:
                 found[seed] = result
         return found
 
+    def list_unused(self, exhibit: Exhibit) -> list[str]:
+        """Names the results of an exhibit that another configuration made: "switch_8-0"."""
+        return [
+            f"{training.name}-{seed}"
+            for training in exhibit.trainings
+            for seed in self.folder.list_seeds(training)
+            if seed < self.seeds and seed not in self.read(training)
+        ]
+
     def read_exhibit(self, exhibit: Exhibit) -> Results:
         """Returns the results of each row of an exhibit."""
         by_training = {training: self.read(training) for training in exhibit.trainings}
@@ -139,7 +148,7 @@ def write_reports(collection: Collection, exhibits: Sequence[Exhibit]) -> list[R
     folder = collection.folder.path
     reports = []
     for exhibit in exhibits:
-        context = _make_context(collection, exhibit.name)
+        context = _make_context(collection, exhibit.name, collection.list_unused(exhibit))
         results = collection.read_exhibit(exhibit)
         reports.append(exhibit_report.make_report(exhibit, results, context))
     every = list(catalog.EXHIBITS.values())
@@ -151,7 +160,7 @@ def write_reports(collection: Collection, exhibits: Sequence[Exhibit]) -> list[R
     return reports
 
 
-def _make_context(collection: Collection, name: str) -> Context:
+def _make_context(collection: Collection, name: str, unused: Sequence[str] = ()) -> Context:
     command = (
         f"run_switch.py reproduce {name} --scale={collection.scale.name} "
         f"--seeds={collection.seeds} --results={collection.folder.path}"
@@ -164,4 +173,5 @@ def _make_context(collection: Collection, name: str) -> Context:
         commit=collection.commit,
         lock=origins.find_lock(),
         command=command,
+        unused=tuple(unused),
     )

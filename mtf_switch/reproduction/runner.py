@@ -173,11 +173,17 @@ def _start(plan: Plan, job: Job) -> _Running | None:
     """Starts a job; None if another process has it."""
     configuration = plan.scale.hash_configuration(job.training)
     folder = plan.folder.work_folder(job.training, job.seed, configuration)
+    model_dir = os.path.join(folder, "model")
+    teacher = plan.scale.find_teacher(job.training, job.seed, model_dir)
     resources = contextlib.ExitStack()
     try:
         resources.enter_context(run_lock.hold(folder))
+        # Students of one teacher run one after another: the first one trains it.
+        if teacher is not None:
+            resources.enter_context(run_lock.hold(f"{teacher}.lock"))
         # A process that was killed may have left its training behind, which goes on.
-        run_lock.check_free(os.path.join(folder, "model"))
+        for busy in filter(None, (model_dir, teacher)):
+            run_lock.check_free(busy)
     except UserError:
         resources.close()
         return None
@@ -187,7 +193,6 @@ def _start(plan: Plan, job: Job) -> _Running | None:
         return None
     path = os.path.join(folder, _LOG)
     log = resources.enter_context(open(path, "w", encoding="utf-8"))  # noqa: SIM115
-    model_dir = os.path.join(folder, "model")
     commands = plan.scale.make_commands(job.training, job.seed, model_dir)
     return _Running(job, folder, _spawn(commands, log), resources)
 

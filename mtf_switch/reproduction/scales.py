@@ -98,9 +98,7 @@ class Scale:
         """
         if training.teacher is None:
             return [self._train(training, seed, model_dir), self._evaluate(model_dir)]
-        version = self.hash_configuration(training.teacher)[:8]
-        beside = os.path.dirname(os.path.dirname(model_dir))
-        folder = os.path.join(beside, f"teacher_{training.teacher.name}-{seed}-{version}")
+        folder = self.find_teacher(training, seed, model_dir)
         _, *others = self._train(training, seed, model_dir)
         student, *others = others
         distil = ["distil", f"--teacher={folder}", student.replace("--gin_file", "--student")]
@@ -109,6 +107,14 @@ class Scale:
             [*distil, *others],
             self._evaluate(model_dir),
         ]
+
+    def find_teacher(self, training: Training, seed: int, model_dir: str) -> str | None:
+        """Returns the model_dir of a student's teacher; None for an ordinary training."""
+        if training.teacher is None:
+            return None
+        version = self.hash_configuration(training.teacher)[:8]
+        beside = os.path.dirname(os.path.dirname(model_dir))
+        return os.path.join(beside, f"teacher_{training.teacher.name}-{seed}-{version}")
 
     def _train(self, training: Training, seed: int, model_dir: str) -> list[str]:
         files = [f"--gin_file={file}" for file in self.list_files(training)]

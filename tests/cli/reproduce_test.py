@@ -86,6 +86,18 @@ def test_results_of_another_configuration_are_set_aside_and_made_again(results, 
     assert (results / "trainings" / "switch_8-0.json.stale-1").exists()
 
 
+def test_results_of_another_configuration_are_not_used_and_named(results, capsys) -> None:
+    folder = ResultsFolder(str(results), "tiny")
+    folder.prepare()
+    folder.write(make_result(-9.0), SWITCH)
+    flags = ("--no_training", "--seeds=1", f"--results={results}")
+    assert reproduce("table_11", *flags) == 0
+    out = capsys.readouterr().out
+    assert "-9.0" not in out
+    assert "**Not used:** 1 results have another gin configuration: switch_8-0." in out
+    assert "**Not used:**" in (results / "table_11.md").read_text()
+
+
 def test_results_of_another_commit_stay_unless_they_are_to_be_made_again(
     results, monkeypatch, capsys
 ) -> None:
@@ -148,7 +160,7 @@ def test_a_row_is_verified(results, monkeypatch, capsys) -> None:
             ["table_12"],
             "There is no table, figure or section 'table_12'. The nearest names are",
         ),
-        (["table_6"], "Table 6 is not among what this command trains: distillation"),
+        (["table_5"], "Table 5 is not among what this command trains: fine-tuning"),
         ([], "exactly one of them, not 0"),
         (["table_11", "--list"], "exactly one of them, not 2"),
         (["table_11", "--rows=argmx"], "Table 11 has no row 'argmx'"),

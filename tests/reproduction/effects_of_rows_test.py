@@ -8,7 +8,14 @@ import pytest
 from made_results import make_result, make_seeds
 
 from mtf_switch.reproduction import metrics
-from mtf_switch.reproduction.effects import Difference, Factor, SpeedUp, SpreadFactor, Trend
+from mtf_switch.reproduction.effects import (
+    Difference,
+    Factor,
+    ShareOfGain,
+    SpeedUp,
+    SpreadFactor,
+    Trend,
+)
 
 
 def test_a_difference_is_paired_by_seed() -> None:
@@ -108,3 +115,22 @@ def test_the_spread_is_that_over_seeds() -> None:
 )
 def test_the_quality_at_half_of_the_steps_is_interpolated(curve, half) -> None:
     assert metrics.read(make_result(curve=curve), "quality_at_half") == pytest.approx(half)
+
+
+def test_a_student_keeps_a_share_of_its_teachers_gain() -> None:
+    results = {
+        "student": make_seeds(-1.9, -2.1, -1.0),
+        "dense": make_seeds(-2.0, -2.0, -2.0),
+        # The last teacher has no gain, so that seed is left out.
+        "teacher": make_seeds(-1.6, -1.8, -2.0),
+    }
+    gain = ShareOfGain("student", "dense", "teacher")
+    # 0.1 / 0.4 and -0.1 / 0.2.
+    found = gain.estimate(results)
+    assert (found.seeds, found.center) == (2, pytest.approx((0.25 - 0.5) / 2))
+    # Table 6 prints 29% for the student with both losses.
+    paper = {
+        name: {"quality": quality}
+        for name, quality in (("student", -1.580), ("dense", -1.636), ("teacher", -1.444))
+    }
+    assert round(100 * gain.find_in_paper(paper)) == 29

@@ -17,6 +17,7 @@ from made_results import make_result
 from mtf_switch.errors import Interrupted, UserError
 from mtf_switch.model_dirs import run_lock
 from mtf_switch.reproduction import runner, scales
+from mtf_switch.reproduction.exhibit import Training
 from mtf_switch.reproduction.exhibits.trainings import SWITCH, T5
 from mtf_switch.reproduction.results_folder import ResultsFolder
 from mtf_switch.reproduction.runner import Job, Plan
@@ -143,6 +144,24 @@ def test_a_job_that_another_process_holds_is_left_until_it_is_free(
     assert [Path(path).parent.name.rsplit("-", 1)[0] for path in seen] == [
         *("switch_8-0", "t5-1", "t5-0"),
     ]
+
+
+def test_students_of_one_teacher_run_one_after_another(tmp_path, monkeypatch) -> None:
+    students = [Training(name, teacher=SWITCH) for name in ("first", "second")]
+    jobs = [Job(students[0], 0), Job(students[1], 0), Job(T5, 0)]
+    running, most = [], []
+
+    def spawn_and_count(commands, log):
+        process = spawn(commands[-2:], log)
+        if commands[1][0] == "distil":
+            running.append(process)
+        most.append(sum(one.poll() is None for one in running))
+        return process
+
+    monkeypatch.setattr(runner, "_spawn", spawn_and_count)
+    runner.run_all(make_plan(tmp_path, at_once=3), jobs)
+    assert names(tmp_path) == ["first-0.json", "second-0.json", "t5-0.json"]
+    assert max(most) == 1
 
 
 def test_two_processes_share_a_folder(tmp_path) -> None:
