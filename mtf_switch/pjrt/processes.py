@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from mtf_switch.errors import UserError
@@ -18,6 +20,8 @@ _TIMEOUT = 120
 # Seconds for which a process waits for the others to reach the same point, such as the first
 # step. A large program takes minutes to compile, and the machines may differ.
 _BARRIER_TIMEOUT = 3600
+# Seconds after which JAX's own limit of time has failed. It holds for all but process 0.
+_GRACE = 5
 _STOP = "stop_at_step"
 
 
@@ -51,24 +55,42 @@ def join(group: Processes) -> None:
     """
     import jax
     from jax._src import distributed
-    from jax._src.lib import xla_client
 
     if group.count == 1 or distributed.global_state.client is not None:
         return
     _check_coordinator(group)
     # Collectives between the CPU devices of several processes.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    try:
-        jax.distributed.initialize(
+    reason = _call_in_time(
+        lambda: jax.distributed.initialize(
             group.coordinator, group.count, group.index, initialization_timeout=group.timeout
-        )
-    except (xla_client.XlaRuntimeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        ),
+        group.timeout + _GRACE,
+    )
+    if reason is not None:
         raise UserError(
             f"The {group.count} processes of --num_processes did not all reach the coordinator "
-            f"{group.coordinator} within {group.timeout} seconds: {reason}. Start every one, "
+            f"{group.coordinator} within {group.timeout} seconds{reason}. Start every one, "
             "each with its own --process_id."
-        ) from error
+        )
+
+
+def _call_in_time(function: Callable[[], None], seconds: float) -> str | None:
+    """Calls a function. Returns why it failed, "" if it took too long, and None if neither."""
+    outcome: list[str | None] = []
+
+    def call():
+        try:
+            function()
+            outcome.append(None)
+        # The errors of JAX's distributed runtime have several types.
+        except Exception as error:
+            outcome.append(f" ({' '.join(str(error).split())[:200]})")
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return outcome[0] if outcome else ""
 
 
 def _check_coordinator(group: Processes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 
 import pytest
@@ -72,6 +73,22 @@ def test_a_port_that_is_taken_is_refused():
         port = server.getsockname()[1]
         with pytest.raises(UserError, match="coordinator cannot listen"):
             processes.join(Processes(f"localhost:{port}", 2, 0, timeout=1))
+
+
+def test_a_process_that_nobody_joins_is_refused_in_time(monkeypatch):
+    """JAX's own limit of time does not hold for the coordinator."""
+    import jax
+
+    def wait_for_ever(*arguments, **options):
+        del arguments, options
+        threading.Event().wait()
+
+    monkeypatch.setattr(jax.distributed, "initialize", wait_for_ever)
+    monkeypatch.setattr(processes, "_GRACE", 0)
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(UserError, match="2 processes of --num_processes did not all reach"):
+        processes.join(Processes(f"localhost:{port}", 2, 0, timeout=1))
 
 
 class _Store:
