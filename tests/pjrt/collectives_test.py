@@ -28,7 +28,7 @@ PARAMS = {"SwitchFFN.dispatch": "'einsum'"}
 )
 def test_the_collectives_are_those_that_the_planner_counts(tiny, strategy):
     """The compiler joins and removes some, and adds none: bytes by kind and size of groups."""
-    case = Case(tiny, {**layout_params(strategy), **PARAMS})
+    case = Case(tiny, layout_params(strategy), PARAMS)
     compiled: dict[tuple, int] = collections.Counter()
     for found in compiled_hlo.count_collectives(case.compile().hlo, case.settings.layout.size):
         compiled[found.kind, found.cores_per_group] += found.bytes * found.count

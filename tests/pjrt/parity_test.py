@@ -28,18 +28,17 @@ CONTROLS = (0, 1, 2)
 )
 def results(request, tiny):
     """(results of PJRT, those of one device, those of its controls)."""
-    strategy = request.param
-    params = {}
+    strategy, params, on_one_device = request.param, {}, {}
     if strategy == "einsum":
         strategy, params = "expert_data", {"SwitchFFN.dispatch": "'einsum'"}
     if strategy == "microbatches":
-        strategy = "data"
+        # Two microbatches: 64 tokens for each core of 4, and 256 for one device.
         tokens = "utils.serialize_num_microbatches.tokens_per_microbatch_per_replica"
-        params = {tokens: "32", "utils.run.mesh_shape": "'data:4'"}
-    layout = layout_params(strategy)
-    if "utils.run.mesh_shape" in params:
-        layout["run_config.devices.value"] = "4"
-    case = Case(tiny, {**layout, **params})
+        strategy, params, on_one_device = "data", {tokens: "32"}, {tokens: "128"}
+        layout = layout_params(strategy, {"data": 4})
+    else:
+        layout = layout_params(strategy)
+    case = Case(tiny, layout, params, on_one_device)
     initial, (one, *controls) = case.train_on_one_device(STEPS, CONTROLS)
     return case.train_through_pjrt(initial, STEPS), one, controls
 

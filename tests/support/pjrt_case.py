@@ -84,8 +84,28 @@ class Trained:
 class Case:
     """A training step of the tiny model with one layout."""
 
-    def __init__(self, tiny: TinyRun, params: Mapping[str, str]):
-        self.settings, self.vocabulary = tiny.parse({**PARAMS, **params})
+    def __init__(
+        self,
+        tiny: TinyRun,
+        layout: Mapping[str, str],
+        params: Mapping[str, str] = {},
+        on_one_device: Mapping[str, str] = {},
+    ):
+        """Makes a case.
+
+        Args:
+          tiny: The tiny model.
+          layout: Gin parameters of the layout, see `layout_params`.
+          params: Other gin parameters.
+          on_one_device: Those that differ on one device.
+        """
+        self._tiny, self._params, self._layout = tiny, {**PARAMS, **params}, layout
+        self._on_one_device = on_one_device
+        self._parse(layout)
+
+    def _parse(self, params: Mapping[str, str]) -> None:
+        parsed = self._tiny.parse({**self._params, **params})
+        self.settings, self.vocabulary = parsed
 
     def _build(self, impl: Any, measures: bool = True) -> tuple[dict, Any]:
         tf.set_random_seed(0)
@@ -107,9 +127,10 @@ class Case:
           steps: The number of steps.
           perturbed: Seeds of the perturbations, of one unit in the last place.
         """
-        settings = self.settings
+        layout = self.settings
+        self._parse(self._on_one_device)
         with tf.Graph().as_default():
-            impl = _OneDeviceWithTheNoiseOfAll(settings.mesh_shape, settings.layout_rules)
+            impl = _OneDeviceWithTheNoiseOfAll(layout.mesh_shape, layout.layout_rules)
             features, step = self._build(impl)
             export = step.lowering.export_to_tf_tensor
             results = {name: export(grad) for name, grad in step.gradients.items()}
@@ -154,6 +175,7 @@ class Case:
 
     def train_through_pjrt(self, initial: Mapping[str, np.ndarray], steps: int) -> Trained:
         """Returns the results from the given initial values."""
+        self._parse(self._layout)
         settings, mesh = self.settings, self._find_mesh()
         with tf.Graph().as_default():
             impl = PjrtMeshImpl(settings.mesh_shape, settings.layout_rules)
