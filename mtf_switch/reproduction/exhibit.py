@@ -135,5 +135,5 @@ class Exhibit:
 
     @property
     def label(self) -> str:
-        """The name in a text: "Table 11" for table_11."""
-        return self.name.replace("_", " ").capitalize()
+        """The name in a text: "Table 11" for table_11, "Appendix B" for appendix_b."""
+        return self.name.replace("_", " ").title()

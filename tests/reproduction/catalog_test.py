@@ -111,6 +111,11 @@ def test_a_name_that_does_not_exist_is_refused(call, message) -> None:
         call()
 
 
+def test_a_label_is_written_as_in_the_paper() -> None:
+    labels = [EXHIBITS[name].label for name in ("table_11", "figure_4", "appendix_b")]
+    assert labels == ["Table 11", "Figure 4", "Appendix B"]
+
+
 def test_trainings_that_rows_share_are_listed_once() -> None:
     figures = [EXHIBITS["figure_1"], EXHIBITS["figure_4"]]
     assert len(catalog.list_trainings(figures)) == 9
