@@ -22,7 +22,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "with it. The same command continues the run.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
-            "example:\n  run_switch.py distil --teacher=runs/switch \\\n"
+            "example:\n  %(prog)s --teacher=runs/switch \\\n"
             "    --student=models/t5_tiny.gin --gin_file=runs/embedded.gin \\\n"
             "    --model_dir=runs/student"
         ),

@@ -22,10 +22,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "scores) and score (inputs and targets to scores). docs/serving.md shows how to serve "
         "it.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=(
-            "example:\n  run_switch.py export --model_dir=runs/student "
-            "--export_dir=served/student"
-        ),
+        epilog=("example:\n  %(prog)s --model_dir=runs/student --export_dir=served/student"),
     )
     flags.add_model_dir(parser, "folder of a training run", is_trained=True)
     parser.add_argument(

@@ -120,8 +120,9 @@ def write_output(
     output = get_output(options, suffix)
     output.write_lines(lines)
     path = checkpoint or saved_checkpoints.find_latest(options.model_dir)
+    noun = "line" if len(lines) == 1 else "lines"
     print(
-        f"wrote {output.path}: {len(lines)} lines, step {saved_checkpoints.parse_step(path)}, "
+        f"wrote {output.path}: {len(lines)} {noun}, step {saved_checkpoints.parse_step(path)}, "
         f"{time.monotonic() - began:.1f} seconds"
     )
 

@@ -30,8 +30,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--experts=1 it is a dense T5. docs/distillation.md explains the ranks.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
-            "example:\n  run_switch.py prune --model_dir=runs/switch --experts=2 "
-            "--output_dir=runs/pruned"
+            "example:\n  %(prog)s --model_dir=runs/switch --experts=2 --output_dir=runs/pruned"
         ),
     )
     flags.add_model_dir(parser, "folder of a training run", is_trained=True)

@@ -26,8 +26,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         description="Trains and evaluates every row of a table or figure with several seeds, "
         "and writes\na report: the paper's numbers beside ours, and a verdict on each claim "
         "of the paper.\nThe same command continues where it was stopped.",
-        epilog="examples:\n  run_switch.py reproduce --list\n"
-        "  run_switch.py reproduce table_11 --seeds=3 --results=runs/results",
+        epilog="examples:\n  %(prog)s --list\n"
+        "  %(prog)s table_11 --seeds=3 --results=runs/results",
     )
     parser.add_argument(
         "exhibits",

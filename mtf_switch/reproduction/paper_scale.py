@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from mtf_switch.errors import UserError
+from mtf_switch.errors import UserError, name_program
 from mtf_switch.reproduction.exhibit import Exhibit, Row
 
 # Before the layout and the row, which win.
@@ -83,7 +83,7 @@ def format_row(exhibit: Exhibit, planned: PlannedRow, seeds: int, tpu: Tpu) -> s
     lines += [f"  plan ({planned.row.layout}): {planned.verdict}"]
     for seed in range(seeds):
         for command in make_commands(exhibit, planned.row, seed, tpu):
-            lines.append(f"  run_switch.py {shlex.join(command)}")
+            lines.append(f"  {name_program()} {shlex.join(command)}")
     return "\n".join(lines)
 
 
@@ -107,5 +107,5 @@ def run(exhibit: Exhibit, planned: Sequence[PlannedRow], seeds: int, tpu: Tpu) -
                 if code:
                     raise UserError(
                         f"{exhibit.name}/{one.row.name} seed {seed} failed with exit code "
-                        f"{code}: run_switch.py {shlex.join(command)}"
+                        f"{code}: {name_program()} {shlex.join(command)}"
                     )

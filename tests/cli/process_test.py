@@ -67,3 +67,20 @@ def test_a_full_disk_behind_stdout_is_reported():
         done = run_program("return 0", stdout=full)
     assert done.returncode == 120  # Python's own code for it
     assert "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "ends", ["return 0", "print('x' * 1_000_000)", "raise BrokenPipeError"]
+)
+def test_a_reader_that_leaves_ends_a_command_without_a_traceback(ends):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = run_program(ends, stdout=writing)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "no line end")
+
+
+def test_a_pipe_that_is_not_stdout_is_an_error():
+    done = run_program("raise BrokenPipeError('a server')")
+    assert "BrokenPipeError: a server" in done.stderr
+    assert done.returncode == 1
