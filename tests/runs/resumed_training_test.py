@@ -173,7 +173,7 @@ def test_a_full_disk_under_the_log_is_reported_too(
     tiny: TinyRun, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model_dir = copy_of(trained, tmp_path / "run")
-    monkeypatch.setattr(estimator, "build", lambda run, make_hooks: RunnerWithoutSpace())
+    monkeypatch.setattr(estimator, "build", lambda *_, **__: RunnerWithoutSpace())
     outcome = tiny.train(model_dir, "--steps=8")
     assert outcome.code == 1
     assert "No space left on device" in outcome.err
