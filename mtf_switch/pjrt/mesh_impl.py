@@ -17,6 +17,8 @@ _LAYOUT = {
     tf.bfloat16: (tf.uint16, 0x7F, 0x3F80),
     tf.float16: (tf.uint16, 0x3FF, 0x3C00),
 }
+# The key with which TensorFlow scrambles seeds.
+_SCRAMBLING_KEY = 0x02461E293EC8F720
 
 
 class PjrtMeshImpl(AbstractMeshImpl):
@@ -61,6 +63,30 @@ class PjrtMeshImpl(AbstractMeshImpl):
 def _draw_uniform(shape: Any, seeds: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Draws from [0, 1), as TensorFlow's kernels do: a number in [1, 2), less 1."""
     unsigned, fraction, one = _LAYOUT[dtype]
-    bits = tf.random.stateless_uniform(shape, seeds, dtype=tf.uint32, minval=None, maxval=None)
+    bits = _draw_bits(shape, *_scramble(seeds))
     bits = tf.cast(bits & tf.constant(fraction, tf.uint32), unsigned)
     return tf.bitcast(bits | tf.constant(one, unsigned), dtype) - tf.constant(1, dtype)
+
+
+def _scramble(seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the (key, counter) of Philox that TensorFlow's kernels make of two seeds.
+
+    `tf.random.stateless_uniform` makes others with XLA if a seed is negative: XLA drops the
+    upper half of the 64 bits of each seed. See `GenerateKey` in
+    tensorflow/core/kernels/stateless_random_ops.cc.
+    """
+    counter = tf.bitcast(tf.cast(seeds, tf.int64), tf.uint64)
+    mixed = _draw_bits([4], tf.constant([_SCRAMBLING_KEY], tf.uint64), counter)
+    key, upper = tf.unstack(tf.bitcast(tf.reshape(mixed, [2, 2]), tf.uint64))
+    return key[tf.newaxis], tf.stack([tf.constant(0, tf.uint64), upper])
+
+
+def _draw_bits(shape: Any, key: tf.Tensor, counter: tf.Tensor) -> tf.Tensor:
+    """Draws 32 bits for each element with Philox."""
+    return tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=shape,
+        key=key,
+        counter=counter,
+        alg=tf.random.experimental.Algorithm.PHILOX.value,
+        dtype=tf.uint32,
+    )

@@ -29,16 +29,7 @@ NO_NOISE = {
         ),
         pytest.param("einsum", marks=pytest.mark.slow),
         pytest.param("microbatches without noise", marks=pytest.mark.slow),
-        pytest.param(
-            "microbatches",
-            marks=[
-                pytest.mark.slow,
-                pytest.mark.xfail(
-                    strict=True,
-                    reason="noise in the loop over microbatches differs: not solved",
-                ),
-            ],
-        ),
+        pytest.param("microbatches", marks=pytest.mark.slow),
     ],
 )
 def results(request, tiny):
