@@ -22,8 +22,8 @@ PIP_INSTALL := PIP_CONSTRAINT=$(BUILD_PINS) $(PYTHON) -m pip install -qq --disab
 DEMO_FLAGS := $(if $(MINUTES),--minutes=$(MINUTES))
 # Passes any flag to the fine-tuning demo: `make demo-finetune FINETUNE_FLAGS=--seed=1`.
 FINETUNE_FLAGS :=
-# Passes any flag to the multilingual demo: `make demo-multilingual MULTILINGUAL_FLAGS=--seeds=1`.
-MULTILINGUAL_FLAGS :=
+# Flags of `reproduce` for the multilingual demo: `make demo-multilingual MULTILINGUAL_FLAGS=--seeds=1`.
+MULTILINGUAL_FLAGS := --seeds=3
 # HF_PYTHON is a Python with torch and transformers: `make bench HF_PYTHON=path/to/python`.
 BENCH_FLAGS := --competitors dense gather einsum upstream \
 	$(if $(HF_PYTHON),hf --hf_python $(HF_PYTHON))
@@ -86,8 +86,8 @@ demo: install ## train a tiny Switch Transformer and its dense twin; MINUTES=30 
 demo-finetune: install ## fine-tune the demo's models on three tasks: a small version of the paper's Table 4
 	@$(PYTHON) -m mtf_switch.demo.finetuning $(FINETUNE_FLAGS)
 
-demo-multilingual: install-multilingual ## pre-train mT5-tiny and mSwitch-tiny on many languages, and compare them by language
-	@$(PYTHON) -m mtf_switch.demo.languages $(MULTILINGUAL_FLAGS)
+demo-multilingual: install-multilingual ## pre-train mT5-tiny and mSwitch-tiny on many languages: Figures 7 and 8
+	@$(PYTHON) run_switch.py reproduce figure_7 figure_8 $(MULTILINGUAL_FLAGS)
 
 lab: install $(LAB_INSTALLED) ## open the lab, a notebook on the Switch layer, in JupyterLab
 	@$(PYTHON) -m jupyterlab $(NOTEBOOK)

@@ -11,6 +11,7 @@ the teacher's student keeps.
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -91,11 +92,14 @@ def compute_speed_up(
       axis: "step" as in Figures 4 and 8, or "seconds" as in Figures 5 and 6.
 
     Returns:
-      The factor; None if the sparse model does not reach the dense model's final quality.
+      The factor; None if the sparse model does not reach the dense model's final quality, and
+      infinity if it has that quality before training.
     """
     final = dense[-1]
     crossing = find_crossing(sparse, final.neg_log_perplexity, axis)
-    return None if crossing is None else getattr(final, axis) / crossing
+    if crossing is None:
+        return None
+    return math.inf if crossing == 0 else getattr(final, axis) / crossing
 
 
 def summarize_speed_ups(

@@ -9,11 +9,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from mtf_switch.downstream import gains, quality_curve
+from mtf_switch.downstream import gains
 from mtf_switch.downstream.gains import EvaluationPoint, SpeedUpSummary
-from mtf_switch.errors import UserError
+from mtf_switch.downstream.quality_curve import QualityCurve
+from mtf_switch.errors import UserError, join_first
+
+# The task of each language -> the curve of a run.
+LanguageCurves = Mapping[str, QualityCurve]
 
 # What Section 4.3 says about 101 languages.
 PAPER_MEAN_SPEED_UP = 5.0
@@ -109,32 +113,29 @@ def compute_interval(values: Sequence[float]) -> Interval:
 
 
 def compare(
-    dense: Sequence[str], sparse: Sequence[str], tasks: Sequence[str], split: str
+    dense: Sequence[LanguageCurves], sparse: Sequence[LanguageCurves]
 ) -> LanguageComparison:
     """Compares the evaluations of two models on the tasks of a mixture.
 
     Args:
-      dense: The model_dirs of the dense model, one for each seed.
+      dense: The curves of the dense model, for each seed; at least one.
       sparse: Those of the sparse model, in the same order of seeds.
-      tasks: The tasks, one for each language.
-      split: Split of the tasks.
 
     Raises:
-      UserError: If a run was not evaluated, or two were evaluated on different data or steps.
+      UserError: In the cases of `check_alike`.
     """
+    check_alike([*dense, *sparse])
     results: list[LanguageResult] = []
     of_seeds: list[dict[str, float | None]] = [{} for _ in dense]
     gains_of_seeds: list[list[float]] = [[] for _ in dense]
-    for task in tasks:
-        curves = [quality_curve.read(folder, task, split) for folder in (*dense, *sparse)]
-        _check_alike(task, curves)
-        points = [curve.points for curve in curves]
+    for task, curve in dense[0].items():
+        points = [of_run[task].points for of_run in (*dense, *sparse)]
         dense_points, sparse_points = points[: len(dense)], points[len(dense) :]
         for seed, (slow, fast) in enumerate(zip(dense_points, sparse_points)):
             of_seeds[seed][task] = gains.compute_speed_up(slow, fast)
             gain = fast[-1].neg_log_perplexity - slow[-1].neg_log_perplexity
             gains_of_seeds[seed].append(gain)
-        results.append(_compare_task(curves[0], task, dense_points, sparse_points))
+        results.append(_compare_task(curve, task, dense_points, sparse_points))
     results.sort(key=lambda result: result.gain.mean)
     on_curves = {result.task: result.speed_up for result in results}
     return LanguageComparison(
@@ -143,30 +144,48 @@ def compare(
         [gains.summarize_speed_ups(speed_ups, FACTOR) for speed_ups in of_seeds],
         compute_interval([statistics.fmean(of_seed) for of_seed in gains_of_seeds]),
         len(dense),
-        curves[0].points[-1].step,
+        curve.points[-1].step,
     )
 
 
-def _check_alike(task: str, curves: Sequence[quality_curve.QualityCurve]) -> None:
-    """Checks that all curves were measured on the same data at the same steps."""
+def check_alike(runs: Sequence[LanguageCurves]) -> None:
+    """Checks that the curves of all runs were measured on the same data at the same steps.
+
+    Raises:
+      UserError: If they were not, if the runs have different languages, or none.
+    """
+    tasks = set(runs[0])
+    if not any(runs):
+        raise UserError("No run has evaluations by language. Train on a mixture of languages.")
+    for other in runs[1:]:
+        if missing := sorted(tasks ^ set(other)):
+            raise UserError(
+                f"Only some of the runs have evaluations of {join_first(missing)}. Train and "
+                "evaluate all of them with the same languages."
+            )
+    for task in runs[0]:
+        _check_task(task, [of_run[task] for of_run in runs])
+
+
+def _check_task(task: str, curves: Sequence[QualityCurve]) -> None:
     first = curves[0]
     steps = [point.step for point in first.points]
     for curve in curves[1:]:
         if curve.target_tokens != first.target_tokens:
             raise UserError(
-                f"{first.model_dir} and {curve.model_dir} were evaluated on different data of "
+                f"{first.run} and {curve.run} were evaluated on different data of "
                 f"{task!r}: {first.target_tokens:,} and {curve.target_tokens:,} target tokens. "
                 "Evaluate both again with the same data."
             )
         if [point.step for point in curve.points] != steps:
             raise UserError(
-                f"{first.model_dir} and {curve.model_dir} have evaluations of {task!r} at "
+                f"{first.run} and {curve.run} have evaluations of {task!r} at "
                 "different steps. Train both with the same steps, and evaluate all checkpoints."
             )
 
 
 def _compare_task(
-    curve: quality_curve.QualityCurve,
+    curve: QualityCurve,
     task: str,
     dense: Sequence[Sequence[EvaluationPoint]],
     sparse: Sequence[Sequence[EvaluationPoint]],

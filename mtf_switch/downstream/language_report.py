@@ -1,69 +1,17 @@
-"""The report on two models by language: a table, Figure 7 and Figure 8."""
+"""Two models by language: the tables, Figure 7 and Figure 8."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from mtf_switch.downstream import language_gains
 from mtf_switch.downstream.language_gains import Interval, LanguageComparison
-from mtf_switch.report import Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DENSE_COLOR, _SPARSE_COLOR = "tab:gray", "tab:blue"
-
-
-def make_report(comparison: LanguageComparison, names: tuple[str, str], made_by: str) -> Report:
-    """Makes the report: languages.json, report.md, figure_7.png and figure_8.png.
-
-    Args:
-      comparison: The comparison.
-      names: Names of the dense and of the sparse model.
-      made_by: A sentence that says how the results were made.
-    """
-    summary = format_summary(comparison, names)
-    page = [
-        f"# {names[1]} against {names[0]} by language",
-        "",
-        summary,
-        "",
-        "![Figure 7](figure_7.png)",
-        "",
-        "![Figure 8](figure_8.png)",
-        "",
-        format_table(comparison, names),
-        "",
-        made_by,
-        "",
-    ]
-    return Report(
-        name="languages",
-        text=summary,
-        data=_to_data(comparison),
-        documents={"report.md": "\n".join(page)},
-        plots={
-            "figure_7.png": lambda figure: draw_gains(figure, comparison, names),
-            "figure_8.png": lambda figure: draw_speed_ups(figure, comparison, names),
-        },
-    )
-
-
-def _to_data(comparison: LanguageComparison) -> dict:
-    """Converts to JSON data, in which None replaces NaN."""
-
-    def convert(value):
-        if isinstance(value, dict):
-            return {name: convert(part) for name, part in value.items()}
-        if isinstance(value, list):
-            return [convert(part) for part in value]
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    return convert(dataclasses.asdict(comparison))
 
 
 def format_summary(comparison: LanguageComparison, names: tuple[str, str]) -> str:
@@ -127,6 +75,8 @@ def _name(task: str) -> str:
 
 def draw_gains(figure: Figure, comparison: LanguageComparison, names: tuple[str, str]) -> None:
     """Draws Figure 7: the quality of both models, and the gain, in each language."""
+    import numpy as np
+
     results = comparison.results
     figure.set_size_inches(max(8, 0.24 * len(results)), 7)
     quality, gain = figure.subplots(2, 1, sharex=True)
@@ -154,8 +104,11 @@ def draw_speed_ups(
     figure: Figure, comparison: LanguageComparison, names: tuple[str, str]
 ) -> None:
     """Draws Figure 8: a histogram of the step speed-ups, and the languages without one."""
-    reached = [r.speed_up for r in comparison.results if r.speed_up is not None]
-    missing = len(comparison.results) - len(reached)
+    import numpy as np
+
+    speed_ups = [r.speed_up for r in comparison.results]
+    reached = [s for s in speed_ups if s is not None and math.isfinite(s)]
+    missing = speed_ups.count(None)
     figure.set_size_inches(8, 4.5)
     axis = figure.subplots()
     last = max([2.0, *reached])
@@ -168,6 +121,8 @@ def draw_speed_ups(
         axis.axvline(mean, color="black", linestyle="--", label=f"mean {mean:.2f}")
     place = edges[0] - 1.5 * width
     axis.bar(place, missing, width, color=_DENSE_COLOR, label=f"not reached: {missing}")
+    if untrained := speed_ups.count(math.inf):
+        axis.plot([], [], " ", label=f"as good before training, not drawn: {untrained}")
     axis.set_xlabel(f"step speed-up of {names[1]} over {names[0]}")
     axis.set_ylabel("languages")
     axis.legend()

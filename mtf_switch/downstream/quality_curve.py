@@ -24,12 +24,12 @@ class QualityCurve:
     """The evaluations of one run on the whole split of one task.
 
     Attributes:
-      model_dir: The folder of the run.
+      run: The run: its folder or its name.
       points: Evaluations in the order of their steps. Seconds are NaN without a training log.
       target_tokens: The number of target tokens in each evaluation.
     """
 
-    model_dir: str
+    run: str
     points: list[EvaluationPoint]
     target_tokens: int
 

@@ -74,7 +74,7 @@ def _check_same_data(task: str, curves: Sequence[QualityCurve]) -> None:
     for curve in curves[1:]:
         if curve.target_tokens != first.target_tokens:
             raise UserError(
-                f"{first.model_dir} and {curve.model_dir} were evaluated on different data of "
+                f"{first.run} and {curve.run} were evaluated on different data of "
                 f"{task!r}: {first.target_tokens:,} and {curve.target_tokens:,} target tokens. "
                 "Evaluate both with the same data, vocabulary and sequence lengths."
             )
@@ -112,7 +112,7 @@ def format_table(results: Sequence[TaskSpeedUps]) -> str:
     ]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for result in results:
-        names = shorten_names([curve.model_dir for curve in result.curves])
+        names = shorten_names([curve.run for curve in result.curves])
         in_steps, in_time = ["1.00", *map(_format, result.in_steps)], ["1.00"]
         in_time += [
             "no time" if steps is not None and time is None else _format(time)
@@ -131,7 +131,7 @@ def _format(speed_up: float | None) -> str:
 
 def _summarize(results: Sequence[TaskSpeedUps]) -> list[str]:
     """Summarizes each other model over the tasks, as Section 4.3 summarizes mSwitch."""
-    names = shorten_names([curve.model_dir for curve in results[0].curves])
+    names = shorten_names([curve.run for curve in results[0].curves])
     lines = [""]
     for index, name in enumerate(names[1:]):
         found = gains.summarize_speed_ups({r.task: r.in_steps[index] for r in results})

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from mtf_switch.config import saved_config
 from mtf_switch.downstream import quality_curve
 from mtf_switch.downstream.gains import EvaluationPoint
+from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import train_log
 from mtf_switch.reproduction import metrics
 from mtf_switch.reproduction.exhibit import Training
 from mtf_switch.reproduction.scales import Scale
-from mtf_switch.reproduction.training_result import Origin, TrainingResult
+from mtf_switch.reproduction.training_result import Origin, TaskCurve, TrainingResult
 
 _SPLIT = "validation"
 # How `train` says that it has stopped because the loss is NaN or infinite.
@@ -74,6 +76,7 @@ def collect(
             for layer, values in last.get("router", {}).items()
         },
         diverged_at=diverged_at,
+        tasks=_of_tasks(model_dir, [found[point.step] for point in points]),
     )
 
 
@@ -81,7 +84,8 @@ def _read_evaluations(
     model_dir: str, scale: Scale, training: Training
 ) -> dict[int, dict[str, Any]]:
     task = saved_config.read_task(model_dir)
-    limit = scale.eval_batches and scale.eval_batches * scale.count_examples(training)
+    batches = scale.count_eval_batches(training)
+    limit = batches and batches * scale.count_examples(training)
     return quality_curve.read_evaluations(model_dir, task, _SPLIT, limit)
 
 
@@ -94,6 +98,23 @@ def _of_evaluation(last: dict[str, Any]) -> dict[str, float]:
         "target_tokens": last["target_tokens"],
         "dropped_evaluation": last["dropped_fraction"],
     }
+
+
+def _of_tasks(model_dir: str, evaluations: Sequence[dict[str, Any]]) -> dict[str, TaskCurve]:
+    """Returns the curves of the tasks of a mixture, from its evaluations in order."""
+    parts = [evaluation.get("tasks", {}) for evaluation in evaluations]
+    curves = {}
+    for task in sorted(set().union(*parts)):
+        counts = {part[task]["target_tokens"] if task in part else 0 for part in parts}
+        if len(counts) > 1:
+            raise UserError(
+                f"The evaluations of {task!r} in {model_dir} used different data, with "
+                f"{min(counts):,} and {max(counts):,} target tokens. Remove its eval*.json, "
+                "and run the same command again."
+            )
+        qualities = [part[task]["neg_log_perplexity"] for part in parts]
+        curves[task] = TaskCurve(counts.pop(), qualities)
+    return curves
 
 
 def _of_training(model_dir: str, scale: Scale, training: Training) -> dict[str, float]:

@@ -24,6 +24,9 @@ class Training:
       gin_files: Files that come after those of the scale.
       params: Bindings that come last.
       teacher: The training whose model teaches this one; None for an ordinary training.
+      base_file: The gin file that comes first instead of that of the scale. Such a training is
+        the same at all scales.
+      evaluates_all: Whether it is evaluated on the whole validation split at all scales.
     """
 
     name: str
@@ -31,6 +34,8 @@ class Training:
     gin_files: tuple[str, ...] = ()
     params: tuple[str, ...] = ()
     teacher: Training | None = None
+    base_file: str | None = None
+    evaluates_all: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +111,8 @@ class Exhibit:
       columns: The measured columns.
       claims: The claims that it carries.
       baseline: Name of the row with which the others are compared.
-      plots: Names of `plots.PLOTS`.
+      plots: Names of `plots.PLOTS`; by language, one of `language_section.PLOTS`.
+      by_language: Whether it compares its two rows by language, the dense one first.
       notes: What differs from the paper, or is not known.
     """
 
@@ -118,6 +124,7 @@ class Exhibit:
     baseline: str
     plots: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    by_language: bool = False
 
     def find_row(self, name: str) -> Row:
         """Returns the row of a name."""

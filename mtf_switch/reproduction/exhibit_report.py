@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtf_switch.errors import join_first
 from mtf_switch.report import Report
-from mtf_switch.reproduction import estimates, metrics, verdicts
+from mtf_switch.reproduction import estimates, language_section, metrics, verdicts
 from mtf_switch.reproduction.effects import Difference, Results
 from mtf_switch.reproduction.estimates import Estimate
 from mtf_switch.reproduction.exhibit import Column, Exhibit, Row
@@ -73,6 +73,9 @@ def make_report(exhibit: Exhibit, results: Results, context: Context) -> Report:
 
 
 def _draw(figure: Figure, exhibit: Exhibit, results: Results) -> None:
+    if exhibit.by_language:
+        language_section.draw(figure, exhibit, results)
+        return
     # It imports NumPy, which the command line does not need otherwise.
     from mtf_switch.reproduction import plots
 
@@ -98,6 +101,8 @@ def format_page(
         format_claims(judged),
         "",
     ]
+    if exhibit.by_language:
+        lines += [language_section.format_section(exhibit, results), ""]
     if any(results.values()):
         lines += [f"![{exhibit.title}]({exhibit.name}.png)", ""]
     lines += [f"- {note}" for note in exhibit.notes] + ([""] if exhibit.notes else [])
@@ -298,6 +303,11 @@ def _to_data(
             }
             for row in exhibit.rows
         },
+        **(
+            {"languages": language_section.make_data(exhibit, results)}
+            if exhibit.by_language
+            else {}
+        ),
         "claims": [claim_data(one) for one in judged],
         "warnings": format_warnings(exhibit, results, context),
     }

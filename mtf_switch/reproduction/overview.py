@@ -118,7 +118,11 @@ def format_list(
             f"{exhibit.name:12s} {len(exhibit.rows):4d} {of:>9s} {time:>10s}  {exhibit.title}"
         )
     remark = "Time left on this machine, one training at a time, by the steps that are done"
-    lines.append(f"{remark}; ? before the first one is. All these need only the embedded text.")
+    lines.append(f"{remark}; ? before the first one is.")
+    lines.append(
+        "All need only the embedded text, except figure_7 and figure_8: `make "
+        "install-multilingual` downloads theirs."
+    )
     return "\n".join(lines)
 
 

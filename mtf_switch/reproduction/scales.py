@@ -44,7 +44,7 @@ class Scale:
     def list_files(self, training: Training) -> list[str]:
         """Returns the gin files of a training, in order."""
         parts = [f"scales/{self.name}_{part}.gin" for part in training.parts]
-        return [self.gin_file, *parts, *training.gin_files]
+        return [training.base_file or self.gin_file, *parts, *training.gin_files]
 
     def list_params(self, training: Training) -> list[str]:
         """Returns the bindings that come after the gin files."""
@@ -71,11 +71,15 @@ class Scale:
         """Returns the number of tokens in an example: inputs and targets, with padding."""
         return sum(self._read(training)["utils.run.sequence_length"].values())
 
+    def count_eval_batches(self, training: Training) -> int | None:
+        """Returns the maximum number of batches of an evaluation; None for the whole split."""
+        return None if training.evaluates_all else self.eval_batches
+
     def hash_configuration(self, training: Training) -> str:
         """Returns the SHA-256 of the bindings of a training, without its seed."""
         values = self._read(training)
         lines = [f"{key} = {values[key]!r}" for key in sorted(values)]
-        lines.append(f"eval_batches = {self.eval_batches}")
+        lines.append(f"eval_batches = {self.count_eval_batches(training)}")
         if training.teacher is not None:
             lines.append(f"teacher = {self.hash_configuration(training.teacher)}")
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -97,7 +101,7 @@ class Scale:
           model_dir: Folder of the run.
         """
         if training.teacher is None:
-            return [self._train(training, seed, model_dir), self._evaluate(model_dir)]
+            return [self._train(training, seed, model_dir), self._evaluate(training, model_dir)]
         folder = self.find_teacher(training, seed, model_dir)
         _, *others = self._train(training, seed, model_dir)
         student, *others = others
@@ -105,7 +109,7 @@ class Scale:
         return [
             self._train(training.teacher, seed, folder),
             [*distil, *others],
-            self._evaluate(model_dir),
+            self._evaluate(training, model_dir),
         ]
 
     def find_teacher(self, training: Training, seed: int, model_dir: str) -> str | None:
@@ -121,9 +125,10 @@ class Scale:
         params = [f"--gin_param={param}" for param in self.list_params(training)]
         return ["train", *files, *params, f"--seed={seed}", f"--model_dir={model_dir}"]
 
-    def _evaluate(self, model_dir: str) -> list[str]:
+    def _evaluate(self, training: Training, model_dir: str) -> list[str]:
         command = ["eval", f"--model_dir={model_dir}", "--perplexity", "--checkpoint_steps=all"]
-        return command + ([f"--eval_batches={self.eval_batches}"] if self.eval_batches else [])
+        batches = self.count_eval_batches(training)
+        return command + ([f"--eval_batches={batches}"] if batches else [])
 
 
 @functools.cache

@@ -42,6 +42,20 @@ class Origin:
 
 
 @dataclasses.dataclass(frozen=True)
+class TaskCurve:
+    """The evaluations of a task that is a part of the mixture, such as a language.
+
+    Attributes:
+      target_tokens: The number of target tokens in each evaluation.
+      neg_log_perplexities: The quality at the points of `TrainingResult.curve`, in nats per
+        target token.
+    """
+
+    target_tokens: int
+    neg_log_perplexities: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingResult:
     """The result of one training with one seed.
 
@@ -57,6 +71,7 @@ class TrainingResult:
       metrics: Name -> number; see `metrics`.
       routers: Layer -> metrics of its router, and the load of its experts, at the end.
       diverged_at: The step at which the loss was not finite; None for a run that ended well.
+      tasks: Name of a task of a mixture -> its own evaluations; empty for a single task.
     """
 
     training: str
@@ -69,6 +84,7 @@ class TrainingResult:
     metrics: dict[str, float]
     routers: dict[str, dict[str, Any]]
     diverged_at: int | None = None
+    tasks: dict[str, TaskCurve] = dataclasses.field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -102,7 +118,9 @@ def from_json(text: str, path: str) -> TrainingResult:
         del content["signature"]
         origin = Origin(**content.pop("origin"))
         curve = [EvaluationPoint(**point) for point in content.pop("curve")]
-        result = TrainingResult(**content, origin=origin, curve=curve)
+        # Results from before there were mixtures have none.
+        tasks = {name: TaskCurve(**part) for name, part in content.pop("tasks", {}).items()}
+        result = TrainingResult(**content, origin=origin, curve=curve, tasks=tasks)
         _check_types(result)
         return result
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -115,6 +133,10 @@ def _check_types(result: TrainingResult) -> None:
     texts += [result.origin.lock, result.origin.data, result.origin.machine]
     numbers = [result.data_seed, result.weights_seed, *result.metrics.values()]
     numbers += [value for point in result.curve for value in dataclasses.astuple(point)]
+    for task in result.tasks.values():
+        if len(task.neg_log_perplexities) != len(result.curve):
+            raise TypeError("the curve of a task has another length")
+        numbers += [task.target_tokens, *task.neg_log_perplexities]
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("a text has another type")
     if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):

@@ -61,7 +61,7 @@ def compare(old: TrainingResult, new: TrainingResult, recorded: list[TrainingRes
       UserError: If the results do not agree.
     """
     name = f"{old.training} seed {old.seed}"
-    if _curve(old) == _curve(new) and old.diverged_at == new.diverged_at:
+    if _evaluations(old) == _evaluations(new):
         return f"{name} is equal: all {len(new.curve)} evaluations have the same value."
     differences = _list_differences(old, new)
     values = [metrics.read(result, metrics.QUALITY) for result in recorded]
@@ -90,8 +90,9 @@ def compare(old: TrainingResult, new: TrainingResult, recorded: list[TrainingRes
     )
 
 
-def _curve(result: TrainingResult) -> list[tuple[int, float]]:
-    return [(point.step, point.neg_log_perplexity) for point in result.curve]
+def _evaluations(result: TrainingResult) -> tuple:
+    curve = [(point.step, point.neg_log_perplexity) for point in result.curve]
+    return curve, result.tasks, result.diverged_at
 
 
 def _list_differences(old: TrainingResult, new: TrainingResult) -> list[str]:

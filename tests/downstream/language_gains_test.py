@@ -1,4 +1,4 @@
-"""Figures 7 and 8 from handwritten evaluations: gains, speed-ups, intervals, the report."""
+"""Figures 7 and 8 from handwritten evaluations: gains, speed-ups, intervals, tables, plots."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from mtf_switch import report as report_module
-from mtf_switch.downstream import gains, language_gains, language_report
+from mtf_switch.downstream import gains, language_gains, language_report, quality_curve
 from mtf_switch.errors import UserError
 
 TASKS = ["multilingual.de", "multilingual.fr", "multilingual.sw"]
@@ -31,8 +31,8 @@ SPARSE = {
 }
 
 
-def write_run(folder: Path, curves: dict[str, list[float]], shift: float = 0.0) -> str:
-    """Writes the files of `eval` over a mixture, with a part for each task."""
+def write_run(folder: Path, curves: dict[str, list[float]], shift: float = 0.0):
+    """Writes the files of `eval` over a mixture, with a part for each task; returns its curves."""
     folder.mkdir(parents=True)
     for number, step in enumerate(STEPS):
         parts = {
@@ -54,11 +54,15 @@ def write_run(folder: Path, curves: dict[str, list[float]], shift: float = 0.0) 
             "tasks": parts,
         }
         (folder / f"eval-{step}.json").write_text(json.dumps(data))
-    return str(folder)
+    return read_run(folder)
+
+
+def read_run(folder: Path) -> language_gains.LanguageCurves:
+    return {task: quality_curve.read(str(folder), task, "validation") for task in TASKS}
 
 
 @pytest.fixture
-def folders(tmp_path: Path) -> tuple[list[str], list[str]]:
+def runs(tmp_path: Path) -> tuple[list, list]:
     """Three seeds. The sparse model's quality moves with the seed, and so does its gain."""
     dense = [write_run(tmp_path / f"dense_{seed}", DENSE) for seed in range(3)]
     sparse = [
@@ -68,8 +72,8 @@ def folders(tmp_path: Path) -> tuple[list[str], list[str]]:
     return dense, sparse
 
 
-def test_languages_are_sorted_by_gain_with_intervals(folders) -> None:
-    comparison = language_gains.compare(*folders, TASKS, "validation")
+def test_languages_are_sorted_by_gain_with_intervals(runs) -> None:
+    comparison = language_gains.compare(*runs)
     assert [r.task for r in comparison.results] == [TASKS[2], TASKS[1], TASKS[0]]
     for result, gain in zip(comparison.results, (-0.2, 0.3, 1.2)):
         assert result.gain.mean == pytest.approx(gain)
@@ -80,8 +84,8 @@ def test_languages_are_sorted_by_gain_with_intervals(folders) -> None:
     assert (comparison.seeds, comparison.last_step) == (3, 400)
 
 
-def test_speed_ups_are_interpolated_and_those_not_reached_are_counted(folders) -> None:
-    comparison = language_gains.compare(*folders, TASKS, "validation")
+def test_speed_ups_are_interpolated_and_those_not_reached_are_counted(runs) -> None:
+    comparison = language_gains.compare(*runs)
     found = {result.task: result.speed_up for result in comparison.results}
     assert found == {
         "multilingual.de": pytest.approx(400 / 150),
@@ -106,9 +110,9 @@ def test_speed_ups_are_interpolated_and_those_not_reached_are_counted(folders) -
     assert comparison.share.mean == pytest.approx((0 + 1 / 3 + 1 / 3) / 3)
 
 
-def test_one_seed_has_no_interval(folders) -> None:
-    dense, sparse = folders
-    comparison = language_gains.compare(dense[1:2], sparse[1:2], TASKS, "validation")
+def test_one_seed_has_no_interval(runs) -> None:
+    dense, sparse = runs
+    comparison = language_gains.compare(dense[1:2], sparse[1:2])
     assert math.isnan(comparison.gain.low)
     curve = gains.compute_speed_up(
         [gains.EvaluationPoint(s, 0.0, q) for s, q in zip(STEPS, DENSE[TASKS[0]])],
@@ -118,22 +122,18 @@ def test_one_seed_has_no_interval(folders) -> None:
     assert "1 seed, 400 steps" in language_report.format_summary(comparison, ("d", "s"))
 
 
-def test_the_report_has_the_papers_numbers_beside(folders, tmp_path: Path) -> None:
-    comparison = language_gains.compare(*folders, TASKS, "validation")
-    report = language_report.make_report(comparison, ("mt5_tiny", "mswitch_tiny"), "Made by.")
-    report.write(str(tmp_path / "out"))
-    page = (tmp_path / "out" / "report.md").read_text()
-    assert "| languages in which mswitch_tiny is better | 2 of 3 | 101 of 101 |" in page
-    assert "| sw | 90 | -5.0000 | -5.2000 | -0.2000 [" in page
-    assert "not reached |" in page
-    data = json.loads((tmp_path / "out" / "languages.json").read_text())
-    assert len(data["results"]) == 3
-    for name in ("figure_7.png", "figure_8.png"):
-        assert (tmp_path / "out" / name).stat().st_size > 10_000
+def test_the_tables_have_the_papers_numbers_beside(runs) -> None:
+    comparison = language_gains.compare(*runs)
+    names = ("mt5_tiny", "mswitch_tiny")
+    summary = language_report.format_summary(comparison, names)
+    assert "| languages in which mswitch_tiny is better | 2 of 3 | 101 of 101 |" in summary
+    table = language_report.format_table(comparison, names)
+    assert "| sw | 90 | -5.0000 | -5.2000 | -0.2000 [" in table
+    assert "not reached |" in table
 
 
-def test_plots_show_every_language(folders) -> None:
-    comparison = language_gains.compare(*folders, TASKS, "validation")
+def test_plots_show_every_language(runs) -> None:
+    comparison = language_gains.compare(*runs)
     seen = {}
 
     def draw(figure):
@@ -150,15 +150,45 @@ def test_plots_show_every_language(folders) -> None:
     assert seen["heights"] == 3
 
 
-def test_unequal_data_and_steps_are_refused(folders, tmp_path: Path) -> None:
-    dense, sparse = folders
-    other = write_run(tmp_path / "other", SPARSE)
+def test_a_quality_before_training_is_not_drawn_but_counted(runs) -> None:
+    dense, sparse = runs
+    untrained = {task: [gains.EvaluationPoint(0, 0.0, -1.0)] for task in TASKS[:1]}
+    better = {
+        task: quality_curve.QualityCurve(
+            curve.run,
+            untrained.get(task, [gains.EvaluationPoint(0, 0.0, -9.0)]) + curve.points,
+            curve.target_tokens,
+        )
+        for task, curve in sparse[1].items()
+    }
+    slow = {
+        task: quality_curve.QualityCurve(
+            curve.run, [gains.EvaluationPoint(0, 0.0, -9.0), *curve.points], curve.target_tokens
+        )
+        for task, curve in dense[1].items()
+    }
+    comparison = language_gains.compare([slow], [better])
+    assert {r.task: r.speed_up for r in comparison.results}[TASKS[0]] == math.inf
+    seen = []
+
+    def draw(figure):
+        language_report.draw_speed_ups(figure, comparison, ("d", "s"))
+        seen.extend(text.get_text() for text in figure.axes[0].get_legend().get_texts())
+
+    report_module.render_png(draw)
+    assert "as good before training, not drawn: 1" in seen
+
+
+def test_unequal_data_steps_and_languages_are_refused(runs, tmp_path: Path) -> None:
+    dense, sparse = runs
+    write_run(tmp_path / "other", SPARSE)
     (tmp_path / "other" / "eval-100.json").unlink()
     with pytest.raises(UserError, match="at different steps"):
-        language_gains.compare(dense[:1], [other], TASKS, "validation")
+        language_gains.compare(dense[:1], [read_run(tmp_path / "other")])
     for path in (tmp_path / "sparse_0").glob("eval-*.json"):
         path.write_text(path.read_text().replace('"target_tokens": 90', '"target_tokens": 91'))
     with pytest.raises(UserError, match="90 and 91 target tokens"):
-        language_gains.compare(dense, sparse, TASKS, "validation")
-    with pytest.raises(UserError, match=r"has no evaluation of 'multilingual\.xx'"):
-        language_gains.compare(dense, sparse, ["multilingual.xx"], "validation")
+        language_gains.compare(dense, [read_run(tmp_path / "sparse_0"), *sparse[1:]])
+    fewer = {task: sparse[0][task] for task in TASKS[:2]}
+    with pytest.raises(UserError, match=r"Only some .* have evaluations of multilingual\.sw"):
+        language_gains.compare(dense[:1], [fewer])
