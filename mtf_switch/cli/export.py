@@ -7,7 +7,7 @@ import os
 
 from mtf_switch.cli import checkpoint_flag, decoding_flags, flags, inspection_flags
 from mtf_switch.config import saved_config
-from mtf_switch.errors import UserError
+from mtf_switch.errors import UserError, name_program
 
 _BATCH_SIZES = (1, 16)
 
@@ -64,6 +64,19 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--export_dir={options.export_dir} is a file: name a folder.")
 
 
+def _check_trained(checkpoint: str) -> None:
+    """Checks that a checkpoint is of a trained model: of a later step than 0, or converted."""
+    from mtf_switch.conversion import model_gin
+    from mtf_switch.model_dirs import saved_checkpoints
+
+    is_first = saved_checkpoints.parse_step(checkpoint) == 0
+    if is_first and not model_gin.is_converted(os.path.dirname(checkpoint)):
+        raise UserError(
+            f"{checkpoint} has the weights before the first training step: train the model "
+            f"first with {name_program()} train, or pass a later --checkpoint."
+        )
+
+
 def run_command(options: argparse.Namespace) -> None:
     """Exports the model, and prints where it is."""
     # The graph is for one device, and the weights have one type.
@@ -86,6 +99,7 @@ def run_command(options: argparse.Namespace) -> None:
 
     paths = checkpoint_flag.list_paths(options)
     checkpoint = paths[0] if paths else saved_checkpoints.find_latest(options.model_dir)
+    _check_trained(checkpoint)
     run = configured_run.make_run(options.model_dir, reads_data=False)
     decoding = {
         name: gin_config.find_value(f"Bitransformer.decode.{name}")

@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import tensorflow as tf
+
 from mtf_switch import whole_file
 from mtf_switch.config import bound_settings, gin_config, saved_config
 from mtf_switch.conversion.architecture import STACKS, VOCAB_DIVISOR, Architecture
@@ -72,6 +74,11 @@ def write_gin_files(
         kept_vocabulary.bind(vocabulary)
     bound_settings.read_settings()  # raises UserError if the run lacks a binding
     whole_file.write_text(os.path.join(folder, CONFIG_GIN), gin_config.to_text())
+
+
+def is_converted(folder: str) -> bool:
+    """Returns whether a model_dir holds a converted checkpoint, whose step may be 0."""
+    return tf.io.gfile.exists(os.path.join(folder, MODEL_GIN))
 
 
 def _check_vocabulary(source: str, vocab_size: int) -> None:

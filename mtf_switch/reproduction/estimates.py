@@ -127,3 +127,24 @@ def prediction_interval(values: Sequence[float]) -> tuple[float, float]:
     half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * deviation
     half *= math.sqrt(1 + 1 / len(values))
     return float(mean - half), float(mean + half)
+
+
+def format_number(value: float | None, digits: int) -> str:
+    """Formats a number with its decimals; "" for None."""
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def format_estimate(found: Estimate, signed: bool, digits: int = 3) -> str:
+    """Formats an effect with its interval, such as "+0.041 [+0.020, +0.062]"."""
+
+    def text(value: float) -> str:
+        return f"{value:+.{digits}f}" if signed else f"{value:.2f}"
+
+    if math.isnan(found.center):
+        return "unknown"
+    if found.seeds == 1:
+        return f"{text(found.center)} (1 seed)"
+    if math.isinf(found.high) and found.seeds > 1 and (found.low in (0.0, -math.inf)):
+        return f"{text(found.center)} (too few seeds for an interval)"
+    level = "" if found.level == LEVEL else f" ({found.level:.0%})"
+    return f"{text(found.center)} [{text(found.low)}, {text(found.high)}]{level}"

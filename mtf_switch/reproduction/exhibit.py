@@ -65,6 +65,7 @@ class Row:
       paper: Metric -> the number that the paper prints.
       paper_files: Further gin files of the full-size row, after `paper_file`.
       layout: The file of gin/layouts with which the full-size row is planned.
+      teacher: For a student, the name of the row of its teacher.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Row:
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
     paper_files: tuple[str, ...] = ()
     layout: str = "layouts/expert_32.gin"
+    teacher: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

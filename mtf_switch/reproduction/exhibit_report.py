@@ -13,9 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from mtf_switch.errors import join_first
 from mtf_switch.report import Report
-from mtf_switch.reproduction import estimates, language_section, metrics, verdicts
+from mtf_switch.reproduction import (
+    estimates,
+    language_section,
+    metrics,
+    student_columns,
+    verdicts,
+)
 from mtf_switch.reproduction.effects import Difference, Results
-from mtf_switch.reproduction.estimates import Estimate
+from mtf_switch.reproduction.estimates import format_estimate, format_number
 from mtf_switch.reproduction.exhibit import Column, Exhibit, Row
 from mtf_switch.reproduction.training_result import TrainingResult
 from mtf_switch.reproduction.verdicts import JudgedClaim
@@ -93,8 +99,8 @@ def format_page(
     lines += [format_table(exhibit, results), ""]
     lines += [
         "Ours is the mean over seeds +- the standard deviation, with the 95% interval of the "
-        "mean in brackets. The last two columns are the difference of the negative log "
-        f"perplexity from that of {exhibit.baseline}; ours is paired by seed.",
+        f"mean in brackets. Minus {exhibit.baseline} is the difference of the negative log "
+        "perplexity; ours is paired by seed.",
         "",
         "## Claims of the paper",
         "",
@@ -177,15 +183,19 @@ def format_table(exhibit: Exhibit, results: Results) -> str:
     main = exhibit.compared_column
     if main is not None:
         heads += [f"minus {exhibit.baseline}: {whose}" for whose in ("paper", "ours")]
+    heads += student_columns.list_heads(exhibit)
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in exhibit.rows:
         cells = [row.title]
         for column in exhibit.columns:
             if any(column.metric in other.paper for other in exhibit.rows):
-                cells.append(_number(row.paper.get(column.metric), 3 if column.digits else 0))
+                cells.append(
+                    format_number(row.paper.get(column.metric), 3 if column.digits else 0)
+                )
             cells.append(_format_ours(results.get(row.name, {}), column))
         if main is not None:
             cells += _format_difference(exhibit, row, main, results)
+        cells += student_columns.format_cells(exhibit, row, results)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -215,32 +225,12 @@ def _format_ours(of_row: Mapping[int, TrainingResult], column: Column) -> str:
     if not finite:
         return f"diverges{diverged}" if len(values) > 1 else "diverges"
     found = estimates.estimate(finite, "difference")
-    text = _number(found.center, column.digits)
+    text = format_number(found.center, column.digits)
     deviation = statistics.stdev(finite) if len(finite) > 1 else 0.0
     if deviation > 0:
-        low, high = (_number(end, column.digits) for end in (found.low, found.high))
-        text += f" +- {_number(deviation, column.digits)} [{low}, {high}]"
+        low, high = (format_number(end, column.digits) for end in (found.low, found.high))
+        text += f" +- {format_number(deviation, column.digits)} [{low}, {high}]"
     return text + diverged
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:,.{digits}f}"
-
-
-def format_estimate(found: Estimate, signed: bool, digits: int = 3) -> str:
-    """Formats an effect with its interval, such as "+0.041 [+0.020, +0.062]"."""
-
-    def text(value: float) -> str:
-        return f"{value:+.{digits}f}" if signed else f"{value:.2f}"
-
-    if math.isnan(found.center):
-        return "unknown"
-    if found.seeds == 1:
-        return f"{text(found.center)} (1 seed)"
-    if math.isinf(found.high) and found.seeds > 1 and (found.low in (0.0, -math.inf)):
-        return f"{text(found.center)} (too few seeds for an interval)"
-    level = "" if found.level == estimates.LEVEL else f" ({found.level:.0%})"
-    return f"{text(found.center)} [{text(found.low)}, {text(found.high)}]{level}"
 
 
 def format_claims(judged: Sequence[JudgedClaim]) -> str:

@@ -61,6 +61,34 @@ def test_claims_have_their_place_effects_and_verdict() -> None:
     assert "| +0.099 | +0.100 [+0.100, +0.100] |" in lines[3]
 
 
+def test_students_have_their_compression_and_share_of_the_gain() -> None:
+    results = {
+        "t5": make_seeds(-2.5, -2.5, -2.5, parameters=50),
+        "teacher": make_seeds(-2.3, -2.3, -2.1, parameters=1000),
+        # Shares 0.5, 0.25 and 0.15: on average 30%, with a deviation of 18.03%.
+        "distillation_init_mix": make_seeds(-2.4, -2.45, -2.44, parameters=50),
+        "init": make_seeds(-2.6, -2.6, parameters=50),
+        "distillation": make_seeds(-2.4, parameters=50),
+    }
+    head, _, *rows = rows_of(exhibit_report.format_table(EXHIBITS["table_6"], results))
+    share = "% of the teacher's gain"
+    assert head[-3:] == ["compression", f"paper: {share}", f"ours: {share}"]
+    found = {row[0]: row[-3:] for row in rows}
+    assert found["T5-Base"] == found["Switch-Base (teacher)"] == ["", "", ""]
+    # 4.302653 * 18.03 / sqrt(3) = 44.78.
+    assert found["+ 0.75 labels, 0.25 teacher"] == ["95%", "+29", "+30 [-15, +75]"]
+    assert found["non-expert weights, no distillation"] == ["95%", "-2", "-50 [-50, -50]"]
+    assert found["distillation"] == ["95%", "+3", "+50 (1 seed)"]
+    assert found["+ non-expert weights of the teacher"] == ["", "+20", ""]
+
+
+@pytest.mark.parametrize("exhibit", EXHIBITS.values(), ids=EXHIBITS)
+def test_the_row_of_a_teacher_shows_its_training(exhibit) -> None:
+    for row in exhibit.rows:
+        teacher = row.teacher and exhibit.find_row(row.teacher).training
+        assert teacher == row.training.teacher
+
+
 def test_all_files_are_written(tmp_path) -> None:
     report = exhibit_report.make_report(TABLE, RESULTS, CONTEXT)
     report.write(str(tmp_path))

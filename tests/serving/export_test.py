@@ -13,6 +13,10 @@ import random_checkpoints
 import tensorflow as tf
 from tiny_run import TinyRun, copy_of, variables
 
+from mtf_switch.conversion.convert import ConversionRequest, convert_checkpoint
+from mtf_switch.conversion.tensor_names import MTF
+from mtf_switch.serving import export
+
 # Answers requests with a SavedModel, and says which modules of this project were imported.
 SERVER = """
 import json, sys
@@ -162,10 +166,33 @@ def test_mistakes_are_refused(
 def test_a_model_that_was_never_trained_is_refused(
     tiny: TinyRun, trained: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "config.gin").write_bytes((trained / "config.gin").read_bytes())
-    outcome = tiny.command(
-        "export", f"--model_dir={tmp_path}/new", f"--export_dir={tmp_path}/x"
-    )
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "config.gin").write_bytes((trained / "config.gin").read_bytes())
+    flags = (f"--model_dir={new}", f"--export_dir={tmp_path}/x")
+    outcome = tiny.command("export", *flags)
     assert outcome.code == 1
     assert "holds no checkpoint yet: train it first" in outcome.err
+    for file in trained.glob("model.ckpt-0.*"):
+        (new / file.name).write_bytes(file.read_bytes())
+    for chosen in ((), ("--checkpoint=model.ckpt-0",)):
+        outcome = tiny.command("export", *flags, *chosen)
+        assert outcome.code == 1
+        assert f"{new}/model.ckpt-0 has the weights before the first" in outcome.err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_converted_model_has_no_steps_of_its_own(
+    tiny: TinyRun, trained: Path, tmp_path: Path, monkeypatch
+) -> None:
+    exported = []
+    monkeypatch.setattr(export, "export", lambda run, path, *_: exported.append(path))
+    request = ConversionRequest(
+        MTF, MTF, str(trained / "model.ckpt-0"), str(tmp_path / "converted")
+    )
+    convert_checkpoint(request)
+    outcome = tiny.command(
+        "export", f"--model_dir={tmp_path}/converted", f"--export_dir={tmp_path}/x"
+    )
+    assert outcome.code == 0, outcome.err
+    assert exported == [f"{tmp_path}/converted/model.ckpt-0"]

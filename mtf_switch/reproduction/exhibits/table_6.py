@@ -17,6 +17,12 @@ _TEACHERS = {
     128: (-1.432, -1.582),
     256: (-1.427, -1.578),
 }
+# What the columns of students are.
+_MEASURES = (
+    "Compression is 1 - the student's parameters / the teacher's. The teacher's gain is its "
+    "quality - that of t5; a student keeps (its quality - that of t5) / gain of it, paired by "
+    "seed. The paper's column follows from its qualities."
+)
 
 
 def _student(name: str, init: str, soft: float, experts: int = 8) -> Training:
@@ -41,7 +47,7 @@ _TEACHER = Row(
 def _row(name: str, title: str, training: Training, quality: float | None = None) -> Row:
     file = f"paper/table_6/{name}.gin" if quality is not None else _STUDENT_FILE
     paper = {} if quality is None else {"quality": quality}
-    return Row(name, title, training, file, paper, layout=_DATA)
+    return Row(name, title, training, file, paper, layout=_DATA, teacher=_TEACHER.name)
 
 
 def _beyond(init: str, title: str) -> Row:
@@ -103,6 +109,7 @@ TABLE_6 = Exhibit(
     plots=("difference_by_row", "quality_by_step"),
     notes=(
         "A student of a seed learns from the teacher of that seed. Both read the same batches.",
+        _MEASURES,
         "The paper does not say that its rows without a mix have the teacher's loss alone; "
         "gin/paper/table_6 reads it so.",
     ),
@@ -128,6 +135,7 @@ def _of_teacher(experts: int, teacher: float, student: float) -> tuple[Row, Row]
             "paper/table_7/student.gin",
             {"quality": student},
             layout=_DATA,
+            teacher=f"teacher_{name}",
         ),
     )
 
@@ -147,7 +155,7 @@ TABLE_7 = Exhibit(
     ),
     baseline="t5",
     plots=("difference_by_row",),
-    notes=("A student of a seed learns from the teacher of that seed.",),
+    notes=("A student of a seed learns from the teacher of that seed.", _MEASURES),
 )
 
 EXHIBITS = (TABLE_6, TABLE_7)
