@@ -137,8 +137,11 @@ class Distillation:
             z_loss=stack.z_loss,
         )
         if records:
-            labels = target_loss.average(stack, context, losses.labels, targets)
-            target_loss.record(stack, context, labels, targets)
+            labels, taught = (
+                target_loss.average(stack, context, part, targets)
+                for part in (losses.labels, losses.teacher)
+            )
+            target_loss.record(stack, context, labels, targets, taught)
         return target_loss.average(stack, context, losses.total, targets)
 
     def load_initial_weights(self, settings: RunSettings, model_dir: str) -> None:

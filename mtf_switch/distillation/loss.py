@@ -14,10 +14,12 @@ class StudentLosses:
 
     Attributes:
       labels: The cross-entropy with the labels.
+      teacher: The cross-entropy with the teacher's probabilities, before soft and T^2.
       total: The loss that training minimizes.
     """
 
     labels: mtf.Tensor
+    teacher: mtf.Tensor
     total: mtf.Tensor
 
 
@@ -56,7 +58,7 @@ def compute(
         total += z_loss * mtf.square(log_z)
     taught = _compute_soft(logits, teacher_logits, vocab_dim, temperature)
     total += mtf.cast(taught * (soft * temperature * temperature), logits.dtype)
-    return StudentLosses(labels=hard, total=total)
+    return StudentLosses(labels=hard, teacher=mtf.cast(taught, logits.dtype), total=total)
 
 
 def _compute_soft(

@@ -16,7 +16,10 @@ from typing import IO
 
 from mtf_switch import whole_file
 
-COLUMNS = ("step", "seconds", "loss", "dropped_fraction", "nats_per_token", "validation")
+COLUMNS = (
+    *("step", "seconds", "loss", "dropped_fraction", "nats_per_token", "validation"),
+    "teacher_nats_per_token",
+)
 
 _FILE = "train_log.csv"
 _DAMAGED_FILE = "train_log.damaged.csv"
@@ -24,7 +27,7 @@ _DAMAGED_FILE = "train_log.damaged.csv"
 _LINE_END = "\r\n"
 _HEADER = ",".join(COLUMNS)
 # Earlier versions had fewer columns.
-_HEADERS = tuple(",".join(COLUMNS[:count]).encode() for count in (6, 5, 4))
+_HEADERS = tuple(",".join(COLUMNS[:count]).encode() for count in (7, 6, 5, 4))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,8 @@ class LoggedStep:
         bar; None in rows of earlier versions, which lack this column.
       validation: The cross-entropy of the validation examples, in nats per target token; None
         for steps after which it was not measured.
+      teacher_nats_per_token: The cross-entropy with the probabilities of a teacher, at the
+        step's real target tokens; None without a teacher.
     """
 
     step: int
@@ -51,6 +56,7 @@ class LoggedStep:
     dropped_fraction: float | None
     nats_per_token: float | None = None
     validation: float | None = None
+    teacher_nats_per_token: float | None = None
 
 
 def read(model_dir: str) -> list[LoggedStep]:
@@ -87,10 +93,11 @@ class TrainLog:
         dropped: float | None,
         nats_per_token: float | None = None,
         validation: float | None = None,
+        teacher_nats_per_token: float | None = None,
     ) -> None:
         """Adds a step that took `seconds`; the other values are those of `LoggedStep`."""
         self.seconds += seconds
-        numbers = (loss, dropped, nats_per_token, validation)
+        numbers = (loss, dropped, nats_per_token, validation, teacher_nats_per_token)
         texts = ["" if number is None else f"{number:.5f}" for number in numbers]
         if self._file is not None:
             self._writer.writerow((step, f"{self.seconds:.4f}", *texts))

@@ -26,7 +26,7 @@ class StepResults:
     Attributes:
       loss: The training loss.
       sums: Layer -> sums over its tokens, [6 + 2 E]; see `router_metrics`.
-      targets: The sums of `target_loss`, [2].
+      targets: The sums of `target_loss`, [2], or [3] with a teacher.
     """
 
     loss: float
@@ -50,6 +50,7 @@ class Progress:
     """Shows step, loss, tokens/s, dropped tokens and time left, and logs each step.
 
     The loss on the bar is the cross-entropy in nats per real target token; see `target_loss`.
+    For a student, "teacher" is the same with the probabilities of its teacher.
     """
 
     def __init__(self, run: Run, start: int):
@@ -98,9 +99,11 @@ class Progress:
             tqdm.write(sentence, file=sys.stderr)
         dropped = compute_dropped_fraction(results.sums)
         nats = target_loss.nats_per_token(results.targets)
-        self._log.append(step, seconds, results.loss, dropped, nats, validation)
-        self._speed.add(step, seconds, nats, validation)
+        taught = target_loss.teacher_nats_per_token(results.targets)
+        self._log.append(step, seconds, results.loss, dropped, nats, validation, taught)
+        self._speed.add(step, seconds, nats, validation, taught)
         text = f"loss {results.loss if nats is None else nats:.3f}, "
+        text += f"teacher {taught:.3f}, " if taught is not None else ""
         text += f"{self._tokens / seconds:,.0f} tokens/s"
         if dropped is not None:
             text += f", dropped {dropped:.1%}"

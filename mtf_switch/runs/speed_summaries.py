@@ -20,7 +20,12 @@ class SpeedSummaries:
         self._first = start + 1
 
     def add(
-        self, step: int, seconds: float, nats_per_token: float | None, validation: float | None
+        self,
+        step: int,
+        seconds: float,
+        nats_per_token: float | None,
+        validation: float | None,
+        teacher: float | None = None,
     ) -> None:
         """Adds a step. Its speed is the mean since the last point of the curve.
 
@@ -29,6 +34,7 @@ class SpeedSummaries:
           seconds: Its time.
           nats_per_token: Its cross-entropy; see `target_loss`.
           validation: The validation loss after it, in nats per token, or None.
+          teacher: Its cross-entropy with a teacher's probabilities, in nats per token, or None.
         """
         self._steps += 1
         self._seconds += seconds
@@ -39,6 +45,8 @@ class SpeedSummaries:
             values |= {"steps_per_second": speed, "tokens_per_second": speed * self._tokens}
             if nats_per_token is not None:
                 values["nats_per_token"] = nats_per_token
+            if teacher is not None:
+                values["teacher_nats_per_token"] = teacher
             self._steps, self._seconds = 0, 0.0
         if values:
             summary = tf.Summary()

@@ -19,7 +19,8 @@ from mesh_tensorflow.transformer import transformer
 
 from mtf_switch.layers import recorded_sums
 
-# The name of the recorded sums, [2] float32: nats, and real target tokens.
+# The name of the recorded sums, float32: nats, real target tokens and, with a teacher, the nats
+# of the cross-entropy with its probabilities.
 NAME = "target_loss"
 
 
@@ -134,6 +135,7 @@ def record(
     context: transformer.Context,
     loss: mtf.Tensor,
     targets: mtf.Tensor,
+    teacher_loss: mtf.Tensor | None = None,
 ) -> None:
     """Records NAME in `recorded_sums`.
 
@@ -142,11 +144,13 @@ def record(
       context: The context of the call.
       loss: A cross-entropy that `average` returned.
       targets: [O, B, L] int32, 0 for padding.
+      teacher_loss: That with the probabilities of a teacher, or None.
     """
     positions = stack.loss_denominator(targets, context.num_microbatches)
-    nats = mtf.cast(loss, tf.float32) * positions
+    losses = [loss] if teacher_loss is None else [loss, teacher_loss]
+    nats, *of_teacher = (mtf.cast(x, tf.float32) * positions for x in losses)
     tokens = mtf.reduce_sum(_weigh(stack, targets, tf.float32))
-    sums = mtf.stack([nats, tokens], NAME)
+    sums = mtf.stack([nats, tokens, *of_teacher], NAME)
     recorded_sums.record(NAME, mtf.stop_gradient(sums))
 
 
@@ -166,3 +170,10 @@ def nats_per_token(sums: np.ndarray | None) -> float | None:
     if sums is None or not sums[1]:
         return None
     return float(sums[0]) / float(sums[1])
+
+
+def teacher_nats_per_token(sums: np.ndarray | None) -> float | None:
+    """Returns the cross-entropy with the teacher's probabilities; None without a teacher."""
+    if sums is None or len(sums) < 3 or not sums[1]:
+        return None
+    return float(sums[2]) / float(sums[1])

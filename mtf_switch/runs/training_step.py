@@ -56,7 +56,8 @@ class TrainingStep:
       updates: The operations that update the variables and the state of the optimizer.
       train_op: Runs `updates`, and then counts the step.
       router_sums: Layer -> sums over its tokens, [6 + 2 E] float32; see `router_metrics`.
-      target_sums: The sums of `target_loss`, [2] float32; None without `measures`.
+      target_sums: The sums of `target_loss`, [2] float32, or [3] with a teacher; None without
+        `measures`.
       gradient_norm: The norm of all gradients, a float32 scalar; None without `measures`.
       mesh_impl: The implementation of the mesh.
       lowering: The lowered Mesh TF graph, with the slices of each variable.

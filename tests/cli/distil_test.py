@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import students
 import tensorflow.compat.v1 as tf
-from tiny_run import TinyRun, copy_of, variables
+from tiny_run import VOCABULARY, TinyRun, copy_of, variables
 
 from mtf_switch.distillation.teacher import Teacher
+from mtf_switch.model_dirs import train_log
 
 SAVE_OFTEN = {"utils.run.save_checkpoints_steps": "2"}
 
@@ -41,6 +43,22 @@ def test_a_student_starts_from_its_teacher_and_is_an_ordinary_model(
     outcome = tiny.command("eval", f"--model_dir={model_dir}", "--eval_batches=1")
     assert outcome.code == 0, outcome.err
     assert "step 4" in outcome.out
+
+
+def test_the_log_and_tensorboard_have_the_teachers_part(student) -> None:
+    logged = train_log.read(str(student[0]))
+    of_teacher = [step.teacher_nats_per_token for step in logged]
+    # A teacher of 6 steps is about as unsure as log V, and a student of 4 as well.
+    assert of_teacher == pytest.approx([math.log(VOCABULARY)] * 4, rel=0.1)
+    assert of_teacher != [step.nats_per_token for step in logged]
+    (events,) = student[0].glob("events.out.tfevents.*")
+    values = {
+        value.tag: value.simple_value
+        for event in tf.train.summary_iterator(str(events))
+        for value in event.summary.value
+    }
+    # The log has five decimals.
+    assert values["teacher_nats_per_token"] == pytest.approx(of_teacher[-1], abs=1e-5)
 
 
 def test_a_student_that_is_resumed_is_the_same(

@@ -191,8 +191,12 @@ def test_the_loss_is_that_of_mesh_tensorflow_where_the_two_agree(
     params = {**QUIET, "distillation.temperature": "2.0", "Unitransformer.z_loss": "0.0"}
     with students.build_step(tiny, trained, params) as built:
         student = built.read_variables()
-        (loss,) = built.run(built.step.loss)
+        loss, (labels, tokens, taught) = built.run(built.step.loss, built.step.target_sums)
         checkpoint, batch = built.objective.teacher.checkpoint, built.batch
     upstream = compute_upstream(tiny, trained, checkpoint, student, batch)
     # Another order of the same float32 operations.
     np.testing.assert_allclose(loss, upstream, rtol=1e-5)
+    # What the log shows are the parts of this loss, in nats of all real target tokens.
+    assert tokens == np.count_nonzero(batch["targets"])
+    whole = 0.75 * labels + 0.25 * 2.0**2 * taught
+    np.testing.assert_allclose(loss * batch["targets"].size, whole, rtol=1e-5)

@@ -29,7 +29,7 @@ def draw(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def compute(logits, teacher, labels, soft, temperature, z_loss=Z_LOSS, dtype=tf.float32):
-    """Returns the losses [P], and the gradients of their sum for both models' logits."""
+    """Returns the total and its parts [P], and the gradient of the sum of the totals [P, V]."""
     with tf.Graph().as_default(), tf.Session() as session:
         mesh = mtf.Mesh(mtf.Graph(), "mesh")
         dims = [mtf.Dimension("length", POSITIONS), mtf.Dimension("vocab", VOCABULARY)]
@@ -53,8 +53,10 @@ def compute(logits, teacher, labels, soft, temperature, z_loss=Z_LOSS, dtype=tf.
         lowering = mtf.Lowering(mesh.graph, {mesh: mesh_impl})
         assert gradients[1] is None
         return session.run(
-            [lowering.export_to_tf_tensor(x) for x in (losses.total, losses.labels)]
-            + [lowering.export_to_tf_tensor(gradients[0])]
+            [
+                lowering.export_to_tf_tensor(x)
+                for x in (losses.total, losses.labels, losses.teacher, gradients[0])
+            ]
         )
 
 
@@ -65,7 +67,7 @@ def softmax(row: list[float]) -> list[float]:
 
 def compute_in_numpy(logits, teacher, labels, soft, temperature, z_loss=Z_LOSS):
     """The same in float64, one number at a time, with the derivatives by hand."""
-    totals, hards, gradients = [], [], []
+    totals, hards, softs, gradients = [], [], [], []
     for x, t, y in zip(*(array.astype(np.float64) for array in (logits, teacher, labels))):
         log_z = np.log(sum(np.exp(x)))
         p = softmax(x)
@@ -76,6 +78,7 @@ def compute_in_numpy(logits, teacher, labels, soft, temperature, z_loss=Z_LOSS):
             (1 - soft) * hard + soft * temperature**2 * taught_loss + z_loss * log_z**2
         )
         hards.append(hard)
+        softs.append(taught_loss)
         gradients.append(
             [
                 (1 - soft) * (p[v] - y[v])
@@ -84,7 +87,7 @@ def compute_in_numpy(logits, teacher, labels, soft, temperature, z_loss=Z_LOSS):
                 for v in range(VOCABULARY)
             ]
         )
-    return np.array(totals), np.array(hards), np.array(gradients)
+    return tuple(np.array(values) for values in (totals, hards, softs, gradients))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +103,7 @@ def test_loss_and_gradient_are_those_of_the_definition(soft, temperature) -> Non
 @pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
 def test_without_a_share_for_the_teacher_the_loss_is_that_of_mesh_tensorflow(dtype) -> None:
     logits, teacher, labels = draw()
-    total, _, gradient = compute(logits, teacher, labels, (0.0,), (1.0,), dtype=dtype)
+    total, _, _, gradient = compute(logits, teacher, labels, (0.0,), (1.0,), dtype=dtype)
     with tf.Graph().as_default(), tf.Session() as session:
         mesh = mtf.Mesh(mtf.Graph(), "mesh")
         dims = [mtf.Dimension("length", POSITIONS), mtf.Dimension("vocab", VOCABULARY)]
@@ -124,4 +127,5 @@ def test_with_the_teacher_alone_the_labels_have_no_effect() -> None:
     first, second = (compute(logits, teacher, y, 1.0, 2.0) for y in (labels, others))
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_array_equal(first[2], second[2])
+    np.testing.assert_array_equal(first[3], second[3])
     assert (first[1] != second[1]).all()

@@ -21,7 +21,7 @@ def write(folder: Path, *steps: int, start: int = 0) -> TrainLog:
 def test_what_is_logged_is_read_back(tmp_path: Path) -> None:
     write(tmp_path, 1, 2).close()
     assert (tmp_path / "train_log.csv").read_text().splitlines()[0] == (
-        "step,seconds,loss,dropped_fraction,nats_per_token,validation"
+        "step,seconds,loss,dropped_fraction,nats_per_token,validation,teacher_nats_per_token"
     )
     assert train_log.read(str(tmp_path)) == [
         LoggedStep(step=1, seconds=0.5, loss=10.0, dropped_fraction=0.25),
@@ -134,11 +134,13 @@ def test_a_log_of_an_earlier_version_gets_an_empty_column(tmp_path: Path) -> Non
     )
     assert [step.loss for step in train_log.read(str(tmp_path))] == [3.1, 3.0]
     log = TrainLog(str(tmp_path), 1)
-    log.append(2, 0.5, loss=3.0, dropped=0.25, nats_per_token=4.5, validation=4.25)
+    numbers = {"nats_per_token": 4.5, "validation": 4.25, "teacher_nats_per_token": 4.75}
+    log.append(2, 0.5, loss=3.0, dropped=0.25, **numbers)
     log.close()
     header, first, second = path.read_bytes().split(b"\r\n")[:3]
-    assert header == b"step,seconds,loss,dropped_fraction,nats_per_token,validation"
-    assert first == b"1,0.5,3.10,0.25,,"
-    assert second == b"2,1.0000,3.00000,0.25000,4.50000,4.25000"
+    assert header == ",".join(train_log.COLUMNS).encode()
+    assert first == b"1,0.5,3.10,0.25,,,"
+    assert second == b"2,1.0000,3.00000,0.25000,4.50000,4.25000,4.75000"
     assert [s.nats_per_token for s in train_log.read(str(tmp_path))] == [None, 4.5]
     assert [s.validation for s in train_log.read(str(tmp_path))] == [None, 4.25]
+    assert [s.teacher_nats_per_token for s in train_log.read(str(tmp_path))] == [None, 4.75]
