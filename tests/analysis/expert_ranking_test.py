@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import types
+
 import numpy as np
 import pytest
 
 from mtf_switch.analysis import expert_ranking, pruning_report
 from mtf_switch.analysis.traced_model import BatchRouting, LayerRouting
+from mtf_switch.errors import UserError
 
 LAYER = "encoder/block_000/layer_001"
 
@@ -60,3 +64,18 @@ def test_tokens_are_counted_once_for_each_stack() -> None:
     batch = make_batch()
     layers = {LAYER: batch.layers[LAYER], "encoder/block_001/layer_001": batch.layers[LAYER]}
     assert expert_ranking.count_tokens(BatchRouting(layers, batch.loss, {})) == 5
+
+
+@pytest.mark.parametrize(
+    ("count", "criterion", "message"),
+    [
+        (4, "share", f"--experts=4 experts cannot be kept: {LAYER} has 4. Keep fewer."),
+        (5, "share", "--experts=5 experts cannot be kept"),
+        (3, "output_norm", f"needs one expert for each token, but in {LAYER} a token visits 2"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(count, criterion, message) -> None:
+    model = types.SimpleNamespace(experts={LAYER: 4}, experts_per_token=lambda layer: 2)
+    with pytest.raises(UserError, match=re.escape(message)):
+        expert_ranking.check_can_prune(model, count, criterion)
+    expert_ranking.check_can_prune(model, 3, "share")

@@ -151,7 +151,12 @@ def test_a_student_with_all_steps_needs_no_tensorflow_to_say_so(
     [
         ((), {"utils.run.sequence_length": "{'inputs': 16, 'targets': 16}"}, "Pass the teach"),
         ((), {"utils.run.model_type": "'lm'"}, "choose a --student of the same type"),
-        ((), {"d_model": "24"}, "[24, 16] in the student, and [16, 16] in the teacher"),
+        pytest.param(
+            (),
+            {"d_model": "24"},
+            "[24, 16] in the student, and [16, 16] in the teacher",
+            marks=pytest.mark.slow,  # see tests/distillation/initial_values_test.py
+        ),
         ((), {"utils.run.init_checkpoint": "'x'"}, "pass --init=none for the checkpoint"),
         ((), {"distillation.soft": "1.5"}, "distillation.soft is 1.5, but it must be"),
         ((), {"distillation.temperature": "0"}, "temperature is 0, but it must be a finite"),

@@ -57,7 +57,11 @@ def test_one_expert_makes_a_dense_t5(tiny: TinyRun, trained: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((f"--experts={EXPERTS}",), f"{EXPERTS} experts cannot be kept"),
+        pytest.param(
+            (f"--experts={EXPERTS}",),
+            f"{EXPERTS} experts cannot be kept",
+            marks=pytest.mark.slow,  # see tests/analysis/expert_ranking_test.py
+        ),
         (("--experts=1", "--split=nope"), "nope"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from unittest import mock
 
@@ -11,7 +12,7 @@ import pytest
 import students
 import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import transformer, utils
-from tiny_run import INPUTS, TinyRun, run_model
+from tiny_run import EXPERTS, INPUTS, TinyRun, run_model
 
 from mtf_switch.distillation import settings as distillation_settings
 from mtf_switch.distillation.distillation import import_value
@@ -20,7 +21,14 @@ from mtf_switch.model import switch_transformer
 from mtf_switch.model.mesh_impls import SeededPlacementMeshImpl
 from mtf_switch.runs import model_call
 
-QUIET = {"dropout_rate": "0.0"}
+# Without noise. Groups of tokens, and thus drops, depend on the number of cores: without drops,
+# the result does not.
+QUIET = {
+    "dropout_rate": "0.0",
+    "distillation.teacher_capacity": "'unlimited'",
+    "distillation.temperature": "2.0",
+    "Unitransformer.z_loss": "0.0",
+}
 MICROBATCHES = {
     "utils.serialize_num_microbatches.tokens_per_microbatch_per_replica": str(2 * INPUTS)
 }
@@ -86,6 +94,33 @@ def test_a_student_learns_and_its_teacher_does_not(tiny: TinyRun, trained: Path)
     np.testing.assert_array_equal(taught.reshape(ran.logits.shape), ran.logits)
 
 
+@dataclasses.dataclass(frozen=True)
+class TakenStep:
+    """A step without noise: its loss, `target_sums`, and what it started from and led to."""
+
+    loss: float
+    sums: np.ndarray
+    start: dict[str, np.ndarray]
+    end: dict[str, np.ndarray]
+    batch: dict[str, np.ndarray]
+    checkpoint: str
+
+
+def take_step(tiny: TinyRun, trained: Path, params: dict[str, str]) -> TakenStep:
+    with students.build_step(tiny, trained, {**QUIET, **params}) as built:
+        start = built.read_variables()
+        step = built.step
+        loss, sums, _ = built.run(step.loss, step.target_sums, step.train_op)
+        checkpoint = built.objective.teacher.checkpoint
+        return TakenStep(loss, sums, start, built.read_variables(), built.batch, checkpoint)
+
+
+@pytest.fixture(scope="module")
+def quiet_step(tiny: TinyRun, trained: Path) -> TakenStep:
+    """A step of one device."""
+    return take_step(tiny, trained, {})
+
+
 @pytest.mark.parametrize(
     "params",
     [
@@ -94,23 +129,15 @@ def test_a_student_learns_and_its_teacher_does_not(tiny: TinyRun, trained: Path)
         pytest.param({**ON_4_DEVICES, **MICROBATCHES}, marks=pytest.mark.slow),
     ],
 )
-def test_layouts_and_microbatches_agree(tiny: TinyRun, trained: Path, params) -> None:
-    results = []
-    # Groups of tokens, and thus drops, depend on the number of cores. Without drops, the
-    # result does not.
-    common = {**QUIET, "distillation.teacher_capacity": "'unlimited'"}
-    for layout in ({}, params):
-        with students.build_step(tiny, trained, {**common, **layout}) as built:
-            loss, sums, _ = built.run(
-                built.step.loss, built.step.target_sums, built.step.train_op
-            )
-            results.append((loss, sums, built.read_variables()))
-    (loss, sums, variables), (split_loss, split_sums, split) = results
+def test_layouts_and_microbatches_agree(
+    tiny: TinyRun, trained: Path, quiet_step: TakenStep, params
+) -> None:
+    split = take_step(tiny, trained, params)
     # Sums in another order in float32.
-    np.testing.assert_allclose(split_loss, loss, rtol=1e-5)
-    np.testing.assert_allclose(split_sums, sums, rtol=1e-5)
-    for name, value in variables.items():
-        np.testing.assert_allclose(split[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(split.loss, quiet_step.loss, rtol=1e-5)
+    np.testing.assert_allclose(split.sums, quiet_step.sums, rtol=1e-5)
+    for name, value in quiet_step.end.items():
+        np.testing.assert_allclose(split.end[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 def test_schedules_follow_the_step(tiny: TinyRun) -> None:
@@ -139,18 +166,17 @@ def test_schedules_follow_the_step(tiny: TinyRun) -> None:
             np.testing.assert_allclose(session.run(exported), [1 - number / 6, 2], rtol=1e-6)
 
 
-def compute_upstream(
-    tiny: TinyRun, trained: Path, checkpoint: str, student: dict[str, np.ndarray], batch: dict
-) -> float:
+def compute_upstream(tiny: TinyRun, trained: Path, step: TakenStep) -> float:
     """The loss of Mesh TF's StudentTeacher with the weights of our student and teacher."""
     off = ("Exploration.jitter", "dropout_rate", "SwitchFFN.expert_dropout_rate")
     quiet = [f"{name} = 0.0" for name in (*off, "Unitransformer.z_loss")]
-    # In training, as in evaluation.
-    quiet += ["ExpertCapacity.capacity_factor_train = 2.0"]
+    # Room for all tokens.
+    quiet += [f"ExpertCapacity.capacity_factor_train = {EXPERTS}.0"]
     settings, vocabulary = tiny.load(trained, quiet)
     teacher = switch_transformer.build(settings, vocabulary)
     settings, vocabulary = students.parse(
-        tiny, {**students.FEW_LAYERS, **QUIET, "Unitransformer.z_loss": "0.0"}
+        tiny,
+        {**students.FEW_LAYERS, "dropout_rate": "0.0", "Unitransformer.z_loss": "0.0"},
     )
     model = switch_transformer.build(settings, vocabulary)
     both = transformer.StudentTeacher(
@@ -161,7 +187,7 @@ def compute_upstream(
         mesh = mtf.Mesh(mtf.Graph(), "mesh")
         dims = [mtf.Dimension("outer_batch", 1), mtf.Dimension("batch", settings.batch_size)]
         features = model_call.import_features(
-            mesh, settings, {k: tf.constant(v) for k, v in batch.items()}, dims, "train"
+            mesh, settings, {k: tf.constant(v) for k, v in step.batch.items()}, dims, "train"
         )
         _, loss = both.call_simple(
             features["inputs"],
@@ -175,28 +201,25 @@ def compute_upstream(
         )
         exported = lowering.export_to_tf_tensor(loss)
         session.run(tf.global_variables_initializer())
-        reader = tf.train.load_checkpoint(checkpoint)
+        reader = tf.train.load_checkpoint(step.checkpoint)
         for variable in tf.global_variables():
             owner, _, name = variable.op.name.partition("/")
             if owner == "teacher":
                 session.run(variable.assign(reader.get_tensor(name)))
             elif owner == "student":
-                session.run(variable.assign(student[name]))
+                session.run(variable.assign(step.start[name]))
         return session.run(exported)
 
 
 def test_the_loss_is_that_of_mesh_tensorflow_where_the_two_agree(
-    tiny: TinyRun, trained: Path
+    tiny: TinyRun, trained: Path, quiet_step: TakenStep
 ) -> None:
-    params = {**QUIET, "distillation.temperature": "2.0", "Unitransformer.z_loss": "0.0"}
-    with students.build_step(tiny, trained, params) as built:
-        student = built.read_variables()
-        loss, (labels, tokens, taught) = built.run(built.step.loss, built.step.target_sums)
-        checkpoint, batch = built.objective.teacher.checkpoint, built.batch
-    upstream = compute_upstream(tiny, trained, checkpoint, student, batch)
     # Another order of the same float32 operations.
-    np.testing.assert_allclose(loss, upstream, rtol=1e-5)
+    upstream = compute_upstream(tiny, trained, quiet_step)
+    np.testing.assert_allclose(quiet_step.loss, upstream, rtol=1e-5)
     # What the log shows are the parts of this loss, in nats of all real target tokens.
-    assert tokens == np.count_nonzero(batch["targets"])
+    targets = quiet_step.batch["targets"]
+    labels, tokens, taught = quiet_step.sums
+    assert tokens == np.count_nonzero(targets)
     whole = 0.75 * labels + 0.25 * 2.0**2 * taught
-    np.testing.assert_allclose(loss * batch["targets"].size, whole, rtol=1e-5)
+    np.testing.assert_allclose(quiet_step.loss * targets.size, whole, rtol=1e-5)

@@ -88,7 +88,7 @@ def test_a_resumed_log_is_equal_in_bytes(tmp_path: Path) -> None:
         b"2,1.0,abc,0.5\r\n",
         b"2,1.0,nan,0.5\r\n",
         b"2,1.0,5.0\r\n",
-        b"2,1.0,5.0,0.25,5.0,4.0,3.0\r\n",
+        b"2,1.0,5.0,0.25,5.0,4.0,3.0,2.0\r\n",
         b"\x00\xff\xfe\r\n",
         b"1,1.0,5.0,0.25\r\n",
         b"\r\n",
