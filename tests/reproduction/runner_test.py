@@ -164,6 +164,25 @@ def test_students_of_one_teacher_run_one_after_another(tmp_path, monkeypatch) ->
     assert max(most) == 1
 
 
+def test_a_student_waits_while_another_process_has_its_teacher(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(runner, "_spawn", lambda commands, log: spawn(commands[-2:], log))
+    student, plan = Job(Training("student", teacher=SWITCH), 0), make_plan(tmp_path)
+    version = plan.scale.hash_configuration(student.training)
+    folder = plan.folder.work_folder(student.training, 0, version)
+    teacher = plan.scale.find_teacher(student.training, 0, f"{folder}/model")
+    waiting = [student, Job(T5, 0)]
+    with run_lock.hold(f"{teacher}.lock"):
+        other = runner._start_next(plan, waiting).running
+        assert (other.job, waiting) == (Job(T5, 0), [student])
+        assert runner._start_next(plan, waiting).running is None
+    later = runner._start_next(plan, waiting).running
+    assert (later.job, waiting) == (student, [])
+    for one in (other, later):
+        one.process.wait(timeout=60)
+        assert runner._finish(plan, one) == []
+    assert names(tmp_path) == ["student-0.json", "t5-0.json"]
+
+
 def test_two_processes_share_a_folder(tmp_path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
