@@ -127,6 +127,18 @@ def test_a_folder_elsewhere_gets_no_log() -> None:
     assert log.seconds == 0.5
 
 
+@pytest.mark.parametrize("columns", [4, 5, 6, 7])
+def test_the_header_of_every_version_is_no_damaged_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture, columns: int
+) -> None:
+    lines = [",".join(train_log.COLUMNS[:columns]), ",".join("1234567"[:columns]), ""]
+    (tmp_path / "train_log.csv").write_bytes("\r\n".join(lines).encode())
+    TrainLog(str(tmp_path), 1).close()
+    assert [step.step for step in train_log.read(str(tmp_path))] == [1]
+    assert not list(tmp_path.glob("*damaged*"))
+    assert capsys.readouterr().err == ""
+
+
 def test_a_log_of_an_earlier_version_gets_an_empty_column(tmp_path: Path) -> None:
     path = tmp_path / "train_log.csv"
     path.write_bytes(
