@@ -10,7 +10,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tiny_run import FEW_LAYERS, TinyRun, contents, copy_of, variables
 
-from mtf_switch.model_dirs import train_log
+from mtf_switch.model_dirs import initial_weights, train_log
 
 PARAMS = {**FEW_LAYERS, "num_experts": "8"}
 FLAGS = ("--runtime=pjrt", "--devices=8")
@@ -136,3 +136,25 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_of_it(tiny, t
     assert "The loss is nan at step" in outcome.err
     steps = [int(p.stem.split("-")[1]) for p in (tmp_path / "run").glob("model.ckpt-*.index")]
     assert steps == [0]
+
+
+@pytest.mark.slow
+def test_fine_tuning_is_that_of_the_estimator(trained, finetune, tmp_path):
+    """From the same weights on the same examples; einsum draws the same noise with both."""
+    einsum = "--gin_param=SwitchFFN.dispatch = 'einsum'"
+    for name in ("estimator", "pjrt"):
+        outcome = finetune(trained, tmp_path / name, f"--runtime={name}", einsum)
+        assert outcome.code == 0, outcome.err
+    first, last = (
+        [variables(tmp_path / name, step) for name in ("estimator", "pjrt")] for step in (0, 4)
+    )
+    start = variables(trained, 6)
+    assert first[0].keys() == first[1].keys()
+    for name, value in first[0].items():
+        np.testing.assert_array_equal(first[1][name], value)
+        if initial_weights.weights_only(name):
+            np.testing.assert_array_equal(value, start[name])
+    for name, value in last[0].items():
+        assert name == "global_step" or not np.array_equal(value, first[0][name]), name
+        # 1e-5 of the largest value: 80 units in the last place.
+        np.testing.assert_allclose(last[1][name], value, atol=1e-5 * np.abs(value).max())
