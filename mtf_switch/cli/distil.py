@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from mtf_switch.cli import flags, inspection_flags, own_data_flags, train
+from mtf_switch.cli import flags, inspection_flags, own_data_flags, text_packages, train
 from mtf_switch.config import bound_settings, gin_config, gin_files, saved_config
 from mtf_switch.distillation.settings import INITS
 from mtf_switch.errors import UserError
@@ -91,6 +91,8 @@ def run_command(options: argparse.Namespace) -> None:
     path = started_with or options.teacher
     if started_with and train.is_finished(options, files, params):
         return
+    if not inspection_flags.is_given(options):
+        text_packages.check(files, params, options.model_dir)
     from mtf_switch.distillation import settings
     from mtf_switch.distillation.distillation import Distillation
     from mtf_switch.distillation.teacher import Teacher

@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from mtf_switch.cli import flags, inspection_flags, own_data_flags, runtime_flags
+from mtf_switch.cli import flags, inspection_flags, own_data_flags, runtime_flags, text_packages
 from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError
 
@@ -79,6 +79,8 @@ def _check_combination(options: argparse.Namespace) -> None:
 def run_command(options: argparse.Namespace) -> None:
     """Evaluates checkpoints by the metrics of their task, or by their perplexity."""
     params = [*flags.gin_bindings(options), *own_data_flags.gin_bindings(options)]
+    if not options.print_config:
+        text_packages.check(options.gin_file, params, options.model_dir)
     saved_config.load(options.model_dir, options.gin_file, params)
     if inspection_flags.print_if_asked(options):
         return

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mtf_switch.cli import file_flags, flags, inspection_flags
+from mtf_switch.cli import file_flags, flags, inspection_flags, text_packages
 from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError, name_program
 
@@ -199,6 +199,9 @@ def _make_request(options: argparse.Namespace) -> dict[str, str | int | None]:
 
 def run_command(options: argparse.Namespace) -> None:
     """Traces the checkpoints of a model, and analyses the trace."""
+    if not (options.print_config or options.from_trace):
+        params = flags.gin_bindings(options)
+        text_packages.check(options.gin_file, params, options.model_dir)
     from mtf_switch.analysis import routing_trace
 
     if options.print_config or not options.from_trace:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mtf_switch import machine
-from mtf_switch.cli import flags
+from mtf_switch.cli import flags, text_packages
 from mtf_switch.errors import UserError
 from mtf_switch.reproduction import scales
 
 if TYPE_CHECKING:
+    from mtf_switch.reproduction.exhibit import Training
     from mtf_switch.reproduction.reproduce import Collection
 
 SEEDS = 5
@@ -218,6 +220,7 @@ def run_command(options: argparse.Namespace) -> None:
     if not options.no_training:
         rows = options.rows.split(",") if options.rows else []
         trainings = catalog.list_trainings(exhibits, rows)
+        _check_texts(collection, trainings)
         reproduce.train(
             collection, trainings, options.jobs, options.keep_model_dirs, options.rerun_stale
         )
@@ -225,6 +228,13 @@ def run_command(options: argparse.Namespace) -> None:
     for report in reports:
         print(f"{report.text}\n")
     print(f"{first_page.text} Reports: {collection.folder.path}/README.md")
+
+
+def _check_texts(collection: Collection, trainings: Sequence[Training]) -> None:
+    """Checks that the texts of the missing trainings are there, before the first one runs."""
+    scale = collection.scale
+    for training in dict.fromkeys(job.training for job in collection.list_missing(trainings)):
+        text_packages.check(scale.list_files(training), scale.list_params(training))
 
 
 def _plan_or_run(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mtf_switch.cli import finished, flags, inspection_flags, runtime_flags
+from mtf_switch.cli import finished, flags, inspection_flags, runtime_flags, text_packages
 from mtf_switch.config import bound_settings, gin_config, given_bindings, saved_config
 from mtf_switch.errors import UserError, name_program
 from mtf_switch.model_dirs import run_lock
@@ -81,6 +81,8 @@ def run_command(options: argparse.Namespace) -> None:
     params = text_bindings(options) + flags.training_bindings(options)
     if is_finished(options, options.gin_file, params):
         return
+    if not inspection_flags.is_given(options):
+        text_packages.check(options.gin_file, params, options.model_dir)
     if options.gin_file:
         gin_config.parse(options.gin_file, params)
     elif os.path.isfile(os.path.join(options.model_dir, "config.gin")):

@@ -27,7 +27,7 @@ from mtf_switch.downstream.checkpoint_selection import Selection
 from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import saved_checkpoints
 from mtf_switch.report import Report
-from mtf_switch.runs import evaluation
+from mtf_switch.runs import data, evaluation, task_sums
 from mtf_switch.runs.evaluation import Evaluation
 from mtf_switch.runs.run import Run
 
@@ -41,6 +41,8 @@ _AXES = {
     "training_tokens": "training tokens (inputs and targets, with padding)",
     "training_seconds": "seconds of training",
 }
+# The batches of a mixture are read once for all checkpoints if they take less memory, in bytes.
+_MEMORY = 2**28
 # More curves than this are drawn in one colour, without names.
 _NAMED_CURVES = 8
 
@@ -106,6 +108,10 @@ def measure_checkpoints(
     else:
         paths = checkpoint_selection.select_checkpoints(model_dir, selection)
         latest_step = saved_checkpoints.parse_step(saved_checkpoints.find_latest(model_dir))
+    if input_fn is None and not follow and len(paths) > 1 and _is_local_mixture(run):
+        input_fn = data.read_into_memory(
+            data.make_eval_input_fn(run.settings, split, batches), _MEMORY
+        )
     for path in paths:
         result = evaluation.evaluate(run, split, batches, path, input_fn)
         name = evaluation.report_name(result, own_task, latest_step)
@@ -116,6 +122,11 @@ def measure_checkpoints(
         curve = make_report(read_rows(run, result), own_task, result.limit, model)
         curve.write(model_dir)
         yield report, curve
+
+
+def _is_local_mixture(run: Run) -> bool:
+    """Returns whether the pipelines of many tasks would be built again for each checkpoint."""
+    return not run.on_tpu and len(task_sums.list_names(run.settings.task)) > 1
 
 
 def _keep_earlier(model_dir: str, name: str, result: Evaluation) -> None:
@@ -148,15 +159,16 @@ def read_rows(run: Run, result: Evaluation) -> list[Row]:
     )
     seconds = quality_curve.read_seconds(run.model_dir)
     rows = []
-    for step, data in sorted(found.items()):
-        if data["target_tokens"] != result.target_tokens:
+    for step, saved in sorted(found.items()):
+        if saved["target_tokens"] != result.target_tokens:
             print(
-                f"{data['file']} is left out of the curve: it used different data, with "
-                f"{data['target_tokens']:,} instead of {result.target_tokens:,} target tokens.",
+                f"{saved['file']} is left out of the curve: it used different data, with "
+                f"{saved['target_tokens']:,} instead of {result.target_tokens:,} target "
+                "tokens.",
                 file=sys.stderr,
             )
             continue
-        for task, values in {result.task: data, **data.get("tasks", {})}.items():
+        for task, values in {result.task: saved, **saved.get("tasks", {})}.items():
             rows.append(
                 Row(
                     step,

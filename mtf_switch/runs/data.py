@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -213,18 +214,26 @@ def count_batches(input_fn: Callable) -> int:
         return int(session.run(input_fn().reduce(np.int64(0), lambda count, _: count + 1)))
 
 
-def read_into_memory(input_fn: Callable) -> Callable:
+def read_into_memory(input_fn: Callable, limit: float = math.inf) -> Callable:
     """Returns an input function that serves the batches of another one from memory.
 
     It takes seconds to build and read a task's pipeline. This saves that time for each further
     checkpoint.
+
+    Args:
+      input_fn: The input function.
+      limit: The maximum number of bytes. If the batches take more, `input_fn` is returned.
     """
+    size = 0
     with tf.Graph().as_default(), tf.Session() as session:
         batch = tf.data.make_one_shot_iterator(input_fn()).get_next()
         batches = []
         with contextlib.suppress(tf.errors.OutOfRangeError):
             while True:
                 batches.append(session.run(batch))
+                size += sum(array.nbytes for array in batches[-1].values())
+                if size > limit:
+                    return input_fn
     arrays = {name: np.stack([b[name] for b in batches]) for name in batches[0]}
 
     def from_memory(params=None):

@@ -7,10 +7,12 @@ import json
 import math
 from collections.abc import Sequence
 
+import hand_catalogues
 import pytest
 from made_results import make_result
 
 from mtf_switch import report as report_module
+from mtf_switch.cli import main
 from mtf_switch.errors import UserError
 from mtf_switch.reproduction import (
     catalog,
@@ -27,6 +29,7 @@ from mtf_switch.reproduction.exhibit_report import Context
 from mtf_switch.reproduction.language_effects import ByLanguage
 from mtf_switch.reproduction.training_result import TaskCurve, TrainingResult
 from mtf_switch.reproduction.verdicts import Verdict
+from tasks import multilingual_corpus
 
 STEPS = (0, 50, 100)
 CONTEXT = Context("tiny", 3, "abc1234", "b" * 64, "run_switch.py reproduce figure_7")
@@ -203,3 +206,32 @@ def test_a_training_with_a_base_file_is_the_same_at_all_scales() -> None:
     ]
     # The whole split, although the scale has a limit.
     assert evaluate == ["eval", "--model_dir=D", "--perplexity", "--checkpoint_steps=all"]
+
+
+@pytest.mark.slow
+def test_a_real_training_has_the_curves_of_its_languages(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("MTF_SWITCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(multilingual_corpus, "MIN_CHARACTERS", 1000)
+    wheel = hand_catalogues.write_languages(tmp_path)
+    training = catalog.find_row("figure_7/mswitch")[1].training
+    params = (
+        "multilingual.languages = ['de', 'ru']",
+        f"multilingual.catalogues = {str(wheel)!r}",
+        "multilingual.vocab_size = 450",
+        "num_layers = 1",
+    )
+    training = dataclasses.replace(training, params=(*training.params, *params))
+    scale, model_dir = scales.choose("tiny", 10), str(tmp_path / "model")
+    assert main.run_several(scale.make_commands(training, 0, model_dir)) == 0
+    result = collecting.collect(training, 0, scale, model_dir, make_result().origin, {})
+    assert [point.step for point in result.curve] == list(range(11))
+    assert set(result.tasks) == {"multilingual.de", "multilingual.ru"}
+
+    # The numbers of a language are those of evaluating its task alone.
+    alone = ["eval", f"--model_dir={model_dir}", "--task=multilingual.ru", "--perplexity"]
+    assert main.main(alone) == 0
+    found = json.loads((tmp_path / "model" / "eval-multilingual.ru.json").read_text())
+    part = result.tasks["multilingual.ru"]
+    assert found["target_tokens"] == part.target_tokens
+    # float32 sums of a few thousand terms in batches with other rows, and experts without drops.
+    assert found["neg_log_perplexity"] == pytest.approx(part.neg_log_perplexities[-1], rel=1e-5)

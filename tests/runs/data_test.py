@@ -183,7 +183,11 @@ def test_an_unknown_split_is_refused_with_those_that_there_are(
 
 def test_batches_in_memory_are_those_that_were_read(tiny: TinyRun) -> None:
     input_fn = data.make_eval_input_fn(make_settings(tiny), "validation", batches=None)
-    assert_equal(read(data.read_into_memory(input_fn)), read(input_fn))
+    batches = read(input_fn)
+    assert_equal(read(data.read_into_memory(input_fn)), batches)
+    size = sum(array.nbytes for batch in batches for array in batch.values())
+    assert data.read_into_memory(input_fn, size) is not input_fn
+    assert data.read_into_memory(input_fn, size - 1) is input_fn
 
 
 def test_the_folders_of_cached_tasks_are_seqios(tiny, tmp_path, monkeypatch):
