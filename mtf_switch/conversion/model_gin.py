@@ -6,8 +6,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import tensorflow as tf
-
 from mtf_switch import whole_file
 from mtf_switch.config import bound_settings, gin_config, saved_config
 from mtf_switch.conversion.architecture import STACKS, VOCAB_DIVISOR, Architecture
@@ -78,6 +76,8 @@ def write_gin_files(
 
 def is_converted(folder: str) -> bool:
     """Returns whether a model_dir holds a converted checkpoint, whose step may be 0."""
+    import tensorflow as tf
+
     return tf.io.gfile.exists(os.path.join(folder, MODEL_GIN))
 
 
