@@ -95,18 +95,14 @@ class Distillation:
         self, model: Any, settings: RunSettings, *, features: Features, records: bool
     ) -> Iterator[None]:
         """Makes a student compute its loss: see `Objective`."""
-        stack = getattr(model, "decoder", model)
-        given = stack._loss_fn
-        if given is not None:
+        if target_loss.find_given(model) is not None:
             raise UserError(
                 "Unitransformer.loss_fn is bound, but a student has the loss of distillation: "
                 "remove it."
             )
-        stack._loss_fn = functools.partial(self._compute_loss, settings, features, records)
-        try:
+        loss_fn = functools.partial(self._compute_loss, settings, features, records)
+        with target_loss.replace(model, loss_fn):
             yield
-        finally:
-            stack._loss_fn = given
 
     def _compute_loss(
         self,

@@ -54,6 +54,12 @@ def _by_seed(
     return [value for value in values if not math.isnan(value)]
 
 
+def _read_paper(paper: PaperNumbers, rows: tuple[str, ...], metric: str) -> list[float] | None:
+    """Returns the paper's numbers of the rows; None if the paper lacks one."""
+    values = [paper.get(row, {}).get(metric) for row in rows]
+    return None if None in values else values
+
+
 @dataclasses.dataclass(frozen=True)
 class Difference:
     """A metric of one row minus that of another.
@@ -85,8 +91,8 @@ class Difference:
         return _by_seed(results, self.rows, subtract)
 
     def find_in_paper(self, paper: PaperNumbers) -> float | None:
-        values = [paper.get(row, {}).get(self.metric) for row in self.rows]
-        return None if None in values else values[0] - values[1]
+        values = _read_paper(paper, self.rows, self.metric)
+        return values and values[0] - values[1]
 
     def describe(self) -> str:
         return f"{metrics.METRICS[self.metric]}: {self.first} - {self.second}"
@@ -117,8 +123,8 @@ class Factor:
         return estimates.estimate(_by_seed(results, self.rows, divide), "factor")
 
     def find_in_paper(self, paper: PaperNumbers) -> float | None:
-        values = [paper.get(row, {}).get(self.metric) for row in self.rows]
-        return None if None in values else values[0] / values[1]
+        values = _read_paper(paper, self.rows, self.metric)
+        return values and values[0] / values[1]
 
     def describe(self) -> str:
         return f"{metrics.METRICS[self.metric]}: {self.first} / {self.second}"
@@ -148,8 +154,8 @@ class ShareOfGain:
         return estimates.estimate(_by_seed(results, self.rows, compute), "difference")
 
     def find_in_paper(self, paper: PaperNumbers) -> float | None:
-        values = [paper.get(row, {}).get(metrics.QUALITY) for row in self.rows]
-        return None if None in values else self._compute(values)
+        values = _read_paper(paper, self.rows, metrics.QUALITY)
+        return values and self._compute(values)
 
     def _compute(self, values: Sequence[float]) -> float:
         student, dense, teacher = values
@@ -228,8 +234,8 @@ class Trend:
         return estimates.estimate(_by_seed(results, self.rows, slope), "difference")
 
     def find_in_paper(self, paper: PaperNumbers) -> float | None:
-        values = [paper.get(row, {}).get(self.metric) for row in self.rows]
-        return None if None in values else self._slope(values)
+        values = _read_paper(paper, self.rows, self.metric)
+        return values and self._slope(values)
 
     def _slope(self, values: Sequence[float]) -> float:
         from scipy import stats
@@ -269,8 +275,8 @@ class SpreadFactor:
         return estimates.estimate_spread_factor(*groups)
 
     def find_in_paper(self, paper: PaperNumbers) -> float | None:
-        values = [paper.get(row, {}).get(f"{self.metric}_deviation") for row in self.rows]
-        return None if None in values else values[0] / values[1]
+        values = _read_paper(paper, self.rows, f"{self.metric}_deviation")
+        return values and values[0] / values[1]
 
     def describe(self) -> str:
         return f"standard deviation over seeds: {self.first} / {self.second}"

@@ -34,11 +34,30 @@ def use(model: Any, records: bool) -> Iterator[None]:
       model: A transformer.Bitransformer or Unitransformer.
       records: Whether training records NAME in `recorded_sums`.
     """
+    loss_fn = find_given(model) or compute
+    if records:
+        loss_fn = functools.partial(_compute_and_record, loss_fn)
+    with replace(model, loss_fn):
+        yield
+
+
+def find_given(model: Any) -> Callable | None:
+    """Returns the `Unitransformer.loss_fn` that gin binds for a model, or None."""
+    return getattr(model, "decoder", model)._loss_fn
+
+
+@contextlib.contextmanager
+def replace(model: Any, loss_fn: Callable) -> Iterator[None]:
+    """Makes a model compute another loss while its graph is built.
+
+    Args:
+      model: A transformer.Bitransformer or Unitransformer.
+      loss_fn: The loss, with the arguments of `compute`.
+    """
     stack = getattr(model, "decoder", model)
     given = stack._loss_fn
-    loss_fn = given or compute
     # The argument `loss_fn` of Unitransformer, which is meant for this.
-    stack._loss_fn = functools.partial(_compute_and_record, loss_fn) if records else loss_fn
+    stack._loss_fn = loss_fn
     try:
         yield
     finally:
