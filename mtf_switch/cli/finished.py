@@ -15,6 +15,7 @@ from typing import Any
 from mtf_switch.config import absolute_paths, saved_config
 from mtf_switch.config.gin_statements import Binding, Macro, Reference
 from mtf_switch.errors import UserError
+from mtf_switch.model_dirs import run_lock
 from tasks.text_files import TextFiles
 
 _LIST_LINE = re.compile(r'model_checkpoint_path: "(?:[^"]*/)?model\.ckpt-(\d+)"')
@@ -34,6 +35,9 @@ def find_last_step(model_dir: str, given: Sequence[Binding]) -> int | None:
       changed, or if this is unknown.
     """
     if "://" in model_dir or not os.path.isfile(os.path.join(model_dir, "config.gin")):
+        return None
+    # A run that was killed after its last step has left files, which the slow way removes.
+    if os.path.exists(os.path.join(model_dir, run_lock.FILE)):
         return None
     step = _read_latest_step(model_dir)
     try:

@@ -37,9 +37,11 @@ _STATELESS_ON_TPU = {
 
 
 class SeededPlacementMeshImpl(placement_mesh_impl.PlacementMeshImpl):
-    """A PlacementMeshImpl whose noise is the same in every run.
+    """A PlacementMeshImpl whose steps are the same in every run.
 
-    Upstream seeds with Python's `random.random()` and salted `hash()`, so two runs never agree.
+    Upstream seeds its noise with Python's `random.random()` and salted `hash()`, so two runs
+    never agree. Also, every operation that needs a variable reads it at a moment of its own, so
+    some of the backward pass may read weights that the step has already updated.
     """
 
     def __init__(
@@ -82,6 +84,11 @@ class SeededPlacementMeshImpl(placement_mesh_impl.PlacementMeshImpl):
             return _STATELESS[tf_fn](slice_shape, seed=seeds, **kwargs)
 
         return self.slicewise(slice_values, self.laid_out_pnum())
+
+    def slicewise(self, fn: Callable, *inputs: Any) -> Any:
+        """Runs a function on all slices: see `mtf.MeshImpl`."""
+        # Mesh TF casts a variable to the type of the activations wherever it is used.
+        return super().slicewise(_read_and_cast if fn is tf.cast else fn, *inputs)
 
 
 class SeededSimdMeshImpl(simd_mesh_impl.SimdMeshImpl):
@@ -179,6 +186,11 @@ def arrange_on_topology(
     )
     # For chips with one core, upstream returns the function that makes the default order.
     return order() if callable(order) else order
+
+
+def _read_and_cast(x: Any, dtype: tf.DType) -> tf.Tensor:
+    """Casts a tensor or a variable. `tf.cast` returns a variable of this type as it is."""
+    return tf.cast(tf.convert_to_tensor(x), dtype)
 
 
 def _hash(text: str) -> int:

@@ -65,6 +65,7 @@ def damage(name: str, content: str | None):
         damage("checkpoint", 'model_checkpoint_path: "model.ckpt-3"\n'),
         damage("checkpoint", 'model_checkpoint_path: "model.ckpt-9"\n'),
         damage("model.ckpt-6.index", None),
+        damage("train.lock", ""),
         damage("text.json", None),
         damage("text.json", "[]"),
         damage("text.json", json.dumps({"text_files": {"/nowhere": "0"}})),

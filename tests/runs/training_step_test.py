@@ -145,6 +145,7 @@ def test_training_equals_upstreams(tiny: TinyRun, devices, bfloat16, split) -> N
 
 def check_training(tiny: TinyRun, params: dict[str, str]) -> training_step.TrainingStep:
     ours, theirs = build_both(tiny, params, "train")
+    check_reads(ours.step.train_op)
     before = ours.read_variables()
     assert_equal(before, theirs.read_variables())
     found = ours.session.run({"loss": ours.step.loss, **ours.export_gradients()})
@@ -159,6 +160,29 @@ def check_training(tiny: TinyRun, params: dict[str, str]) -> training_step.Train
     assert_equal(after, {**theirs.read_variables(), "global_step": 1})
     assert not [name for name in before if np.array_equal(before[name], after[name])]
     return ours.step
+
+
+def check_reads(train_op: tf.Operation) -> None:
+    """No operation may read a weight after its update, not even in the loop of microbatches."""
+    step = list_ancestors(train_op)
+    updates = [op for op in step if op.type == "AssignVariableOp"]
+    assert len(updates) > 20
+    for update in updates:
+        handle = update.inputs[0]
+        before = list_ancestors(update)
+        users = {op for op in handle.consumers() if op in step}
+        assert users <= before | {update}, handle
+        assert {op.type for op in users} <= {"ReadVariableOp", "AssignVariableOp"}, handle
+
+
+def list_ancestors(operation: tf.Operation) -> set[tf.Operation]:
+    found, todo = set(), [operation]
+    while todo:
+        op = todo.pop()
+        new = {tensor.op for tensor in op.inputs} | set(op.control_inputs)
+        todo += new - found
+        found |= new
+    return found
 
 
 @pytest.mark.parametrize(("devices", "bfloat16"), mark_slow(OTHERS, 1))
