@@ -40,7 +40,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--list",
         action="store_true",
-        help="list the tables and figures, what is done and the time that is left",
+        help="list the tables and figures: what they need, how long they take on this machine "
+        "(the first time, a training of a minute measures that), and what is done",
     )
     parser.add_argument(
         "--verify",
@@ -197,25 +198,19 @@ def _collection(options: argparse.Namespace) -> Collection:
 
 def run_command(options: argparse.Namespace) -> None:
     """Lists, verifies, or trains what is missing and writes the reports."""
-    from mtf_switch.reproduction import catalog, overview, reproduce, verification
+    from mtf_switch.reproduction import catalog, reproduce, verification
 
     if options.scale == scales.PAPER:
         _plan_or_run(options)
         return
     collection = _collection(options)
     if options.list:
-        every = list(catalog.EXHIBITS.values())
-        results = {exhibit.name: collection.read_exhibit(exhibit) for exhibit in every}
-        print(overview.format_list(every, results, collection.scale, options.seeds))
-        for name, remark in catalog.ELSEWHERE.items():
-            print(f"{name:12s} {remark}")
+        _list(collection)
         return
     if options.verify is not None:
         _, row = catalog.find_row(options.verify)
         print(verification.verify(collection, row.training))
         return
-    from mtf_switch.reproduction import catalog
-
     exhibits = catalog.find(options.exhibits)
     if not options.no_training:
         rows = options.rows.split(",") if options.rows else []
@@ -228,6 +223,27 @@ def run_command(options: argparse.Namespace) -> None:
     for report in reports:
         print(f"{report.text}\n")
     print(f"{first_page.text} Reports: {collection.folder.path}/README.md")
+
+
+def _list(collection: Collection) -> None:
+    """Prints the table of `--list`, after it has measured the speed of this machine, once."""
+    from mtf_switch.reproduction import catalog, listing, step_time
+
+    exhibits = list(catalog.EXHIBITS.values())
+    trainings = catalog.list_trainings(exhibits)
+    every_scale = list(scales.SCALES.values())
+    measured = step_time.read_or_measure(
+        collection, [*every_scale, collection.scale], trainings
+    )
+    print(
+        listing.format_list(
+            *(exhibits, {training: collection.read(training) for training in trainings}),
+            *(collection.scale, every_scale, collection.seeds, measured),
+            step_time.find_file(collection.folder),
+        )
+    )
+    for name, remark in catalog.ELSEWHERE.items():
+        print(f"{name:12s} {remark}")
 
 
 def _check_texts(collection: Collection, trainings: Sequence[Training]) -> None:

@@ -70,7 +70,12 @@ def collect(
         ],
         origin=origin,
         curve=points,
-        metrics={**cost, **_of_training(model_dir, scale, training), **_of_evaluation(last)},
+        # The last evaluation before a divergence is a point of the curve, and no result.
+        metrics={
+            **cost,
+            **_of_training(model_dir, scale, training),
+            **({} if diverged_at else _of_evaluation(last)),
+        },
         routers={
             layer: {**values, "expert_load": last["expert_load"][layer]}
             for layer, values in last.get("router", {}).items()

@@ -197,8 +197,10 @@ class SpeedUp:
         return _by_seed(results, self.rows, self._divide)
 
     def _divide(self, fast: TrainingResult, slow: TrainingResult) -> float:
-        if not slow.curve:
-            return float("inf") if fast.curve else 1.0
+        if fast.diverged_at is not None:
+            return 1.0 if slow.diverged_at is not None else 0.0
+        if slow.diverged_at is not None:
+            return math.inf
         # The first evaluation is that of the untrained model, at step 0.
         return gains.compute_speed_up(slow.curve, fast.curve, self.axis) or 0.0
 

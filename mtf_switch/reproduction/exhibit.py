@@ -116,6 +116,7 @@ class Exhibit:
       plots: Names of `plots.PLOTS`; by language, one of `language_section.PLOTS`.
       by_language: Whether it compares its two rows by language, the dense one first.
       notes: What differs from the paper, or is not known.
+      needs: What it needs besides the embedded text, such as a download.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Exhibit:
     plots: tuple[str, ...]
     notes: tuple[str, ...] = ()
     by_language: bool = False
+    needs: str = ""
 
     def find_row(self, name: str) -> Row:
         """Returns the row of a name."""

@@ -23,7 +23,7 @@ from mtf_switch.reproduction import (
 from mtf_switch.reproduction.effects import Difference, Results
 from mtf_switch.reproduction.estimates import format_estimate, format_number
 from mtf_switch.reproduction.exhibit import Column, Exhibit, Row
-from mtf_switch.reproduction.training_result import TrainingResult
+from mtf_switch.reproduction.training_result import TrainingResult, describe_divergence
 from mtf_switch.reproduction.verdicts import JudgedClaim
 
 if TYPE_CHECKING:
@@ -221,9 +221,9 @@ def _format_ours(of_row: Mapping[int, TrainingResult], column: Column) -> str:
     if not values:
         return "not run" if not of_row else "-"
     finite = [value for value in values if math.isfinite(value)]
-    diverged = f" ({len(values) - len(finite)} diverged)" if len(finite) < len(values) else ""
     if not finite:
-        return f"diverges{diverged}" if len(values) > 1 else "diverges"
+        return describe_divergence(of_row)
+    diverged = f" ({describe_divergence(of_row)})" if len(finite) < len(values) else ""
     found = estimates.estimate(finite, "difference")
     text = format_number(found.center, column.digits)
     deviation = statistics.stdev(finite) if len(finite) > 1 else 0.0
@@ -287,6 +287,11 @@ def _to_data(
                 "training": row.training.name,
                 "paper": dict(row.paper),
                 "seeds": sorted(results.get(row.name, {})),
+                "diverged_at": {
+                    seed: result.diverged_at
+                    for seed, result in results.get(row.name, {}).items()
+                    if result.diverged_at is not None
+                },
                 "results": {
                     seed: result.metrics for seed, result in results.get(row.name, {}).items()
                 },

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mtf_switch.downstream.gains import EvaluationPoint
 from mtf_switch.reproduction import estimates, metrics
 from mtf_switch.reproduction.effects import Difference, Results, SpeedUp
 from mtf_switch.reproduction.exhibit import Exhibit, Row
+from mtf_switch.reproduction.training_result import TrainingResult, describe_divergence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,29 +48,51 @@ def _draw_curves(
     axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results, x: str, label: str
 ) -> None:
     """Draws the mean curve of each row over its seeds, with a band of the range."""
+    every = [result for row in rows for result in results[row.name].values()]
+    first = _FIRST_SHOWN * max((r.curve[-1].step for r in every if r.curve), default=0)
     for row in rows:
-        curves = [result.curve for result in results[row.name].values() if result.curve]
-        if not curves:
-            continue
-        steps = sorted(set.intersection(*({p.step for p in c} for c in curves)))
-        by_step = [{point.step: point for point in curve} for curve in curves]
-        shown = [step for step in steps if step >= _FIRST_SHOWN * steps[-1]]
-        qualities = np.array(
-            [[points[step].neg_log_perplexity for step in shown] for points in by_step]
-        )
-        places = np.mean([[getattr(p[step], x) for step in shown] for p in by_step], axis=0)
+        of_row = list(results[row.name].values())
         color = _color(rows, row, exhibit.baseline)
         style = {"linestyle": "--"} if row.name == exhibit.baseline else {}
-        axis.plot(
-            *(places, qualities.mean(axis=0)), color=color, marker=".", label=row.title, **style
-        )
-        if len(curves) > 1:
-            axis.fill_between(
-                *(places, qualities.min(axis=0), qualities.max(axis=0)), color=color, alpha=0.15
-            )
+        finished = [r.curve for r in of_row if r.curve and r.diverged_at is None]
+        if finished:
+            _draw_mean(axis, finished, first, x, color=color, label=row.title, **style)
+        diverged = [result for result in of_row if result.diverged_at is not None]
+        for number, result in enumerate(diverged):
+            label = f"{row.title}, {describe_divergence(results[row.name])}"
+            _draw_diverged(axis, result, first, x, color, label if number == 0 else None)
     axis.set_xlabel(label)
     axis.set_ylabel(_QUALITY)
     axis.legend(fontsize="small")
+
+
+def _draw_mean(
+    axis: Axes, curves: Sequence[Sequence[EvaluationPoint]], first: float, x: str, **style: Any
+) -> None:
+    """Draws the mean of curves at the steps that all of them have, from the step `first`."""
+    steps = sorted(set.intersection(*({p.step for p in c} for c in curves)))
+    by_step = [{point.step: point for point in curve} for curve in curves]
+    shown = [step for step in steps if step >= first]
+    qualities = np.array(
+        [[points[step].neg_log_perplexity for step in shown] for points in by_step]
+    )
+    places = np.mean([[getattr(p[step], x) for step in shown] for p in by_step], axis=0)
+    axis.plot(places, qualities.mean(axis=0), marker=".", **style)
+    if len(curves) > 1:
+        ends = (qualities.min(axis=0), qualities.max(axis=0))
+        axis.fill_between(places, *ends, color=style["color"], alpha=0.15)
+
+
+def _draw_diverged(
+    axis: Axes, result: TrainingResult, first: float, x: str, color: object, label: str | None
+) -> None:
+    """Draws a curve up to its divergence, with a cross at its last evaluation."""
+    shown = [point for point in result.curve if point.step >= first]
+    places = [getattr(point, x) for point in shown]
+    qualities = [point.neg_log_perplexity for point in shown]
+    # A run that diverges early has no point in the part that is shown, and a line in the legend.
+    axis.plot(places, qualities, color=color, linestyle=":", label=label)
+    axis.plot(places[-1:], qualities[-1:], color=color, marker="x")
 
 
 def _quality_by_step(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results):

@@ -76,12 +76,17 @@ class Plan:
 
 @dataclasses.dataclass
 class _Running:
-    """A process that trains and evaluates, with its lock."""
+    """A process that trains and evaluates, with its lock.
+
+    If the training diverges, a second process evaluates its checkpoints.
+    """
 
     job: Job
     folder: str
     process: subprocess.Popen
+    log: IO[str]
     resources: contextlib.ExitStack
+    evaluates_diverged: bool = False
 
     @property
     def model_dir(self) -> str:
@@ -122,6 +127,8 @@ def run_all(plan: Plan, jobs: Sequence[Job]) -> None:
                 signals.check()
                 ended = [one for one in running if one.process.poll() is not None]
                 for one in ended:
+                    if _evaluate_diverged(plan, one):
+                        continue
                     running.remove(one)
                     failures += _finish(plan, one)
                     done += steps[one.job]
@@ -194,7 +201,7 @@ def _start(plan: Plan, job: Job) -> _Running | None:
     path = os.path.join(folder, _LOG)
     log = resources.enter_context(open(path, "w", encoding="utf-8"))  # noqa: SIM115
     commands = plan.scale.make_commands(job.training, job.seed, model_dir)
-    return _Running(job, folder, _spawn(commands, log), resources)
+    return _Running(job, folder, _spawn(commands, log), log, resources)
 
 
 def _spawn(commands: Sequence[Sequence[str]], log: IO[str]) -> subprocess.Popen:
@@ -211,12 +218,28 @@ def _spawn(commands: Sequence[Sequence[str]], log: IO[str]) -> subprocess.Popen:
     )
 
 
+def _evaluate_diverged(plan: Plan, one: _Running) -> bool:
+    """Starts the evaluation of a training that has diverged, so that it has its curve.
+
+    Returns:
+      Whether it has started. It does so once, and only if there are checkpoints.
+    """
+    diverged = one.process.returncode and collecting.find_divergence(one.read_log()) is not None
+    names = os.listdir(one.model_dir) if os.path.isdir(one.model_dir) else []
+    if not diverged or one.evaluates_diverged or not any(n.endswith(".index") for n in names):
+        return False
+    *_, evaluate = plan.scale.make_commands(one.job.training, one.job.seed, one.model_dir)
+    one.process = _spawn([evaluate], one.log)
+    one.evaluates_diverged = True
+    return True
+
+
 def _finish(plan: Plan, one: _Running) -> list[str]:
     """Writes the result of a process that has ended; returns what went wrong."""
     with one.resources:
         log = one.read_log()
         diverged_at = collecting.find_divergence(log)
-        if one.process.returncode and diverged_at is None:
+        if one.process.returncode and (diverged_at is None or one.evaluates_diverged):
             lines = [line.split("\r")[-1] for line in log.splitlines() if line.strip()]
             reason = lines[-1] if lines else f"exit code {one.process.returncode}"
             return [f"{one.job} ({reason} See {os.path.join(one.folder, _LOG)})"]

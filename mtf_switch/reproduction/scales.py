@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 from typing import Any
 
@@ -22,13 +23,13 @@ class Scale:
       name: "tiny" or "small".
       meaning: For whom it is, for help texts.
       eval_batches: The number of batches of the validation split on which each checkpoint is
-        evaluated; None for the whole split.
+        evaluated.
       steps: The number of training steps; None for that of the gin files.
     """
 
     name: str
     meaning: str
-    eval_batches: int | None = None
+    eval_batches: int
     steps: int | None = None
 
     @property
@@ -59,6 +60,11 @@ class Scale:
     def count_steps(self, training: Training) -> int:
         """Returns the number of training steps."""
         return self._read(training)["utils.run.train_steps"]
+
+    def count_checkpoints(self, training: Training) -> int:
+        """Returns the number of checkpoints that are evaluated, that of step 0 included."""
+        every = self._read(training)["utils.run.save_checkpoints_steps"]
+        return 1 + math.ceil(self.count_steps(training) / every)
 
     def count_examples(self, training: Training) -> int:
         """Returns the number of examples in a batch."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from mtf_switch.downstream.gains import EvaluationPoint
@@ -66,9 +67,9 @@ class TrainingResult:
       weights_seed: The seed of the initial weights and of all noise.
       commands: The command lines that give this result.
       origin: What else it depends on.
-      curve: Evaluations in the order of their steps. Without a point if it diverged before the
-        first one.
-      metrics: Name -> number; see `metrics`.
+      curve: Evaluations in the order of their steps. For a run that diverged, those before; it
+        can be without a point.
+      metrics: Name -> number; see `metrics`. A run that diverged has no quality.
       routers: Layer -> metrics of its router, and the load of its experts, at the end.
       diverged_at: The step at which the loss was not finite; None for a run that ended well.
       tasks: Name of a task of a mixture -> its own evaluations; empty for a single task.
@@ -99,12 +100,29 @@ class TrainingResult:
         seeds = f"data{self.data_seed}+weights{self.weights_seed}"
         hashes = [f"{name}:{getattr(origin, name)[:8]}" for name in ("gin", "data", "lock")]
         parts = [self.training, f"scale:{self.scale}", f"seed:{seeds}", f"steps:{steps}"]
+        if self.diverged_at is not None:
+            parts.append(f"diverged:{self.diverged_at}")
         return "|".join([*parts, *hashes, f"commit:{origin.commit.replace(' and ', '+')}"])
 
     def to_json(self) -> str:
         """Returns the content of the file. Infinite numbers do not occur."""
         content = {**dataclasses.asdict(self), "signature": self.signature}
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def describe_divergence(of_row: Mapping[int, TrainingResult]) -> str:
+    """Says at which steps the runs of a row diverged: "diverged at step 12", "2 of 5 diverged".
+
+    Returns:
+      The text; "" if none of them diverged.
+    """
+    steps = sorted(r.diverged_at for r in of_row.values() if r.diverged_at is not None)
+    if not steps:
+        return ""
+    who = f"{len(steps)} of {len(of_row)} " if len(of_row) > 1 else ""
+    if steps[0] == steps[-1]:
+        return f"{who}diverged at step {steps[0]:,}"
+    return f"{who}diverged at steps {steps[0]:,} to {steps[-1]:,}"
 
 
 def from_json(text: str, path: str) -> TrainingResult:

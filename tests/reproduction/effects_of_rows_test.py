@@ -83,6 +83,14 @@ def test_a_quality_that_is_not_reached_is_a_speed_up_of_0() -> None:
     assert faster == pytest.approx(100.0 / 50.0)
 
 
+def test_a_diverged_run_has_no_speed_up_although_it_has_a_curve() -> None:
+    good = {0: make_result(-2.5)}
+    bad = {0: make_result(curve=[(0, -7.0), (50, -1.0)], diverged_at=60)}
+    assert SpeedUp("bad", "good").compute({"bad": bad, "good": good}) == [0.0]
+    assert SpeedUp("good", "bad").compute({"bad": bad, "good": good}) == [math.inf]
+    assert SpeedUp("bad", "worse").compute({"bad": bad, "worse": bad}) == [1.0]
+
+
 def test_a_trend_is_the_gain_of_a_doubling() -> None:
     # Qualities at 1, 2 and 4 rise by 0.1 and 0.3: the slope of the least squares is 0.2.
     results = {

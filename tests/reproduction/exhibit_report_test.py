@@ -8,6 +8,7 @@ import io
 import json
 
 import pytest
+from matplotlib.figure import Figure
 from made_results import make_result, make_seeds, of_commit
 
 from mtf_switch.reproduction import exhibit_report, overview
@@ -112,13 +113,33 @@ def test_every_exhibit_is_drawn(name, tmp_path) -> None:
         row.name: make_seeds(-2.5 - 0.1 * n, -2.6, training=row.training.name, **metrics)
         for n, row in enumerate(exhibit.rows[:-1])
     }
-    results[exhibit.rows[-1].name] = {0: make_result(curve=[], diverged_at=3)}
+    broken = make_result(curve=[(0, -7.0), (50, -4.0)], diverged_at=73)
+    results[exhibit.rows[-1].name] = {0: broken}
     report = exhibit_report.make_report(exhibit, results, CONTEXT)
     report.write(str(tmp_path))
     # Results without languages have no plot by language, but a sentence that says so.
     smallest = 5_000 if exhibit.by_language else 10_000
     assert (tmp_path / f"{name}.png").stat().st_size > smallest
-    assert "diverges" in report.text
+    assert "diverged at step 73" in report.text
+
+
+def test_the_steps_of_divergence_are_shown() -> None:
+    runs = {
+        seed: make_result(-2.5, seed, curve=[(0, -7.0), (50, -4.0)], diverged_at=at)
+        for seed, at in enumerate((60, 1200, None))
+    }
+    results = {"argmax": runs, "input_jitter": {0: runs[0]}}
+    report = exhibit_report.make_report(TABLE, results, CONTEXT)
+    lines = report.documents["table_11.md"].splitlines()
+    row = next(line for line in lines if line.startswith("| Argmax"))
+    assert "-4.0000 (2 of 3 diverged at steps 60 to 1,200)" in row
+    row = next(line for line in lines if line.startswith("| Input jitter"))
+    assert "| diverged at step 60 |" in row
+    assert report.data["rows"]["argmax"]["diverged_at"] == {0: 60, 1: 1200}
+    figure = Figure()
+    report.plots["table_11.png"](figure)
+    _, labels = figure.axes[0].get_legend_handles_labels()
+    assert "Argmax, 2 of 3 diverged at steps 60 to 1,200" in labels
 
 
 def test_without_results_the_report_says_so_and_has_no_plot() -> None:

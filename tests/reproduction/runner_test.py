@@ -93,8 +93,22 @@ def test_model_dirs_stay_if_asked(tmp_path) -> None:
     assert (folder / "model" / "config.gin").exists()
 
 
-def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch) -> None:
+def test_a_run_that_diverges_has_its_curve_up_to_there(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("FAKE_TRAINING", "diverge")
+    runner.run_all(make_plan(tmp_path), JOBS[:1])
+    result = make_plan(tmp_path).folder.read(T5, 0)
+    assert result.diverged_at == 3
+    assert [(p.step, p.neg_log_perplexity) for p in result.curve] == [(0, -4.0), (2, -3.5)]
+    assert "quality" not in result.metrics
+    assert result.metrics["examples_per_second"] == pytest.approx(640.0)
+    assert "|steps:2|" in result.signature
+    assert "|diverged:3|" in result.signature
+
+
+def test_a_run_that_diverges_before_its_first_checkpoint_is_a_result(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("FAKE_TRAINING", "diverge_at_once")
     runner.run_all(make_plan(tmp_path), JOBS[:1])
     result = make_plan(tmp_path).folder.read(T5, 0)
     assert (result.diverged_at, result.curve) == (3, [])

@@ -1,7 +1,7 @@
 """Stands in for the program of `runner`: writes the files of a training and its evaluations.
 
 As a program it needs no package. FAKE_TRAINING in the environment says how it ends:
-"ok", "fail", "diverge", or "wait", which never ends.
+"ok", "fail", "wait", which never ends, "diverge", or "diverge_at_once", without a checkpoint.
 """
 
 from __future__ import annotations
@@ -30,35 +30,50 @@ def write_model_dir(model_dir: str, seed: int) -> None:
     head = "step,seconds,loss,dropped_fraction,nats_per_token,validation\r\n"
     write("train_log.csv", head + "".join(rows))
     for step in (0, 2, 4):
-        evaluation = {
-            "step": step,
-            "task": "a_text",
-            "split": "validation",
-            "neg_log_perplexity": -4.0 + 0.25 * step - 0.01 * seed,
-            "token_accuracy": 0.5,
-            "target_tokens": 100,
-            "dropped_fraction": 0.02,
-            "limit": 40 * 64,
-            "router": {"layer": {"entropy": 1.5}},
-            "expert_load": {"layer": [0.25, 0.75]},
-        }
-        write(f"eval-first2560-{step}.json", json.dumps(evaluation))
+        write_evaluation(model_dir, seed, step)
+
+
+def write_evaluation(model_dir: str, seed: int, step: int) -> None:
+    """Writes the file of an evaluation."""
+    evaluation = {
+        "step": step,
+        "task": "a_text",
+        "split": "validation",
+        "neg_log_perplexity": -4.0 + 0.25 * step - 0.01 * seed,
+        "token_accuracy": 0.5,
+        "target_tokens": 100,
+        "dropped_fraction": 0.02,
+        "limit": 40 * 64,
+        "router": {"layer": {"entropy": 1.5}},
+        "expert_load": {"layer": [0.25, 0.75]},
+    }
+    path = os.path.join(model_dir, f"eval-first2560-{step}.json")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(evaluation, file)
 
 
 def main() -> None:
-    train, _ = json.loads(sys.argv[1])
-    flags = dict(flag.split("=", 1) for flag in train[1:])
+    first, *others = json.loads(sys.argv[1])
+    flags = dict(flag.split("=", 1) for flag in first[1:] if "=" in flag)
     how = os.environ.get("FAKE_TRAINING", "ok")
+    model_dir = flags["--model_dir"]
+    if not others:
+        # The evaluation of a run that has diverged.
+        for step in (0, 2):
+            write_evaluation(model_dir, 0, step)
+        return
     if how == "fail":
         print("a line\rrun_switch.py: The disk is made of cheese.")
         sys.exit(1)
     if how == "wait":
         time.sleep(600)
-    write_model_dir(flags["--model_dir"], int(flags["--seed"]))
-    if how == "diverge":
-        for name in os.listdir(flags["--model_dir"]):
+    write_model_dir(model_dir, int(flags["--seed"]))
+    if how.startswith("diverge"):
+        for name in os.listdir(model_dir):
             if name.startswith("eval"):
-                os.remove(os.path.join(flags["--model_dir"], name))
+                os.remove(os.path.join(model_dir, name))
+        if how == "diverge":
+            open(os.path.join(model_dir, "model.ckpt-2.index"), "w").close()
         print("run_switch.py: The loss is nan at step 3. Lower the learning rate.")
         sys.exit(1)
 

@@ -39,6 +39,8 @@ _NOTES = (
     "validation splits.",
 )
 
+_NEEDS = "make install-multilingual"
+
 
 def _claim(figure: int, text: str, number: str, **others: float) -> Claim:
     return Claim(text, _PLACE.format(figure), ByLanguage("mswitch", "mt5", number), **others)
@@ -57,6 +59,7 @@ FIGURE_7 = Exhibit(
     plots=("gains_by_language",),
     notes=_NOTES,
     by_language=True,
+    needs=_NEEDS,
 )
 FIGURE_8 = Exhibit(
     "figure_8",
@@ -82,6 +85,7 @@ FIGURE_8 = Exhibit(
     plots=("speed_ups_by_language",),
     notes=_NOTES,
     by_language=True,
+    needs=_NEEDS,
 )
 
 EXHIBITS = (FIGURE_7, FIGURE_8)
