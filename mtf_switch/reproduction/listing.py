@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from mtf_switch.reproduction.effects import Results
 from mtf_switch.reproduction.exhibit import Exhibit, Training
 from mtf_switch.reproduction.runner import Job
 from mtf_switch.reproduction.scales import Scale
@@ -15,15 +14,19 @@ from mtf_switch.reproduction.training_result import TrainingResult
 # Training -> seed -> result.
 TrainingResults = Mapping[Training, Mapping[int, TrainingResult]]
 
-_NOTES = """\
-tiny, small: all seeds of all rows at that scale, one training at a time, with evaluation. left: \
-what is not done at scale {scale}.
-These times are estimates for this machine. A short training of the dense tiny model measured the \
-time of a FLOP ({speed:.2g} GFLOP/s) and of a start ({start:.0f} s); other models take as long as \
-their FLOPs. Small models are slower than that, and other programs slow all of them. To measure \
-again, remove {file}. A training of which a seed is done counts with its own measured step.
-A training that several tables and figures show runs once, and counts once in the last line.
---scale=paper needs a TPU; without one, it plans the full-size rows and prints their commands."""
+_NOTES = (
+    "tiny, small: all seeds of all rows at that scale, one training at a time, and evaluation. "
+    "left: what is not done at scale {scale}.",
+    "These times are estimates for this machine. A short training of the dense tiny model "
+    "measured the time of a FLOP ({speed:.2g} GFLOP/s) and of a start ({start:.0f} s); other "
+    "models take as long as their FLOPs. Small models are slower than that, and other programs "
+    "slow all of them. To measure again, remove {file}. A training of which a seed is done "
+    "counts with its own measured step.",
+    "A training that several tables and figures show runs once, and counts once in the last "
+    "line.",
+    "--scale=paper needs a TPU; without one, it plans the full-size rows and prints their "
+    "commands.",
+)
 
 
 def format_list(
@@ -74,7 +77,7 @@ def format_list(
     every = list(dict.fromkeys(t for exhibit in exhibits for t in exhibit.trainings))
     rows = sum(len(exhibit.rows) for exhibit in exhibits)
     lines.append([*describe("all", rows, every), "", "each training once"])
-    notes = _NOTES.format(
+    notes = "\n".join(_NOTES).format(
         scale=scale.label,
         speed=1e-9 / step_time.seconds_per_flop,
         start=step_time.start_seconds,

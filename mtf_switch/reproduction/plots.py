@@ -90,7 +90,7 @@ def _draw_diverged(
     shown = [point for point in result.curve if point.step >= first]
     places = [getattr(point, x) for point in shown]
     qualities = [point.neg_log_perplexity for point in shown]
-    # A run that diverges early has no point in the part that is shown, and a line in the legend.
+    # A run that diverges early has no point in the part that is shown; the legend has it.
     axis.plot(places, qualities, color=color, linestyle=":", label=label)
     axis.plot(places[-1:], qualities[-1:], color=color, marker="x")
 

@@ -52,7 +52,7 @@ class StepTime:
     def estimate(
         self, scale: Scale, training: Training, step_seconds: float | None = None
     ) -> float:
-        """Estimates the seconds of a training and its evaluation, without its teacher's training.
+        """Estimates the seconds of a training and its evaluation, without its teacher's.
 
         Args:
           scale: The scale.

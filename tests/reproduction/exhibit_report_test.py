@@ -8,8 +8,8 @@ import io
 import json
 
 import pytest
-from matplotlib.figure import Figure
 from made_results import make_result, make_seeds, of_commit
+from matplotlib.figure import Figure
 
 from mtf_switch.reproduction import exhibit_report, overview
 from mtf_switch.reproduction.catalog import EXHIBITS

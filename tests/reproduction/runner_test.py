@@ -247,7 +247,7 @@ def test_a_signal_ends_the_processes_of_the_jobs(tmp_path, monkeypatch, number, 
 
 def test_the_steps_of_the_bar_come_from_the_log(tmp_path) -> None:
     fake_training.write_model_dir(str(tmp_path / "model"), seed=0)
-    running = runner._Running(JOBS[0], str(tmp_path), None, None)
+    running = runner._Running(JOBS[0], str(tmp_path), None, None, None)
     assert running.count_steps() == 4
     (tmp_path / "model" / "train_log.csv").write_text("step,seconds\r\n")
     assert running.count_steps() == 0
