@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from mtf_switch import whole_file
 from mtf_switch.reproduction import cost, metrics, origins, runner, scales
@@ -22,9 +21,6 @@ from mtf_switch.reproduction.exhibit import Training
 from mtf_switch.reproduction.exhibits.trainings import T5
 from mtf_switch.reproduction.results_folder import ResultsFolder
 from mtf_switch.reproduction.scales import Scale
-
-if TYPE_CHECKING:
-    from mtf_switch.reproduction.reproduce import Collection
 
 _FILE = "step_time.json"
 _STEPS = 40
@@ -86,18 +82,18 @@ def find_file(folder: ResultsFolder) -> str:
 
 
 def read_or_measure(
-    collection: Collection, every_scale: Sequence[Scale], trainings: Sequence[Training]
+    plan: runner.Plan, every_scale: Sequence[Scale], trainings: Sequence[Training]
 ) -> StepTime:
     """Returns what is needed to estimate trainings, from the folder `work` if it is there.
 
     Args:
-      collection: The collection, whose folder keeps it.
+      plan: How trainings are run; its folder keeps what was measured.
       every_scale: The scales.
       trainings: The trainings; their teachers are added.
     """
-    path = find_file(collection.folder)
+    path = find_file(plan.folder)
     found = _read(path)
-    known = found or measure(collection)
+    known = found or measure(plan)
     teachers = [training.teacher for training in trainings if training.teacher]
     wanted = {
         scale.hash_configuration(training): (scale, training)
@@ -113,7 +109,7 @@ def read_or_measure(
     return known
 
 
-def measure(collection: Collection) -> StepTime:
+def measure(plan: runner.Plan) -> StepTime:
     """Trains the dense model of scale tiny for a few steps, in a temporary folder."""
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     busy = f" Other programs (load {load:.0f} on {cores} cores) make it slower." * (
@@ -126,10 +122,10 @@ def measure(collection: Collection) -> StepTime:
     scale = scales.choose("tiny", _STEPS)
     with tempfile.TemporaryDirectory(prefix="mtf_switch_step_time_") as path:
         folder = ResultsFolder(path, scale.label)
-        short = dataclasses.replace(collection, folder=folder, scale=scale)
+        short = dataclasses.replace(plan, folder=folder, scale=scale)
         folder.prepare()
         start = time.monotonic()
-        runner.run_all(short.plan(1, keeps_model_dirs=False), [runner.Job(T5, 0)])
+        runner.run_all(short, [runner.Job(T5, 0)])
         seconds = time.monotonic() - start
         result = folder.read(T5, 0)
     examples = scale.count_examples(T5)

@@ -11,8 +11,8 @@ from made_results import make_result
 from mtf_switch.reproduction import listing, origins, runner, scales, step_time
 from mtf_switch.reproduction.catalog import EXHIBITS
 from mtf_switch.reproduction.exhibits.trainings import SWITCH, T5
-from mtf_switch.reproduction.reproduce import Collection
 from mtf_switch.reproduction.results_folder import ResultsFolder
+from mtf_switch.reproduction.runner import Plan
 from mtf_switch.reproduction.step_time import StepTime
 
 TINY = scales.choose("tiny")
@@ -20,8 +20,9 @@ SMALL = scales.choose("small")
 STUDENT = EXHIBITS["table_6"].find_row("distillation").training
 
 
-def make_collection(path) -> Collection:
-    return Collection(ResultsFolder(str(path), "tiny"), TINY, 2, "abc1234", lambda _: {})
+def make_plan(path) -> Plan:
+    folder = ResultsFolder(str(path), "tiny")
+    return Plan(TINY, folder, 1, False, "abc1234", lambda _: {})
 
 
 def make_step_time(**flops: float) -> StepTime:
@@ -63,8 +64,8 @@ def _fake_training(monkeypatch):
 
 @pytest.mark.usefixtures("_fake_training")
 def test_a_short_training_measures_the_machine_once(tmp_path, capsys) -> None:
-    collection = make_collection(tmp_path)
-    found = step_time.read_or_measure(collection, [TINY], [T5, STUDENT])
+    plan = make_plan(tmp_path)
+    found = step_time.read_or_measure(plan, [TINY], [T5, STUDENT])
     # 40 steps and 11 evaluations of 40 batches.
     assert found.start_seconds == pytest.approx(100 - 0.5 * (40 + 11 * 40 / 3))
     tokens = 64 * TINY.count_tokens(T5)
@@ -73,8 +74,8 @@ def test_a_short_training_measures_the_machine_once(tmp_path, capsys) -> None:
     assert set(found.flops_per_token) == {TINY.hash_configuration(t) for t in wanted}
     assert "measures the speed of this machine, once" in capsys.readouterr().err
     # The clock of the fixture has no third reading: it is not measured again.
-    assert step_time.read_or_measure(collection, [TINY], [T5]) == found
-    more = step_time.read_or_measure(collection, [TINY, SMALL], [T5])
+    assert step_time.read_or_measure(plan, [TINY], [T5]) == found
+    more = step_time.read_or_measure(plan, [TINY, SMALL], [T5])
     assert SMALL.hash_configuration(T5) in more.flops_per_token
 
 
@@ -87,7 +88,7 @@ def test_what_another_machine_measured_or_is_damaged_is_measured_again(
     path.parent.mkdir()
     content = {**dataclasses.asdict(make_step_time(t5=1.0)), **(change or {})}
     path.write_text(json.dumps(content if change else [content]))
-    found = step_time.read_or_measure(make_collection(tmp_path), [TINY], [T5])
+    found = step_time.read_or_measure(make_plan(tmp_path), [TINY], [T5])
     assert found.machine == origins.describe_machine()
     assert found.start_seconds != 10.0
     assert json.loads(path.read_text()) == dataclasses.asdict(found)
