@@ -21,6 +21,8 @@ from tasks import message_text
         ("Hello ${name}, {0} and {user}!", "Hello, and !"),
         ("{% url 'x' %}Read {{ title }} now", "Read now"),
         ("Tom &amp; Jerry &lt;b&gt;", "Tom & Jerry"),
+        # Some translators escape twice.
+        ("Caf&amp;eacute; &amp;lt;b&amp;gt;", "Café"),
         ("&File", "File"),
         ("Line one\\nline two\nline three", "Line one\\nline two line three"),
         ("see :ref:`the docs <x>`", "see the docs"),
