@@ -218,7 +218,7 @@ def _reach(*_: Any, **__: Any) -> None:
 def _seams(builds_graph: bool = False, trains_vocabulary: bool = False) -> Iterator[None]:
     """Stops commands where the expensive part begins.
 
-    That is a session of TensorFlow, the lowering for a pod, a download, the training of a
+    That is a session of TensorFlow, a program for PJRT, the lowering for a pod, a download, the training of a
     vocabulary, and waiting for further checkpoints.
     """
     # These imports load TensorFlow, so they are not at the top.
@@ -227,6 +227,7 @@ def _seams(builds_graph: bool = False, trains_vocabulary: bool = False) -> Itera
 
     from mtf_switch.analysis import traced_model
     from mtf_switch.downstream import checkpoint_selection
+    from mtf_switch.pjrt import executable, inference_graph, training_graph
     from mtf_switch.planning import pod_graph
     from mtf_switch.programs import tpu_compiler
     from mtf_switch.reproduction import runner as reproduction_runner
@@ -236,11 +237,14 @@ def _seams(builds_graph: bool = False, trains_vocabulary: bool = False) -> Itera
     train_vocabulary = text_corpus.train_vocabulary if trains_vocabulary else _reach
     stop = _build_graph if builds_graph else (lambda mode: _reach)
     runner = tpu_estimator.TPUEstimator
+    graphs = () if builds_graph else (training_graph, inference_graph)
     with contextlib.ExitStack() as stack:
         for owner, name, value in (
             (runner, "train", stop("train")),
             (runner, "evaluate", stop("eval")),
             (runner, "predict", stop("infer")),
+            *((graph, "build", _reach) for graph in graphs),
+            (executable.Executable, "__init__", _reach),
             (traced_model, "TracedModel", _reach),
             (served_model, "_read_weights", _reach),
             (pod_graph, "_make_mesh_impl", _reach),
