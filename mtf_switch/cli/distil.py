@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 
-from mtf_switch.cli import flags, inspection_flags, own_data_flags, text_packages, train
+from mtf_switch.cli import (
+    flags,
+    inspection_flags,
+    own_data_flags,
+    runtime_flags,
+    text_packages,
+    train,
+)
 from mtf_switch.config import bound_settings, gin_config, gin_files, saved_config
 from mtf_switch.distillation.settings import INITS
 from mtf_switch.errors import UserError
@@ -58,7 +65,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_check(parser, _check_flags)
     own_data_flags.add(parser, trains=True)
     flags.add_machine(parser)
-    parser.set_defaults(process_id=None)
+    runtime_flags.add(parser, trains=True)
     inspection_flags.add(parser)
     flags.add_check(parser, train.check_free)
     flags.add_check(
@@ -109,6 +116,7 @@ def run_command(options: argparse.Namespace) -> None:
         options.model_dir,
         flags.tpu_cluster(options),
         settings=run_settings,
+        runtime=runtime_flags.make_runtime(options),
         vocabulary_of=teacher.checkpoint,
     )
     pretrained.check_vocabulary(run)
@@ -149,18 +157,30 @@ def _check_flags(options: argparse.Namespace) -> None:
             "--teacher_top_k is the number of tokens that a cache keeps: pass --cache_teacher, "
             "too."
         )
-    if options.cache_teacher and options.dry_run and not os.path.exists(options.cache_teacher):
-        raise UserError(
-            f"--dry_run does not write the cache {options.cache_teacher}: look at the run "
-            "without --cache_teacher."
-        )
-    if options.cache_teacher and options.tpu:
-        raise UserError(
-            "--cache_teacher is for this machine: a TPU would wait for the cached "
-            "probabilities. Remove it."
-        )
+    _check_cache(options)
     if options.corpus is not None and options.train_file is not None:
         raise UserError(
             "--corpus trains on text and --train_file on labelled examples: give only one of "
             "them."
+        )
+
+
+def _check_cache(options: argparse.Namespace) -> None:
+    if not options.cache_teacher:
+        return
+    is_new = not os.path.exists(options.cache_teacher)
+    if options.dry_run and is_new:
+        raise UserError(
+            f"--dry_run does not write the cache {options.cache_teacher}: look at the run "
+            "without --cache_teacher."
+        )
+    if options.tpu:
+        raise UserError(
+            "--cache_teacher is for this machine: a TPU would wait for the cached "
+            "probabilities. Remove it."
+        )
+    if options.num_processes and is_new:
+        raise UserError(
+            f"A single process writes the cache {options.cache_teacher}, which does not exist: "
+            "write it with a run without --num_processes, and copy it to all hosts."
         )

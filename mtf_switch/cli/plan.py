@@ -71,12 +71,13 @@ def _make_objective_factory(options: argparse.Namespace) -> Callable | None:
     from mtf_switch.distillation.settings import DistillationSettings
     from mtf_switch.distillation.teacher import Teacher
     from mtf_switch.planning import planner
+    from mtf_switch.runs.runtime import Target
 
     planner.parse_files([options.teacher])
     teacher = Teacher.capture()
 
     def make_objective(settings, vocabulary):
-        model = teacher.build(settings, vocabulary, on_tpu=True, drops_tokens=True)
+        model = teacher.build(settings, vocabulary, Target(on_tpu=True), drops_tokens=True)
         return Distillation(teacher, model, DistillationSettings(teacher=options.teacher))
 
     return make_objective

@@ -52,7 +52,8 @@ class Distillation:
         """Builds the teacher's model for a student's run.
 
         Raises:
-          UserError: If teacher and student differ in what they must have in common.
+          UserError: If teacher and student differ in what they must have in common, or the run
+            cannot read a cache.
         """
         teacher.check_lengths(run.settings)
         if run.settings.init_checkpoint and settings.init != "none":
@@ -61,9 +62,14 @@ class Distillation:
                 f"--init={settings.init} both say from which weights the student starts: pass "
                 "--init=none for the checkpoint, or remove it."
             )
-        model = teacher.build(
-            run.settings, run.vocabulary, run.on_tpu, settings.teacher_capacity == "evaluation"
-        )
+        target = run.target
+        if settings.cache is not None and target.on_tpu:
+            raise UserError(
+                "--cache_teacher is not for a TPU, which would wait for the cached "
+                "probabilities. Remove it."
+            )
+        drops_tokens = settings.teacher_capacity == "evaluation"
+        model = teacher.build(run.settings, run.vocabulary, target, drops_tokens)
         cache = None
         if settings.cache is not None:
             cache = teacher_cache.open_or_write(

@@ -21,6 +21,7 @@ from mtf_switch.model_dirs import saved_checkpoints
 from mtf_switch.runs import model_call
 from mtf_switch.runs.model_call import Features
 from mtf_switch.runs.objective import TEACHER_SCOPE
+from mtf_switch.runs.runtime import Target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +94,14 @@ class Teacher:
             )
 
     def build(
-        self, settings: RunSettings, vocabulary: Any, on_tpu: bool, drops_tokens: bool
+        self, settings: RunSettings, vocabulary: Any, target: Target, drops_tokens: bool
     ) -> Any:
         """Builds the model, on the mesh and for the batches of a student.
 
         Args:
           settings: The settings of the student's run.
           vocabulary: Its vocabulary, or its (inputs, targets) vocabularies.
-          on_tpu: Whether the graph is for a TPU.
+          target: What runs its graph.
           drops_tokens: Whether experts have the capacity of evaluation, or room for all tokens.
 
         Raises:
@@ -109,7 +110,9 @@ class Teacher:
         inference = None if drops_tokens else InferenceCapacity()
         try:
             with self.configuration.use():
-                return switch_transformer.build(settings, vocabulary, on_tpu, inference)
+                return switch_transformer.build(
+                    *(settings, vocabulary, target.on_tpu, inference), compiled=target.compiled
+                )
         except UserError as error:
             raise UserError(f"The teacher {self.checkpoint}: {error}") from error
 

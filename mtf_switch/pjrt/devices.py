@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mtf_switch.errors import UserError
-from mtf_switch.pjrt import processes
+from mtf_switch.pjrt import lost_process, processes
 from mtf_switch.pjrt.processes import Processes
 
 _CPU_DEVICES = "--xla_force_host_platform_device_count"
@@ -41,6 +41,8 @@ def find(mesh_shape: Sequence[tuple[str, int]], group: Processes) -> np.ndarray:
     cores = int(np.prod(sizes, dtype=int))
     _prepare_cpu_devices(cores, group)
     processes.join(group)
+    if group.count > 1:
+        lost_process.explain_abort()
     devices = _list_devices()
     _check_enough(devices, cores, group)
     return _arrange(sizes, devices[:cores])

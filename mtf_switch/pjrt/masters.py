@@ -33,6 +33,7 @@ class Masters:
         self._mesh = mesh
         self._step = tf.train.get_global_step()
         self._values = {value.name: value for value in program.inputs}
+        self._changed = {value.name for value in program.outputs}
         self._reads: dict[str, tf.Tensor] = {}
         self._assigns: dict[str, tuple[tf.Tensor, tf.Operation]] = {}
         for variable in lowering.variables:
@@ -46,6 +47,8 @@ class Masters:
         # The graph optimizer would look at the whole graph.
         config.graph_options.rewrite_options.disable_meta_optimizer = True
         self.session = tf.Session(config=config)
+        # Those that no checkpoint of the run has, such as a teacher's.
+        self.session.run(tf.local_variables_initializer())
 
     def initialize(self) -> None:
         """Gives the variables their initial values."""
@@ -65,7 +68,7 @@ class Masters:
         }
 
     def read_from_devices(self, slices: Mapping[str, OnDevices], step: int) -> None:
-        """Gives the variables the values that they have on the devices.
+        """Gives the variables that the program changes their values on the devices.
 
         All processes must call this, because they communicate.
 
@@ -73,8 +76,9 @@ class Masters:
           slices: The slices of each variable of the program.
           step: The global step.
         """
-        for name, on_devices in slices.items():
+        # In the same order in all processes.
+        for name in (name for name in slices if name in self._changed):
             fed, assign = self._assigns[name]
-            whole = self._mesh.join(self._values[name], on_devices)
+            whole = self._mesh.join(self._values[name], slices[name])
             self.session.run(assign, {fed: whole.astype(fed.dtype.as_numpy_dtype, copy=False)})
         self._step.load(step, self.session)

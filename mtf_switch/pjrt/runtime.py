@@ -14,7 +14,9 @@ from mtf_switch.pjrt.inference import PjrtRunner
 from mtf_switch.pjrt.processes import Processes
 from mtf_switch.pjrt.training import PjrtTrainer
 from mtf_switch.pjrt.validation import DeviceValidation
+from mtf_switch.runs.objective import Objective
 from mtf_switch.runs.run import Run
+from mtf_switch.runs.runtime import Target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,19 +29,22 @@ class PjrtRuntime:
 
     group: Processes
 
-    def make_trainer(self, run: Run) -> PjrtTrainer:
+    def find_target(self, run: Run) -> Target:
+        """Returns what runs the graphs of a run; see `runtime.Runtime`."""
+        on_tpu = devices.get_platform(self._find_mesh(run).devices) == "tpu"
+        return Target(on_tpu, compiled=not on_tpu)
+
+    def make_trainer(self, run: Run, objective: Objective) -> PjrtTrainer:
         """Makes the trainer of a run; see `runtime.Runtime`."""
-        mesh = self._find_mesh(run)
-        model = _build_model(run, mesh)
+        mesh, model = self._find_mesh(run), _build_model(run)
         validation = DeviceValidation(run, model, mesh)
-        return PjrtTrainer(run, model, mesh, self.group, validation)
+        return PjrtTrainer(run, model, mesh, self.group, validation, objective)
 
     def make_runner(
         self, run: Run, score: bool, inference: InferenceCapacity | None
     ) -> PjrtRunner:
         """Makes what evaluates and scores; see `runtime.Runtime`. It does not decode."""
-        mesh = self._find_mesh(run)
-        return PjrtRunner(run, _build_model(run, mesh, inference), mesh)
+        return PjrtRunner(run, _build_model(run, inference), self._find_mesh(run))
 
     def _find_mesh(self, run: Run) -> DeviceMesh:
         axes = run.settings.layout.axes
@@ -49,8 +54,8 @@ class PjrtRuntime:
         return DeviceMesh(tuple(name for name, _ in axes) or ("all",), found)
 
 
-def _build_model(run: Run, mesh: DeviceMesh, inference: InferenceCapacity | None = None) -> Any:
-    on_tpu = devices.get_platform(mesh.devices) == "tpu"
+def _build_model(run: Run, inference: InferenceCapacity | None = None) -> Any:
+    target = run.target
     return switch_transformer.build(
-        run.settings, run.vocabulary, on_tpu, inference, compiled=not on_tpu
+        run.settings, run.vocabulary, target.on_tpu, inference, compiled=target.compiled
     )

@@ -13,11 +13,12 @@ import numpy as np
 
 from mtf_switch.errors import UserError
 from mtf_switch.model_dirs.best_checkpoint import BestCheckpoint
-from mtf_switch.pjrt import processes, step_results, training_graph
+from mtf_switch.pjrt import lost_process, processes, step_results, training_graph
 from mtf_switch.pjrt.device_mesh import DeviceMesh, OnDevices
 from mtf_switch.pjrt.processes import Processes
 from mtf_switch.pjrt.step_summaries import StepSummaries
 from mtf_switch.runs import data
+from mtf_switch.runs.objective import Objective
 from mtf_switch.runs.progress import Progress, StepResults
 from mtf_switch.runs.run import Run
 from mtf_switch.runs.stop_signals import StopHook
@@ -46,6 +47,7 @@ class PjrtTrainer:
         mesh: DeviceMesh,
         group: Processes,
         validation: DeviceValidates,
+        objective: Objective,
     ):
         """Makes the trainer.
 
@@ -55,9 +57,10 @@ class PjrtTrainer:
           mesh: The devices.
           group: The processes of the run.
           validation: Measures the validation loss.
+          objective: What the run minimizes.
         """
         self._run, self._model, self._mesh, self._group = run, model, mesh, group
-        self._validation = validation
+        self._validation, self._objective = validation, objective
         self._best: BestCheckpoint | None = None
         # The steps that have started, and their results.
         self._waiting: collections.deque[tuple[int, Mapping[str, Any]]] = collections.deque()
@@ -71,20 +74,38 @@ class PjrtTrainer:
         return self._group.writes
 
     def wait_for_files(self) -> None:
-        """Waits until process 0 has written the files that the run starts from."""
-        processes.wait_for_all(self._group, "files are written")
+        """Waits until process 0 has written the files that the run starts from.
+
+        Raises:
+          UserError: If another process of the run is lost.
+        """
+        with lost_process.explain(self._group):
+            processes.wait_for_all(self._group, "files are written")
 
     def train(self, start: int, stop: StopHook) -> None:
-        """Trains from the checkpoint of step `start` until the last step or a signal."""
+        """Trains from the checkpoint of step `start` until the last step or a signal.
+
+        Raises:
+          UserError: If another process of the run is lost; see also `runtime.Trainer`.
+        """
+        with lost_process.explain(self._group):
+            self._train(start, stop)
+
+    def _train(self, start: int, stop: StopHook) -> None:
         self.reached_step = start
-        input_fn = data.make_train_input_fn(self._run.settings, start)
-        graph = training_graph.build(self._run, self._model, input_fn, self._mesh)
+        settings, objective = self._run.settings, self._objective
+        input_fn = objective.make_input_fn(settings, start)
+        graph = training_graph.build(
+            *(self._run, self._model),
+            input_fn or data.make_train_input_fn(settings, start),
+            *(self._mesh, objective),
+        )
         self._graph, self._variables = graph, graph.masters.put_on_devices()
         with graph.graph.as_default():
             if self.writes:
                 self._progress = Progress(self._run, start)
                 self._summaries = StepSummaries(self._run, start)
-            if self._run.settings.keep_best:
+            if settings.keep_best:
                 self._best = BestCheckpoint(self._run.model_dir)
             if self.writes and not start:
                 graph.save(self._run.model_dir, 0)

@@ -19,6 +19,7 @@ from mtf_switch.pjrt.executable import Executable
 from mtf_switch.pjrt.masters import Masters
 from mtf_switch.pjrt.mesh_impl import PjrtMeshImpl
 from mtf_switch.runs import run_saver, step_program, training_step
+from mtf_switch.runs.objective import Objective
 from mtf_switch.runs.run import Run
 from mtf_switch.runs.training_step import TrainingStep
 
@@ -56,7 +57,9 @@ class TrainingGraph:
             )
 
 
-def build(run: Run, model: Any, input_fn: Callable, mesh: DeviceMesh) -> TrainingGraph:
+def build(
+    run: Run, model: Any, input_fn: Callable, mesh: DeviceMesh, objective: Objective
+) -> TrainingGraph:
     """Builds the graph of training, compiles its step, and restores the latest checkpoint.
 
     The operations are made in the same order as the Estimator's, because the initial values of
@@ -67,6 +70,7 @@ def build(run: Run, model: Any, input_fn: Callable, mesh: DeviceMesh) -> Trainin
       model: The model that `switch_transformer.build` made.
       input_fn: Makes the dataset of the batches.
       mesh: The devices.
+      objective: What the step minimizes.
 
     Raises:
       UserError: If the model or the checkpoint cannot be used.
@@ -81,11 +85,13 @@ def build(run: Run, model: Any, input_fn: Callable, mesh: DeviceMesh) -> Trainin
         features = dict(iterator.get_next())
         mesh_impl = PjrtMeshImpl(settings.mesh_shape, settings.layout_rules)
         step = training_step.build(
-            model, settings, features, mesh_impl, model_info_file=settings.model_info_file
+            *(model, settings, features, mesh_impl),
+            model_info_file=settings.model_info_file,
+            objective=objective,
         )
         if latest:
             CheckShapesHook(latest).begin()
-        run_saver.load_initial_weights(run)
+        objective.load_initial_weights(settings, run.model_dir)
         saver = run_saver.make(run)
         program = step_program.make_program(mesh_impl, features, _list_results(step))
         masters = Masters(step.lowering, program, mesh)

@@ -8,7 +8,7 @@ from typing import Any
 from mesh_tensorflow.transformer import utils
 
 from mtf_switch.config.run_settings import RunSettings
-from mtf_switch.runs.runtime import Runtime
+from mtf_switch.runs.runtime import Runtime, Target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +34,17 @@ class Run:
 
     @property
     def on_tpu(self) -> bool:
-        """Whether the run uses a TPU."""
+        """Whether the Estimator runs on a TPU."""
         return self.cluster is not None
+
+    @property
+    def target(self) -> Target:
+        """What runs the graphs of the run.
+
+        Raises:
+          UserError: If a runtime finds too few devices for the mesh.
+        """
+        return self.runtime.find_target(self) if self.runtime else Target(self.on_tpu)
 
     def feature_vocabulary(self, feature: str) -> Any:
         """Returns the vocabulary of a feature, "inputs" or "targets"."""

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What runs the graphs of a run, which decides how its Switch layers dispatch tokens.
+
+    Attributes:
+      on_tpu: Whether it is a TPU.
+      compiled: Whether XLA compiles them for a CPU or GPU; see `SwitchLayer.set_target`.
+    """
+
+    on_tpu: bool
+    compiled: bool = False
 
 
 class Trainer(Protocol):
@@ -62,8 +76,19 @@ class Runner(Protocol):
 class Runtime(Protocol):
     """Runs the steps of a run."""
 
-    def make_trainer(self, run: Any) -> Trainer:
+    def find_target(self, run: Any) -> Target:
+        """Returns what runs the graphs of a run.
+
+        Raises:
+          UserError: If there are too few devices for the mesh.
+        """
+
+    def make_trainer(self, run: Any, objective: Any) -> Trainer:
         """Makes the trainer of a run.
+
+        Args:
+          run: The run.
+          objective: What it minimizes, an `objective.Objective`.
 
         Raises:
           UserError: If the model cannot be built, or there are too few devices for the mesh.

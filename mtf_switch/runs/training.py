@@ -29,7 +29,7 @@ def train(run: Run, accept_new_text: bool = False, objective: Objective = ORDINA
     Args:
       run: The run, made from the parsed gin configuration.
       accept_new_text: Whether the run may continue although its text has changed.
-      objective: What the run minimizes. A runtime knows the ordinary one alone.
+      objective: What the run minimizes.
 
     Returns:
       The step that the run has reached.
@@ -45,8 +45,10 @@ def train(run: Run, accept_new_text: bool = False, objective: Objective = ORDINA
         settings.task, "train", data.is_cached(mesh_transformer.mesh_train_dataset_fn)
     )
     # This checks the model, so it comes before anything is written.
-    runtime = run.runtime
-    trainer = runtime.make_trainer(run) if runtime else EstimatorTrainer(run, objective)
+    if run.runtime:
+        trainer = run.runtime.make_trainer(run, objective)
+    else:
+        trainer = EstimatorTrainer(run, objective)
     if not trainer.writes:
         with contextlib.closing(trainer):
             return _train_on(run, trainer)

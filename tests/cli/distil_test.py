@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import quick_compilation
 import students
 import tensorflow.compat.v1 as tf
 from tiny_run import VOCABULARY, TinyRun, copy_of, variables
@@ -76,6 +77,36 @@ def test_a_student_that_is_resumed_is_the_same(
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
+def distil_through_pjrt(tiny: TinyRun, teacher: Path, model_dir: Path, *flags: str):
+    """Distils on one device for two steps."""
+    flags = ("--runtime=pjrt", "--devices=1", "--steps=2", *flags)
+    with quick_compilation.compile_quickly():
+        outcome = students.distil(tiny, teacher, model_dir, *flags, params=SAVE_OFTEN)
+    assert outcome.code == 0, outcome.err
+    return outcome
+
+
+def test_pjrt_trains_the_same_student(
+    tiny: TinyRun, trained: Path, student, tmp_path: Path
+) -> None:
+    """With dropout. Its first loss needs the teacher, and its second one all gradients."""
+    outcome = distil_through_pjrt(tiny, trained, tmp_path / "run")
+    assert outcome.out.splitlines()[:-1] == student[1].splitlines()[:-1]
+    logs = [train_log.read(str(run)) for run in (tmp_path / "run", student[0])]
+    for ours, others in zip(*logs):
+        # 1e-5: float32 sums in another order.
+        assert ours.loss == pytest.approx(others.loss, rel=1e-5)
+        assert ours.teacher_nats_per_token == pytest.approx(
+            others.teacher_nats_per_token, rel=1e-5
+        )
+    assert [step.step for step in logs[0]] == [1, 2]
+    wanted, found = variables(student[0], 2), variables(tmp_path / "run", 2)
+    assert wanted.keys() == found.keys()
+    for name, value in wanted.items():
+        scale = np.abs(value).max()
+        np.testing.assert_allclose(found[name], value, atol=1e-5 * scale, err_msg=name)
+
+
 @pytest.fixture(scope="module")
 def cached(tiny: TinyRun, trained: Path, student, tmp_path_factory) -> tuple[Path, Path, str]:
     """The run of `student` with a cache of all tokens: model_dir, cache, what was printed."""
@@ -93,6 +124,23 @@ def test_a_cache_of_all_tokens_is_as_good_as_the_teacher(student, cached) -> Non
     for name, value in wanted.items():
         # softmax(log_softmax(x)) is softmax(x) up to float32's rounding.
         np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_pjrt_reads_and_writes_a_cache(
+    tiny: TinyRun, trained: Path, student, cached, tmp_path: Path
+) -> None:
+    wanted = variables(student[0], 2)
+    for name, cache in (("reads", cached[1]), ("writes", tmp_path / "cache")):
+        flags = (f"--cache_teacher={cache}", "--teacher_top_k=9999")
+        distil_through_pjrt(tiny, trained, tmp_path / name, *flags)
+        found = variables(tmp_path / name, 2)
+        assert wanted.keys() == found.keys()
+        for variable, value in wanted.items():
+            # As in the test above.
+            np.testing.assert_allclose(
+                found[variable], value, rtol=1e-3, atol=1e-5, err_msg=variable
+            )
 
 
 @pytest.mark.slow
@@ -123,13 +171,19 @@ def test_a_cache_of_few_tokens_says_what_it_keeps(
 
 
 def test_another_cache_is_refused(tiny: TinyRun, trained: Path, cached, tmp_path: Path) -> None:
-    for folder, flag, message in (
-        (cached[1], "--teacher_top_k=3", "has teacher_top_k 9999, but this run has 3"),
-        (tmp_path, "--teacher_top_k=3", "is not a cache that --cache_teacher wrote"),
-        (tmp_path / "x", "--dry_run", "--dry_run does not write the cache"),
+    of_two = ("--runtime=pjrt", "--num_processes=2", "--process_id=1")
+    for folder, flags, message in (
+        (cached[1], ["--teacher_top_k=3"], "has teacher_top_k 9999, but this run has 3"),
+        (tmp_path, ["--teacher_top_k=3"], "is not a cache that --cache_teacher wrote"),
+        (tmp_path / "x", ["--dry_run"], "--dry_run does not write the cache"),
+        (
+            tmp_path / "x",
+            [*of_two, "--coordinator_address=localhost:1"],
+            "A single process writes the cache",
+        ),
     ):
         outcome = students.distil(
-            tiny, trained, tmp_path / "new", f"--cache_teacher={folder}", flag, "--steps=4"
+            tiny, trained, tmp_path / "new", f"--cache_teacher={folder}", *flags, "--steps=4"
         )
         assert outcome.code == 1
         assert message in outcome.err

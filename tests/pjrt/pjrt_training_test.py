@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,19 +14,64 @@ import tensorflow.compat.v1 as tf
 from tiny_run import FEW_LAYERS, TinyRun, contents, copy_of, variables
 
 from mtf_switch.model_dirs import initial_weights, train_log
+from mtf_switch.pjrt.executable import Executable
 
 PARAMS = {**FEW_LAYERS, "num_experts": "8"}
 FLAGS = ("--runtime=pjrt", "--devices=8")
 VALIDATION = ("--eval_every=4", "--keep_best", "--gin_param=eval_every_steps.batches = 1")
 
 
+@dataclasses.dataclass(frozen=True)
+class Fed:
+    """What the trainer has given to the program of a step.
+
+    Attributes:
+      step: The number of steps before it.
+      batch: The batch.
+      donated: Whether the step has taken over the memory of all variables that it changed.
+    """
+
+    step: int
+    batch: dict[str, np.ndarray]
+    donated: bool
+
+
+@contextlib.contextmanager
+def record() -> Iterator[list[Fed]]:
+    """Records all steps of training."""
+    fed, run = [], Executable.run
+
+    def run_and_record(self, variables, batch, step=0):
+        changed, results = run(self, variables, batch, step)
+        if changed:
+            old = [slice_ for name in changed for slice_ in variables[name]]
+            fed.append(Fed(step, batch, all(slice_.is_deleted() for slice_ in old)))
+        return changed, results
+
+    with mock.patch.object(Executable, "run", run_and_record):
+        yield fed
+
+
 @pytest.fixture(scope="module")
-def trained_by_pjrt(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model_dir at step 6, with all noise on."""
+def recorded(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Fed]]:
+    """A model_dir at step 6, with all noise on, and its steps."""
     model_dir = tmp_path_factory.mktemp("pjrt") / "run"
-    outcome = tiny.train(model_dir, "--steps=6", *FLAGS, *VALIDATION, params=PARAMS)
+    with record() as fed:
+        outcome = tiny.train(model_dir, "--steps=6", *FLAGS, *VALIDATION, params=PARAMS)
     assert outcome.code == 0, outcome.err
-    return model_dir
+    return model_dir, fed
+
+
+@pytest.fixture(scope="module")
+def trained_by_pjrt(recorded) -> Path:
+    return recorded[0]
+
+
+def test_every_step_has_its_own_number_and_batch_and_needs_no_second_copy(recorded):
+    _, fed = recorded
+    assert [each.step for each in fed] == [0, 1, 2, 3, 4, 5]
+    assert len({each.batch["inputs"].tobytes() for each in fed}) == 6
+    assert all(each.donated for each in fed)
 
 
 def test_a_run_leaves_the_files_of_the_estimator(trained_by_pjrt):
@@ -55,26 +103,40 @@ def test_the_events_have_the_curves_of_the_estimator(trained_by_pjrt):
 
 @pytest.fixture(scope="module")
 def by_estimator(trained_by_pjrt, tiny, tmp_path_factory) -> Path:
-    """The same run, trained to step 8 by the Estimator from step 6 of PJRT, on one device."""
+    """The same run, trained by the Estimator from step 3 of PJRT to step 5, on one device."""
     model_dir = copy_of(trained_by_pjrt, tmp_path_factory.mktemp("estimator") / "run")
-    outcome = tiny.train(model_dir, "--steps=8", "--devices=1", params=PARAMS)
+    for file in model_dir.glob("model.ckpt-6*"):
+        file.unlink()
+    outcome = tiny.train(model_dir, "--steps=5", "--devices=1", params=PARAMS)
     assert outcome.code == 0, outcome.err
     return model_dir
 
 
-def test_the_estimator_continues_a_run_and_pjrt_continues_that(by_estimator, tiny, tmp_path):
-    steps = train_log.read(str(by_estimator))
-    assert [step.step for step in steps] == list(range(1, 9))
-    assert steps[6].loss == pytest.approx(steps[5].loss, rel=0.1)
+def test_the_estimator_continues_a_run_and_pjrt_continues_that(
+    recorded, by_estimator, tiny, tmp_path
+):
+    logs = [train_log.read(str(run)) for run in (recorded[0], by_estimator)]
+    assert [step.step for step in logs[1]] == [1, 2, 3, 4, 5]
+    assert [s.loss for s in logs[1]] == pytest.approx([s.loss for s in logs[0][:5]], rel=0.1)
     model_dir = copy_of(by_estimator, tmp_path / "run")
-    outcome = tiny.train(model_dir, "--steps=9", "--runtime=pjrt", "--devices=1", params=PARAMS)
+    with record() as fed:
+        outcome = tiny.train(
+            model_dir, "--steps=6", "--runtime=pjrt", "--devices=1", params=PARAMS
+        )
     assert outcome.code == 0, outcome.err
-    before, after = variables(by_estimator, 8), variables(model_dir, 9)
+    # The step and the batch are those of the run that was never stopped.
+    assert [each.step for each in fed] == [5]
+    for name, ids in recorded[1][5].batch.items():
+        np.testing.assert_array_equal(fed[0].batch[name], ids)
+    before, after = variables(by_estimator, 5), variables(model_dir, 6)
     assert before.keys() == after.keys()
-    assert train_log.read(str(model_dir))[-1].step == 9
-    # One small step from where the Estimator stopped.
+    assert train_log.read(str(model_dir))[-1].step == 6
     slots = [name for name in before if "_slot_" in name]
     assert slots
+    for name in slots:
+        # Adafactor's means of squares, of which a step keeps 1 - 6^-0.8.
+        assert (after[name] >= 0.76 * before[name]).all(), name
+    # One small step from where the Estimator stopped.
     kernel = "encoder/block_000/layer_000/SwitchFFN/wi/kernel"
     np.testing.assert_allclose(after[kernel], before[kernel], atol=0.02)
     assert not np.array_equal(after[kernel], before[kernel])

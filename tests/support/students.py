@@ -139,6 +139,23 @@ class BuiltStep:
         return self.session.run({v.op.name: v for v in tf.global_variables()})
 
 
+def make_objective(
+    tiny: TinyRun, teacher: Path | None, params: Mapping[str, str], runtime: Any = None
+) -> tuple[Any, Any, Any]:
+    """Returns (settings, vocabulary, objective) of a student with few layers."""
+    found = None
+    if teacher is not None:
+        pretrained = PretrainedCheckpoint.from_path(str(teacher))
+        found = Teacher.parse(pretrained.path, pretrained.whole_config)
+    bound = {"distillation.teacher": repr(found.checkpoint)} if found else {}
+    settings, vocabulary = parse(tiny, {**FEW_LAYERS, **bound, **params})
+    if not found:
+        return settings, vocabulary, ORDINARY
+    run = Run(settings, vocabulary, "no-such-folder", runtime=runtime)
+    chosen = distillation_settings.read(settings.train_steps)
+    return settings, vocabulary, Distillation.make(run, found, chosen)
+
+
 @contextlib.contextmanager
 def build_step(
     tiny: TinyRun, teacher: Path | None, params: Mapping[str, str] = {}
@@ -147,17 +164,7 @@ def build_step(
 
     Without a teacher, it is the ordinary step.
     """
-    found = None
-    if teacher is not None:
-        pretrained = PretrainedCheckpoint.from_path(str(teacher))
-        found = Teacher.parse(pretrained.path, pretrained.whole_config)
-    bound = {"distillation.teacher": repr(found.checkpoint)} if found else {}
-    settings, vocabulary = parse(tiny, {**FEW_LAYERS, **bound, **params})
-    objective = ORDINARY
-    if found:
-        run = Run(settings, vocabulary, "no-such-folder")
-        chosen = distillation_settings.read(settings.train_steps)
-        objective = Distillation.make(run, found, chosen)
+    settings, vocabulary, objective = make_objective(tiny, teacher, params)
     devices = estimator.assign_devices(settings.layout.size)
     config = estimator.session_config(False, devices)
     config.graph_options.rewrite_options.disable_meta_optimizer = True
