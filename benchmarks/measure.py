@@ -145,7 +145,7 @@ def compare_competitors(
       its ratio to the competitor "dense" (None without it), and the circumstances.
     """
     seconds = time_in_turns(competitors, repetitions, label)
-    origin = {"repetitions": repetitions, **_collect_provenance(competitors)}
+    origin = {"repetitions": repetitions, **collect_provenance(competitors)}
     for competitor in competitors.values():
         competitor.close()
     return [{**result, **origin} for result in _summarize(seconds)]
@@ -163,7 +163,7 @@ def _summarize(seconds: Mapping[str, Sequence[float]]) -> Iterator[dict[str, Any
         yield result
 
 
-def _collect_provenance(competitors: Mapping[str, Competitor]) -> dict[str, Any]:
+def collect_provenance(competitors: Mapping[str, Competitor]) -> dict[str, Any]:
     """Collects the command, the commit, the versions and the machine."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     for competitor in competitors.values():

@@ -30,7 +30,7 @@ SCHEDULES = {
 
 def list_results(step: training_step.TrainingStep) -> dict[str, tf.Tensor]:
     export = step.lowering.export_to_tf_tensor
-    gradients = {name: export(gradient) for name, gradient in step.gradients.items()}
+    gradients = {f"gradient/{name}": export(grad) for name, grad in step.gradients.items()}
     return {LOSS: step.loss, SUMS: step.target_sums, **gradients}
 
 
@@ -51,7 +51,7 @@ def run_through_pjrt(tiny: TinyRun, teacher: Path, initial, batch) -> dict[str, 
         for variable in tf.global_variables():
             variable.load(initial[variable.op.name], masters.session)
         on_devices = masters.put_on_devices()
-        of_teacher = [name for name in on_devices if name.startswith("teacher/")]
+        of_teacher = [name for name in on_devices if "teacher/" in name]
         changed, results = Executable(program, mesh).run(on_devices, batch, 3)
     assert of_teacher
     assert not changed.keys() & set(of_teacher)

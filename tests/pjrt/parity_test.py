@@ -1,11 +1,19 @@
-"""A step that PJRT runs on 8 CPU devices is that of TensorFlow on one, with all noise on."""
+"""A step that PJRT runs on 8 CPU devices is that of TensorFlow on one, with all noise on.
+
+Its program has no collectives but those that the planner counts.
+"""
 
 from __future__ import annotations
+
+import collections
 
 import numpy as np
 import pytest
 from pjrt_case import Case, layout_params
 from strategies import STRATEGIES
+
+from mtf_switch.planning import pod_census, pod_graph
+from mtf_switch.programs import compiled_hlo
 
 STEPS = 20
 # One unit in the last place of float32, relative.
@@ -33,8 +41,8 @@ NO_NOISE = {
     ],
 )
 def results(request, tiny):
-    """(results of PJRT, those of one device, those of its controls)."""
-    strategy, params, on_one_device = request.param, {}, {}
+    """(results of PJRT, those of one device, those of its controls, the case)."""
+    strategy, params, on_one_device = request.param, {"SwitchFFN.dispatch": "'gather'"}, {}
     if strategy == "einsum":
         strategy, params = "expert_data", {"SwitchFFN.dispatch": "'einsum'"}
     if strategy.startswith("microbatches"):
@@ -47,11 +55,11 @@ def results(request, tiny):
         layout = layout_params(strategy)
     case = Case(tiny, layout, params, on_one_device)
     initial, (one, *controls) = case.train_on_one_device(STEPS, CONTROLS)
-    return case.train_through_pjrt(initial, STEPS), one, controls
+    return case.train_through_pjrt(initial, STEPS), one, controls, case
 
 
 def test_the_first_loss_and_all_gradients_are_those_of_one_device(results):
-    ours, one, _ = results
+    ours, one, _, _ = results
     np.testing.assert_allclose(ours.losses[0], one.losses[0], rtol=1e-5)
     assert ours.gradients.keys() == one.gradients.keys()
     assert len(one.gradients) == 16
@@ -69,7 +77,7 @@ def test_twenty_steps_stay_as_near_as_rounding_allows(results):
 
     A control starts from weights that are changed by up to one unit in the last place.
     """
-    ours, one, controls = results
+    ours, one, controls, _ = results
     spread = np.max([np.abs(control.losses - one.losses) for control in controls], axis=0)
     rounding = 10 * np.maximum(np.maximum.accumulate(spread), ULP * one.losses)
     distance = np.abs(ours.losses - one.losses)
@@ -79,9 +87,26 @@ def test_twenty_steps_stay_as_near_as_rounding_allows(results):
 
 
 def test_all_variables_after_twenty_steps_are_as_near(results):
-    ours, one, controls = results
+    ours, one, controls, _ = results
     assert ours.variables.keys() == one.variables.keys()
     for name, value in one.variables.items():
         spread = max(np.abs(control.variables[name] - value).max() for control in controls)
         distance = np.abs(ours.variables[name] - value).max()
         assert distance <= 10 * max(spread, ULP * np.abs(value).max()), name
+
+
+def test_the_collectives_are_those_that_the_planner_counts(results):
+    """The compiler joins and removes some, and adds none: bytes by kind and size of groups."""
+    ours, *_, case = results
+    case.parse_layout()
+    compiled: dict[tuple, int] = collections.Counter()
+    for found in compiled_hlo.count_collectives(ours.hlo, case.settings.layout.size):
+        compiled[found.kind, found.cores_per_group] += found.bytes * found.count
+    counted: dict[tuple, int] = collections.Counter()
+    pod = pod_graph.build(case.settings, case.vocabulary)
+    for each in pod_census.count_collectives(pod):
+        counted[each.kind, each.cores_per_group] += each.operand_bytes
+    assert compiled.keys() == counted.keys()
+    for key, size in compiled.items():
+        print(key, size, counted[key])
+        assert 0.5 * counted[key] <= size <= counted[key]

@@ -110,3 +110,28 @@ def test_options_that_cannot_be_are_refused(benchmark_modules, capsys, flags, me
     with pytest.raises(SystemExit):
         switch_layer.main([*TINY_LAYER, *flags])
     assert message in capsys.readouterr().err
+
+
+def test_the_runtimes_benchmark_writes_a_table_and_all_runs(
+    benchmark_modules, monkeypatch, tmp_path, capsys
+):
+    del benchmark_modules
+    import pjrt
+
+    speeds = iter([100.0, 200.0, 200.0, 600.0, 300.0, 300.0])
+
+    def measure_run(model, devices, runtime, steps, tokens):
+        assert (model, devices, steps, tokens) == ("t5_tiny", 8, 4, 2560)
+        return {pjrt.SPEED: next(speeds), pjrt.START_UP: 2.0}
+
+    monkeypatch.setattr(pjrt, "measure_run", measure_run)
+    monkeypatch.setattr(pjrt, "measure_reading", lambda model: (0.004, 2560))
+    flags = ["--models=t5_tiny", "--devices=8", "--steps=4", "--rounds=3"]
+    assert pjrt.main([*flags, f"--output_dir={tmp_path}"]) == 0
+    results = json.loads((tmp_path / "pjrt.json").read_text())["results"]
+    # The runtimes take turns.
+    assert [result[pjrt.SPEED] for result in results] == [[100, 200, 300], [200, 600, 300]]
+    row = (tmp_path / "pjrt.md").read_text().splitlines()[-1]
+    assert "300 (250 to 450)" in row
+    assert "2.00 (1.50 to 2.50)" in row
+    assert row in capsys.readouterr().out

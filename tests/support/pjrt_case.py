@@ -74,11 +74,13 @@ class Trained:
       losses: [steps].
       gradients: Variable -> its gradient in the first step.
       variables: Variable -> its value after the last step, with the optimizer's.
+      hlo: The text of the program that PJRT has compiled; "" without it.
     """
 
     losses: np.ndarray
     gradients: dict[str, np.ndarray]
     variables: dict[str, np.ndarray]
+    hlo: str = ""
 
 
 class Case:
@@ -101,13 +103,17 @@ class Case:
         """
         self._tiny, self._params, self._layout = tiny, {**PARAMS, **params}, layout
         self._on_one_device = on_one_device
-        self._parse(layout)
+        self.parse_layout()
+
+    def parse_layout(self) -> None:
+        """Parses the configuration with the layout."""
+        self._parse(self._layout)
 
     def _parse(self, params: Mapping[str, str]) -> None:
         parsed = self._tiny.parse({**self._params, **params})
         self.settings, self.vocabulary = parsed
 
-    def _build(self, impl: Any, measures: bool = True) -> tuple[dict, Any]:
+    def _build(self, impl: Any) -> tuple[dict, Any]:
         tf.set_random_seed(0)
         tf.train.create_global_step()
         features = {
@@ -115,7 +121,7 @@ class Case:
             for name, length in self.settings.sequence_length.items()
         }
         model = switch_transformer.build(self.settings, self.vocabulary, compiled=True)
-        step = training_step.build(model, self.settings, features, impl, measures=measures)
+        step = training_step.build(model, self.settings, features, impl)
         return features, step
 
     def train_on_one_device(
@@ -159,15 +165,6 @@ class Case:
                     runs.append(_collect(found, session.run(variables)))
         return initial, runs
 
-    def compile(self) -> Executable:
-        """Compiles the step, without what only training measures, for 8 CPU devices."""
-        settings = self.settings
-        with tf.Graph().as_default():
-            impl = PjrtMeshImpl(settings.mesh_shape, settings.layout_rules)
-            features, step = self._build(impl, measures=False)
-            program = step_program.make_program(impl, features, {LOSS: step.loss})
-            return Executable(program, self._find_mesh())
-
     def _find_mesh(self) -> DeviceMesh:
         axes = self.settings.layout.axes
         names = tuple(name for name, _ in axes) or ("all",)
@@ -175,7 +172,7 @@ class Case:
 
     def train_through_pjrt(self, initial: Mapping[str, np.ndarray], steps: int) -> Trained:
         """Returns the results from the given initial values."""
-        self._parse(self._layout)
+        self.parse_layout()
         settings, mesh = self.settings, self._find_mesh()
         with tf.Graph().as_default():
             impl = PjrtMeshImpl(settings.mesh_shape, settings.layout_rules)
@@ -203,7 +200,8 @@ class Case:
                     found[0].update({n.removeprefix(GRADIENT): g for n, g in whole.items()})
             masters.read_from_devices(on_devices, steps)
             assert masters.step == steps
-            return _collect(found, masters.session.run(variables))
+            trained = _collect(found, masters.session.run(variables))
+            return dataclasses.replace(trained, hlo=executable.hlo)
 
 
 def _slice_gradients(step: Any) -> dict[str, tf.Tensor]:
