@@ -6,13 +6,16 @@ initial values and checkpoints are those of the Estimator.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
 
 from mtf_switch.pjrt.device_mesh import DeviceMesh, OnDevices
 from mtf_switch.programs.program import Program
+
+# Least bytes of the variables that are copied together.
+_PART_BYTES = 2**30
 
 
 class Masters:
@@ -61,11 +64,12 @@ class Masters:
 
     def put_on_devices(self) -> dict[str, OnDevices]:
         """Returns the slices of each variable of the program on the devices of this process."""
-        return {
-            name: self._mesh.split(self._values[name], self.session.run(read))
-            for name, read in self._reads.items()
-            if name in self._values
-        }
+        slices = {}
+        for names in self._divide(name for name in self._reads if name in self._values):
+            whole = self.session.run({name: self._reads[name] for name in names})
+            for name in names:
+                slices[name] = self._mesh.split(self._values[name], whole.pop(name))
+        return slices
 
     def read_from_devices(self, slices: Mapping[str, OnDevices], step: int) -> None:
         """Gives the variables that the program changes their values on the devices.
@@ -73,12 +77,33 @@ class Masters:
         All processes must call this, because they communicate.
 
         Args:
-          slices: The slices of each variable of the program.
+          slices: The slices of each variable of the program, in the same order in all
+            processes.
           step: The global step.
         """
-        # In the same order in all processes.
-        for name in (name for name in slices if name in self._changed):
-            fed, assign = self._assigns[name]
-            whole = self._mesh.join(self._values[name], slices[name])
-            self.session.run(assign, {fed: whole.astype(fed.dtype.as_numpy_dtype, copy=False)})
+        for names in self._divide(name for name in slices if name in self._changed):
+            values, assigns = {}, []
+            for name in names:
+                fed, assign = self._assigns[name]
+                whole = self._mesh.join(self._values[name], slices[name])
+                values[fed] = whole.astype(fed.dtype.as_numpy_dtype, copy=False)
+                assigns.append(assign)
+            self.session.run(assigns, values)
         self._step.load(step, self.session)
+
+    def _divide(self, names: Iterable[str]) -> Iterator[list[str]]:
+        """Divides variables into parts that are copied together.
+
+        A call of the session looks at the whole graph if it runs something for the first time,
+        so there are few calls; and a part is small, because it needs memory of its own.
+        """
+        part, size = [], 0
+        for name in names:
+            part.append(name)
+            read = self._reads[name]
+            size += read.shape.num_elements() * read.dtype.size
+            if size >= _PART_BYTES:
+                yield part
+                part, size = [], 0
+        if part:
+            yield part
