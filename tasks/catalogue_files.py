@@ -9,7 +9,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-import re
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -17,18 +16,16 @@ from dataclasses import dataclass
 from email import message_from_string
 from pathlib import Path
 
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from mtf_switch.errors import UserError, join_first
-from tasks import locale_codes
+from tasks import locale_codes, requirement_files
 
 # Where `make install-multilingual` puts the wheels.
 FOLDER = Path(sys.prefix) / "multilingual"
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements-multilingual.txt"
 
 INSTALL = "make install-multilingual"
-
-_PIN = re.compile(r"(?m)^([\w.-]+)==([\w.]+)")
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ class Catalogues:
 
     def _pinned_wheels(self) -> list[tuple[str, str, Path]]:
         """Returns (name, version, path) of the pinned wheels, sorted by name."""
-        pins = read_pins(REQUIREMENTS)
+        pins = requirement_files.read_pins(REQUIREMENTS, "multilingual")
         found = {}
         for path in sorted(self.folder.glob("*.whl")):
             try:
@@ -122,7 +119,9 @@ class Catalogues:
                 continue
             found[name, str(version)] = path
         missing = [
-            f"{name} {version}" for name, version in pins if (name, version) not in found
+            f"{name} {version}"
+            for name, version in pins.items()
+            if (name, version) not in found
         ]
         if missing:
             raise UserError(
@@ -130,23 +129,7 @@ class Catalogues:
                 f"{self.folder} lacks {join_first(missing)}. Run `{INSTALL}`, which downloads "
                 "them, or name catalogues of your own: multilingual.catalogues = 'po/**/*.po'."
             )
-        return [(name, version, found[name, version]) for name, version in pins]
-
-
-def read_pins(requirements: Path) -> list[tuple[str, str]]:
-    """Returns (canonical name, version) of the packages that a requirements file pins, sorted.
-
-    Raises:
-      UserError: If the file cannot be read.
-    """
-    try:
-        text = requirements.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"The multilingual text is made from the packages in {requirements}, which cannot "
-            f"be read: {error.strerror}. Run from a checkout of the repository."
-        ) from error
-    return sorted((canonicalize_name(name), version) for name, version in _PIN.findall(text))
+        return [(name, version, found[name, version]) for name, version in pins.items()]
 
 
 def find_locale(path: str) -> str:

@@ -21,12 +21,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from tqdm import tqdm
 
-from mtf_switch.errors import UserError
-from tasks import docstring_extractor
+from tasks import docstring_extractor, requirement_files
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
 
@@ -125,9 +123,9 @@ class Docstrings:
         """Returns the named packages that are installed, sorted by name.
 
         Raises:
-          UserError: If the requirements file is missing or not in pip's format.
+          UserError: If the requirements file cannot be read, or does not pin all packages.
         """
-        named = read_pinned_names(self.requirements)
+        named = requirement_files.read_pins(self.requirements, "embedded")
         installed: dict[str, Package] = {}
         path = list(sys.path if self.search_path is None else self.search_path)
         for distribution in importlib.metadata.distributions(path=path):
@@ -142,39 +140,6 @@ class Docstrings:
             f"{found} in the docstrings of the packages that {self.requirements} names. "
             f"Install them into this Python ({sys.executable}): make install."
         )
-
-
-def read_pinned_names(requirements: Path) -> set[str]:
-    """Returns the canonical names of the packages that a requirements file pins here.
-
-    It skips packages whose environment marker excludes this Python or machine.
-
-    Raises:
-      UserError: If the file is missing or a line of it is not a requirement.
-    """
-    try:
-        text = requirements.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"The embedded corpus is made from the packages in {requirements}, which "
-            f"cannot be read: {error.strerror}. Run from a checkout of the repository."
-        ) from error
-    names = set()
-    for line in text.replace("\\\n", " ").splitlines():
-        # Cut comments and options such as --hash.
-        line = re.split(r"(?:^|\s)(?:#|--)", line)[0].strip()
-        if not line or line.startswith("-"):
-            continue
-        try:
-            requirement = Requirement(line)
-        except InvalidRequirement as error:
-            raise UserError(
-                f"A line of {requirements} must read like 'name==version', not "
-                f"{line!r}: {error}."
-            ) from error
-        if requirement.marker is None or requirement.marker.evaluate():
-            names.add(canonicalize_name(requirement.name))
-    return names
 
 
 def _make_module_name(file: str) -> str:

@@ -27,7 +27,6 @@ import tensorflow as tf
 from t5.data import postprocessors as t5_postprocessors
 from t5.evaluation import metrics
 
-from mtf_switch.errors import UserError
 from tasks import pretraining, text_cache, text_to_text
 from tasks.docstrings import Docstring, Docstrings
 from tasks.document_split import SPLITS, document_digest, is_for_validation
@@ -233,14 +232,9 @@ def ensure_examples_file() -> Path:
             }
             for task, by_split in make_examples(Docstrings().docstrings()).items()
         }
-        try:
+        with text_cache.explain_errors("The embedded tasks", file):
             file.parent.mkdir(parents=True, exist_ok=True)
             text_cache.write_json(file, content)
-        except OSError as error:
-            raise UserError(
-                f"The embedded tasks cannot be kept in {file.parent}: {error}. Set the "
-                "environment variable MTF_SWITCH_CACHE to a folder that you can write."
-            ) from error
     return file
 
 

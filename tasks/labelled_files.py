@@ -19,6 +19,7 @@ from typing import Any
 
 from mtf_switch import network, whole_file
 from mtf_switch.errors import UserError, suggest_names
+from tasks import utf8_text
 
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
 ENDINGS = (*_DELIMITERS, ".jsonl")
@@ -111,23 +112,7 @@ def _read_text(path: str) -> str:
         content = whole_file.read_bytes(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        is_utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-        encoding = "UTF-16" if is_utf16 else "LATIN1"
-        raise UserError(
-            f"{path}, line {line}: it is not utf-8 (byte 0x{content[error.start]:02x}). If it "
-            f"is {encoding}, convert it: iconv -f {encoding} -t UTF-8 '{path}' > "
-            f"'{_converted(path)}'."
-        ) from error
-    return text.removeprefix("\ufeff")
-
-
-def _converted(path: str) -> str:
-    stem, ending = os.path.splitext(path)
-    return f"{stem}.utf8{ending}"
+    return utf8_text.decode(path, content)
 
 
 def _read_table(path: str, text: str, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -86,7 +86,7 @@ class MultilingualCorpus:
     languages: tuple[str, ...]
     catalogues: Catalogues = dataclasses.field(default_factory=Catalogues)
     vocab_size: int = 4096
-    alpha: float = 0.3
+    alpha: float = language_sampling.ALPHA
     character_coverage: float = 0.9995
 
     def __post_init__(self):
@@ -114,7 +114,7 @@ class MultilingualCorpus:
         """
         texts = self.prepared_texts
         folder = self._make_path()
-        with text_cache.explain_errors(NAME, folder):
+        with text_cache.explain_errors(f"The corpus {NAME}", folder):
             file, coverage = self._ensure_vocabulary(folder, texts)
         return PreparedLanguages(texts, file, coverage)
 
@@ -127,7 +127,7 @@ class MultilingualCorpus:
             cannot be written.
         """
         folder = self._make_path()
-        with text_cache.explain_errors(NAME, folder):
+        with text_cache.explain_errors(f"The corpus {NAME}", folder):
             manifest = _read_valid_manifest(folder) or self._build(folder)
         found = manifest["languages"]
         self._check_enough_text(found)

@@ -192,13 +192,9 @@ class OwnSource(OneShardSource):
         }
         folder = text_cache.cache_directory() / "own_data" / text_cache.cache_key(identity)
         if not text_cache.read_json(folder / "examples.json"):
-            try:
-                _write(folder, splits.read())
-            except OSError as error:
-                raise UserError(
-                    f"The examples cannot be kept in {folder.parent}: {error}. Set the "
-                    "environment variable MTF_SWITCH_CACHE to a folder that you can write."
-                ) from error
+            examples = splits.read()
+            with text_cache.explain_errors("The examples", folder):
+                _write(folder, examples)
         return folder
 
     def num_input_examples(self, split: str) -> int:

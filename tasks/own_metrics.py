@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 Targets = Sequence[Sequence[str]]
 Metric = Callable[[Targets, Sequence[str]], Mapping[str, float]]
 
+# The types of ROUGE that T5 reports.
+ROUGE_TYPES = ("rouge1", "rouge2", "rougeLsum")
+
 
 def accuracy(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
     """Computes the share of predictions that equal a reference, for labels."""
@@ -78,18 +81,15 @@ def rouge(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
     """Computes ROUGE-1, -2 and -Lsum: means of the best F-measure with a reference."""
     from rouge_score import rouge_scorer
 
-    keys = ("rouge1", "rouge2", "rougeLsum")
-    scorer = rouge_scorer.RougeScorer(keys)
+    scorer = rouge_scorer.RougeScorer(ROUGE_TYPES)
     found = [
-        scorer.score_multi(
-            list(map(_break_sentences, references)), _break_sentences(prediction)
-        )
+        scorer.score_multi(list(map(break_sentences, references)), break_sentences(prediction))
         for references, prediction in zip(targets, predictions)
     ]
-    return {key: 100 * sum(s[key].fmeasure for s in found) / len(found) for key in keys}
+    return {key: 100 * sum(s[key].fmeasure for s in found) / len(found) for key in ROUGE_TYPES}
 
 
-def _break_sentences(text: str) -> str:
+def break_sentences(text: str) -> str:
     """Puts sentences on lines of their own, as ROUGE-Lsum requires and as T5 does."""
     return text.replace(" . ", " .\n")
 

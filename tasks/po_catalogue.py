@@ -60,11 +60,7 @@ def read(content: bytes) -> list[Translation]:
     """
     content = _PLURAL_RULE.sub(_SIX_FORMS, _UNUSED_LINES.sub(b"", content))
     try:
-        catalogue = pofile.read_po(
-            io.BytesIO(content),
-            ignore_obsolete=True,
-            abort_invalid=True,
-        )
+        catalogue = pofile.read_po(io.BytesIO(content), abort_invalid=True)
     # The parser has its own error for the syntax, and any of these for a header or an escape.
     except (pofile.PoFileError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CatalogueError(str(error) or type(error).__name__) from error

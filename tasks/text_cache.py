@@ -176,12 +176,12 @@ def install_folder(
 
 
 @contextlib.contextmanager
-def explain_errors(name: str, folder: Path) -> Iterator[None]:
+def explain_errors(what: str, path: Path) -> Iterator[None]:
     """Turns an error of the file system into one that the user can fix.
 
     Args:
-      name: Name of the corpus.
-      folder: Its folder in the cache.
+      what: What is kept in the cache, as the subject of the message.
+      path: Its folder or its file in the cache.
 
     Raises:
       UserError: If a file cannot be read or written.
@@ -190,6 +190,6 @@ def explain_errors(name: str, folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"The corpus {name} cannot be kept in {folder.parent}: {error}. Set "
-            "the environment variable MTF_SWITCH_CACHE to a folder that you can write."
+            f"{what} cannot be kept in {path.parent}: {error}. Set the environment variable "
+            "MTF_SWITCH_CACHE to a folder that you can write."
         ) from error

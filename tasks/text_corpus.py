@@ -108,7 +108,7 @@ class TextCorpus:
             text.
         """
         text = self.prepare_text()
-        with text_cache.explain_errors(self.name, text.folder):
+        with text_cache.explain_errors(f"The corpus {self.name}", text.folder):
             vocabulary_file = self._ensure_vocabulary(text)
         return PreparedCorpus(text.folder, text.documents, text.characters, vocabulary_file)
 
@@ -123,7 +123,7 @@ class TextCorpus:
             written.
         """
         folder = self._make_path()
-        with text_cache.explain_errors(self.name, folder):
+        with text_cache.explain_errors(f"The corpus {self.name}", folder):
             splits = (_read_valid_manifest(folder) or self._build(folder))["splits"]
         return PreparedText(
             folder=folder,

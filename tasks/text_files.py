@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mtf_switch.errors import UserError
+from tasks import utf8_text
 
 # Paragraphs are grouped into documents of about this many characters (some 500 tokens), which
 # is short enough to divide a single book into training and validation text.
@@ -52,7 +53,7 @@ class TextFiles:
           UserError: If a file is not utf-8, and in the cases of `paths`.
         """
         for path in self.paths():
-            yield from split_into_documents(_read_utf8(path))
+            yield from split_into_documents(utf8_text.decode(path, _read_bytes(path)))
 
     def paths(self) -> list[str]:
         """Returns the matching files, sorted.
@@ -141,22 +142,6 @@ def _read_bytes(path: str) -> bytes:
             f"The text file {path} cannot be read: {error.strerror}. Make it readable, or "
             "leave it out of the pattern."
         ) from error
-
-
-def _read_utf8(path: str) -> str:
-    """Returns a file's text without a byte order mark."""
-    content = _read_bytes(path)
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        is_utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-        encoding = "UTF-16" if is_utf16 else "LATIN1"
-        raise UserError(
-            f"{path} is not utf-8: byte 0x{content[error.start]:02x} at offset "
-            f"{error.start:,} ({error.reason}). If it is {encoding}, convert it: "
-            f"iconv -f {encoding} -t UTF-8 '{path}' > '{path}.utf8'."
-        ) from error
-    return text[1:] if text.startswith("\ufeff") else text
 
 
 def _hash_file(path: str) -> str:

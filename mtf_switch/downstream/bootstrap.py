@@ -13,11 +13,10 @@ from t5.evaluation import metrics
 from tqdm import tqdm
 
 from mtf_switch.downstream import task_metrics
+from tasks import own_metrics
 
 DRAWS = 1000
 LEVEL = 0.95
-# The types that `t5.evaluation.metrics.rouge` computes.
-ROUGE_TYPES = ("rouge1", "rouge2", "rougeLsum")
 
 
 def resample_metrics(
@@ -79,7 +78,7 @@ def _score_alone(metric_fn: Callable) -> Callable[[Any, Any], dict[str, float]]:
 
 @functools.cache
 def _rouge_scorer() -> rouge_scorer.RougeScorer:
-    return rouge_scorer.RougeScorer(rouge_types=ROUGE_TYPES)
+    return rouge_scorer.RougeScorer(own_metrics.ROUGE_TYPES)
 
 
 def score_rouge(target: str, prediction: str) -> dict[str, float]:
@@ -90,9 +89,8 @@ def score_rouge(target: str, prediction: str) -> dict[str, float]:
     Returns:
       "rouge1", "rouge2" and "rougeLsum" -> F-measure in percent.
     """
-    # T5 puts each sentence on a separate line, which rougeLsum needs.
-    target, prediction = (text.replace(" . ", " .\n") for text in (target, prediction))
-    scores = _rouge_scorer().score(target=target, prediction=prediction)
+    texts = map(own_metrics.break_sentences, (target, prediction))
+    scores = _rouge_scorer().score(*texts)
     return {name: 100 * score.fmeasure for name, score in scores.items()}
 
 

@@ -11,8 +11,7 @@ from tqdm import tqdm
 
 from mtf_switch.errors import UserError, join_first
 from mtf_switch.lines import sentinels, unknown_text
-
-EOS_ID = 1
+from tasks.vocabulary import EOS_ID
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from mtf_switch.errors import UserError
+from tasks import utf8_text
 
 _END = re.compile(r"\r?\n")
 
@@ -20,15 +21,12 @@ def read_lines(path: str) -> list[str]:
       UserError: If the file is missing, empty, or not utf-8.
     """
     try:
-        # Without newline="", Python would turn each "\r" into "\n".
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = _END.split(file.read())
+        # Bytes, because in a text file Python would turn each "\r" into "\n".
+        with open(path, "rb") as file:
+            content = file.read()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not utf-8 (byte {error.start}). Convert it: iconv -t utf-8 {path}"
-        ) from error
+    lines = _END.split(utf8_text.decode(path, content))
     if lines[-1] == "":
         lines.pop()
     if not lines:

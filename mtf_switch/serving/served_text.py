@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_text
 
 from mtf_switch.errors import UserError
-from mtf_switch.lines.encoded_lines import EOS_ID
+from tasks.vocabulary import EOS_ID
 
 
 class ServedText(tf.Module):

@@ -56,7 +56,6 @@ def test_an_input_file_that_is_not_utf_8_is_named_with_the_byte_and_the_cure(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "latin.txt").write_bytes("abc café\n".encode("latin-1"))
-    with pytest.raises(
-        UserError, match=r"latin.txt is not utf-8 \(byte 7\). Convert it: iconv"
-    ):
+    message = r"latin.txt, line 1: it is not utf-8 \(byte 0xe9\)\. .*LATIN1, convert it: iconv"
+    with pytest.raises(UserError, match=message):
         text_lines.read_lines(str(tmp_path / "latin.txt"))

@@ -28,12 +28,6 @@ def test_the_path_names_the_locale(path: str, locale: str) -> None:
     assert catalogue_files.find_locale(path) == locale
 
 
-def test_the_pins_are_those_of_the_requirements_file() -> None:
-    pins = catalogue_files.read_pins(catalogue_files.REQUIREMENTS)
-    assert {"django", "plone-app-locales", "sphinx", "wagtail"} <= {name for name, _ in pins}
-    assert all(version[0].isdigit() for _, version in pins)
-
-
 def test_missing_wheels_are_named_with_the_command_that_adds_them(tmp_path: Path) -> None:
     (tmp_path / "django-0.1-py3-none-any.whl").write_bytes(b"")  # another version
     with pytest.raises(UserError, match=r"lacks ckan .*django .*make install-multilingual"):

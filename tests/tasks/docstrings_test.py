@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mtf_switch.errors import UserError
 from tasks import docstrings
-from tasks.docstrings import Docstrings, read_pinned_names
+from tasks.docstrings import Docstrings
 
 PROSE = (
     "Returns the number of the {} that is given, or zero if there is none of that kind in "
@@ -75,34 +74,3 @@ def test_identity_names_the_installed_versions_and_changes_with_them(
     install(newer, "alpha", "1.1", {})
     after = Docstrings(requirements, (str(newer), str(site))).identity()
     assert after["packages"] == {"alpha": "1.1", "zeta-lib": "2.0"}
-
-
-def test_requirements_are_read_with_markers_options_hashes_and_comments(tmp_path):
-    file = tmp_path / "requirements.txt"
-    file.write_text(
-        "# comment\n"
-        "--extra-index-url https://example.org\n"
-        "-r other.txt\n"
-        "plain==1.0            # via something\n"
-        "With.Dots_and[extra]==1.0 ; python_full_version >= '3.9'\n"
-        "hashed==1.0 \\\n    --hash=sha256:00\n"
-        "other-python==1.0 ; python_full_version < '3'\n"
-    )
-    assert read_pinned_names(file) == {"plain", "with-dots-and", "hashed"}
-
-
-def test_this_repository_s_requirements_are_understood():
-    names = read_pinned_names(docstrings.REQUIREMENTS)
-    assert {"tensorflow", "mesh-tensorflow", "t5", "seqio-nightly", "gin-config"} <= names
-
-
-def test_a_missing_requirements_file_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match=r"cannot be read: No such file.*from a checkout"):
-        read_pinned_names(tmp_path / "requirements.txt")
-
-
-def test_a_line_that_is_not_a_requirement_is_shown(tmp_path):
-    file = tmp_path / "requirements.txt"
-    file.write_text("good==1.0\nnot a requirement\n")
-    with pytest.raises(UserError, match=r"'name==version', not 'not a requirement'"):
-        read_pinned_names(file)

@@ -69,13 +69,13 @@ def test_a_folder_is_a_user_error_that_shows_the_glob(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("caf\xe9".encode("latin1"), r"byte 0xe9 at offset 3 .*iconv -f LATIN1 -t UTF-8"),
-        ("text".encode("utf-16"), r"byte 0xff at offset 0 .*iconv -f UTF-16 -t UTF-8"),
+        ("caf\xe9".encode("latin1"), r"\(byte 0xe9\).*iconv -f LATIN1 -t UTF-8"),
+        ("text".encode("utf-16"), r"\(byte 0xff\).*iconv -f UTF-16 -t UTF-8"),
     ],
 )
 def test_bytes_that_are_not_utf8_are_located_with_a_way_to_convert(tmp_path, content, message):
     (tmp_path / "bad.txt").write_bytes(content)
-    with pytest.raises(UserError, match=r"bad\.txt is not utf-8: " + message):
+    with pytest.raises(UserError, match=r"bad\.txt, line 1: it is not utf-8 " + message):
         list(TextFiles((f"{tmp_path}/bad.txt",)).documents())
 
 
