@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 # A full disk or an exhausted quota. Any write can fail with one of these.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# How the chain of calls begins that gin appends to every message that passes through it.
+GIN_TRACE = "\n  In call to configurable"
 
 
 class UserError(Exception):
@@ -54,8 +56,7 @@ def run_command(
     try:
         command()
     except UserError as error:
-        # Gin appends its chain of calls to every message that passes through it.
-        message = str(error).split("\n  In call to configurable")[0]
+        message = str(error).split(GIN_TRACE)[0]
         print(f"{program}: {message} {hint}".rstrip(), file=sys.stderr)
         return error.exit_code
     except OSError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
+import sys
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
@@ -30,6 +32,26 @@ def processor_name() -> str:
         return names[0]
     except (OSError, IndexError):
         return platform.machine()
+
+
+def count_memory() -> int:
+    """Returns the bytes of memory that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def read_peak_memory() -> int:
+    """Returns the bytes of memory that this process has needed at most so far.
+
+    On Linux, `getrusage` also counts the process that started this one, if it was larger.
+    """
+    try:
+        with open("/proc/self/status", encoding="utf-8") as file:
+            peak = next(line for line in file if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) * 1024
+    except (OSError, StopIteration):
+        # Linux counts in KiB, macOS in bytes.
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def find_commit() -> str:

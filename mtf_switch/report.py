@@ -9,7 +9,7 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mtf_switch import whole_file
@@ -70,6 +70,17 @@ class Report:
             ) from error
 
 
+def format_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Formats a table in Markdown, with a line for each row.
+
+    Args:
+      heads: The heads of the columns.
+      rows: The cells of each row, one for each column.
+    """
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
 def check_is_new(folder: str, name: str) -> None:
     """Checks, before work starts, that a folder holds no report of a name yet.
 
@@ -77,7 +88,7 @@ def check_is_new(folder: str, name: str) -> None:
       UserError: If it holds one. The message names the file.
     """
     path = os.path.join(folder, f"{name}.json")
-    if os.path.exists(path):
+    if whole_file.exists(path):
         raise UserError(f"{path} already exists. Choose another --output_dir, or remove it.")
 
 

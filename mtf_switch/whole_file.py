@@ -35,7 +35,8 @@ def open_for_writing(
     """Opens a file that replaces `path` when the `with` block ends.
 
     Until then, and if the block raises, `path` keeps its old content. Several processes may
-    write to the same path: each has its own temporary file, and the last one wins.
+    write to the same path on this machine: each has its own temporary file, and the last one
+    wins.
 
     Args:
       path: The file to write.
@@ -69,6 +70,23 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
         if match and not is_alive(int(match[1])):
             with contextlib.suppress(OSError):
                 os.remove(os.path.join(folder, name))
+
+
+def set_aside(path: str, reason: str) -> str:
+    """Gives a file on this machine another name, so that nothing is lost.
+
+    Args:
+      path: The file.
+      reason: A word that the new name contains, such as "damaged".
+
+    Returns:
+      The new path, which did not exist before.
+    """
+    aside = next(
+        name for i in range(1, 10_000) if not os.path.exists(name := f"{path}.{reason}-{i}")
+    )
+    os.replace(path, aside)
+    return aside
 
 
 def _host() -> str:

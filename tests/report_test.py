@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mtf_switch import report
+from mtf_switch import report, whole_file
 from mtf_switch.errors import UserError
 
 
@@ -43,6 +43,16 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"The folder .*file cannot be written"):
         report.Report("found", "", {}).write(str(tmp_path / "file"))
+
+
+def test_a_report_that_is_there_is_not_replaced(tmp_path: Path, monkeypatch) -> None:
+    report.check_is_new(str(tmp_path), "found")
+    (tmp_path / "found.json").write_text("")
+    with pytest.raises(UserError, match=r"found.json already exists"):
+        report.check_is_new(str(tmp_path), "found")
+    monkeypatch.setattr(whole_file, "exists", "gs://bucket/found.json".__eq__)
+    with pytest.raises(UserError, match=r"gs://bucket/found.json already exists"):
+        report.check_is_new("gs://bucket", "found")
 
 
 def test_a_report_without_plots_does_not_import_matplotlib() -> None:

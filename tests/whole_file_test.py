@@ -64,3 +64,12 @@ def test_a_failure_leaves_the_old_file_alone_and_nothing_else(tmp_path: Path) ->
 def test_a_folder_that_is_not_there_is_reported_as_such(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         whole_file.write_text(tmp_path / "absent" / "file", "text")
+
+
+def test_a_file_that_is_set_aside_takes_no_other_file_s_name(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / "log").write_text(str(number))
+        aside = whole_file.set_aside(str(tmp_path / "log"), "damaged")
+        assert aside == f"{tmp_path}/log.damaged-{number}"
+    contents = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert contents == {"log.damaged-1": "1", "log.damaged-2": "2"}

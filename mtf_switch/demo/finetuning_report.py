@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mtf_switch import machine
+from mtf_switch import machine, report
 from mtf_switch.demo.results import DENSE, FinetunedModel
 from mtf_switch.downstream import answers, comparison, scores
 from mtf_switch.downstream.scores import Metric, StepScores
@@ -99,7 +99,7 @@ def format_table_4(model_scores: ModelScores) -> str:
     heads = ["", "dropout", "expert dropout"]
     heads += [f"{metric.task.split('_')[1]} {metric.name}" for metric in METRICS]
     heads += ["average", "SuperGLUE in the paper"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    rows = []
     for model, steps in model_scores.items():
         peaks = scores.find_peaks(steps)
         rate = model.paper.expert_dropout
@@ -113,8 +113,8 @@ def format_table_4(model_scores: ModelScores) -> str:
             cells.append(f"{peak.values[metric.name]:.1f} ({peak.step})")
         cells.append(f"{scores.average_peaks(steps)['average']:.2f}")
         cells.append(f"{model.paper.superglue}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return report.format_table(heads, rows)
 
 
 def compute_majority_accuracy(model_dir: str, step: int) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mtf_switch import machine
+from mtf_switch import machine, report
 from mtf_switch.demo.results import PretrainingResult
 from mtf_switch.downstream import gains
 from mtf_switch.report import Report
@@ -41,22 +41,21 @@ def make_report(
 
 def format_table(dense: PretrainingResult, sparse: PretrainingResult) -> str:
     """Formats the comparison as a Markdown table."""
+    heads = ["", "parameters", "FLOPs per token", "tokens/s", "neg. log perplexity"]
     rows = [
-        "| | parameters | FLOPs per token | tokens/s | neg. log perplexity |",
-        "|---|---|---|---|---|",
+        [
+            *(result.name, f"{result.parameters:,}", f"{result.flops_per_token:,.0f}"),
+            *(f"{result.tokens_per_second:,.0f}", f"{result.final.neg_log_perplexity:.4f}"),
+        ]
+        for result in (dense, sparse)
     ]
-    for result in (dense, sparse):
-        rows.append(
-            f"| {result.name} | {result.parameters:,} | {result.flops_per_token:,.0f} | "
-            f"{result.tokens_per_second:,.0f} | {result.final.neg_log_perplexity:.4f} |"
-        )
+    factors = [
+        getattr(sparse, name) / getattr(dense, name)
+        for name in ("parameters", "flops_per_token", "tokens_per_second")
+    ]
     gain = sparse.final.neg_log_perplexity - dense.final.neg_log_perplexity
-    rows.append(
-        f"| sparse / dense | {sparse.parameters / dense.parameters:.2f} | "
-        f"{sparse.flops_per_token / dense.flops_per_token:.2f} | "
-        f"{sparse.tokens_per_second / dense.tokens_per_second:.2f} | {gain:+.4f} |"
-    )
-    return "\n".join(rows)
+    rows.append(["sparse / dense", *(f"{factor:.2f}" for factor in factors), f"{gain:+.4f}"])
+    return report.format_table(heads, rows)
 
 
 def describe_speed_up(dense: PretrainingResult, sparse: PretrainingResult) -> str:
@@ -81,7 +80,17 @@ def format_page(
     dense: PretrainingResult, sparse: PretrainingResult, command: str, seconds: float
 ) -> str:
     """Formats report.md; see `make_report`."""
-    heads = [f"{result.name}: seconds | neg. log perplexity" for result in (dense, sparse)]
+    heads = ["step"]
+    for result in (dense, sparse):
+        heads += [f"{result.name}: seconds", "neg. log perplexity"]
+    rows = [
+        [
+            f"{d.step}",
+            *(f"{d.seconds:.1f}", f"{d.neg_log_perplexity:.4f}"),
+            *(f"{s.seconds:.1f}", f"{s.neg_log_perplexity:.4f}"),
+        ]
+        for d, s in zip(dense.points, sparse.points)
+    ]
     lines = [
         "# Switch Transformer against its FLOP-matched T5",
         "",
@@ -99,14 +108,8 @@ def format_page(
         "",
         "![curves](demo.png)",
         "",
-        f"| step | {heads[0]} | {heads[1]} |",
-        "|---" * 5 + "|",
+        report.format_table(heads, rows),
     ]
-    for d, s in zip(dense.points, sparse.points):
-        lines.append(
-            f"| {d.step} | {d.seconds:.1f} | {d.neg_log_perplexity:.4f} | {s.seconds:.1f} | "
-            f"{s.neg_log_perplexity:.4f} |"
-        )
     made_by = f"Made by `{command}`, which took {seconds:.0f} s, on {machine.describe()}."
     lines += ["", made_by, ""]
     return "\n".join(lines)

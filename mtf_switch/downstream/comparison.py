@@ -15,6 +15,7 @@ import numpy as np
 import seqio
 from tqdm import tqdm
 
+from mtf_switch import report
 from mtf_switch.downstream import (
     agreement,
     answers,
@@ -278,11 +279,10 @@ def format_table(
     if with_paper:
         heads += [f"{paper_tables.MODELS[index]} in the paper" for index in sizes]
         heads.append("difference in the paper")
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for row in rows:
-        cells = _format_values(row) + (_format_paper(row, sizes) if with_paper else [])
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    cells = [
+        _format_values(row) + (_format_paper(row, sizes) if with_paper else []) for row in rows
+    ]
+    return report.format_table(heads, cells)
 
 
 def _format_values(row: Row) -> list[str]:

@@ -11,7 +11,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from mtf_switch.downstream import gains
+from mtf_switch.downstream import gains, quality_curve
 from mtf_switch.downstream.gains import EvaluationPoint, SpeedUpSummary
 from mtf_switch.downstream.quality_curve import QualityCurve
 from mtf_switch.errors import UserError, join_first
@@ -168,15 +168,10 @@ def check_alike(runs: Sequence[LanguageCurves]) -> None:
 
 
 def _check_task(task: str, curves: Sequence[QualityCurve]) -> None:
+    quality_curve.check_same_data(task, curves)
     first = curves[0]
     steps = [point.step for point in first.points]
     for curve in curves[1:]:
-        if curve.target_tokens != first.target_tokens:
-            raise UserError(
-                f"{first.run} and {curve.run} were evaluated on different data of "
-                f"{task!r}: {first.target_tokens:,} and {curve.target_tokens:,} target tokens. "
-                "Evaluate both again with the same data."
-            )
         if [point.step for point in curve.points] != steps:
             raise UserError(
                 f"{first.run} and {curve.run} have evaluations of {task!r} at "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from mtf_switch import report
 from mtf_switch.downstream import language_gains
 from mtf_switch.downstream.language_gains import Interval, LanguageComparison
 
@@ -40,9 +41,7 @@ def format_summary(comparison: LanguageComparison, names: tuple[str, str]) -> st
     lines = [
         f"{seeds}, {comparison.last_step:,} steps, {note}.",
         "",
-        "| | here | the paper |",
-        "|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in rows),
+        report.format_table(["", "here", "the paper"], rows),
     ]
     return "\n".join(lines)
 
@@ -55,17 +54,16 @@ def _format(interval: Interval, digits: str) -> str:
 
 def format_table(comparison: LanguageComparison, names: tuple[str, str]) -> str:
     """Formats a Markdown table with a row for each language, sorted by gain."""
-    lines = [
-        f"| language | target tokens | {names[0]} | {names[1]} | gain | step speed-up |",
-        "|---" * 6 + "|",
+    heads = ["language", "target tokens", *names, "gain", "step speed-up"]
+    rows = [
+        [
+            *(_name(result.task), f"{result.target_tokens:,}"),
+            *(f"{result.dense:.4f}", f"{result.sparse:.4f}", _format(result.gain, "+.4f")),
+            "not reached" if result.speed_up is None else f"{result.speed_up:.2f}",
+        ]
+        for result in comparison.results
     ]
-    for result in comparison.results:
-        speed_up = "not reached" if result.speed_up is None else f"{result.speed_up:.2f}"
-        lines.append(
-            f"| {_name(result.task)} | {result.target_tokens:,} | {result.dense:.4f} | "
-            f"{result.sparse:.4f} | {_format(result.gain, '+.4f')} | {speed_up} |"
-        )
-    return "\n".join(lines)
+    return report.format_table(heads, rows)
 
 
 def _name(task: str) -> str:

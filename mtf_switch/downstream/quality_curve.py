@@ -8,6 +8,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from mtf_switch import whole_file
@@ -65,6 +66,26 @@ def read(model_dir: str, task: str, split: str) -> QualityCurve:
         for step, data in sorted(found.items())
     ]
     return QualityCurve(model_dir, points, counts.pop())
+
+
+def check_same_data(task: str, curves: Sequence[QualityCurve]) -> None:
+    """Checks that runs were evaluated on the same data.
+
+    Args:
+      task: The task, for the message.
+      curves: The evaluations of the runs.
+
+    Raises:
+      UserError: If a run has another number of target tokens than the first one.
+    """
+    first = curves[0]
+    for curve in curves[1:]:
+        if curve.target_tokens != first.target_tokens:
+            raise UserError(
+                f"{first.run} and {curve.run} were evaluated on different data of "
+                f"{task!r}: {first.target_tokens:,} and {curve.target_tokens:,} target tokens. "
+                "Evaluate both with the same data, vocabulary and sequence lengths."
+            )
 
 
 def read_seconds(model_dir: str) -> dict[int, float]:

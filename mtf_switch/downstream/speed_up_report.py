@@ -10,10 +10,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from mtf_switch import report
 from mtf_switch.downstream import gains, quality_curve
 from mtf_switch.downstream.comparison import shorten_names
 from mtf_switch.downstream.quality_curve import QualityCurve
-from mtf_switch.errors import UserError
 from mtf_switch.report import Report
 
 
@@ -52,7 +52,7 @@ def compare_curves(
     results = []
     for task in tasks:
         dense, *others = curves = [quality_curve.read(model, task, split) for model in models]
-        _check_same_data(task, curves)
+        quality_curve.check_same_data(task, curves)
         results.append(
             TaskSpeedUps(
                 task,
@@ -67,17 +67,6 @@ def compare_curves(
 def _compute_speed_up_in_time(dense: QualityCurve, other: QualityCurve) -> float | None:
     speed_up = gains.compute_speed_up(dense.points, other.points, "seconds")
     return None if speed_up is None or math.isnan(speed_up) else speed_up
-
-
-def _check_same_data(task: str, curves: Sequence[QualityCurve]) -> None:
-    first = curves[0]
-    for curve in curves[1:]:
-        if curve.target_tokens != first.target_tokens:
-            raise UserError(
-                f"{first.run} and {curve.run} were evaluated on different data of "
-                f"{task!r}: {first.target_tokens:,} and {curve.target_tokens:,} target tokens. "
-                "Evaluate both with the same data, vocabulary and sequence lengths."
-            )
 
 
 def make_report(results: Sequence[TaskSpeedUps]) -> Report:
@@ -110,7 +99,7 @@ def format_table(results: Sequence[TaskSpeedUps]) -> str:
         "speed-up in steps",
         "in time",
     ]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    rows = []
     for result in results:
         names = shorten_names([curve.run for curve in result.curves])
         in_steps, in_time = ["1.00", *map(_format, result.in_steps)], ["1.00"]
@@ -121,8 +110,9 @@ def format_table(results: Sequence[TaskSpeedUps]) -> str:
         for name, curve, *speed_ups in zip(names, result.curves, in_steps, in_time):
             last = curve.points[-1]
             cells = [result.task, name, f"{last.step:,}", f"{last.neg_log_perplexity:.4f}"]
-            lines.append(f"| {' | '.join([*cells, *speed_ups])} |")
-    return "\n".join(lines + (_summarize(results) if len(results) > 1 else []))
+            rows.append([*cells, *speed_ups])
+    summary = _summarize(results) if len(results) > 1 else []
+    return "\n".join([report.format_table(heads, rows), *summary])
 
 
 def _format(speed_up: float | None) -> str:

@@ -78,7 +78,7 @@ class TrainLog:
           start: The step at which the run starts.
         """
         self.seconds = 0.0
-        self._file = _open_log(model_dir, start) if "://" not in model_dir else None
+        self._file = None if whole_file.is_address(model_dir) else _open_log(model_dir, start)
         if self._file is None:
             return
         logged = read(model_dir)
@@ -171,8 +171,5 @@ def _set_aside(model_dir: str, rows: list[bytes]) -> None:
 
 
 def _set_aside_all(path: str) -> None:
-    aside = next(
-        name for i in range(1, 10_000) if not os.path.exists(name := f"{path}.damaged-{i}")
-    )
-    os.replace(path, aside)
+    aside = whole_file.set_aside(path, "damaged")
     print(f"{path} cannot be read; it is now {aside}.", file=sys.stderr)

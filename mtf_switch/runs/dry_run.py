@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import re
-import resource
 import statistics
 import time
 from collections.abc import Sequence
@@ -16,6 +14,7 @@ import tensorflow.compat.v1 as tf
 from t5.models import mesh_transformer
 from tqdm import tqdm
 
+from mtf_switch import machine
 from mtf_switch.config import mesh_layout
 from mtf_switch.model import switch_transformer
 from mtf_switch.model_dirs import saved_checkpoints
@@ -98,10 +97,10 @@ def inspect(run: Run, objective: Objective = ORDINARY) -> str:
         trained_bytes = _count_bytes(tf.trainable_variables())
         kept_bytes = _count_bytes(tf.global_variables())
         # A step also holds the gradients.
-        fits = kept_bytes + trained_bytes < _machine_bytes()
+        fits = kept_bytes + trained_bytes < machine.count_memory()
         seconds = _time_steps(step, devices) if fits else None
     start = saved_checkpoints.latest_step(run.model_dir)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = machine.read_peak_memory()
     found = DryRun(run, start, features, trained, trained_bytes, kept_bytes, seconds, peak)
     return format_text(found)
 
@@ -123,10 +122,6 @@ def _count_bytes(variables: Sequence[tf.Variable]) -> int:
     return sum(v.shape.num_elements() * v.dtype.base_dtype.size for v in variables)
 
 
-def _machine_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def format_text(found: DryRun) -> str:
     """Formats the result of a dry run."""
     settings, model_dir = found.run.settings, found.run.model_dir
@@ -143,19 +138,19 @@ def format_text(found: DryRun) -> str:
         f"checkpoint        {found.kept_bytes / _GIB:.3f} GiB with the optimizer's values; "
         f"{_describe_kept(settings.keep_checkpoint_max)}",
     ]
-    machine = f"this machine has {_machine_bytes() / _GIB:.1f} GiB"
+    of_machine = f"this machine has {machine.count_memory() / _GIB:.1f} GiB"
     if found.step_seconds is None:
         needed = (found.kept_bytes + found.trained_bytes) / _GIB
         lines.append(
             f"memory            more than {needed:.1f} GiB for variables and gradients, and "
-            f"{machine}: the model does not fit, so no step was made"
+            f"{of_machine}: the model does not fit, so no step was made"
         )
     else:
         hours = steps * found.step_seconds / 3600
         speed = settings.tokens_per_batch / found.step_seconds
         lines += [
             f"memory            {found.peak_bytes / _GIB:.2f} GiB at most in this process; "
-            f"{machine}",
+            f"{of_machine}",
             f"time for a step   {found.step_seconds:.3f} s, {speed:,.0f} tokens/s (median of "
             f"{_STEPS - 1} steps)",
             f"time for the run  {_format_hours(hours)} for the {steps:,} steps up to step "
