@@ -1,4 +1,4 @@
-"""The legend of dimensions, and the only module that names them.
+"""The legend of dimensions, and the only module of the layers that names them.
 
 Every docstring and comment in the package writes shapes in these letters. The last column gives
 the symbols of the paper's Appendix F.

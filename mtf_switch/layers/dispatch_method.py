@@ -7,7 +7,8 @@ Three algorithms give equal results, see `dispatch`:
     sort    no slots: the tokens themselves, sorted by expert
 
 A fourth value, "auto", chooses the fastest. On one core, "gather" sorts as well, because
-sorting is the same exchange by index without empty slots.
+sorting is the same exchange by index without empty slots. If XLA compiles the graph for CPUs or
+GPUs (--runtime=pjrt), one core is treated as several are, because sorting needs dynamic shapes.
 
     dispatch  on a TPU  on one core, not a TPU  on several cores, not TPUs
     einsum    einsum    einsum                  einsum

@@ -77,6 +77,11 @@ def compute_means(sums: tf.Tensor) -> dict[str, tf.Tensor]:
     }
 
 
+def count_experts(sums: tf.Tensor) -> int:
+    """Returns E, the number of experts of a layer with these sums, [6 + 2 E]."""
+    return (sums.shape[0] - 1 - len(MEANS)) // 2
+
+
 def count_tokens(sums: tf.Tensor) -> tf.Tensor:
     """Returns (tokens, dropped tokens) from a layer's sums [6 + 2 E]: [2] float32."""
     return sums[:2]

@@ -13,12 +13,16 @@ import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
 
 from mtf_switch.config.run_settings import RunSettings
+from mtf_switch.layers import dimensions
 from mtf_switch.model.switch_transformer import stacks, switch_layers
 
 # Operations that pass the values of a weight to a matmul unchanged.
 _TRANSPARENT = ("SlicewiseOperation", "ReshapeOperation", "UnstackOperation")
 # The dimensions that index the expert inputs of all experts, unused capacity included.
-_CAPACITY_DIMS = ("experts", "batch_unsplit", "expert_capacity")
+_CAPACITY_DIMS = tuple(
+    make(1).name
+    for make in (dimensions.experts, dimensions.groups_unsplit, dimensions.expert_capacity)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,9 +161,9 @@ def _count_flops_as_in_table_9(
     names = {dim.name for dim in dims}
     if "vocab" in names or not any(_is_weight(tensor) for tensor in matmul.inputs):
         return 0.0
-    if not names & {"batch", "batch_unsplit"}:
+    if not names & {"batch", dimensions.groups_unsplit(1).name}:
         return 0.0  # relative position biases: once for all sequences
-    if "experts" not in names:
+    if dimensions.experts(1).name not in names:
         return _count_flops(dims)
     # Count the tokens that are sent to the experts, not the experts' capacity.
     capacity_dims = {dim for dim in dims if dim.name in _CAPACITY_DIMS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from mtf_switch.errors import UserError
+from mtf_switch.errors import GIN_TRACE, UserError
 
 
 @contextlib.contextmanager
@@ -14,7 +14,7 @@ def convert_value_errors() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        message = str(error).split("\n  In call to configurable")[0]
+        message = str(error).split(GIN_TRACE)[0]
         raise UserError(f"The model cannot be built as configured: {message}") from error
 
 
@@ -27,7 +27,7 @@ def convert_type_errors() -> Iterator[None]:
     try:
         yield
     except (TypeError, AttributeError, KeyError, RecursionError) as error:
-        message, *calls = str(error).split("\n  In call to configurable")
+        message, *calls = str(error).split(GIN_TRACE)
         where = f" (in {calls[0].split()[0]})" if calls else ""
         raise UserError(
             f"The model cannot be built as configured{where}: {type(error).__name__}: "

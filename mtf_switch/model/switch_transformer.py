@@ -16,6 +16,7 @@ from mtf_switch.config import unread_bindings
 from mtf_switch.config.mesh_layout import Tensor
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.errors import UserError
+from mtf_switch.layers import dimensions
 from mtf_switch.layers.capacity import InferenceCapacity
 from mtf_switch.layers.routing import Observe
 from mtf_switch.layers.switch_layer import SwitchLayer
@@ -225,7 +226,7 @@ def _list_tensors_of_experts(
     for _, *dims in experts.kernel_specs(mtf.Dimension(*model_dim)):
         shape = (_name_and_size(experts.experts_dim), *map(_name_and_size, dims))
         yield Tensor(f"{where}: experts' weights", shape, fix)
-    unsplit = ("expert_unsplit", layer.num_experts)
+    unsplit = _name_and_size(dimensions.experts_unsplit(layer.num_experts))
     yield Tensor(f"{where}: probabilities of experts", (*x, unsplit), fix)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from mtf_switch.config.mesh_layout import MeshLayout
+from mtf_switch.programs.program import BYTES_PER_ELEMENT
 
 CollectiveKind = Literal["all_to_all", "all_reduce", "collective_permute"]
 ALL_TO_ALL: CollectiveKind = "all_to_all"
@@ -27,8 +28,6 @@ Phase = Literal["forward", "backward", "update"]
 FORWARD: Phase = "forward"
 BACKWARD: Phase = "backward"
 UPDATE: Phase = "update"
-
-BYTES_PER_ELEMENT = {"bfloat16": 2, "float16": 2, "float32": 4, "int32": 4, "bool": 1}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,6 @@ The rules follow what the TPU's compiler does with these graphs (docs/tpu_compil
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable
 
 import mesh_tensorflow as mtf
@@ -220,18 +219,13 @@ def has_sum(operation: mtf.EinsumOperation) -> bool:
     return not dims <= set(operation.outputs[0].shape.dims)
 
 
-def measure(pod: PodGraph, tensor: mtf.Tensor) -> int:
-    """Returns the bytes of one core's slice of a tensor."""
-    return math.prod(pod.mesh_impl.slice_shape(tensor.shape)) * tensor.dtype.size
-
-
 def measure_padded(pod: PodGraph, tensor: mtf.Tensor) -> int:
     """Returns the bytes of a slice in a TPU's tiles.
 
     XLA stores the two largest dimensions in tiles: the largest as columns, the other as rows.
     """
     shape = sorted(size for size in pod.mesh_impl.slice_shape(tensor.shape) if size > 1)
-    size = measure(pod, tensor)
+    size = pod.count_bytes(tensor)
     if len(shape) < 2:
         return size
     rows, columns = shape[-2:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import mesh_tensorflow as mtf
@@ -45,3 +46,7 @@ class PodGraph:
     def count_runs(self, operation: mtf.Operation) -> int:
         """Returns how often a Mesh TF operation runs in a training step."""
         return self.microbatches if operation in self.looped else 1
+
+    def count_bytes(self, tensor: mtf.Tensor) -> int:
+        """Returns the bytes of one core's slice of a tensor."""
+        return math.prod(self.mesh_impl.slice_shape(tensor.shape)) * tensor.dtype.size

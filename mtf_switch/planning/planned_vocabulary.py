@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import gin
 import seqio
 import t5.data
 
+from mtf_switch.config import gin_config
 from mtf_switch.planning.plan import PlannedVocabulary
 from mtf_switch.runs import registered_tasks
 from tasks import mc4, pretraining
@@ -26,10 +26,7 @@ def choose_task(task: str, default: str) -> str:
     """
     if task != default:
         return task
-    try:
-        return gin.query_parameter(_MODEL_TASK)
-    except ValueError:
-        return default
+    return gin_config.find_value(_MODEL_TASK) or default
 
 
 def find_vocabulary(task: str) -> PlannedVocabulary:

@@ -6,8 +6,6 @@ Memory, communication and FLOPs are counted on the graph that the pod would run 
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 import types
 from collections.abc import Callable, Sequence
@@ -15,6 +13,7 @@ from typing import Any
 
 import mesh_tensorflow as mtf
 
+from mtf_switch import machine
 from mtf_switch.config import bound_settings, gin_config, run_settings
 from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.errors import UserError
@@ -185,7 +184,7 @@ def plan_pod(
         ),
         verdict=core_memory.describe_fit(variables, memory, layout, microbatch, pod_hardware),
         seconds_to_plan=time.monotonic() - start,
-        peak_rss_bytes=_read_peak_rss(),
+        peak_rss_bytes=machine.read_peak_memory(),
     )
 
 
@@ -268,21 +267,6 @@ def read_hardware() -> Hardware:
             "The hardware is not fully described. A file in gin/hardware/ must bind every "
             f"parameter of Hardware ({str(error).splitlines()[0]})."
         ) from error
-
-
-def _read_peak_rss() -> int:
-    """Returns the peak memory of this process in bytes.
-
-    On Linux, `getrusage` also counts the process that started this one, if it was larger.
-    """
-    try:
-        with open("/proc/self/status", encoding="utf-8") as file:
-            peak = next(line for line in file if line.startswith("VmHWM:"))
-        return int(peak.split()[1]) * 1024
-    except (OSError, StopIteration):
-        # Linux counts in KiB, macOS in bytes.
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _compute_flops_per_sequence(pod: PodGraph, settings: run_settings.RunSettings) -> float:

@@ -161,7 +161,7 @@ def count_matmuls(pod: PodGraph) -> list[Matmul]:
                 phase=phase,
                 # An einsum with one operand is a sum.
                 flops=2.0 * runs * multiplications if len(operation.inputs) > 1 else 0.0,
-                bytes=float(runs * sum(_measure_slice(pod, tensor) for tensor in tensors)),
+                bytes=float(runs * sum(map(pod.count_bytes, tensors))),
             )
         )
     return matmuls
@@ -171,8 +171,3 @@ def _slice_dim(pod: PodGraph, dim: mtf.Dimension) -> int:
     """Returns the size of one core's part of a dimension."""
     axis = pod.mesh_impl.tensor_dimension_to_mesh_axis(dim)
     return dim.size if axis is None else dim.size // pod.mesh_impl.shape[axis].size
-
-
-def _measure_slice(pod: PodGraph, tensor: mtf.Tensor) -> int:
-    """Returns the bytes of one core's slice of a tensor."""
-    return math.prod(_slice_dim(pod, d) for d in tensor.shape.dims) * tensor.dtype.size

@@ -77,7 +77,7 @@ def measure_step(pod: PodGraph) -> StepMemory:
         **fullest,
         gaps=int(_GAPS * sum(fullest.values())),
         code=program_code.estimate_code(pod),
-        unfused=sum(kept_tensors.measure(pod, tensor) for tensor in read),
+        unfused=sum(map(pod.count_bytes, read)),
     )
 
 

@@ -106,7 +106,7 @@ class Compilation:
         data = dataclasses.asdict(self)
         del data["hlo"]
         data["collectives"] = [item.as_json() for item in self.collectives]
-        if self.bytes:
+        if self.bytes is not None:
             data["bytes"]["total"] = self.bytes.total
         return data
 

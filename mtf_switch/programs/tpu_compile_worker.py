@@ -20,6 +20,8 @@ from jax import version
 from jax._src.lib import xla_client
 from jax.experimental import topologies
 
+from mtf_switch import machine
+
 # Fields of XLA's CompiledMemoryStats -> names in the outcome.
 _SIZES = {
     "argument_size_in_bytes": "arguments",
@@ -63,7 +65,7 @@ def main(folder: Path, topology: str) -> None:
         outcome["error"] = f"{type(error).__name__}: {error}"[:_MAX_MESSAGE]
     outcome["seconds"] = time.monotonic() - start
     outcome["cpu_seconds"] = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-    outcome["peak_rss_bytes"] = _read_peak_rss()
+    outcome["peak_rss_bytes"] = machine.read_peak_memory()
     (folder / "outcome.json").write_text(json.dumps(outcome, indent=2), encoding="utf-8")
 
 
@@ -87,10 +89,6 @@ def _make_options(devices: Any) -> Any:
         np.array([device.id for device in devices]).reshape(len(devices), 1)
     )
     return options
-
-
-def _read_peak_rss() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

@@ -85,8 +85,8 @@ def compile_program(program: Program, topology: Topology) -> Compilation:
       topology: The pod, with as many cores as the program.
 
     Raises:
-      UserError: If the compiler is missing, does not know the topology, is killed, or refuses
-        the program for a reason other than its memory.
+      UserError: If the compiler is missing, does not know the topology, is killed, does not say
+        how much memory a core has, or refuses the program for a reason other than its memory.
     """
     library = find_library()
     with tempfile.TemporaryDirectory() as name:
@@ -100,10 +100,17 @@ def compile_program(program: Program, topology: Topology) -> Compilation:
     if error and not refusal:
         raise UserError(_explain(error, topology))
     usable = compilation.read_usable(error) or compilation.read_usable(outcome["probe"])
+    if usable is None:
+        raise UserError(
+            "The TPU's compiler does not say how much memory of a core a program can use, so "
+            "nobody can tell whether this one fits. About a program that no core can hold, it "
+            "says: "
+            f"{' '.join(outcome['probe'].split())[:300] or 'nothing'}"
+        )
     return Compilation(
         topology=topology.name,
         core=outcome["device_kind"],
-        usable_bytes=usable or 0,
+        usable_bytes=usable,
         bytes=CompiledBytes(**outcome["bytes"]) if "bytes" in outcome else None,
         refusal=refusal,
         collectives=compiled_hlo.count_collectives(hlo, program.cores) if hlo else [],

@@ -9,6 +9,7 @@ import pytest
 
 from mtf_switch.errors import UserError
 from mtf_switch.programs import tpu_compiler
+from mtf_switch.programs.program import Program
 from mtf_switch.programs.topology import Topology
 
 POD = Topology("v3:2x2", 8)
@@ -97,3 +98,12 @@ def test_a_compiler_that_ends_without_an_outcome_is_reported(tmp_path, monkeypat
     (tmp_path / "program.mlir").write_bytes(b"")
     outcome = tpu_compiler._run_worker(tmp_path, POD, library)
     assert "error" in outcome
+
+
+def test_without_the_memory_of_a_core_there_is_no_verdict(monkeypatch) -> None:
+    outcome = {"probe": "out of\nluck", "bytes": {}, "device_kind": "TPU v3"}
+    monkeypatch.setattr(tpu_compiler, "find_library", lambda: None)
+    monkeypatch.setattr(tpu_compiler, "_run_worker", lambda *_: outcome)
+    program = Program(b"", "data:8", 8, (), (), {})
+    with pytest.raises(UserError, match=r"whether this one fits.*says: out of luck\Z"):
+        tpu_compiler.compile_program(program, POD)
