@@ -1,6 +1,6 @@
 """Importance of each expert: the loss without it, beside the loss without random tokens.
 
-No statistic of routing predicts this loss, so it is measured; see `ablation`.
+`ablation` measures both.
 """
 
 from __future__ import annotations

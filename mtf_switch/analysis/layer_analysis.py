@@ -78,11 +78,7 @@ def compute_measures(
 def draw_null(
     null: null_models.Null, tokens: LayerTokens, rng: np.random.Generator
 ) -> LayerTokens:
-    """Draws tokens from a null model; see `null_models`.
-
-    Under "uniform", each token chooses any expert with the same probability: the only null
-    model of a measure of load, because the others keep the load.
-    """
+    """Draws tokens from a null model; see `null_models`."""
     if null == "uniform":
         expert = rng.integers(tokens.num_experts, size=len(tokens))
         return dataclasses.replace(tokens, expert=expert)

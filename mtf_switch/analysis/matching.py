@@ -56,13 +56,8 @@ def measure_agreement(
       experts: E of the first model.
       others: E of the second model.
     """
-    table = _count(first, second, experts, others)
+    table = measures.count_pairs(first, second, others, experts)
     return sum(int(table[pair]) for pair in match(table)) / max(len(first), 1)
-
-
-def _count(first: np.ndarray, second: np.ndarray, experts: int, others: int) -> np.ndarray:
-    table = measures.count_pairs(first, second, others)
-    return np.pad(table, [(0, experts - len(table)), (0, 0)])
 
 
 def compare_traces(
@@ -88,11 +83,11 @@ def compare_traces(
 def _match_layer(
     layer: str, one: RoutingTrace, other: RoutingTrace, rng: np.random.Generator, draws: int
 ) -> Matching:
-    sizes = one.info.experts[layer], other.info.experts[layer]
+    experts, others = sizes = one.info.experts[layer], other.info.experts[layer]
     first = one.first_choice(one.info.steps[-1], layer)
     second = other.first_choice(other.info.steps[-1], layer)
     example = one.column(one.info.steps[-1], segment_of(layer), "example")
-    table = _count(first, second, *sizes)
+    table = measures.count_pairs(first, second, others, experts)
     drawn = [
         measure_agreement(first, null_models.permute(second, rng), *sizes) for _ in range(draws)
     ]

@@ -38,19 +38,24 @@ class Measure:
     source: str
 
 
-def count_pairs(labels: np.ndarray, experts: np.ndarray, num_experts: int) -> np.ndarray:
+def count_pairs(
+    labels: np.ndarray, experts: np.ndarray, num_experts: int, num_labels: int | None = None
+) -> np.ndarray:
     """Counts tokens by label and expert.
 
     Args:
       labels: [tokens] integers of at least 0.
       experts: [tokens], below num_experts.
       num_experts: E.
+      num_labels: The number of labels; None for those up to the largest one that occurs.
 
     Returns:
-      [labels, E] int, with a row for each number up to the largest label.
+      [labels, E] int.
     """
     pairs = labels.astype(np.int64) * num_experts + experts
-    rows = int(labels.max()) + 1 if len(labels) else 0
+    rows = num_labels
+    if rows is None:
+        rows = int(labels.max()) + 1 if len(labels) else 0
     return np.bincount(pairs, minlength=rows * num_experts).reshape(rows, num_experts)
 
 

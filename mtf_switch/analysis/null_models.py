@@ -1,11 +1,12 @@
 """Null models: what a number would be if routing had nothing to do with what is measured.
 
-Every null model keeps the load of each expert, because it permutes the experts of the tokens of
-one layer. A number of a trace means something only where it differs from its null model.
+A number of a trace means something only where it differs from its null model. The first three
+keep the load of each expert. The last one is for measures of the load itself.
 
     tokens      any two tokens of the layer may swap their experts
     within id   only tokens of the same id may, so each id keeps its experts
     examples    whole examples swap their labels, so the tokens of a text stay together
+    uniform     each token chooses any expert with the same probability
 
 The intervals are about the examples: they say how far the number would move with other texts of
 the same kind. They come from a delete-a-group jackknife (Efron and Tibshirani, An Introduction
@@ -32,8 +33,6 @@ MIN_EXAMPLES = 2 * GROUPS
 MIN_TOKENS_PER_EXPERT = 20
 
 Null = Literal["tokens", "within id", "examples", "uniform"]
-# Computes a number from the experts of the tokens (or another label of each), [tokens].
-Statistic = Callable[[np.ndarray], float]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from mtf_switch import machine
-from mtf_switch.analysis import null_models, trace_analysis
+from mtf_switch import machine, report
+from mtf_switch.analysis import null_models, trace_analysis, typical_tokens
 from mtf_switch.analysis.layer_analysis import Row
 from mtf_switch.analysis.plots import shorten
 from mtf_switch.analysis.trace_analysis import Analysis
 
 _TYPICAL = 8
-MAX_Q = 0.05
 # Plot -> what it shows.
 _CAPTIONS = {
     "measures.png": "Every measure by layer. Gray is the null model: a dot inside it says "
@@ -74,7 +73,7 @@ def format_page(analysis: Analysis, plots: Sequence[str], command: str) -> str:
     ]
     for plot in plots:
         lines += [f"![{plot.removesuffix('.png')}]({plot})", "", _CAPTIONS[plot], ""]
-    lines += ["## Measures at the last checkpoint", "", *_format_measures(analysis), ""]
+    lines += ["## Measures at the last checkpoint", "", _format_measures(analysis), ""]
     lines += ["## Experts", "", *_format_layers(analysis)]
     lines += _format_sentinels(analysis)
     lines += _format_importance(analysis)
@@ -94,11 +93,13 @@ def _describe_trace(analysis: Analysis) -> list[str]:
         f"{info.request['split']} of {info.request['task']}. Targets were given, as in `eval`. "
         "The expert of a token is the one that it chose first, before capacity.",
         "",
-        f"Each number stands beside a null model with the same load: {null_models.DRAWS} draws "
-        "in which the experts of the layer's tokens are permuted. The interval of a number "
-        "comes from a jackknife of the examples. q is the p-value after the correction of "
-        "Benjamini and Hochberg. A small q says that a number differs from its null model, not "
-        "that the difference matters: for that, compare value and null model.",
+        f"Each number stands beside its null model: {null_models.DRAWS} draws in which the "
+        "experts of the layer's tokens are permuted, so that the load stays the same. For the "
+        "measures of the load itself, each token draws any expert with the same probability. "
+        "The interval of a number comes from a jackknife of the examples. q is the p-value "
+        "after the correction of Benjamini and Hochberg. A small q says that a number differs "
+        "from its null model, not that the difference matters: for that, compare value and "
+        "null model.",
     ]
 
 
@@ -111,19 +112,20 @@ def _format_q(row: Row) -> str:
     return "-" if math.isnan(row.q_value) else f"{row.q_value:.3f}"
 
 
-def _format_measures(analysis: Analysis) -> list[str]:
-    lines = [
-        "| layer | measure | value [95%] | null model: kind, mean [95%] | excess | q |",
-        "|---|---|---|---|---|---|",
-    ]
+def _format_measures(analysis: Analysis) -> str:
+    heads = ["layer", "measure", "value [95%]", "null model: kind, mean [95%]", "excess", "q"]
+    rows = []
     for row in _last_rows(analysis):
         t = row.tested
-        lines.append(
-            f"| {shorten(row.layer)} | {row.measure} | {t.value:.4f} "
-            f"[{t.low:.4f}, {t.high:.4f}] | {t.null}: {t.null_mean:.4f} [{t.null_low:.4f}, "
-            f"{t.null_high:.4f}] | {t.excess:+.4f} | {_format_q(row)} |"
+        rows.append(
+            [
+                *(shorten(row.layer), row.measure),
+                f"{t.value:.4f} [{t.low:.4f}, {t.high:.4f}]",
+                f"{t.null}: {t.null_mean:.4f} [{t.null_low:.4f}, {t.null_high:.4f}]",
+                *(f"{t.excess:+.4f}", _format_q(row)),
+            ]
         )
-    return lines
+    return report.format_table(heads, rows)
 
 
 def list_typical(
@@ -146,8 +148,8 @@ def list_typical(
 def _format_layers(analysis: Analysis) -> list[str]:
     lines = [
         "Typical tokens go to the expert more often than its load explains (q at most "
-        f"{MAX_Q}); they are ordered by lift, the share of the token that goes to the expert "
-        "over the even share. The number of occurrences follows.",
+        f"{typical_tokens.MAX_Q}); they are ordered by lift, the share of the token that goes "
+        "to the expert over the even share. The number of occurrences follows.",
         "",
     ]
     for layer, result in analysis.layers.items():
@@ -159,17 +161,21 @@ def _format_layers(analysis: Analysis) -> list[str]:
             f"{high:.3f}. Entropy of the router: {result.entropy:.3f} of at most "
             f"{math.log(len(result.load)):.3f} nats. Dropped: {result.dropped:.2%}.",
             "",
-            "| expert | load / even share | typical tokens |",
-            "|---|---|---|",
+            _format_experts(analysis, layer, result.load),
+            "",
         ]
-        for expert, load in enumerate(result.load):
-            typical = ", ".join(
-                f"{escape_piece(token['piece'])} {token['count']}"
-                for token in list_typical(analysis, layer, expert, _TYPICAL)
-            )
-            lines.append(f"| {expert} | {load * len(result.load):.2f} | {typical or '-'} |")
-        lines.append("")
     return lines
+
+
+def _format_experts(analysis: Analysis, layer: str, load: np.ndarray) -> str:
+    rows = []
+    for expert, share in enumerate(load):
+        typical = ", ".join(
+            f"{escape_piece(token['piece'])} {token['count']}"
+            for token in list_typical(analysis, layer, expert, _TYPICAL)
+        )
+        rows.append([f"{expert}", f"{share * len(load):.2f}", typical or "-"])
+    return report.format_table(["expert", "load / even share", "typical tokens"], rows)
 
 
 def escape_piece(piece: str) -> str:
@@ -183,40 +189,44 @@ def _format_sentinels(analysis: Analysis) -> list[str]:
     if not rows:
         return []
     experts = analysis.info.experts
-    lines = [
+    cells = []
+    for stack, others in _ST_MOE.items():
+        own = [row for row in rows if row.layer.startswith(stack)]
+        values = ", ".join(f"{row.tested.value:.2f}" for row in own)
+        uniform = ", ".join(dict.fromkeys(f"{math.log(experts[row.layer]):.2f}" for row in own))
+        cells.append([stack, values or "-", uniform or "-", others])
+    heads = ["stack", "this model, by layer", "uniform", "ST-MoE, by layer"]
+    return [
         "## Sentinels beside ST-MoE",
         "",
         "Entropy of the experts that sentinels visit, in nats (ST-MoE, Table 14: 32 experts, "
         "where uniform is 3.5).",
         "",
-        "| stack | this model, by layer | uniform | ST-MoE, by layer |",
-        "|---|---|---|---|",
+        report.format_table(heads, cells),
+        "",
     ]
-    for stack, others in _ST_MOE.items():
-        own = [row for row in rows if row.layer.startswith(stack)]
-        values = ", ".join(f"{row.tested.value:.2f}" for row in own)
-        uniform = ", ".join(dict.fromkeys(f"{math.log(experts[row.layer]):.2f}" for row in own))
-        lines.append(f"| {stack} | {values or '-'} | {uniform or '-'} | {others} |")
-    return [*lines, ""]
 
 
 def _format_importance(analysis: Analysis) -> list[str]:
     if not analysis.importance:
         return []
+    heads = ["layer", "expert", "visits", "without it [95%]", "random tokens"]
+    rows = [
+        [
+            *(shorten(row.layer), f"{row.expert}", f"{row.load:.1%}"),
+            f"{row.loss:+.4f} [{row.low:+.4f}, {row.high:+.4f}]",
+            *(f"{row.random:+.4f}", f"{row.q_value:.3f}"),
+        ]
+        for row in analysis.importance
+    ]
     lines = [
         "## Importance",
         "",
         "Increase of the loss, in nats per target token, if the tokens of an expert pass the "
         "layer by its residual connection; beside it, if as many random tokens do.",
         "",
-        "| layer | expert | visits | without it [95%] | random tokens | q of the difference |",
-        "|---|---|---|---|---|---|",
+        report.format_table([*heads, "q of the difference"], rows),
     ]
-    for row in analysis.importance:
-        lines.append(
-            f"| {shorten(row.layer)} | {row.expert} | {row.load:.1%} | {row.loss:+.4f} "
-            f"[{row.low:+.4f}, {row.high:+.4f}] | {row.random:+.4f} | {row.q_value:.3f} |"
-        )
     loads = np.array([row.load for row in analysis.importance])
     losses = np.array([row.loss for row in analysis.importance])
     if len(losses) > 2 and loads.std() and losses.std():
@@ -230,20 +240,24 @@ def _format_importance(analysis: Analysis) -> list[str]:
 def _format_matchings(analysis: Analysis) -> list[str]:
     if not analysis.matchings:
         return []
-    lines = [
+    rows = []
+    for one in analysis.matchings:
+        t = one.agreement
+        rows.append(
+            [
+                shorten(one.layer),
+                f"{t.value:.3f} [{t.low:.3f}, {t.high:.3f}]",
+                f"{t.null_mean:.3f} [{t.null_low:.3f}, {t.null_high:.3f}]",
+                ", ".join(f"{own}-{other}" for own, other in one.partner),
+            ]
+        )
+    heads = ["layer", "agreement [95%]", "null model [95%]", "matches"]
+    return [
         "## Experts beside those of the other model",
         "",
         "Share of the tokens that go to matched experts: 1 if the models are equal up to the "
         "numbers of their experts.",
         "",
-        "| layer | agreement [95%] | null model [95%] | matches |",
-        "|---|---|---|---|",
+        report.format_table(heads, rows),
+        "",
     ]
-    for one in analysis.matchings:
-        t = one.agreement
-        pairs = ", ".join(f"{own}-{other}" for own, other in one.partner)
-        lines.append(
-            f"| {shorten(one.layer)} | {t.value:.3f} [{t.low:.3f}, {t.high:.3f}] | "
-            f"{t.null_mean:.3f} [{t.null_low:.3f}, {t.null_high:.3f}] | {pairs} |"
-        )
-    return [*lines, ""]

@@ -30,6 +30,7 @@ import numpy as np
 
 from mtf_switch import whole_file
 from mtf_switch.errors import UserError, name_program
+from mtf_switch.model_dirs import checkpoint_files
 
 Segment = Literal["encoder", "decoder"]
 SEGMENTS: tuple[Segment, ...] = ("encoder", "decoder")
@@ -238,22 +239,6 @@ class RoutingTrace:
         return [f"{segment}-{number:03d}.npz" for number in range(count)]
 
 
-def fingerprint(checkpoint: str) -> str:
-    """Returns the SHA-256 of a checkpoint's index, which has a checksum of each variable.
-
-    Raises:
-      OSError: If there is no such checkpoint.
-    """
-    index = f"{checkpoint}.index"
-    if whole_file.is_address(index):
-        import tensorflow as tf
-
-        with tf.io.gfile.GFile(index, "rb") as file:
-            return hashlib.sha256(file.read()).hexdigest()
-    with open(index, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
-
-
 def check_is_of(trace: RoutingTrace, model_dir: str) -> None:
     """Checks that a trace is of the checkpoints of a model_dir, as far as it still has them.
 
@@ -264,7 +249,7 @@ def check_is_of(trace: RoutingTrace, model_dir: str) -> None:
         path = os.path.join(model_dir, f"model.ckpt-{step}")
         if not whole_file.exists(f"{path}.index"):
             continue
-        if fingerprint(path) == before:
+        if checkpoint_files.fingerprint(path) == before:
             return
         break
     else:

@@ -129,16 +129,11 @@ def _describe_layer(tokens: LayerTokens, info: TraceInfo, entropy: float) -> Lay
         dropped=float(tokens.dropped.mean()),
         entropy=entropy,
         ids=typical_tokens.count_labels(tokens.token, tokens.expert, experts),
-        kinds=_count(tokens.kind, tokens, len(token_kinds.KINDS)),
-        domains=_count(tokens.domain, tokens, len(info.domains)),
+        kinds=measures.count_pairs(tokens.kind, tokens.expert, experts, len(token_kinds.KINDS)),
+        domains=measures.count_pairs(tokens.domain, tokens.expert, experts, len(info.domains)),
         coactivation=coactivation,
         dropped_by_position=dropped / np.maximum(positions, 1),
     )
-
-
-def _count(labels: np.ndarray, tokens: LayerTokens, rows: int) -> np.ndarray:
-    table = measures.count_pairs(labels, tokens.expert, tokens.num_experts)
-    return np.pad(table, [(0, rows - len(table)), (0, 0)])
 
 
 def find_rows(analysis: Analysis, measure: str) -> Iterator[Row]:

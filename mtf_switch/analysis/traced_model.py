@@ -16,6 +16,7 @@ import tensorflow.compat.v1 as tf
 from mtf_switch.analysis import routing_probe
 from mtf_switch.config import mesh_layout
 from mtf_switch.errors import UserError
+from mtf_switch.layers import router_metrics
 from mtf_switch.model import switch_transformer
 from mtf_switch.model_dirs import saved_checkpoints
 from mtf_switch.model_dirs.restoring import CheckShapesHook
@@ -125,7 +126,7 @@ class TracedModel:
         self._copy_to_slices = step.lowering.copy_masters_to_slices()
         self._saver = tf.train.Saver(tf.global_variables())
         sums = self._fetches["sums"]
-        self.experts = {name: (sums[name].shape[0] - 6) // 2 for name in self._probed}
+        self.experts = {name: router_metrics.count_experts(sums[name]) for name in self._probed}
         self.group_sizes = {
             name: layer.fetches["expert"].shape.as_list()[-1]
             for name, layer in self._probed.items()

@@ -18,7 +18,7 @@ from mtf_switch.analysis.routing_trace import SEGMENTS, RoutingTrace, SegmentWri
 from mtf_switch.analysis.traced_model import BatchRouting, TracedModel
 from mtf_switch.errors import UserError
 from mtf_switch.layers.router_metrics import RouterMetrics
-from mtf_switch.model_dirs import saved_checkpoints
+from mtf_switch.model_dirs import checkpoint_files, saved_checkpoints
 from mtf_switch.runs.run import Run
 
 # A token without text: padding, with which a decoder starts.
@@ -70,7 +70,7 @@ def write_trace(
     settings = run.settings
     info = TraceInfo(
         model=os.path.abspath(run.model_dir),
-        weights={step: routing_trace.fingerprint(path) for step, path in steps.items()},
+        weights={step: checkpoint_files.fingerprint(path) for step, path in steps.items()},
         request=dict(request),
         domains=list(domains),
         batch_size=settings.batch_size,

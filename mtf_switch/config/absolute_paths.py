@@ -8,6 +8,7 @@ from typing import Any
 
 import gin
 
+from mtf_switch import whole_file
 from mtf_switch.config import gin_statements
 
 # Parameters whose values are paths or patterns of paths, or lists of them.
@@ -45,7 +46,7 @@ def _make_absolute(name: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_make_absolute(name, element) for element in value]
     is_path = name in _PATHS or (name in _PATHS_OR_NAMES and _is_file(value))
-    if not is_path or not isinstance(value, str) or not value or "://" in value:
+    if not is_path or not isinstance(value, str) or not value or whole_file.is_address(value):
         return value
     return os.path.abspath(os.path.expanduser(value))
 

@@ -206,9 +206,9 @@ def make_schedule(schedule: Any, total_steps: int) -> Callable | float:
 
 
 def _read_task() -> str:
-    try:
-        return gin.query_parameter("%MIXTURE_NAME")
-    except ValueError as error:
+    task = gin_config.find_value("%MIXTURE_NAME")
+    if task is None:
         raise UserError(
             "No task is named: pass --task=NAME, or bind MIXTURE_NAME in a gin file."
-        ) from error
+        )
+    return task

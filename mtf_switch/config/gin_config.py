@@ -195,7 +195,11 @@ def bind(name: str, value: Any) -> None:
 
 
 def find_value(name: str) -> Any:
-    """Returns the value that is bound to a parameter, and None if there is none."""
+    """Returns the value that is bound to a parameter or a macro, and None if there is none.
+
+    Args:
+      name: A parameter such as "run.train_steps", or a macro such as "%MIXTURE_NAME".
+    """
     try:
         return gin.query_parameter(name)
     except ValueError:

@@ -8,6 +8,7 @@ an impossible split is reported before the graph is built.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -24,8 +25,6 @@ _KNOWN_DIMENSIONS = (
     *("d_model", "d_ff", "heads", "d_kv", "vocab", "buckets", "ensemble", "beam"),
     *("experts", "expert_unsplit", "expert_capacity", "expert_hidden", "heads_unsplit"),
 )
-
-
 _EXAMPLES = {"mesh_shape": "data:8,model:4", "layout_rules": "batch:data,d_ff:model"}
 
 
@@ -85,10 +84,7 @@ class MeshLayout:
     @property
     def size(self) -> int:
         """The number of cores."""
-        product = 1
-        for _, cores in self.axes:
-            product *= cores
-        return product
+        return math.prod(cores for _, cores in self.axes)
 
     @property
     def mesh_shape(self) -> str:
@@ -110,10 +106,7 @@ class MeshLayout:
 
     def slice_size(self, dims: Mapping[str, int]) -> int:
         """Returns the number of a tensor's elements that one core holds."""
-        size = 1
-        for name, whole in dims.items():
-            size *= whole // self.ways(name)
-        return size
+        return math.prod(whole // self.ways(name) for name, whole in dims.items())
 
     def check(self, tensors: Iterable[Tensor]) -> None:
         """Checks that every tensor can be split by the rules.

@@ -319,7 +319,7 @@ def check_results(owner: str, values: Mapping[str, Any]) -> None:
       values: The values of its parameters, with references evaluated.
 
     Raises:
-      UserError: for the first value that breaks its rule.
+      UserError: For the first value that breaks its rule.
     """
     for name, rule in value_rules.DECLARED[owner].items():
         value = values.get(name)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from mtf_switch import whole_file
 from mtf_switch.config import absolute_paths, gin_config, gin_statements
 from mtf_switch.errors import UserError, name_program
 
@@ -51,7 +52,7 @@ def save_or_compare(model_dir: str, compared_elsewhere: Sequence[str] = ()) -> N
         that differ), if it has checkpoints but no configuration, or if it cannot be written.
     """
     path = os.path.join(model_dir, "config.gin")
-    names = _list_names(model_dir)
+    names = whole_file.list_names(model_dir)
     if _has_checkpoints(names) and "config.gin" not in names:
         raise UserError(
             f"{model_dir} has checkpoints, but its config.gin is lost, so it is unknown "
@@ -71,20 +72,12 @@ def is_started(model_dir: str) -> bool:
 
     The folder need not exist.
     """
-    names = _list_names(model_dir)
+    names = whole_file.list_names(model_dir)
     return "config.gin" in names and _has_checkpoints(names)
 
 
 def _has_checkpoints(names: Iterable[str]) -> bool:
     return any(name == "checkpoint" or _CHECKPOINT_INDEX.match(name) for name in names)
-
-
-def _list_names(folder: str) -> list[str]:
-    if "://" not in folder:
-        return os.listdir(folder) if os.path.isdir(folder) else []
-    import tensorflow.compat.v1 as tf
-
-    return tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
 
 
 def read(path: str, gin_files: Sequence[str] = ()) -> gin_config.SavedText:
@@ -106,13 +99,7 @@ def _make_saved_text(text: str, path: str, gin_files: Sequence[str]) -> gin_conf
 
 def _read_text(path: str) -> str:
     try:
-        if "://" in path:
-            import tensorflow.compat.v1 as tf
-
-            with tf.io.gfile.GFile(path) as file:
-                return file.read()
-        with open(path, encoding="utf-8") as file:
-            return file.read()
+        return whole_file.read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The configuration {path} cannot be read: {error}.") from error
 
@@ -216,15 +203,9 @@ def write_file(model_dir: str, name: str, content: bytes) -> None:
     Raises:
       UserError: If it cannot be written.
     """
-    import tensorflow.compat.v1 as tf
-
-    path = os.path.join(model_dir, name)
     with explain_write_errors(model_dir):
-        tf.io.gfile.makedirs(model_dir)
-        # Unlike whole_file, GFile also writes to gs://.
-        with tf.io.gfile.GFile(path + ".part", "wb") as file:
-            file.write(content)
-        tf.io.gfile.rename(path + ".part", path, overwrite=True)
+        whole_file.make_folder(model_dir)
+        whole_file.write_bytes(os.path.join(model_dir, name), content)
 
 
 def read_file(model_dir: str, name: str) -> str | None:
@@ -233,17 +214,16 @@ def read_file(model_dir: str, name: str) -> str | None:
     Raises:
       UserError: If it cannot be read.
     """
-    return _read_text(os.path.join(model_dir, name)) if name in _list_names(model_dir) else None
+    exists = name in whole_file.list_names(model_dir)
+    return _read_text(os.path.join(model_dir, name)) if exists else None
 
 
 @contextlib.contextmanager
 def explain_write_errors(model_dir: str) -> Iterator[None]:
     """Turns the errors from a model_dir that cannot be written into UserErrors."""
-    import tensorflow.compat.v1 as tf
-
     try:
         yield
-    except (OSError, tf.errors.OpError) as error:
+    except OSError as error:
         first_line = str(error).strip().splitlines()[0]
         raise UserError(
             f"The model_dir {model_dir} cannot be written ({first_line}). Choose a folder "

@@ -76,9 +76,7 @@ def write_gin_files(
 
 def is_converted(folder: str) -> bool:
     """Returns whether a model_dir holds a converted checkpoint, whose step may be 0."""
-    import tensorflow as tf
-
-    return tf.io.gfile.exists(os.path.join(folder, MODEL_GIN))
+    return whole_file.exists(os.path.join(folder, MODEL_GIN))
 
 
 def _check_vocabulary(source: str, vocab_size: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from mtf_switch import whole_file
 from mtf_switch.errors import UserError
 
 
@@ -21,7 +22,7 @@ def check(source: str, target: str, source_is_prefix: bool) -> None:
         not exist.
     """
     for path in (source, target):
-        if "://" in path:
+        if whole_file.is_address(path):
             raise UserError(
                 f"{path} is not on this machine. Copy it first, for example with "
                 "`gsutil -m cp -r`."

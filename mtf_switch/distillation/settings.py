@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gin
 
@@ -15,7 +15,7 @@ from mtf_switch.errors import UserError
 from mtf_switch.value_rules import Rule
 
 Init = Literal["non_expert", "none", "mean_expert", "sum_expert", "top_expert"]
-INITS: tuple[Init, ...] = ("non_expert", "none", "mean_expert", "sum_expert", "top_expert")
+INITS: tuple[Init, ...] = get_args(Init)
 TeacherCapacity = Literal["evaluation", "unlimited"]
 
 
@@ -36,7 +36,7 @@ value_rules.declare(
     init=value_rules.one_of(*INITS),
     soft=_number_or_schedule(value_rules.number(0, high=1)),
     temperature=_number_or_schedule(value_rules.number(above=0)),
-    teacher_capacity=value_rules.one_of("evaluation", "unlimited"),
+    teacher_capacity=value_rules.one_of(*get_args(TeacherCapacity)),
     cache=value_rules.text().or_none(),
     cache_top_k=value_rules.whole(1),
 )
@@ -77,7 +77,10 @@ def distillation(
     cache: str | None = None,
     cache_top_k: int = 64,
 ) -> dict[str, Any]:
-    """The settings of a distillation. Numbers may also be schedules of Mesh TF, or lists.
+    """Returns the settings of a distillation, by name.
+
+    `soft` and `temperature` may also be a schedule of Mesh TF, or a list of schedules that are
+    multiplied.
 
     Args:
       teacher: The path of the teacher's checkpoint.

@@ -170,12 +170,7 @@ def _make_restoring_getter(checkpoint: str) -> Callable[..., tf.Variable]:
 
         def restore(shape, dtype=None, **others):
             del others
-            (value,) = tf.raw_ops.RestoreV2(
-                prefix=checkpoint,
-                tensor_names=[source],
-                shape_and_slices=[""],
-                dtypes=[dtypes[source]],
-            )
+            value = saved_checkpoints.restore_variable(checkpoint, source, dtypes[source])
             return tf.cast(tf.reshape(value, shape), dtype)
 
         return _get_local(getter, name, *args, **{**kwargs, "initializer": restore})

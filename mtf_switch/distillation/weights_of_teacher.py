@@ -43,12 +43,7 @@ def load_into_graph(checkpoint: str, init: Init) -> list[Origin]:
     origins = initial_values.plan(own, dict(sorted(shapes.items())), init)
 
     def read(name: str) -> tf.Tensor:
-        (value,) = tf.raw_ops.RestoreV2(
-            prefix=checkpoint,
-            tensor_names=[name],
-            shape_and_slices=[""],
-            dtypes=[dtypes[name]],
-        )
+        value = saved_checkpoints.restore_variable(checkpoint, name, dtypes[name])
         return tf.cast(tf.reshape(value, shapes[name]), tf.float32)
 
     for origin in origins:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
 import tensorflow.compat.v1 as tf
 
@@ -70,5 +71,11 @@ def _read_loss(folder: str) -> float | None:
         return None
     try:
         return float(json.loads(text)["nats_per_token"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError) as error:
+        path = os.path.join(folder, _FILE)
+        print(
+            f"{path} is damaged ({error}), so the checkpoint of the next validation replaces "
+            "the best one so far.",
+            file=sys.stderr,
+        )
         return None

@@ -86,12 +86,7 @@ def load_into_graph(checkpoint: str) -> None:
     for variable, source in sources.items():
         if source not in shapes:
             continue
-        value = tf.raw_ops.RestoreV2(
-            prefix=checkpoint,
-            tensor_names=[source],
-            shape_and_slices=[""],
-            dtypes=[dtypes[source]],
-        )[0]
+        value = saved_checkpoints.restore_variable(checkpoint, source, dtypes[source])
         set_initial_value(variable, tf.reshape(value, variable.shape))
 
 

@@ -17,7 +17,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from mtf_switch import network, value_rules
+from mtf_switch import network, value_rules, whole_file
 from mtf_switch.config import gin_config, saved_config
 from mtf_switch.errors import UserError
 
@@ -139,25 +139,12 @@ def read(path: str, sentinels: int) -> VocabularyModel:
     Raises:
       UserError: If it cannot be read.
     """
-    return VocabularyModel(_read_bytes(path), sentinels, path)
-
-
-def _read_bytes(path: str) -> bytes:
+    network.check_address(path, "Copy it to this machine.")
     try:
-        if "://" not in path:
-            with open(path, "rb") as file:
-                return file.read()
-        network.check_address(path, "Copy it to this machine.")
-        import tensorflow.compat.v1 as tf
-
-        try:
-            with tf.io.gfile.GFile(path, "rb") as file:
-                return file.read()
-        except tf.errors.OpError as error:
-            raise OSError(str(error).splitlines()[0]) from error
+        content = whole_file.read_bytes(path)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"The vocabulary {path} cannot be read: {reason}.") from error
+        raise UserError(f"The vocabulary {path} cannot be read: {error.strerror}.") from error
+    return VocabularyModel(content, sentinels, path)
 
 
 def write(model_dir: str, models: Pair) -> None:

@@ -10,9 +10,11 @@ import tensorflow.compat.v1 as tf
 
 from mtf_switch import whole_file
 from mtf_switch.model_dirs import saved_checkpoints
+from mtf_switch.model_dirs.best_checkpoint import FOLDER as BEST_FOLDER
 
 # Files and folders that only a training run makes, and that it always removes or renames:
-# TensorFlow's unfinished checkpoints and text files, and unfinished files of a run.
+# TensorFlow's unfinished checkpoints and text files, and unfinished files of a run, whose names
+# are those of earlier versions and of files at addresses.
 _UNFINISHED = re.compile(
     r"""(model\.ckpt-\d+_temp
     |model\.ckpt-\d+\..*\.tempstate\d+
@@ -54,7 +56,8 @@ def remove_unfinished_results(model_dir: str) -> None:
     if not os.path.isdir(model_dir):
         return
     folders = [entry.path for entry in os.scandir(model_dir) if entry.is_dir()]
-    for folder in (model_dir, *(f for f in folders if f.endswith("_eval"))):
+    kept = [f for f in folders if f.endswith("_eval") or os.path.basename(f) == BEST_FOLDER]
+    for folder in (model_dir, *kept):
         with contextlib.suppress(OSError):
             whole_file.remove_leftovers(folder)
 

@@ -38,6 +38,7 @@ class Owner:
 
     @classmethod
     def this_process(cls) -> Owner:
+        """Describes the process that calls this."""
         boot = Path("/proc/sys/kernel/random/boot_id")
         return cls(
             socket.gethostname(), os.getpid(), boot.read_text().strip() if boot.exists() else ""
@@ -59,7 +60,7 @@ def hold(model_dir: str) -> Iterator[None]:
     Raises:
       UserError: If another process trains there, or if the folder cannot be written.
     """
-    if "://" in model_dir:
+    if whole_file.is_address(model_dir):
         yield
         return
     path = os.path.join(model_dir, FILE)

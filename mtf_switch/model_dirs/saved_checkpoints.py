@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import tensorflow.compat.v1 as tf
 
-from mtf_switch.errors import UserError, name_program
+from mtf_switch.errors import UserError, join_first, name_program
 
 # The files of the checkpoint of step 1000: model.ckpt-1000.index, model.ckpt-1000.data-..., and
 # model.ckpt-1000.meta, which is not needed to read it.
@@ -162,10 +162,9 @@ def _check_nothing_is_lost(model_dir: str, names: Sequence[str]) -> None:
     """Checks that a folder without a complete checkpoint has no files of trained ones."""
     files = sorted(name for name in names if (m := _FILE.match(name)) and int(m[1]) > 0)
     if files:
-        shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if files[3:] else "")
         raise UserError(
-            f"{model_dir} has no complete checkpoint, but files of some: {shown}. Put their "
-            "missing files back, or remove them to train from step 0."
+            f"{model_dir} has no complete checkpoint, but files of some: {join_first(files)}. "
+            "Put their missing files back, or remove them to train from step 0."
         )
     if os.path.basename(_list_file(model_dir)) in names:
         raise UserError(
@@ -246,6 +245,21 @@ def _explain_error(
     if operation == "RestoreV2" or isinstance(error, tf.errors.DataLossError):
         return describe_damage(checkpoint or find_latest(model_dir), reason)
     return None
+
+
+def restore_variable(checkpoint: str, name: str, dtype: tf.DType) -> tf.Tensor:
+    """Returns an operation's output, the value of a variable in a checkpoint.
+
+    Args:
+      checkpoint: The path of the checkpoint.
+      name: The name of the variable.
+      dtype: Its dtype in the checkpoint, which the output has. The shape of the output is not
+        known while the graph is built.
+    """
+    (value,) = tf.raw_ops.RestoreV2(
+        prefix=checkpoint, tensor_names=[name], shape_and_slices=[""], dtypes=[dtype]
+    )
+    return value
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from mtf_switch import whole_file
 from mtf_switch.errors import UserError
 
 
@@ -20,8 +21,22 @@ def check_path(path: str, flag: str = "--init_checkpoint") -> None:
       UserError: If nothing is there.
     """
     is_here = os.path.isdir(path) or os.path.isfile(f"{path}.index")
-    if not is_here and "://" not in path:
+    if not is_here and not whole_file.is_address(path):
         raise missing(path, flag)
+
+
+def is_named(checkpoint: str | None, path: str) -> bool:
+    """Whether a path names the checkpoint from which a run has started, or its folder.
+
+    The folder may have newer checkpoints by now.
+
+    Args:
+      checkpoint: The path of the checkpoint, as config.gin keeps it; None for none.
+      path: A path on the command line.
+    """
+    given = path.rstrip("/")
+    given = given if whole_file.is_address(given) else os.path.abspath(given)
+    return checkpoint is not None and given in (checkpoint, os.path.dirname(checkpoint))
 
 
 def missing(path: str, flag: str = "--init_checkpoint") -> UserError:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import gin
-
 from mtf_switch.config import gin_config
 from mtf_switch.config.run_settings import RunSettings
 
@@ -22,16 +18,9 @@ def make_independent_of_batch(settings: RunSettings) -> None:
       settings: The settings of the run.
     """
     limits = ("decode_length_multiplier", "decode_length_constant")
-    if any(_get_bound_value(limit) is not None for limit in limits):
+    if any(gin_config.find_value(f"{_DECODE}.{limit}") is not None for limit in limits):
         return
-    length = _get_bound_value("max_decode_length") or settings.sequence_length["inputs"]
+    bound = gin_config.find_value(f"{_DECODE}.max_decode_length")
+    length = bound or settings.sequence_length["inputs"]
     for limit, value in zip(limits, (0.0, float(length))):
         gin_config.bind(f"{_DECODE}.{limit}", value)
-
-
-def _get_bound_value(parameter: str) -> Any | None:
-    """Returns gin's binding of a decoding parameter, or None."""
-    try:
-        return gin.query_parameter(f"{_DECODE}.{parameter}")
-    except ValueError:
-        return None

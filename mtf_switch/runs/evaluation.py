@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mtf_switch.config import saved_config
+from mtf_switch.layers import router_metrics
 from mtf_switch.layers.router_metrics import RouterMetrics
 from mtf_switch.model_dirs import saved_checkpoints
 from mtf_switch.model_dirs.restoring import CheckShapesHook
@@ -92,7 +93,7 @@ def evaluate(
     task = run.settings.task
     limit = None if batches is None else batches * run.settings.batch_size
     tasks = task_sums.list_names(task)
-    steps = batches and batches * len(tasks)
+    steps = None if batches is None else batches * len(tasks)
     # The folder of TensorBoard's curves: eval_validation for the whole split.
     curves = "-".join(_name_data(task, split, limit, _own_task(run))) or split
     input_fn = input_fn or data.make_eval_input_fn(run.settings, split, batches)
@@ -111,7 +112,7 @@ def evaluate(
     task_sums.write_summaries(runner.eval_dir(curves), int(results["global_step"]), of_tasks)
     routers = router_summaries.metrics_from_results(results)
     router_summaries.write(runner.eval_dir(curves), int(results["global_step"]), routers)
-    result = _to_evaluation(task, split, limit, results)
+    result = _to_evaluation(task, split, limit, results, routers)
     return dataclasses.replace(result, tasks=of_tasks)
 
 
@@ -127,9 +128,12 @@ def _name_data(task: str, split: str, limit: int | None, own_task: str) -> list[
 
 
 def _to_evaluation(
-    task: str, split: str, limit: int | None, results: Mapping[str, Any]
+    task: str,
+    split: str,
+    limit: int | None,
+    results: Mapping[str, Any],
+    routers: Mapping[str, RouterMetrics],
 ) -> Evaluation:
-    routers = router_summaries.metrics_from_results(results)
     tokens = sum(metrics.tokens for metrics in routers.values())
     dropped = sum(m.tokens * m.dropped_fraction for m in routers.values())
     return Evaluation(
@@ -142,22 +146,15 @@ def _to_evaluation(
         dropped_fraction=dropped / max(tokens, 1.0),
         expert_load={name: m.expert_load.tolist() for name, m in routers.items()},
         served={name: np.trim_zeros(m.served, "b").tolist() for name, m in routers.items()},
-        router={name: _router_scalars(metrics) for name, metrics in routers.items()},
+        router={
+            name: {mean: getattr(metrics, mean) for mean in router_metrics.MEANS}
+            for name, metrics in routers.items()
+        },
         examples=int(results[eval_metrics.EXAMPLES]),
         limit=limit,
         source_examples=data.count_source_examples(task, split),
         unknown_tokens=int(results.get(eval_metrics.UNKNOWN, 0)),
     )
-
-
-def _router_scalars(metrics: RouterMetrics) -> dict[str, float]:
-    return {
-        "dropped_fraction": metrics.dropped_fraction,
-        "entropy": metrics.entropy,
-        "gate": metrics.gate,
-        "aux_loss": metrics.aux_loss,
-        "z_loss": metrics.z_loss,
-    }
 
 
 def report_name(result: Evaluation, own_task: str, latest_step: int) -> str:

@@ -15,8 +15,8 @@ from mesh_tensorflow.transformer import utils
 from t5.models import mesh_transformer
 
 import tasks
-from mtf_switch import network
-from mtf_switch.config import gin_config, gin_statements
+from mtf_switch import network, whole_file
+from mtf_switch.config import gin_config, gin_statements, saved_config
 from mtf_switch.config.gin_config import SavedText
 from mtf_switch.errors import UserError, name_program
 from mtf_switch.model_dirs import kept_vocabulary, saved_checkpoints, start_checkpoint
@@ -74,19 +74,16 @@ class PretrainedCheckpoint:
         if not tf.train.checkpoint_exists(checkpoint):
             raise start_checkpoint.missing(checkpoint, flag)
         folder = os.path.dirname(checkpoint)
-        packages = gin_config.find_imported_packages(gin_files)
         config_file = os.path.join(folder, "config.gin")
         t5_config_file = os.path.join(folder, "operative_config.gin")
-        if tf.io.gfile.exists(config_file):
-            saved = SavedText(_read_file(config_file), config_file, packages, skip_unknown=True)
+        if whole_file.exists(config_file):
+            saved = _read_saved(config_file, gin_files)
             if kept_vocabulary.find(folder) is not None:
                 # The run that starts here uses the kept vocabulary: see run_vocabulary.choose.
                 return cls(checkpoint, _select_model_bindings(saved), None, saved)
             return cls(checkpoint, *_read_config(saved), saved)
-        if tf.io.gfile.exists(t5_config_file):
-            saved = SavedText(
-                _read_file(t5_config_file), t5_config_file, packages, skip_unknown=True
-            )
+        if whole_file.exists(t5_config_file):
+            saved = _read_saved(t5_config_file, gin_files)
             return cls(checkpoint, _select_model_bindings(saved), None, saved)
         return cls(checkpoint, SavedText(), None, SavedText())
 
@@ -147,9 +144,9 @@ def _find_latest(folder: str, flag: str) -> str:
     return found
 
 
-def _read_file(path: str) -> str:
-    with tf.io.gfile.GFile(path) as file:
-        return file.read()
+def _read_saved(path: str, gin_files: Sequence[str]) -> SavedText:
+    """Reads the configuration beside a checkpoint, which may name what this project lacks."""
+    return dataclasses.replace(saved_config.read(path, gin_files), skip_unknown=True)
 
 
 def _select_model_bindings(config: SavedText) -> SavedText:

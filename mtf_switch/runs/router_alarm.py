@@ -47,12 +47,12 @@ class RouterAlarm:
         self._steps += 1
         if self._steps < WINDOW:
             return []
-        found = [
-            f"Step {step}, {layer}: {sentence}"
-            for layer, vector in self._sums.items()
-            for kind, sentence in _judge(RouterMetrics.from_sums(vector))
-            if (layer, kind) not in self._said and not self._said.add((layer, kind))
-        ]
+        found = []
+        for layer, vector in self._sums.items():
+            for kind, sentence in _judge(RouterMetrics.from_sums(vector)):
+                if (layer, kind) not in self._said:
+                    self._said.add((layer, kind))
+                    found.append(f"Step {step}, {layer}: {sentence}")
         self._sums, self._steps = {}, 0
         return found
 

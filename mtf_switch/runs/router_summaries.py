@@ -10,6 +10,7 @@ import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
 from mtf_switch.layers import router_metrics
+from mtf_switch.runs import batch_sums
 
 _EVAL_PREFIX = "router/"
 # A part of each prediction, [2] float32: the tokens of its batch that Switch layers saw, each
@@ -72,7 +73,7 @@ def add_to_eval_metrics(eval_metrics: tuple, sums: Mapping[str, tf.Tensor]) -> t
     def compute_metrics(*args):
         values = dict(metric_fn(*args[: len(tensors)]))
         for layer, vector in zip(sums, args[len(tensors) :]):
-            values[_EVAL_PREFIX + layer] = _accumulate(layer, vector)
+            values[_EVAL_PREFIX + layer] = batch_sums.accumulate(f"router_sums/{layer}", vector)
         return values
 
     return compute_metrics, [*tensors, *sums.values()]
@@ -90,18 +91,6 @@ def add_to_predictions(
     rows = next(iter(predictions.values())).shape[0]
     counts = tf.add_n([router_metrics.count_tokens(vector) for vector in sums.values()])
     return {**predictions, TOKENS_AND_DROPPED: tf.tile(counts[tf.newaxis], [rows, 1])}
-
-
-def _accumulate(layer: str, vector: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    total = tf.get_variable(
-        f"router_sums/{layer}",
-        shape=vector.shape,
-        dtype=tf.float32,
-        trainable=False,
-        collections=[tf.GraphKeys.LOCAL_VARIABLES],
-        initializer=tf.zeros_initializer(),
-    )
-    return total, tf.assign_add(total, vector)
 
 
 def metrics_from_results(results: Mapping[str, Any]) -> dict[str, router_metrics.RouterMetrics]:

@@ -14,6 +14,8 @@ import numpy as np
 import seqio
 import tensorflow.compat.v1 as tf
 
+from mtf_switch.runs import batch_sums
+
 # A feature of evaluation, [B] int32: the index of each row's task in `list_names`.
 TASK_NUMBER = "task_number"
 
@@ -74,21 +76,9 @@ def add_to_eval_metrics(
         of_tasks = tf.math.unsorted_segment_sum(
             tf.cast(of_rows, tf.float64), numbers, len(tasks)
         )
-        return {**metric_fn(*args[:-1]), _RESULT: _accumulate(of_tasks)}
+        return {**metric_fn(*args[:-1]), _RESULT: batch_sums.accumulate(_RESULT, of_tasks)}
 
     return compute_metrics, [*tensors, numbers]
-
-
-def _accumulate(of_batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    total = tf.get_variable(
-        _RESULT,
-        shape=of_batch.shape,
-        dtype=of_batch.dtype,
-        trainable=False,
-        collections=[tf.GraphKeys.LOCAL_VARIABLES],
-        initializer=tf.zeros_initializer(),
-    )
-    return total, tf.assign_add(total, of_batch)
 
 
 def read_results(results: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, TaskResult]:

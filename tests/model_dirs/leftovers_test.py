@@ -86,14 +86,15 @@ def test_the_first_checkpoint_of_a_killed_run_is_not_an_obstacle(tmp_path: Path)
 def test_results_of_a_killed_evaluation_are_removed_and_those_of_a_living_one_are_not(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "test_eval").mkdir()
+    for folder in ("test_eval", "best"):
+        (tmp_path / folder).mkdir()
     write = (
         "import os, sys; from mtf_switch import whole_file\n"
         "with whole_file.open_for_writing(sys.argv[1]) as file: os._exit(1)"
     )
-    for name in ("eval.json", "test_eval/scores.json"):
+    for name in ("eval.json", "test_eval/scores.json", "best/validation.json"):
         subprocess.run([sys.executable, "-c", write, str(tmp_path / name)], check=False)
-    assert len(contents(tmp_path)) == 2
+    assert len(contents(tmp_path)) == 3
     with whole_file.open_for_writing(tmp_path / "eval.txt") as file:
         leftovers.remove_unfinished_results(str(tmp_path))
         assert [f"-{os.getpid()}-" in name for name in contents(tmp_path)] == [True]

@@ -75,7 +75,7 @@ def test_it_is_due_at_every_nth_step_and_at_the_last(every, steps, due, monkeypa
 
 
 def test_the_best_checkpoint_of_an_earlier_call_is_replaced_only_by_a_better_one(
-    tmp_path: Path,
+    tmp_path: Path, capsys
 ) -> None:
     import tensorflow.compat.v1 as tf
 
@@ -91,6 +91,10 @@ def test_the_best_checkpoint_of_an_earlier_call_is_replaced_only_by_a_better_one
         again = best_checkpoint.BestCheckpoint(str(tmp_path))
         assert not again.offer(session, 20, 1.7)
         assert again.offer(session, 40, 1.0)
+        assert capsys.readouterr().err == ""
+        (tmp_path / "best" / "validation.json").write_text("{}")
+        best_checkpoint.BestCheckpoint(str(tmp_path))
+        assert "validation.json is damaged ('nats_per_token'), so" in capsys.readouterr().err
     folder = tmp_path / "best"
     assert [p.name for p in folder.glob("*.index")] == ["model.ckpt-40.index"]
     assert (folder / "config.gin").read_text() == "x = 1\n"
