@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 
-from mtf_switch import network
+from mtf_switch import network, whole_file
 from mtf_switch.cli import flags
 from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import kept_vocabulary
@@ -39,7 +39,7 @@ def _check(options: argparse.Namespace) -> None:
                 f"--checkpoint={path} does not name a checkpoint: its name ends in a step, as "
                 f"in model.ckpt-1000.{_suggest_names(path)}"
             )
-        if "://" not in path and not os.path.isfile(f"{path}.index"):
+        if not whole_file.is_address(path) and not os.path.isfile(f"{path}.index"):
             raise UserError(
                 f"There is no checkpoint {path}: its file {os.path.basename(path)}.index is "
                 f"missing.{_suggest_names(os.path.dirname(path))}"

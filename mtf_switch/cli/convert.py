@@ -6,6 +6,7 @@ import argparse
 
 from mtf_switch.cli import flags
 from mtf_switch.conversion import paths
+from mtf_switch.conversion.tensor_names import FORMATS, MTF
 from mtf_switch.errors import UserError
 
 
@@ -27,9 +28,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
             "    downloads/t5_1_1_base/checkpoint_1000000 runs/upcycled"
         ),
     )
-    formats = ("hf", "t5x", "mtf")
-    parser.add_argument("--from", required=True, choices=formats, dest="source_format")
-    parser.add_argument("--to", required=True, choices=formats)
+    parser.add_argument("--from", required=True, choices=FORMATS, dest="source_format")
+    parser.add_argument("--to", required=True, choices=FORMATS)
     parser.add_argument("source", metavar="SRC", help="the checkpoint")
     parser.add_argument("target", metavar="DST", help="a folder that does not exist yet")
     parser.add_argument(
@@ -62,7 +62,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_check(
         parser,
         lambda options: paths.check(
-            options.source, options.target, options.source_format == "mtf"
+            options.source, options.target, options.source_format == MTF
         ),
     )
     return parser
@@ -74,7 +74,7 @@ def _check_combination(options: argparse.Namespace) -> None:
     for_upcycling = options.experts or options.expert_every or options.seed is not None
     if for_upcycling and not options.upcycle:
         raise UserError("--experts, --expert_every and --seed need --upcycle.")
-    if options.to != "mtf" and (options.gin_file or options.gin_param):
+    if options.to != MTF and (options.gin_file or options.gin_param):
         raise UserError(f"--gin_file and --gin_param need --to=mtf, not --to={options.to}.")
 
 

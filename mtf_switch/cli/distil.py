@@ -37,7 +37,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--teacher",
         required=True,
-        metavar="T",
+        metavar="C",
         help="the trained model: runs/switch/model.ckpt-1000, a model_dir (its latest), or "
         "gs://...",
     )
@@ -78,7 +78,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def _add_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache_teacher",
-        metavar="C",
+        metavar="D",
         help="folder for the teacher's probabilities on all batches of the run: the first "
         "student writes it, and others with the same teacher and batches read it",
     )
@@ -141,14 +141,9 @@ def _list_bindings(options: argparse.Namespace) -> list[str]:
 
 
 def _find_teacher_of_run(options: argparse.Namespace) -> str | None:
-    """Returns the teacher of the run in model_dir if `--teacher` names it or its folder.
-
-    The folder may have newer checkpoints by now.
-    """
+    """Returns the teacher of the run in model_dir if `--teacher` names it or its folder."""
     teacher = saved_config.read_values(options.model_dir, "distillation").get("teacher")
-    given = options.teacher.rstrip("/")
-    given = given if "://" in given else os.path.abspath(given)
-    return teacher if teacher and given in (teacher, os.path.dirname(teacher)) else None
+    return teacher if start_checkpoint.is_named(teacher, options.teacher) else None
 
 
 def _check_flags(options: argparse.Namespace) -> None:

@@ -150,7 +150,8 @@ def _score_checkpoints(run: Run, options: argparse.Namespace) -> None:
 
     split = own_data_flags.get_split(options)
     selection = checkpoint_selection.parse_selection(options.checkpoint_steps or "latest")
-    limit = options.eval_batches and options.eval_batches * run.settings.batch_size
+    batches = options.eval_batches
+    limit = None if batches is None else batches * run.settings.batch_size
     steps = evaluate_checkpoints.score_checkpoints(run, split, selection, limit, options.follow)
     print(scores_report.format_table(split, steps))
     file = scores.scores_file(run.model_dir, split, run.settings.task, limit)

@@ -28,7 +28,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--export_dir",
         required=True,
-        metavar="E",
+        metavar="D",
         help="folder of the model's versions, which are numbered from 1; the export becomes "
         "the next one",
     )

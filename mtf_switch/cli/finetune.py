@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mtf_switch.cli import flags, inspection_flags, own_data_flags, runtime_flags, train
+from mtf_switch.cli import (
+    flags,
+    inspection_flags,
+    own_data_flags,
+    runtime_flags,
+    text_packages,
+    train,
+)
 from mtf_switch.config import gin_files, saved_config
 from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import start_checkpoint
@@ -83,6 +89,8 @@ def run_command(options: argparse.Namespace) -> None:
     files = add_recipe(options.gin_file)
     if _starts_from_given(options) and train.is_finished(options, files, params):
         return
+    if not inspection_flags.is_given(options):
+        text_packages.check(files, params, options.model_dir)
     run = _continue(options, params) or _start(options, params)
     if options.print_config:
         print(inspection_flags.format_config(options))
@@ -128,9 +136,7 @@ def _continue(options: argparse.Namespace, params: Sequence[str]) -> Run | None:
 def _starts_from_given(options: argparse.Namespace) -> bool:
     """Whether the run in model_dir has started from --init_checkpoint, or from its folder."""
     started_from = saved_config.read_init_checkpoint(options.model_dir)
-    given = options.init_checkpoint.rstrip("/")
-    given = given if "://" in given else os.path.abspath(given)
-    return started_from is not None and given in (started_from, os.path.dirname(started_from))
+    return start_checkpoint.is_named(started_from, options.init_checkpoint)
 
 
 def add_recipe(files: Sequence[str]) -> list[str]:

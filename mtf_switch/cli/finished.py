@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
+from mtf_switch import whole_file
 from mtf_switch.config import absolute_paths, saved_config
 from mtf_switch.config.gin_statements import Binding, Macro, Reference
 from mtf_switch.errors import UserError
@@ -34,7 +35,9 @@ def find_last_step(model_dir: str, given: Sequence[Binding]) -> int | None:
       None if steps are left, if a binding differs from that of the run, if its text has
       changed, or if this is unknown.
     """
-    if "://" in model_dir or not os.path.isfile(os.path.join(model_dir, "config.gin")):
+    if whole_file.is_address(model_dir) or not os.path.isfile(
+        os.path.join(model_dir, "config.gin")
+    ):
         return None
     # A run that was killed after its last step has left files, which the slow way removes.
     if os.path.exists(os.path.join(model_dir, run_lock.FILE)):

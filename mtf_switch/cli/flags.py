@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from mtf_switch import value_rules
+from mtf_switch import value_rules, whole_file
 from mtf_switch.cli import t5_flags
 from mtf_switch.config import gin_files, given_bindings, saved_config
 from mtf_switch.errors import UserError
@@ -23,8 +23,8 @@ BINDINGS = {
     "data_dir": "tfds_data.data_dir",
     "vocabulary": "task_vocabulary.source",
 }
-# Corpora whose vocabularies --vocabulary accepts by name.
-_VOCABULARY_NAMES = ("embedded_text", "text_files")
+# Texts whose vocabularies --vocabulary accepts by name.
+_VOCABULARY_NAMES = ("embedded_text", "text_files", "multilingual")
 
 
 def add_check(parser: argparse.ArgumentParser, check: Check) -> None:
@@ -132,7 +132,7 @@ def add_data(parser: argparse.ArgumentParser, makes_data_dir: bool = False) -> N
 
 
 def _check_data_dir(options: argparse.Namespace) -> None:
-    if options.data_dir is not None and "://" not in options.data_dir:
+    if options.data_dir is not None and not whole_file.is_address(options.data_dir):
         data_folder.check_exists(os.path.expanduser(options.data_dir))
 
 
@@ -141,8 +141,8 @@ def add_vocabulary(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vocabulary",
         metavar="V",
-        help="a SentencePiece model, embedded_text or text_files (default: the one that the "
-        "model_dir or the checkpoint keeps; else that of the task, mostly T5's)",
+        help=f"a SentencePiece model, or one of {', '.join(_VOCABULARY_NAMES)} (default: "
+        "that which the model_dir or the checkpoint keeps; else the task's, mostly T5's)",
     )
     add_check(parser, _check_vocabulary)
 
@@ -150,13 +150,13 @@ def add_vocabulary(parser: argparse.ArgumentParser) -> None:
 def _check_vocabulary(options: argparse.Namespace) -> None:
     """Checks the file that --vocabulary names."""
     path = options.vocabulary
-    if path is None or path in _VOCABULARY_NAMES or "://" in path:
+    if path is None or path in _VOCABULARY_NAMES or whole_file.is_address(path):
         return
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
         raise UserError(
             f"There is no vocabulary {path}. --vocabulary is a SentencePiece model, "
-            f"{' or '.join(_VOCABULARY_NAMES)}."
+            f"or one of {', '.join(_VOCABULARY_NAMES)}."
         )
     model_dir = getattr(options, "model_dir", None)
     kept = kept_vocabulary.find(model_dir) if model_dir else None
@@ -223,12 +223,21 @@ def not_empty(text: str) -> str:
 
 def positive_integer(text: str) -> int:
     """Parses a whole number of at least 1, as the `type` of a flag."""
+    return _parse_whole(text, 1)
+
+
+def natural_number(text: str) -> int:
+    """Parses a whole number of at least 0, as the `type` of a flag."""
+    return _parse_whole(text, 0)
+
+
+def _parse_whole(text: str, low: int) -> int:
     try:
         value = int(text)
     except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+        value = low - 1
+    if value < low:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {low}")
     return value
 
 

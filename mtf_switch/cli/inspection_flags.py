@@ -19,6 +19,8 @@ _OTHER_BINDINGS = {
     "utils.run.init_checkpoint": "--init_checkpoint",
     "distillation.teacher": "--teacher",
     "distillation.init": "--init",
+    "distillation.cache": "--cache_teacher",
+    "distillation.cache_top_k": "--teacher_top_k",
     "task_cache.folders": "--additional_task_cache_dirs",
     "utils.run.batch_size": "--batch_tokens",
     "Bitransformer.decode.beam_size": "--beams",

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run,
         program=os.path.basename(sys.argv[0]),
         when_interrupted="The same command continues from the last checkpoint."
-        if options.command in ("train", "finetune", "distil")
+        if options.command in ("train", "finetune", "distil", "reproduce")
         else "",
     )
 

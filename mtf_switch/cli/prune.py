@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mtf_switch.cli import flags, inspection_flags
+from mtf_switch.cli import flags, inspection_flags, text_packages
 from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError, name_program
 
@@ -85,7 +85,10 @@ def _check_output(options: argparse.Namespace) -> None:
 
 def run_command(options: argparse.Namespace) -> None:
     """Ranks the experts, writes the pruned model, and prints what was kept."""
-    saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
+    params = flags.gin_bindings(options)
+    if not options.print_config:
+        text_packages.check(options.gin_file, params, options.model_dir)
+    saved_config.load(options.model_dir, options.gin_file, params)
     if inspection_flags.print_if_asked(options):
         return
     from mtf_switch.analysis import pruning_report

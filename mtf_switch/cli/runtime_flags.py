@@ -41,18 +41,11 @@ def add(parser: argparse.ArgumentParser, trains: bool = False) -> None:
         help="number of processes, which have equal parts of --devices",
     )
     group.add_argument(
-        "--process_id", type=_whole_number, metavar="I", help="number of this process, from 0"
+        "--process_id",
+        type=flags.natural_number,
+        metavar="I",
+        help="number of this process, from 0",
     )
-
-
-def _whole_number(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return value
 
 
 def _check(options: argparse.Namespace) -> None:

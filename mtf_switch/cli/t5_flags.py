@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from mtf_switch import whole_file
 from mtf_switch.config import (
     gin_config,
     gin_files,
@@ -105,7 +106,7 @@ def check_modules(options: argparse.Namespace) -> None:
 
 def _list_folders(options: argparse.Namespace) -> list[str]:
     folders = [getattr(options, "model_dir", None), *getattr(options, "models", ())]
-    return [folder for folder in folders if folder and "://" not in folder]
+    return [folder for folder in folders if folder and not whole_file.is_address(folder)]
 
 
 def check_prefixes(options: argparse.Namespace) -> None:

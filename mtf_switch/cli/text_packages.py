@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mtf_switch import whole_file
 from mtf_switch.config import given_bindings, saved_config
 
 # The name of the mixture; its tasks are multilingual.de and so on.
@@ -11,7 +12,7 @@ _MULTILINGUAL = "multilingual"
 
 
 def check(files: Sequence[str], params: Sequence[str], model_dir: str | None = None) -> None:
-    """Checks that the packages are there, if the configuration reads the multilingual text.
+    """Checks that the packages are there, if the task or the vocabulary needs them.
 
     Args:
       files: The gin files of a command.
@@ -22,7 +23,7 @@ def check(files: Sequence[str], params: Sequence[str], model_dir: str | None = N
       UserError: If a package is missing; the message names the command that downloads it.
     """
     # A file at an address needs TensorFlow anyway.
-    if model_dir is not None and "://" in model_dir:
+    if model_dir is not None and whole_file.is_address(model_dir):
         model_dir = None
     given = {
         (binding.name.split(".")[-1], binding.parameter): binding.value
@@ -31,7 +32,8 @@ def check(files: Sequence[str], params: Sequence[str], model_dir: str | None = N
     task = given.get(("MIXTURE_NAME", ""))
     if task is None and model_dir is not None:
         task = saved_config.read_task(model_dir)
-    if not isinstance(task, str) or task.split(".")[0] != _MULTILINGUAL:
+    texts = (task, given.get(("task_vocabulary", "source")))
+    if not any(isinstance(name, str) and name.split(".")[0] == _MULTILINGUAL for name in texts):
         return
     saved = saved_config.read_values(model_dir, _MULTILINGUAL) if model_dir else {}
     if given.get((_MULTILINGUAL, "catalogues"), saved.get("catalogues")) is not None:

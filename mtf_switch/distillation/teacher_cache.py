@@ -24,6 +24,7 @@ from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.distillation.teacher import Teacher
 from mtf_switch.errors import UserError
 from mtf_switch.model.batch import batch_dimensions
+from mtf_switch.model_dirs import checkpoint_files
 from mtf_switch.runs import data, estimator, model_call
 
 # The feature of the teacher's log-probabilities, [B, L, V] float32.
@@ -32,6 +33,15 @@ _IDS, _VALUES = "teacher_ids", "teacher_values"
 _INFO, _BATCHES = "cache.json", "batches.tfrecord"
 # The log-probability of a token that is not among the k most likely: its probability is 0.
 _NEVER = -1e9
+# What _INFO says of a cache, at least.
+_KEYS = frozenset(
+    (
+        *("teacher", "task", "batch_size", "sequence_length", "teacher_top_k"),
+        *("top_k", "vocabulary", "steps", "probability", "shapes"),
+    )
+)
+# The content of the teacher's checkpoint. Caches of earlier versions lack it.
+_WEIGHTS = "teacher_weights"
 _OPTIONS = tf.io.TFRecordOptions(compression_type="GZIP")
 
 
@@ -132,6 +142,7 @@ def open_or_write(
     """
     request = {
         "teacher": os.path.abspath(teacher.checkpoint),
+        _WEIGHTS: checkpoint_files.fingerprint(teacher.checkpoint),
         "task": settings.task,
         "batch_size": settings.batch_size,
         "sequence_length": settings.sequence_length,
@@ -151,7 +162,10 @@ def _read_info(folder: str) -> dict[str, Any]:
     path = os.path.join(folder, _INFO)
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
+            info = json.load(file)
+        if not (isinstance(info, dict) and info.keys() >= _KEYS):
+            raise ValueError("a value is missing")
+        return info
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder} is not a cache that --cache_teacher wrote: {_INFO} is missing or "
@@ -162,7 +176,12 @@ def _read_info(folder: str) -> dict[str, Any]:
 def _check_same(folder: str, request: dict[str, Any]) -> None:
     info = _read_info(folder)
     for name, value in request.items():
-        if info[name] != value:
+        if name == _WEIGHTS and info.get(name, value) != value:
+            raise UserError(
+                f"The cache {folder} is of other weights than {request['teacher']} has now: "
+                "name a new --cache_teacher folder."
+            )
+        if name != _WEIGHTS and info[name] != value:
             raise UserError(
                 f"The cache {folder} has {name} {info[name]}, but this run has {value}: name a "
                 "new --cache_teacher folder."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -172,9 +173,14 @@ def test_a_cache_of_few_tokens_says_what_it_keeps(
 
 def test_another_cache_is_refused(tiny: TinyRun, trained: Path, cached, tmp_path: Path) -> None:
     of_two = ("--runtime=pjrt", "--num_processes=2", "--process_id=1")
+    info = json.loads((cached[1] / "cache.json").read_text())
+    for name, content in (("stale", {**info, "teacher_weights": "0"}), ("other", {"a": 1})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cache.json").write_text(json.dumps(content))
     for folder, flags, message in (
         (cached[1], ["--teacher_top_k=3"], "has teacher_top_k 9999, but this run has 3"),
-        (tmp_path, ["--teacher_top_k=3"], "is not a cache that --cache_teacher wrote"),
+        (tmp_path / "stale", ["--teacher_top_k=9999"], "is of other weights than"),
+        (tmp_path / "other", ["--teacher_top_k=3"], "is not a cache that --cache_teacher wrote"),
         (tmp_path / "x", ["--dry_run"], "--dry_run does not write the cache"),
         (
             tmp_path / "x",

@@ -35,7 +35,9 @@ def model_dir(tmp_path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", ["train", "distil", "eval", "experts", "reproduce"])
+@pytest.mark.parametrize(
+    "command", ["train", "finetune", "distil", "eval", "experts", "prune", "reproduce"]
+)
 def test_no_command_starts(command, model_dir, tmp_path, monkeypatch, capsys) -> None:
     def fail(*_, **__):
         raise AssertionError("the command goes on")
@@ -52,7 +54,12 @@ def test_no_command_starts(command, model_dir, tmp_path, monkeypatch, capsys) ->
             *(f"--student={files[0]}", f"--gin_file={RUN}", f"--teacher={model_dir}"),
             f"--model_dir={new}",
         ],
+        "finetune": [
+            *("--task=multilingual.de", f"--init_checkpoint={model_dir}"),
+            f"--model_dir={new}",
+        ],
         "eval": [f"--model_dir={model_dir}", "--perplexity"],
+        "prune": [f"--model_dir={model_dir}", "--experts=2", f"--output_dir={new}"],
         "experts": [f"--model_dir={model_dir}", f"--output_dir={new}"],
         "reproduce": ["figure_8", "--seeds=1", f"--results={new}"],
     }
@@ -69,6 +76,7 @@ def test_no_command_starts(command, model_dir, tmp_path, monkeypatch, capsys) ->
         ([RUN], []),
         ([], ["MIXTURE_NAME = 'multilingual.de'"]),
         (["runs/embedded.gin", RUN], ["multilingual.catalogues = None"]),
+        (["runs/embedded.gin"], ["task_vocabulary.source = 'multilingual'"]),
         ([], []),
     ],
 )
@@ -89,6 +97,13 @@ def test_the_packages_are_needed(files, params, model_dir) -> None:
 )
 def test_the_packages_are_not_needed(files, params, model_dir) -> None:
     text_packages.check(files, params, str(model_dir))
+
+
+def test_the_vocabulary_of_this_text_needs_them(tmp_path, capsys) -> None:
+    model = ["--gin_file=models/mt5_tiny.gin", "--gin_file=runs/embedded.gin"]
+    model_dir = f"--model_dir={tmp_path / 'new'}"
+    assert main.main(["train", *model, "--vocabulary=multilingual", model_dir]) == 1
+    assert "lacks ckan" in capsys.readouterr().err
 
 
 def test_a_run_on_the_users_catalogues_needs_no_packages(model_dir) -> None:
