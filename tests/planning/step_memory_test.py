@@ -6,6 +6,8 @@ one tile of 8 x 128 elements.
 
 from __future__ import annotations
 
+import dataclasses
+
 import mesh_tensorflow as mtf
 import pytest
 import tensorflow.compat.v1 as tf
@@ -63,8 +65,7 @@ def stack_weights(pod, dtype):
         mtf.get_variable(
             mesh, "w", mtf.Shape(dims), dtype=mtf.VariableDType(tf.float32, tf.float32, dtype)
         )
-        pod.variables = list(mesh.graph.all_variables)
-    return pod
+    return dataclasses.replace(pod, variables=list(mesh.graph.all_variables))
 
 
 def test_the_copy_of_a_stacked_variable_is_made_whole_without_a_loop_as_well():

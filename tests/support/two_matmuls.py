@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import types
-
 import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
 
 from mtf_switch.planning.communication import BACKWARD, FORWARD
+from mtf_switch.planning.lowered_graph import PodGraph
 
 BATCH, WIDTH, HIDDEN = (
     mtf.Dimension("batch", 8),
@@ -35,12 +34,18 @@ def build_two_matmuls(activate, runs=1, activation_dtype=tf.float32):
         mesh_impl = mtf.placement_mesh_impl.PlacementMeshImpl(
             mtf.convert_to_shape("data:2"), mtf.convert_to_layout_rules("batch:data"), ["", ""]
         )
-    return types.SimpleNamespace(
-        phases=phases,
+    return PodGraph(
+        model=None,
+        tf_graph=batch.graph,
+        mesh_graph=mesh.graph,
         mesh_impl=mesh_impl,
-        count_runs=lambda operation: runs,
-        microbatches=runs,
         variables=list(mesh.graph.all_variables),
+        phases=phases,
+        microbatches=runs,
+        looped=set(mesh.graph.operations),
+        train_op=None,
+        features={},
+        results={},
     )
 
 
