@@ -99,6 +99,26 @@ def name_program() -> str:
     return "mtf_switch" if is_installed else "run_switch.py"
 
 
+def not_utf8(path: str, error: UnicodeDecodeError) -> UserError:
+    """Returns the error for a file that is not utf-8.
+
+    Args:
+      path: The path of the file.
+      error: Python's error, of the whole content of the file. The message has the line, and a
+        command that converts the file.
+    """
+    content: bytes = error.object
+    line = content.count(b"\n", 0, error.start) + 1
+    is_utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    encoding = "UTF-16" if is_utf16 else "LATIN1"
+    stem, ending = os.path.splitext(path)
+    return UserError(
+        f"{path}, line {line}: it is not utf-8 (byte 0x{content[error.start]:02x}). If it is "
+        f"{encoding}, convert it: iconv -f {encoding} -t UTF-8 '{path}' > "
+        f"'{stem}.utf8{ending}'."
+    )
+
+
 def suggest_names(name: str, known: Iterable[str], count: int = 3) -> str:
     """Suggests known names that resemble an unknown one.
 

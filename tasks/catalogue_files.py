@@ -110,7 +110,13 @@ class Catalogues:
 
     def _pinned_wheels(self) -> list[tuple[str, str, Path]]:
         """Returns (name, version, path) of the pinned wheels, sorted by name."""
-        pins = requirement_files.read_pins(REQUIREMENTS, "multilingual")
+        try:
+            pins = requirement_files.read_pins(REQUIREMENTS)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"The multilingual text is made from the packages in {REQUIREMENTS}, which "
+                f"cannot be read: {error}. Run from a checkout of the repository."
+            ) from error
         found = {}
         for path in sorted(self.folder.glob("*.whl")):
             try:

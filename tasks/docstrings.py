@@ -24,6 +24,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 from tqdm import tqdm
 
+from mtf_switch.errors import UserError
 from tasks import docstring_extractor, requirement_files
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
@@ -125,7 +126,13 @@ class Docstrings:
         Raises:
           UserError: If the requirements file cannot be read, or does not pin all packages.
         """
-        named = requirement_files.read_pins(self.requirements, "embedded")
+        try:
+            named = requirement_files.read_pins(self.requirements)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"The embedded text is made from the packages in {self.requirements}, which "
+                f"cannot be read: {error}. Run from a checkout of the repository."
+            ) from error
         installed: dict[str, Package] = {}
         path = list(sys.path if self.search_path is None else self.search_path)
         for distribution in importlib.metadata.distributions(path=path):

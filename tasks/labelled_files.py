@@ -18,8 +18,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mtf_switch import network, whole_file
-from mtf_switch.errors import UserError, suggest_names
-from tasks import utf8_text
+from mtf_switch.errors import UserError, not_utf8, suggest_names
 
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
 ENDINGS = (*_DELIMITERS, ".jsonl")
@@ -112,7 +111,10 @@ def _read_text(path: str) -> str:
         content = whole_file.read_bytes(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    return utf8_text.decode(path, content)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, error) from error
 
 
 def _read_table(path: str, text: str, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:

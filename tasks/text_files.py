@@ -9,8 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mtf_switch.errors import UserError
-from tasks import utf8_text
+from mtf_switch.errors import UserError, not_utf8
 
 # Paragraphs are grouped into documents of about this many characters (some 500 tokens), which
 # is short enough to divide a single book into training and validation text.
@@ -53,7 +52,11 @@ class TextFiles:
           UserError: If a file is not utf-8, and in the cases of `paths`.
         """
         for path in self.paths():
-            yield from split_into_documents(utf8_text.decode(path, _read_bytes(path)))
+            try:
+                text = _read_bytes(path).decode("utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise not_utf8(path, error) from error
+            yield from split_into_documents(text)
 
     def paths(self) -> list[str]:
         """Returns the matching files, sorted.

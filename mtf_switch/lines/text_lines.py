@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 
-from mtf_switch.errors import UserError
-from tasks import utf8_text
+from mtf_switch.errors import UserError, not_utf8
 
 _END = re.compile(r"\r?\n")
 
@@ -26,7 +25,10 @@ def read_lines(path: str) -> list[str]:
             content = file.read()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    lines = _END.split(utf8_text.decode(path, content))
+    try:
+        lines = _END.split(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, error) from error
     if lines[-1] == "":
         lines.pop()
     if not lines:

@@ -180,7 +180,11 @@ def test_another_cache_is_refused(tiny: TinyRun, trained: Path, cached, tmp_path
     for folder, flags, message in (
         (cached[1], ["--teacher_top_k=3"], "has teacher_top_k 9999, but this run has 3"),
         (tmp_path / "stale", ["--teacher_top_k=9999"], "is of other weights than"),
-        (tmp_path / "other", ["--teacher_top_k=3"], "is not a cache that --cache_teacher wrote"),
+        (
+            tmp_path / "other",
+            ["--teacher_top_k=3"],
+            "is not a cache that --cache_teacher wrote",
+        ),
         (tmp_path / "x", ["--dry_run"], "--dry_run does not write the cache"),
         (
             tmp_path / "x",
