@@ -242,8 +242,6 @@ def _list(collection: Collection) -> None:
             step_time.find_file(collection.folder),
         )
     )
-    for name, remark in catalog.ELSEWHERE.items():
-        print(f"{name:12s} {remark}")
 
 
 def _check_texts(collection: Collection, trainings: Sequence[Training]) -> None:

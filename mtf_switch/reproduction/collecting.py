@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from mtf_switch import whole_file
 from mtf_switch.config import saved_config
-from mtf_switch.downstream import quality_curve
+from mtf_switch.downstream import quality_curve, scores
 from mtf_switch.downstream.gains import EvaluationPoint
+from mtf_switch.downstream.scores import StepScores
 from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import train_log
 from mtf_switch.reproduction import metrics
@@ -51,13 +55,20 @@ def collect(
     Raises:
       UserError: If the run has no evaluation, or a file is damaged.
     """
-    found = _read_evaluations(model_dir, scale, training)
+    found, steps = {}, []
+    if not (training.is_scored or training.is_computed):
+        found = _read_evaluations(model_dir, scale, training)
     seconds = quality_curve.read_seconds(model_dir)
+    if training.command == "prune":
+        # Its checkpoint has the step of its source, and was not trained.
+        seconds = dict.fromkeys(found, 0.0)
     points = [
         EvaluationPoint(step, seconds[step], data["neg_log_perplexity"])
         for step, data in sorted(found.items())
         if step in seconds
     ]
+    if training.is_scored:
+        steps = scores.read_scores(model_dir, _SPLIT, saved_config.read_task(model_dir))
     last = found[points[-1].step] if points else {}
     return TrainingResult(
         training=training.name,
@@ -74,7 +85,9 @@ def collect(
         metrics={
             **cost,
             **_of_training(model_dir, scale, training),
-            **({} if diverged_at else _of_evaluation(last)),
+            **_of_source(training, seed, scale, model_dir),
+            **(_of_plan(model_dir) if training.is_computed else {}),
+            **({} if diverged_at else {**_of_evaluation(last), **_of_scores(steps)}),
         },
         routers={
             layer: {**values, "expert_load": last["expert_load"][layer]}
@@ -82,6 +95,7 @@ def collect(
         },
         diverged_at=diverged_at,
         tasks=_of_tasks(model_dir, [found[point.step] for point in points]),
+        scores=_list_scores(steps),
     )
 
 
@@ -103,6 +117,65 @@ def _of_evaluation(last: dict[str, Any]) -> dict[str, float]:
         "target_tokens": last["target_tokens"],
         "dropped_evaluation": last["dropped_fraction"],
     }
+
+
+def _of_scores(steps: Sequence[StepScores]) -> dict[str, float]:
+    """Returns the average over tasks, and the scores of each task at its best checkpoint."""
+    if not steps:
+        return {}
+    peaks = scores.find_peaks(steps)
+    averages = scores.average_peaks(steps)
+    of_tasks = {
+        f"{task}/{name}": value
+        for task in steps[-1].scores
+        for name, value in peaks[task].values.items()
+    }
+    return {metrics.DOWNSTREAM: next(iter(averages.values())), **of_tasks}
+
+
+def _list_scores(steps: Sequence[StepScores]) -> dict[str, dict[str, float]]:
+    labels = dict.fromkeys(metric for step in steps for metric in step.metrics)
+    return {
+        metric.label: {
+            str(step.step): step.get_value(metric)
+            for step in steps
+            if step.get_value(metric) is not None
+        }
+        for metric in labels
+    }
+
+
+def _of_source(training: Training, seed: int, scale: Scale, model_dir: str) -> dict[str, float]:
+    """Returns the quality of the model that is fine-tuned, before that."""
+    if training.command != "finetune":
+        return {}
+    *_, folder = scale.list_source_folders(training, seed, model_dir)
+    found = _read_evaluations(folder, scale, training.source)
+    return {metrics.UPSTREAM: found[max(found)]["neg_log_perplexity"]} if found else {}
+
+
+def _of_plan(model_dir: str) -> dict[str, float]:
+    """Reads the bytes of one core from the files of `plan`."""
+    path = os.path.join(model_dir, "plan.json")
+    try:
+        plan = json.loads(whole_file.read_text(path))
+        memory, sent = plan["per_core"], plan["collectives"]
+        found = {
+            "parameters": plan["parameters"],
+            "planned_bytes": memory["total_bytes"],
+            "weight_bytes": sum(memory[group] for group in plan["parameters_by_group"]),
+            "sent_bytes": plan["wire_bytes_per_core"],
+            "forward_bytes": sum(s["wire_bytes"] for s in sent if s["phase"] == "forward"),
+            "all_to_all_bytes": sum(s["wire_bytes"] for s in sent if s["kind"] == "all_to_all"),
+        }
+        compiled = plan.get("compiled", {}).get("compiler")
+        if compiled and compiled["bytes"]:
+            found["compiled_bytes"] = compiled["bytes"]["total"]
+            wires = [item["wire_bytes"] for item in compiled["collectives"]]
+            found["compiled_sent_bytes"] = sum(wires)
+        return found
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}).") from error
 
 
 def _of_tasks(model_dir: str, evaluations: Sequence[dict[str, Any]]) -> dict[str, TaskCurve]:

@@ -136,11 +136,13 @@ class ShareOfGain:
 
     Attributes:
       student, dense, teacher: Names of rows.
+      metric: The quality, or the score on downstream tasks.
     """
 
     student: str
     dense: str
     teacher: str
+    metric: str = metrics.QUALITY
     none: float = dataclasses.field(default=0.0, init=False)
 
     @property
@@ -148,13 +150,18 @@ class ShareOfGain:
         return self.student, self.dense, self.teacher
 
     def estimate(self, results: Results) -> Estimate | None:
-        def compute(*of_rows: TrainingResult) -> float:
-            return self._compute([metrics.read(result, metrics.QUALITY) for result in of_rows])
+        return estimates.estimate(self.compute(results), "difference")
 
-        return estimates.estimate(_by_seed(results, self.rows, compute), "difference")
+    def compute(self, results: Results) -> list[float]:
+        """Returns the share of each seed."""
+
+        def divide(*of_rows: TrainingResult) -> float:
+            return self._compute([metrics.read(result, self.metric) for result in of_rows])
+
+        return _by_seed(results, self.rows, divide)
 
     def find_in_paper(self, paper: PaperNumbers) -> float | None:
-        values = _read_paper(paper, self.rows, metrics.QUALITY)
+        values = _read_paper(paper, self.rows, self.metric)
         return values and self._compute(values)
 
     def _compute(self, values: Sequence[float]) -> float:
@@ -249,6 +256,50 @@ class Trend:
 
     def describe(self) -> str:
         return f"{metrics.METRICS[self.metric]}: gain of a doubling"
+
+
+@dataclasses.dataclass(frozen=True)
+class RankCorrelation:
+    """Spearman's rank correlation of two metrics over models, for each seed.
+
+    Attributes:
+      models: Names of the rows, three or more.
+      first, second: See `metrics.METRICS`.
+    """
+
+    models: tuple[str, ...]
+    first: str
+    second: str
+    none: float = dataclasses.field(default=0.0, init=False)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return self.models
+
+    def estimate(self, results: Results) -> Estimate | None:
+        def correlate(*of_rows: TrainingResult) -> float:
+            return self._correlate(
+                [metrics.read(result, self.first) for result in of_rows],
+                [metrics.read(result, self.second) for result in of_rows],
+            )
+
+        return estimates.estimate(_by_seed(results, self.rows, correlate), "difference")
+
+    def find_in_paper(self, paper: PaperNumbers) -> float | None:
+        first, second = (_read_paper(paper, self.rows, m) for m in (self.first, self.second))
+        return self._correlate(first, second) if first and second else None
+
+    def _correlate(self, first: Sequence[float], second: Sequence[float]) -> float:
+        from scipy import stats
+
+        # Equal values have no ranks, and an unknown one has none either.
+        if min(len(set(first)), len(set(second))) == 1 or any(map(math.isnan, first + second)):
+            return math.nan
+        return float(stats.spearmanr(first, second).statistic)
+
+    def describe(self) -> str:
+        names = (metrics.METRICS[metric] for metric in (self.first, self.second))
+        return f"rank correlation over {len(self.models)} models: {' and '.join(names)}"
 
 
 @dataclasses.dataclass(frozen=True)

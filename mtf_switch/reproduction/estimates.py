@@ -10,7 +10,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +40,11 @@ class Estimate:
     high: float
     seeds: int
     level: float = LEVEL
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is one number that was computed, without a seed."""
+        return self.seeds == 1 and self.low == self.high
 
 
 def estimate(values: Sequence[float], kind: Kind) -> Estimate | None:
@@ -129,6 +134,14 @@ def prediction_interval(values: Sequence[float]) -> tuple[float, float]:
     return float(mean - half), float(mean + half)
 
 
+def to_data(found: Estimate) -> dict[str, Any]:
+    """Returns an estimate as data for JSON, in which numbers that are not finite are texts."""
+    return {
+        name: value if math.isfinite(value) else str(value)
+        for name, value in dataclasses.asdict(found).items()
+    }
+
+
 def format_number(value: float | None, digits: int) -> str:
     """Formats a number with its decimals; "" for None."""
     return "" if value is None else f"{value:,.{digits}f}"
@@ -142,6 +155,8 @@ def format_estimate(found: Estimate, signed: bool, digits: int = 3) -> str:
 
     if math.isnan(found.center):
         return "unknown"
+    if found.is_exact:
+        return text(found.center)
     if found.seeds == 1:
         return f"{text(found.center)} (1 seed)"
     if math.isinf(found.high) and found.seeds > 1 and (found.low in (0.0, -math.inf)):

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Literal
 
 from mtf_switch.reproduction import metrics
 from mtf_switch.reproduction.effects import Effect
+
+# The command of `run_switch.py` that makes a model, or that plans it.
+Command = Literal["train", "distil", "finetune", "prune", "plan"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +27,13 @@ class Training:
       parts: Files of gin/scales: "experts" is `scales/tiny_experts.gin` at scale tiny.
       gin_files: Files that come after those of the scale.
       params: Bindings that come last.
-      teacher: The training whose model teaches this one; None for an ordinary training.
+      source: The training whose model teaches this one, or from whose model it starts; None for
+        "train" and "plan".
+      command: How it is made. "prune" takes experts away from the source, without a step of
+        training. "plan" computes the resources of a step, without a seed.
+      experts: For "prune", the number of experts that each layer keeps.
+      is_scored: Whether its checkpoints decode the examples of a task and are scored; otherwise
+        their negative log perplexity is measured.
       base_file: The gin file that comes first instead of that of the scale. Such a training is
         the same at all scales.
       evaluates_all: Whether it is evaluated on the whole validation split at all scales.
@@ -33,9 +43,22 @@ class Training:
     parts: tuple[str, ...] = ()
     gin_files: tuple[str, ...] = ()
     params: tuple[str, ...] = ()
-    teacher: Training | None = None
+    source: Training | None = None
+    command: Command = "train"
+    experts: int | None = None
+    is_scored: bool = False
     base_file: str | None = None
     evaluates_all: bool = False
+
+    @property
+    def sources(self) -> list[Training]:
+        """The trainings that come before it, in their order."""
+        return [] if self.source is None else [*self.source.sources, self.source]
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether its result does not depend on a seed."""
+        return self.command == "plan"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,22 +83,27 @@ class Row:
     Attributes:
       name: Its name in the exhibit, such as "input_jitter".
       title: The paper's words for it.
-      training: What is trained for it below the paper's scale.
+      training: What is trained for it below the paper's scale; None if nothing stands for it.
       paper_file: The file of gin/paper with the full-size row.
       paper: Metric -> the number that the paper prints.
       paper_files: Further gin files of the full-size row, after `paper_file`.
       layout: The file of gin/layouts with which the full-size row is planned.
+      paper_source: The file of gin/paper with the full-size model that is fine-tuned, pruned,
+        or a teacher; "" without one.
       teacher: For a student, the name of the row of its teacher.
+      counted: Metric -> a number of the full-size model that is counted, and not measured.
     """
 
     name: str
     title: str
-    training: Training
+    training: Training | None
     paper_file: str
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
     paper_files: tuple[str, ...] = ()
     layout: str = "layouts/expert_32.gin"
+    paper_source: str = ""
     teacher: str | None = None
+    counted: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +145,8 @@ class Exhibit:
       by_language: Whether it compares its two rows by language, the dense one first.
       notes: What differs from the paper, or is not known.
       needs: What it needs besides the embedded text, such as a download.
+      paper_tasks: The tasks on which the full-size rows are fine-tuned.
+      only_at_paper_scale: Why its rows are not run at small scale; "" if they are.
     """
 
     name: str
@@ -129,6 +159,8 @@ class Exhibit:
     notes: tuple[str, ...] = ()
     by_language: bool = False
     needs: str = ""
+    paper_tasks: tuple[str, ...] = ()
+    only_at_paper_scale: str = ""
 
     def find_row(self, name: str) -> Row:
         """Returns the row of a name."""
@@ -136,13 +168,19 @@ class Exhibit:
 
     @property
     def compared_column(self) -> Column | None:
-        """The column whose difference from the baseline is shown: that of the quality."""
-        return next((c for c in self.columns if c.metric == metrics.QUALITY), None)
+        """The column whose difference from the baseline is shown: quality, or scores."""
+        compared = (metrics.QUALITY, metrics.DOWNSTREAM)
+        return next((c for c in self.columns if c.metric in compared), None)
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether its results do not depend on a seed."""
+        return any(training.is_computed for training in self.trainings)
 
     @property
     def trainings(self) -> list[Training]:
         """The trainings of its rows, each once."""
-        return list(dict.fromkeys(row.training for row in self.rows))
+        return list(dict.fromkeys(row.training for row in self.rows if row.training))
 
     @property
     def label(self) -> str:

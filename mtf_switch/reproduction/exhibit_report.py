@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import collections
-import csv
 import dataclasses
-import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -17,6 +15,7 @@ from mtf_switch.reproduction import (
     estimates,
     language_section,
     metrics,
+    results_csv,
     student_columns,
     verdicts,
 )
@@ -70,7 +69,7 @@ def make_report(exhibit: Exhibit, results: Results, context: Context) -> Report:
         data=_to_data(exhibit, results, judged, context),
         documents={
             f"{exhibit.name}.md": format_page(exhibit, results, judged, context),
-            f"{exhibit.name}.csv": format_csv(exhibit, results),
+            f"{exhibit.name}.csv": results_csv.format_csv(exhibit, results),
         },
         plots={f"{exhibit.name}.png": lambda figure: _draw(figure, exhibit, results)}
         if has_results
@@ -93,15 +92,12 @@ def format_page(
 ) -> str:
     """Formats the page of an exhibit."""
     lines = [GENERATED, "", f"# {exhibit.label}: {exhibit.title}", ""]
-    lines += [f"Scale: {context.scale}. {describe_seeds(results)}", ""]
+    lines += [f"Scale: {context.scale}. {describe_seeds(exhibit, results)}", ""]
     warnings = format_warnings(exhibit, results, context)
     lines += [warnings, ""] if warnings else []
     lines += [format_table(exhibit, results), ""]
+    lines += [_explain_table(exhibit), ""] if any(results.values()) else []
     lines += [
-        "Ours is the mean over seeds +- the standard deviation, with the 95% interval of the "
-        f"mean in brackets. Minus {exhibit.baseline} is the difference of the negative log "
-        "perplexity; ours is paired by seed.",
-        "",
         "## Claims of the paper",
         "",
         format_claims(judged),
@@ -121,11 +117,30 @@ def format_page(
     return "\n".join(lines).rstrip() + "\n"
 
 
-def describe_seeds(results: Results) -> str:
-    """Says how many seeds the rows have."""
+def _explain_table(exhibit: Exhibit) -> str:
+    if exhibit.is_computed:
+        return "Ours is computed, without a seed. A claim has no interval."
+    text = (
+        "Ours is the mean over seeds +- the standard deviation, with the 95% interval of the "
+        "mean in brackets."
+    )
+    if exhibit.compared_column is None:
+        return text
+    return (
+        f"{text} Minus {exhibit.baseline} is the difference of the "
+        f"{metrics.METRICS[exhibit.compared_column.metric]}; ours is paired by seed."
+    )
+
+
+def describe_seeds(exhibit: Exhibit, results: Results) -> str:
+    """Says how many seeds the rows have, or why none was run."""
+    if exhibit.only_at_paper_scale:
+        return exhibit.only_at_paper_scale
     counts = sorted({len(of_row) for of_row in results.values()})
     if not counts or counts[-1] == 0:
         return "No row was run yet."
+    if exhibit.is_computed:
+        return "All rows are computed, without a seed."
     few = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
     return f"Seeds of each row: {few}."
 
@@ -189,10 +204,15 @@ def format_table(exhibit: Exhibit, results: Results) -> str:
         cells = [row.title]
         for column in exhibit.columns:
             if any(column.metric in other.paper for other in exhibit.rows):
-                cells.append(
-                    format_number(row.paper.get(column.metric), 3 if column.digits else 0)
-                )
-            cells.append(_format_ours(results.get(row.name, {}), column))
+                digits = min(3, column.digits)
+                cells.append(format_number(row.paper.get(column.metric), digits))
+            counted = row.counted.get(column.metric)
+            of_row = results.get(row.name, {})
+            cells.append(
+                format_number(counted, column.digits)
+                if counted is not None
+                else _format_ours(of_row, column)
+            )
         if main is not None:
             cells += _format_difference(exhibit, row, main, results)
         cells += student_columns.format_cells(exhibit, row, results)
@@ -253,25 +273,6 @@ def format_claims(judged: Sequence[JudgedClaim]) -> str:
     return "\n".join(lines)
 
 
-def format_csv(exhibit: Exhibit, results: Results) -> str:
-    """Formats a line for each row and seed, with all metrics."""
-    names = [
-        *("quality", "seconds", "examples_per_second", "tokens_per_second", "parameters"),
-        *("flops_per_token", "dropped_training", "dropped_evaluation", "token_accuracy"),
-    ]
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["row", "training", "seed", "diverged_at", *names, "signature"])
-    for row in exhibit.rows:
-        for seed, result in sorted(results.get(row.name, {}).items()):
-            diverged = "" if result.diverged_at is None else result.diverged_at
-            values = [result.metrics.get(name, "") for name in names]
-            writer.writerow(
-                [row.name, result.training, seed, diverged, *values, result.signature]
-            )
-    return file.getvalue()
-
-
 def _to_data(
     exhibit: Exhibit, results: Results, judged: Sequence[JudgedClaim], context: Context
 ) -> dict[str, Any]:
@@ -284,8 +285,10 @@ def _to_data(
         "rows": {
             row.name: {
                 "title": row.title,
-                "training": row.training.name,
+                "training": row.training.name if row.training else None,
                 "paper": dict(row.paper),
+                **({"counted": dict(row.counted)} if row.counted else {}),
+                **student_columns.make_data(exhibit, row, results),
                 "seeds": sorted(results.get(row.name, {})),
                 "diverged_at": {
                     seed: result.diverged_at
@@ -310,18 +313,12 @@ def _to_data(
 
 def claim_data(one: JudgedClaim) -> dict[str, Any]:
     """Returns a judged claim as data for JSON, in which infinite numbers are texts."""
-    estimate = None
-    if one.estimate is not None:
-        estimate = {
-            name: value if math.isfinite(value) else str(value)
-            for name, value in dataclasses.asdict(one.estimate).items()
-        }
     return {
         "claim": one.claim.text,
         "place": one.claim.place,
         "effect": one.claim.effect.describe(),
         "limit": one.claim.limit,
         "paper": one.paper,
-        "ours": estimate,
+        "ours": None if one.estimate is None else estimates.to_data(one.estimate),
         "verdict": one.verdict_text,
     }

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from mtf_switch.reproduction.exhibit import Exhibit, Training
-from mtf_switch.reproduction.runner import Job
+from mtf_switch.reproduction.runner import Job, list_jobs
 from mtf_switch.reproduction.scales import Scale
 from mtf_switch.reproduction.step_time import StepTime
 from mtf_switch.reproduction.training_result import TrainingResult
@@ -55,12 +55,12 @@ def format_list(
         return _format_seconds(
             sum(
                 step_time.estimate(of_scale, job.training, known.get(job.training))
-                for job in _add_teachers(jobs)
+                for job in _add_sources(jobs)
             )
         )
 
     def describe(name: str, rows: int, trainings: Sequence[Training]) -> list[str]:
-        jobs = [Job(training, seed) for training in trainings for seed in range(seeds)]
+        jobs = list_jobs(trainings, seeds)
         left = [job for job in jobs if job.seed not in results[job.training]]
         return [
             *(name, str(rows), str(seeds), f"{len(jobs) - len(left)} of {len(jobs)}"),
@@ -106,11 +106,11 @@ def find_needs(exhibits: Sequence[Exhibit]) -> dict[str, str]:
     return found
 
 
-def _add_teachers(jobs: Iterable[Job]) -> list[Job]:
-    """Adds the teachers that students train first, each once for a seed."""
+def _add_sources(jobs: Iterable[Job]) -> list[Job]:
+    """Adds the sources of models, each once for a seed."""
     jobs = list(jobs)
-    teachers = [Job(job.training.teacher, job.seed) for job in jobs if job.training.teacher]
-    return [*jobs, *dict.fromkeys(teachers)]
+    sources = [Job(source, job.seed) for job in jobs for source in job.training.sources]
+    return [*jobs, *dict.fromkeys(sources)]
 
 
 def _measure_steps(results: TrainingResults) -> dict[Training, float]:

@@ -10,24 +10,52 @@ from mtf_switch.reproduction.training_result import TrainingResult
 
 QUALITY = "quality"
 QUALITY_AT_HALF = "quality_at_half"
+# The average over downstream tasks, each at its best checkpoint; see `scores.average_peaks`.
+DOWNSTREAM = "downstream"
+# The negative log perplexity of the model that is fine-tuned, before that.
+UPSTREAM = "upstream"
 EXAMPLES_PER_SECOND = "examples_per_second"
 
 # Metric -> its name in a table.
 METRICS = {
     QUALITY: "neg. log perplexity",
     QUALITY_AT_HALF: "neg. log perplexity at half of the steps",
+    DOWNSTREAM: "downstream average",
+    UPSTREAM: "neg. log perplexity before fine-tuning",
     EXAMPLES_PER_SECOND: "examples/s",
     "seconds": "seconds of training",
     "parameters": "parameters",
     "flops_per_token": "FLOPs per token",
     "dropped_training": "dropped in training",
     "dropped_evaluation": "dropped in evaluation",
+    # Scores of the embedded tasks, in percent.
+    "embedded_package/accuracy": "package accuracy",
+    "embedded_summary/rouge1": "summary rouge1",
+    "embedded_module/f1": "module f1",
+    # Scores that only the paper has.
+    "super_glue": "SuperGLUE",
+    "squad": "SQuAD",
+    "anli": "ANLI",
+    "natural_questions": "Natural Questions",
+    "web_questions": "Web Questions",
+    "trivia_qa": "TriviaQA",
+    # Of the full-size model.
+    "full_parameters": "parameters at full size",
+    "full_flops": "FLOPs per sequence at full size",
+    # Of one core, in a training step: `plan`, and the program that the TPU's compiler makes.
+    "planned_bytes": "bytes of memory, planned",
+    "compiled_bytes": "bytes of memory, compiled",
+    "weight_bytes": "bytes of weights",
+    "sent_bytes": "bytes sent",
+    "compiled_sent_bytes": "bytes sent, compiled",
+    "forward_bytes": "bytes sent in the forward pass",
+    "all_to_all_bytes": "bytes sent in all-to-alls",
 }
 
 
 def read(result: TrainingResult, metric: str) -> float:
     """Returns a metric: NaN if unknown, minus infinity for the quality of a diverged run."""
-    if metric in (QUALITY, QUALITY_AT_HALF) and result.diverged_at is not None:
+    if metric in (QUALITY, QUALITY_AT_HALF, DOWNSTREAM) and result.diverged_at is not None:
         return -math.inf
     if metric == QUALITY_AT_HALF:
         return _interpolate(result.curve, result.curve[-1].step / 2)

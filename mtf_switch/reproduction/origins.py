@@ -38,13 +38,14 @@ def describe(model_dir: str, commit: str, configuration: str, jobs: int) -> Orig
       configuration: See `Origin`.
       jobs: See `Origin`.
     """
-    data = [
-        path for path in sorted(Path(model_dir).iterdir()) if path.name.startswith(_DATA_FILES)
-    ]
+    names = sorted(Path(model_dir).iterdir())
+    data = [path for path in names if path.name.startswith(_DATA_FILES)]
+    # A plan has no configuration of its own: `configuration` has its bindings.
+    gin = [path for path in names if path.name == "config.gin"]
     return Origin(
         commit=commit,
         configuration=configuration,
-        gin=_hash([Path(model_dir) / "config.gin"]),
+        gin=_hash(gin),
         lock=find_lock(),
         data=_hash(data),
         versions={name: _find_version(name) for name in _PACKAGES},

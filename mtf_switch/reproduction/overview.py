@@ -72,8 +72,11 @@ def _format_page(
     missing = [e for e in exhibits if not any(all_results[e.name].values())]
     if missing:
         lines += ["", "## Not run", ""]
-        lines += [
-            f"- {exhibit.label}: `{context.command.replace(' all ', f' {exhibit.name} ')}`"
-            for exhibit in missing
-        ]
+        lines += [f"- {exhibit.label}: {_explain(exhibit, context)}" for exhibit in missing]
     return "\n".join(lines) + "\n"
+
+
+def _explain(exhibit: Exhibit, context: Context) -> str:
+    """Returns the command of an exhibit that was not run, or the reason."""
+    command = context.command.replace(" all ", f" {exhibit.name} ")
+    return exhibit.only_at_paper_scale or f"`{command}`"

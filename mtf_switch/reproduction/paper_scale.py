@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mtf_switch.errors import UserError, name_program
 from mtf_switch.reproduction.exhibit import Exhibit, Row
@@ -49,8 +50,12 @@ class PlannedRow:
 
 
 def list_files(row: Row) -> list[str]:
-    """Returns the gin files of a full-size row, layout first."""
-    return [row.layout, row.paper_file, *row.paper_files]
+    """Returns the gin files of the full-size row that is planned, layout first.
+
+    For a row that is fine-tuned or pruned, that is the model before.
+    """
+    starts = _command(row) in ("finetune", "prune")
+    return [row.layout, row.paper_source if starts else row.paper_file, *row.paper_files]
 
 
 def plan(row: Row) -> PlannedRow:
@@ -65,22 +70,82 @@ def plan(row: Row) -> PlannedRow:
 
 
 def make_commands(exhibit: Exhibit, row: Row, seed: int, tpu: Tpu) -> list[list[str]]:
-    """Returns the arguments of `run_switch.py` that train a full-size row, and evaluate it."""
-    model_dir = f"{tpu.model_dirs}/{exhibit.name}/{row.name}-{seed}"
-    files = [f"--gin_file={file}" for file in (_TPU_FILE, *list_files(row))]
-    return [
-        ["train", *tpu.flags, *files, f"--seed={seed}", f"--model_dir={model_dir}"],
+    """Returns the arguments of `run_switch.py` that make a full-size row, and evaluate it.
+
+    A row without a training is pre-trained, as it stands in gin/paper. For a row that is only
+    planned there is no command: `plan` has said what it needs.
+    """
+    command = _command(row)
+    if command == "plan":
+        return []
+    folder = f"{tpu.model_dirs}/{exhibit.name}"
+    model_dir = f"{folder}/{row.name}-{seed}"
+    own = [f"--seed={seed}", f"--model_dir={model_dir}"]
+    if command == "train":
+        files = [f"--gin_file={file}" for file in (_TPU_FILE, *list_files(row))]
+        return [["train", *tpu.flags, *files, *own], _evaluate(tpu, model_dir)]
+    source = f"{folder}/{Path(row.paper_source).stem}-{seed}"
+    files = [_TPU_FILE, row.layout, row.paper_source]
+    commands = [
         [
-            *("eval", *tpu.flags, f"--model_dir={model_dir}", "--perplexity"),
-            "--checkpoint_steps=all",
-        ],
+            *("train", *tpu.flags, *(f"--gin_file={file}" for file in files)),
+            *(f"--seed={seed}", f"--model_dir={source}"),
+        ]
     ]
+    if command == "prune":
+        kept = f"--experts={row.training.experts}"
+        prune = ["prune", f"--model_dir={source}", kept, f"--output_dir={model_dir}"]
+        return [*commands, prune, _evaluate(tpu, model_dir)]
+    if command == "finetune":
+        return commands + _fine_tune(exhibit, row, seed, tpu, source, model_dir)
+    if row.training.is_scored:
+        (task,) = exhibit.paper_tasks
+        teacher = f"{source}-{task}"
+        commands += _fine_tune(exhibit, _without_own_file(row), seed, tpu, source, source)
+        source = teacher
+    layout = [f"--gin_file={file}" for file in (_TPU_FILE, row.layout)]
+    student = [f"--teacher={source}", f"--student={row.paper_file}"]
+    commands.append(["distil", *tpu.flags, *student, *layout, *own])
+    return [*commands, _evaluate(tpu, model_dir, row.training.is_scored)]
+
+
+def _command(row: Row) -> str:
+    return "train" if row.training is None else row.training.command
+
+
+def _without_own_file(row: Row) -> Row:
+    """Returns the row of a teacher that is fine-tuned with the defaults of `finetune`."""
+    return dataclasses.replace(row, paper_file=row.paper_source)
+
+
+def _fine_tune(
+    exhibit: Exhibit, row: Row, seed: int, tpu: Tpu, source: str, model_dir: str
+) -> list[list[str]]:
+    """Returns the commands that fine-tune a model on each task of an exhibit, and score it."""
+    # A row whose file is that of its source is fine-tuned with the defaults of `finetune`.
+    own = [] if row.paper_file == row.paper_source else [f"--gin_file={row.paper_file}"]
+    layout = [f"--gin_file={file}" for file in (_TPU_FILE, row.layout)]
+    commands = []
+    for task in exhibit.paper_tasks:
+        folder = f"{model_dir}-{task}"
+        start = [f"--task={task}", f"--init_checkpoint={source}"]
+        end = [*layout, *own, f"--seed={seed}", f"--model_dir={folder}"]
+        commands.append(["finetune", *tpu.flags, *start, *end])
+        commands.append(_evaluate(tpu, folder, is_scored=True))
+    return commands
+
+
+def _evaluate(tpu: Tpu, model_dir: str, is_scored: bool = False) -> list[str]:
+    kind = [] if is_scored else ["--perplexity"]
+    return ["eval", *tpu.flags, f"--model_dir={model_dir}", *kind, "--checkpoint_steps=all"]
 
 
 def format_row(exhibit: Exhibit, planned: PlannedRow, seeds: int, tpu: Tpu) -> str:
     """Formats the plan and the commands of a row."""
     lines = [f"{exhibit.name}/{planned.row.name}: {planned.row.title}"]
     lines += [f"  plan ({planned.row.layout}): {planned.verdict}"]
+    if planned.row.training is not None and planned.row.training.is_computed:
+        seeds = 0
     for seed in range(seeds):
         for command in make_commands(exhibit, planned.row, seed, tpu):
             lines.append(f"  {name_program()} {shlex.join(command)}")

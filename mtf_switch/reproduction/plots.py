@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +32,8 @@ def draw(figure: Figure, exhibit: Exhibit, results: Results) -> None:
         axis.grid(alpha=0.3)
     seeds = sorted({len(of_row) for of_row in results.values() if of_row})
     count = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    figure.suptitle(f"{exhibit.label}: {exhibit.title} ({count} seeds)")
+    seeds = "" if exhibit.is_computed else f" ({count} seeds)"
+    figure.suptitle(f"{exhibit.label}: {exhibit.title}{seeds}")
 
 
 def _color(rows: Sequence[Row], row: Row, baseline: str) -> object:
@@ -139,14 +140,16 @@ def _draw_interval(axis: Axes, x: float, values: Sequence[float], color: object)
 def _difference_by_row(
     axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results
 ) -> None:
-    """Draws the quality of each row minus that of the baseline, paired by seed."""
+    """Draws the quality, or score, of each row minus that of the baseline, paired by seed."""
     others = [row for row in rows if row.name != exhibit.baseline]
+    metric = exhibit.compared_column.metric
     for place, row in enumerate(others):
-        differences = Difference(row.name, exhibit.baseline).compute(results)
+        differences = Difference(row.name, exhibit.baseline, metric).compute(results)
         _draw_interval(axis, place, differences, _color(rows, row, exhibit.baseline))
     axis.axhline(0, color="black", linestyle="--", linewidth=0.8)
     _name_rows(axis, others)
-    axis.set_ylabel(f"neg. log perplexity - that of {exhibit.find_row(exhibit.baseline).title}")
+    title = exhibit.find_row(exhibit.baseline).title
+    axis.set_ylabel(f"{metrics.METRICS[metric]} - that of {title}")
 
 
 def _name_rows(axis: Axes, rows: Sequence[Row]) -> None:
@@ -182,6 +185,61 @@ def _speed_up(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Result
     axis.set_ylabel("speed-up in steps (0: quality not reached)")
 
 
+def _score_by_upstream(
+    axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results
+) -> None:
+    """Draws the scores of each seed of a model against the quality before fine-tuning."""
+    for row in rows:
+        pairs = [
+            (metrics.read(result, metrics.UPSTREAM), metrics.read(result, metrics.DOWNSTREAM))
+            for result in results[row.name].values()
+        ]
+        finite = [pair for pair in pairs if np.isfinite(pair).all()]
+        if finite:
+            color = _color(rows, row, exhibit.baseline)
+            axis.plot(*zip(*finite), "o", color=color, label=row.title)
+    axis.set_xlabel(metrics.METRICS[metrics.UPSTREAM])
+    axis.set_ylabel(metrics.METRICS[metrics.DOWNSTREAM])
+    axis.legend(fontsize="small")
+
+
+def _bars(axis: Axes, rows: Sequence[Row], results: Results, names: Mapping[str, str]) -> None:
+    """Draws numbers of bytes that were computed for each row, in MiB.
+
+    Args:
+      axis: Where.
+      rows: The rows, each with one result.
+      results: The results.
+      names: Metric -> its name in the legend. Those that no row has are left out.
+    """
+    shown = {
+        title: [
+            metrics.read(next(iter(results[row.name].values())), metric) / 2**20 for row in rows
+        ]
+        for metric, title in names.items()
+    }
+    shown = {title: values for title, values in shown.items() if not np.isnan(values).all()}
+    width = 0.8 / max(len(shown), 1)
+    for number, (title, values) in enumerate(shown.items()):
+        places = np.arange(len(rows)) + (number - (len(shown) - 1) / 2) * width
+        axis.bar(places, values, width, label=title)
+    _name_rows(axis, rows)
+    axis.legend(fontsize="small")
+
+
+def _memory_by_row(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results) -> None:
+    names = {"weight_bytes": "weights", "planned_bytes": "all, planned"}
+    _bars(axis, rows, results, {**names, "compiled_bytes": "all, compiled"})
+    axis.set_ylabel("memory of a core (MiB)")
+
+
+def _sent_by_row(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results) -> None:
+    names = {"sent_bytes": "all, planned", "compiled_sent_bytes": "all, compiled"}
+    parts = {"forward_bytes": "forward pass", "all_to_all_bytes": "all-to-alls"}
+    _bars(axis, rows, results, {**names, **parts})
+    axis.set_ylabel("sent by a core in a step (MiB)")
+
+
 PLOTS = {
     "quality_by_step": _quality_by_step,
     "quality_by_second": _quality_by_second,
@@ -189,4 +247,7 @@ PLOTS = {
     "difference_by_row": _difference_by_row,
     "dropped_by_row": _dropped_by_row,
     "speed_up": _speed_up,
+    "score_by_upstream": _score_by_upstream,
+    "memory_by_row": _memory_by_row,
+    "sent_by_row": _sent_by_row,
 }

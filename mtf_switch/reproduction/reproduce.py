@@ -72,7 +72,7 @@ class Collection:
     def read_exhibit(self, exhibit: Exhibit) -> Results:
         """Returns the results of each row of an exhibit."""
         by_training = {training: self.read(training) for training in exhibit.trainings}
-        return {row.name: by_training[row.training] for row in exhibit.rows}
+        return {row.name: by_training.get(row.training, {}) for row in exhibit.rows}
 
     def set_stale_aside(self, trainings: Sequence[Training], reruns: bool) -> None:
         """Gives results that are to be made again another name, and says so.
@@ -107,12 +107,8 @@ class Collection:
         So the speeds of the rows are measured interleaved.
         """
         found = {training: self.read(training) for training in trainings}
-        return [
-            Job(training, seed)
-            for seed in range(self.seeds)
-            for training in trainings
-            if seed not in found[training]
-        ]
+        jobs = runner.list_jobs(trainings, self.seeds)
+        return [job for job in jobs if job.seed not in found[job.training]]
 
 
 def train(

@@ -53,6 +53,16 @@ class Job:
         return f"{self.training.name} seed {self.seed}"
 
 
+def list_jobs(trainings: Sequence[Training], seeds: int) -> list[Job]:
+    """Returns one seed of all trainings after another; what is computed has only the seed 0."""
+    return [
+        Job(training, seed)
+        for seed in range(seeds)
+        for training in trainings
+        if seed == 0 or not training.is_computed
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """How jobs are run.
@@ -181,15 +191,15 @@ def _start(plan: Plan, job: Job) -> _Running | None:
     configuration = plan.scale.hash_configuration(job.training)
     folder = plan.folder.work_folder(job.training, job.seed, configuration)
     model_dir = os.path.join(folder, "model")
-    teacher = plan.scale.find_teacher(job.training, job.seed, model_dir)
+    sources = plan.scale.list_source_folders(job.training, job.seed, model_dir)
     resources = contextlib.ExitStack()
     try:
         resources.enter_context(run_lock.hold(folder))
-        # Students of one teacher run one after another: the first one trains it.
-        if teacher is not None:
-            resources.enter_context(run_lock.hold(f"{teacher}.lock"))
+        # Models of one source are made one after another: the first one trains it.
+        for source in sources:
+            resources.enter_context(run_lock.hold(f"{source}.lock"))
         # A process that was killed may have left its training behind, which goes on.
-        for busy in filter(None, (model_dir, teacher)):
+        for busy in (model_dir, *sources):
             run_lock.check_free(busy)
     except UserError:
         resources.close()
@@ -198,6 +208,9 @@ def _start(plan: Plan, job: Job) -> _Running | None:
     if os.path.exists(plan.folder.file_of(job.training, job.seed)):
         resources.close()
         return None
+    if job.training.command == "prune":
+        # It writes a new folder, in a second.
+        shutil.rmtree(model_dir, ignore_errors=True)
     path = os.path.join(folder, _LOG)
     log = resources.enter_context(open(path, "w", encoding="utf-8"))  # noqa: SIM115
     commands = plan.scale.make_commands(job.training, job.seed, model_dir)
@@ -243,6 +256,9 @@ def _finish(plan: Plan, one: _Running) -> list[str]:
             lines = [line.split("\r")[-1] for line in log.splitlines() if line.strip()]
             reason = lines[-1] if lines else f"exit code {one.process.returncode}"
             return [f"{one.job} ({reason} See {os.path.join(one.folder, _LOG)})"]
+        if not os.path.isdir(one.model_dir):
+            path = os.path.join(one.folder, _LOG)
+            return [f"{one.job} (the training of its source diverged. See {path})"]
         try:
             result = _collect(plan, one, diverged_at)
         except UserError as error:
@@ -257,7 +273,9 @@ def _collect(plan: Plan, one: _Running, diverged_at: int | None) -> TrainingResu
     job, scale = one.job, plan.scale
     configuration = scale.hash_configuration(job.training)
     origin = origins.describe(one.model_dir, plan.commit, configuration, plan.at_once)
-    cost = _find_cost(plan, job, configuration) or plan.measure_cost(one.model_dir)
+    cost = {}
+    if not job.training.is_computed:
+        cost = _find_cost(plan, job, configuration) or plan.measure_cost(one.model_dir)
     return collecting.collect(
         job.training, job.seed, scale, one.model_dir, origin, cost, diverged_at
     )

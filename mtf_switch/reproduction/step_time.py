@@ -48,17 +48,22 @@ class StepTime:
     def estimate(
         self, scale: Scale, training: Training, step_seconds: float | None = None
     ) -> float:
-        """Estimates the seconds of a training and its evaluation, without its teacher's.
+        """Estimates the seconds of a training and its evaluation, without its sources.
+
+        A plan counts as a start, and an evaluation that decodes as one that does not.
 
         Args:
           scale: The scale.
           training: The training.
           step_seconds: The seconds of a step, if they were measured.
         """
+        if training.is_computed:
+            return self.start_seconds
         if step_seconds is None:
             forward = self._forward_flops(scale, training)
-            taught = training.teacher and self._forward_flops(scale, training.teacher)
-            step_flops = _STEP_OVER_FORWARD * forward + (taught or 0.0)
+            step_flops = _STEP_OVER_FORWARD * forward
+            if training.command == "distil":
+                step_flops += self._forward_flops(scale, training.source)
             step_seconds = self.seconds_per_flop * step_flops
         return self.start_seconds + step_seconds * _count_step_equivalents(scale, training)
 
@@ -89,16 +94,17 @@ def read_or_measure(
     Args:
       plan: How trainings are run; its folder keeps what was measured.
       every_scale: The scales.
-      trainings: The trainings; their teachers are added.
+      trainings: The trainings; their sources are added.
     """
     path = find_file(plan.folder)
     found = _read(path)
     known = found or measure(plan)
-    teachers = [training.teacher for training in trainings if training.teacher]
+    trained = [training for training in trainings if not training.is_computed]
+    sources = [source for training in trained for source in training.sources]
     wanted = {
         scale.hash_configuration(training): (scale, training)
         for scale in every_scale
-        for training in (*trainings, *teachers)
+        for training in (*trained, *sources)
     }
     missing = {key: of for key, of in wanted.items() if key not in known.flops_per_token}
     if missing:
@@ -149,7 +155,7 @@ def count_flops(trainings: dict[str, tuple[Scale, Training]]) -> dict[str, float
     from tqdm import tqdm
 
     return {
-        key: cost.count_flops(scale.list_files(training), scale.list_params(training))
+        key: cost.count_flops(*scale.list_configuration(training))
         for key, (scale, training) in tqdm(
             trainings.items(), desc="FLOPs of the models", unit="model", leave=False
         )

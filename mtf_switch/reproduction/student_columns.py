@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 from mtf_switch.reproduction import estimates, metrics
 from mtf_switch.reproduction.effects import Results, ShareOfGain
@@ -29,7 +30,7 @@ def format_cells(exhibit: Exhibit, row: Row, results: Results) -> list[str]:
     """
     if row.teacher is None:
         return [""] * len(list_heads(exhibit))
-    share = ShareOfGain(row.name, exhibit.baseline, row.teacher)
+    share = _share(exhibit, row)
     paper = share.find_in_paper({other.name: other.paper for other in exhibit.rows})
     return [
         _format_compression(row, results),
@@ -38,13 +39,51 @@ def format_cells(exhibit: Exhibit, row: Row, results: Results) -> list[str]:
     ]
 
 
-def _format_compression(row: Row, results: Results) -> str:
-    """The number of parameters is the same for all seeds."""
+def make_data(exhibit: Exhibit, row: Row, results: Results) -> dict[str, Any]:
+    """Returns the columns of a row as data for JSON; {} in rows without a teacher.
+
+    Infinite ends of an interval become texts, as in the claims.
+    """
+    if row.teacher is None:
+        return {}
+    share = _share(exhibit, row)
+    found = share.estimate(results)
+    return {
+        "compression": compute_compression(row, results),
+        "share_of_gain": None if found is None else estimates.to_data(found),
+        "paper_share_of_gain": share.find_in_paper(
+            {other.name: other.paper for other in exhibit.rows}
+        ),
+    }
+
+
+def compute_share(exhibit: Exhibit, row: Row, results: Results, seed: int) -> float | None:
+    """Returns the share of the gain that a student of a seed keeps; None if it is unknown."""
+    of_seed = {name: {seed: of[seed]} for name, of in results.items() if seed in of}
+    found = _share(exhibit, row).compute(of_seed) if row.teacher else []
+    return found[0] if found else None
+
+
+def _share(exhibit: Exhibit, row: Row) -> ShareOfGain:
+    metric = exhibit.compared_column.metric
+    return ShareOfGain(row.name, exhibit.baseline, row.teacher, metric)
+
+
+def compute_compression(row: Row, results: Results) -> float | None:
+    """Returns 1 - the student's parameters / the teacher's; None if they are unknown.
+
+    The number of parameters is the same for all seeds.
+    """
     sizes = [
         next((metrics.read(r, "parameters") for r in results.get(name, {}).values()), math.nan)
         for name in (row.name, row.teacher)
     ]
-    return "" if any(map(math.isnan, sizes)) else f"{1 - sizes[0] / sizes[1]:.0%}"
+    return None if any(map(math.isnan, sizes)) else 1 - sizes[0] / sizes[1]
+
+
+def _format_compression(row: Row, results: Results) -> str:
+    compression = compute_compression(row, results)
+    return "" if compression is None else f"{compression:.0%}"
 
 
 def _format_share(share: ShareOfGain, results: Results) -> str:

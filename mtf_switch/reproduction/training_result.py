@@ -73,6 +73,8 @@ class TrainingResult:
       routers: Layer -> metrics of its router, and the load of its experts, at the end.
       diverged_at: The step at which the loss was not finite; None for a run that ended well.
       tasks: Name of a task of a mixture -> its own evaluations; empty for a single task.
+      scores: TASK/METRIC or the name of an average -> step -> score, for models that are scored
+        on downstream tasks. In a file, steps are texts.
     """
 
     training: str
@@ -86,6 +88,7 @@ class TrainingResult:
     routers: dict[str, dict[str, Any]]
     diverged_at: int | None = None
     tasks: dict[str, TaskCurve] = dataclasses.field(default_factory=dict)
+    scores: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -96,7 +99,8 @@ class TrainingResult:
     def signature(self) -> str:
         """One line that says what a number depends on."""
         origin = self.origin
-        steps = self.curve[-1].step if self.curve else 0
+        scored = [int(step) for of_label in self.scores.values() for step in of_label]
+        steps = max([*(point.step for point in self.curve), *scored], default=0)
         seeds = f"data{self.data_seed}+weights{self.weights_seed}"
         hashes = [f"{name}:{getattr(origin, name)[:8]}" for name in ("gin", "data", "lock")]
         parts = [self.training, f"scale:{self.scale}", f"seed:{seeds}", f"steps:{steps}"]
@@ -151,6 +155,8 @@ def _check_types(result: TrainingResult) -> None:
     texts += [result.origin.lock, result.origin.data, result.origin.machine]
     numbers = [result.data_seed, result.weights_seed, *result.metrics.values()]
     numbers += [value for point in result.curve for value in dataclasses.astuple(point)]
+    for of_label in result.scores.values():
+        numbers += [*map(int, of_label), *of_label.values()]
     for task in result.tasks.values():
         if len(task.neg_log_perplexities) != len(result.curve):
             raise TypeError("the curve of a task has another length")
@@ -162,5 +168,5 @@ def _check_types(result: TrainingResult) -> None:
     steps = [point.step for point in result.curve]
     if steps != sorted(set(steps)):
         raise TypeError("the steps of the curve are not in order")
-    if not result.curve and result.diverged_at is None:
+    if not result.curve and "quality" in result.metrics:
         raise TypeError("the curve is empty")

@@ -38,6 +38,8 @@ class JudgedClaim:
     @property
     def verdict_text(self) -> str:
         """The verdict, and what the interval excludes."""
+        if self.estimate is not None and self.estimate.is_exact:
+            return f"{self.verdict.value}, computed"
         if self.verdict in (Verdict.SAME, Verdict.OPPOSITE):
             return f"{self.verdict.value}, interval excludes {self.claim.limit:g}"
         return self.verdict.value
@@ -64,6 +66,9 @@ def judge_all(exhibit: Exhibit, results: Results) -> list[JudgedClaim]:
     judged = []
     for claim in exhibit.claims:
         estimate = claim.effect.estimate(results)
+        if estimate is not None and exhibit.is_computed:
+            center = estimate.center
+            estimate = dataclasses.replace(estimate, low=center, high=center)
         paper = claim.effect.find_in_paper(numbers) if claim.paper is None else claim.paper
         judged.append(JudgedClaim(claim, paper, estimate, judge(claim, estimate)))
     return judged

@@ -62,11 +62,16 @@ def compare(old: TrainingResult, new: TrainingResult, recorded: list[TrainingRes
     """
     name = f"{old.training} seed {old.seed}"
     if _evaluations(old) == _evaluations(new):
-        return f"{name} is equal: all {len(new.curve)} evaluations have the same value."
+        steps = {step for of_label in new.scores.values() for step in of_label}
+        count = len(new.curve) or len(steps)
+        if not count:
+            return f"{name} is equal: all {len(new.metrics)} numbers have the same value."
+        return f"{name} is equal: all {count} evaluations have the same value."
     differences = _list_differences(old, new)
-    values = [metrics.read(result, metrics.QUALITY) for result in recorded]
-    before, after = (metrics.read(result, metrics.QUALITY) for result in (old, new))
-    numbers = f"its negative log perplexity is {after:.4f}, and {before:.4f} was recorded"
+    metric, title = _find_metric(old)
+    values = [metrics.read(result, metric) for result in recorded]
+    before, after = (metrics.read(result, metric) for result in (old, new))
+    numbers = f"its {title} is {after:.4f}, and {before:.4f} was recorded"
     if not differences:
         raise UserError(
             f"{name} differs: {numbers}, on the same machine, commit, packages and data, where "
@@ -90,9 +95,19 @@ def compare(old: TrainingResult, new: TrainingResult, recorded: list[TrainingRes
     )
 
 
+def _find_metric(result: TrainingResult) -> tuple[str, str]:
+    """Returns the metric that is compared, and its name in a sentence."""
+    if "planned_bytes" in result.metrics:
+        return "planned_bytes", "memory in bytes"
+    if result.scores:
+        return metrics.DOWNSTREAM, metrics.METRICS[metrics.DOWNSTREAM]
+    return metrics.QUALITY, "negative log perplexity"
+
+
 def _evaluations(result: TrainingResult) -> tuple:
     curve = [(point.step, point.neg_log_perplexity) for point in result.curve]
-    return curve, result.tasks, result.diverged_at
+    computed = result.metrics if "planned_bytes" in result.metrics else {}
+    return curve, result.tasks, result.diverged_at, result.scores, computed
 
 
 def _list_differences(old: TrainingResult, new: TrainingResult) -> list[str]:

@@ -169,7 +169,7 @@ def test_a_row_is_verified(results, monkeypatch, capsys) -> None:
             ["table_12"],
             "There is no table, figure or section 'table_12'. The nearest names are",
         ),
-        (["table_5"], "Table 5 is not among what this command trains: fine-tuning"),
+        (["--verify=section_5_6/switch_c"], "has no result. Nothing stands for it"),
         ([], "exactly one of them, not 0"),
         (["table_11", "--list"], "exactly one of them, not 2"),
         (["table_11", "--rows=argmx"], "Table 11 has no row 'argmx'"),

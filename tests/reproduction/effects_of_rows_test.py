@@ -11,6 +11,7 @@ from mtf_switch.reproduction import metrics
 from mtf_switch.reproduction.effects import (
     Difference,
     Factor,
+    RankCorrelation,
     ShareOfGain,
     SpeedUp,
     SpreadFactor,
@@ -103,6 +104,26 @@ def test_a_trend_is_the_gain_of_a_doubling() -> None:
     assert trend.find_in_paper(paper) == pytest.approx(0.2)
     results["two"] = {0: make_result(diverged_at=3)}
     assert trend.estimate(results).center == -math.inf
+
+
+def test_a_rank_correlation_is_that_of_the_models_of_a_seed() -> None:
+    # Ranks 1 2 3 4 and 1 3 2 4: 1 - 6 (0 + 1 + 1 + 0) / (4 x 15) = 0.8. In seed 1 they are equal.
+    scored = {"a": (1.0, 1.0), "b": (3.0, 2.0), "c": (2.0, 3.0), "d": (4.0, 4.0)}
+    results = {
+        name: {
+            seed: make_result(seed=seed, upstream=upstream, downstream=value)
+            for seed, value in enumerate(values)
+        }
+        for upstream, (name, values) in enumerate(scored.items())
+    }
+    correlation = RankCorrelation(tuple(scored), "upstream", "downstream")
+    found = correlation.estimate(results)
+    assert (found.center, found.seeds) == (pytest.approx(0.9), 2)
+    assert correlation.find_in_paper({}) is None
+    # Where all scores are equal, there is no rank.
+    for name in scored:
+        results[name] = {0: make_result(upstream=1.0, downstream=2.0)}
+    assert correlation.estimate(results) is None
 
 
 def test_the_spread_is_that_over_seeds() -> None:

@@ -70,7 +70,7 @@ def test_a_short_training_measures_the_machine_once(tmp_path, capsys) -> None:
     assert found.start_seconds == pytest.approx(100 - 0.5 * (40 + 11 * 40 / 3))
     tokens = 64 * TINY.count_tokens(T5)
     assert found.seconds_per_flop == pytest.approx(0.5 / (3 * 10 * tokens))
-    wanted = [T5, STUDENT, STUDENT.teacher]
+    wanted = [T5, STUDENT, STUDENT.source]
     assert set(found.flops_per_token) == {TINY.hash_configuration(t) for t in wanted}
     assert "measures the speed of this machine, once" in capsys.readouterr().err
     # The clock of the fixture has no third reading: it is not measured again.
@@ -100,6 +100,7 @@ def test_trainings_of_earlier_exhibits_are_needed() -> None:
     assert needs["figure_4"] == "trainings: 9 of figure_1"
     assert needs["figure_6"] == "trainings: 3 of figure_1"
     assert needs["table_6"] == "trainings: 2 of figure_1"
+    assert needs["table_5"] == "trainings: 2 of table_4"
     assert needs["figure_8"].startswith("make install-multilingual; trainings: 2 of figure_7")
 
 
@@ -117,7 +118,7 @@ def test_the_list_counts_each_training_and_each_teacher_once() -> None:
     assert lines["figure_12"][1:5] == ["4", "2", "1", "of"]
     assert lines["figure_12"][5:8] == ["8", "2.7", "h"]
     assert lines["figure_12"][8:10] == ["2.2", "h"]
-    # Nine trainings of which seven are students of one teacher: (9 x 2 + 2) x 1000 s.
-    assert lines["table_6"][6:8] == ["6.0", "h"]
-    # 2 (dense) + 3 + 7 x 2 ... of both: 11 trainings, 22 runs and 2 teachers.
-    assert lines["all"][5:8] == ["22", "7.2", "h"]
+    # Twelve trainings, of which ten have one source: 22 x 1000 s, the two of T5, and 2 sources.
+    assert lines["table_6"][6:8] == ["7.7", "h"]
+    # 14 trainings: 26 x 1000 s, the two of T5, and 2 sources.
+    assert lines["all"][5:8] == ["28", "8.8", "h"]

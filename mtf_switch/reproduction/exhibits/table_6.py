@@ -29,7 +29,8 @@ def _student(name: str, init: str, soft: float, experts: int = 8) -> Training:
     return Training(
         f"student_{name}",
         params=(f"distillation.init = {init!r}", f"distillation.soft = {soft}"),
-        teacher=trainings.switch(experts),
+        source=trainings.switch(experts),
+        command="distil",
     )
 
 
@@ -44,10 +45,33 @@ _TEACHER = Row(
 )
 
 
+def _pruned(experts: int) -> Row:
+    kept = "1 expert (a dense model)" if experts == 1 else f"{experts} experts"
+    return Row(
+        f"pruned_{experts}",
+        f"beyond the paper: the teacher pruned to {kept}",
+        Training(
+            f"switch_8_pruned_{experts}",
+            source=trainings.SWITCH,
+            command="prune",
+            experts=experts,
+        ),
+        _TEACHER.paper_file,
+        paper_source=_TEACHER.paper_file,
+        layout=_DATA,
+        teacher=_TEACHER.name,
+    )
+
+
 def _row(name: str, title: str, training: Training, quality: float | None = None) -> Row:
     file = f"paper/table_6/{name}.gin" if quality is not None else _STUDENT_FILE
     paper = {} if quality is None else {"quality": quality}
-    return Row(name, title, training, file, paper, layout=_DATA, teacher=_TEACHER.name)
+    return Row(
+        *(name, title, training, file, paper),
+        layout=_DATA,
+        paper_source=_TEACHER.paper_file,
+        teacher=_TEACHER.name,
+    )
 
 
 def _beyond(init: str, title: str) -> Row:
@@ -82,6 +106,7 @@ TABLE_6 = Exhibit(
         _beyond("mean_expert", "mean of the experts"),
         _beyond("sum_expert", "sum of the experts"),
         _beyond("top_expert", "top units of each expert"),
+        *map(_pruned, (1, 2, 4)),
     ),
     (Column("parameters", "parameters", 0), Column("quality", "neg. log perplexity", 4)),
     (
@@ -109,6 +134,8 @@ TABLE_6 = Exhibit(
     plots=("difference_by_row", "quality_by_step"),
     notes=(
         "A student of a seed learns from the teacher of that seed. Both read the same batches.",
+        "A pruned model keeps the experts of each layer that matter most on the training text, "
+        "without a step of training; docs/distillation.md explains the rank.",
         _MEASURES,
         "The paper does not say that its rows without a mix have the teacher's loss alone; "
         "gin/paper/table_6 reads it so.",
@@ -135,6 +162,7 @@ def _of_teacher(experts: int, teacher: float, student: float) -> tuple[Row, Row]
             "paper/table_7/student.gin",
             {"quality": student},
             layout=_DATA,
+            paper_source=f"paper/table_7/switch_base_{experts}.gin",
             teacher=f"teacher_{name}",
         ),
     )

@@ -5,7 +5,13 @@ from __future__ import annotations
 from mtf_switch.reproduction import metrics
 from mtf_switch.reproduction.effects import Difference
 from mtf_switch.reproduction.exhibit import Claim, Column, Exhibit, Row, Training
-from mtf_switch.reproduction.exhibits.trainings import EXPERTS, SWITCH, T5, T5_LARGE
+from mtf_switch.reproduction.exhibits.trainings import (
+    EXPERTS,
+    SWITCH,
+    SWITCH_LARGE,
+    T5,
+    T5_LARGE,
+)
 
 _PLACE = "Section 5.6, Table 9"
 _C = Training(
@@ -17,16 +23,33 @@ _C = Training(
 )
 
 
+# Row -> parameters and FLOPs of a sequence as printed, and both as counted: those of the models
+# in docs/models.md, routers included.
+_SIZES = {
+    "t5_base": (0.2e9, 124e9, 222_903_552, 124.1e9),
+    "t5_large": (0.7e9, 425e9, 750_251_008, 449.1e9),
+    "t5_xxl": (11e9, 6.3e12, 11_003_736_064, 6806e9),
+    "switch_base": (7e9, 124e9, 7_415_217_408, 124.8e9),
+    "switch_large": (26e9, 425e9, 27_120_888_832, 451e9),
+    "switch_xxl": (395e9, 6.3e12, 394_675_073_024, 6814e9),
+    "switch_c": (1571e9, 890e9, 1_571_375_798_688, 1040e9),
+}
+_SIZE_METRICS = ("full_parameters", "full_flops")
+
+
 def _row(
     name: str, title: str, training: Training, half: float, end: float, layout: str
 ) -> Row:
+    printed, counted = _SIZES[name][:2], _SIZES[name][2:]
+    quality = {metrics.QUALITY_AT_HALF: half, metrics.QUALITY: end}
     return Row(
         name,
         title,
         training,
         f"paper/table_9/{name}.gin",
-        {metrics.QUALITY_AT_HALF: half, metrics.QUALITY: end},
+        {**quality, **dict(zip(_SIZE_METRICS, printed))},
         layout=f"layouts/{layout}.gin",
+        counted=dict(zip(_SIZE_METRICS, counted)),
     )
 
 
@@ -53,7 +76,7 @@ TABLE_9 = Exhibit(
         _row("switch_base", "Switch-Base", SWITCH, -1.370, -1.306, "expert_32"),
         _row(
             *("switch_large", "Switch-Large"),
-            Training("switch_8_large", parts=(EXPERTS, "large")),
+            SWITCH_LARGE,
             *(-1.248, -1.177, "expert_32"),
         ),
         _row(
@@ -64,6 +87,8 @@ TABLE_9 = Exhibit(
         _row("switch_c", "Switch-C", _C, -1.096, -1.043, "expert_2048"),
     ),
     (
+        Column("full_parameters", "parameters at full size", 0),
+        Column("full_flops", "FLOPs of a sequence at full size", 0),
         Column("parameters", "parameters", 0),
         Column("flops_per_token", "FLOPs per token", 0),
         Column(metrics.QUALITY_AT_HALF, "at half of the steps", 4),
@@ -80,8 +105,9 @@ TABLE_9 = Exhibit(
     notes=(
         "The paper's numbers are after 250k and 500k steps. Its learning rate does not depend "
         "on the last step; here it falls to 0 there, so half of the steps are worth less.",
-        "Parameters and FLOPs are those of the small models. docs/models.md has those of the "
-        "full size, counted, beside the printed ones.",
+        "Parameters and FLOPs at full size are counted on the models of docs/models.md, which "
+        "explains where the paper's numbers contradict each other; the counts include routers, "
+        "and the paper's do not. The other parameters and FLOPs are those of the small models.",
     ),
 )
 

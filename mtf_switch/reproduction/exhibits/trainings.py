@@ -9,6 +9,9 @@ EXPERTS = "experts"
 
 T5 = Training("t5")
 T5_LARGE = Training("t5_large", parts=("large",))
+SWITCH_LARGE = Training("switch_8_large", parts=(EXPERTS, "large"))
+# Table 4's file with the paper's choice for sparse models: dropout 0.1, and 0.4 of the experts.
+EXPERTS_TUNED = "switch_dropout_0.1_expert_0.4"
 # The Switch model of a scale's gin file, with 8 experts and input jitter.
 SWITCH = Training("switch_8", parts=(EXPERTS,))
 
@@ -28,4 +31,20 @@ def at_capacity(name: str, factor: float, *gin_files: str, part: str | None = No
         parts=(EXPERTS, part) if part else (EXPERTS,),
         gin_files=gin_files,
         params=tuple(f"{parameter} = {factor}" for parameter in _FACTORS),
+    )
+
+
+def tune(source: Training, rates: str) -> Training:
+    """Returns a model that is fine-tuned on the tasks of the embedded text.
+
+    Args:
+      source: The training whose model is fine-tuned.
+      rates: The file of gin/paper/table_4 with the dropout rates.
+    """
+    return Training(
+        f"{source.name}_tuned_{rates.split('_', 1)[1]}",
+        gin_files=("runs/demo_finetune.gin", f"paper/table_4/{rates}.gin"),
+        source=source,
+        command="finetune",
+        is_scored=True,
     )

@@ -1,0 +1,86 @@
+"""Table 8: a sparse model that was fine-tuned teaches a dense student (Section 4.2)."""
+
+from __future__ import annotations
+
+from mtf_switch.reproduction import metrics
+from mtf_switch.reproduction.effects import Difference, ShareOfGain
+from mtf_switch.reproduction.exhibit import Claim, Column, Exhibit, Row, Training
+from mtf_switch.reproduction.exhibits.trainings import EXPERTS_TUNED, SWITCH, T5, tune
+
+_PLACE = "Section 4.2, Table 8"
+_TEACHER = tune(SWITCH, EXPERTS_TUNED)
+_STUDENT = Training(
+    "student_tuned",
+    gin_files=("runs/finetune.gin", "runs/demo_finetune.gin"),
+    params=("distillation.init = 'non_expert'", "distillation.soft = 0.25"),
+    source=_TEACHER,
+    command="distil",
+    is_scored=True,
+)
+
+TABLE_8 = Exhibit(
+    "table_8",
+    "Distillation of a fine-tuned sparse model",
+    (
+        Row(
+            *("t5", "T5-Base", tune(T5, "t5_dropout_0.1"), "paper/table_5/t5_base.gin"),
+            paper={metrics.DOWNSTREAM: 74.6},
+            paper_source="paper/table_5/t5_base.gin",
+            layout="layouts/data_32.gin",
+        ),
+        Row(
+            *("teacher", "Switch-Base (teacher)", _TEACHER, "paper/table_5/switch_base.gin"),
+            paper={metrics.DOWNSTREAM: 81.3},
+            paper_source="paper/table_5/switch_base.gin",
+        ),
+        Row(
+            *("student", "Distilled T5-Base", _STUDENT, "paper/table_8/student.gin"),
+            paper={metrics.DOWNSTREAM: 76.6},
+            paper_source="paper/table_5/switch_base.gin",
+            layout="layouts/data.gin",
+            teacher="teacher",
+        ),
+    ),
+    (
+        Column("parameters", "parameters", 0),
+        Column(metrics.DOWNSTREAM, "average", 2),
+        Column("embedded_package/accuracy", "package accuracy", 2),
+        Column("embedded_summary/rouge1", "summary rouge1", 2),
+        Column("embedded_module/f1", "module f1", 2),
+    ),
+    (
+        Claim(
+            "The fine-tuned sparse teacher is ahead of the dense model",
+            _PLACE,
+            Difference("teacher", "t5", metrics.DOWNSTREAM),
+        ),
+        Claim(
+            "The student is ahead of the dense model",
+            _PLACE,
+            Difference("student", "t5", metrics.DOWNSTREAM),
+        ),
+        Claim(
+            "The student keeps about 30% of the teacher's gain",
+            _PLACE,
+            ShareOfGain("student", "t5", "teacher", metrics.DOWNSTREAM),
+            above=0.3,
+        ),
+        Claim(
+            "The student keeps some of the teacher's gain",
+            _PLACE,
+            ShareOfGain("student", "t5", "teacher", metrics.DOWNSTREAM),
+        ),
+    ),
+    baseline="t5",
+    plots=("difference_by_row",),
+    notes=(
+        "The paper's average is SuperGLUE's. Here, it is the mean over the three tasks of the "
+        "embedded text, each at its best checkpoint; docs/finetuning.md describes them.",
+        "The teacher is the last checkpoint of the fine-tuned model of the same seed. The "
+        "paper does not say from which weights the student starts: here from the teacher's "
+        "non-expert weights, as in gin/paper/table_8.",
+    ),
+    paper_tasks=("super_glue_v102_proportional",),
+)
+
+EXHIBITS = (TABLE_8,)
