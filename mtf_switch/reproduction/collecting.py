@@ -16,6 +16,7 @@ from mtf_switch.downstream.gains import EvaluationPoint
 from mtf_switch.downstream.scores import StepScores
 from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import train_log
+from mtf_switch.planning import communication
 from mtf_switch.reproduction import metrics
 from mtf_switch.reproduction.exhibit import Training
 from mtf_switch.reproduction.scales import Scale
@@ -171,8 +172,12 @@ def _of_plan(model_dir: str) -> dict[str, float]:
         compiled = plan.get("compiled", {}).get("compiler")
         if compiled and compiled["bytes"]:
             found["compiled_bytes"] = compiled["bytes"]["total"]
-            wires = [item["wire_bytes"] for item in compiled["collectives"]]
-            found["compiled_sent_bytes"] = sum(wires)
+            found["compiled_sent_bytes"] = sum(
+                communication.compute_wire_bytes(
+                    item["kind"], item["bytes"] * item["count"], item["cores_per_group"]
+                )
+                for item in compiled["collectives"]
+            )
         return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}).") from error

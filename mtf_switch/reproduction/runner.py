@@ -128,7 +128,8 @@ def run_all(plan: Plan, jobs: Sequence[Job]) -> None:
     Raises:
       UserError: If jobs failed; the message names them, their logs and the first reason.
     """
-    steps = {job: plan.scale.count_steps(job.training) for job in jobs}
+    # What has no step counts as one.
+    steps = {job: max(1, plan.scale.count_steps(job.training)) for job in jobs}
     waiting, running, failures = list(jobs), [], []
     done = 0
     with _Signals() as signals, tqdm(total=sum(steps.values()), unit="step") as bar:

@@ -41,9 +41,10 @@ def test_what_an_exhibit_names_exists(exhibit) -> None:
 @each_exhibit
 def test_the_papers_numbers_are_those_of_the_other_list(exhibit) -> None:
     for row in exhibit.rows:
-        if not row.paper_file.startswith("paper/"):
-            continue
         name = row.paper_file.removeprefix("paper/").removesuffix(".gin")
+        if exhibit.name in ("figure_9", "table_4"):
+            # Figure 9 prints no numbers, and those of Table 4 are in `paper_tables`.
+            continue
         header = " ".join(ROWS[name].header)
         digits = 2 if exhibit.name == "table_3" else 3
         for metric in {"quality", "quality_at_half"} & row.paper.keys():

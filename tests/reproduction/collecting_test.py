@@ -105,12 +105,14 @@ def test_a_plan_has_the_bytes_of_a_core(tmp_path) -> None:
         "all_to_all_bytes": 6.0,
     }
     assert training_result.from_json(result.to_json(), "a file") == result
-    program = {"bytes": {"total": 130}, "collectives": [collective("all_reduce", "", 16.0)]}
+    sent = {"kind": "all_reduce", "bytes": 5, "count": 2, "cores_per_group": 8}
+    program = {"bytes": {"total": 130}, "collectives": [sent]}
     plan["compiled"] = {"compiler": program}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     result = collecting.collect(training, 0, TINY, str(tmp_path), origin, {})
     assert result.metrics["compiled_bytes"] == 130
-    assert result.metrics["compiled_sent_bytes"] == 16.0
+    # A ring of eight cores sends 2 x 7/8 of the 10 bytes.
+    assert result.metrics["compiled_sent_bytes"] == 17.5
     del plan["per_core"]
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     with pytest.raises(UserError, match=r"plan.json is damaged \('per_core'\)"):

@@ -161,7 +161,7 @@ def test_a_job_that_another_process_holds_is_left_until_it_is_free(
 
 
 def test_students_of_one_teacher_run_one_after_another(tmp_path, monkeypatch) -> None:
-    students = [Training(name, teacher=SWITCH) for name in ("first", "second")]
+    students = [Training(name, source=SWITCH, command="distil") for name in ("first", "second")]
     jobs = [Job(students[0], 0), Job(students[1], 0), Job(T5, 0)]
     running, most = [], []
 
@@ -180,10 +180,13 @@ def test_students_of_one_teacher_run_one_after_another(tmp_path, monkeypatch) ->
 
 def test_a_student_waits_while_another_process_has_its_teacher(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(runner, "_spawn", lambda commands, log: spawn(commands[-2:], log))
-    student, plan = Job(Training("student", teacher=SWITCH), 0), make_plan(tmp_path)
+    student, plan = (
+        Job(Training("student", source=SWITCH, command="distil"), 0),
+        make_plan(tmp_path),
+    )
     version = plan.scale.hash_configuration(student.training)
     folder = plan.folder.work_folder(student.training, 0, version)
-    teacher = plan.scale.find_teacher(student.training, 0, f"{folder}/model")
+    (teacher,) = plan.scale.list_source_folders(student.training, 0, f"{folder}/model")
     waiting = [student, Job(T5, 0)]
     with run_lock.hold(f"{teacher}.lock"):
         other = runner._start_next(plan, waiting).running

@@ -23,8 +23,8 @@ _MEANS = {
 _TASKS = (
     "The paper's tasks need downloads. Here, each model is fine-tuned on the mixture of the "
     "three tasks of the embedded text with gin/runs/demo_finetune.gin; docs/finetuning.md "
-    "describes them. The score of a model is the mean over the tasks, each at its best checkpoint, which "
-    "is chosen on the same examples, as in the paper."
+    "describes them. The score of a model is the mean over the tasks, each at its best "
+    "checkpoint, which is chosen on the same examples, as in the paper."
 )
 _SOURCES = (
     "A model is pre-trained once for a seed, and all rows of that seed start from it. It is "
