@@ -163,7 +163,8 @@ class Scale:
             kept = f"--experts={training.experts}"
             return ["prune", f"--model_dir={source}", kept, f"--output_dir={model_dir}"]
         if training.command == "finetune":
-            return ["finetune", f"--init_checkpoint={source}", *files, *others, *own]
+            task = f"--task={self._read(training)['MIXTURE_NAME']}"
+            return ["finetune", task, f"--init_checkpoint={source}", *files, *others, *own]
         if training.command == "distil":
             student = files.pop(0).replace("--gin_file", "--student")
             return ["distil", f"--teacher={source}", student, *files, *others, *own]

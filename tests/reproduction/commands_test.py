@@ -43,7 +43,8 @@ def test_a_model_is_pre_trained_measured_fine_tuned_and_scored() -> None:
         "--eval_batches=40",
     ]
     assert tune_ == [
-        *("finetune", f"--init_checkpoint={source}", "--gin_file=runs/demo_finetune.gin"),
+        *("finetune", "--task=embedded_downstream", f"--init_checkpoint={source}"),
+        "--gin_file=runs/demo_finetune.gin",
         "--gin_file=paper/table_4/switch_dropout_0.1_expert_0.4.gin",
         "--gin_param=utils.run.train_steps = 20",
         "--gin_param=utils.run.save_checkpoints_steps = 10",
