@@ -65,13 +65,15 @@ def compare(old: TrainingResult, new: TrainingResult, recorded: list[TrainingRes
         steps = {step for of_label in new.scores.values() for step in of_label}
         count = len(new.curve) or len(steps)
         if not count:
-            return f"{name} is equal: all {len(new.metrics)} numbers have the same value."
+            return f"{name} is equal: all {len(_computed(new))} numbers have the same value."
         return f"{name} is equal: all {count} evaluations have the same value."
     differences = _list_differences(old, new)
     metric, title = _find_metric(old)
     values = [metrics.read(result, metric) for result in recorded]
     before, after = (metrics.read(result, metric) for result in (old, new))
     numbers = f"its {title} is {after:.4f}, and {before:.4f} was recorded"
+    if "planned_bytes" in old.metrics:
+        raise UserError(f"{name} differs: {numbers}. It is computed, and depends on no seed.")
     if not differences:
         raise UserError(
             f"{name} differs: {numbers}, on the same machine, commit, packages and data, where "
@@ -106,8 +108,15 @@ def _find_metric(result: TrainingResult) -> tuple[str, str]:
 
 def _evaluations(result: TrainingResult) -> tuple:
     curve = [(point.step, point.neg_log_perplexity) for point in result.curve]
-    computed = result.metrics if "planned_bytes" in result.metrics else {}
-    return curve, result.tasks, result.diverged_at, result.scores, computed
+    return curve, result.tasks, result.diverged_at, result.scores, _computed(result)
+
+
+def _computed(result: TrainingResult) -> dict[str, float]:
+    """Returns the numbers of a plan; {} for a training. The compiler is not everywhere."""
+    if "planned_bytes" not in result.metrics:
+        return {}
+    numbers = result.metrics.items()
+    return {name: value for name, value in numbers if not name.startswith("compiled")}
 
 
 def _list_differences(old: TrainingResult, new: TrainingResult) -> list[str]:

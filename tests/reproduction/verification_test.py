@@ -49,3 +49,38 @@ def test_a_run_that_now_diverges_does_not_agree() -> None:
     new = elsewhere(make_result(curve=[], diverged_at=3))
     with pytest.raises(UserError, match="outside of the interval"):
         verification.compare(RECORDED[0], new, RECORDED)
+
+
+def scored(value: float, seed: int = 0) -> TrainingResult:
+    """A fine-tuned model with one score at each of two steps."""
+    result = make_result(seed=seed, curve=[], downstream=value, upstream=-2.5)
+    del result.metrics["quality"]
+    return dataclasses.replace(result, scores={"average": {"0": 3.0, "10": value}})
+
+
+def test_scores_are_compared() -> None:
+    recorded = [scored(value, seed) for seed, value in enumerate((30.0, 32.0, 34.0))]
+    text = verification.compare(recorded[0], scored(30.0), recorded)
+    assert text == "switch_8 seed 0 is equal: all 2 evaluations have the same value."
+    with pytest.raises(UserError, match=r"its downstream average is 31\.0+, and 30\.0+ was"):
+        verification.compare(recorded[0], scored(31.0), recorded)
+    # 32 +- 4.302653 x 2 x sqrt(4 / 3) = 9.9
+    text = verification.compare(recorded[0], elsewhere(scored(41.0)), recorded)
+    assert "within the interval of the recorded seeds, [22.0634, 41.9366]" in text
+    with pytest.raises(UserError, match="outside of the interval"):
+        verification.compare(recorded[0], elsewhere(scored(42.0)), recorded)
+
+
+def planned(**numbers: float) -> TrainingResult:
+    """A plan."""
+    result = make_result(training="plan_data", curve=[])
+    return dataclasses.replace(result, metrics={"planned_bytes": 8.0, **numbers})
+
+
+def test_what_is_computed_is_equal_everywhere() -> None:
+    old = planned(sent_bytes=2.0, compiled_bytes=9.0)
+    # The compiler need not be installed.
+    text = verification.compare(old, elsewhere(planned(sent_bytes=2.0)), [old])
+    assert text == "plan_data seed 0 is equal: all 2 numbers have the same value."
+    with pytest.raises(UserError, match="It is computed, and depends on no seed"):
+        verification.compare(old, elsewhere(planned(sent_bytes=3.0)), [old])
