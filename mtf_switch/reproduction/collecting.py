@@ -57,19 +57,11 @@ def collect(
       UserError: If the run has no evaluation, or a file is damaged.
     """
     found, steps = {}, []
-    if not (training.is_scored or training.is_computed):
-        found = _read_evaluations(model_dir, scale, training)
-    seconds = quality_curve.read_seconds(model_dir)
-    if training.command == "prune":
-        # Its checkpoint has the step of its source, and was not trained.
-        seconds = dict.fromkeys(found, 0.0)
-    points = [
-        EvaluationPoint(step, seconds[step], data["neg_log_perplexity"])
-        for step, data in sorted(found.items())
-        if step in seconds
-    ]
     if training.is_scored:
         steps = scores.read_scores(model_dir, _SPLIT, saved_config.read_task(model_dir))
+    elif not training.is_computed:
+        found = _read_evaluations(model_dir, scale, training)
+    points = _list_points(training, model_dir, found)
     last = found[points[-1].step] if points else {}
     return TrainingResult(
         training=training.name,
@@ -98,6 +90,20 @@ def collect(
         tasks=_of_tasks(model_dir, [found[point.step] for point in points]),
         scores=_list_scores(steps),
     )
+
+
+def _list_points(
+    training: Training, model_dir: str, found: dict[int, dict[str, Any]]
+) -> list[EvaluationPoint]:
+    seconds = quality_curve.read_seconds(model_dir)
+    if training.command == "prune":
+        # Its checkpoint has the step of its source, and was not trained.
+        seconds = dict.fromkeys(found, 0.0)
+    return [
+        EvaluationPoint(step, seconds[step], data["neg_log_perplexity"])
+        for step, data in sorted(found.items())
+        if step in seconds
+    ]
 
 
 def _read_evaluations(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mtf_switch.errors import join_first
 from mtf_switch.report import Report
 from mtf_switch.reproduction import (
+    claim_table,
     estimates,
     language_section,
     metrics,
@@ -19,6 +19,7 @@ from mtf_switch.reproduction import (
     student_columns,
     verdicts,
 )
+from mtf_switch.reproduction.claim_table import GENERATED, Context
 from mtf_switch.reproduction.effects import Difference, Results
 from mtf_switch.reproduction.estimates import format_estimate, format_number
 from mtf_switch.reproduction.exhibit import Column, Exhibit, Row
@@ -27,29 +28,6 @@ from mtf_switch.reproduction.verdicts import JudgedClaim
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-GENERATED = "<!-- Written by `run_switch.py reproduce`. Do not edit. -->"
-
-
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """What a report says about its results, besides the results.
-
-    Attributes:
-      scale: Name of the scale.
-      seeds: The number of seeds that were asked for.
-      commit: The commit of this code.
-      lock: See `Origin.lock`.
-      command: The command that trains what is missing.
-      unused: Names of results that another configuration made.
-    """
-
-    scale: str
-    seeds: int
-    commit: str
-    lock: str
-    command: str
-    unused: tuple[str, ...] = ()
 
 
 def make_report(exhibit: Exhibit, results: Results, context: Context) -> Report:
@@ -62,10 +40,12 @@ def make_report(exhibit: Exhibit, results: Results, context: Context) -> Report:
     """
     judged = verdicts.judge_all(exhibit, results)
     has_results = any(results.values())
+    claims = claim_table.format_claims(judged)
+    warnings = format_warnings(exhibit, results, context)
     return Report(
         name=exhibit.name,
         text=f"{exhibit.label}: {exhibit.title}\n\n{format_table(exhibit, results)}\n\n"
-        f"{format_claims(judged)}\n{format_warnings(exhibit, results, context)}".rstrip(),
+        f"{claims}\n{warnings}".rstrip(),
         data=_to_data(exhibit, results, judged, context),
         documents={
             f"{exhibit.name}.md": format_page(exhibit, results, judged, context),
@@ -100,7 +80,7 @@ def format_page(
     lines += [
         "## Claims of the paper",
         "",
-        format_claims(judged),
+        claim_table.format_claims(judged),
         "",
     ]
     if exhibit.by_language:
@@ -253,26 +233,6 @@ def _format_ours(of_row: Mapping[int, TrainingResult], column: Column) -> str:
     return text + diverged
 
 
-def format_claims(judged: Sequence[JudgedClaim]) -> str:
-    """Formats the claims with the paper's effect, ours and the verdict, in Markdown."""
-    lines = [
-        "| claim | place | effect | paper | ours | verdict |",
-        "|---|---|---|---|---|---|",
-    ]
-    for one in judged:
-        effect = one.claim.effect
-        is_factor = effect.none == 1
-        paper = "" if one.paper is None else f"{one.paper:.2f}"
-        if one.paper is not None and not is_factor:
-            paper = f"{one.paper:+.3f}"
-        ours = ""
-        if one.estimate is not None:
-            ours = format_estimate(one.estimate, signed=not is_factor)
-        cells = [one.claim.text, one.claim.place, effect.describe(), paper, ours]
-        lines.append(f"| {' | '.join([*cells, f'**{one.verdict_text}**'])} |")
-    return "\n".join(lines)
-
-
 def _to_data(
     exhibit: Exhibit, results: Results, judged: Sequence[JudgedClaim], context: Context
 ) -> dict[str, Any]:
@@ -306,19 +266,6 @@ def _to_data(
             if exhibit.by_language
             else {}
         ),
-        "claims": [claim_data(one) for one in judged],
+        "claims": [claim_table.claim_data(one) for one in judged],
         "warnings": format_warnings(exhibit, results, context),
-    }
-
-
-def claim_data(one: JudgedClaim) -> dict[str, Any]:
-    """Returns a judged claim as data for JSON, in which infinite numbers are texts."""
-    return {
-        "claim": one.claim.text,
-        "place": one.claim.place,
-        "effect": one.claim.effect.describe(),
-        "limit": one.claim.limit,
-        "paper": one.paper,
-        "ours": None if one.estimate is None else estimates.to_data(one.estimate),
-        "verdict": one.verdict_text,
     }

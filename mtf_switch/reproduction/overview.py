@@ -6,10 +6,10 @@ import collections
 from collections.abc import Mapping, Sequence
 
 from mtf_switch.report import Report
-from mtf_switch.reproduction import exhibit_report, verdicts
+from mtf_switch.reproduction import claim_table, verdicts
+from mtf_switch.reproduction.claim_table import GENERATED, Context
 from mtf_switch.reproduction.effects import Results
 from mtf_switch.reproduction.exhibit import Exhibit
-from mtf_switch.reproduction.exhibit_report import GENERATED, Context
 from mtf_switch.reproduction.verdicts import JudgedClaim, Verdict
 
 
@@ -29,7 +29,7 @@ def make_report(
         name="claims",
         text=_format_counts(judged),
         data={
-            name: [exhibit_report.claim_data(one) for one in claims]
+            name: [claim_table.claim_data(one) for one in claims]
             for name, claims in judged.items()
         },
         documents={"README.md": page},
@@ -66,7 +66,7 @@ def _format_page(
     for exhibit in exhibits:
         link = f"[{exhibit.label}]({exhibit.name}.md)"
         for one in judged[exhibit.name]:
-            row = exhibit_report.format_claims([one]).splitlines()[-1].strip("| ").split(" | ")
+            row = claim_table.format_claims([one]).splitlines()[-1].strip("| ").split(" | ")
             claim, _, _, paper, ours, verdict = row
             lines.append(f"| {link} | {claim} | {paper} | {ours} | {verdict} |")
     missing = [e for e in exhibits if not any(all_results[e.name].values())]

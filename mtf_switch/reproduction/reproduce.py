@@ -15,9 +15,9 @@ from mtf_switch.reproduction import (
     results_folder,
     runner,
 )
+from mtf_switch.reproduction.claim_table import Context
 from mtf_switch.reproduction.effects import Results
 from mtf_switch.reproduction.exhibit import Exhibit, Training
-from mtf_switch.reproduction.exhibit_report import Context
 from mtf_switch.reproduction.results_folder import ResultsFolder
 from mtf_switch.reproduction.runner import Job
 from mtf_switch.reproduction.scales import Scale

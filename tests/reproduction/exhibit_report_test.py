@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from mtf_switch.reproduction import exhibit_report, overview
 from mtf_switch.reproduction.catalog import EXHIBITS
-from mtf_switch.reproduction.exhibit_report import Context
+from mtf_switch.reproduction.claim_table import Context
 
 TABLE = EXHIBITS["table_11"]
 CONTEXT = Context("tiny", 3, "abc1234", "b" * 64, "run_switch.py reproduce table_11")

@@ -24,8 +24,8 @@ from mtf_switch.reproduction import (
     verdicts,
     verification,
 )
+from mtf_switch.reproduction.claim_table import Context
 from mtf_switch.reproduction.effects import Results
-from mtf_switch.reproduction.exhibit_report import Context
 from mtf_switch.reproduction.language_effects import ByLanguage
 from mtf_switch.reproduction.training_result import TaskCurve, TrainingResult
 from mtf_switch.reproduction.verdicts import Verdict

@@ -1,0 +1,67 @@
+"""The claims of an exhibit with their verdicts: as a table, and as data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from mtf_switch.reproduction import estimates
+from mtf_switch.reproduction.estimates import format_estimate
+from mtf_switch.reproduction.verdicts import JudgedClaim
+
+GENERATED = "<!-- Written by `run_switch.py reproduce`. Do not edit. -->"
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a report says about its results, besides the results.
+
+    Attributes:
+      scale: Name of the scale.
+      seeds: The number of seeds that were asked for.
+      commit: The commit of this code.
+      lock: See `Origin.lock`.
+      command: The command that trains what is missing.
+      unused: Names of results that another configuration made.
+    """
+
+    scale: str
+    seeds: int
+    commit: str
+    lock: str
+    command: str
+    unused: tuple[str, ...] = ()
+
+
+def format_claims(judged: Sequence[JudgedClaim]) -> str:
+    """Formats the claims with the paper's effect, ours and the verdict, in Markdown."""
+    lines = [
+        "| claim | place | effect | paper | ours | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in judged:
+        effect = one.claim.effect
+        is_factor = effect.none == 1
+        paper = "" if one.paper is None else f"{one.paper:.2f}"
+        if one.paper is not None and not is_factor:
+            paper = f"{one.paper:+.3f}"
+        ours = ""
+        if one.estimate is not None:
+            ours = format_estimate(one.estimate, signed=not is_factor)
+        cells = [one.claim.text, one.claim.place, effect.describe(), paper, ours]
+        lines.append(f"| {' | '.join([*cells, f'**{one.verdict_text}**'])} |")
+    return "\n".join(lines)
+
+
+def claim_data(one: JudgedClaim) -> dict[str, Any]:
+    """Returns a judged claim as data for JSON, in which infinite numbers are texts."""
+    return {
+        "claim": one.claim.text,
+        "place": one.claim.place,
+        "effect": one.claim.effect.describe(),
+        "limit": one.claim.limit,
+        "paper": one.paper,
+        "ours": None if one.estimate is None else estimates.to_data(one.estimate),
+        "verdict": one.verdict_text,
+    }
