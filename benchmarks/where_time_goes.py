@@ -20,7 +20,7 @@ from mtf_switch.upstream import logs
 # An operation belongs to the first part whose pattern is found in its name.
 _PARTS = (
     ("optimizer", r"adafactor|_slot_"),
-    ("experts: matmuls", r"experts_of_(runs.*MatMul|slots.*Einsum)"),
+    ("experts: matmuls", r"experts_of_(runs|slots).*MatMul"),
     ("experts: other operations", r"experts_of_|SwitchFFN/w[io]"),
     ("dispatch and combine", r"SwitchFFN/(dispatch|combine)|permute|sort_by|move|where_kept"),
     ("router", r"switch_gating|ranks_by|router|top_k|top_1|SwitchFFN|MoE1D"),

@@ -21,6 +21,8 @@ from mesh_tensorflow import placement_mesh_impl, simd_mesh_impl
 from tensorflow.python.ops.control_flow_v2_func_graphs import WhileBodyFuncGraph
 from tensorflow.python.tpu.ops import tpu_ops
 
+from mtf_switch.model import matrix_products
+
 # Multiples of this number collide late in 32 bits: 2^32 over the golden ratio, signed.
 _SPREAD = -1640531527
 _STATELESS = {
@@ -89,6 +91,10 @@ class SeededPlacementMeshImpl(placement_mesh_impl.PlacementMeshImpl):
         """Runs a function on all slices: see `mtf.MeshImpl`."""
         # Mesh TF casts a variable to the type of the activations wherever it is used.
         return super().slicewise(_read_and_cast if fn is tf.cast else fn, *inputs)
+
+    def einsum(self, equation: str, *slices: tf.Tensor) -> tf.Tensor:
+        """Computes an einsum of slices: see `mtf.MeshImpl`."""
+        return matrix_products.einsum(equation, *slices)
 
 
 class SeededSimdMeshImpl(simd_mesh_impl.SimdMeshImpl):
