@@ -15,7 +15,8 @@ etc.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 import gin
@@ -144,16 +145,37 @@ def add_corpus_task(
     return seqio.TaskRegistry.add(
         name,
         source=CorpusSource(corpus),
-        preprocessors=[
-            functools.partial(seqio.preprocessors.rekey, key_map={"targets": "text"}),
-            functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False),
-            seqio.CacheDatasetPlaceholder(),
-            corrupt_spans,
-            seqio.preprocessors.append_eos_after_trim,
-        ],
+        preprocessors=_make_preprocessors(),
         output_features={"inputs": feature, "targets": feature},
         metric_fns=[],
     )
+
+
+def _make_preprocessors() -> list[Callable[..., tf.data.Dataset]]:
+    return [
+        functools.partial(seqio.preprocessors.rekey, key_map={"targets": "text"}),
+        functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False),
+        seqio.CacheDatasetPlaceholder(),
+        corrupt_spans,
+        seqio.preprocessors.append_eos_after_trim,
+    ]
+
+
+def is_corpus_task(task: seqio.Task | seqio.Mixture) -> bool:
+    """Returns whether a task has the source and the preprocessors of `add_corpus_task`."""
+    if not isinstance(getattr(task, "source", None), CorpusSource):
+        return False
+    return list(map(_identify, task.preprocessors)) == list(
+        map(_identify, _make_preprocessors())
+    )
+
+
+def _identify(preprocessor: Callable) -> object:
+    if isinstance(preprocessor, functools.partial):
+        return preprocessor.func, preprocessor.keywords
+    if isinstance(preprocessor, seqio.CacheDatasetPlaceholder):
+        return seqio.CacheDatasetPlaceholder
+    return preprocessor
 
 
 def targets_length(inputs_length: int) -> int:
@@ -161,14 +183,22 @@ def targets_length(inputs_length: int) -> int:
 
     Both numbers include the sentinels and the end of sequence.
     """
-    _, length = t5_preprocessors.random_spans_helper(
+    return _count_tokens(inputs_length)[1]
+
+
+def segment_length(inputs_length: int) -> int:
+    """Returns the number of tokens of text that fill `inputs_length` input tokens."""
+    return _count_tokens(inputs_length)[0]
+
+
+def _count_tokens(inputs_length: int) -> tuple[int, int]:
+    return t5_preprocessors.random_spans_helper(
         inputs_length=inputs_length,
         noise_density=NOISE_DENSITY,
         mean_noise_span_length=MEAN_NOISE_SPAN_LENGTH,
         extra_tokens_per_span_inputs=1,
         extra_tokens_per_span_targets=1,
     )
-    return length
 
 
 def corrupt_spans(
@@ -190,6 +220,22 @@ def corrupt_spans(
     Raises:
       UserError: If the targets would not fit.
     """
+    lengths = check_lengths(sequence_length)
+    return t5_preprocessors.span_corruption(
+        dataset,
+        lengths,
+        output_features,
+        mean_noise_span_length=MEAN_NOISE_SPAN_LENGTH,
+        noise_density=NOISE_DENSITY,
+    )
+
+
+def check_lengths(sequence_length: Mapping[str, int] | None) -> dict[str, int]:
+    """Returns the lengths of the features.
+
+    Raises:
+      UserError: If one is missing, or the targets would not fit.
+    """
     lengths = dict(sequence_length or {})
     if not {"inputs", "targets"} <= set(lengths):
         raise UserError(
@@ -203,13 +249,7 @@ def corrupt_spans(
             f"{needed}; sequence_length allows {lengths['targets']}. Set targets to at "
             f"least {needed}, or make inputs shorter."
         )
-    return t5_preprocessors.span_corruption(
-        dataset,
-        lengths,
-        output_features,
-        mean_noise_span_length=MEAN_NOISE_SPAN_LENGTH,
-        noise_density=NOISE_DENSITY,
-    )
+    return lengths
 
 
 class CorpusSource(OneShardSource):
@@ -229,10 +269,14 @@ class CorpusSource(OneShardSource):
 
     def read_examples(self, split: str, shuffle: bool, seed: int | None) -> tf.data.Dataset:
         """Returns the documents; `shuffle` gives a different order for each seed and epoch."""
-        documents = tf.data.TFRecordDataset(str(self.corpus.prepared_text.split_file(split)))
-        if shuffle:
-            documents = documents.shuffle(_SHUFFLE_BUFFER, seed=seed)
+        documents = read_records(self.corpus.prepared_text.split_file(split), shuffle, seed)
         return documents.map(lambda text: {"text": text})
+
+
+def read_records(file: Path, shuffle: bool, seed: int | None) -> tf.data.Dataset:
+    """Returns the records of a corpus; `shuffle` orders them by the seed, not their content."""
+    records = tf.data.TFRecordDataset(str(file))
+    return records.shuffle(_SHUFFLE_BUFFER, seed=seed) if shuffle else records
 
 
 class CorpusVocabulary(TextVocabulary):

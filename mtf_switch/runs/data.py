@@ -21,7 +21,7 @@ from tensorflow.python.autograph.core import ag_ctx
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.errors import UserError
 from mtf_switch.runs import task_sums
-from tasks import tfds_data
+from tasks import corpus_batches, tfds_data
 
 _T = TypeVar("_T")
 
@@ -101,21 +101,39 @@ def make_train_input_fn(settings: RunSettings, first_step: int) -> Callable:
         that a resumed run does not read its first batches again.
     """
     reorders = first_step > 0 and not settings.skip_seen_data
+    skipped = first_step if settings.skip_seen_data else 0
 
     def input_fn(params):
         del params
         with _order_of_step(first_step) if reorders else contextlib.nullcontext({}) as seed:
-            dataset = build_quickly(
-                lambda: mesh_transformer.mesh_train_dataset_fn(
-                    settings.task, settings.sequence_length, **seed
-                )
-            )
-        dataset = dataset.repeat().batch(settings.batch_size, drop_remainder=True)
-        if settings.skip_seen_data and first_step:
-            dataset = dataset.skip(first_step)
+            dataset = build_quickly(lambda: _read_batches(settings, skipped, **seed))
         return dataset.prefetch(tf.data.experimental.AUTOTUNE)
 
     return input_fn
+
+
+def _read_batches(settings: RunSettings, skipped: int, **seed: int | None) -> tf.data.Dataset:
+    """Returns the batches of training behind the first `skipped` ones, without an end."""
+    given = {**gin.get_bindings(mesh_transformer.mesh_train_dataset_fn), **seed}
+    if not given.get("pack", True) and not given.get("use_cached"):
+        task = seqio.get_mixture_or_task(settings.task)
+        split = given.get("dataset_split", "train")
+        tokens = corpus_batches.find_tokens(task, split)
+        if tokens:
+            return corpus_batches.make_batches(
+                task,
+                tokens,
+                split,
+                settings.sequence_length,
+                settings.batch_size,
+                given.get("shuffle", True),
+                given.get("seed"),
+                skipped,
+            )
+    examples = mesh_transformer.mesh_train_dataset_fn(
+        settings.task, settings.sequence_length, **seed
+    )
+    return examples.repeat().batch(settings.batch_size, drop_remainder=True).skip(skipped)
 
 
 def build_quickly(build: Callable[[], _T]) -> _T:
