@@ -25,7 +25,7 @@ from mtf_switch.distillation.teacher import Teacher
 from mtf_switch.errors import UserError
 from mtf_switch.model.batch import batch_dimensions
 from mtf_switch.model_dirs import checkpoint_files
-from mtf_switch.runs import data, estimator, model_call
+from mtf_switch.runs import estimator, model_call, training_data
 
 # The feature of the teacher's log-probabilities, [B, L, V] float32.
 FEATURE = "teacher_log_probs"
@@ -64,7 +64,9 @@ class TeacherCache:
     mass: float
 
     def make_input_fn(self, settings: RunSettings, first_step: int) -> Callable:
-        """Makes the input function of training, with FEATURE; see `data.make_train_input_fn`.
+        """Makes the input function of training, with FEATURE.
+
+        See `training_data.make_train_input_fn`.
 
         Raises:
           UserError: If the run has more steps than the cache.
@@ -215,7 +217,7 @@ def _write_batches(
     with tf.Graph().as_default():
         tf.set_random_seed(settings.seed)
         tf.train.get_or_create_global_step()
-        dataset = data.make_train_input_fn(settings, 0)(None)
+        dataset = training_data.make_train_input_fn(settings, 0)(None)
         batch = dict(tf.data.make_one_shot_iterator(dataset).get_next())
         fetches, lowering, vocabulary = _build(batch, top_k, settings, teacher, model, devices)
         with (

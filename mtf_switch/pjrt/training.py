@@ -17,7 +17,7 @@ from mtf_switch.pjrt import lost_process, processes, step_results, training_grap
 from mtf_switch.pjrt.device_mesh import DeviceMesh, OnDevices
 from mtf_switch.pjrt.processes import Processes
 from mtf_switch.pjrt.step_summaries import StepSummaries
-from mtf_switch.runs import data
+from mtf_switch.runs import training_data
 from mtf_switch.runs.objective import Objective
 from mtf_switch.runs.progress import Progress, StepResults
 from mtf_switch.runs.run import Run
@@ -97,7 +97,7 @@ class PjrtTrainer:
         input_fn = objective.make_input_fn(settings, start)
         graph = training_graph.build(
             *(self._run, self._model),
-            input_fn or data.make_train_input_fn(settings, start),
+            input_fn or training_data.make_train_input_fn(settings, start),
             *(self._mesh, objective),
         )
         self._graph, self._variables = graph, graph.masters.put_on_devices()

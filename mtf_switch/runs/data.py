@@ -1,11 +1,10 @@
-"""The data of a run: T5's dataset functions for a task or mixture of seqio's registry."""
+"""The data of a run: what it can read, and the batches of evaluation."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import math
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -21,7 +20,7 @@ from tensorflow.python.autograph.core import ag_ctx
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.errors import UserError
 from mtf_switch.runs import task_sums
-from tasks import corpus_batches, tfds_data
+from tasks import tfds_data
 
 _T = TypeVar("_T")
 
@@ -91,51 +90,6 @@ def is_cached(dataset_fn: Callable) -> bool:
     return bool(gin.get_bindings(dataset_fn).get("use_cached"))
 
 
-def make_train_input_fn(settings: RunSettings, first_step: int) -> Callable:
-    """Makes the input function of training.
-
-    Args:
-      settings: The settings of the run.
-      first_step: The step at which training starts. If `settings.skip_seen_data` is set, that
-        number of batches is skipped. Otherwise each first step gives the data another order, so
-        that a resumed run does not read its first batches again.
-    """
-    reorders = first_step > 0 and not settings.skip_seen_data
-    skipped = first_step if settings.skip_seen_data else 0
-
-    def input_fn(params):
-        del params
-        with _order_of_step(first_step) if reorders else contextlib.nullcontext({}) as seed:
-            dataset = build_quickly(lambda: _read_batches(settings, skipped, **seed))
-        return dataset.prefetch(tf.data.experimental.AUTOTUNE)
-
-    return input_fn
-
-
-def _read_batches(settings: RunSettings, skipped: int, **seed: int | None) -> tf.data.Dataset:
-    """Returns the batches of training behind the first `skipped` ones, without an end."""
-    given = {**gin.get_bindings(mesh_transformer.mesh_train_dataset_fn), **seed}
-    if not given.get("pack", True) and not given.get("use_cached"):
-        task = seqio.get_mixture_or_task(settings.task)
-        split = given.get("dataset_split", "train")
-        tokens = corpus_batches.find_tokens(task, split)
-        if tokens:
-            return corpus_batches.make_batches(
-                task,
-                tokens,
-                split,
-                settings.sequence_length,
-                settings.batch_size,
-                given.get("shuffle", True),
-                given.get("seed"),
-                skipped,
-            )
-    examples = mesh_transformer.mesh_train_dataset_fn(
-        settings.task, settings.sequence_length, **seed
-    )
-    return examples.repeat().batch(settings.batch_size, drop_remainder=True).skip(skipped)
-
-
 def build_quickly(build: Callable[[], _T]) -> _T:
     """Builds a dataset without AutoGraph if its preprocessors allow it.
 
@@ -151,23 +105,6 @@ def build_quickly(build: Callable[[], _T]) -> _T:
             return build()
     except (TypeError, RuntimeError):
         return build()
-
-
-@contextlib.contextmanager
-def _order_of_step(first_step: int) -> Iterator[dict[str, int | None]]:
-    """Derives the seeds of the data from the step at which a run starts.
-
-    There are two seeds: that of T5's dataset function, which is yielded as its argument, and
-    that of the graph, which tf.data mixes into it.
-    """
-    seed = gin.get_bindings(mesh_transformer.mesh_train_dataset_fn).get("seed")
-    with _graph_seed(_derive_seed(tf.get_default_graph().seed, first_step)):
-        yield {"seed": _derive_seed(seed, first_step)}
-
-
-def _derive_seed(seed: int | None, first_step: int) -> int | None:
-    """Returns a different seed for each step, or None without a seed: the order is random."""
-    return None if seed is None else zlib.crc32(f"{seed},{first_step}".encode()) & 0x3FFFFFFF
 
 
 def make_eval_input_fn(settings: RunSettings, split: str, batches: int | None) -> Callable:
@@ -206,7 +143,7 @@ def make_eval_input_fn(settings: RunSettings, split: str, batches: int | None) -
         del params
         # Only the task's own seed decides its examples. With the graph's seed, which is the
         # run's, runs with two seeds would be evaluated on different examples.
-        with _graph_seed(None):
+        with graph_seed(None):
             examples = build_quickly(read_examples)
         batched = examples.batch(settings.batch_size, drop_remainder=False)
         padded = transformer_dataset.trim_and_pad_dataset(batched, length=settings.batch_size)
@@ -216,7 +153,7 @@ def make_eval_input_fn(settings: RunSettings, split: str, batches: int | None) -
 
 
 @contextlib.contextmanager
-def _graph_seed(seed: int | None) -> Iterator[None]:
+def graph_seed(seed: int | None) -> Iterator[None]:
     """Temporarily replaces the default graph's seed, which tf.data mixes into its own."""
     graph = tf.get_default_graph()
     before, graph.seed = graph.seed, seed

@@ -18,7 +18,7 @@ from mtf_switch import machine
 from mtf_switch.config import mesh_layout
 from mtf_switch.model import switch_transformer
 from mtf_switch.model_dirs import saved_checkpoints
-from mtf_switch.runs import data, estimator, training_step
+from mtf_switch.runs import data, estimator, training_data, training_step
 from mtf_switch.runs.objective import ORDINARY, Objective
 from mtf_switch.runs.run import Run
 from mtf_switch.runs.training_step import TrainingStep
@@ -82,8 +82,8 @@ def inspect(run: Run, objective: Objective = ORDINARY) -> str:
     with tf.Graph().as_default():
         tf.set_random_seed(settings.seed)
         tf.train.create_global_step()
-        input_fn = objective.make_input_fn(settings, 0) or data.make_train_input_fn(settings, 0)
-        dataset = input_fn(None)
+        input_fn = objective.make_input_fn(settings, 0)
+        dataset = (input_fn or training_data.make_train_input_fn(settings, 0))(None)
         batch = tf.data.make_one_shot_iterator(dataset).get_next()
         features = {name: tensor.shape.as_list() for name, tensor in batch.items()}
         model = switch_transformer.build(settings, run.vocabulary)

@@ -42,11 +42,14 @@ class Objective(Protocol):
         """
 
     def make_input_fn(self, settings: RunSettings, first_step: int) -> Callable | None:
-        """Makes the input function of training; None for that of `data.make_train_input_fn`.
+        """Makes the input function of training.
 
         Args:
           settings: The settings of the run.
           first_step: The step at which training starts.
+
+        Returns:
+          The function, or None for that of `training_data.make_train_input_fn`.
         """
 
     def import_own(

@@ -10,7 +10,14 @@ from mtf_switch.config import saved_config
 from mtf_switch.errors import Interrupted, UserError
 from mtf_switch.model_dirs import leftovers, run_lock, saved_checkpoints
 from mtf_switch.model_dirs.restoring import CheckShapesHook
-from mtf_switch.runs import data, estimator, run_text, run_vocabulary, stop_signals
+from mtf_switch.runs import (
+    data,
+    estimator,
+    run_text,
+    run_vocabulary,
+    stop_signals,
+    training_data,
+)
 from mtf_switch.runs.objective import ORDINARY, Objective
 from mtf_switch.runs.progress import LossIsNotFinite
 from mtf_switch.runs.progress_hook import ProgressHook
@@ -118,7 +125,7 @@ class EstimatorTrainer:
         latest = [saved_checkpoints.find_latest(model_dir)] if start else []
         input_fn = self._objective.make_input_fn(self._run.settings, start)
         self._runner.train(
-            input_fn or data.make_train_input_fn(self._run.settings, start),
+            input_fn or training_data.make_train_input_fn(self._run.settings, start),
             hooks=[stop, *(CheckShapesHook(path) for path in latest)],
             max_steps=self._run.settings.train_steps,
         )

@@ -14,7 +14,7 @@ from tiny_run import BATCH, INPUTS, TARGETS, TinyRun
 
 from mtf_switch.config import gin_config, run_settings
 from mtf_switch.errors import UserError
-from mtf_switch.runs import data
+from mtf_switch.runs import data, training_data
 
 NAMES = ("mtf_switch_test_ones", "mtf_switch_test_twos", "mtf_switch_test_both")
 
@@ -80,17 +80,23 @@ def test_training_reads_the_same_for_a_seed_and_continues_where_it_stopped(
     tiny: TinyRun,
 ) -> None:
     settings = make_settings(tiny)
-    batches = read(data.make_train_input_fn(settings, first_step=0), batches=5)
+    batches = read(training_data.make_train_input_fn(settings, first_step=0), batches=5)
     assert {name: ids.shape for name, ids in batches[0].items()} == {
         "inputs": (BATCH, INPUTS),
         "targets": (BATCH, TARGETS),
     }
-    assert_equal(read(data.make_train_input_fn(settings, first_step=0), batches=5), batches)
-    assert_equal(read(data.make_train_input_fn(settings, first_step=3), batches=2), batches[3:])
+    assert_equal(
+        read(training_data.make_train_input_fn(settings, first_step=0), batches=5), batches
+    )
+    assert_equal(
+        read(training_data.make_train_input_fn(settings, first_step=3), batches=2), batches[3:]
+    )
     # Another seed is bound in gin, and set for the graph.
     other = make_settings(tiny, run_config__seed__value="1")
     assert other.seed == 1
-    assert differ(read(data.make_train_input_fn(other, first_step=0), 5, seed=1), batches)
+    assert differ(
+        read(training_data.make_train_input_fn(other, first_step=0), 5, seed=1), batches
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,10 +110,10 @@ def test_without_skipping_a_resumed_run_reads_other_data_reproducibly(
     )
 
     def read_from(step: int) -> list[dict]:
-        return read(data.make_train_input_fn(settings, first_step=step), batches=5)
+        return read(training_data.make_train_input_fn(settings, first_step=step), batches=5)
 
     skipping = dataclasses.replace(settings, skip_seen_data=True)
-    first = read(data.make_train_input_fn(skipping, first_step=0), batches=8)
+    first = read(training_data.make_train_input_fn(skipping, first_step=0), batches=8)
     assert_equal(read_from(0), first[:5])
     assert_equal(read_from(3), read_from(3))
     rows = {
@@ -121,7 +127,7 @@ def test_without_skipping_a_resumed_run_reads_other_data_reproducibly(
 def test_training_goes_through_the_corpus_more_than_once(tiny: TinyRun) -> None:
     """The tiny corpus has some 600 batches. A step after them has data, too."""
     settings = make_settings(tiny, utils__run__batch_size="512")
-    batches = read(data.make_train_input_fn(settings, first_step=0), batches=25)
+    batches = read(training_data.make_train_input_fn(settings, first_step=0), batches=25)
     rows = np.concatenate([batch["inputs"] for batch in batches])
     assert len(np.unique(rows, axis=0)) < len(rows)
 

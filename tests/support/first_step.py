@@ -10,7 +10,7 @@ from tiny_run import TinyRun
 
 from mtf_switch.model import switch_transformer
 from mtf_switch.model.mesh_impls import SeededPlacementMeshImpl
-from mtf_switch.runs import data, training_step
+from mtf_switch.runs import training_data, training_step
 from mtf_switch.runs.training_step import TrainingStep
 
 # Training without jitter and dropout.
@@ -42,7 +42,7 @@ def build_first_step(
     with tf.Graph().as_default(), tf.Session(config=config) as session:
         tf.set_random_seed(settings.seed)
         tf.train.get_or_create_global_step()
-        features = data.make_train_input_fn(settings, 0)({})
+        features = training_data.make_train_input_fn(settings, 0)({})
         batch = change_batch(tf.data.make_one_shot_iterator(features).get_next())
         model = switch_transformer.build(settings, vocabulary)
         mesh_impl = SeededPlacementMeshImpl(settings.mesh_shape, settings.layout_rules, [""])
