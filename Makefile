@@ -96,10 +96,11 @@ lab-outputs: install $(LAB_INSTALLED) ## execute the lab's notebook, and keep it
 	@$(PYTHON) -m nbconvert --to=notebook --execute --inplace --log-level=WARN \
 		--ClearMetadataPreprocessor.enabled=True $(NOTEBOOK)
 
-bench: install ## time the Switch layer and a training step; HF_PYTHON=... adds transformers
+bench: install ## time the Switch layer, a training step and its input; HF_PYTHON=... adds transformers
 	@$(PYTHON) benchmarks/switch_layer.py $(BENCH_FLAGS)
 	@$(PYTHON) benchmarks/switch_layer.py --experts 8 --group_sizes 4096 $(BENCH_FLAGS)
 	@$(PYTHON) benchmarks/train_step.py $(BENCH_FLAGS)
+	@$(PYTHON) benchmarks/pipeline.py
 
 test: install-dev ## run the tests without the slow ones; PROCESSES=1 runs one file at a time
 	@$(PYTHON) -m pytest $(PYTEST_PARALLEL) $(PYTEST_FLAGS)

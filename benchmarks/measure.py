@@ -136,31 +136,30 @@ def time_in_turns(
 
 
 def compare_competitors(
-    competitors: Mapping[str, Competitor], repetitions: int, label: str
+    competitors: Mapping[str, Competitor], repetitions: int, label: str, base: str = "dense"
 ) -> list[dict[str, Any]]:
     """Times competitors in turns, and closes them.
 
     Returns:
       One result per competitor: its name, its median seconds, the median and the quartiles of
-      its ratio to the competitor "dense" (None without it), and the circumstances.
+      its ratio to the competitor `base` (None without it), and the circumstances.
     """
     seconds = time_in_turns(competitors, repetitions, label)
     origin = {"repetitions": repetitions, **collect_provenance(competitors)}
     for competitor in competitors.values():
         competitor.close()
-    return [{**result, **origin} for result in _summarize(seconds)]
+    return [{**result, **origin} for result in _summarize(seconds, base)]
 
 
-def _summarize(seconds: Mapping[str, Sequence[float]]) -> Iterator[dict[str, Any]]:
+def _summarize(seconds: Mapping[str, Sequence[float]], base: str) -> Iterator[dict[str, Any]]:
     for name, times in seconds.items():
         result = {"competitor": name, "seconds": statistics.median(times)}
-        if "dense" in seconds:
-            ratios = [one / other for one, other in zip(times, seconds["dense"])]
+        middle = quartiles = None
+        if base in seconds:
+            ratios = [one / other for one, other in zip(times, seconds[base])]
             low, middle, high = statistics.quantiles(ratios, n=4)
-            result |= {"ratio_to_dense": middle, "ratio_quartiles": [low, high]}
-        else:
-            result |= {"ratio_to_dense": None, "ratio_quartiles": None}
-        yield result
+            quartiles = [low, high]
+        yield result | {f"ratio_to_{base}": middle, "ratio_quartiles": quartiles}
 
 
 def collect_provenance(competitors: Mapping[str, Competitor]) -> dict[str, Any]:

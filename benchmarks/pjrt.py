@@ -40,13 +40,13 @@ _READ = """
 import sys, time
 import tensorflow.compat.v1 as tf
 from mtf_switch.config import bound_settings, gin_config
-from mtf_switch.runs import data, registered_tasks
+from mtf_switch.runs import registered_tasks, training_data
 batches = int(sys.argv[1])
 gin_config.parse(sys.argv[2:], [f"utils.run.train_steps = {batches}"])
 settings = bound_settings.read_settings()
 registered_tasks.prepare_task(settings.task)
 with tf.Graph().as_default(), tf.Session() as session:
-    dataset = data.make_train_input_fn(settings, 0)(None)
+    dataset = training_data.make_train_input_fn(settings, 0)(None)
     batch = tf.data.make_one_shot_iterator(dataset).get_next()
     session.run(batch)
     began = time.process_time()

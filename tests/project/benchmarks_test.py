@@ -135,3 +135,16 @@ def test_the_runtimes_benchmark_writes_a_table_and_all_runs(
     assert "300 (250 to 450)" in row
     assert "2.00 (1.50 to 2.50)" in row
     assert row in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_pipelines_benchmark_compares_them_with_one_batch(benchmark_modules, capsys):
+    """It reads the embedded text."""
+    import pipeline
+
+    assert pipeline.main(["--json", "--repetitions=2", "--batches=1"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [result["competitor"] for result in found] == ["one_batch", "corpus", "seqio"]
+    assert found[0]["ratio_to_one_batch"] == 1.0
+    for result in found:
+        assert min(result["seconds"], result["read_cpu_seconds"]) > 0
