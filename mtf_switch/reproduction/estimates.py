@@ -151,6 +151,8 @@ def format_estimate(found: Estimate, signed: bool, digits: int = 3) -> str:
     """Formats an effect with its interval, such as "+0.041 [+0.020, +0.062]"."""
 
     def text(value: float) -> str:
+        if signed and 1e4 <= abs(value) < math.inf:
+            return f"{value:+,.0f}"
         return f"{value:+.{digits}f}" if signed else f"{value:.2f}"
 
     if math.isnan(found.center):

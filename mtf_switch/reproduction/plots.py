@@ -60,8 +60,8 @@ def _draw_curves(
             _draw_mean(axis, finished, first, x, color=color, label=row.title, **style)
         diverged = [result for result in of_row if result.diverged_at is not None]
         for number, result in enumerate(diverged):
-            label = f"{row.title}, {describe_divergence(results[row.name])}"
-            _draw_diverged(axis, result, first, x, color, label if number == 0 else None)
+            name = f"{row.title}, {describe_divergence(results[row.name])}"
+            _draw_diverged(axis, result, first, x, color, name if number == 0 else None)
     axis.set_xlabel(label)
     axis.set_ylabel(_QUALITY)
     axis.legend(fontsize="small")
@@ -146,6 +146,10 @@ def _difference_by_row(
     for place, row in enumerate(others):
         differences = Difference(row.name, exhibit.baseline, metric).compute(results)
         _draw_interval(axis, place, differences, _color(rows, row, exhibit.baseline))
+        if not np.isfinite(differences).any() and describe_divergence(results[row.name]):
+            transform = axis.get_xaxis_transform()
+            axis.text(place, 0.5, "diverged", transform=transform, ha="center", rotation=90)
+    axis.margins(x=0.1)
     axis.axhline(0, color="black", linestyle="--", linewidth=0.8)
     _name_rows(axis, others)
     title = exhibit.find_row(exhibit.baseline).title

@@ -145,6 +145,7 @@ def test_the_steps_of_divergence_are_shown() -> None:
     report.plots["table_11.png"](figure)
     _, labels = figure.axes[0].get_legend_handles_labels()
     assert "Argmax, 2 of 3 diverged at steps 60 to 1,200" in labels
+    assert figure.axes[0].get_xlabel() == "training steps"
 
 
 def test_the_columns_of_students_are_in_all_files() -> None:

@@ -28,7 +28,8 @@ def _row(name: str, title: str) -> Row:
 
 
 def _claim(text: str, section: str, first: str, second: str, metric: str) -> Claim:
-    return Claim(text, f"Section {section}, Figure 9", Difference(first, second, metric))
+    sections = "Sections" if "and" in section else "Section"
+    return Claim(text, f"{sections} {section}, Figure 9", Difference(first, second, metric))
 
 
 FIGURE_9 = Exhibit(
