@@ -64,7 +64,9 @@ def _format_page(
         "|---|---|---|---|---|",
     ]
     for exhibit in exhibits:
-        link = f"[{exhibit.label}]({exhibit.name}.md)"
+        # What was not run has no page.
+        was_run = any(all_results[exhibit.name].values())
+        link = f"[{exhibit.label}]({exhibit.name}.md)" if was_run else exhibit.label
         for one in judged[exhibit.name]:
             row = claim_table.format_claims([one]).splitlines()[-1].strip("| ").split(" | ")
             claim, _, _, paper, ours, verdict = row

@@ -260,6 +260,8 @@ def test_the_first_page_has_every_claim_and_what_was_not_run() -> None:
     page = report.documents["README.md"]
     assert page.count("[Table 11](table_11.md)") == 4
     assert page.count("**not run**") == 3
+    assert "| Table 3 |" in page
+    assert "table_3.md" not in page
     assert "- Table 3: `run_switch.py reproduce table_3 --seeds=3`" in page
     assert report.text == (
         "6 claims of the paper: 2 same direction, 1 not resolved at this scale, 0 opposite "
