@@ -109,6 +109,11 @@ def is_address(path: str | os.PathLike[str]) -> bool:
     return "://" in os.fspath(path)
 
 
+def make_absolute(path: str | os.PathLike[str]) -> str:
+    """Returns the absolute path; an address as it is."""
+    return os.fspath(path) if is_address(path) else os.path.abspath(path)
+
+
 def make_folder(folder: str) -> None:
     """Creates a folder and those above it; existing ones stay.
 

@@ -73,3 +73,9 @@ def test_a_file_that_is_set_aside_takes_no_other_file_s_name(tmp_path: Path) -> 
         assert aside == f"{tmp_path}/log.damaged-{number}"
     contents = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert contents == {"log.damaged-1": "1", "log.damaged-2": "2"}
+
+
+def test_an_address_is_absolute_already(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert whole_file.make_absolute("gs://bucket/run") == "gs://bucket/run"
+    assert whole_file.make_absolute("run") == str(tmp_path / "run")

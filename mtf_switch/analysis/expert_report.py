@@ -59,7 +59,6 @@ def _choose_plots(analysis: Analysis) -> dict[str, Callable[[Figure], None]]:
     rows = [row for row in analysis.rows if row.step == last]
     draw = functools.partial
     found = {
-        "measures.png": draw(plots.draw_measures, rows=rows),
         "load.png": draw(plots.draw_load, loads={n: x.load for n, x in layers.items()}),
         "kinds.png": draw(
             plots.draw_heat_maps,
@@ -68,7 +67,10 @@ def _choose_plots(analysis: Analysis) -> dict[str, Callable[[Figure], None]]:
             what="kind of token by expert",
         ),
     }
-    if len(analysis.info.steps) > 1:
+    # With one expert there is nothing to measure.
+    if rows:
+        found["measures.png"] = draw(plots.draw_measures, rows=rows)
+    if rows and len(analysis.info.steps) > 1:
         found["steps.png"] = draw(plots.draw_steps, rows=analysis.rows)
     if len(analysis.info.domains) > 1:
         found["domains.png"] = draw(

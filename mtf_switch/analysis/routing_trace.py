@@ -253,7 +253,7 @@ def check_is_of(trace: RoutingTrace, model_dir: str) -> None:
             return
         break
     else:
-        if os.path.abspath(model_dir) == trace.info.model:
+        if whole_file.make_absolute(model_dir) == trace.info.model:
             return
     raise UserError(
         f"The trace {trace.folder} is of another model: it was made from {trace.info.model}, "

@@ -69,7 +69,7 @@ def write_trace(
     ids = sorted(set.union(*(writer.ids for writer in writers.values())))
     settings = run.settings
     info = TraceInfo(
-        model=os.path.abspath(run.model_dir),
+        model=whole_file.make_absolute(run.model_dir),
         weights={step: checkpoint_files.fingerprint(path) for step, path in steps.items()},
         request=dict(request),
         domains=list(domains),

@@ -143,7 +143,7 @@ def open_or_write(
       UserError: If the folder has something else, or the cache of another teacher or run.
     """
     request = {
-        "teacher": os.path.abspath(teacher.checkpoint),
+        "teacher": whole_file.make_absolute(teacher.checkpoint),
         _WEIGHTS: checkpoint_files.fingerprint(teacher.checkpoint),
         "task": settings.task,
         "batch_size": settings.batch_size,

@@ -167,8 +167,10 @@ class ShareOfGain:
     def _compute(self, values: Sequence[float]) -> float:
         student, dense, teacher = values
         # A teacher without a gain has no share of it.
-        if teacher == dense or not all(map(math.isfinite, values)):
+        if teacher == dense or not (math.isfinite(dense) and math.isfinite(teacher)):
             return math.nan
+        if math.isinf(student):  # it diverged
+            return -math.inf
         return gains.percent_of_gain(student, dense, teacher) / 100
 
     def describe(self) -> str:

@@ -104,6 +104,12 @@ def test_every_form_of_the_report_has_the_same_numbers(analysis, trace):
     assert "enc 0.1      input vocabulary               1.0000" in report.text
 
 
+def test_without_measures_as_with_one_expert_their_plots_are_left_out(analysis):
+    found = expert_report._choose_plots(dataclasses.replace(analysis, rows=[]))
+    assert "load.png" in found
+    assert not {"measures.png", "steps.png"} & set(found)
+
+
 def test_no_text_of_a_token_is_markup(analysis, trace):
     page = token_browser.make_page(trace)
     (embedded,) = re.findall(r'id="data">(.*?)</script>', page, re.S)

@@ -157,6 +157,10 @@ def test_a_student_keeps_a_share_of_its_teachers_gain() -> None:
     # 0.1 / 0.4 and -0.1 / 0.2.
     found = gain.estimate(results)
     assert (found.seeds, found.center) == (2, pytest.approx((0.25 - 0.5) / 2))
+    # A student that diverges keeps less than any other, and is counted.
+    results["student"][1] = make_result(-math.inf)
+    assert gain.estimate(results).center == -math.inf
+    assert gain.estimate(results).seeds == 2
     # Table 6 prints 29% for the student with both losses.
     paper = {
         name: {"quality": quality}
