@@ -108,7 +108,7 @@ def test_a_trend_is_the_gain_of_a_doubling() -> None:
 
 def test_a_rank_correlation_is_that_of_the_models_of_a_seed() -> None:
     # Ranks 1 2 3 4 and 1 3 2 4: 1 - 6 (0 + 1 + 1 + 0) / (4 x 15) = 0.8. In seed 1 they are equal.
-    scored = {"a": (1.0, 1.0), "b": (3.0, 2.0), "c": (2.0, 3.0), "d": (4.0, 4.0)}
+    scored = {"a": (1.0, 1.0), "b": (30.0, 2.0), "c": (2.0, 3.0), "d": (900.0, 4.0)}
     results = {
         name: {
             seed: make_result(seed=seed, upstream=upstream, downstream=value)
