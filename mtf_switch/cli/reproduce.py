@@ -232,9 +232,8 @@ def _list(collection: Collection) -> None:
     exhibits = list(catalog.EXHIBITS.values())
     trainings = catalog.list_trainings(exhibits)
     every_scale = list(scales.SCALES.values())
-    measured = step_time.read_or_measure(
-        collection, [*every_scale, collection.scale], trainings
-    )
+    plan = collection.plan(at_once=1, keeps_model_dirs=False)
+    measured = step_time.read_or_measure(plan, [*every_scale, collection.scale], trainings)
     print(
         listing.format_list(
             *(exhibits, {training: collection.read(training) for training in trainings}),

@@ -66,7 +66,12 @@ def test_the_list_says_what_is_done_and_how_long_the_rest_takes(
     results, monkeypatch, capsys
 ) -> None:
     made = StepTime("a machine", 10.0, 1e-12, {})
-    monkeypatch.setattr(step_time, "measure", lambda _: made)
+
+    def measure(plan: runner.Plan) -> StepTime:
+        assert isinstance(plan, runner.Plan)
+        return made
+
+    monkeypatch.setattr(step_time, "measure", measure)
     monkeypatch.setattr(cost, "count_flops", lambda files, params: 10.0)
     assert reproduce("--list", f"--results={results}") == 0
     text = capsys.readouterr().out
