@@ -149,7 +149,7 @@ def _difference_by_row(
         if not np.isfinite(differences).any() and describe_divergence(results[row.name]):
             transform = axis.get_xaxis_transform()
             axis.text(place, 0.5, "diverged", transform=transform, ha="center", rotation=90)
-    axis.set_xlim(-0.5, len(others) - 0.5)
+    axis.set_xlim(-0.5, max(len(others), 1) - 0.5)
     axis.axhline(0, color="black", linestyle="--", linewidth=0.8)
     _name_rows(axis, others)
     title = exhibit.find_row(exhibit.baseline).title
