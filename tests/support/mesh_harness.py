@@ -242,9 +242,14 @@ def _parse_mesh(devices, mesh_shape, layout) -> tuple[mtf.LayoutRules, mtf.Shape
 def constant(
     mesh: mtf.Mesh, array: np.ndarray, dims: str, dtype: Any = tf.float32
 ) -> mtf.Tensor:
-    """An array as a Mesh TF tensor; `dims` are the names of its dimensions."""
+    """An array as a Mesh TF tensor; `dims` are the names of its dimensions.
+
+    TensorFlow must not compute with it before the step runs: the kernels of its constant folding
+    truncate products in bfloat16, where those of a step round.
+    """
     shape = [mtf.Dimension(n, s) for n, s in zip(dims.split(), np.shape(array))]
-    return mtf.import_tf_tensor(mesh, tf.constant(array, dtype), mtf.Shape(shape))
+    tensor = tf.placeholder_with_default(tf.constant(array, dtype), np.shape(array))
+    return mtf.import_tf_tensor(mesh, tensor, mtf.Shape(shape))
 
 
 def noise(step: int = 0, seed: int = 0, fn: Any = mtf.random_uniform, **mesh) -> np.ndarray:
