@@ -14,7 +14,7 @@ COMPILED = {
     name: result for name, result in RESULTS.items() if result["planner"] and result["compiler"]
 }
 # Four and eight experts on a core: docs/tpu_compiler.md says that the planner is too low there.
-TOO_LOW = ("switch_base", "switch_base_256")
+TOO_LOW = ("switch_base", "switch_base_256", "switch_xxl")
 # It takes 3 s of CPU time; full-size models take minutes.
 CHEAP = "tiny_one_microbatch"
 
