@@ -10,8 +10,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tasks import row_random
-
-EOS_ID = 1
+from tasks.vocabulary import EOS_ID
 
 
 def corrupt_rows(
@@ -127,12 +126,12 @@ def _replace_spans(
     kept = in_segment & ~(mask & before)
     places = tf.cumsum(tf.cast(kept, tf.int32), axis=1) - 1
     kept &= places < length - 1
-    rows = tf.range(tf.shape(tokens)[0])[:, tf.newaxis]
+    row_count = tf.shape(tokens)[0]
+    rows = tf.range(row_count)[:, tf.newaxis]
     ids = tf.boolean_mask(tf.where(starts, sentinels, tokens), kept)
     flat = tf.boolean_mask(rows * length + places, kept)
     counts = tf.reduce_sum(tf.cast(kept, tf.int32), axis=1)
     flat = tf.concat([flat, rows[:, 0] * length + counts], axis=0)
-    ids = tf.concat([ids, tf.fill([tf.shape(tokens)[0]], EOS_ID)], axis=0)
-    row_count = tf.shape(tokens)[0]
+    ids = tf.concat([ids, tf.fill([row_count], EOS_ID)], axis=0)
     result = tf.scatter_nd(flat[:, tf.newaxis], ids, [row_count * length])
     return tf.reshape(result, [row_count, length])

@@ -46,9 +46,9 @@ def _make_absolute(name: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_make_absolute(name, element) for element in value]
     is_path = name in _PATHS or (name in _PATHS_OR_NAMES and _is_file(value))
-    if not is_path or not isinstance(value, str) or not value or whole_file.is_address(value):
+    if not is_path or not isinstance(value, str) or not value:
         return value
-    return os.path.abspath(os.path.expanduser(value))
+    return whole_file.make_absolute(os.path.expanduser(value))
 
 
 def _is_file(value: Any) -> bool:

@@ -34,8 +34,7 @@ def is_named(checkpoint: str | None, path: str) -> bool:
       checkpoint: The path of the checkpoint, as config.gin keeps it; None for none.
       path: A path on the command line.
     """
-    given = path.rstrip("/")
-    given = given if whole_file.is_address(given) else os.path.abspath(given)
+    given = whole_file.make_absolute(path.rstrip("/"))
     return checkpoint is not None and given in (checkpoint, os.path.dirname(checkpoint))
 
 

@@ -31,12 +31,12 @@ class PjrtRuntime:
 
     def find_target(self, run: Run) -> Target:
         """Returns what runs the graphs of a run; see `runtime.Runtime`."""
-        on_tpu = devices.get_platform(self._find_mesh(run).devices) == "tpu"
-        return Target(on_tpu, compiled=not on_tpu)
+        return _find_target(self._find_mesh(run))
 
     def make_trainer(self, run: Run, objective: Objective) -> PjrtTrainer:
         """Makes the trainer of a run; see `runtime.Runtime`."""
-        mesh, model = self._find_mesh(run), _build_model(run)
+        mesh = self._find_mesh(run)
+        model = _build_model(run, mesh)
         validation = DeviceValidation(run, model, mesh)
         return PjrtTrainer(run, model, mesh, self.group, validation, objective)
 
@@ -44,7 +44,8 @@ class PjrtRuntime:
         self, run: Run, score: bool, inference: InferenceCapacity | None
     ) -> PjrtRunner:
         """Makes what evaluates and scores; see `runtime.Runtime`. It does not decode."""
-        return PjrtRunner(run, _build_model(run, inference), self._find_mesh(run))
+        mesh = self._find_mesh(run)
+        return PjrtRunner(run, _build_model(run, mesh, inference), mesh)
 
     def _find_mesh(self, run: Run) -> DeviceMesh:
         axes = run.settings.layout.axes
@@ -54,8 +55,13 @@ class PjrtRuntime:
         return DeviceMesh(tuple(name for name, _ in axes) or ("all",), found)
 
 
-def _build_model(run: Run, inference: InferenceCapacity | None = None) -> Any:
-    target = run.target
+def _find_target(mesh: DeviceMesh) -> Target:
+    on_tpu = devices.get_platform(mesh.devices) == "tpu"
+    return Target(on_tpu, compiled=not on_tpu)
+
+
+def _build_model(run: Run, mesh: DeviceMesh, inference: InferenceCapacity | None = None) -> Any:
+    target = _find_target(mesh)
     return switch_transformer.build(
         run.settings, run.vocabulary, target.on_tpu, inference, compiled=target.compiled
     )

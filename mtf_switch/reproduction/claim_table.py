@@ -6,10 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from mtf_switch import report
 from mtf_switch.reproduction import estimates
 from mtf_switch.reproduction.estimates import format_estimate
 from mtf_switch.reproduction.verdicts import JudgedClaim
 
+# The heads of the columns of `format_numbers`.
+NUMBERS = ("paper", "ours", "verdict")
 GENERATED = "<!-- Written by `run_switch.py reproduce`. Do not edit. -->"
 
 
@@ -36,22 +39,22 @@ class Context:
 
 def format_claims(judged: Sequence[JudgedClaim]) -> str:
     """Formats the claims with the paper's effect, ours and the verdict, in Markdown."""
-    lines = [
-        "| claim | place | effect | paper | ours | verdict |",
-        "|---|---|---|---|---|---|",
+    rows = [
+        [one.claim.text, one.claim.place, one.claim.effect.describe(), *format_numbers(one)]
+        for one in judged
     ]
-    for one in judged:
-        effect = one.claim.effect
-        is_factor = effect.none == 1
-        paper = "" if one.paper is None else f"{one.paper:.2f}"
-        if one.paper is not None and not is_factor:
-            paper = f"{one.paper:+.3f}"
-        ours = ""
-        if one.estimate is not None:
-            ours = format_estimate(one.estimate, signed=not is_factor)
-        cells = [one.claim.text, one.claim.place, effect.describe(), paper, ours]
-        lines.append(f"| {' | '.join([*cells, f'**{one.verdict_text}**'])} |")
-    return "\n".join(lines)
+    return report.format_table(["claim", "place", "effect", *NUMBERS], rows)
+
+
+def format_numbers(one: JudgedClaim) -> list[str]:
+    """Formats the cells of `NUMBERS` for a claim."""
+    is_factor = one.claim.effect.none == 1
+    paper = ours = ""
+    if one.paper is not None:
+        paper = f"{one.paper:.2f}" if is_factor else f"{one.paper:+.3f}"
+    if one.estimate is not None:
+        ours = format_estimate(one.estimate, signed=not is_factor)
+    return [paper, ours, f"**{one.verdict_text}**"]
 
 
 def claim_data(one: JudgedClaim) -> dict[str, Any]:

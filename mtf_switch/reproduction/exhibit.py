@@ -162,6 +162,11 @@ class Exhibit:
     paper_tasks: tuple[str, ...] = ()
     only_at_paper_scale: str = ""
 
+    @property
+    def paper_numbers(self) -> dict[str, Mapping[str, float]]:
+        """Row -> metric -> the number that the paper prints."""
+        return {row.name: row.paper for row in self.rows}
+
     def find_row(self, name: str) -> Row:
         """Returns the row of a name."""
         return next(row for row in self.rows if row.name == name)

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mtf_switch import report
 from mtf_switch.errors import join_first
 from mtf_switch.report import Report
 from mtf_switch.reproduction import (
@@ -179,7 +180,7 @@ def format_table(exhibit: Exhibit, results: Results) -> str:
     if main is not None:
         heads += [f"minus {exhibit.baseline}: {whose}" for whose in ("paper", "ours")]
     heads += student_columns.list_heads(exhibit)
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    rows = []
     for row in exhibit.rows:
         cells = [row.title]
         for column in exhibit.columns:
@@ -196,8 +197,8 @@ def format_table(exhibit: Exhibit, results: Results) -> str:
         if main is not None:
             cells += _format_difference(exhibit, row, main, results)
         cells += student_columns.format_cells(exhibit, row, results)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return report.format_table(heads, rows)
 
 
 def _format_difference(

@@ -25,7 +25,7 @@ def find_lock() -> str:
 
 def describe_machine() -> str:
     """Returns the processor, its cores and the machine's memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    memory = machine.count_memory() / 2**30
     return f"{os.cpu_count()} cores ({machine.processor_name()}), {memory:.0f} GiB"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Mapping, Sequence
 
+from mtf_switch import report
 from mtf_switch.report import Report
 from mtf_switch.reproduction import claim_table, verdicts
 from mtf_switch.reproduction.claim_table import GENERATED, Context
@@ -49,6 +50,14 @@ def _format_page(
     context: Context,
     exhibits: Sequence[Exhibit],
 ) -> str:
+    missing = [e for e in exhibits if not any(all_results[e.name].values())]
+    rows = []
+    for exhibit in exhibits:
+        # What was not run has no page.
+        label = exhibit.label
+        link = label if exhibit in missing else f"[{label}]({exhibit.name}.md)"
+        for one in judged[exhibit.name]:
+            rows.append([link, one.claim.text, *claim_table.format_numbers(one)])
     lines = [
         GENERATED,
         "",
@@ -60,18 +69,8 @@ def _format_page(
         "effect (0 for a difference, 1 for a factor) or the stated limit. "
         "[docs/reproduction.md](../reproduction.md) defines every number.",
         "",
-        "| | claim | paper | ours | verdict |",
-        "|---|---|---|---|---|",
+        report.format_table(["", "claim", *claim_table.NUMBERS], rows),
     ]
-    for exhibit in exhibits:
-        # What was not run has no page.
-        was_run = any(all_results[exhibit.name].values())
-        link = f"[{exhibit.label}]({exhibit.name}.md)" if was_run else exhibit.label
-        for one in judged[exhibit.name]:
-            row = claim_table.format_claims([one]).splitlines()[-1].strip("| ").split(" | ")
-            claim, _, _, paper, ours, verdict = row
-            lines.append(f"| {link} | {claim} | {paper} | {ours} | {verdict} |")
-    missing = [e for e in exhibits if not any(all_results[e.name].values())]
     if missing:
         lines += ["", "## Not run", ""]
         lines += [f"- {exhibit.label}: {_explain(exhibit, context)}" for exhibit in missing]

@@ -6,13 +6,13 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 
+from mtf_switch import whole_file
 from mtf_switch.report import Report
 from mtf_switch.reproduction import (
     catalog,
     exhibit_report,
     origins,
     overview,
-    results_folder,
     runner,
 )
 from mtf_switch.reproduction.claim_table import Context
@@ -98,7 +98,7 @@ class Collection:
                     reason = "another requirements.txt"
                 if reason:
                     path = self.folder.file_of(training, seed)
-                    aside = results_folder.set_aside(path, "stale")
+                    aside = whole_file.set_aside(path, "stale")
                     print(f"{path} is of {reason}; it is now {aside}.", file=sys.stderr)
 
     def list_missing(self, trainings: Sequence[Training]) -> list[Job]:

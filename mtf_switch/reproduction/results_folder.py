@@ -102,7 +102,8 @@ class ResultsFolder:
             return result
         except (UserError, OSError, UnicodeDecodeError) as error:
             message = str(error) if isinstance(error, UserError) else f"{path}: {error}."
-            print(f"{message} It is now {set_aside(path, 'damaged')}.", file=sys.stderr)
+            aside = whole_file.set_aside(path, "damaged")
+            print(f"{message} It is now {aside}.", file=sys.stderr)
             return None
 
     def list_seeds(self, training: Training) -> list[int]:
@@ -114,12 +115,3 @@ class ResultsFolder:
     def write(self, result: TrainingResult, training: Training) -> None:
         """Writes a result."""
         whole_file.write_text(self.file_of(training, result.seed), result.to_json())
-
-
-def set_aside(path: str, reason: str) -> str:
-    """Gives a file another name, so that nothing is lost; returns the new path."""
-    aside = next(
-        name for i in range(1, 10_000) if not os.path.exists(name := f"{path}.{reason}-{i}")
-    )
-    os.replace(path, aside)
-    return aside

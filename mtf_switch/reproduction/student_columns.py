@@ -31,7 +31,7 @@ def format_cells(exhibit: Exhibit, row: Row, results: Results) -> list[str]:
     if row.teacher is None:
         return [""] * len(list_heads(exhibit))
     share = _share(exhibit, row)
-    paper = share.find_in_paper({other.name: other.paper for other in exhibit.rows})
+    paper = share.find_in_paper(exhibit.paper_numbers)
     return [
         _format_compression(row, results),
         "" if paper is None else f"{100 * paper:+.0f}",
@@ -51,9 +51,7 @@ def make_data(exhibit: Exhibit, row: Row, results: Results) -> dict[str, Any]:
     return {
         "compression": compute_compression(row, results),
         "share_of_gain": None if found is None else estimates.to_data(found),
-        "paper_share_of_gain": share.find_in_paper(
-            {other.name: other.paper for other in exhibit.rows}
-        ),
+        "paper_share_of_gain": share.find_in_paper(exhibit.paper_numbers),
     }
 
 

@@ -62,7 +62,7 @@ def judge(claim: Claim, estimate: Estimate | None) -> Verdict:
 
 def judge_all(exhibit: Exhibit, results: Results) -> list[JudgedClaim]:
     """Judges all claims of an exhibit, in order."""
-    numbers = {row.name: row.paper for row in exhibit.rows}
+    numbers = exhibit.paper_numbers
     judged = []
     for claim in exhibit.claims:
         estimate = claim.effect.estimate(results)

@@ -72,7 +72,7 @@ def compare(old: TrainingResult, new: TrainingResult, recorded: list[TrainingRes
     values = [metrics.read(result, metric) for result in recorded]
     before, after = (metrics.read(result, metric) for result in (old, new))
     numbers = f"its {title} is {after:.4f}, and {before:.4f} was recorded"
-    if "planned_bytes" in old.metrics:
+    if _is_planned(old):
         raise UserError(f"{name} differs: {numbers}. It is computed, and depends on no seed.")
     if not differences:
         raise UserError(
@@ -97,9 +97,13 @@ def compare(old: TrainingResult, new: TrainingResult, recorded: list[TrainingRes
     )
 
 
+def _is_planned(result: TrainingResult) -> bool:
+    return "planned_bytes" in result.metrics
+
+
 def _find_metric(result: TrainingResult) -> tuple[str, str]:
     """Returns the metric that is compared, and its name in a sentence."""
-    if "planned_bytes" in result.metrics:
+    if _is_planned(result):
         return "planned_bytes", "memory in bytes"
     if result.scores:
         return metrics.DOWNSTREAM, metrics.METRICS[metrics.DOWNSTREAM]
@@ -113,7 +117,7 @@ def _evaluations(result: TrainingResult) -> tuple:
 
 def _computed(result: TrainingResult) -> dict[str, float]:
     """Returns the numbers of a plan; {} for a training. The compiler is not everywhere."""
-    if "planned_bytes" not in result.metrics:
+    if not _is_planned(result):
         return {}
     numbers = result.metrics.items()
     return {name: value for name, value in numbers if not name.startswith("compiled")}

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tiny_run import made_up_text
 
+from tasks.text_corpus import TextCorpus
+
+VOCAB_SIZE = 300
+
 
 @pytest.fixture(scope="session")
 def make_text() -> Callable[..., str]:
     return made_up_text
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, make_text) -> Iterator[TextCorpus]:
+    """A corpus that is built once for a file. One document is much longer than a segment."""
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "text.txt").write_text(make_text(105_000))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MTF_SWITCH_CACHE", str(folder / "cache"))
+        corpus = TextCorpus("fake", (str(folder / "text.txt"),), vocab_size=VOCAB_SIZE)
+        assert corpus.prepared.documents["train"] > 10
+        yield corpus
 
 
 @pytest.fixture

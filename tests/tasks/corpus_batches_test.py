@@ -15,23 +15,10 @@ from mesh_tensorflow.transformer import dataset as transformer_dataset
 from tensorflow.python.autograph.core import ag_ctx
 
 from tasks import corpus_batches, pretraining, token_files
-from tasks.text_corpus import TextCorpus
 from tasks.text_vocabulary import TextVocabulary
 
 LENGTHS = {"inputs": 32, "targets": 12}
 BATCH = 32
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory, make_text) -> TextCorpus:
-    """A corpus that is built once for this file. One document is much longer than a segment."""
-    folder = tmp_path_factory.mktemp("corpus_batches")
-    (folder / "text.txt").write_text(make_text(105_000))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MTF_SWITCH_CACHE", str(folder / "cache"))
-        corpus = TextCorpus("fake", (str(folder / "text.txt"),), vocab_size=300)
-        _ = corpus.prepared, corpus.prepared_text
-        yield corpus
 
 
 @pytest.fixture

@@ -24,18 +24,6 @@ FIRST_SENTINEL = VOCAB_SIZE + 100 - 1
 EOS = 1
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory, make_text) -> TextCorpus:
-    """A corpus that is built once for this file."""
-    folder = tmp_path_factory.mktemp("pretraining")
-    (folder / "text.txt").write_text(make_text(105_000))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MTF_SWITCH_CACHE", str(folder / "cache"))
-        corpus = TextCorpus("fake", (str(folder / "text.txt"),), vocab_size=VOCAB_SIZE)
-        assert corpus.prepared.documents["train"] > 10
-        yield corpus
-
-
 @pytest.fixture
 def registry():
     """Removes the text tasks of a test before the next test."""

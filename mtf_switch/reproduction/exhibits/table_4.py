@@ -10,7 +10,13 @@ from mtf_switch.reproduction import metrics
 from mtf_switch.reproduction.effects import Difference, RankCorrelation
 from mtf_switch.reproduction.exhibit import Claim, Column, Exhibit, Row, Training
 from mtf_switch.reproduction.exhibits import trainings
-from mtf_switch.reproduction.exhibits.trainings import EXPERTS_TUNED, SWITCH, T5, tune
+from mtf_switch.reproduction.exhibits.trainings import (
+    EXPERTS_TUNED,
+    SCORE_COLUMNS,
+    SWITCH,
+    T5,
+    tune,
+)
 
 _DENSE = {"layout": "layouts/data_32.gin"}
 # The mean over the columns of Table 4, which the paper does not print.
@@ -50,10 +56,7 @@ def _table_4(name: str, title: str, training: Training, *rates: float | None) ->
 
 _SWITCH = "switch_dropout_0.1_expert_0.4"
 _COLUMNS = (
-    Column(metrics.DOWNSTREAM, "average", 2),
-    Column("embedded_package/accuracy", "package accuracy", 2),
-    Column("embedded_summary/rouge1", "summary rouge1", 2),
-    Column("embedded_module/f1", "module f1", 2),
+    *SCORE_COLUMNS,
     Column(metrics.UPSTREAM, "neg. log perplexity before fine-tuning", 4),
 )
 

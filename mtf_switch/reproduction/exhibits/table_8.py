@@ -5,7 +5,13 @@ from __future__ import annotations
 from mtf_switch.reproduction import metrics
 from mtf_switch.reproduction.effects import Difference, ShareOfGain
 from mtf_switch.reproduction.exhibit import Claim, Column, Exhibit, Row, Training
-from mtf_switch.reproduction.exhibits.trainings import EXPERTS_TUNED, SWITCH, T5, tune
+from mtf_switch.reproduction.exhibits.trainings import (
+    EXPERTS_TUNED,
+    SCORE_COLUMNS,
+    SWITCH,
+    T5,
+    tune,
+)
 
 _PLACE = "Section 4.2, Table 8"
 _TEACHER = tune(SWITCH, EXPERTS_TUNED)
@@ -43,10 +49,7 @@ TABLE_8 = Exhibit(
     ),
     (
         Column("parameters", "parameters", 0),
-        Column(metrics.DOWNSTREAM, "average", 2),
-        Column("embedded_package/accuracy", "package accuracy", 2),
-        Column("embedded_summary/rouge1", "summary rouge1", 2),
-        Column("embedded_module/f1", "module f1", 2),
+        *SCORE_COLUMNS,
     ),
     (
         Claim(

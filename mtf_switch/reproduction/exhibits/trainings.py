@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mtf_switch.reproduction.exhibit import Training
+from mtf_switch.reproduction import metrics
+from mtf_switch.reproduction.exhibit import Column, Training
 
 _FACTORS = ("ExpertCapacity.capacity_factor_train", "ExpertCapacity.capacity_factor_eval")
 EXPERTS = "experts"
@@ -12,6 +13,13 @@ T5_LARGE = Training("t5_large", parts=("large",))
 SWITCH_LARGE = Training("switch_8_large", parts=(EXPERTS, "large"))
 # Table 4's file with the paper's choice for sparse models: dropout 0.1, and 0.4 of the experts.
 EXPERTS_TUNED = "switch_dropout_0.1_expert_0.4"
+# The scores of models that `tune` makes.
+SCORE_COLUMNS = (
+    Column(metrics.DOWNSTREAM, "average", 2),
+    Column("embedded_package/accuracy", "package accuracy", 2),
+    Column("embedded_summary/rouge1", "summary rouge1", 2),
+    Column("embedded_module/f1", "module f1", 2),
+)
 # The Switch model of a scale's gin file, with 8 experts and input jitter.
 SWITCH = Training("switch_8", parts=(EXPERTS,))
 
