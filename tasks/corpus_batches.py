@@ -17,6 +17,7 @@ from t5.data import preprocessors as t5_preprocessors
 from tasks import pretraining, row_corruption, text_cache, token_files
 from tasks.document_split import Split
 from tasks.one_shard_source import OneShardSource
+from tasks.span_corruption import SpanCorruption
 from tasks.text_vocabulary import TextVocabulary
 from tasks.token_files import TokenFile
 
@@ -55,7 +56,7 @@ def find_tokens(task: seqio.Task | seqio.Mixture, split: str) -> TokenFile | Non
       `pretraining.add_corpus_task`, gin changes T5's functions, a document has no tokens or
       very many, or the cache cannot be written, which is printed.
     """
-    if not pretraining.is_corpus_task(task) or any(map(gin.get_bindings, _T5_FUNCTIONS)):
+    if pretraining.find_corruption(task) is None or any(map(gin.get_bindings, _T5_FUNCTIONS)):
         return None
     vocabulary = task.output_features["targets"].vocabulary
     if not isinstance(vocabulary, TextVocabulary):
@@ -97,7 +98,8 @@ def make_batches(
     Raises:
       UserError: If the targets would not fit.
     """
-    pretraining.check_lengths(sequence_length)
+    corruption = pretraining.find_corruption(task)
+    corruption.check_lengths(sequence_length)
     first_seed = None
     if seed is not None:
         before = [type(p) for p in task.preprocessors].index(seqio.CacheDatasetPlaceholder)
@@ -105,7 +107,7 @@ def make_batches(
     cut = functools.partial(
         _cut_segments,
         dtype=tokens.dtype,
-        length=pretraining.segment_length(sequence_length["inputs"]),
+        length=corruption.segment_length(sequence_length["inputs"]),
         seed=first_seed,
     )
     # seqio repeats and shuffles the segments as it does the examples of the task itself.
@@ -120,6 +122,7 @@ def make_batches(
         batch_size=batch_size,
         first_sentinel=task.output_features["targets"].vocabulary.vocab_size - 1,
         sequence_length=sequence_length,
+        corruption=corruption,
     )
     return (
         dataset.skip(first_batch * batch_size)
@@ -177,6 +180,7 @@ def _corrupt(
     batch_size: int,
     first_sentinel: int,
     sequence_length: dict[str, int],
+    corruption: SpanCorruption,
 ) -> dict[str, tf.Tensor]:
     """Returns the features of several batches, [batches, batch_size, length] int32."""
     features = row_corruption.corrupt_rows(
@@ -185,8 +189,8 @@ def _corrupt(
         tf.stack(seeds, axis=1),
         first_sentinel,
         sequence_length,
-        pretraining.NOISE_DENSITY,
-        pretraining.MEAN_NOISE_SPAN_LENGTH,
+        corruption.noise_density,
+        corruption.mean_span_length,
     )
     return {
         name: tf.reshape(ids, [-1, batch_size, sequence_length[name]])

@@ -1,8 +1,8 @@
 """Pre-training tasks: T5's span corruption on plain text.
 
 Documents are tokenized, and 128 consecutive ones are joined and cut into segments. In each
-segment, 15% of the tokens are masked in spans of three tokens on average. One sentinel replaces
-each span:
+segment, 15% of the tokens are masked in spans of three tokens on average, unless gin configures
+`span_corruption`. One sentinel replaces each span:
 
     segment  Thank you for inviting me to your party last week
     inputs   Thank you <X> me to your party <Y> week </s>
@@ -15,22 +15,21 @@ etc.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 import gin
 import seqio
 import tensorflow as tf
-from t5.data import preprocessors as t5_preprocessors
 
 from mtf_switch.errors import UserError, suggest_names
+from tasks import span_corruption
 from tasks.one_shard_source import OneShardSource
+from tasks.span_corruption import SpanCorruption
 from tasks.text_corpus import TextCorpus
 from tasks.text_vocabulary import TextVocabulary
 
-NOISE_DENSITY = 0.15
-MEAN_NOISE_SPAN_LENGTH = 3.0
 SENTINELS = 100
 
 CorpusName = Literal["embedded_text", "text_files"]
@@ -145,29 +144,38 @@ def add_corpus_task(
     return seqio.TaskRegistry.add(
         name,
         source=CorpusSource(corpus),
-        preprocessors=_make_preprocessors(),
+        preprocessors=_make_preprocessors(span_corruption.span_corruption()),
         output_features={"inputs": feature, "targets": feature},
         metric_fns=[],
     )
 
 
-def _make_preprocessors() -> list[Callable[..., tf.data.Dataset]]:
+def _make_preprocessors(corruption: SpanCorruption) -> list[Callable[..., tf.data.Dataset]]:
     return [
         functools.partial(seqio.preprocessors.rekey, key_map={"targets": "text"}),
         functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False),
         seqio.CacheDatasetPlaceholder(),
-        corrupt_spans,
+        functools.partial(span_corruption.corrupt_spans, corruption=corruption),
         seqio.preprocessors.append_eos_after_trim,
     ]
 
 
-def is_corpus_task(task: seqio.Task | seqio.Mixture) -> bool:
-    """Returns whether a task has the source and the preprocessors of `add_corpus_task`."""
+def find_corruption(task: seqio.Task | seqio.Mixture) -> SpanCorruption | None:
+    """Returns how a task of `add_corpus_task` masks tokens; None for any other task.
+
+    Such a task has the source and the preprocessors of `add_corpus_task`.
+    """
     if not isinstance(getattr(task, "source", None), CorpusSource):
-        return False
-    return list(map(_identify, task.preprocessors)) == list(
-        map(_identify, _make_preprocessors())
-    )
+        return None
+    found = [
+        preprocessor.keywords["corruption"]
+        for preprocessor in task.preprocessors
+        if getattr(preprocessor, "func", None) is span_corruption.corrupt_spans
+    ]
+    if len(found) != 1:
+        return None
+    own = list(map(_identify, _make_preprocessors(found[0])))
+    return found[0] if list(map(_identify, task.preprocessors)) == own else None
 
 
 def _identify(preprocessor: Callable) -> object:
@@ -176,80 +184,6 @@ def _identify(preprocessor: Callable) -> object:
     if isinstance(preprocessor, seqio.CacheDatasetPlaceholder):
         return seqio.CacheDatasetPlaceholder
     return preprocessor
-
-
-def targets_length(inputs_length: int) -> int:
-    """Returns the number of target tokens that belong to `inputs_length` input tokens.
-
-    Both numbers include the sentinels and the end of sequence.
-    """
-    return _count_tokens(inputs_length)[1]
-
-
-def segment_length(inputs_length: int) -> int:
-    """Returns the number of tokens of text that fill `inputs_length` input tokens."""
-    return _count_tokens(inputs_length)[0]
-
-
-def _count_tokens(inputs_length: int) -> tuple[int, int]:
-    return t5_preprocessors.random_spans_helper(
-        inputs_length=inputs_length,
-        noise_density=NOISE_DENSITY,
-        mean_noise_span_length=MEAN_NOISE_SPAN_LENGTH,
-        extra_tokens_per_span_inputs=1,
-        extra_tokens_per_span_targets=1,
-    )
-
-
-def corrupt_spans(
-    dataset: tf.data.Dataset,
-    sequence_length: Mapping[str, int] | None,
-    output_features: Mapping[str, seqio.Feature],
-) -> tf.data.Dataset:
-    """Applies T5's span corruption with this module's noise density and span length.
-
-    Args:
-      dataset: Examples with int32 `targets` [document length].
-      sequence_length: Maximum numbers of tokens in `inputs` and `targets`. Segments are cut so
-        that they fill the inputs without padding.
-      output_features: The features of the task.
-
-    Returns:
-      Examples with int32 `inputs` and `targets`, without the end of sequence.
-
-    Raises:
-      UserError: If the targets would not fit.
-    """
-    lengths = check_lengths(sequence_length)
-    return t5_preprocessors.span_corruption(
-        dataset,
-        lengths,
-        output_features,
-        mean_noise_span_length=MEAN_NOISE_SPAN_LENGTH,
-        noise_density=NOISE_DENSITY,
-    )
-
-
-def check_lengths(sequence_length: Mapping[str, int] | None) -> dict[str, int]:
-    """Returns the lengths of the features.
-
-    Raises:
-      UserError: If one is missing, or the targets would not fit.
-    """
-    lengths = dict(sequence_length or {})
-    if not {"inputs", "targets"} <= set(lengths):
-        raise UserError(
-            "Span corruption cuts text to the length of the inputs, so sequence_length "
-            f"must name inputs and targets; it is {sequence_length!r}. Set both."
-        )
-    needed = targets_length(lengths["inputs"])
-    if lengths["targets"] < needed:
-        raise UserError(
-            f"Span corruption of inputs of {lengths['inputs']} tokens makes targets of "
-            f"{needed}; sequence_length allows {lengths['targets']}. Set targets to at "
-            f"least {needed}, or make inputs shorter."
-        )
-    return lengths
 
 
 class CorpusSource(OneShardSource):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import seqio
 from tiny_run import made_up_text
 
 from tasks.text_corpus import TextCorpus
@@ -36,3 +37,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("MTF_SWITCH_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def registry() -> Iterator[None]:
+    """Removes the text tasks of a test before the next test."""
+    yield
+    for name in ("fake", "embedded_text", "text_files"):
+        seqio.TaskRegistry.remove(name)
+    seqio.MixtureRegistry.remove("fake_mixture")

@@ -33,17 +33,18 @@ def test_split_seeds_are_tensorflows():
 
 
 @pytest.mark.parametrize(
-    ("segment", "inputs", "targets"),
+    ("segment", "inputs", "targets", "noise_density", "mean_span_length"),
     [
-        (36, 32, 8),
-        (1, 4, 4),
+        (36, 32, 8, 0.15, 3.0),
+        (1, 4, 4, 0.15, 3.0),
         # Both features are cut.
-        (36, 20, 5),
-        pytest.param(568, 512, 114, marks=pytest.mark.slow),
-        pytest.param(141, 128, 32, marks=pytest.mark.slow),
+        (36, 20, 5, 0.15, 3.0),
+        (57, 32, 32, 0.5, 10.0),
+        pytest.param(568, 512, 114, 0.15, 3.0, marks=pytest.mark.slow),
+        pytest.param(141, 128, 32, 0.15, 3.0, marks=pytest.mark.slow),
     ],
 )
-def test_corruption_is_t5s(segment, inputs, targets):
+def test_corruption_is_t5s(segment, inputs, targets, noise_density, mean_span_length):
     rng = np.random.default_rng(segment)
     rows = 40
     tokens = rng.integers(2, 1000, (rows, segment)).astype(np.int32)
@@ -57,10 +58,10 @@ def test_corruption_is_t5s(segment, inputs, targets):
         tf.constant(seeds),
         1123,
         lengths_of,
-        0.15,
-        3.0,
+        noise_density,
+        mean_span_length,
     )
-    corrupt = _make_t5s_corruption(lengths_of)
+    corrupt = _make_t5s_corruption(lengths_of, noise_density, mean_span_length)
     for row in range(rows):
         example = corrupt(tokens[row, : lengths[row]], seeds[row])
         for feature, length in lengths_of.items():
@@ -69,7 +70,7 @@ def test_corruption_is_t5s(segment, inputs, targets):
             np.testing.assert_array_equal(found[feature][row], expected, f"{feature} of {row}")
 
 
-def _make_t5s_corruption(lengths: dict[str, int]):
+def _make_t5s_corruption(lengths: dict[str, int], density: float, span_length: float):
     """Makes the function of (tokens, seed) that T5 and seqio run for one segment."""
     feature = seqio.Feature(seqio.PassThroughVocabulary(1124, eos_id=1), add_eos=True)
     features = {"inputs": feature, "targets": feature}
@@ -83,9 +84,9 @@ def _make_t5s_corruption(lengths: dict[str, int]):
             {"targets": tokens},
             seed,
             output_features=features,
-            noise_density=0.15,
+            noise_density=density,
             noise_mask_fn=functools.partial(
-                t5_preprocessors.random_spans_noise_mask, mean_noise_span_length=3.0
+                t5_preprocessors.random_spans_noise_mask, mean_noise_span_length=span_length
             ),
             inputs_fn=t5_preprocessors.noise_span_to_unique_sentinel,
             targets_fn=t5_preprocessors.nonnoise_span_to_unique_sentinel,
