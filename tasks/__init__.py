@@ -14,9 +14,10 @@ def register(vocabulary: Any | None = None) -> None:
     """Registers the tasks and mixtures of T5 and of this project as gin configures them now.
 
     Call it after gin has parsed its files. Before that, import `tasks.multilingual_corpus`,
-    `tasks.own_data`, `tasks.pretraining`, `tasks.repeats`, `tasks.task_vocabulary` and
-    `tasks.tfds_data`, so that gin knows their names. Another call applies gin's values at that
-    time: the text of the text tasks, the vocabulary, and the folder with TFDS's data.
+    `tasks.own_data`, `tasks.pretraining`, `tasks.repeats`, `tasks.span_corruption`,
+    `tasks.task_vocabulary` and `tasks.tfds_data`, so that gin knows their names. Another call
+    applies gin's values at that time: the text of the text tasks, how it is masked, the
+    vocabulary, and the folder with TFDS's data.
 
     Args:
       vocabulary: The vocabulary of all these tasks, such as that of an existing run; None for

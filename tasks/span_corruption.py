@@ -53,7 +53,8 @@ class SpanCorruption:
         """Returns the lengths of the features.
 
         Raises:
-          UserError: If one is missing, or the targets would not fit.
+          UserError: If one is missing, the targets would not fit, or a segment has no room for
+            a masked span and a token beside it.
         """
         lengths = dict(sequence_length or {})
         if not {"inputs", "targets"} <= set(lengths):
@@ -61,7 +62,15 @@ class SpanCorruption:
                 "Span corruption cuts text to the length of the inputs, so sequence_length "
                 f"must name inputs and targets; it is {sequence_length!r}. Set both."
             )
-        needed = self.targets_length(lengths["inputs"])
+        segment, needed = self._count_tokens(lengths["inputs"])
+        masked = round(segment * self.noise_density)
+        if not self.mean_span_length / 2 < masked < segment:
+            raise UserError(
+                f"Inputs of {lengths['inputs']} tokens are segments of {segment} tokens with "
+                f"{masked} masked ones, which must be fewer than the segment and enough for a "
+                f"span of {self.mean_span_length:g}. Change span_corruption.noise_density or "
+                "mean_span_length, or make inputs longer."
+            )
         if lengths["targets"] < needed:
             raise UserError(
                 f"Span corruption of inputs of {lengths['inputs']} tokens makes targets of "

@@ -46,6 +46,7 @@ MODULES = (
     "tasks.own_data",
     "tasks.pretraining",
     "tasks.repeats",
+    "tasks.span_corruption",
     "tasks.task_vocabulary",
     "tasks.tfds_data",
 )

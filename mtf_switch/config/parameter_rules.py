@@ -197,11 +197,7 @@ declare("task_vocabulary", source=text().or_none(), sentinels=value_rules.whole(
 declare("tfds_data", data_dir=Rule("a folder", _is_folder).or_none())
 declare("embedded_text", vocab_size=_SIZE)
 declare("text_files", files=_PATHS, vocab_size=_SIZE.or_none())
-declare(
-    "span_corruption",
-    noise_density=number(above=0, below=1),
-    mean_span_length=number(1),
-)
+declare("span_corruption", noise_density=number(above=0, below=1), mean_span_length=number(1))
 declare("task_cache", folders=_PATHS)
 declare(
     "own_data",

@@ -51,3 +51,11 @@ def test_the_text_is_masked_as_configured(registry, corpus):
 def test_targets_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="at least 32"):
         SpanCorruption(0.5, 10.0).check_lengths({"inputs": 32, "targets": 8})
+
+
+@pytest.mark.parametrize(
+    "corruption", [SpanCorruption(0.15, 100.0), SpanCorruption(0.999, 3.0)]
+)
+def test_segments_without_a_span_or_without_other_tokens_are_refused(corruption):
+    with pytest.raises(UserError, match="noise_density"):
+        corruption.check_lengths({"inputs": 32, "targets": 3200})
