@@ -179,7 +179,9 @@ def start_training(
     if options.dry_run:
         from mtf_switch.runs import dry_run
 
-        print(dry_run.inspect(run, objective))
+        text = dry_run.inspect(run, objective)
+        if not options.process_id:
+            print(text)
         return
     from mtf_switch.runs import training
 

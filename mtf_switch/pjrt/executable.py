@@ -11,7 +11,7 @@ from jax._src.lib import xla_client
 from mtf_switch.errors import TooLargeError, UserError
 from mtf_switch.pjrt import device_mesh
 from mtf_switch.pjrt.device_mesh import DeviceMesh, OnDevices
-from mtf_switch.programs import compilation, operation_names
+from mtf_switch.programs import compilation, compile_options, operation_names
 from mtf_switch.programs.program import CORE, STEP, Program, Value
 
 
@@ -33,8 +33,9 @@ class Executable:
         self.program, self.mesh = program, mesh
         self._cores = mesh.put([np.int32(core) for core in range(program.cores)])
         client = mesh.devices.flat[0].client
+        options = compile_options.make_options(list(mesh.devices.flat))
         try:
-            self._executable = client.compile(program.stablehlo, _make_options(mesh))
+            self._executable = client.compile(program.stablehlo, options)
         except xla_client.XlaRuntimeError as error:
             raise _explain(error) from error
 
@@ -88,19 +89,6 @@ class Executable:
             return self._cores
         given = np.int64(step) if value.name == STEP else batch[value.name]
         return self.mesh.put_everywhere(np.asarray(given, device_mesh.read_dtype(value.dtype)))
-
-
-def _make_options(mesh: DeviceMesh) -> Any:
-    """Returns options for one replica on each device, and no partitioning by the compiler."""
-    options = xla_client.CompileOptions()
-    options.num_replicas, options.num_partitions = mesh.devices.size, 1
-    build = options.executable_build_options
-    build.num_replicas, build.num_partitions = mesh.devices.size, 1
-    build.use_spmd_partitioning = False
-    build.device_assignment = xla_client.DeviceAssignment.create(
-        np.array([device.id for device in mesh.devices.flat]).reshape(-1, 1)
-    )
-    return options
 
 
 def _explain(error: Exception) -> UserError:

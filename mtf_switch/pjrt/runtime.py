@@ -10,6 +10,7 @@ from mtf_switch.layers.capacity import InferenceCapacity
 from mtf_switch.model import switch_transformer
 from mtf_switch.pjrt import devices
 from mtf_switch.pjrt.device_mesh import DeviceMesh
+from mtf_switch.pjrt.dry_run import PjrtStep
 from mtf_switch.pjrt.inference import PjrtRunner
 from mtf_switch.pjrt.processes import Processes
 from mtf_switch.pjrt.training import PjrtTrainer
@@ -39,6 +40,11 @@ class PjrtRuntime:
         model = _build_model(run, mesh)
         validation = DeviceValidation(run, model, mesh)
         return PjrtTrainer(run, model, mesh, self.group, validation, objective)
+
+    def build_step(self, run: Run, objective: Objective) -> PjrtStep:
+        """Builds a training step of a run; see `runtime.Runtime`."""
+        mesh = self._find_mesh(run)
+        return PjrtStep(run, _build_model(run, mesh), mesh, self.group, objective)
 
     def make_runner(
         self, run: Run, score: bool, inference: InferenceCapacity | None

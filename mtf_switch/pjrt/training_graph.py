@@ -18,6 +18,7 @@ from mtf_switch.pjrt.device_mesh import DeviceMesh
 from mtf_switch.pjrt.executable import Executable
 from mtf_switch.pjrt.masters import Masters
 from mtf_switch.pjrt.mesh_impl import PjrtMeshImpl
+from mtf_switch.programs.program import Program
 from mtf_switch.runs import run_saver, step_program, training_step
 from mtf_switch.runs.objective import Objective
 from mtf_switch.runs.run import Run
@@ -25,8 +26,29 @@ from mtf_switch.runs.training_step import TrainingStep
 
 
 @dataclasses.dataclass(frozen=True)
+class LoweredStep:
+    """A lowered training step, which is not compiled yet.
+
+    Attributes:
+      graph: The TensorFlow graph.
+      iterator: Makes the batches.
+      features: The next batch, by the name of the feature.
+      masters: The master variables, which have no values yet.
+      program: The program of the step.
+      saver: Saves and restores the master variables.
+    """
+
+    graph: tf.Graph
+    iterator: tf.data.Iterator
+    features: dict[str, tf.Tensor]
+    masters: Masters
+    program: Program
+    saver: SlotSkippingSaver
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingGraph:
-    """A lowered training step, with all that the host needs to run it.
+    """A compiled training step, with all that the host needs to run it.
 
     Attributes:
       graph: The TensorFlow graph.
@@ -62,6 +84,29 @@ def build(
 ) -> TrainingGraph:
     """Builds the graph of training, compiles its step, and restores the latest checkpoint.
 
+    Args:
+      run, model, input_fn, mesh, objective: See `lower`.
+
+    Raises:
+      UserError: If the model or the checkpoint cannot be used.
+    """
+    latest = saved_checkpoints.find_latest_if_any(run.model_dir)
+    lowered = lower(run, model, input_fn, mesh, objective, latest)
+    with lowered.graph.as_default():
+        _restore(lowered.masters, lowered.saver, run.model_dir, latest)
+    return compile_step(lowered, mesh)
+
+
+def lower(
+    run: Run,
+    model: Any,
+    input_fn: Callable,
+    mesh: DeviceMesh,
+    objective: Objective,
+    latest: str | None = None,
+) -> LoweredStep:
+    """Builds the graph of training, and lowers its step.
+
     The operations are made in the same order as the Estimator's, because the initial values of
     the variables depend on it.
 
@@ -71,12 +116,12 @@ def build(
       input_fn: Makes the dataset of the batches.
       mesh: The devices.
       objective: What the step minimizes.
+      latest: The checkpoint that must have the variables of the step, if any.
 
     Raises:
       UserError: If the model or the checkpoint cannot be used.
     """
     settings = run.settings
-    latest = saved_checkpoints.find_latest_if_any(run.model_dir)
     with tf.Graph().as_default() as graph:
         tf.set_random_seed(settings.seed)
         tf.train.create_global_step()
@@ -95,9 +140,24 @@ def build(
         saver = run_saver.make(run)
         program = step_program.make_program(mesh_impl, features, _list_results(step))
         masters = Masters(step.lowering, program, mesh)
-        _restore(masters, saver, run.model_dir, latest)
-        masters.session.run(iterator.initializer)
-    return TrainingGraph(graph, features, masters, Executable(program, mesh), saver)
+    return LoweredStep(graph, iterator, features, masters, program, saver)
+
+
+def compile_step(lowered: LoweredStep, mesh: DeviceMesh) -> TrainingGraph:
+    """Compiles a step for the devices, and starts its batches from the first one.
+
+    Args:
+      lowered: The step, whose master variables have values.
+      mesh: The devices.
+
+    Raises:
+      UserError: If the compiler refuses the step.
+    """
+    lowered.masters.session.run(lowered.iterator.initializer)
+    return TrainingGraph(
+        *(lowered.graph, lowered.features, lowered.masters),
+        *(Executable(lowered.program, mesh), lowered.saver),
+    )
 
 
 def _list_results(step: TrainingStep) -> dict[str, tf.Tensor]:

@@ -1,7 +1,7 @@
 """Converts an XLA program to StableHLO, with the collectives and the donated inputs.
 
-JAX's private modules are used here, in `tpu_compile_worker` and in `mtf_switch.pjrt` only; the
-lock pins their version.
+JAX's private modules are used here, in `compile_options`, in `tpu_compile_worker` and in
+`mtf_switch.pjrt` only; the lock pins their version.
 """
 
 from __future__ import annotations

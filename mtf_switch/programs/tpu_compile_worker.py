@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jax import version
 from jax._src.lib import xla_client
 from jax.experimental import topologies
 
 from mtf_switch import machine
+from mtf_switch.programs import compile_options
 
 # Fields of XLA's CompiledMemoryStats -> names in the outcome.
 _SIZES = {
@@ -54,7 +54,7 @@ def main(folder: Path, topology: str) -> None:
         outcome["probe"] = _overflow_memory(devices)
         start = time.monotonic()
         executable = devices[0].client.compile(
-            (folder / "program.mlir").read_bytes(), _make_options(devices)
+            (folder / "program.mlir").read_bytes(), compile_options.make_options(devices)
         )
         stats = executable.get_compiled_memory_stats()
         outcome["bytes"] = {name: getattr(stats, field) for field, name in _SIZES.items()}
@@ -72,23 +72,10 @@ def main(folder: Path, topology: str) -> None:
 def _overflow_memory(devices: Any) -> str:
     """Compiles a program that no core can hold. Its refusal states the usable memory."""
     try:
-        devices[0].client.compile(_TOO_LARGE.encode(), _make_options(devices))
+        devices[0].client.compile(_TOO_LARGE.encode(), compile_options.make_options(devices))
     except xla_client.XlaRuntimeError as error:
         return str(error)[:_MAX_MESSAGE]
     return ""
-
-
-def _make_options(devices: Any) -> Any:
-    """Returns options for one replica on each device, and no partitioning by the compiler."""
-    options = xla_client.CompileOptions()
-    options.num_replicas, options.num_partitions = len(devices), 1
-    build = options.executable_build_options
-    build.num_replicas, build.num_partitions = len(devices), 1
-    build.use_spmd_partitioning = False
-    build.device_assignment = xla_client.DeviceAssignment.create(
-        np.array([device.id for device in devices]).reshape(len(devices), 1)
-    )
-    return options
 
 
 if __name__ == "__main__":

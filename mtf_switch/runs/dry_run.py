@@ -7,7 +7,8 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
@@ -21,9 +22,8 @@ from mtf_switch.model_dirs import saved_checkpoints
 from mtf_switch.runs import data, estimator, training_data, training_step
 from mtf_switch.runs.objective import ORDINARY, Objective
 from mtf_switch.runs.run import Run
-from mtf_switch.runs.training_step import TrainingStep
 
-# The first step is slow, and is not counted.
+# The first of them is not counted.
 _STEPS = 6
 _GIB = 2**30
 
@@ -34,6 +34,7 @@ class DryRun:
 
     Attributes:
       run: The run.
+      runtime: The name of what makes its steps.
       start: The step at which it would start.
       features: Name and shape of each feature of a batch.
       variables: (name, shape, dtype) of each trained variable.
@@ -44,6 +45,7 @@ class DryRun:
     """
 
     run: Run
+    runtime: str
     start: int
     features: dict[str, list[int]]
     variables: list[tuple[str, list[int], str]]
@@ -61,7 +63,8 @@ class DryRun:
 def inspect(run: Run, objective: Objective = ORDINARY) -> str:
     """Builds the graph of a training run, makes a few steps, and describes both.
 
-    Nothing is read from or written to the model_dir: the steps start from initial values.
+    Nothing is read from or written to the model_dir: the steps start from initial values. They
+    are steps of the runtime that would train.
 
     Args:
       run: The run.
@@ -77,45 +80,75 @@ def inspect(run: Run, objective: Objective = ORDINARY) -> str:
     data.check_readable(
         settings.task, "train", data.is_cached(mesh_transformer.mesh_train_dataset_fn)
     )
-    mesh_layout.check_has_devices(settings.layout, settings.devices)
-    devices = estimator.assign_devices(settings.layout.size)
-    with tf.Graph().as_default():
-        tf.set_random_seed(settings.seed)
-        tf.train.create_global_step()
-        input_fn = objective.make_input_fn(settings, 0)
-        dataset = (input_fn or training_data.make_train_input_fn(settings, 0))(None)
-        batch = tf.data.make_one_shot_iterator(dataset).get_next()
-        features = {name: tensor.shape.as_list() for name, tensor in batch.items()}
-        model = switch_transformer.build(settings, run.vocabulary)
-        mesh_impl, _ = estimator.make_mesh_impl(settings, devices)
-        step = training_step.build(model, settings, batch, mesh_impl, objective=objective)
-        objective.load_initial_weights(settings, run.model_dir)
+    if run.runtime:
+        step = run.runtime.build_step(run, objective)
+    else:
+        step = EstimatorStep(run, objective)
+    with step.graph.as_default():
         trained = [
             (v.op.name, v.shape.as_list(), v.dtype.base_dtype.name)
             for v in tf.trainable_variables()
         ]
         trained_bytes = _count_bytes(tf.trainable_variables())
         kept_bytes = _count_bytes(tf.global_variables())
-        # A step also holds the gradients.
-        fits = kept_bytes + trained_bytes < machine.count_memory()
-        seconds = _time_steps(step, devices) if fits else None
+    # A step also holds the gradients.
+    fits = kept_bytes + trained_bytes < machine.count_memory()
+    # The first step is slow.
+    seconds = statistics.median(step.time_steps(_STEPS)[1:]) if fits else None
     start = saved_checkpoints.latest_step(run.model_dir)
     peak = machine.read_peak_memory()
-    found = DryRun(run, start, features, trained, trained_bytes, kept_bytes, seconds, peak)
+    found = DryRun(
+        *(run, step.runtime, start, dict(step.features)),
+        *(trained, trained_bytes, kept_bytes, seconds, peak),
+    )
     return format_text(found)
 
 
-def _time_steps(step: TrainingStep, devices: Sequence[str]) -> float:
-    """Makes steps, and returns the median of their seconds."""
-    restore = [mtf.MtfRestoreHook(step.lowering)]
-    config = estimator.session_config(False, devices)
+class EstimatorStep:
+    """A training step as the Estimator makes it; see `runtime.BuiltStep`."""
+
+    runtime = "the Estimator"
+
+    def __init__(self, run: Run, objective: Objective):
+        """Builds the step of a run.
+
+        Raises:
+          UserError: If the model cannot be built, or there are too few devices for the mesh.
+        """
+        settings = run.settings
+        mesh_layout.check_has_devices(settings.layout, settings.devices)
+        self._devices = estimator.assign_devices(settings.layout.size)
+        with tf.Graph().as_default() as self.graph:
+            tf.set_random_seed(settings.seed)
+            tf.train.create_global_step()
+            input_fn = objective.make_input_fn(settings, 0)
+            dataset = (input_fn or training_data.make_train_input_fn(settings, 0))(None)
+            batch = tf.data.make_one_shot_iterator(dataset).get_next()
+            self.features = {name: tensor.shape.as_list() for name, tensor in batch.items()}
+            model = switch_transformer.build(settings, run.vocabulary)
+            mesh_impl, _ = estimator.make_mesh_impl(settings, self._devices)
+            self._step = training_step.build(
+                model, settings, batch, mesh_impl, objective=objective
+            )
+            objective.load_initial_weights(settings, run.model_dir)
+
+    def time_steps(self, count: int) -> list[float]:
+        """Makes steps from initial values, and returns the seconds of each."""
+        config = estimator.session_config(False, self._devices)
+        with self.graph.as_default():
+            restore = [mtf.MtfRestoreHook(self._step.lowering)]
+            with tf.train.SingularMonitoredSession(hooks=restore, config=config) as session:
+                return time_calls(lambda: session.run(self._step.train_op), count)
+
+
+def time_calls(make_step: Callable[[], Any], count: int) -> list[float]:
+    """Makes steps under a progress bar, and returns the seconds of each."""
     seconds = []
-    with tf.train.SingularMonitoredSession(hooks=restore, config=config) as session:
-        for _ in tqdm(range(_STEPS), "dry run", unit="step", leave=False):
-            began = time.perf_counter()
-            session.run(step.train_op)
-            seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:])
+    for _ in tqdm(range(count), "dry run", unit="step", leave=False):
+        began = time.perf_counter()
+        make_step()
+        seconds.append(time.perf_counter() - began)
+    return seconds
 
 
 def _count_bytes(variables: Sequence[tf.Variable]) -> int:
@@ -152,7 +185,7 @@ def format_text(found: DryRun) -> str:
             f"memory            {found.peak_bytes / _GIB:.2f} GiB at most in this process; "
             f"{of_machine}",
             f"time for a step   {found.step_seconds:.3f} s, {speed:,.0f} tokens/s (median of "
-            f"{_STEPS - 1} steps)",
+            f"{_STEPS - 1} steps of {found.runtime})",
             f"time for the run  {_format_hours(hours)} for the {steps:,} steps up to step "
             f"{settings.train_steps:,}, without saving and evaluating",
         ]

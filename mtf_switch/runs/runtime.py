@@ -73,6 +73,23 @@ class Runner(Protocol):
         """Returns the folder of an evaluation's summaries."""
 
 
+class BuiltStep(Protocol):
+    """A training step that is built, and has not run.
+
+    Attributes:
+      runtime: The name of what makes it.
+      graph: The TensorFlow graph, which has the variables of the run.
+      features: The shape of each feature of a batch.
+    """
+
+    runtime: str
+    graph: Any
+    features: Mapping[str, list[int]]
+
+    def time_steps(self, count: int) -> list[float]:
+        """Makes steps from initial values, and returns the seconds of each."""
+
+
 class Runtime(Protocol):
     """Runs the steps of a run."""
 
@@ -92,6 +109,12 @@ class Runtime(Protocol):
 
         Raises:
           UserError: If the model cannot be built, or there are too few devices for the mesh.
+        """
+
+    def build_step(self, run: Any, objective: Any) -> BuiltStep:
+        """Builds a training step of a run, which neither reads nor writes its files.
+
+        Args and Raises: See `make_trainer`.
         """
 
     def make_runner(self, run: Any, score: bool, inference: Any | None) -> Runner:

@@ -82,6 +82,7 @@ def test_a_dry_run_measures_and_writes_nothing(tiny, trained) -> None:
     # The seconds are rounded to 0.001.
     low, high = tokens / (float(seconds) + 5e-4), tokens / max(float(seconds) - 5e-4, 1e-9)
     assert low - 1 <= float(speed.replace(",", "")) <= high + 1
+    assert "(median of 5 steps of the Estimator)" in outcome.out
     assert "for the 4 steps up to step 10" in outcome.out
     assert re.search(
         r"encoder/block_\*/layer_\*/SwitchFFN/wi/kernel +1  \[4, 16, 32\]", outcome.out
@@ -92,6 +93,7 @@ def test_a_model_that_does_not_fit_makes_no_step(tiny) -> None:
     settings, vocabulary = tiny.parse()
     found = dry_run.DryRun(
         run=Run(settings, vocabulary, "new"),
+        runtime="the Estimator",
         start=0,
         features={"inputs": [BATCH, INPUTS]},
         variables=[("block_000/w", [2, 3], "float32"), ("block_001/w", [2, 3], "float32")],

@@ -162,6 +162,22 @@ def test_a_run_continues_with_the_weights_and_the_slots_of_the_optimizer(
     assert not np.array_equal(after[kernel], before[kernel])
 
 
+def test_a_dry_run_makes_steps_of_pjrt_and_writes_nothing(trained_by_pjrt, tiny):
+    before = contents(trained_by_pjrt)
+    with record() as fed:
+        outcome = tiny.train(
+            *(trained_by_pjrt, "--dry_run", "--runtime=pjrt", "--devices=1", "--steps=9"),
+            params=PARAMS,
+        )
+    assert outcome.code == 0, outcome.err
+    assert contents(trained_by_pjrt) == before
+    assert [each.step for each in fed] == [0, 1, 2, 3, 4, 5]
+    assert all(each.donated for each in fed)
+    assert len({each.batch["inputs"].tobytes() for each in fed}) == 6
+    assert "(median of 5 steps of PJRT)" in outcome.out
+    assert "for the 3 steps up to step 9" in outcome.out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", ["1", "8"])
 def test_a_seed_gives_the_run_of_the_estimator(tiny, tmp_path, devices):

@@ -1,0 +1,63 @@
+"""The steps of `train --dry_run --runtime=pjrt`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mtf_switch.pjrt import lost_process, processes, training_graph
+from mtf_switch.pjrt.device_mesh import DeviceMesh
+from mtf_switch.pjrt.processes import Processes
+from mtf_switch.runs import dry_run, training_data
+from mtf_switch.runs.objective import Objective
+from mtf_switch.runs.run import Run
+
+
+class PjrtStep:
+    """A training step for PJRT; see `runtime.BuiltStep`."""
+
+    runtime = "PJRT"
+
+    def __init__(
+        self, run: Run, model: Any, mesh: DeviceMesh, group: Processes, objective: Objective
+    ):
+        """Builds and lowers the step.
+
+        Args:
+          run: The run.
+          model: The model that `switch_transformer.build` made.
+          mesh: The devices.
+          group: The processes of the run.
+          objective: What the run minimizes.
+        """
+        self._mesh, self._group = mesh, group
+        input_fn = objective.make_input_fn(run.settings, 0)
+        self._lowered = training_graph.lower(
+            *(run, model, input_fn or training_data.make_train_input_fn(run.settings, 0)),
+            *(mesh, objective),
+        )
+        self.graph = self._lowered.graph
+        self.features = {
+            name: tensor.shape.as_list() for name, tensor in self._lowered.features.items()
+        }
+
+    def time_steps(self, count: int) -> list[float]:
+        """Makes steps from initial values, and returns the seconds of each."""
+        with lost_process.explain(self._group), self.graph.as_default():
+            self._lowered.masters.initialize()
+            compiled = training_graph.compile_step(self._lowered, self._mesh)
+            variables = compiled.masters.put_on_devices()
+            steps = iter(range(count))
+
+            def make_step() -> None:
+                batch = compiled.read_batch()
+                changed, results = compiled.executable.run(variables, batch, next(steps))
+                variables.update(changed)
+                for value in results.values():
+                    np.asarray(value)
+
+            seconds = dry_run.time_calls(make_step, count)
+            processes.wait_for_all(self._group, "dry run has ended")
+            processes.leave(self._group)
+        return seconds
