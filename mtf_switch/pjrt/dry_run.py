@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,7 @@ import numpy as np
 from mtf_switch.pjrt import lost_process, processes, training_graph
 from mtf_switch.pjrt.device_mesh import DeviceMesh
 from mtf_switch.pjrt.processes import Processes
-from mtf_switch.runs import dry_run, training_data
+from mtf_switch.runs import training_data
 from mtf_switch.runs.objective import Objective
 from mtf_switch.runs.run import Run
 
@@ -42,13 +45,14 @@ class PjrtStep:
             name: tensor.shape.as_list() for name, tensor in self._lowered.features.items()
         }
 
-    def time_steps(self, count: int) -> list[float]:
-        """Makes steps from initial values, and returns the seconds of each."""
+    @contextlib.contextmanager
+    def start(self) -> Iterator[Callable[[], None]]:
+        """Starts from initial values; see `runtime.BuiltStep`."""
         with lost_process.explain(self._group), self.graph.as_default():
             self._lowered.masters.initialize()
             compiled = training_graph.compile_step(self._lowered, self._mesh)
             variables = compiled.masters.put_on_devices()
-            steps = iter(range(count))
+            steps = itertools.count()
 
             def make_step() -> None:
                 batch = compiled.read_batch()
@@ -57,7 +61,6 @@ class PjrtStep:
                 for value in results.values():
                     np.asarray(value)
 
-            seconds = dry_run.time_calls(make_step, count)
+            yield make_step
             processes.wait_for_all(self._group, "dry run has ended")
             processes.leave(self._group)
-        return seconds

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
@@ -22,8 +22,9 @@ from mtf_switch.model_dirs import saved_checkpoints
 from mtf_switch.runs import data, estimator, training_data, training_step
 from mtf_switch.runs.objective import ORDINARY, Objective
 from mtf_switch.runs.run import Run
+from mtf_switch.runs.runtime import BuiltStep
 
-# The first of them is not counted.
+# The first step is slow, and is not counted.
 _STEPS = 6
 _GIB = 2**30
 
@@ -93,8 +94,7 @@ def inspect(run: Run, objective: Objective = ORDINARY) -> str:
         kept_bytes = _count_bytes(tf.global_variables())
     # A step also holds the gradients.
     fits = kept_bytes + trained_bytes < machine.count_memory()
-    # The first step is slow.
-    seconds = statistics.median(step.time_steps(_STEPS)[1:]) if fits else None
+    seconds = _time_steps(step) if fits else None
     start = saved_checkpoints.latest_step(run.model_dir)
     peak = machine.read_peak_memory()
     found = DryRun(
@@ -132,23 +132,25 @@ class EstimatorStep:
             )
             objective.load_initial_weights(settings, run.model_dir)
 
-    def time_steps(self, count: int) -> list[float]:
-        """Makes steps from initial values, and returns the seconds of each."""
+    @contextlib.contextmanager
+    def start(self) -> Iterator[Callable[[], None]]:
+        """Starts from initial values; see `runtime.BuiltStep`."""
         config = estimator.session_config(False, self._devices)
         with self.graph.as_default():
             restore = [mtf.MtfRestoreHook(self._step.lowering)]
             with tf.train.SingularMonitoredSession(hooks=restore, config=config) as session:
-                return time_calls(lambda: session.run(self._step.train_op), count)
+                yield lambda: session.run(self._step.train_op)
 
 
-def time_calls(make_step: Callable[[], Any], count: int) -> list[float]:
-    """Makes steps under a progress bar, and returns the seconds of each."""
+def _time_steps(step: BuiltStep) -> float:
+    """Makes steps, and returns the median of their seconds."""
     seconds = []
-    for _ in tqdm(range(count), "dry run", unit="step", leave=False):
-        began = time.perf_counter()
-        make_step()
-        seconds.append(time.perf_counter() - began)
-    return seconds
+    with step.start() as make_step:
+        for _ in tqdm(range(_STEPS), "dry run", unit="step", leave=False):
+            began = time.perf_counter()
+            make_step()
+            seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
 
 
 def _count_bytes(variables: Sequence[tf.Variable]) -> int:

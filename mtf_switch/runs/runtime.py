@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 
@@ -86,8 +87,8 @@ class BuiltStep(Protocol):
     graph: Any
     features: Mapping[str, list[int]]
 
-    def time_steps(self, count: int) -> list[float]:
-        """Makes steps from initial values, and returns the seconds of each."""
+    def start(self) -> AbstractContextManager[Callable[[], None]]:
+        """Starts from initial values. The context is a function that makes the next step."""
 
 
 class Runtime(Protocol):
