@@ -19,13 +19,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import page_table
+
 from mtf_switch import whole_file
 from mtf_switch.errors import suggest_names
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs/tpu_compiler.json"
 PAGE = ROOT / "docs/tpu_compiler.md"
-START, END = "<!-- table: benchmarks/compiled_cells.py -->", "<!-- end of table -->"
 MIB, GIB = 2**20, 2**30
 
 
@@ -102,10 +103,7 @@ def main() -> None:
         if result["planner"]:
             print(name, flush=True)
             write_result(name, {**result, "planner": plan_cell(CELLS[name])})
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    whole_file.write_text(PAGE, f"{before}{START}\n{make_table(read_results())}\n{END}{after}")
+    page_table.replace(PAGE, "benchmarks/compiled_cells.py", make_table(read_results()))
 
 
 def read_results() -> dict[str, Any]:

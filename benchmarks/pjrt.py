@@ -1,6 +1,6 @@
 """Compares the runtimes: TensorFlow's Estimator and PJRT, on one CPU device and on eight.
 
-    python benchmarks/pjrt.py --output_dir=results
+    python benchmarks/pjrt.py --page
 
 Each run is a process of its own, `run_switch.py train` on the project's own text. The runtimes
 take turns, so that a machine whose speed changes treats both alike. The time of a step is the
@@ -8,6 +8,9 @@ mean of the second half of a run. Start-up is the time of the process beyond its
 graph, compilation, and the checkpoints of the first and the last step. Reading is the time in
 which the input pipeline makes a batch, alone, which every process of a run does for the whole
 batch.
+
+--page keeps the results in docs/runtimes.json, from which the table of docs/performance.md is
+made.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib.metadata
+import json
 import os
 import statistics
 import subprocess
@@ -26,11 +30,15 @@ from pathlib import Path
 from typing import Any
 
 import measure
+import page_table
 from tqdm import tqdm
 
+from mtf_switch import whole_file
 from mtf_switch.report import Report
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs/runtimes.json"
+PAGE = ROOT / "docs/performance.md"
 RUNTIMES = ("estimator", "pjrt")
 # The layout of a model on several devices.
 LAYOUTS = {"switch_tiny": "expert_data", "t5_tiny": "data"}
@@ -67,19 +75,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--models", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--output_dir", help="folder that gets pjrt.json and pjrt.md")
+    parser.add_argument(
+        "--page",
+        action="store_true",
+        help="keep the results in docs/runtimes.json, and make the table of "
+        "docs/performance.md from them",
+    )
+    parser.add_argument(
+        "--table_only", action="store_true", help="only make the table of the page again"
+    )
     options = parser.parse_args(arguments)
+    if options.table_only:
+        write_page()
+        return 0
     if options.steps < 4 or options.rounds < 2:
         parser.error("--steps must be at least 4, and --rounds 2, to show a spread")
-    results = list(measure_all(options))
-    table = make_table(results)
     origin = measure.collect_provenance({})
     origin["versions"]["jax"] = importlib.metadata.version("jax")
+    data = {**origin, "results": list(measure_all(options))}
+    table = make_table(data["results"])
     lines = "\n".join(f"{name}: {value}" for name, value in origin.items())
     print(f"{table}\n\n{lines}")
     if options.output_dir:
-        data = {**origin, "results": results}
         Report("pjrt", table, data, {"pjrt.md": f"{table}\n"}).write(options.output_dir)
+    if options.page:
+        whole_file.write_text(RESULTS, json.dumps(data, indent=2) + "\n")
+        write_page()
     return 0
+
+
+def write_page() -> None:
+    """Makes the table of the page from the results that are kept, if there are any."""
+    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else None
+    page_table.replace(PAGE, "benchmarks/pjrt.py", format_page(found))
+
+
+def format_page(data: Mapping[str, Any] | None) -> str:
+    """Formats results and their origin for the page; None means that there are none."""
+    if data is None:
+        return "**Not run.**"
+    versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
+    runs = len(data["results"][0][SPEED])
+    return (
+        f"{make_table(data['results'])}\n\n"
+        f"`{data['command']}`, commit {data['commit']}: {runs} runs of "
+        f"{data['results'][0]['steps']} steps for each row, which took turns. "
+        f"{data['machine']}; {versions}."
+    )
 
 
 def measure_all(options: argparse.Namespace) -> Iterator[dict[str, Any]]:

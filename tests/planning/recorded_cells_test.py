@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+import compiled_cells
 import pytest
 
-from benchmarks import compiled_cells
 from mtf_switch.planning import planner
 
 RESULTS = json.loads(compiled_cells.RESULTS.read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+import page_table
 import pytest
 import tiny_run
 
@@ -19,7 +20,6 @@ TINY_STEP += ["--blocks=2", "--vocabulary=128", "--group_size=8", "--repetitions
 
 @pytest.fixture
 def benchmark_modules(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
     import switch_layer
     import train_step
 
@@ -126,7 +126,11 @@ def test_the_runtimes_benchmark_writes_a_table_and_all_runs(
 
     monkeypatch.setattr(pjrt, "measure_run", measure_run)
     monkeypatch.setattr(pjrt, "measure_reading", lambda model: (0.004, 2560))
-    flags = ["--models=t5_tiny", "--devices=8", "--steps=4", "--rounds=3"]
+    flags = ["--models=t5_tiny", "--devices=8", "--steps=4", "--rounds=3", "--page"]
+    page = tmp_path / "page.md"
+    page.write_text(pjrt.PAGE.read_text())
+    monkeypatch.setattr(pjrt, "PAGE", page)
+    monkeypatch.setattr(pjrt, "RESULTS", tmp_path / "kept.json")
     assert pjrt.main([*flags, f"--output_dir={tmp_path}"]) == 0
     results = json.loads((tmp_path / "pjrt.json").read_text())["results"]
     # The runtimes take turns.
@@ -135,6 +139,27 @@ def test_the_runtimes_benchmark_writes_a_table_and_all_runs(
     assert "300 (250 to 450)" in row
     assert "2.00 (1.50 to 2.50)" in row
     assert row in capsys.readouterr().out
+    assert row in page.read_text()
+    assert ": 3 runs of 4 steps for each row" in page.read_text()
+    text = page.read_text()
+    assert pjrt.main(["--table_only"]) == 0
+    assert page.read_text() == text
+
+
+def test_the_page_has_the_table_of_the_runtimes(benchmark_modules):
+    del benchmark_modules
+    import pjrt
+
+    found = json.loads(pjrt.RESULTS.read_text()) if pjrt.RESULTS.exists() else None
+    assert pjrt.format_page(found) in pjrt.PAGE.read_text()
+
+
+def test_a_page_without_a_place_for_a_table_is_not_changed(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: a.py -->\nno end\n")
+    with pytest.raises(ValueError, match=r"has no line <!-- table: a\.py -->"):
+        page_table.replace(page, "a.py", "new")
+    assert page.read_text() == "<!-- table: a.py -->\nno end\n"
 
 
 @pytest.mark.slow
