@@ -5,6 +5,7 @@ from __future__ import annotations
 from mtf_switch.reproduction import metrics
 from mtf_switch.reproduction.effects import Difference
 from mtf_switch.reproduction.exhibit import Claim, Column, Exhibit, Row, Training
+from mtf_switch.reproduction.exhibits import trainings
 from mtf_switch.reproduction.exhibits.trainings import (
     EXPERTS,
     SWITCH,
@@ -14,13 +15,8 @@ from mtf_switch.reproduction.exhibits.trainings import (
 )
 
 _PLACE = "Section 5.6, Table 9"
-_C = Training(
-    "switch_32_everywhere",
-    parts=(EXPERTS,),
-    gin_files=("sparsity/every_switch.gin",),
-    # The file sets the initialization scale to 0.1, and that of the base setting is 1.0.
-    params=("num_experts = 32", "init_scale.s = 1.0"),
-)
+# Every feed-forward layer of the small models is sparse, as in Switch-C.
+_C = trainings.switch(32)
 
 
 # Row -> parameters and FLOPs of a sequence as printed, and both as counted: those of the models
@@ -103,8 +99,7 @@ TABLE_9 = Exhibit(
     baseline="t5_base",
     plots=("quality_by_step", "difference_by_row"),
     notes=(
-        "The paper's numbers are after 250k and 500k steps. Its learning rate does not depend "
-        "on the last step; here it falls to 0 there, so half of the steps are worth less.",
+        "The paper's numbers are after 250k and 500k steps.",
         "Parameters and FLOPs at full size are counted on the models of docs/models.md, which "
         "explains where the paper's numbers contradict each other; the counts include routers, "
         "and the paper's do not. The other parameters and FLOPs are those of the small models.",
