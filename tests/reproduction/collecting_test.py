@@ -67,7 +67,7 @@ def test_a_pruned_model_has_one_evaluation_and_no_training(tmp_path) -> None:
     fake_training.write_model_dir(str(tmp_path), seed=0)
     (tmp_path / "train_log.csv").unlink()
     for step in (0, 2):
-        (tmp_path / f"eval-first2560-{step}.json").unlink()
+        (tmp_path / f"eval-first1280-{step}.json").unlink()
     result = collecting.collect(training, 0, TINY, str(tmp_path), ORIGIN, COST)
     assert [(p.step, p.seconds, p.neg_log_perplexity) for p in result.curve] == [(4, 0.0, -3.0)]
     assert result.metrics["quality"] == -3.0

@@ -76,9 +76,9 @@ def test_every_job_gets_its_result_and_its_model_dir_goes(tmp_path) -> None:
     assert result.metrics["quality"] == -3.01
     # Half of the four steps: 0.3 and 0.4.
     assert result.metrics["dropped_training"] == pytest.approx(0.35)
-    # 64 examples of 40 tokens in 0.1 seconds.
-    assert result.metrics["examples_per_second"] == pytest.approx(640.0)
-    assert result.metrics["tokens_per_second"] == pytest.approx(25_600.0)
+    # 32 examples of 64 tokens in 0.1 seconds.
+    assert result.metrics["examples_per_second"] == pytest.approx(320.0)
+    assert result.metrics["tokens_per_second"] == pytest.approx(20_480.0)
     assert result.metrics["parameters"] == 10
     assert result.routers == {"layer": {"entropy": 1.5, "expert_load": [0.25, 0.75]}}
     assert (result.data_seed, result.weights_seed, result.diverged_at) == (1, 1, None)
@@ -100,7 +100,7 @@ def test_a_run_that_diverges_has_its_curve_up_to_there(tmp_path, monkeypatch) ->
     assert result.diverged_at == 3
     assert [(p.step, p.neg_log_perplexity) for p in result.curve] == [(0, -4.0), (2, -3.5)]
     assert "quality" not in result.metrics
-    assert result.metrics["examples_per_second"] == pytest.approx(640.0)
+    assert result.metrics["examples_per_second"] == pytest.approx(320.0)
     assert "|steps:2|" in result.signature
     assert "|diverged:3|" in result.signature
 

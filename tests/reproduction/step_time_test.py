@@ -34,10 +34,10 @@ def make_step_time(**flops: float) -> StepTime:
 
 def test_a_training_takes_the_time_of_its_flops() -> None:
     measured = make_step_time(t5=10.0, switch=20.0, student=10.0)
-    # 64 examples of 128 + 32 tokens, at 3 x 10 FLOPs: 0.3072 s a step. The 11 evaluations of 40
+    # 32 examples of 32 + 32 tokens, at 3 x 10 FLOPs: 0.06144 s a step. The 11 evaluations of 40
     # batches cost a third of as many steps.
     tokens = TINY.count_examples(T5) * TINY.count_tokens(T5)
-    steps = 1600 + 11 * 40 / 3
+    steps = 4000 + 11 * 40 / 3
     assert measured.estimate(TINY, T5) == pytest.approx(10 + steps * 30e-6 * tokens)
     assert measured.estimate(TINY, SWITCH) == pytest.approx(10 + steps * 60e-6 * tokens)
     # A student also pays the forward pass of its teacher.
@@ -54,7 +54,7 @@ def _fake_training(monkeypatch):
     def make_up(plan, jobs) -> None:
         (job,) = jobs
         assert (plan.scale.steps, job.training) == (40, T5)
-        speed = {"examples_per_second": 128.0, "flops_per_token": 10.0}
+        speed = {"examples_per_second": 64.0, "flops_per_token": 10.0}
         plan.folder.write(make_result(0.0, 0, "t5", scale="tiny, 40 steps", **speed), T5)
 
     monkeypatch.setattr(runner, "run_all", make_up)
@@ -68,7 +68,7 @@ def test_a_short_training_measures_the_machine_once(tmp_path, capsys) -> None:
     found = step_time.read_or_measure(plan, [TINY], [T5, STUDENT])
     # 40 steps and 11 evaluations of 40 batches.
     assert found.start_seconds == pytest.approx(100 - 0.5 * (40 + 11 * 40 / 3))
-    tokens = 64 * TINY.count_tokens(T5)
+    tokens = TINY.count_examples(T5) * TINY.count_tokens(T5)
     assert found.seconds_per_flop == pytest.approx(0.5 / (3 * 10 * tokens))
     wanted = [T5, STUDENT, STUDENT.source]
     assert set(found.flops_per_token) == {TINY.hash_configuration(t) for t in wanted}
@@ -114,11 +114,11 @@ def test_the_list_counts_each_training_and_each_teacher_once() -> None:
     results[T5] = {0: make_result(training="t5", seconds=50.0)}
     text = listing.format_list(exhibits, results, TINY, [TINY], 2, measured, "a_file")
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
-    # Four trainings with two seeds. That with a result has its own step of 0.5 s: 1747 steps.
+    # Four trainings with two seeds. That with a result has its own step of 0.5 s: 4147 steps.
     assert lines["figure_12"][1:5] == ["4", "2", "1", "of"]
-    assert lines["figure_12"][5:8] == ["8", "2.7", "h"]
-    assert lines["figure_12"][8:10] == ["2.2", "h"]
+    assert lines["figure_12"][5:8] == ["8", "3.4", "h"]
+    assert lines["figure_12"][8:10] == ["2.5", "h"]
     # Twelve trainings, of which ten have one source: 22 x 1000 s, the two of T5, and 2 sources.
-    assert lines["table_6"][6:8] == ["7.7", "h"]
+    assert lines["table_6"][6:8] == ["8.4", "h"]
     # 14 trainings: 26 x 1000 s, the two of T5, and 2 sources.
-    assert lines["all"][5:8] == ["28", "8.8", "h"]
+    assert lines["all"][5:8] == ["28", "9.5", "h"]

@@ -43,11 +43,11 @@ def write_evaluation(model_dir: str, seed: int, step: int) -> None:
         "token_accuracy": 0.5,
         "target_tokens": 100,
         "dropped_fraction": 0.02,
-        "limit": 40 * 64,
+        "limit": 40 * 32,
         "router": {"layer": {"entropy": 1.5}},
         "expert_load": {"layer": [0.25, 0.75]},
     }
-    path = os.path.join(model_dir, f"eval-first2560-{step}.json")
+    path = os.path.join(model_dir, f"eval-first1280-{step}.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump(evaluation, file)
 
