@@ -32,7 +32,8 @@ def draw(figure: Figure, exhibit: Exhibit, results: Results) -> None:
         axis.grid(alpha=0.3)
     seeds = sorted({len(of_row) for of_row in results.values() if of_row})
     count = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    seeds = "" if exhibit.is_computed else f" ({count} seeds)"
+    unit = "seed" if count == "1" else "seeds"
+    seeds = "" if exhibit.is_computed else f" ({count} {unit})"
     figure.suptitle(f"{exhibit.label}: {exhibit.title}{seeds}")
 
 
@@ -105,6 +106,8 @@ def _quality_by_second(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], result
 
 
 def _quality_by_parameters(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results):
+    from matplotlib import ticker
+
     for row in rows:
         of_row = results[row.name].values()
         parameters = [metrics.read(result, "parameters") for result in of_row]
@@ -121,6 +124,9 @@ def _quality_by_parameters(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], re
             fontsize="small",
         )
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(ticker.EngFormatter())
+    axis.xaxis.set_minor_formatter(ticker.NullFormatter())
     axis.set_xlabel("parameters")
     axis.set_ylabel(_QUALITY)
 
