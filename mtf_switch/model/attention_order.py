@@ -8,7 +8,8 @@ With heads before positions, the logits of a head are one, and no product copies
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import mesh_tensorflow as mtf
 from mesh_tensorflow.transformer import attention, transformer, transformer_layers
@@ -23,6 +24,7 @@ def put_heads_first(layers: Iterable[transformer.TransformerLayer]) -> None:
     for layer in layers:
         if isinstance(layer, transformer_layers.SelfAttention):
             layer.make_params = functools.partial(_make_params, layer.make_params)
+            layer.compute_bias = functools.partial(_compute_bias, layer.compute_bias)
 
 
 def _make_params(
@@ -43,3 +45,30 @@ def _compute_q(
         return q  # One position is decoded.
     *others, d_kv = (d for d in q.shape.dims if d != length_dim)
     return mtf.transpose(q, [*others, length_dim, d_kv])
+
+
+def _compute_bias(
+    compute_bias: Callable[..., mtf.Tensor | None],
+    context: transformer.Context,
+    memory_position: mtf.Tensor,
+    x: mtf.Tensor,
+    heads_dims: Sequence[mtf.Dimension],
+    *args: Any,
+    **kwargs: Any,
+) -> mtf.Tensor | None:
+    """Returns the bias as [<batch>, heads, length, memory_length], the order of the logits.
+
+    Upstream adds the relative positions [heads, length, memory_length] to the mask [<batch>,
+    length, memory_length], and the sum has the heads last.
+    """
+    bias = compute_bias(context, memory_position, x, heads_dims, *args, **kwargs)
+    is_sum = bias is not None and isinstance(bias.operation, mtf.ops.AddOperation)
+    if not is_sum or context.length_dim not in bias.shape.dims:
+        return bias
+    last = [context.length_dim, *memory_position.shape.dims]
+    heads = [dim for dim in heads_dims if dim in bias.shape.dims]
+    others = [dim for dim in bias.shape.dims if dim not in (*heads, *last)]
+    dims = [*others, *heads, *last]
+    if set(dims) != set(bias.shape.dims):
+        return bias
+    return mtf.add(*bias.operation.inputs, output_shape=mtf.Shape(dims))

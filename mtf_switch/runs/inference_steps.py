@@ -12,6 +12,7 @@ from mesh_tensorflow.transformer import transformer, utils
 
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.layers import recorded_sums
+from mtf_switch.model import softmax_kernels
 from mtf_switch.model.batch import batch_dimensions
 from mtf_switch.runs import model_call, target_loss
 
@@ -66,8 +67,9 @@ def build_evaluation(
         # These are computed in the mesh, because the logits are large.
         logits = mtf.cast(logits, tf.float32)
         vocab_dim = logits.shape.dims[-1]
+        stack = getattr(model, "decoder", model)
         targets = features["targets"]
-        cross_entropy = mtf.layers.softmax_cross_entropy_with_logits(logits, targets, vocab_dim)
+        cross_entropy = softmax_kernels.cross_entropy(stack, logits, targets, vocab_dim)
         predictions = mtf.cast(mtf.argmax(logits, vocab_dim), targets.dtype)
         anonymous = mtf.anonymize(targets)
         outputs = {
@@ -122,7 +124,8 @@ def build_scoring(
         )
         logits = mtf.cast(logits, tf.float32)
         length_dim, vocab_dim = logits.shape.dims[-2:]
-        cross_entropy = mtf.layers.softmax_cross_entropy_with_logits(logits, targets, vocab_dim)
+        stack = getattr(model, "decoder", model)
+        cross_entropy = softmax_kernels.cross_entropy(stack, logits, targets, vocab_dim)
         cross_entropy *= model_call.weigh_targets(targets, settings.model_type)
         scores = -mtf.reduce_sum(cross_entropy, reduced_dim=length_dim)
         outputs = {"targets": mtf.anonymize(targets), "scores": mtf.anonymize(scores)}

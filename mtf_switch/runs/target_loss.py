@@ -18,6 +18,7 @@ import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import transformer
 
 from mtf_switch.layers import recorded_sums
+from mtf_switch.model import softmax_kernels
 
 # The name of the recorded sums, float32: nats, real target tokens and, with a teacher, the nats
 # of the cross-entropy with its probabilities.
@@ -86,10 +87,15 @@ def compute(
     Returns:
       A scalar in the type of activations, in nats per position.
     """
-    labels = smooth_labels(stack, context, targets, vocab_dim)
-    losses = mtf.layers.softmax_cross_entropy_with_logits(
-        logits, labels, vocab_dim, z_loss=stack.z_loss if context.train else 0.0
-    )
+    z_loss = stack.z_loss if context.train else 0.0
+    if stack.label_smoothing:
+        labels = smooth_labels(stack, context, targets, vocab_dim)
+        losses = mtf.layers.softmax_cross_entropy_with_logits(
+            logits, labels, vocab_dim, z_loss=z_loss
+        )
+    else:
+        ids = mtf.maximum(targets, 0)
+        losses = softmax_kernels.cross_entropy(stack, logits, ids, vocab_dim, z_loss)
     return average(stack, context, losses, targets)
 
 

@@ -18,7 +18,7 @@ import pytest
 from tiny_run import variables
 
 from mtf_switch.config import gin_config
-from mtf_switch.model import attention_order
+from mtf_switch.model import attention_order, softmax_kernels
 from mtf_switch.model.mesh_impls import SeededPlacementMeshImpl
 from mtf_switch.model_dirs import train_log
 
@@ -43,7 +43,7 @@ def resumed(tiny, tmp_path_factory):
 
 @pytest.fixture
 def resumed_with_the_products_of_then(tiny, tmp_path):
-    """The same with Mesh TensorFlow's einsums and attention, which that version used.
+    """The same with Mesh TensorFlow's einsums, attention and softmax, as in that version.
 
     Products of matrices and of their transposes round differently.
     """
@@ -51,6 +51,7 @@ def resumed_with_the_products_of_then(tiny, tmp_path):
         einsum = mtf.MeshImpl.einsum
         stack.enter_context(mock.patch.object(SeededPlacementMeshImpl, "einsum", einsum))
         stack.enter_context(mock.patch.object(attention_order, "put_heads_first"))
+        stack.enter_context(mock.patch.object(softmax_kernels, "use"))
         return resume(tiny, tmp_path)
 
 
