@@ -168,12 +168,17 @@ def collect_provenance(competitors: Mapping[str, Competitor]) -> dict[str, Any]:
     for competitor in competitors.values():
         versions |= competitor.versions
     return {
-        "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "command": format_command(),
         "commit": _describe_commit(),
         "versions": {"python": platform.python_version(), **versions},
         "machine": f"{machine.processor_name()}, {os.cpu_count()} cores",
         "malloc": os.environ.get("GLIBC_TUNABLES", "default"),
     }
+
+
+def format_command() -> str:
+    """Returns the command of this process."""
+    return " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
 
 
 def _describe_commit() -> str:

@@ -25,9 +25,11 @@ from mtf_switch.upstream import logs
 COMPETITORS = ("dense", "gather", "einsum", "upstream", "hf", "hf_dense")
 
 
-def parse_options(arguments: list[str] | None) -> argparse.Namespace:
+def parse_options(
+    arguments: list[str] | None, description: str = __doc__
+) -> argparse.Namespace:
     """Parses the options; the default sizes are those of docs/performance.md."""
-    parser = measure.make_parser(__doc__.split("\n", 1)[0], COMPETITORS)
+    parser = measure.make_parser(description.split("\n", 1)[0], COMPETITORS)
     add = parser.add_argument
     add("--experts", nargs="+", type=int, default=[8, 32], help="E")
     for field in dataclasses.fields(sizes.Model):
@@ -48,15 +50,11 @@ def measure_steps(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     # This import takes seconds, and parsing the options does not need it.
     import step_graphs
 
-    values = {
-        field.name: getattr(options, field.name) for field in dataclasses.fields(sizes.Model)
-    }
     settings, competitors = {}, {}
-    for name in options.competitors:
-        for experts in [1] if "dense" in name else options.experts:
-            label = name if experts == 1 else f"{name} {experts}"
-            settings[label] = sizes.Model(**{**values, "experts": experts})
-            competitors[label] = _make_competitor(name, settings[label], options, step_graphs)
+    for name, setting in list_cases(options):
+        label = name if setting.experts == 1 else f"{name} {setting.experts}"
+        settings[label] = setting
+        competitors[label] = _make_competitor(name, setting, options, step_graphs)
     for result in measure.compare_competitors(
         competitors, options.repetitions, "training steps"
     ):
@@ -68,6 +66,17 @@ def measure_steps(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "tokens": setting.tokens,
             "tokens_per_second": setting.tokens / result["seconds"],
         }
+
+
+def list_cases(options: argparse.Namespace) -> list[tuple[str, sizes.Model]]:
+    """Lists what is measured: the name of a competitor and the sizes of its model."""
+    fields = [field.name for field in dataclasses.fields(sizes.Model)]
+    values = {name: getattr(options, name) for name in fields}
+    return [
+        (name, sizes.Model(**{**values, "experts": experts}))
+        for name in options.competitors
+        for experts in ([1] if "dense" in name else options.experts)
+    ]
 
 
 def _make_competitor(
