@@ -33,20 +33,29 @@ def measure_memory(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     Raises:
       UserError: If the sizes do not divide.
     """
-    context = multiprocessing.get_context("spawn")
     cases = train_step.list_cases(options)
     for name, setting in tqdm.tqdm(cases, desc="models", leave=False):
-        # The peak of a process never goes down, so each has a process of its own.
-        with context.Pool(1) as pool:
-            measured = pool.apply(_measure_in_this_process, (name, setting, options))
-        # The command of this process, in place of that of the pool's.
+        measured = measure_in_another_process(name, setting, options)
+        # The command of this process, in place of that of the other.
         yield measured | dataclasses.asdict(setting) | {"command": measure.format_command()}
+
+
+def measure_in_another_process(
+    name: str, setting: sizes.Model, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Measures a competitor in a process of its own, because a peak never goes down.
+
+    Returns:
+      The peaks in bytes, "process_bytes" and "step_bytes" (None if unknown), and the
+      circumstances.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measure_in_this_process, (name, setting, options))
 
 
 def _measure_in_this_process(
     name: str, setting: sizes.Model, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Returns the two peaks in bytes ("step_bytes" None if unknown), and the circumstances."""
     if name.startswith("hf"):
         sizes_of_model = dataclasses.asdict(setting)
         competitor = measure.time_in_another_process(options.hf_python, "step", sizes_of_model)
@@ -97,7 +106,8 @@ def find_peak(changes: Iterable[tuple[int, int]]) -> int:
     """Returns the largest sum over time.
 
     Args:
-      changes: (time, change) in any order, such as (5, -400) where 400 bytes are freed.
+      changes: (time, change) in any order, such as (5, -400) where 400 bytes are freed. What is
+        freed at a time counts before what is allocated at the same time.
     """
     return max(itertools.accumulate(change for _, change in sorted(changes)), default=0)
 

@@ -39,7 +39,8 @@ def compute(
     softmax(student's logits / T), in float32. T^2 keeps the size of its gradient independent of
     T. Mesh TF's StudentTeacher also scales the z-loss and the losses of routers by 1 - soft;
     here they keep the size that they have without a teacher. With soft = 0, each value and each
-    gradient is that of T5's loss to the last bit.
+    gradient is that of T5's loss: to the last bit without `softmax_kernels`, which round
+    differently.
 
     Args:
       logits: The student's, [O, B, L, V] in the type of activations.

@@ -173,3 +173,55 @@ def test_the_pipelines_benchmark_compares_them_with_one_batch(benchmark_modules,
     assert found[0]["ratio_to_one_batch"] == 1.0
     for result in found:
         assert min(result["seconds"], result["read_cpu_seconds"]) > 0
+
+
+def test_the_peak_is_the_largest_sum_over_time(benchmark_modules):
+    del benchmark_modules
+    import memory
+
+    # 5 + 3 bytes from 2 on, then 5 - 5 + 3 + 4: at one moment, what is freed counts first.
+    assert memory.find_peak([(1, 5), (2, 3), (4, 4), (3, -5)]) == 8
+    assert memory.find_peak([(1, 5), (2, 7), (2, -5)]) == 7
+    assert memory.find_peak([]) == 0
+
+
+def test_the_memory_benchmark_has_a_row_for_each_number_of_experts(
+    benchmark_modules, capsys, monkeypatch
+):
+    """Nothing is measured here. The test below measures."""
+    del benchmark_modules
+    import memory
+
+    def measure_nothing(name, setting, options):
+        step_bytes = None if name == "hf" else 10**9
+        return {"competitor": name, "process_bytes": 2 * 10**9, "step_bytes": step_bytes} | {
+            key: "" for key in ("command", "commit", "machine", "versions", "malloc")
+        }
+
+    monkeypatch.setattr(memory, "measure_in_another_process", measure_nothing)
+    flags = ["--experts", "2", "4", "--competitors", "dense", "gather", "hf", "--hf_python=x"]
+    assert memory.main([*TINY_STEP, *flags]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [tuple(c.strip() for c in line.split("|")[1:5]) for line in lines if "|" in line]
+    assert rows[2:] == [
+        ("dense", "1", "2.00", "1.00"),
+        ("gather", "2", "2.00", "1.00"),
+        ("gather", "4", "2.00", "1.00"),
+        ("hf", "2", "2.00", ""),
+        ("hf", "4", "2.00", ""),
+    ]
+
+
+@pytest.mark.slow
+def test_the_memory_benchmark_measures_more_with_more_experts(benchmark_modules, capsys):
+    del benchmark_modules
+    import memory
+
+    flags = ["--experts", "2", "64", "--d_ff=4096", "--d_model=64", "--competitors", "gather"]
+    assert memory.main([*TINY_STEP, "--json", *flags]) == 0
+    small, large = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    # The gradients of 62 experts more, each of 2 x 64 x 4096 float32 in two layers.
+    more = 62 * 2 * 64 * 4096 * 4 * 2
+    assert large["step_bytes"] - small["step_bytes"] > 0.5 * more
+    assert large["process_bytes"] - small["process_bytes"] > more
+    assert small["process_bytes"] > small["step_bytes"] > 0
