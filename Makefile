@@ -25,8 +25,8 @@ FINETUNE_FLAGS :=
 # Flags of `reproduce` for the multilingual demo: `make demo-multilingual MULTILINGUAL_FLAGS=--seeds=1`.
 MULTILINGUAL_FLAGS := --seeds=3
 # HF_PYTHON is a Python with torch and transformers: `make bench HF_PYTHON=path/to/python`.
-BENCH_FLAGS := --competitors dense gather einsum upstream \
-	$(if $(HF_PYTHON),hf --hf_python $(HF_PYTHON))
+# Passes any flag to the benchmarks: `make bench BENCH_FLAGS='--only step --repetitions 5'`.
+BENCH_FLAGS :=
 # Passes any flag to pytest: `make test PYTEST_FLAGS='-x -k router'`.
 PYTEST_FLAGS :=
 # The environment with torch and transformers, for the tests that compare with them.
@@ -96,11 +96,8 @@ lab-outputs: install $(LAB_INSTALLED) ## execute the lab's notebook, and keep it
 	@$(PYTHON) -m nbconvert --to=notebook --execute --inplace --log-level=WARN \
 		--ClearMetadataPreprocessor.enabled=True $(NOTEBOOK)
 
-bench: install ## time the Switch layer, a training step and its input; HF_PYTHON=... adds transformers
-	@$(PYTHON) benchmarks/switch_layer.py $(BENCH_FLAGS)
-	@$(PYTHON) benchmarks/switch_layer.py --experts 8 --group_sizes 4096 $(BENCH_FLAGS)
-	@$(PYTHON) benchmarks/train_step.py $(BENCH_FLAGS)
-	@$(PYTHON) benchmarks/pipeline.py
+bench: install ## measure the Switch layer, a training step, its memory and its input; HF_PYTHON=... adds transformers
+	@$(PYTHON) benchmarks/run_all.py $(if $(HF_PYTHON),--hf_python $(HF_PYTHON)) $(BENCH_FLAGS)
 
 test: install-dev ## run the tests without the slow ones; PROCESSES=1 runs one file at a time
 	@$(PYTHON) -m pytest $(PYTEST_PARALLEL) $(PYTEST_FLAGS)

@@ -44,6 +44,9 @@ TRAINED += [(4, dtype, split) for dtype in (False, True) for split in (False, Tr
 OTHERS = [(devices, bfloat16) for devices in (1, 4) for bfloat16 in (False, True)]
 
 
+_USE_KERNELS = softmax_kernels.use
+
+
 @pytest.fixture(autouse=True)
 def _composed_softmax():
     """Lets both compose the softmax, whose kernel rounds differently."""
@@ -236,6 +239,23 @@ def test_scores_and_decoded_ids_equal_upstreams(tiny: TinyRun, mode, devices, bf
     assert_equal(found, theirs.session.run(theirs.step.spec.predictions))
     if mode == "infer":
         assert len(np.unique(found["outputs"])) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", [False, True])
+def test_the_kernels_of_the_softmax_change_gradients_by_rounding_only(tiny, split) -> None:
+    found = []
+    for use in (softmax_kernels.use, _USE_KERNELS):
+        with mock.patch.object(softmax_kernels, "use", use):
+            program = Program(tiny, choose_params(1, False, split), "train", is_ours=True)
+        gradients = program.export_gradients()
+        found.append(program.session.run({"loss": program.step.loss, **gradients}))
+    composed, kernels = found
+    assert any(np.any(kernels[name] != value) for name, value in composed.items())
+    for name, value in composed.items():
+        # Sums of a few hundred float32 numbers, through four layers.
+        largest = np.max(np.abs(value))
+        np.testing.assert_allclose(kernels[name], value, atol=1e-4 * largest, err_msg=name)
 
 
 @pytest.mark.slow
