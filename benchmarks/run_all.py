@@ -73,7 +73,7 @@ BENCHMARKS = (
 
 
 def run(benchmark: Benchmark, hf_python: str | None, repetitions: int | None) -> list[dict]:
-    """Runs a benchmark, whose errors appear on stderr. Returns its results, or none if it fails."""
+    """Runs a benchmark, whose errors appear on stderr. Returns no results if it fails."""
     command = benchmark.command(hf_python, repetitions)
     finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if finished.returncode:
