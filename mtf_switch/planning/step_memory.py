@@ -3,8 +3,11 @@
 The model follows what the TPU's compiler does with these graphs (docs/tpu_compiler.md):
 
 - The compiler reuses memory: what counts is the fullest moment of a step. That is the start of
-  the backward pass, when all activations are kept (`kept_tensors`) and nothing is freed yet, or
-  the update of the largest variable, when the activations are gone.
+  the backward pass, when all activations are kept (`kept_tensors`) and nothing is freed yet,
+  the update of the largest variable, when the activations are gone, or, in a model of few wide
+  layers, a moment of the forward pass at which random numbers are made.
+- XLA makes random numbers as rows of 4, the outputs of one Philox counter, in a tensor of its
+  own. Tiles pad its rows to 128 columns, so it takes 32 times the size of the numbers.
 - In a loop over microbatches, the sums of the gradients exist all the time, and so do the
   bfloat16 copies of the weights, which XLA makes once, before the loop. Without a loop, XLA
   still makes the copy of a stacked variable whole, and makes others where they are read.
@@ -14,12 +17,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator, Sequence
 
 import mesh_tensorflow as mtf
 
 from mtf_switch.planning import kept_tensors, program_code
+from mtf_switch.planning.communication import FORWARD
 from mtf_switch.planning.lowered_graph import PodGraph
 
+# Bytes of a row of random numbers, in a tile with 128 columns of 4 bytes.
+_NUMBERS_IN_ROW, _ROW_BYTES = 4, 128 * 4
 # Fitted, not derived: the share of gaps between tensors, in which no tensor fits.
 _GAPS = 0.03
 
@@ -32,7 +39,8 @@ class StepMemory:
       activations: Forward tensors that are kept for the backward pass of a microbatch.
       weight_copies: Copies of the weights in the dtype of the activations.
       gradients: Gradients, or their sums over microbatches.
-      workspace: What the operation at that moment needs: a gradient, or an update.
+      workspace: What the operation at that moment needs: a gradient, random numbers, or an
+        update.
       gaps: Memory between tensors that no tensor fits into.
       code: The program.
       unfused: An upper bound of `activations`: all forward tensors that backward reads.
@@ -72,13 +80,37 @@ def measure_step(pod: PodGraph) -> StepMemory:
         "gradients": gradients or largest.gradient,
         "workspace": max(4 * each.size * (1 + each.stacked) for each in weights),
     }
-    fullest = max(backward, update, key=lambda moment: sum(moment.values()))
+    moments = [backward, update]
+    for before, numbers in _find_noise(pod, kept):
+        moments.append({**backward, "activations": before, "workspace": numbers})
+    fullest = max(moments, key=lambda moment: sum(moment.values()))
     return StepMemory(
         **fullest,
         gaps=int(_GAPS * sum(fullest.values())),
         code=program_code.estimate_code(pod),
         unfused=sum(map(pod.count_bytes, read)),
     )
+
+
+def _find_noise(pod: PodGraph, kept: Sequence[mtf.Tensor]) -> Iterator[tuple[int, int]]:
+    """Finds the moments of the forward pass at which random numbers are made.
+
+    Args:
+      pod: The graph of a training step.
+      kept: The tensors that are kept for the backward pass.
+
+    Yields:
+      (bytes of the kept tensors that exist by then, bytes of the rows of random numbers).
+    """
+    order = {operation: number for number, operation in enumerate(pod.phases)}
+    for operation, number in order.items():
+        if pod.phases[operation] == FORWARD and isinstance(operation, mtf.RandomOperation):
+            numbers = math.prod(pod.mesh_impl.slice_shape(operation.outputs[0].shape))
+            before = (tensor for tensor in kept if order[tensor.operation] < number)
+            yield (
+                sum(kept_tensors.measure_padded(pod, tensor) for tensor in before),
+                -(-numbers // _NUMBERS_IN_ROW) * _ROW_BYTES,
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,6 +57,31 @@ def test_the_update_of_a_large_variable_can_be_the_fullest_moment(
     assert step.workspace == 2 * 4 * 4 * 6
 
 
+def test_random_numbers_can_make_the_fullest_moment():
+    """192 random numbers on a core take 48 rows of 512 bytes, while x and h are kept."""
+    wide = mtf.Dimension("wide", 8)
+
+    def add_noise(h):
+        noise = mtf.random_uniform(h.mesh, [*h.shape, wide], dtype=tf.float32)
+        return h * mtf.reduce_sum(noise, reduced_dim=wide)
+
+    step = step_memory.measure_step(build_two_matmuls(add_noise))
+    assert step.activations == 2 * TILE
+    assert step.workspace == 4 * 6 * 8 // 4 * 512
+    assert step.gaps == int(0.03 * (step.activations + step.workspace))
+
+
+def test_few_random_numbers_leave_the_backward_pass_the_fullest_moment():
+    """24 random numbers take 6 rows; x, h and they are kept."""
+
+    def add_noise(h):
+        return h * mtf.random_uniform(h.mesh, h.shape, dtype=tf.float32)
+
+    step = step_memory.measure_step(build_two_matmuls(add_noise))
+    assert step.activations == 3 * TILE
+    assert step.workspace == 4 * 4 * 6
+
+
 def stack_weights(pod, dtype):
     """Replaces the variables of a graph by three stacked weights [4, 6]."""
     dims = [mtf.Dimension(*each) for each in (("stacked", 3), ("d_model", 4), ("d_ff", 6))]

@@ -6,6 +6,7 @@ import json
 import sys
 import types
 
+import live_tensors
 import page_table
 import pytest
 import tiny_run
@@ -268,3 +269,41 @@ def test_the_memory_benchmark_measures_more_with_more_experts(benchmark_modules,
     assert large["step_bytes"] - small["step_bytes"] > 0.5 * more
     assert large["process_bytes"] - small["process_bytes"] > more
     assert small["process_bytes"] > small["step_bytes"] > 0
+
+
+# The state of the loop is (zeros, copy), and `new` takes the place of `old`.
+PROGRAM = """
+%body (p: (f32[8,128], f32[8,128])) -> (f32[8,128], f32[8,128]) {
+  %p = (f32[8,128]{1,0:T(8,128)}, /*index=1*/f32[8,128]{1,0:T(8,128)}) parameter(0)
+  %old = f32[8,128]{1,0:T(8,128)} get-tuple-element((f32[8,128], /*index=1*/f32[8,128]) %p), index=0
+  %w = f32[8,128]{1,0:T(8,128)} get-tuple-element((f32[8,128], /*index=1*/f32[8,128]) %p), index=1
+  %noise = f32[256,4]{1,0:T(8,128)} copy(f32[8,128] %w), metadata={op_name="a/block_000/layer_001/X/r"}
+  %use = f32[8,128]{1,0:T(8,128)} fusion(f32[256,4] %noise), kind=kLoop, calls=%f
+  %new = f32[8,128]{1,0:T(8,128)} add(f32[8,128] %old, f32[8,128] %use)
+  ROOT %t = (f32[8,128], f32[8,128]) tuple(f32[8,128] %new, f32[8,128] %w)
+}
+
+ENTRY %main (a: f32[8,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %zeros = f32[8,128]{1,0:T(8,128)} broadcast()
+  %copy = bf16[8,128]{1,0:T(8,128)(2,1)} convert(f32[8,128] %a)
+  %state = (f32[8,128], bf16[8,128]) tuple(f32[8,128] %zeros, bf16[8,128] %copy)
+  %loop = (f32[8,128], bf16[8,128]) while((f32[8,128], bf16[8,128]) %state), condition=%c, body=%body
+  %sum = f32[8,128] get-tuple-element((f32[8,128], bf16[8,128]) %loop), index=0
+  ROOT %out = f32[8,128]{1,0:T(8,128)} add(f32[8,128] %a, f32[8,128] %sum)
+}
+"""
+
+
+def test_the_tensors_of_the_fullest_moment_are_listed(tmp_path, capsys):
+    """In bytes: 4096 zeros, 2048 of the copy, 256 rows of 512 for the noise, 4096 for its use."""
+    buffers = live_tensors.read_buffers(PROGRAM)
+    _, live = live_tensors.find_fullest(buffers)
+    assert sorted(each.bytes for each in live) == [2048, 4096, 4096, 256 * 512]
+    assert len(buffers) == 4
+    path = tmp_path / "compiled.hlo.txt"
+    path.write_text(PROGRAM)
+    assert live_tensors.main([str(path), "--rows=1"]) == 0
+    first, row = capsys.readouterr().out.splitlines()
+    assert first.startswith("0.1 MiB at")
+    assert row.split() == ["0.1", "MiB", "1", "x", "f32[256,4]", "a/block_*/layer_*/X"]
