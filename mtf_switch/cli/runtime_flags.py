@@ -25,8 +25,8 @@ def add(parser: argparse.ArgumentParser, trains: bool = False) -> None:
         choices=(ESTIMATOR, PJRT),
         default=ESTIMATOR,
         help="what runs the steps: TensorFlow's Estimator (the default, and faster on one "
-        "CPU device), or PJRT, the runtime under JAX, on CPU devices (faster on eight), GPUs or "
-        "TPUs; checkpoints serve both",
+        "CPU device), or PJRT, the runtime under JAX, on CPU devices (faster on eight), GPUs "
+        "or TPUs; checkpoints serve both",
     )
     if not trains:
         return

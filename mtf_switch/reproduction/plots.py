@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,8 @@ def draw(figure: Figure, exhibit: Exhibit, results: Results) -> None:
     count = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
     unit = "seed" if count == "1" else "seeds"
     seeds = "" if exhibit.is_computed else f" ({count} {unit})"
-    figure.suptitle(f"{exhibit.label}: {exhibit.title}{seeds}")
+    title = f"{exhibit.label}: {exhibit.title}{seeds}"
+    figure.suptitle(textwrap.fill(title, 60 * len(exhibit.plots)))
 
 
 def _color(rows: Sequence[Row], row: Row, baseline: str) -> object:
