@@ -83,9 +83,9 @@ def test_the_list_says_what_is_done_and_how_long_the_rest_takes(
     lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()[1:]}
     assert {"table_9", "figure_9", "section_5_6"} <= set(lines)
     assert lines["table_3"][1:6] == ["2", "3", "4", "of", "6"]
-    # At tiny scale 6 trainings of 10 s and 1,746.7 steps of 0.5 seconds, the measured step; at
+    # At tiny scale 6 trainings of 10 s and 4,146.7 steps of 0.5 seconds, the measured step; at
     # small scale a start; and two trainings are left.
-    assert lines["table_3"][6:12] == ["88", "min", "60", "s", "29", "min"]
+    assert lines["table_3"][6:12] == ["3.5", "h", "60", "s", "69", "min"]
 
 
 def test_results_of_another_configuration_are_set_aside_and_made_again(results, capsys) -> None:
