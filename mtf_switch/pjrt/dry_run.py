@@ -35,11 +35,8 @@ class PjrtStep:
           objective: What the run minimizes.
         """
         self._mesh, self._group = mesh, group
-        input_fn = objective.make_input_fn(run.settings, 0)
-        self._lowered = training_graph.lower(
-            *(run, model, input_fn or training_data.make_train_input_fn(run.settings, 0)),
-            *(mesh, objective),
-        )
+        input_fn = training_data.make_input_fn(objective, run.settings, 0)
+        self._lowered = training_graph.lower(run, model, input_fn, mesh, objective)
         self.graph = self._lowered.graph
         self.features = {
             name: tensor.shape.as_list() for name, tensor in self._lowered.features.items()

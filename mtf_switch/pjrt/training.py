@@ -94,12 +94,8 @@ class PjrtTrainer:
     def _train(self, start: int, stop: StopHook) -> None:
         self.reached_step = start
         settings, objective = self._run.settings, self._objective
-        input_fn = objective.make_input_fn(settings, start)
-        graph = training_graph.build(
-            *(self._run, self._model),
-            input_fn or training_data.make_train_input_fn(settings, start),
-            *(self._mesh, objective),
-        )
+        input_fn = training_data.make_input_fn(objective, settings, start)
+        graph = training_graph.build(self._run, self._model, input_fn, self._mesh, objective)
         self._graph, self._variables = graph, graph.masters.put_on_devices()
         with graph.graph.as_default():
             if self.writes:

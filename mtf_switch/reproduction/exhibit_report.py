@@ -141,20 +141,31 @@ def format_warnings(exhibit: Exhibit, results: Results, context: Context) -> str
     Returns:
       Sentences, a line each; "" if all results come from the present code.
     """
-    origins = collections.defaultdict(set)
+    origins, everything = collections.defaultdict(set), set()
     for row in exhibit.rows:
         for result in results.get(row.name, {}).values():
-            for name in _differences(result, context):
-                origins[name].add(f"{row.training.name}-{result.seed}")
+            name = f"{row.training.name}-{result.seed}"
+            everything.add(name)
+            for difference in _differences(result, context):
+                origins[difference].add(name)
     unused = [
         f"**Not used:** {len(context.unused)} results have another gin configuration: "
         f"{join_first(context.unused, 9)}."
     ]
-    mixed = [
-        f"**Mixed:** {len(names)} results come from {origin}: {join_first(sorted(names), 9)}."
-        for origin, names in sorted(origins.items())
+    others = [
+        _format_origin(origin, names, everything) for origin, names in sorted(origins.items())
     ]
-    return "\n".join([*(unused if context.unused else []), *mixed])
+    return "\n".join([*(unused if context.unused else []), *others])
+
+
+def _format_origin(origin: str, names: set[str], everything: set[str]) -> str:
+    """Says that `names` of the results, maybe all of them, have another origin."""
+    if names == everything:
+        return f"**Origin:** all results come from {origin}."
+    return (
+        f"**Mixed:** {len(names)} of {len(everything)} results from {origin}: "
+        f"{join_first(sorted(names), 9)}."
+    )
 
 
 def _differences(result: TrainingResult, context: Context) -> list[str]:

@@ -121,8 +121,7 @@ class EstimatorStep:
         with tf.Graph().as_default() as self.graph:
             tf.set_random_seed(settings.seed)
             tf.train.create_global_step()
-            input_fn = objective.make_input_fn(settings, 0)
-            dataset = (input_fn or training_data.make_train_input_fn(settings, 0))(None)
+            dataset = training_data.make_input_fn(objective, settings, 0)(None)
             batch = tf.data.make_one_shot_iterator(dataset).get_next()
             self.features = {name: tensor.shape.as_list() for name, tensor in batch.items()}
             model = switch_transformer.build(settings, run.vocabulary)

@@ -123,9 +123,8 @@ class EstimatorTrainer:
         """Trains from the checkpoint of step `start` until the last step or a signal."""
         model_dir = self._run.model_dir
         latest = [saved_checkpoints.find_latest(model_dir)] if start else []
-        input_fn = self._objective.make_input_fn(self._run.settings, start)
         self._runner.train(
-            input_fn or training_data.make_train_input_fn(self._run.settings, start),
+            training_data.make_input_fn(self._objective, self._run.settings, start),
             hooks=[stop, *(CheckShapesHook(path) for path in latest)],
             max_steps=self._run.settings.train_steps,
         )

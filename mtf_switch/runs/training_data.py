@@ -13,7 +13,20 @@ from t5.models import mesh_transformer
 
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.runs import data
+from mtf_switch.runs.objective import Objective
 from tasks import corpus_batches
+
+
+def make_input_fn(objective: Objective, settings: RunSettings, first_step: int) -> Callable:
+    """Makes the input function of training: the objective's own, or `make_train_input_fn`.
+
+    Args:
+      objective: What the run minimizes.
+      settings: The settings of the run.
+      first_step: The step at which training starts.
+    """
+    own = objective.make_input_fn(settings, first_step)
+    return own or make_train_input_fn(settings, first_step)
 
 
 def make_train_input_fn(settings: RunSettings, first_step: int) -> Callable:

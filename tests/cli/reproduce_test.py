@@ -120,7 +120,10 @@ def test_results_of_another_commit_stay_unless_they_are_to_be_made_again(
     monkeypatch.setattr(machine, "find_commit", lambda: "fffffff")
     assert reproduce("table_11", *flags) == 0
     assert len(results.made) == 1
-    assert "**Mixed:** 1 results come from commit abc1234" in capsys.readouterr().out
+    assert (
+        "**Origin:** all results come from commit abc1234, not fffffff."
+        in capsys.readouterr().out
+    )
     assert reproduce("table_11", *flags, "--rerun_stale") == 0
     assert len(results.made) == 2
     assert "is of commit abc1234; it is now" in capsys.readouterr().err

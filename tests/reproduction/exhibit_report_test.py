@@ -227,7 +227,7 @@ def test_results_of_another_commit_or_lock_are_named() -> None:
     report = exhibit_report.make_report(TABLE, mixed, CONTEXT)
     for text in (report.text, report.documents["table_11.md"]):
         assert (
-            "**Mixed:** 1 results come from commit 0ld0ld0, not abc1234: switch_8_argmax-1."
+            "**Mixed:** 1 of 9 results from commit 0ld0ld0, not abc1234: switch_8_argmax-1."
         ) in text
         assert "another requirements.txt: switch_8_argmax-2." in text
 
@@ -241,7 +241,16 @@ def test_results_of_changed_files_are_named() -> None:
     }
     context = dataclasses.replace(CONTEXT, commit="abc1234 and changes")
     warning = exhibit_report.format_warnings(TABLE, results, context)
-    assert warning.startswith("**Mixed:** 9 results come from changed files (abc1234 and")
+    assert warning == "**Origin:** all results come from changed files (abc1234 and changes)."
+
+
+def test_results_that_have_one_other_origin_are_not_called_mixed() -> None:
+    results = {
+        name: {seed: of_commit(result, "0ld0ld0") for seed, result in of_row.items()}
+        for name, of_row in RESULTS.items()
+    }
+    warning = exhibit_report.format_warnings(TABLE, results, CONTEXT)
+    assert warning == "**Origin:** all results come from commit 0ld0ld0, not abc1234."
 
 
 def test_one_seed_has_no_interval() -> None:
