@@ -114,9 +114,12 @@ def time_in_another_process(
 
 
 def time_in_turns(
-    competitors: Mapping[str, Competitor], repetitions: int, label: str
+    competitors: Mapping[str, Competitor],
+    repetitions: int,
+    label: str,
+    warm_up: int = _WARM_UP,
 ) -> dict[str, list[float]]:
-    """Times the competitors in turns of one step each.
+    """Times the competitors in turns of one step each, after `warm_up` turns.
 
     Other load on the machine slows down all competitors in a turn equally, so ratios are
     computed turn by turn.
@@ -125,8 +128,8 @@ def time_in_turns(
       The seconds of every repetition, by competitor.
     """
     seconds: dict[str, list[float]] = {name: [] for name in competitors}
-    with tqdm.tqdm(total=_WARM_UP + repetitions, desc=label, leave=False) as bar:
-        for turn in range(-_WARM_UP, repetitions):
+    with tqdm.tqdm(total=warm_up + repetitions, desc=label, leave=False) as bar:
+        for turn in range(-warm_up, repetitions):
             for name, competitor in competitors.items():
                 took = competitor.seconds()
                 if turn >= 0:
@@ -136,15 +139,19 @@ def time_in_turns(
 
 
 def compare_competitors(
-    competitors: Mapping[str, Competitor], repetitions: int, label: str, base: str = "dense"
+    competitors: Mapping[str, Competitor],
+    repetitions: int,
+    label: str,
+    base: str = "dense",
+    warm_up: int = _WARM_UP,
 ) -> list[dict[str, Any]]:
-    """Times competitors in turns, and closes them.
+    """Times competitors in turns, after `warm_up` turns, and closes them.
 
     Returns:
       One result per competitor: its name, its median seconds, the median and the quartiles of
       its ratio to the competitor `base` (None without it), and the circumstances.
     """
-    seconds = time_in_turns(competitors, repetitions, label)
+    seconds = time_in_turns(competitors, repetitions, label, warm_up)
     origin = {"repetitions": repetitions, **collect_provenance(competitors)}
     for competitor in competitors.values():
         competitor.close()

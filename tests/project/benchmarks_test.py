@@ -9,6 +9,7 @@ import types
 import live_tensors
 import page_table
 import pytest
+import startup
 import tiny_run
 
 from mtf_switch.config import gin_files
@@ -269,6 +270,44 @@ def test_the_memory_benchmark_measures_more_with_more_experts(benchmark_modules,
     assert large["step_bytes"] - small["step_bytes"] > 0.5 * more
     assert large["process_bytes"] - small["process_bytes"] > more
     assert small["process_bytes"] > small["step_bytes"] > 0
+
+
+# Records its arguments in the folder that PYTHONPATH names; `score` fails.
+COMMAND = """
+import os, sys
+with open(os.environ["PYTHONPATH"] + "/calls", "a") as file:
+    print(*(word.split("=")[0] for word in sys.argv[1:]), file=file)
+if sys.argv[1] == "score":
+    sys.exit("run_switch.py: score: a reason")
+"""
+
+
+def test_startup_times_the_commands_of_two_checkouts_in_turns(tmp_path, monkeypatch, capsys):
+    for name in ("this", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run_switch.py").write_text(COMMAND)
+    monkeypatch.setattr(startup, "_ROOT", tmp_path / "this")
+    flags = [f"--other={tmp_path / 'other'}", "--json", "--repetitions=2"]
+    assert startup.main([*flags, "--commands", "help", "predict"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(result["what"], result["competitor"]) for result in found] == [
+        *(("help", "this"), ("help", "other"), ("predict", "this"), ("predict", "other"))
+    ]
+    assert [len(result["cpu_seconds"]) for result in found] == [2, 2, 2, 2]
+    calls = (tmp_path / "this" / "calls").read_text().splitlines()
+    predict = "predict --model_dir --input_file --output_file"
+    train = "train --gin_file --gin_file --steps --seed --model_dir"
+    assert calls == [train, *["--help"] * 3, *[predict] * 3]
+    assert (tmp_path / "other" / "calls").read_text().splitlines() == calls
+
+
+def test_startup_names_a_command_that_fails(tmp_path, monkeypatch, capsys):
+    (tmp_path / "run_switch.py").write_text(COMMAND)
+    monkeypatch.setattr(startup, "_ROOT", tmp_path)
+    assert startup.main(["--repetitions=2", "--commands", "score"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("startup: `run_switch.py score --model_dir=")
+    assert error.endswith("fails: run_switch.py: score: a reason")
 
 
 # The state of the loop is (zeros, copy), and `new` takes the place of `old`.
