@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import tensorflow as tf
+
 from mtf_switch.config import mesh_layout
 from mtf_switch.layers.capacity import InferenceCapacity
 from mtf_switch.model import switch_transformer
@@ -29,6 +31,11 @@ class PjrtRuntime:
     """
 
     group: Processes
+
+    def __post_init__(self):
+        # TensorFlow only reads data and keeps checkpoints. It would take a GPU's whole memory
+        # with the first session, or the first function, that may use the GPU.
+        tf.config.set_visible_devices([], "GPU")
 
     def find_target(self, run: Run) -> Target:
         """Returns what runs the graphs of a run; see `runtime.Runtime`."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import socket
 import threading
 import time
+import types
 
+import numpy as np
 import pytest
 
 from mtf_switch.errors import UserError
 from mtf_switch.pjrt import devices, processes
+from mtf_switch.pjrt.device_mesh import DeviceMesh
 from mtf_switch.pjrt.processes import Processes
 
 ONE = Processes()
@@ -24,6 +27,29 @@ def test_the_cores_of_a_mesh_are_devices():
 
 def test_a_mesh_of_one_core_is_one_device():
     assert devices.find([], ONE).shape == (1,)
+
+
+def test_tensorflow_does_not_take_the_memory_of_gpus(monkeypatch):
+    import tensorflow as tf
+
+    from mtf_switch.pjrt import runtime
+
+    visible = []
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *args: visible.append(args))
+    runtime.PjrtRuntime(ONE)
+    assert visible == [([], "GPU")]
+
+
+@pytest.mark.parametrize(
+    ("platform", "on_tpu"), [("cpu", False), ("gpu", False), ("tpu", True)]
+)
+def test_a_gpu_gets_the_program_of_a_cpu(platform, on_tpu):
+    """`benchmarks/portable_step.py` relies on it."""
+    from mtf_switch.pjrt import runtime
+
+    devices_ = np.array([types.SimpleNamespace(platform=platform)])
+    target = runtime._find_target(DeviceMesh(("all",), devices_))
+    assert (target.on_tpu, target.compiled) == (on_tpu, not on_tpu)
 
 
 def test_a_mesh_larger_than_the_devices_is_refused():
