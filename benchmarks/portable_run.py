@@ -39,6 +39,8 @@ PEAKS = {
 }
 # Steps that are started before the result of the first of them is read, as in training.
 _IN_FLIGHT = 4
+# What a worker prints when it waits.
+_COMPILED = "compiled"
 
 
 class Step:
@@ -125,6 +127,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="SEED",
         help="change the given weights by up to one unit in the last place, as a control",
     )
+    parser.add_argument(
+        "--compile_together",
+        action="store_true",
+        help="compile all steps at the same time, and then run them one after another",
+    )
     parser.add_argument("--in_this_process", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.repetitions < 2:
@@ -135,39 +142,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
         jax.config.update("jax_enable_x64", True)
         print(json.dumps(run(folder, options)), flush=True)
         return 0
+    named = {str(each) for each in options.folders}
+    flags = [each for each in arguments or sys.argv[1:] if each not in named]
+    workers = (Worker(folder, flags) for folder in options.folders)
+    if options.compile_together:
+        workers = list(workers)
+        for worker in workers:
+            worker.wait_until_compiled()
     failed = 0
-    for folder in options.folders:
-        done = _run_in_a_process(folder, arguments or sys.argv[1:], options.folders)
-        if done is None:
+    for worker in workers:
+        found = worker.run()
+        if found is None:
             failed += 1
             continue
-        print(format_result(done), flush=True)
+        print(format_result(found), flush=True)
         if options.output_dir:
             options.output_dir.mkdir(parents=True, exist_ok=True)
-            path = options.output_dir / f"{folder.name}.json"
-            path.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+            path = options.output_dir / f"{found['name']}.json"
+            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 1 if failed else 0
 
 
-def _run_in_a_process(
-    folder: Path, arguments: Sequence[str], folders: Sequence[Path]
-) -> dict[str, Any] | None:
-    """Runs one folder, so that its memory is its own and a failure stops no other."""
-    named = {str(each) for each in folders}
-    flags = [each for each in arguments if each not in named]
-    command = [sys.executable, __file__, str(folder), *flags, "--in_this_process"]
-    memory = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95", **os.environ}
-    done = subprocess.run(command, env=memory, capture_output=True, text=True, check=False)
-    if done.returncode:
-        print(f"{folder.name} failed:\n{done.stdout[-500:]}{done.stderr[-3000:]}", flush=True)
-        return None
-    return json.loads(done.stdout.splitlines()[-1])
+class Worker:
+    """A process that compiles a step at once, and runs it when it is told to.
+
+    The memory of the step is its own, and its failure stops no other.
+    """
+
+    def __init__(self, folder: Path, flags: Sequence[str]):
+        """Starts the process."""
+        self._name = folder.name
+        command = [sys.executable, __file__, str(folder), *flags, "--in_this_process"]
+        # While others compile, a process must not hold all memory of the device.
+        memory = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = subprocess.Popen(command, env=memory, text=True, **pipes)
+        self._is_compiled = False
+
+    def wait_until_compiled(self) -> None:
+        """Waits until the step is compiled, or the process has failed."""
+        if not self._is_compiled:
+            self._is_compiled = self._process.stdout.readline().strip() == _COMPILED
+
+    def run(self) -> dict[str, Any] | None:
+        """Runs the step: returns what `run` returns, or None if it has failed."""
+        self.wait_until_compiled()
+        out, _ = self._process.communicate("run\n" if self._is_compiled else "")
+        if self._process.returncode:
+            print(f"{self._name} failed", flush=True)
+            return None
+        return json.loads(out.splitlines()[-1])
 
 
 def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Compiles and runs the step of a folder; returns what was measured."""
     device = jax.local_devices()[0]
     step = Step(folder, device)
+    print(_COMPILED, flush=True)
+    sys.stdin.readline()
     found = {
         "name": folder.name,
         "device": device.device_kind,
