@@ -90,7 +90,8 @@ class Row:
       layout: The file of gin/layouts with which the full-size row is planned.
       paper_source: The file of gin/paper with the full-size model that is fine-tuned, pruned,
         or a teacher; "" without one.
-      teacher: For a student, the name of the row of its teacher.
+      teacher: For a student, the name of the row of its teacher; for a control, of the teacher
+        with whose gain its own is compared.
       counted: Metric -> a number of the full-size model that is counted, and not measured.
     """
 

@@ -118,7 +118,8 @@ def test_the_list_counts_each_training_and_each_teacher_once() -> None:
     assert lines["figure_12"][1:5] == ["4", "2", "1", "of"]
     assert lines["figure_12"][5:8] == ["8", "3.4", "h"]
     assert lines["figure_12"][8:10] == ["2.5", "h"]
-    # Twelve trainings, of which ten have one source: 22 x 1000 s, the two of T5, and 2 sources.
-    assert lines["table_6"][6:8] == ["8.4", "h"]
-    # 14 trainings: 26 x 1000 s, the two of T5, and 2 sources.
-    assert lines["all"][5:8] == ["28", "9.5", "h"]
+    # 14 trainings, of which ten have the teacher as source and two T5: 26 x 1000 s, and for both
+    # seeds T5, the teacher as a source, and T5 as a source.
+    assert lines["table_6"][6:8] == ["11.2", "h"]
+    # 16 trainings: 30 x 1000 s, and the same.
+    assert lines["all"][5:8] == ["32", "12.3", "h"]

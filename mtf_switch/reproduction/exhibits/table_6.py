@@ -25,11 +25,13 @@ _MEASURES = (
 )
 
 
-def _student(name: str, init: str, soft: float, experts: int = 8) -> Training:
+def _student(
+    name: str, init: str, soft: float, teacher: Training = trainings.SWITCH
+) -> Training:
     return Training(
         f"student_{name}",
         params=(f"distillation.init = {init!r}", f"distillation.soft = {soft}"),
-        source=trainings.switch(experts),
+        source=teacher,
         command="distil",
     )
 
@@ -79,6 +81,19 @@ def _beyond(init: str, title: str) -> Row:
     return _row(init, f"beyond the paper: start from the {title}", training)
 
 
+def _control(name: str, title: str, soft: float, sparse: str) -> Row:
+    """Returns a student of the dense model, whose gain is compared with that of `sparse`."""
+    return Row(
+        name,
+        f"beyond the paper: a control, {title}",
+        _student(f"of_t5_{soft}", "non_expert", soft, trainings.T5),
+        _STUDENT_FILE,
+        layout=_DATA,
+        paper_source="paper/table_7/t5_base.gin",
+        teacher=sparse,
+    )
+
+
 def _claim(text: str, first: str, second: str) -> Claim:
     return Claim(text, "Section 4.2, Table 6", Difference(first, second))
 
@@ -102,6 +117,10 @@ TABLE_6 = Exhibit(
             "non-expert weights, no distillation",
             _student("init_only", "non_expert", 0.0),
             -1.639,
+        ),
+        _control("control", "start from t5, no distillation", soft=0.0, sparse=_TEACHER.name),
+        _control(
+            "control_mix", "t5 is the teacher of the mix", soft=_MIX, sparse=_TEACHER.name
         ),
         _beyond("mean_expert", "mean of the experts"),
         _beyond("sum_expert", "sum of the experts"),
@@ -137,6 +156,7 @@ TABLE_6 = Exhibit(
         "A pruned model keeps the experts of each layer that matter most on the training text, "
         "without a step of training; docs/distillation.md explains the rank.",
         _MEASURES,
+        trainings.CONTROLS,
         "The paper does not say that its rows without a mix have the teacher's loss alone; "
         "gin/paper/table_6 reads it so.",
     ),
@@ -146,7 +166,7 @@ TABLE_6 = Exhibit(
 def _of_teacher(experts: int, teacher: float, student: float) -> tuple[Row, Row]:
     title = f"Switch-Base, {experts} experts"
     name = f"{experts}_experts"
-    of_student = _student(f"of_{experts}", "non_expert", _MIX, experts)
+    of_student = _student(f"of_{experts}", "non_expert", _MIX, trainings.switch(experts))
     return (
         Row(
             f"teacher_{name}",
@@ -171,7 +191,11 @@ def _of_teacher(experts: int, teacher: float, student: float) -> tuple[Row, Row]
 TABLE_7 = Exhibit(
     "table_7",
     "Students of five sparse teachers",
-    (_T5, *(row for n, pair in _TEACHERS.items() for row in _of_teacher(n, *pair))),
+    (
+        _T5,
+        _control("control_mix", "t5 is the teacher", soft=_MIX, sparse="teacher_64_experts"),
+        *(row for n, pair in _TEACHERS.items() for row in _of_teacher(n, *pair)),
+    ),
     (Column("parameters", "parameters", 0), Column("quality", "neg. log perplexity", 4)),
     tuple(
         Claim(
@@ -183,7 +207,11 @@ TABLE_7 = Exhibit(
     ),
     baseline="t5",
     plots=("difference_by_row",),
-    notes=("A student of a seed learns from the teacher of that seed.", _MEASURES),
+    notes=(
+        "A student of a seed learns from the teacher of that seed.",
+        _MEASURES,
+        trainings.CONTROLS,
+    ),
 )
 
 EXHIBITS = (TABLE_6, TABLE_7)

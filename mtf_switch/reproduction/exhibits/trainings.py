@@ -20,6 +20,13 @@ SCORE_COLUMNS = (
     Column("embedded_summary/rouge1", "summary rouge1", 2),
     Column("embedded_module/f1", "module f1", 2),
 )
+# Why tables of students have controls.
+CONTROLS = (
+    "A student that starts from the weights of a model has trained for longer than t5 has, "
+    "which matters here, where no model is trained to its end. In a control, the dense model "
+    "of the same seed is the teacher: what a student is ahead of its control is due to the "
+    "sparse teacher."
+)
 # The Switch model of a scale's gin file, with 8 experts and input jitter.
 SWITCH = Training("switch_8", parts=(EXPERTS,))
 
