@@ -95,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if folder.exists():
             raise UserError(f"--output_dir={folder} exists already: name a new folder.")
-        step = lower(options.gin_file, options.gin_param, reads_data=options.steps > 0)
+        with jax.default_matmul_precision("highest" if options.highest_precision else None):
+            step = lower(options.gin_file, options.gin_param, reads_data=options.steps > 0)
         folder.mkdir(parents=True)
         write(step, folder, options.steps, options.highest_precision)
     except UserError as error:
@@ -153,7 +154,7 @@ def write(step: Step, folder: Path, steps: int, highest_precision: bool) -> None
       UserError: If its FLOPs cannot be counted.
     """
     settings, program = step.run.settings, step.lowered.program
-    artifact, products = convert(program, highest_precision)
+    artifact, products = convert(program)
     whole_file.write_bytes(folder / "step.stablehlo", artifact)
     origin = measure.collect_provenance({})
     origin["versions"]["jax"] = jax.__version__
@@ -202,7 +203,7 @@ def _find_role(name: str, program: Program) -> str:
     return "slot" if "slot" in name.rpartition("/")[2] else "weight"
 
 
-def convert(program: Program, highest_precision: bool) -> tuple[bytes, dict[str, float]]:
+def convert(program: Program) -> tuple[bytes, dict[str, float]]:
     """Returns the portable artifact of a program, and the FLOPs of its products by dtype.
 
     The FLOPs are those of all matrix products that the device runs, with unused capacity and
@@ -217,13 +218,10 @@ def convert(program: Program, highest_precision: bool) -> tuple[bytes, dict[str,
                     "The step has a loop, over microbatches, and the FLOPs in it cannot be "
                     "counted: use one microbatch."
                 )
-            if operation.name != "stablehlo.dot_general":
+            if operation.name not in ("stablehlo.dot", "stablehlo.dot_general"):
                 continue
             dtype, count = _count_product(operation)
             products[dtype] = products.get(dtype, 0.0) + count
-            if highest_precision:
-                highest = hlo.PrecisionAttr.get("HIGHEST")
-                operation.attributes["precision_config"] = ir.ArrayAttr.get([highest] * 2)
         text = module.operation.get_asm(enable_debug_info=True)
     version = hlo.get_version_from_compatibility_requirement(
         hlo.StablehloCompatibilityRequirement.WEEK_12
@@ -245,8 +243,11 @@ def _count_product(operation: Any) -> tuple[str, float]:
         ir.RankedTensorType(value.type)
         for value in (operation.operands[0], operation.results[0])
     )
-    numbers = hlo.DotDimensionNumbers(operation.attributes["dot_dimension_numbers"])
-    contracted = math.prod(left.shape[i] for i in numbers.lhs_contracting_dimensions)
+    contracting = [left.rank - 1]
+    if operation.name == "stablehlo.dot_general":
+        numbers = hlo.DotDimensionNumbers(operation.attributes["dot_dimension_numbers"])
+        contracting = numbers.lhs_contracting_dimensions
+    contracted = math.prod(left.shape[i] for i in contracting)
     dtype = {"f32": "float32", "bf16": "bfloat16"}.get(str(left.element_type), "other")
     return dtype, 2.0 * math.prod(result.shape) * contracted
 

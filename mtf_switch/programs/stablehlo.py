@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax._src.interpreters import mlir as jax_mlir
 from jax._src.lib import xla_client, xla_extension
@@ -31,7 +32,9 @@ def convert(hlo_module: bytes, input_names: Sequence[str], donated: Mapping[int,
       donated: Output -> the input whose memory it takes over.
 
     Returns:
-      The module, as MLIR bytecode. Locations keep the names of TensorFlow's operations.
+      The module, as MLIR bytecode. Locations keep the names of TensorFlow's operations. Its
+      products have the precision of JAX's `jax_default_matmul_precision`, which the environment
+      variable JAX_DEFAULT_MATMUL_PRECISION sets.
     """
     computation = xla_client.XlaComputation(hlo_module)
     text = xla_extension.mlir.xla_computation_to_mlir_module(computation)
@@ -40,6 +43,7 @@ def convert(hlo_module: bytes, input_names: Sequence[str], donated: Mapping[int,
         module = ir.Module.parse(text)
         for operation in list(_walk(module.operation)):
             _replace(operation)
+        _set_precision(module)
         main = next(f for f in module.body.operations if f.name.value == "main")
         if len(main.arguments) != len(input_names):
             raise ValueError(
@@ -57,6 +61,20 @@ def _walk(operation: Any) -> Iterator[Any]:
             for inner in block.operations:
                 yield from _walk(inner.operation)
                 yield inner.operation
+
+
+def _set_precision(module: Any) -> None:
+    """Gives all products the precision that JAX is set to; TensorFlow does not know it.
+
+    By default, GPUs and TPUs multiply float32 with fewer bits: TF32 and bfloat16.
+    """
+    name = jax.config.jax_default_matmul_precision
+    if name is None:
+        return
+    precision = hlo.PrecisionAttr.get(jax.lax.Precision(name).name)
+    for operation in _walk(module.operation):
+        if operation.name in ("stablehlo.dot", "stablehlo.dot_general"):
+            operation.attributes["precision_config"] = ir.ArrayAttr.get([precision] * 2)
 
 
 def _return_outputs(main: Any) -> None:

@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -109,6 +110,20 @@ def test_only_the_variables_argument_is_donated_to_its_output(program):
         text = str(ir.Module.parse(program.stablehlo))
     assert text.count("tf.aliasing_output") == 1
     assert "%arg1: tensor<2x4xf32> {tf.aliasing_output = 0 : i32}" in text
+
+
+@pytest.mark.parametrize(("name", "precision"), [(None, "DEFAULT"), ("float32", "HIGHEST")])
+def test_products_have_the_precision_that_jax_is_set_to(name, precision):
+    with tf.Graph().as_default(), jax.default_matmul_precision(name):
+        x = tf.placeholder(tf.float32, [2, 2], name="x")
+        given = [(Value("x", "float32", (2, 2), ("", "")), x)]
+        product = tf.matmul(x, x) + tf.einsum("ij,kj->ik", x, x)
+        found = [(Value("y", "float32", (2, 2), ("", "")), product)]
+        program = lowering.lower(given, found, "", 1)
+    with jax_mlir.make_ir_context():
+        text = str(ir.Module.parse(program.stablehlo))
+    assert text.count("stablehlo.dot") == 2
+    assert text.count(f"[{precision}, {precision}]") == 2
 
 
 def test_the_program_computes_on_four_devices_what_numpy_computes(program, tmp_path):
