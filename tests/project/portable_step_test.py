@@ -38,6 +38,7 @@ def folder(tiny, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_results_are_those_of_the_project_bit_for_bit(folder, tmp_path, capfd):
     """All noise is on."""
     import portable_run
