@@ -109,7 +109,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper that compares rows.
+    """A sentence that compares rows: one of the paper, or one about a control.
 
     Attributes:
       text: What the paper says.
@@ -117,6 +117,7 @@ class Claim:
       effect: The number that decides; the claim says that it is above a limit.
       paper: The paper's value of the effect; None if it follows from the rows, or is not given.
       above: The limit; None for 0 for a difference, and 1 for a factor.
+      of_paper: Whether the paper says it.
     """
 
     text: str
@@ -124,6 +125,7 @@ class Claim:
     effect: Effect
     paper: float | None = None
     above: float | None = None
+    of_paper: bool = True
 
     @property
     def limit(self) -> float:

@@ -38,10 +38,18 @@ def make_report(
 
 
 def _format_counts(judged: Mapping[str, Sequence[JudgedClaim]]) -> str:
-    counts = collections.Counter(one.verdict for claims in judged.values() for one in claims)
-    total = sum(counts.values())
+    every = [one for claims in judged.values() for one in claims]
+    counts = [_count("claims of the paper", [one for one in every if one.claim.of_paper])]
+    controls = [one for one in every if not one.claim.of_paper]
+    if controls:
+        counts.append(_count("comparisons with a control", controls))
+    return " ".join(counts)
+
+
+def _count(what: str, claims: Sequence[JudgedClaim]) -> str:
+    counts = collections.Counter(one.verdict for one in claims)
     parts = [f"{counts[verdict]} {verdict.value}" for verdict in Verdict]
-    return f"{total} claims of the paper: {', '.join(parts)}."
+    return f"{len(claims)} {what}: {', '.join(parts)}."
 
 
 def _format_page(

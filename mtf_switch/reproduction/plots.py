@@ -21,13 +21,18 @@ if TYPE_CHECKING:
 _QUALITY = "neg. log perplexity (nats per target token)"
 # The beginning of a curve, two fifths of its steps, is not shown: it would hide the rest.
 _FIRST_SHOWN = 0.4
+# More rows than these have a legend beside the plot, because it would hide the curves.
+_MOST_INSIDE = 9
+# A difference is far from the others if it is larger than their median by this factor.
+_FAR = 10
 
 
 def draw(figure: Figure, exhibit: Exhibit, results: Results) -> None:
     """Draws the plots of an exhibit side by side, from the rows that have results."""
-    figure.set_size_inches(6 * len(exhibit.plots), 4.8)
-    axes = np.atleast_1d(figure.subplots(1, len(exhibit.plots)))
     rows = [row for row in exhibit.rows if results.get(row.name)]
+    is_large = len(rows) > _MOST_INSIDE
+    figure.set_size_inches((9 if is_large else 6) * len(exhibit.plots), 4.8)
+    axes = np.atleast_1d(figure.subplots(1, len(exhibit.plots)))
     for axis, name in zip(axes, exhibit.plots):
         PLOTS[name](axis, exhibit, rows, results)
         axis.grid(alpha=0.3)
@@ -54,20 +59,27 @@ def _draw_curves(
     """Draws the mean curve of each row over its seeds, with a band of the range."""
     every = [result for row in rows for result in results[row.name].values()]
     first = _FIRST_SHOWN * max((r.curve[-1].step for r in every if r.curve), default=0)
-    for row in rows:
+    # A pruned model has one evaluation, and no curve.
+    for row in (row for row in rows if row.training.command != "prune"):
         of_row = list(results[row.name].values())
         color = _color(rows, row, exhibit.baseline)
         style = {"linestyle": "--"} if row.name == exhibit.baseline else {}
         finished = [r.curve for r in of_row if r.curve and r.diverged_at is None]
         if finished:
-            _draw_mean(axis, finished, first, x, color=color, label=row.title, **style)
+            _draw_mean(axis, finished, first, x, color=color, label=_name(row), **style)
         diverged = [result for result in of_row if result.diverged_at is not None]
         for number, result in enumerate(diverged):
-            name = f"{row.title}, {describe_divergence(results[row.name])}"
+            name = f"{_name(row)}, {describe_divergence(results[row.name])}"
             _draw_diverged(axis, result, first, x, color, name if number == 0 else None)
     axis.set_xlabel(label)
     axis.set_ylabel(_QUALITY)
-    axis.legend(fontsize="small")
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+    axis.legend(fontsize="small", **(beside if len(rows) > _MOST_INSIDE else {}))
+
+
+def _name(row: Row) -> str:
+    """Returns the title of a row for plots, which have little room."""
+    return row.title.removeprefix("beyond the paper: ")
 
 
 def _draw_mean(
@@ -151,8 +163,10 @@ def _difference_by_row(
     """Draws the quality, or score, of each row minus that of the baseline, paired by seed."""
     others = [row for row in rows if row.name != exhibit.baseline]
     metric = exhibit.compared_column.metric
+    all_differences = []
     for place, row in enumerate(others):
         differences = Difference(row.name, exhibit.baseline, metric).compute(results)
+        all_differences.append(differences)
         _draw_interval(axis, place, differences, _color(rows, row, exhibit.baseline))
         if not np.isfinite(differences).any() and describe_divergence(results[row.name]):
             transform = axis.get_xaxis_transform()
@@ -162,13 +176,24 @@ def _difference_by_row(
     _name_rows(axis, others)
     title = exhibit.find_row(exhibit.baseline).title
     axis.set_ylabel(f"{metrics.METRICS[metric]} - that of {title}")
+    _compress(axis, [abs(np.mean(values)) for values in all_differences if len(values)])
+
+
+def _compress(axis: Axes, sizes: Sequence[float]) -> None:
+    """Makes the vertical axis logarithmic beyond the usual sizes, if some are much larger."""
+    finite = [size for size in sizes if np.isfinite(size)]
+    usual = float(np.median(finite)) if finite else 0.0
+    if usual and max(finite) > _FAR * usual:
+        axis.set_yscale("symlog", linthresh=2 * usual)
+        axis.yaxis.set_major_formatter("{x:g}")
 
 
 def _name_rows(axis: Axes, rows: Sequence[Row]) -> None:
     """Writes the titles of rows below an axis, without a model that all of them name."""
-    parts = [row.title.split(", ", 1) for row in rows]
+    names = [_name(row) for row in rows]
+    parts = [name.split(", ", 1) for name in names]
     is_common = len(rows) > 1 and len({part[0] for part in parts}) == 1
-    titles = [part[-1] for part in parts] if is_common else [row.title for row in rows]
+    titles = [part[-1] for part in parts] if is_common else names
     axis.set_xticks(range(len(rows)), titles, rotation=25, ha="right")
 
 

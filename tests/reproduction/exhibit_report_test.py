@@ -150,6 +150,26 @@ def test_the_steps_of_divergence_are_shown() -> None:
     assert figure.axes[0].get_xlabel() == "training steps"
 
 
+def test_many_rows_and_far_differences_can_be_read() -> None:
+    table = EXHIBITS["table_6"]
+    results = {
+        row.name: make_seeds(-2.5 - 0.01 * n, -2.5 - 0.01 * n, training=row.training.name)
+        for n, row in enumerate(table.rows)
+    }
+    results["pruned_1"] = make_seeds(-6.0, -7.0, training="switch_8_pruned_1")
+    figure = Figure(layout="constrained")
+    exhibit_report.make_report(table, results, CONTEXT).plots["table_6.png"](figure)
+    figure.draw_without_rendering()
+    differences, curves = figure.axes
+    assert differences.get_yscale() == "symlog"
+    legend = curves.get_legend()
+    assert legend.get_window_extent().x0 >= curves.get_window_extent().x1
+    names = [text.get_text() for text in legend.get_texts()]
+    # 14 rows without the three pruned models, which have no curve.
+    assert len(names) == 11
+    assert "start from the mean of the experts" in names
+
+
 def test_the_columns_of_students_are_in_all_files() -> None:
     table = EXHIBITS["table_6"]
     results = {
@@ -277,4 +297,17 @@ def test_the_first_page_has_every_claim_and_what_was_not_run() -> None:
     assert report.text == (
         "6 claims of the paper: 2 same direction, 1 not resolved at this scale, 0 opposite "
         "direction, 3 not run."
+    )
+
+
+def test_comparisons_with_a_control_are_no_claims_of_the_paper() -> None:
+    results = {
+        name: make_seeds(quality, quality, quality)
+        for name, quality in {"distillation_init_mix": -2.4, "control_mix": -2.5}.items()
+    }
+    report = overview.make_report({"table_6": results}, CONTEXT, [EXHIBITS["table_6"]])
+    assert report.text == (
+        "6 claims of the paper: 0 same direction, 0 not resolved at this scale, 0 opposite "
+        "direction, 6 not run. 2 comparisons with a control: 1 same direction, 0 not resolved at "
+        "this scale, 0 opposite direction, 1 not run."
     )

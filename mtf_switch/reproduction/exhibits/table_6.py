@@ -148,6 +148,14 @@ TABLE_6 = Exhibit(
             "Section 4.2, Table 6",
             ShareOfGain("distillation_init_mix", "t5", "teacher"),
         ),
+        trainings.ahead_of_control(
+            "a student of the sparse teacher is ahead of one of the dense model",
+            *("distillation_init_mix", "control_mix"),
+        ),
+        trainings.ahead_of_control(
+            "a student is ahead of the dense model that trains for as long without a teacher",
+            *("distillation_init_mix", "control"),
+        ),
     ),
     baseline="t5",
     plots=("difference_by_row", "quality_by_step"),
@@ -197,13 +205,22 @@ TABLE_7 = Exhibit(
         *(row for n, pair in _TEACHERS.items() for row in _of_teacher(n, *pair)),
     ),
     (Column("parameters", "parameters", 0), Column("quality", "neg. log perplexity", 4)),
-    tuple(
-        Claim(
-            f"The student of {experts} experts keeps some of the teacher's gain",
-            "Section 4.2, Table 7",
-            ShareOfGain(f"student_{experts}_experts", "t5", f"teacher_{experts}_experts"),
-        )
-        for experts in _TEACHERS
+    (
+        *(
+            Claim(
+                f"The student of {experts} experts keeps some of the teacher's gain",
+                "Section 4.2, Table 7",
+                ShareOfGain(f"student_{experts}_experts", "t5", f"teacher_{experts}_experts"),
+            )
+            for experts in _TEACHERS
+        ),
+        *(
+            trainings.ahead_of_control(
+                f"the student of {experts} experts is ahead of that of the dense model",
+                *(f"student_{experts}_experts", "control_mix"),
+            )
+            for experts in _TEACHERS
+        ),
     ),
     baseline="t5",
     plots=("difference_by_row",),

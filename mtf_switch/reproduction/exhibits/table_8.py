@@ -11,6 +11,7 @@ from mtf_switch.reproduction.exhibits.trainings import (
     SCORE_COLUMNS,
     SWITCH,
     T5,
+    ahead_of_control,
     tune,
 )
 
@@ -92,6 +93,10 @@ TABLE_8 = Exhibit(
             "The student keeps some of the teacher's gain",
             _PLACE,
             ShareOfGain("student", "t5", "teacher", metrics.DOWNSTREAM),
+        ),
+        ahead_of_control(
+            "a student of the sparse teacher is ahead of one of the dense model",
+            *("student", "control", metrics.DOWNSTREAM),
         ),
     ),
     baseline="t5",

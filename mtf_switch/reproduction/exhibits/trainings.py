@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mtf_switch.reproduction import metrics
-from mtf_switch.reproduction.exhibit import Column, Training
+from mtf_switch.reproduction.effects import Difference
+from mtf_switch.reproduction.exhibit import Claim, Column, Training
 
 _FACTORS = ("ExpertCapacity.capacity_factor_train", "ExpertCapacity.capacity_factor_eval")
 EXPERTS = "experts"
@@ -63,3 +64,11 @@ def tune(source: Training, rates: str) -> Training:
         command="finetune",
         is_scored=True,
     )
+
+
+def ahead_of_control(
+    text: str, student: str, control: str, metric: str = metrics.QUALITY
+) -> Claim:
+    """Returns the comparison of a student with a control, which the paper does not make."""
+    effect = Difference(student, control, metric)
+    return Claim(f"Beyond the paper: {text}", "a control", effect, of_paper=False)
