@@ -51,8 +51,8 @@ def build_layer_step(setting):
     return step
 
 
-def build_training_step(setting):
-    """Builds a training step of a whole model: loss, gradients, Adafactor."""
+def build_model(setting, **changes):
+    """Builds a whole model with random weights."""
     blocks = setting["blocks"]
     shared = {
         "vocab_size": setting["vocabulary"],
@@ -65,6 +65,7 @@ def build_training_step(setting):
         "dropout_rate": 0.0,
         "decoder_start_token_id": 0,
         "pad_token_id": 0,
+        **changes,
     }
     if setting["experts"] == 1:
         model = T5ForConditionalGeneration(T5Config(**shared))
@@ -79,7 +80,12 @@ def build_training_step(setting):
         }
         config = SwitchTransformersConfig(**shared, **sparse)
         model = SwitchTransformersForConditionalGeneration(config)
-    model.train().to(getattr(torch, setting["dtype"]))
+    return model.to(getattr(torch, setting["dtype"]))
+
+
+def build_training_step(setting):
+    """Builds a training step of a whole model: loss, gradients, Adafactor."""
+    model = build_model(setting).train()
     optimizer = Adafactor(
         model.parameters(), lr=0.01, relative_step=False, scale_parameter=True
     )
@@ -97,11 +103,35 @@ def build_training_step(setting):
     return step
 
 
+def build_decoding(setting):
+    """Builds decoding of a batch: greedy, or with beams. No sequence ends early."""
+    # With tied embeddings, random weights repeat one token forever.
+    model = build_model(setting, tie_word_embeddings=False).eval()
+    clock = {"wall": time.perf_counter, "cpu": time.process_time}[setting["clock"]]
+    shape = (setting["batch_size"], setting["inputs"])
+
+    @torch.inference_mode()
+    def step():
+        inputs = torch.randint(2, setting["vocabulary"], shape)
+        start = clock()
+        model.generate(
+            inputs,
+            num_beams=setting["beams"],
+            do_sample=False,
+            min_new_tokens=setting["targets"],
+            max_new_tokens=setting["targets"],
+        )
+        return clock() - start
+
+    return step
+
+
+_PARTS = {"layer": build_layer_step, "step": build_training_step, "decode": build_decoding}
+
+
 def main():
     torch.manual_seed(0)
-    step = {"layer": build_layer_step, "step": build_training_step}[sys.argv[1]](
-        json.loads(sys.argv[2])
-    )
+    step = _PARTS[sys.argv[1]](json.loads(sys.argv[2]))
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     print(json.dumps(versions), flush=True)
     for _ in sys.stdin:

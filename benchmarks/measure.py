@@ -76,41 +76,66 @@ def time_in_this_process(step: Callable[[], None], close: Callable[[], None]) ->
 
 
 def time_in_another_process(
-    python: str, what: Literal["layer", "step"], setting: Mapping[str, Any]
+    python: str, what: Literal["layer", "step", "decode"], setting: Mapping[str, Any]
 ) -> Competitor:
     """Makes a competitor of transformers, which `hf_worker.py` runs with another Python.
 
     Args:
       python: The path of the interpreter.
-      what: The part to time, a layer or a training step.
-      setting: The sizes: the fields of sizes.Layer or sizes.Model.
+      what: The part to time: a layer, a training step, or decoding.
+      setting: The sizes: the fields of sizes.Layer or sizes.Model, and what `decode.py` adds.
 
     Raises:
       UserError: If that environment cannot run it.
     """
-    command = [python, str(_FOLDER / "hf_worker.py"), what, json.dumps(setting)]
+    command = [python, str(_FOLDER / "hf_worker.py"), what]
+    needs = "It needs torch and transformers in their own environment."
+    return time_worker(command, setting, None, f"--hf_python={python}", needs)
+
+
+def time_worker(
+    command: Sequence[str],
+    setting: Mapping[str, Any],
+    environment: Mapping[str, str] | None,
+    name: str,
+    needs: str = "",
+) -> Competitor:
+    """Makes a competitor of a process, which answers each line with the seconds of one step.
+
+    Args:
+      command: The command, without its last argument, which is the setting.
+      setting: The sizes, which the process gets as JSON.
+      environment: Its environment variables; None for those of this process.
+      name: What it is, for errors.
+      needs: A sentence for errors: what it needs to run.
+
+    Raises:
+      UserError: If it does not start.
+    """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     try:
-        worker = subprocess.Popen(command, text=True, **pipes)
-    except OSError as error:
-        raise UserError(f"--hf_python={python} cannot be run: {error.strerror}.") from error
-    hello = worker.stdout.readline()
-    if not hello:
-        lines = worker.stderr.read().strip().splitlines() or ["it printed nothing"]
-        raise UserError(
-            f"--hf_python={python} cannot run the benchmark: {lines[-1]}. It needs torch and "
-            "transformers in their own environment."
+        worker = subprocess.Popen(
+            [*command, json.dumps(setting)], text=True, env=environment, **pipes
         )
+    except OSError as error:
+        raise UserError(f"{name} cannot be run: {error.strerror}.") from error
+
+    def read_line():
+        line = worker.stdout.readline()
+        if not line:
+            lines = worker.stderr.read().strip().splitlines() or ["it printed nothing"]
+            raise UserError(f"{name} cannot run the benchmark: {lines[-1]}. {needs}".strip())
+        return line
 
     def seconds():
         print("step", file=worker.stdin, flush=True)
-        return float(worker.stdout.readline())
+        return float(read_line())
 
     def close():
         worker.stdin.close()
         worker.wait()
 
-    return Competitor(seconds, close, json.loads(hello))
+    return Competitor(seconds, close, json.loads(read_line()))
 
 
 def time_in_turns(
