@@ -20,7 +20,7 @@ from mtf_switch.layers import dimensions
 from mtf_switch.layers.capacity import InferenceCapacity
 from mtf_switch.layers.routing import Observe
 from mtf_switch.layers.switch_layer import SwitchLayer
-from mtf_switch.model import attention_order, model_errors, softmax_kernels
+from mtf_switch.model import attention_order, decoding_caches, model_errors, softmax_kernels
 from mtf_switch.model.batch import batch_dimensions, count_microbatches
 
 
@@ -63,6 +63,8 @@ def build(
     for stack in stacks(model):
         if not on_tpu and not compiled:
             attention_order.put_heads_first(stack.layer_stack.layers)
+            decoding_caches.use_caches_by_index(stack)
+            # Around the layers that decode as well.
             softmax_kernels.use(stack)
         for layer in switch_layers(stack):
             layer.set_target(
