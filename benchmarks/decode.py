@@ -33,9 +33,10 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     add("--other", help="folder of another checkout of this project, for `other`")
     add("--batches", nargs="+", type=int, default=[1, 8, 64], help="rows of a greedy batch")
     add("--beam_batches", nargs="*", type=int, default=[8], help="rows of a beam-4 batch")
-    add("--experts", type=int, default=8, help="E; 1 for a dense model")
-    add("--inputs", type=int, default=128, help="tokens of an input")
-    add("--targets", type=int, default=64, help="tokens to decode")
+    for field in dataclasses.fields(sizes.Model):
+        if field.name not in ("batch_size", "dtype"):
+            default = {"experts": 8, "targets": 64}.get(field.name, field.default)
+            add(f"--{field.name}", type=type(default), default=default, help=" ")
     add("--clock", choices=["wall", "cpu"], default="wall", help="cpu: of all threads")
     options = parser.parse_args(arguments)
     measure.check_options(options, parser)
@@ -51,22 +52,12 @@ def measure_decoding(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
       UserError: If another checkout or environment cannot run it.
     """
     cases = [(rows, 1) for rows in options.batches] + [(n, 4) for n in options.beam_batches]
+    fields = [field.name for field in dataclasses.fields(sizes.Model)]
+    values = {name: getattr(options, name) for name in fields if hasattr(options, name)}
     for rows, beams in cases:
-        setting = {
-            **dataclasses.asdict(
-                sizes.Model(
-                    experts=options.experts,
-                    batch_size=rows,
-                    inputs=options.inputs,
-                    targets=options.targets,
-                )
-            ),
-            "beams": beams,
-            "clock": options.clock,
-        }
-        competitors = {
-            name: _start(name, setting, options) for name in options.competitors
-        }
+        setting = dataclasses.asdict(sizes.Model(**{**values, "batch_size": rows}))
+        setting |= {"beams": beams, "clock": options.clock}
+        competitors = {name: _start(name, setting, options) for name in options.competitors}
         label = f"{rows} x {beams}"
         base = options.competitors[0]
         for result in measure.compare_competitors(
@@ -76,7 +67,9 @@ def measure_decoding(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield {**setting, **result, "base": base, "tokens_per_second": tokens_per_second}
 
 
-def _start(name: str, setting: dict[str, Any], options: argparse.Namespace) -> measure.Competitor:
+def _start(
+    name: str, setting: dict[str, Any], options: argparse.Namespace
+) -> measure.Competitor:
     if name == "hf":
         return measure.time_in_another_process(options.hf_python, "decode", setting)
     checkout = options.other if name == "other" else _FOLDER.parent

@@ -2,10 +2,9 @@
 
 Mesh TF writes the keys and values of one position as `old * (1 - one_hot) + new * one_hot`, and
 selects the caches of the best beams by a product with a one-hot matrix. Both read and write the
-whole caches, as a TPU must. The caches are [batch, memory_length, heads, d_kv] there, and Mesh TF
-multiplies them by the query of one position element by element. Here a position is written by
-index, beams are selected by index, and the query is a matrix of one row, whose products read the
-caches in the order in which they lie in memory.
+whole caches, as a TPU must. Mesh TF also multiplies caches by the query of one position element
+by element. Here a position is written by index and beams are selected by index. The query is a
+matrix of one row, whose products read the caches as they lie in memory.
 """
 
 from __future__ import annotations
@@ -130,7 +129,7 @@ def _attend_from_position(
 def _call_enc_dec_attention(
     call: Callable, context: transformer.Context, x: mtf.Tensor, losses: Any = None
 ) -> mtf.Tensor:
-    """`EncDecAttention.call` with keys and values in the order in which each step reads them."""
+    """`EncDecAttention.call` with keys and values in the order that each step reads."""
     y = call(context, x, losses)
     if context.mode == "first_part":
         k, v, memory_length = context.constant_states[-1]

@@ -64,9 +64,7 @@ def test_a_position_is_written_as_by_products_with_a_one_hot(
         )
         new = mesh_harness.constant(mesh, values[:, :, 0] + 1, "batch heads d_kv")
         position = np.array(positions[0] if is_shared else positions, np.int32)
-        position = mesh_harness.constant(
-            mesh, position, "" if is_shared else "batch", tf.int32
-        )
+        position = mesh_harness.constant(mesh, position, "" if is_shared else "batch", tf.int32)
         arguments = (mtf.cast(cache, dtype), mtf.cast(new, dtype), position, length)
         written = [fn(*arguments) for fn in (decoding_caches.write_position, write_by_one_hot)]
         return [mtf.cast(x, tf.float32) for x in written]
