@@ -14,7 +14,6 @@ import math
 import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
-from unittest import mock
 
 import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
@@ -192,10 +191,13 @@ def write_position(
 
 def _search_beams(search: Callable, *args: Any, **kwargs: Any) -> mtf.Tensor:
     """`Unitransformer.beam_search` with caches that are selected by index."""
-    ops = types.SimpleNamespace(**vars(beam_search.mtf))
-    ops.einsum = functools.partial(_einsum_or_select, {})
-    with mock.patch.object(beam_search, "mtf", ops):
+    ops = beam_search.mtf
+    beam_search.mtf = types.SimpleNamespace(**vars(ops))
+    beam_search.mtf.einsum = functools.partial(_einsum_or_select, {})
+    try:
         return search(*args, **kwargs)
+    finally:
+        beam_search.mtf = ops
 
 
 def _einsum_or_select(
@@ -213,12 +215,12 @@ def _einsum_or_select(
     if selector not in indices:
         # [batch, old_combined, new_combined]: each column has a single 1.
         indices[selector] = mtf.argmax(mtf.cast(selector, tf.float32), old_beams)
-    split = [d for d in cache.shape.dims if d != old_beams]
+    others = [d for d in cache.shape.dims if d != old_beams]
     return mtf.slicewise(
         lambda cache, index: tf.gather(cache, index, axis=1, batch_dims=1),
         [cache, indices[selector]],
         output_shape=mtf.convert_to_shape(output_shape),
-        splittable_dims=split,
+        splittable_dims=others,
         grad_function=0,
         name="select_beams",
     )
