@@ -64,7 +64,7 @@ def build(
         if not on_tpu and not compiled:
             attention_order.put_heads_first(stack.layer_stack.layers)
             decoding_caches.use_caches_by_index(stack)
-            # Around the layers that decode as well.
+            # Last, since it wraps the attention of the others.
             softmax_kernels.use(stack)
         for layer in switch_layers(stack):
             layer.set_target(

@@ -96,7 +96,7 @@ class Decoder:
 
 
 def decode(tiny, decoders: list[Decoder], params: dict[str, str], devices: int, layout: str):
-    """The ids of each decoder, and the types of the operations of the graph."""
+    """The ids of each decoder, and which of the operations by index the graph has."""
     mesh = {
         "utils.run.mesh_shape": f"'all:{devices}'",
         "utils.run.layout_rules": repr(layout),
@@ -108,9 +108,12 @@ def decode(tiny, decoders: list[Decoder], params: dict[str, str], devices: int, 
         devices=devices,
         layout=layout,
     )
-    return ran["value"]
+    functions = ran["tf_graph"].as_graph_def().library.function
+    names = " ".join(node.name for function in functions for node in function.node_def)
+    return ran["value"], {name for name in (WRITE, SELECT) if name in names}
 
 
+WRITE, SELECT = "write_position", "select_beams"
 GREEDY, SAMPLES, BEAMS = Decoder(), Decoder(temperature=1.0), Decoder(beams=3)
 CONTINUES = Decoder(continues=True)
 
@@ -127,9 +130,12 @@ CONTINUES = Decoder(continues=True)
     ],
 )
 def test_tokens_are_those_of_mesh_tensorflows_caches(tiny, decoders, params, devices, layout):
-    ours = decode(tiny, decoders, params, devices, layout)
+    ours, by_index = decode(tiny, decoders, params, devices, layout)
     with mock.patch.object(decoding_caches, "use_caches_by_index"):
-        theirs = decode(tiny, decoders, params, devices, layout)
+        theirs, nothing = decode(tiny, decoders, params, devices, layout)
+    # No core knows where its part of the positions begins.
+    writes = set() if "memory_length" in layout else {WRITE}
+    assert (by_index, nothing) == (writes | ({SELECT} if BEAMS in decoders else set()), set())
     for decoder, our_ids, their_ids in zip(decoders, ours, theirs):
         np.testing.assert_array_equal(our_ids, their_ids, err_msg=str(decoder))
         assert np.unique(our_ids).size > 5, "the outputs are to be worth the look"
