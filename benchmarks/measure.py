@@ -208,6 +208,20 @@ def collect_provenance(competitors: Mapping[str, Competitor]) -> dict[str, Any]:
     }
 
 
+def format_origin(result: Mapping[str, Any]) -> str:
+    """Formats what `collect_provenance` adds to a result."""
+    versions = [f"{name} {version}" for name, version in result["versions"].items()]
+    return "; ".join(
+        [
+            f"`{result['command']}`",
+            f"commit {result['commit']}",
+            result["machine"],
+            ", ".join(versions),
+            f"GLIBC_TUNABLES: {result['malloc']}",
+        ]
+    )
+
+
 def format_command() -> str:
     """Returns the command of this process."""
     return " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
@@ -247,9 +261,7 @@ def run_benchmark(
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     if not options.json:
-        keys = ("command", "commit", "machine", "versions", "malloc")
-        origin = "\n".join(f"{key}: {results[0][key]}" for key in keys)
-        print(f"{format_results(results)}\n\n{origin}")
+        print(f"{format_results(results)}\n\n{format_origin(results[0])}")
     return 0
 
 

@@ -76,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--output_dir", help="folder that gets pjrt.json and pjrt.md")
     parser.add_argument(
+        "--json", action="store_true", help="print one JSON object per line instead of a table"
+    )
+    parser.add_argument(
         "--page",
         action="store_true",
         help="keep the results in docs/runtimes.json, and make the table of "
@@ -93,9 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     origin = measure.collect_provenance({})
     origin["versions"]["jax"] = importlib.metadata.version("jax")
     data = {**origin, "results": list(measure_all(options))}
-    table = make_table(data["results"])
-    lines = "\n".join(f"{name}: {value}" for name, value in origin.items())
-    print(f"{table}\n\n{lines}")
+    table = format_results(data["results"])
+    if options.json:
+        for result in data["results"]:
+            print(json.dumps({**result, **origin}))
+    else:
+        print(f"{table}\n\n{measure.format_origin(origin)}")
     if options.output_dir:
         Report("pjrt", table, data, {"pjrt.md": f"{table}\n"}).write(options.output_dir)
     if options.page:
@@ -114,13 +120,10 @@ def format_page(data: Mapping[str, Any] | None) -> str:
     """Formats results and their origin for the page; None means that there are none."""
     if data is None:
         return "**Not run.**"
-    versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
-    runs = len(data["results"][0][SPEED])
+    first = data["results"][0]
     return (
-        f"{make_table(data['results'])}\n\n"
-        f"`{data['command']}`, commit {data['commit']}: {runs} runs of "
-        f"{data['results'][0]['steps']} steps for each row, which took turns. "
-        f"{data['machine']}; {versions}."
+        f"{format_results(data['results'])}\n\n{measure.format_origin(data)}. "
+        f"Each row has {len(first[SPEED])} runs of {first['steps']} steps, which took turns."
     )
 
 
@@ -196,7 +199,7 @@ def _run(*arguments: str) -> str:
     return done.stdout
 
 
-def make_table(results: Sequence[Mapping[str, Any]]) -> str:
+def format_results(results: Sequence[Mapping[str, Any]]) -> str:
     """Formats medians, quartiles, and the ratio of the speeds in the same round."""
     speeds = {(r["model"], r["devices"], r["runtime"]): r[SPEED] for r in results}
     rows = []

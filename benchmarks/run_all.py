@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import measure
 import tqdm
 
 from mtf_switch import whole_file
 
 _FOLDER = Path(__file__).parent
-_COMPETITORS = ("dense", "gather", "einsum", "upstream")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Benchmark:
       script: The name of the script, whose module has `format_results`.
       arguments: Its arguments.
       hf: Those of transformers that can be added to its competitors.
+      competitors: Its other competitors, if it has `hf`.
+      turns: Its option for the number of turns.
     """
 
     name: str
@@ -44,16 +46,19 @@ class Benchmark:
     script: str
     arguments: tuple[str, ...] = ()
     hf: tuple[str, ...] = ()
+    competitors: tuple[str, ...] = ("dense", "gather", "einsum", "upstream")
+    turns: str = "--repetitions"
 
     def command(self, hf_python: str | None, repetitions: int | None) -> list[str]:
         """Returns the command that runs the script and prints JSON."""
         arguments = list(self.arguments)
         if repetitions is not None:
-            arguments.append(f"--repetitions={repetitions}")
+            arguments.append(f"{self.turns}={repetitions}")
         if self.hf and hf_python:
-            arguments += [f"--hf_python={hf_python}", "--competitors", *_COMPETITORS, *self.hf]
-        elif self.hf:
-            arguments += ["--competitors", *_COMPETITORS]
+            arguments.append(f"--hf_python={hf_python}")
+        if self.hf:
+            hf = self.hf if hf_python else ()
+            arguments += ["--competitors", *self.competitors, *hf]
         return [sys.executable, str(_FOLDER / f"{self.script}.py"), "--json", *arguments]
 
 
@@ -69,6 +74,14 @@ BENCHMARKS = (
     Benchmark("step", "A training step", "train_step", hf=("hf_dense", "hf")),
     Benchmark("memory", "Memory of a training step", "memory", hf=("hf_dense", "hf")),
     Benchmark("pipeline", "The input pipeline", "pipeline"),
+    Benchmark("decode", "Decoding", "decode", hf=("hf",), competitors=("this",)),
+    Benchmark(
+        "pjrt",
+        "The two runtimes",
+        "pjrt",
+        ("--steps=100", "--rounds=3", "--models=switch_tiny"),
+        turns="--rounds",
+    ),
 )
 
 
@@ -84,16 +97,7 @@ def run(benchmark: Benchmark, hf_python: str | None, repetitions: int | None) ->
 def format_section(benchmark: Benchmark, results: list[dict[str, Any]]) -> str:
     """Formats the table of a benchmark, with its command, commit and machine."""
     table = importlib.import_module(benchmark.script).format_results(results)
-    versions = ", ".join(f"{name} {value}" for name, value in results[0]["versions"].items())
-    origin = "; ".join(
-        [
-            f"`{results[0]['command']}`",
-            f"commit {results[0]['commit']}",
-            results[0]["machine"],
-            versions,
-            f"GLIBC_TUNABLES: {results[0]['malloc']}",
-        ]
-    )
+    origin = measure.format_origin(results[0])
     return f"## {benchmark.title}\n\n{table}\n\n{origin}\n"
 
 

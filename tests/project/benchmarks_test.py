@@ -187,10 +187,15 @@ def test_the_runtimes_benchmark_writes_a_table_and_all_runs(
     assert "2.00 (1.50 to 2.50)" in row
     assert row in capsys.readouterr().out
     assert row in page.read_text()
-    assert ": 3 runs of 4 steps for each row" in page.read_text()
+    assert "Each row has 3 runs of 4 steps" in page.read_text()
     text = page.read_text()
     assert pjrt.main(["--table_only"]) == 0
     assert page.read_text() == text
+    speeds = iter([100.0, 200.0] * 3)
+    assert pjrt.main([*flags[:-1], "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["runtime"] for line in lines] == list(pjrt.RUNTIMES)
+    assert lines[0]["versions"]["jax"]
 
 
 def test_the_page_has_the_table_of_the_runtimes(benchmark_modules):
@@ -241,9 +246,11 @@ def test_the_memory_benchmark_has_a_row_for_each_number_of_experts(
 
     def measure_nothing(name, setting, options):
         step_bytes = None if name == "hf" else 10**9
-        return {"competitor": name, "process_bytes": 2 * 10**9, "step_bytes": step_bytes} | {
-            key: "" for key in ("command", "commit", "machine", "versions", "malloc")
-        }
+        return (
+            {"competitor": name, "process_bytes": 2 * 10**9, "step_bytes": step_bytes}
+            | {key: "" for key in ("command", "commit", "machine", "malloc")}
+            | {"versions": {}}
+        )
 
     monkeypatch.setattr(memory, "measure_in_another_process", measure_nothing)
     flags = ["--experts", "2", "4", "--competitors", "dense", "gather", "hf", "--hf_python=x"]
@@ -291,6 +298,9 @@ def test_all_benchmarks_make_one_page_and_a_failure_stops_none(
         "gather",
     ]
     assert seen == [[*expected, "einsum", "upstream", "hf_dense", "hf"]] * 2
+    commands = {b.name: b.command("x", 2)[2:] for b in run_all.BENCHMARKS}
+    assert commands["decode"][2:] == ["--hf_python=x", "--competitors", "this", "hf"]
+    assert commands["pjrt"][-1] == "--rounds=2"
     page = (tmp_path / "benchmarks.md").read_text()
     out, err = capsys.readouterr()
     assert page in out
