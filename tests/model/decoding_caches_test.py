@@ -121,9 +121,10 @@ CONTINUES = Decoder(continues=True)
 @pytest.mark.parametrize(
     ("decoders", "params", "devices", "layout"),
     [
-        ([SAMPLES, BEAMS], {}, 2, "batch:all"),
+        ([BEAMS], {}, 1, "batch:all"),
         ([CONTINUES], ALONE, 1, "batch:all"),
-        pytest.param([GREEDY, SAMPLES, BEAMS], {}, 1, "batch:all", marks=pytest.mark.slow),
+        pytest.param([GREEDY, SAMPLES], {}, 1, "batch:all", marks=pytest.mark.slow),
+        pytest.param([SAMPLES, BEAMS], {}, 2, "batch:all", marks=pytest.mark.slow),
         pytest.param([GREEDY, BEAMS], {}, 2, "heads:all", marks=pytest.mark.slow),
         pytest.param([GREEDY, BEAMS], {}, 2, "memory_length:all", marks=pytest.mark.slow),
         pytest.param([GREEDY, BEAMS], EXPERTS, 4, "batch:all", marks=pytest.mark.slow),
