@@ -21,9 +21,7 @@ from mesh_tensorflow import beam_search
 from mesh_tensorflow.transformer import attention, transformer, transformer_layers
 
 from mtf_switch.layers import dimensions
-from mtf_switch.layers.switch_attention import SwitchAttention
 
-_SELF_ATTENTION = (transformer_layers.SelfAttention, SwitchAttention)
 # Mesh TF's name of the dimension of beam_search that a selector of beams reduces.
 _OLD_BEAMS = "old_combined"
 # The position that is decoded: the row of the matrix that a query is.
@@ -40,13 +38,18 @@ def use_caches_by_index(stack: transformer.Unitransformer) -> None:
       stack: An encoder or a decoder.
     """
     for layer in stack.layer_stack.layers:
-        if type(layer) in _SELF_ATTENTION and not layer.hyperprompt_length_decoder:
+        if _is_self_attention(layer) and not layer.hyperprompt_length_decoder:
             layer.call = functools.partial(_call_self_attention, layer, layer.call)
             layer.make_params = functools.partial(_make_params, layer.make_params)
         elif isinstance(layer, transformer_layers.EncDecAttention):
             layer.call = functools.partial(_call_enc_dec_attention, layer.call)
             layer.make_params = functools.partial(_make_params, layer.make_params)
     stack.beam_search = functools.partial(_search_beams, stack.beam_search)
+
+
+def _is_self_attention(layer: transformer.TransformerLayer) -> bool:
+    """Whether a layer is SelfAttention or SwitchAttention, which share `call`."""
+    return type(layer) is transformer_layers.SelfAttention or hasattr(layer, "switch_layers")
 
 
 def _make_params(

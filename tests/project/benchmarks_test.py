@@ -84,50 +84,6 @@ def test_the_steps_benchmark_has_a_row_for_each_number_of_experts(
     )]  # fmt: skip
 
 
-def test_the_decoding_benchmark_has_a_row_for_each_batch_size(
-    benchmark_modules, capsys, monkeypatch
-):
-    """The workers here do nothing. The test below runs real ones."""
-    del benchmark_modules
-    import decode
-    import measure
-
-    nothing = measure.time_in_this_process(lambda: None, lambda: None)
-    monkeypatch.setattr(decode, "_start", lambda *_: nothing)
-    flags = ["--competitors", "this", "other", "--other=elsewhere", "--batches", "2", "3"]
-    assert decode.main([*flags, "--beam_batches", "5", "--repetitions=2"]) == 0
-    rows = [
-        line.split("|")[1:4] for line in capsys.readouterr().out.splitlines() if "|" in line
-    ]
-    rows = [tuple(cell.strip() for cell in row) for row in rows[2:]]
-    assert rows == [
-        (batch, beams, name)
-        for batch, beams in (("2", "1"), ("3", "1"), ("5", "4"))
-        for name in ("this", "other")
-    ]
-    with pytest.raises(SystemExit):
-        decode.main(["--competitors", "other"])
-    assert "needs --other" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_the_decoding_benchmark_runs_two_checkouts(benchmark_modules, capsys):
-    del benchmark_modules
-    import decode
-
-    sizes = [flag for flag in TINY_STEP if not flag.startswith("--batch_size")]
-    flags = ["--competitors", "this", "other", f"--other={BENCHMARKS.parent}", "--json"]
-    batches = ["--batches", "2", "--beam_batches", "2", "--experts=2"]
-    assert decode.main([*sizes, *flags, *batches]) == 0
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(r["competitor"], r["beams"]) for r in found] == [
-        (name, beams) for beams in (1, 4) for name in ("this", "other")
-    ]
-    for result in found:
-        # 2 sequences of 4 tokens.
-        assert result["tokens_per_second"] == pytest.approx(8 / result["seconds"])
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
