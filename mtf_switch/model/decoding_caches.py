@@ -49,7 +49,10 @@ def use_caches_by_index(stack: transformer.Unitransformer) -> None:
 
 def _is_self_attention(layer: transformer.TransformerLayer) -> bool:
     """Whether a layer is SelfAttention or SwitchAttention, which share `call`."""
-    return type(layer) is transformer_layers.SelfAttention or hasattr(layer, "switch_layers")
+    plain = transformer_layers.SelfAttention
+    return type(layer) is plain or (
+        isinstance(layer, plain) and hasattr(layer, "switch_layers")
+    )
 
 
 def _make_params(
