@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,15 +26,12 @@ def build_decoding(setting: Mapping[str, Any]) -> Callable[[], float]:
     Returns:
       A function that decodes one batch to its full length, and returns the seconds it took.
     """
-    import mesh_tensorflow as mtf
     import numpy as np
     import sizes
     import step_graphs
     import tensorflow.compat.v1 as tf
 
-    from mtf_switch.config import bound_settings, gin_config
-    from mtf_switch.runs import estimator
-    from mtf_switch.runs.run import Run
+    from mtf_switch.config import gin_config
 
     beams, clock = setting["beams"], _CLOCKS[setting["clock"]]
     fields = {k: v for k, v in setting.items() if k not in ("beams", "clock")}
@@ -50,28 +46,16 @@ def build_decoding(setting: Mapping[str, Any]) -> Callable[[], float]:
         "decode_length_constant": float(model.targets),
     }.items():
         gin_config.bind(f"Bitransformer.decode.{name}", value)
-    settings = bound_settings.read_settings()
-    vocabulary = type("Vocabulary", (), {"vocab_size": model.vocabulary})()
     shape = (model.batch_size, model.inputs)
-    with tf.Graph().as_default() as graph:
-        tf.set_random_seed(0)
-        tf.train.get_or_create_global_step()
-        runner = estimator.build(Run(settings, vocabulary, tempfile.mkdtemp()))
-        inputs = tf.placeholder(tf.int32, shape)
-        mode = tf.estimator.ModeKeys.PREDICT
-        spec = runner._call_model_fn({"inputs": inputs}, None, mode, runner.config)
-        (restore,) = (h for h in spec.prediction_hooks if isinstance(h, mtf.MtfRestoreHook))
-        restore.begin()
-        session = tf.Session(graph=graph, config=runner.config.session_config)
-        session.run(tf.global_variables_initializer())
-        restore.after_create_session(session, None)
+    mode = tf.estimator.ModeKeys.PREDICT
+    spec, features, session, _ = step_graphs.start(model, mode, {"inputs": shape})
     rng = np.random.default_rng(0)
 
     def step() -> float:
         # 0 is padding, and 1 is the end of a sequence.
         tokens = rng.integers(2, model.vocabulary, shape)
         start = clock()
-        outputs = session.run(spec.predictions["outputs"], {inputs: tokens})
+        outputs = session.run(spec.predictions["outputs"], {features["inputs"]: tokens})
         seconds = clock() - start
         if np.all(np.any(outputs == 1, axis=-1)):
             raise ValueError("every sequence ended early, and the loop with them")

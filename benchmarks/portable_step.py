@@ -26,7 +26,7 @@ import math
 import sys
 import tempfile
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ from mtf_switch.pjrt.device_mesh import DeviceMesh
 from mtf_switch.pjrt.processes import Processes
 from mtf_switch.pjrt.training_graph import LoweredStep
 from mtf_switch.planning import planned_vocabulary
+from mtf_switch.programs import stablehlo
 from mtf_switch.programs.program import CORE, STEP, Program
 from mtf_switch.runs import configured_run, training_data
 from mtf_switch.runs.objective import ORDINARY
@@ -212,13 +213,13 @@ def convert(program: Program) -> tuple[bytes, dict[str, float]]:
     products: dict[str, float] = {}
     with jax_mlir.make_ir_context():
         module = ir.Module.parse(program.stablehlo)
-        for operation in _walk(module.operation):
+        for operation in stablehlo.walk(module.operation):
             if operation.name == "stablehlo.while":
                 raise UserError(
                     "The step has a loop, over microbatches, and the FLOPs in it cannot be "
                     "counted: use one microbatch."
                 )
-            if operation.name not in ("stablehlo.dot", "stablehlo.dot_general"):
+            if operation.name not in stablehlo.PRODUCTS:
                 continue
             dtype, count = _count_product(operation)
             products[dtype] = products.get(dtype, 0.0) + count
@@ -227,14 +228,6 @@ def convert(program: Program) -> tuple[bytes, dict[str, float]]:
         hlo.StablehloCompatibilityRequirement.WEEK_12
     )
     return xla_client._xla.mlir.serialize_portable_artifact(text, version), products
-
-
-def _walk(operation: Any) -> Iterator[Any]:
-    for region in operation.regions:
-        for block in region.blocks:
-            for inner in block.operations:
-                yield inner.operation
-                yield from _walk(inner.operation)
 
 
 def _count_product(operation: Any) -> tuple[str, float]:

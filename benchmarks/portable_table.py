@@ -47,17 +47,19 @@ def format_page(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Formats the tables: the speed of steps, and the differences of others."""
     timed = [found for found in results.values() if _DIFFERENCES not in found]
     compared = [found for found in results.values() if _DIFFERENCES in found]
-    machines = {
-        f"{found['device']} with driver {found['driver']}, {found['cpu_cores']} CPU cores, JAX "
-        f"{found['jax']}; steps of commit {found['commit']}"
-        for found in results.values()
-    }
+    commits: dict[str, set[str]] = {}
+    for found in results.values():
+        machine = (
+            f"{found['device']} with driver {found['driver']}, {found['cpu_cores']} CPU cores, "
+            f"JAX {found['jax']}"
+        )
+        commits.setdefault(machine, set()).add(found["commit"])
+    origins = [
+        f"{machine}; steps of commit {' and '.join(sorted(each))}."
+        for machine, each in sorted(commits.items())
+    ]
     return "\n\n".join(
-        [
-            make_speed_table(timed),
-            make_difference_table(compared),
-            ". ".join(sorted(machines)) + ".",
-        ]
+        [make_speed_table(timed), make_difference_table(compared), " ".join(origins)]
     )
 
 

@@ -63,7 +63,9 @@ def measure_commands(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     Raises:
       UserError: If a command fails.
     """
-    roots = {"this": _ROOT} | ({"other": Path(options.other)} if options.other else {})
+    roots = {"this": _ROOT} | (
+        {"other": Path(options.other).absolute()} if options.other else {}
+    )
     with tempfile.TemporaryDirectory() as folder:
         runs = {name: CommandRuns(root, Path(folder, name)) for name, root in roots.items()}
         for command in options.commands:
@@ -88,7 +90,7 @@ def _compare(
         competitors, repetitions, command, base="other", warm_up=1
     )
     for result in found:
-        measured_turns = cpu[result["competitor"]][1:]
+        measured_turns = cpu[result["competitor"]][-repetitions:]
         yield {"what": command, "cpu_seconds": measured_turns, **result}
 
 
@@ -169,7 +171,7 @@ def format_results(results: list[dict[str, Any]]) -> str:
                 "" if quartiles is None else f"{quartiles[0]:.2f}-{quartiles[1]:.2f}",
             ]
         )
-    headers = ["command", "checkout", "seconds", "CPU seconds", "of other", "quartiles"]
+    headers = ["command", "checkout", "seconds", "least CPU seconds", "of other", "quartiles"]
     return measure.format_table(headers, rows)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import gin
 import mesh_tensorflow as mtf
@@ -78,6 +78,43 @@ def configure_competitor(competitor: str, setting: sizes.Model) -> None:
     gin_config.parse(files, [f"{name} = {value}" for name, value in params.items()])
 
 
+def start(
+    setting: sizes.Model, mode: str, shapes: Mapping[str, tuple[int, int]]
+) -> tuple[tf.estimator.EstimatorSpec, dict[str, tf.Tensor], tf.Session, Callable[[], None]]:
+    """Builds the graph of the configured model, and starts a session with initial weights.
+
+    Args:
+      setting: The sizes.
+      mode: One of tf.estimator.ModeKeys.
+      shapes: Feature -> [B, L].
+
+    Returns:
+      What the model function returned, the placeholders of the features, the session, and a
+      function that releases its resources.
+    """
+    settings = bound_settings.read_settings()
+    vocabulary = types.SimpleNamespace(vocab_size=setting.vocabulary)
+    folder = tempfile.TemporaryDirectory()
+    with tf.Graph().as_default() as graph:
+        tf.set_random_seed(0)
+        tf.train.get_or_create_global_step()
+        runner = estimator.build(Run(settings, vocabulary, folder.name))
+        features = {name: tf.placeholder(tf.int32, shape) for name, shape in shapes.items()}
+        spec = runner._call_model_fn(dict(features), None, mode, runner.config)
+        hooks = [*spec.training_hooks, *spec.training_chief_hooks, *spec.prediction_hooks]
+        (restore,) = (hook for hook in hooks if isinstance(hook, mtf.MtfRestoreHook))
+        restore.begin()
+        session = tf.Session(graph=graph, config=runner.config.session_config)
+        session.run(tf.global_variables_initializer())
+        restore.after_create_session(session, None)
+
+    def close():
+        session.close()
+        folder.cleanup()
+
+    return spec, features, session, close
+
+
 def build_step(
     competitor: str, setting: sizes.Model
 ) -> tuple[Callable[[], None], Callable[[], None]]:
@@ -88,26 +125,11 @@ def build_step(
       releases its resources.
     """
     configure_competitor(competitor, setting)
-    settings = bound_settings.read_settings()
-    vocabulary = types.SimpleNamespace(vocab_size=setting.vocabulary)
-    folder = tempfile.TemporaryDirectory()
     shapes = {
         "inputs": (setting.batch_size, setting.inputs),
         "targets": (setting.batch_size, setting.targets),
     }
-    with tf.Graph().as_default() as graph:
-        tf.set_random_seed(0)
-        tf.train.get_or_create_global_step()
-        runner = estimator.build(Run(settings, vocabulary, folder.name))
-        features = {name: tf.placeholder(tf.int32, shape) for name, shape in shapes.items()}
-        mode = tf.estimator.ModeKeys.TRAIN
-        spec = runner._call_model_fn(dict(features), None, mode, runner.config)
-        hooks = [*spec.training_hooks, *spec.training_chief_hooks]
-        (restore,) = (hook for hook in hooks if isinstance(hook, mtf.MtfRestoreHook))
-        restore.begin()
-        session = tf.Session(graph=graph, config=runner.config.session_config)
-        session.run(tf.global_variables_initializer())
-        restore.after_create_session(session, None)
+    spec, features, session, close = start(setting, tf.estimator.ModeKeys.TRAIN, shapes)
     rng = np.random.default_rng(0)
 
     def run(**trace):
@@ -117,9 +139,5 @@ def build_step(
             for name, shape in shapes.items()
         }
         session.run(spec.train_op, tokens, **trace)
-
-    def close():
-        session.close()
-        folder.cleanup()
 
     return run, close

@@ -21,6 +21,8 @@ from jax._src.lib.mlir.dialects import func, hlo
 ALL_REDUCE = "mtf.all_reduce"
 ALL_TO_ALL = "mtf.all_to_all"
 COLLECTIVE_PERMUTE = "mtf.collective_permute"
+# Names of the operations that are matrix products.
+PRODUCTS = ("stablehlo.dot", "stablehlo.dot_general")
 
 
 def convert(hlo_module: bytes, input_names: Sequence[str], donated: Mapping[int, int]) -> bytes:
@@ -41,7 +43,7 @@ def convert(hlo_module: bytes, input_names: Sequence[str], donated: Mapping[int,
     context = jax_mlir.make_ir_context()
     with context, ir.Location.unknown():
         module = ir.Module.parse(text)
-        for operation in list(_walk(module.operation)):
+        for operation in list(walk(module.operation)):
             _replace(operation)
         _set_precision(module)
         main = next(f for f in module.body.operations if f.name.value == "main")
@@ -54,12 +56,12 @@ def convert(hlo_module: bytes, input_names: Sequence[str], donated: Mapping[int,
         return jax_mlir.module_to_bytecode(module)
 
 
-def _walk(operation: Any) -> Iterator[Any]:
+def walk(operation: Any) -> Iterator[Any]:
     """Yields the operations inside an operation, innermost first."""
     for region in operation.regions:
         for block in region.blocks:
             for inner in block.operations:
-                yield from _walk(inner.operation)
+                yield from walk(inner.operation)
                 yield inner.operation
 
 
@@ -72,8 +74,8 @@ def _set_precision(module: Any) -> None:
     if name is None:
         return
     precision = hlo.PrecisionAttr.get(jax.lax.Precision(name).name)
-    for operation in _walk(module.operation):
-        if operation.name in ("stablehlo.dot", "stablehlo.dot_general"):
+    for operation in walk(module.operation):
+        if operation.name in PRODUCTS:
             operation.attributes["precision_config"] = ir.ArrayAttr.get([precision] * 2)
 
 
