@@ -164,5 +164,5 @@ def _draw_dropped(axis: Axes, sparse: PretrainingResult) -> None:
     axis.set_ylim(bottom=0)
     axis.set_xlabel("training step")
     axis.set_ylabel("dropped tokens (%)")
-    axis.set_title(f"Tokens over capacity of {sparse.name}, in training")
+    axis.set_title(f"Tokens over capacity of {sparse.name}")
     axis.grid(alpha=0.3)
