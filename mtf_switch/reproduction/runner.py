@@ -86,21 +86,34 @@ class Plan:
 
 @dataclasses.dataclass
 class _Running:
-    """A process that trains and evaluates, with its lock.
+    """A process that trains and evaluates, with its locks.
 
     If the training diverges, a second process evaluates its checkpoints.
+
+    Attributes:
+      folder: The folder of the model_dir, of the log and of the lock.
+      is_source: Whether it is the folder of a source, which stays.
+      resources: The lock of the folder, and the open log.
+      sources: The locks of the sources' folders, released when the sources are trained.
     """
 
     job: Job
     folder: str
+    is_source: bool
     process: subprocess.Popen
     log: IO[str]
     resources: contextlib.ExitStack
+    sources: contextlib.ExitStack
     evaluates_diverged: bool = False
 
     @property
     def model_dir(self) -> str:
         return os.path.join(self.folder, "model")
+
+    def release_sources(self) -> None:
+        """Lets other models start from the same sources, once this one has started."""
+        if os.path.isdir(self.model_dir):
+            self.sources.close()
 
     def read_log(self) -> str:
         with open(os.path.join(self.folder, _LOG), encoding="utf-8", errors="replace") as file:
@@ -149,6 +162,8 @@ def run_all(plan: Plan, jobs: Sequence[Job]) -> None:
                     if started.running is None:
                         break
                     running.append(started.running)
+                for one in running:
+                    one.release_sources()
                 bar.n = done + sum(one.count_steps() for one in running)
                 names = ", ".join(str(one.job) for one in running)
                 idle = "waits for another process" if waiting else ""
@@ -179,7 +194,7 @@ def _start_next(plan: Plan, waiting: list[Job]) -> _Started:
             waiting.remove(job)
             started.done.append(job)
             continue
-        running = _start(plan, job)
+        running = _start(plan, job, waiting)
         if running is not None:
             waiting.remove(job)
             started.running = running
@@ -187,21 +202,20 @@ def _start_next(plan: Plan, waiting: list[Job]) -> _Started:
     return started
 
 
-def _start(plan: Plan, job: Job) -> _Running | None:
-    """Starts a job; None if another process has it."""
-    configuration = plan.scale.hash_configuration(job.training)
-    folder = plan.folder.work_folder(job.training, job.seed, configuration)
+def _start(plan: Plan, job: Job, waiting: Sequence[Job]) -> _Running | None:
+    """Starts a job; None if another process has it, or has one of its sources."""
+    folder, is_source = _choose_folder(plan, job, waiting)
     model_dir = os.path.join(folder, "model")
-    sources = plan.scale.list_source_folders(job.training, job.seed, model_dir)
     resources = contextlib.ExitStack()
     try:
         resources.enter_context(run_lock.hold(folder))
-        # Models of one source are made one after another: the first one trains it.
-        for source in sources:
-            resources.enter_context(run_lock.hold(f"{source}.lock"))
+        sources = resources.enter_context(contextlib.ExitStack())
         # A process that was killed may have left its training behind, which goes on.
-        for busy in (model_dir, *sources):
-            run_lock.check_free(busy)
+        run_lock.check_free(model_dir)
+        # Models of one source start one after another: the first one trains it.
+        for source in plan.scale.list_source_folders(job.training, job.seed, model_dir):
+            sources.enter_context(run_lock.hold(os.path.dirname(source)))
+            run_lock.check_free(source)
     except UserError:
         resources.close()
         return None
@@ -215,7 +229,24 @@ def _start(plan: Plan, job: Job) -> _Running | None:
     path = os.path.join(folder, _LOG)
     log = resources.enter_context(open(path, "w", encoding="utf-8"))  # noqa: SIM115
     commands = plan.scale.make_commands(job.training, job.seed, model_dir)
-    return _Running(job, folder, _spawn(commands, log), log, resources)
+    process = _spawn(commands, log)
+    return _Running(job, folder, is_source, process, log, resources, sources)
+
+
+def _choose_folder(plan: Plan, job: Job, waiting: Sequence[Job]) -> tuple[str, bool]:
+    """Returns the folder of a job, and whether it is the one of a source.
+
+    What others start from is trained once: in the folder of a source, if there is one already,
+    or if a job of this seed that waits starts from it.
+    """
+    configuration = plan.scale.hash_configuration(job.training)
+    folder = plan.folder.work_folder(job.training, job.seed, configuration)
+    model_dir = os.path.join(folder, "model")
+    source = plan.scale.source_folder(job.training, job.seed, model_dir)
+    starts = (one.training.sources for one in waiting if one.seed == job.seed)
+    if os.path.isdir(source) or any(job.training in sources for sources in starts):
+        return os.path.dirname(source), True
+    return folder, False
 
 
 def _spawn(commands: Sequence[Sequence[str]], log: IO[str]) -> subprocess.Popen:
@@ -265,7 +296,7 @@ def _finish(plan: Plan, one: _Running) -> list[str]:
         except UserError as error:
             return [f"{one.job} ({error})"]
         plan.folder.write(result, one.job.training)
-        if not plan.keeps_model_dirs:
+        if not plan.keeps_model_dirs and not one.is_source:
             shutil.rmtree(one.folder, ignore_errors=True)
     return []
 

@@ -145,12 +145,14 @@ class Scale:
         return commands
 
     def list_source_folders(self, training: Training, seed: int, model_dir: str) -> list[str]:
-        """Returns the model_dirs of `Training.sources`."""
-        beside = os.path.dirname(os.path.dirname(model_dir))
-        return [
-            os.path.join(beside, f"source_{one.name}-{seed}-{self.hash_configuration(one)[:8]}")
-            for one in training.sources
-        ]
+        """Returns the model_dirs of `Training.sources`, given the model_dir of the training."""
+        return [self.source_folder(one, seed, model_dir) for one in training.sources]
+
+    def source_folder(self, source: Training, seed: int, model_dir: str) -> str:
+        """Returns the model_dir of a source, given the one of a model that starts from it."""
+        work = os.path.dirname(os.path.dirname(model_dir))
+        name = f"source_{source.name}-{seed}-{self.hash_configuration(source)[:8]}"
+        return os.path.join(work, name, "model")
 
     def _make(self, training: Training, seed: int, model_dir: str, source: str) -> list[str]:
         """Returns the command that makes a model from the folder of its source."""

@@ -160,35 +160,68 @@ def test_a_job_that_another_process_holds_is_left_until_it_is_free(
     ]
 
 
-def test_students_of_one_teacher_run_one_after_another(tmp_path, monkeypatch) -> None:
-    students = [Training(name, source=SWITCH, command="distil") for name in ("first", "second")]
-    jobs = [Job(students[0], 0), Job(students[1], 0), Job(T5, 0)]
-    running, most = [], []
+STUDENTS = [Training(name, source=SWITCH, command="distil") for name in ("first", "second")]
 
-    def spawn_and_count(commands, log):
-        process = spawn(commands[-2:], log)
-        if commands[1][0] == "distil":
-            running.append(process)
-        most.append(sum(one.poll() is None for one in running))
-        return process
 
-    monkeypatch.setattr(runner, "_spawn", spawn_and_count)
-    runner.run_all(make_plan(tmp_path, at_once=3), jobs)
-    assert names(tmp_path) == ["first-0.json", "second-0.json", "t5-0.json"]
-    assert max(most) == 1
+def test_the_next_student_starts_when_its_teacher_is_trained(tmp_path) -> None:
+    plan, waiting = make_plan(tmp_path), [Job(student, 0) for student in STUDENTS]
+    first = runner._start_next(plan, waiting).running
+    teacher, distil, _ = plan.scale.make_commands(STUDENTS[0], 0, first.model_dir)
+    assert (teacher[0], distil[0]) == ("train", "distil")
+    # The fake trains the teacher alone.
+    assert first.process.wait(timeout=60) == 0
+    first.release_sources()
+    assert runner._start_next(plan, waiting).running is None
+    first.process = spawn([distil, []], first.log)
+    assert first.process.wait(timeout=60) == 0
+    first.release_sources()
+    second = runner._start_next(plan, waiting).running
+    assert (second.job.training, waiting) == (STUDENTS[1], [])
+    second.process.wait(timeout=60)
+    second.resources.close()
+    assert runner._finish(plan, first) == []
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_teacher_that_is_a_row_is_trained_once(tmp_path, monkeypatch, keeps) -> None:
+    trained = []
+
+    def spawn_each(commands, log):
+        *sources, make, evaluate = commands
+        trained.extend(command[-1] for command in (*sources, make))
+        return spawn([make, evaluate], log)
+
+    monkeypatch.setattr(runner, "_spawn", spawn_each)
+    jobs = [Job(SWITCH, 0), *(Job(student, 0) for student in STUDENTS), Job(SWITCH, 1)]
+    runner.run_all(make_plan(tmp_path, keeps=keeps), jobs)
+    assert len(names(tmp_path)) == 4
+    teacher, *after_first, other_seed = (Path(flag.split("=")[1]).parent for flag in trained)
+    assert teacher.name.startswith("source_switch_8-0-")
+    assert [folder.name.split("-")[0] for folder in after_first] == [
+        *("source_switch_8", "first", "source_switch_8", "second"),
+    ]
+    assert after_first[0] == after_first[2] == teacher
+    # Nothing starts from the other seed.
+    assert other_seed.name.startswith("switch_8-1-")
+    assert teacher.is_dir()
+    assert other_seed.is_dir() == keeps
+
+
+def test_a_folder_of_a_source_serves_a_later_row(tmp_path) -> None:
+    plan = make_plan(tmp_path)
+    model_dir = plan.scale.source_folder(SWITCH, 0, str(tmp_path / "work" / "any" / "model"))
+    os.makedirs(model_dir)
+    runner.run_all(plan, [Job(SWITCH, 0)])
+    assert names(tmp_path) == ["switch_8-0.json"]
+    assert os.path.isfile(os.path.join(model_dir, "config.gin"))
 
 
 def test_a_student_waits_while_another_process_has_its_teacher(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(runner, "_spawn", lambda commands, log: spawn(commands[-2:], log))
-    student, plan = (
-        Job(Training("student", source=SWITCH, command="distil"), 0),
-        make_plan(tmp_path),
-    )
-    version = plan.scale.hash_configuration(student.training)
-    folder = plan.folder.work_folder(student.training, 0, version)
-    (teacher,) = plan.scale.list_source_folders(student.training, 0, f"{folder}/model")
+    student, plan = Job(STUDENTS[0], 0), make_plan(tmp_path)
+    teacher = plan.scale.source_folder(SWITCH, 0, str(tmp_path / "work" / "any" / "model"))
     waiting = [student, Job(T5, 0)]
-    with run_lock.hold(f"{teacher}.lock"):
+    with run_lock.hold(os.path.dirname(teacher)):
         other = runner._start_next(plan, waiting).running
         assert (other.job, waiting) == (Job(T5, 0), [student])
         assert runner._start_next(plan, waiting).running is None
@@ -197,7 +230,7 @@ def test_a_student_waits_while_another_process_has_its_teacher(tmp_path, monkeyp
     for one in (other, later):
         one.process.wait(timeout=60)
         assert runner._finish(plan, one) == []
-    assert names(tmp_path) == ["student-0.json", "t5-0.json"]
+    assert names(tmp_path) == ["first-0.json", "t5-0.json"]
 
 
 def test_two_processes_share_a_folder(tmp_path) -> None:
@@ -250,7 +283,7 @@ def test_a_signal_ends_the_processes_of_the_jobs(tmp_path, monkeypatch, number, 
 
 def test_the_steps_of_the_bar_come_from_the_log(tmp_path) -> None:
     fake_training.write_model_dir(str(tmp_path / "model"), seed=0)
-    running = runner._Running(JOBS[0], str(tmp_path), None, None, None)
+    running = runner._Running(JOBS[0], str(tmp_path), False, None, None, None, None)
     assert running.count_steps() == 4
     (tmp_path / "model" / "train_log.csv").write_text("step,seconds\r\n")
     assert running.count_steps() == 0
