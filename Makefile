@@ -96,7 +96,7 @@ lab-outputs: install $(LAB_INSTALLED) ## execute the lab's notebook, and keep it
 	@$(PYTHON) -m nbconvert --to=notebook --execute --inplace --log-level=WARN \
 		--ClearMetadataPreprocessor.enabled=True $(NOTEBOOK)
 
-bench: install ## measure the Switch layer, a training step, its memory and its input, decoding and the two runtimes; HF_PYTHON=... adds transformers
+bench: install ## measure the Switch layer, a training step, its memory and input, whole commands, decoding and the two runtimes; HF_PYTHON=... adds transformers
 	@$(PYTHON) benchmarks/run_all.py $(if $(HF_PYTHON),--hf_python $(HF_PYTHON)) $(BENCH_FLAGS)
 
 test: install-dev ## run the tests without the slow ones; PROCESSES=1 runs one file at a time

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -22,9 +21,13 @@ import tqdm
 from mtf_switch import machine
 from mtf_switch.errors import UserError
 
+# The key of the results of `measure_gemm_rates`.
+GEMM_RATES = "gemm_flops_per_second"
 _FOLDER = Path(__file__).parent
 _WARM_UP = 3
 _PACKAGES = ("tensorflow", "mesh-tensorflow", "numpy")
+# Rows and columns of the matrices whose product gives the rate of the machine, and the turns.
+_GEMM_SIZE, _GEMM_TURNS = 2048, 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +176,7 @@ def compare_competitors(
     """Times competitors in turns, after `warm_up` turns, and closes them.
 
     Returns:
-      One result per competitor: its name, its median seconds, the median and the quartiles of
+      One result per competitor: its name, the median and the quartiles of its seconds and of
       its ratio to the competitor `base` (None without it), and the circumstances.
     """
     seconds = time_in_turns(competitors, repetitions, label, warm_up)
@@ -185,13 +188,50 @@ def compare_competitors(
 
 def _summarize(seconds: Mapping[str, Sequence[float]], base: str) -> Iterator[dict[str, Any]]:
     for name, times in seconds.items():
-        result = {"competitor": name, "seconds": statistics.median(times)}
+        low, median, high = find_quartiles(times)
+        result = {"competitor": name, "seconds": median, "seconds_quartiles": [low, high]}
         middle = quartiles = None
         if base in seconds:
             ratios = [one / other for one, other in zip(times, seconds[base])]
-            low, middle, high = statistics.quantiles(ratios, n=4)
+            low, middle, high = find_quartiles(ratios)
             quartiles = [low, high]
         yield result | {f"ratio_to_{base}": middle, "ratio_quartiles": quartiles}
+
+
+def find_quartiles(values: Sequence[float]) -> list[float]:
+    """Returns the quartiles with the median between them; none is outside the values."""
+    return statistics.quantiles(values, n=4, method="inclusive")
+
+
+def measure_gemm_rates(hf_python: str | None = None) -> dict[str, float]:
+    """Measures the rate of a product of two large float32 matrices, in turns.
+
+    Ratios of libraries differ between machines of the same name, because these rates do.
+
+    Args:
+      hf_python: Python of an environment with torch, or None.
+
+    Returns:
+      The FLOP/s, from the median time, by library: "tensorflow" and, with `hf_python`, "torch".
+
+    Raises:
+      UserError: If that environment cannot run it.
+    """
+    pythons = {"tensorflow": sys.executable} | ({"torch": hf_python} if hf_python else {})
+    workers = {
+        library: time_worker(
+            [python, str(_FOLDER / "gemm_worker.py"), library],
+            {"size": _GEMM_SIZE},
+            None,
+            f"{library} of {python}",
+        )
+        for library, python in pythons.items()
+    }
+    seconds = time_in_turns(workers, _GEMM_TURNS, "matrix products")
+    for worker in workers.values():
+        worker.close()
+    flops = 2 * _GEMM_SIZE**3
+    return {library: flops / statistics.median(times) for library, times in seconds.items()}
 
 
 def collect_provenance(competitors: Mapping[str, Competitor]) -> dict[str, Any]:
@@ -201,21 +241,33 @@ def collect_provenance(competitors: Mapping[str, Competitor]) -> dict[str, Any]:
         versions |= competitor.versions
     return {
         "command": format_command(),
-        "commit": _describe_commit(),
+        "commit": machine.find_commit(),
         "versions": {"python": platform.python_version(), **versions},
-        "machine": f"{machine.processor_name()}, {os.cpu_count()} cores",
+        "machine": name_machine(),
         "malloc": os.environ.get("GLIBC_TUNABLES", "default"),
     }
 
 
+def name_machine() -> str:
+    """Returns the processor's model and the number of cores."""
+    return f"{machine.processor_name()}, {os.cpu_count()} cores"
+
+
 def format_origin(result: Mapping[str, Any]) -> str:
-    """Formats what `collect_provenance` adds to a result."""
+    """Formats what `collect_provenance` and `run_benchmark` add to a result."""
     versions = [f"{name} {version}" for name, version in result["versions"].items()]
+    # Results of before the rates were measured have none.
+    rates = [
+        f"{1e-9 * rate:.0f} GFLOP/s with {library}"
+        for library, rate in result.get(GEMM_RATES, {}).items()
+    ]
+    size = f"{_GEMM_SIZE} x {_GEMM_SIZE}"
     return "; ".join(
         [
             f"`{result['command']}`",
             f"commit {result['commit']}",
             result["machine"],
+            *([f"float32 products of {size} matrices: {', '.join(rates)}"] if rates else []),
             ", ".join(versions),
             f"GLIBC_TUNABLES: {result['malloc']}",
         ]
@@ -223,15 +275,15 @@ def format_origin(result: Mapping[str, Any]) -> str:
 
 
 def format_command() -> str:
-    """Returns the command of this process."""
-    return " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    """Returns the command of this process, with the last part of each absolute path."""
+    return " ".join(["python", os.path.relpath(sys.argv[0]), *map(_shorten, sys.argv[1:])])
 
 
-def _describe_commit() -> str:
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        command = ["git", "-C", str(_FOLDER), "describe", "--always", "--dirty"]
-        return subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()
-    return "unknown"
+def _shorten(argument: str) -> str:
+    """Returns "--hf_python=path/to/python" for "--hf_python=/home/me/torch/bin/python"."""
+    name, equals, value = argument.rpartition("=")
+    short = f"path/to/{os.path.basename(value)}" if os.path.isabs(value) else value
+    return f"{name}{equals}{short}"
 
 
 def run_benchmark(
@@ -241,6 +293,8 @@ def run_benchmark(
     format_results: Callable[[list[dict[str, Any]]], str],
 ) -> int:
     """Runs a benchmark and prints each result as JSON at once, or all of them as a table.
+
+    Each result also gets the rates of `measure_gemm_rates`, under the key GEMM_RATES.
 
     Args:
       name: The name of the benchmark, for errors.
@@ -253,7 +307,9 @@ def run_benchmark(
     """
     results = []
     try:
-        for result in measure(options):
+        rates = measure_gemm_rates(getattr(options, "hf_python", None))
+        for found in measure(options):
+            result = {**found, GEMM_RATES: rates}
             results.append(result)
             if options.json:
                 print(json.dumps(result), flush=True)

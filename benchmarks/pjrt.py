@@ -1,6 +1,6 @@
 """Compares the runtimes: TensorFlow's Estimator and PJRT, on one CPU device and on eight.
 
-    python benchmarks/pjrt.py --page
+    python benchmarks/pjrt.py --models switch_tiny
 
 Each run is a process of its own, `run_switch.py train` on the project's own text. The runtimes
 take turns, so that a machine whose speed changes treats both alike. The time of a step is the
@@ -8,9 +8,6 @@ mean of the second half of a run. Start-up is the time of the process beyond its
 graph, compilation, and the checkpoints of the first and the last step. Reading is the time in
 which the input pipeline makes a batch, alone, which every process of a run does for the whole
 batch.
-
---page keeps the results in docs/runtimes.json, from which the table of docs/performance.md is
-made.
 """
 
 from __future__ import annotations
@@ -18,9 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib.metadata
-import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,15 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import measure
-import page_table
 from tqdm import tqdm
 
-from mtf_switch import whole_file
-from mtf_switch.report import Report
+from mtf_switch.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "docs/runtimes.json"
-PAGE = ROOT / "docs/performance.md"
 RUNTIMES = ("estimator", "pjrt")
 # The layout of a model on several devices.
 LAYOUTS = {"switch_tiny": "expert_data", "t5_tiny": "data"}
@@ -74,61 +65,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=7, help="runs of each combination")
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--models", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
-    parser.add_argument("--output_dir", help="folder that gets pjrt.json and pjrt.md")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object per line instead of a table"
     )
-    parser.add_argument(
-        "--page",
-        action="store_true",
-        help="keep the results in docs/runtimes.json, and make the table of "
-        "docs/performance.md from them",
-    )
-    parser.add_argument(
-        "--table_only", action="store_true", help="only make the table of the page again"
-    )
     options = parser.parse_args(arguments)
-    if options.table_only:
-        write_page()
-        return 0
     if options.steps < 4 or options.rounds < 2:
         parser.error("--steps must be at least 4, and --rounds 2, to show a spread")
-    origin = measure.collect_provenance({})
-    origin["versions"]["jax"] = importlib.metadata.version("jax")
-    data = {**origin, "results": list(measure_all(options))}
-    table = format_results(data["results"])
-    if options.json:
-        for result in data["results"]:
-            print(json.dumps({**result, **origin}))
-    else:
-        print(f"{table}\n\n{measure.format_origin(origin)}")
-    if options.output_dir:
-        Report("pjrt", table, data, {"pjrt.md": f"{table}\n"}).write(options.output_dir)
-    if options.page:
-        whole_file.write_text(RESULTS, json.dumps(data, indent=2) + "\n")
-        write_page()
-    return 0
-
-
-def write_page() -> None:
-    """Makes the table of the page from the results that are kept, if there are any."""
-    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else None
-    page_table.replace(PAGE, "benchmarks/pjrt.py", format_page(found))
-
-
-def format_page(data: Mapping[str, Any] | None) -> str:
-    """Formats results and their origin for the page; None means that there are none."""
-    if data is None:
-        return "**Not run.**"
-    first = data["results"][0]
-    return (
-        f"{format_results(data['results'])}\n\n{measure.format_origin(data)}. "
-        f"Each row has {len(first[SPEED])} runs of {first['steps']} steps, which took turns."
-    )
+    return measure.run_benchmark("pjrt", options, measure_all, format_results)
 
 
 def measure_all(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yields the quantities of each combination, in all rounds."""
+    """Yields the quantities of each combination, in all rounds.
+
+    Raises:
+      UserError: If a command fails.
+    """
+    origin = measure.collect_provenance({})
+    origin["versions"]["jax"] = importlib.metadata.version("jax")
     cells = [
         (model, devices, runtime)
         for model in options.models
@@ -151,6 +104,7 @@ def measure_all(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "steps": options.steps,
             "reading_cpu_seconds_per_batch": reading[model][0],
             **{name: [run[name] for run in found] for name in (SPEED, START_UP)},
+            **origin,
         }
 
 
@@ -195,7 +149,9 @@ def _run(*arguments: str) -> str:
         check=False,
     )
     if done.returncode:
-        sys.exit(f"{' '.join(arguments[:2])} has failed:\n{done.stderr[-2000:]}")
+        lines = done.stderr.strip().splitlines() or ["it printed nothing"]
+        name = "the reading of batches" if arguments[0] == "-c" else f"`{' '.join(arguments)}`"
+        raise UserError(f"{name} fails: {lines[-1]}")
     return done.stdout
 
 
@@ -216,12 +172,14 @@ def format_results(results: Sequence[Mapping[str, Any]]) -> str:
             ]
         )
     headers = ("model", "devices", "runtime", "tokens/s", "ratio", "start-up, s")
-    return measure.format_table([*headers, "reading a batch, CPU ms"], rows)
+    table = measure.format_table([*headers, "reading a batch, CPU ms"], rows)
+    rounds, steps = len(results[0][SPEED]), results[0]["steps"]
+    return f"{table}\n\nEach row has {rounds} runs of {steps} steps, which took turns."
 
 
 def _format(values: Sequence[float], form: str) -> str:
     """Formats the median and the quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    low, middle, high = measure.find_quartiles(values)
     return f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
 

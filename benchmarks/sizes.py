@@ -67,3 +67,24 @@ class Model:
     def tokens(self) -> int:
         """Tokens per step."""
         return self.batch_size * (self.inputs + self.targets)
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of the matrix products of a training step, without empty slots of experts.
+
+        A multiplication and an addition are two FLOPs. For each product forward, there are two
+        of its size backward. All tokens attend to all positions. Embeddings are read by index.
+        """
+        inner = 64 * self.heads
+        encoder, decoder = self.batch_size * self.inputs, self.batch_size * self.targets
+        tokens = encoder + decoder
+        # Self-attention: queries, keys, values and outputs; cross-attention: the same.
+        projections = 4 * tokens * self.d_model * inner
+        projections += 2 * (encoder + decoder) * self.d_model * inner
+        # Logits and values of the self-attentions, and of the cross-attention.
+        attended = encoder * self.inputs + decoder * (self.targets + self.inputs)
+        blocks = projections + 2 * attended * inner + 2 * tokens * self.d_model * self.d_ff
+        # Every other feed-forward layer is sparse.
+        router = tokens * self.d_model * self.experts // 2 if self.experts > 1 else 0
+        logits = decoder * self.d_model * self.vocabulary
+        return 2 * 3 * (self.blocks * (blocks + router) + logits)

@@ -157,21 +157,28 @@ def _cpu_of_children() -> float:
 
 def format_results(results: list[dict[str, Any]]) -> str:
     """Formats a table with a row for each command and checkout."""
+    headers = ["command", "checkout", "seconds (quartiles)", "CPU seconds (quartiles)"]
+    headers += ["of other (quartiles)"]
     rows = []
     for result in results:
-        ratio = result["ratio_to_other"]
-        quartiles = result["ratio_quartiles"]
+        ratio = ""
+        if result["ratio_to_other"] is not None:
+            low, high = result["ratio_quartiles"]
+            ratio = f"{result['ratio_to_other']:.2f} ({low:.2f} to {high:.2f})"
+        low, high = result["seconds_quartiles"]
+        cpu_low, cpu, cpu_high = measure.find_quartiles(result["cpu_seconds"])
         rows.append(
             [
                 result["what"],
                 result["competitor"],
-                f"{result['seconds']:.1f}",
-                f"{min(result['cpu_seconds']):.1f}",
-                "" if ratio is None else f"{ratio:.2f}",
-                "" if quartiles is None else f"{quartiles[0]:.2f}-{quartiles[1]:.2f}",
+                f"{result['seconds']:.1f} ({low:.1f} to {high:.1f})",
+                f"{cpu:.1f} ({cpu_low:.1f} to {cpu_high:.1f})",
+                ratio,
             ]
         )
-    headers = ["command", "checkout", "seconds", "least CPU seconds", "of other", "quartiles"]
+    if all(result["competitor"] == "this" for result in results):
+        headers = [headers[0], *headers[2:4]]
+        rows = [[row[0], *row[2:4]] for row in rows]
     return measure.format_table(headers, rows)
 
 

@@ -64,6 +64,7 @@ def measure_steps(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             **dataclasses.asdict(setting),
             "competitor": result["competitor"].split()[0],
             "tokens": setting.tokens,
+            "flops": setting.flops,
             "tokens_per_second": setting.tokens / result["seconds"],
         }
 
@@ -106,10 +107,23 @@ def format_results(results: list[dict[str, Any]]) -> str:
                 f"{result['tokens_per_second']:,.0f}",
                 relative,
                 spread,
+                _format_peak_share(result),
             ]
         )
-    headers = ["competitor", "experts", "ms", "tokens/s", "of dense", "quartiles"]
-    return measure.format_table(headers, rows)
+    headers = ["competitor", "experts", "ms", "tokens/s", "of dense", "quartiles", "of peak"]
+    return (
+        f"{measure.format_table(headers, rows)}\n\n"
+        "The ratio of tokens/s to the dense model's is that of the same turn (median and "
+        "quartiles). The peak is the rate of one large product with the same library."
+    )
+
+
+def _format_peak_share(result: dict[str, Any]) -> str:
+    """Formats the FLOP/s of the products that the model needs, as a share of the peak."""
+    library = "torch" if result["competitor"].startswith("hf") else "tensorflow"
+    if result["dtype"] != "float32":
+        return ""
+    return f"{result['flops'] / result['seconds'] / result[measure.GEMM_RATES][library]:.2f}"
 
 
 def main(arguments: list[str] | None = None) -> int:

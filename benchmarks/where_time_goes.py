@@ -1,16 +1,21 @@
-"""Prints where the time of a training step goes, from TensorFlow's trace.
+"""Shows where the time of a training step goes, from TensorFlow's traces.
 
-    python benchmarks/where_time_goes.py --competitor gather --experts 32
+    python benchmarks/where_time_goes.py --competitors dense gather --experts 32
 
-The times of all operations are added up, so on n cores the sum is up to n times the wall time.
+The models and their steps are those of train_step.py. The times of all operations of a part are
+added up, so on n cores the sum is up to n times the wall time.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
 import re
+import statistics
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import measure
 import sizes
@@ -37,44 +42,107 @@ def find_part(operation: str) -> str:
     return next(matches, "other")
 
 
-def trace_step(competitor: str, setting: sizes.Model) -> list[tuple[str, str, float]]:
-    """Traces one training step. Returns (name, type, milliseconds) of each operation."""
+def measure_parts(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yields a result for each competitor: the milliseconds of each part and operation type."""
+    for name in options.competitors:
+        setting = sizes.Model(1 if name == "dense" else options.experts)
+        traces = trace_steps(name, setting, options.repetitions)
+        yield {
+            "competitor": name,
+            **dataclasses.asdict(setting),
+            "repetitions": options.repetitions,
+            "parts": _add_up([[(find_part(op), ms) for op, _, ms in each] for each in traces]),
+            "types": _add_up([[(kind, ms) for _, kind, ms in each] for each in traces]),
+            **measure.collect_provenance({}),
+        }
+
+
+def trace_steps(
+    competitor: str, setting: sizes.Model, repetitions: int
+) -> list[list[tuple[str, str, float]]]:
+    """Traces training steps. Returns (name, type, milliseconds) of each operation, by step."""
     logs.show_errors_only()
     # These imports take seconds, and parsing the options does not need them.
     import step_graphs
     import tensorflow.compat.v1 as tf
 
-    metadata = tf.RunMetadata()
     options = tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE)
     run, close = step_graphs.build_step(competitor, setting)
     for _ in range(4):
         run()
-    run(options=options, run_metadata=metadata)
+    traces = []
+    for _ in range(repetitions):
+        metadata = tf.RunMetadata()
+        run(options=options, run_metadata=metadata)
+        traces.append(
+            [
+                (node.node_name, node.timeline_label.split(" = ")[-1].split("(")[0], ms)
+                for device in metadata.step_stats.dev_stats
+                for node in device.node_stats
+                for ms in [node.all_end_rel_micros / 1e3]
+            ]
+        )
     close()
-    return [
-        (node.node_name, node.timeline_label.split(" = ")[-1].split("(")[0], ms)
-        for device in metadata.step_stats.dev_stats
-        for node in device.node_stats
-        for ms in [node.all_end_rel_micros / 1e3]
-    ]
+    return traces
+
+
+def _add_up(traces: Sequence[Sequence[tuple[str, float]]]) -> dict[str, float]:
+    """Adds up the times of each name in a step. Returns the medians of the steps."""
+    sums = [collections.Counter() for _ in traces]
+    for spent, trace in zip(sums, traces):
+        for name, ms in trace:
+            spent[name] += ms
+    names = dict.fromkeys(name for spent in sums for name in spent)
+    return {name: statistics.median(spent[name] for spent in sums) for name in names}
+
+
+def format_results(results: Sequence[Mapping[str, Any]]) -> str:
+    """Formats a row for each part of the step, with two columns for each competitor."""
+    return _format_times(results, "part", "parts")
+
+
+def _format_times(
+    results: Sequence[Mapping[str, Any]], title: str, key: str, limit: int | None = None
+) -> str:
+    headers = [title]
+    totals = [sum(result[key].values()) for result in results]
+    for result in results:
+        label = "dense" if result["experts"] == 1 else f"{result['experts']} experts"
+        headers += [f"{label} ({result['competitor']}), core-ms", "share"]
+    names = dict.fromkeys(name for result in results for name in result[key])
+    # The last competitor decides the order, since a sparse model has all parts.
+    order = sorted(names, key=lambda name: -results[-1][key].get(name, 0.0))[:limit]
+    rows = []
+    for name in order:
+        row = [name]
+        for result, total in zip(results, totals):
+            ms = result[key].get(name)
+            row += ["", ""] if ms is None else [f"{ms:.0f}", f"{ms / total:.0%}"]
+        rows.append(row)
+    rows.append(["all", *(cell for total in totals for cell in (f"{total:.0f}", ""))])
+    return measure.format_table(headers, rows)
+
+
+def format_with_types(results: Sequence[Mapping[str, Any]]) -> str:
+    """Formats the parts, and the types of operations that take the most time."""
+    return f"{format_results(results)}\n\n{_format_times(results, 'type', 'types', 12)}"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the parts and the types of operations that take the most time."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--competitor", default="gather", choices=("dense", "gather", "einsum"))
-    parser.add_argument("--experts", type=int, default=32)
+    """Runs the benchmark and returns its exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add, choices = parser.add_argument, ("dense", "gather", "einsum", "upstream")
+    add("--competitors", nargs="+", choices=choices, default=["dense", "gather"])
+    add("--experts", type=int, default=32, help="E")
+    add("--repetitions", type=int, default=5, help="number of traced steps")
+    add("--json", action="store_true", help="print one JSON object per line instead of tables")
     options = parser.parse_args(arguments)
-    operations = trace_step(options.competitor, sizes.Model(options.experts))
-    total = sum(ms for *_, ms in operations)
-    for title, key in (("part", lambda o: find_part(o[0])), ("type", lambda o: o[1])):
-        spent: collections.Counter = collections.Counter()
-        for operation in operations:
-            spent[key(operation)] += operation[2]
-        rows = [[k, f"{ms:.0f}", f"{ms / total:.0%}"] for k, ms in spent.most_common(12)]
-        print(measure.format_table([title, "ms", "share"], rows) + "\n")
-    print(f"total: {total:.0f} ms")
-    return 0
+    if options.repetitions < 1:
+        parser.error("--repetitions must be at least 1")
+    return measure.run_benchmark("where_time_goes", options, measure_parts, format_with_types)
 
 
 if __name__ == "__main__":

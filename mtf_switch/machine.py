@@ -57,8 +57,8 @@ def read_peak_memory() -> int:
 def find_commit() -> str:
     """Returns the commit of the code, with "and changes" if files differ from it.
 
-    Files in docs/results do not count: `reproduce` writes them. In a wheel, `setup.py` has
-    written the commit into a file.
+    Files in docs do not count: `reproduce` and the benchmarks write their results there. In a
+    wheel, `setup.py` has written the commit into a file.
     """
     written = _PACKAGE / "commit.txt"
     if written.is_file():
@@ -67,7 +67,7 @@ def find_commit() -> str:
         return "unknown"
     try:
         commit = _run_git("describe", "--always").stdout.strip()
-        changed = _run_git("diff", "--quiet", "HEAD", "--", ".", ":(exclude)docs/results")
+        changed = _run_git("diff", "--quiet", "HEAD", "--", ".", ":(exclude)docs")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return f"{commit} and changes" if changed.returncode else commit

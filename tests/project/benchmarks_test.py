@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 
 import live_tensors
+import measure
 import page_table
 import pytest
+import sizes
 import startup
 import tiny_run
 
 from mtf_switch.config import gin_files
+
+pytestmark = pytest.mark.usefixtures("gemm_rates")
 
 BENCHMARKS = gin_files.GIN_FOLDER.parent / "benchmarks"
 TINY_LAYER = ["--tokens=64", "--group_sizes=32", "--d_model=8", "--d_ff=16", "--experts=4"]
@@ -29,7 +34,9 @@ def benchmark_modules(monkeypatch):
     return switch_layer, train_step
 
 
-def test_the_layers_benchmark_prints_an_object_for_each_competitor(benchmark_modules, capsys):
+def test_the_layers_benchmark_prints_an_object_for_each_competitor(
+    benchmark_modules, gemm_rates, capsys
+):
     switch_layer, _ = benchmark_modules
     competitors = ["dense", "gather", "einsum", "upstream"]
     assert switch_layer.main([*TINY_LAYER, "--json", "--competitors", *competitors]) == 0
@@ -37,7 +44,9 @@ def test_the_layers_benchmark_prints_an_object_for_each_competitor(benchmark_mod
     assert [result["competitor"] for result in found] == competitors
     assert found[0]["ratio_to_dense"] == 1.0
     for result in found:
-        assert result["seconds"] > 0
+        low, high = result["seconds_quartiles"]
+        assert 0 < low <= result["seconds"] <= high
+        assert result[measure.GEMM_RATES] == gemm_rates
         assert (result["experts"], result["capacity_factor"]) == (4, 1.25)
         assert (result["tokens"], result["group_size"], result["dtype"]) == (64, 32, "float32")
         assert result["versions"]["tensorflow"].startswith("2.15")
@@ -72,14 +81,15 @@ def test_the_steps_benchmark_has_a_row_for_each_number_of_experts(
     import step_graphs
 
     monkeypatch.setattr(step_graphs, "build_step", lambda *_: (lambda: None, lambda: None))
+    monkeypatch.setattr(measure.time, "perf_counter", itertools.count().__next__)
+    monkeypatch.setattr(sizes.Model, "flops", 10**9)
     flags = ["--experts", "2", "4", "--competitors", "dense", "gather", "upstream"]
     assert train_step.main([*TINY_STEP, *flags]) == 0
-    rows = [
-        line.split("|")[1:3] for line in capsys.readouterr().out.splitlines() if "|" in line
-    ]
-    rows = [tuple(cell.strip() for cell in row) for row in rows[2:]]
-    assert rows == [("dense", "1"), *(
-        (name, experts) for name in ("gather", "upstream") for experts in ("2", "4")
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if "|" in line]
+    rows = [tuple(row[i].strip() for i in (1, 2, 7)) for row in rows[2:]]
+    # A step takes 1 s here: 10^9 FLOP/s are half of TensorFlow's rate.
+    assert rows == [("dense", "1", "0.50"), *(
+        (name, experts, "0.50") for name in ("gather", "upstream") for experts in ("2", "4")
     )]  # fmt: skip
 
 
@@ -114,8 +124,8 @@ def test_options_that_cannot_be_are_refused(benchmark_modules, capsys, flags, me
     assert message in capsys.readouterr().err
 
 
-def test_the_runtimes_benchmark_writes_a_table_and_all_runs(
-    benchmark_modules, monkeypatch, tmp_path, capsys
+def test_the_runtimes_benchmark_prints_a_table_and_all_runs(
+    benchmark_modules, monkeypatch, capsys
 ):
     del benchmark_modules
     import pjrt
@@ -128,37 +138,20 @@ def test_the_runtimes_benchmark_writes_a_table_and_all_runs(
 
     monkeypatch.setattr(pjrt, "measure_run", measure_run)
     monkeypatch.setattr(pjrt, "measure_reading", lambda model: (0.004, 2560))
-    flags = ["--models=t5_tiny", "--devices=8", "--steps=4", "--rounds=3", "--page"]
-    page = tmp_path / "page.md"
-    page.write_text(pjrt.PAGE.read_text())
-    monkeypatch.setattr(pjrt, "PAGE", page)
-    monkeypatch.setattr(pjrt, "RESULTS", tmp_path / "kept.json")
-    assert pjrt.main([*flags, f"--output_dir={tmp_path}"]) == 0
-    results = json.loads((tmp_path / "pjrt.json").read_text())["results"]
-    # The runtimes take turns.
-    assert [result[pjrt.SPEED] for result in results] == [[100, 200, 300], [200, 600, 300]]
-    row = (tmp_path / "pjrt.md").read_text().splitlines()[-1]
+    flags = ["--models=t5_tiny", "--devices=8", "--steps=4", "--rounds=3"]
+    assert pjrt.main(flags) == 0
+    out = capsys.readouterr().out
+    # The runtimes take turns: speeds of 100, 200, 300 and 200, 600, 300.
+    (row,) = (line for line in out.splitlines() if "| pjrt " in line)
     assert "300 (250 to 450)" in row
     assert "2.00 (1.50 to 2.50)" in row
-    assert row in capsys.readouterr().out
-    assert row in page.read_text()
-    assert "Each row has 3 runs of 4 steps" in page.read_text()
-    text = page.read_text()
-    assert pjrt.main(["--table_only"]) == 0
-    assert page.read_text() == text
+    assert "Each row has 3 runs of 4 steps" in out
     speeds = iter([100.0, 200.0] * 3)
-    assert pjrt.main([*flags[:-1], "--json"]) == 0
+    assert pjrt.main([*flags, "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["runtime"] for line in lines] == list(pjrt.RUNTIMES)
+    assert [line[pjrt.SPEED] for line in lines] == [[100.0] * 3, [200.0] * 3]
     assert lines[0]["versions"]["jax"]
-
-
-def test_the_page_has_the_table_of_the_runtimes(benchmark_modules):
-    del benchmark_modules
-    import pjrt
-
-    found = json.loads(pjrt.RESULTS.read_text()) if pjrt.RESULTS.exists() else None
-    assert pjrt.format_page(found) in pjrt.PAGE.read_text()
 
 
 def test_a_page_without_a_place_for_a_table_is_not_changed(tmp_path):

@@ -10,6 +10,8 @@ import pytest
 
 from mtf_switch.config import gin_files
 
+pytestmark = pytest.mark.usefixtures("gemm_rates")
+
 BENCHMARKS = gin_files.GIN_FOLDER.parent / "benchmarks"
 
 
