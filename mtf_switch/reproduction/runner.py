@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -23,10 +22,11 @@ from typing import IO
 from tqdm import tqdm
 
 from mtf_switch.config import gin_files
-from mtf_switch.errors import Interrupted, UserError, join_first
+from mtf_switch.errors import UserError, join_first
 from mtf_switch.model_dirs import run_lock
 from mtf_switch.reproduction import collecting, origins
 from mtf_switch.reproduction.exhibit import Training
+from mtf_switch.reproduction.noted_signals import NotedSignals
 from mtf_switch.reproduction.results_folder import ResultsFolder
 from mtf_switch.reproduction.scales import Scale
 from mtf_switch.reproduction.training_result import TrainingResult
@@ -145,7 +145,7 @@ def run_all(plan: Plan, jobs: Sequence[Job]) -> None:
     steps = {job: max(1, plan.scale.count_steps(job.training)) for job in jobs}
     waiting, running, failures = list(jobs), [], []
     done = 0
-    with _Signals() as signals, tqdm(total=sum(steps.values()), unit="step") as bar:
+    with NotedSignals() as signals, tqdm(total=sum(steps.values()), unit="step") as bar:
         try:
             while running or (waiting and not failures):
                 signals.check()
@@ -332,34 +332,3 @@ def _stop(one: _Running) -> None:
         except subprocess.TimeoutExpired:
             one.process.kill()
             one.process.wait()
-
-
-class _Signals:
-    """Notes SIGINT and SIGTERM, so that they end the work between two steps of the loop.
-
-    A signal in the middle of a step could leave a process behind that nobody knows of.
-    """
-
-    def __init__(self):
-        self._received: int | None = None
-
-    def __enter__(self) -> _Signals:
-        self._before = {
-            number: signal.signal(number, self._receive)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: object) -> None:
-        self._received = number
-
-    def check(self) -> None:
-        """Raises what the received signal would have raised, if there was one."""
-        if self._received == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self._received is not None:
-            raise Interrupted(self._received, "Stopped by a signal.")
