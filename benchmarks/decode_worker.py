@@ -48,7 +48,7 @@ def build_decoding(setting: Mapping[str, Any]) -> Callable[[], float]:
         gin_config.bind(f"Bitransformer.decode.{name}", value)
     shape = (model.batch_size, model.inputs)
     mode = tf.estimator.ModeKeys.PREDICT
-    spec, features, session, _ = step_graphs.start(model, mode, {"inputs": shape})
+    spec, features, session, _ = step_graphs.start(model.vocabulary, mode, {"inputs": shape})
     rng = np.random.default_rng(0)
 
     def step() -> float:

@@ -234,6 +234,20 @@ def measure_gemm_rates(hf_python: str | None = None) -> dict[str, float]:
     return {library: flops / statistics.median(times) for library, times in seconds.items()}
 
 
+def check_checkout() -> None:
+    """Checks that what is measured is the code beside this file, whose commit is reported.
+
+    Raises:
+      UserError: If Python imports mtf_switch from another checkout, as where it is installed.
+    """
+    here, found = _FOLDER.resolve().parent, Path(machine.__file__).resolve().parents[1]
+    if found != here:
+        raise UserError(
+            f"Python imports mtf_switch from {found}, and the benchmarks are those of {here}. "
+            f"Set PYTHONPATH={here}."
+        )
+
+
 def collect_provenance(competitors: Mapping[str, Competitor]) -> dict[str, Any]:
     """Collects the command, the commit, the versions and the machine."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -303,10 +317,11 @@ def run_benchmark(
       format_results: Formats all results as a table.
 
     Returns:
-      The exit code: 0, or 2 after an error in the options, which is printed in one line.
+      The exit code: 0, or 2 after a mistake of the user, which is printed in one line.
     """
     results = []
     try:
+        check_checkout()
         rates = measure_gemm_rates(getattr(options, "hf_python", None))
         for found in measure(options):
             result = {**found, GEMM_RATES: rates}

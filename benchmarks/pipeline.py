@@ -4,7 +4,8 @@
 
 `corpus` are the batches of the embedded text as `run_switch.py train` reads them, `seqio` the
 same batches by seqio and T5, example by example, and `one_batch` one of them again and again.
-Steps take turns in one session, and differ only in the pipeline that they read from.
+`cache` reads the documents' tokens from seqio's cache, and `tfds` the documents from a data set
+of TFDS, both by seqio and T5. Steps take turns in one session, and differ only in the pipeline.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import measure
 
 from mtf_switch.upstream import logs
 
-PIPELINES = ("one_batch", "corpus", "seqio")
+PIPELINES = ("one_batch", "corpus", "seqio", "cache", "tfds")
+_BY_SEQIO = PIPELINES[2:]
 _MODEL = ("models/switch_tiny.gin", "runs/demo.gin")
 _WARM_UP = 20
 
@@ -44,11 +46,16 @@ def measure_pipelines(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     import tensorflow.compat.v1 as tf
 
     from mtf_switch.config import gin_config
+    from mtf_switch.runs import configured_run
 
     gin_config.parse(list(_MODEL), ["run_config.seed.value = 0"])
-    with tempfile.TemporaryDirectory() as folder, tf.Graph().as_default():
-        tf.set_random_seed(0)
-        readers, steps, session = _build(folder, options.competitors)
+    with tempfile.TemporaryDirectory() as folder:
+        run = configured_run.make_run(folder)
+        # The files are written in eager mode, and the steps are those of a graph.
+        tasks = {name: _prepare_task(name, run) for name in options.competitors}
+        with tf.Graph().as_default():
+            tf.set_random_seed(0)
+            readers, steps, session = _build(run, tasks)
         reading = {name: _time_reading(read, options.batches) for name, read in readers.items()}
         competitors = {
             name: measure.time_in_this_process(step, lambda: None)
@@ -63,17 +70,16 @@ def measure_pipelines(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _build(
-    folder: str, names: list[str]
+    run: Any, tasks: dict[str, str]
 ) -> tuple[dict[str, Callable], dict[str, Callable], Any]:
     """Builds one training step, and returns functions that read a batch or run the step."""
     import mesh_tensorflow as mtf
     import tensorflow.compat.v1 as tf
 
-    from mtf_switch.runs import configured_run, estimator
+    from mtf_switch.runs import estimator
 
-    run = configured_run.make_run(folder)
     tf.train.get_or_create_global_step()
-    datasets = {name: _make_dataset(name, run.settings) for name in names}
+    datasets = {name: _make_dataset(name, task, run.settings) for name, task in tasks.items()}
     iterators = {name: tf.data.make_one_shot_iterator(d) for name, d in datasets.items()}
     handle = tf.placeholder(tf.string, [])
     first = next(iter(datasets.values()))
@@ -99,19 +105,33 @@ def _build(
     return readers, steps, session
 
 
-def _make_dataset(name: str, settings: Any) -> Any:
+def _prepare_task(name: str, run: Any) -> str:
+    """Makes the files that a pipeline reads. Returns the name of the task that reads them."""
+    import prepared_text
+    import seqio
+
+    task = seqio.get_mixture_or_task(run.settings.task)
+    if name == "tfds":
+        return prepared_text.add_tfds_task(task, f"{run.model_dir}/tfds")
+    if name == "cache":
+        prepared_text.write_cache(task, f"{run.model_dir}/cache")
+        seqio.add_global_cache_dirs([f"{run.model_dir}/cache"])
+    return task.name
+
+
+def _make_dataset(name: str, task: str, settings: Any) -> Any:
     import tensorflow.compat.v1 as tf
     from t5.models import mesh_transformer
 
     from mtf_switch.runs import data, training_data
 
-    if name == "seqio":
+    if name in _BY_SEQIO:
         examples = data.build_quickly(
             lambda: mesh_transformer.mesh_train_dataset_fn(
-                settings.task, settings.sequence_length
+                task, settings.sequence_length, use_cached=name == "cache"
             )
         )
-        batches = examples.batch(settings.batch_size, drop_remainder=True)
+        batches = examples.repeat().batch(settings.batch_size, drop_remainder=True)
         return batches.prefetch(tf.data.experimental.AUTOTUNE)
     batches = training_data.make_train_input_fn(settings, 0)(None)
     return batches.take(1).cache().repeat() if name == "one_batch" else batches

@@ -106,6 +106,7 @@ BENCHMARKS = (
     ),
     Benchmark("pipeline", "The input pipeline", "pipeline"),
     Benchmark("startup", "Whole commands", "startup"),
+    Benchmark("checkpoints", "Checkpoints", "checkpoints"),
     Benchmark("decode", "Decoding", "decode", hf=("hf",), competitors=("this",)),
     Benchmark(
         "pjrt",
@@ -173,12 +174,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if kept_results.read(benchmark.name):
                 write_table(benchmark)
         return 0
-    if options.page:
-        try:
+    try:
+        measure.check_checkout()
+        if options.page:
             kept_results.check_origin({b.name for b in BENCHMARKS} - set(options.only))
-        except UserError as error:
-            print(f"run_all: {error}", file=sys.stderr)
-            return 2
+    except UserError as error:
+        print(f"run_all: {error}", file=sys.stderr)
+        return 2
     os.makedirs(options.output_dir, exist_ok=True)
     sections, failed = measure_all(chosen, options)
     page = "\n".join(["# Benchmarks\n", *sections])

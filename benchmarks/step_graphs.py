@@ -79,22 +79,26 @@ def configure_competitor(competitor: str, setting: sizes.Model) -> None:
 
 
 def start(
-    setting: sizes.Model, mode: str, shapes: Mapping[str, tuple[int, int]]
+    vocabulary_size: int,
+    mode: str,
+    shapes: Mapping[str, tuple[int, int]],
+    parent: str | None = None,
 ) -> tuple[tf.estimator.EstimatorSpec, dict[str, tf.Tensor], tf.Session, Callable[[], None]]:
     """Builds the graph of the configured model, and starts a session with initial weights.
 
     Args:
-      setting: The sizes.
+      vocabulary_size: The number of tokens.
       mode: One of tf.estimator.ModeKeys.
       shapes: Feature -> [B, L].
+      parent: Folder in which the model_dir is made; None for that of temporary files.
 
     Returns:
       What the model function returned, the placeholders of the features, the session, and a
       function that releases its resources.
     """
     settings = bound_settings.read_settings()
-    vocabulary = types.SimpleNamespace(vocab_size=setting.vocabulary)
-    folder = tempfile.TemporaryDirectory()
+    vocabulary = types.SimpleNamespace(vocab_size=vocabulary_size)
+    folder = tempfile.TemporaryDirectory(dir=parent)
     with tf.Graph().as_default() as graph:
         tf.set_random_seed(0)
         tf.train.get_or_create_global_step()
@@ -129,7 +133,9 @@ def build_step(
         "inputs": (setting.batch_size, setting.inputs),
         "targets": (setting.batch_size, setting.targets),
     }
-    spec, features, session, close = start(setting, tf.estimator.ModeKeys.TRAIN, shapes)
+    spec, features, session, close = start(
+        setting.vocabulary, tf.estimator.ModeKeys.TRAIN, shapes
+    )
     rng = np.random.default_rng(0)
 
     def run(**trace):

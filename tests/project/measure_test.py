@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import measure
 import pytest
 import sizes
+
+from mtf_switch import machine
+from mtf_switch.errors import UserError
 
 
 def test_the_rate_is_the_flops_of_a_product_over_its_median_time(monkeypatch):
@@ -79,3 +83,11 @@ def test_the_flops_of_a_step_are_those_of_its_products(experts):
 def test_quartiles_are_never_outside_the_values():
     assert measure.find_quartiles([3.0, 1.0]) == [1.5, 2.0, 2.5]
     assert measure.find_quartiles([1.0, 2.0, 5.0, 3.0, 4.0]) == [2.0, 3.0, 4.0]
+
+
+def test_the_code_of_another_checkout_is_not_measured(monkeypatch, tmp_path):
+    measure.check_checkout()
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "mtf_switch/machine.py"))
+    here = Path(measure.__file__).resolve().parents[1]
+    with pytest.raises(UserError, match=f"from {tmp_path}, .* Set PYTHONPATH={here}"):
+        measure.check_checkout()
