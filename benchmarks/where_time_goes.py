@@ -107,8 +107,8 @@ def _format_times(
     headers = [title]
     totals = [sum(result[key].values()) for result in results]
     for result in results:
-        label = "dense" if result["experts"] == 1 else f"{result['experts']} experts"
-        headers += [f"{label} ({result['competitor']}), core-ms", "share"]
+        experts = "" if result["experts"] == 1 else f", {result['experts']} experts"
+        headers += [f"{result['competitor']}{experts}: core-ms", "share"]
     names = dict.fromkeys(name for result in results for name in result[key])
     # The last competitor decides the order, since a sparse model has all parts.
     order = sorted(names, key=lambda name: -results[-1][key].get(name, 0.0))[:limit]
