@@ -28,9 +28,10 @@ _TF_ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "tanh": tf.nn.tanh,
 }
 
-# On a CPU, if a transposed float32 kernel has this many weights or more, TensorFlow's plain
-# matrix product takes up to three times as long as the same product in a batch of one. With
-# smaller kernels the plain product is faster (benchmarks/NOTES.md).
+# On a CPU, if a transposed float32 kernel has this many weights or more and more columns than
+# rows, TensorFlow's plain matrix product takes up to three times as long as the same product in
+# a batch of one. With other kernels the plain product is as fast or faster
+# (benchmarks/NOTES.md, rows 4 to 4c).
 _LARGE_KERNEL = 2**18
 
 
@@ -265,7 +266,8 @@ def _multiply_rows(rows: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Calla
 
     def compute_gradients(dy):
         dkernel = tf.matmul(rows, dy, transpose_a=True)
-        if kernel.shape.num_elements() < _LARGE_KERNEL:
+        height, width = kernel.shape.as_list()
+        if height >= width or height * width < _LARGE_KERNEL:
             return tf.matmul(dy, kernel, transpose_b=True), dkernel
         return tf.raw_ops.BatchMatMulV2(x=dy[None], y=kernel[None], adj_y=True)[0], dkernel
 

@@ -6,20 +6,25 @@ operations; on other machines, the optimizer takes a large part of the step.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import gin
 import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
 from mesh_tensorflow import optimize
+
+from mtf_switch.model import matrix_stacks
 
 
 @gin.configurable
 class LeanAdafactor(optimize.AdafactorOptimizer):
     """AdafactorOptimizer with the same variables, and equal updates except for rounding.
 
-    The gin parameters of AdafactorOptimizer configure it. It saves passes over memory in three
+    The gin parameters of AdafactorOptimizer configure it. It saves passes over memory in four
     places: it adds epsilon to means of squares and not to each square; it computes sums of
-    squares without a tensor of squares; and it combines clipping, parameter scale and learning
-    rate into one scalar.
+    squares without a tensor of squares; it combines clipping, parameter scale and learning rate
+    into one scalar; and on one device it passes over the kernels of experts one by one.
     """
 
     def apply_grad(self, grad: mtf.Tensor, var: mtf.Variable) -> list[mtf.Operation]:
@@ -51,13 +56,11 @@ class LeanAdafactor(optimize.AdafactorOptimizer):
         """
         vr, vc = _get_slot(var, "vr", var.shape - d0), _get_slot(var, "vc", var.shape - d1)
         with tf.variable_scope(var.name + "/adafactor"):
-            squared = mtf.square(grad)
-            new_vr, new_vc = (
-                self._update_mean(old, mtf.reduce_mean(squared, output_shape=old.shape))
-                for old in (vr, vc)
-            )
+            means = _compute_mean_squares(grad, d0, d1)
+            new_vr, new_vc = (self._update_mean(old, new) for old, new in zip((vr, vc), means))
             mean = mtf.reduce_mean(new_vr, reduced_dim=d1)
-            update = grad * mtf.rsqrt(new_vr / mean) * mtf.rsqrt(new_vc)
+            factors = mtf.rsqrt(new_vr / mean), mtf.rsqrt(new_vc)
+            update = _multiply_by_factors(grad, factors, d0, d1)
             return update, [mtf.assign(vr, new_vr), mtf.assign(vc, new_vc)]
 
     def _divide_by_squares(
@@ -88,6 +91,33 @@ class LeanAdafactor(optimize.AdafactorOptimizer):
             ratio = _root_mean_square(update) / self._clipping_threshold
             scale /= mtf.maximum(1.0, ratio)
         return scale
+
+
+def _compute_mean_squares(
+    x: mtf.Tensor, d0: mtf.Dimension, d1: mtf.Dimension
+) -> Sequence[mtf.Tensor]:
+    """Computes the means of squares over d0 and over d1."""
+    squared = mtf.square(x)
+    means = [mtf.reduce_mean(squared, output_shape=x.shape - d) for d in (d0, d1)]
+    if not matrix_stacks.is_stack(x, [d0, d1]):
+        return means
+    compute = functools.partial(matrix_stacks.mean_squares, axes=_find_axes(x, d0, d1))
+    return matrix_stacks.OnOneDevice(compute, [x], means).outputs
+
+
+def _multiply_by_factors(
+    x: mtf.Tensor, factors: Sequence[mtf.Tensor], d0: mtf.Dimension, d1: mtf.Dimension
+) -> mtf.Tensor:
+    """Multiplies x by two factors, the first of which has no d0 and the second no d1."""
+    product = x * factors[0] * factors[1]
+    if not matrix_stacks.is_stack(x, [d0, d1]):
+        return product
+    multiply = functools.partial(matrix_stacks.multiply, axes=_find_axes(x, d0, d1))
+    return matrix_stacks.OnOneDevice(multiply, [x, *factors], [product]).outputs[0]
+
+
+def _find_axes(x: mtf.Tensor, *dims: mtf.Dimension) -> list[int]:
+    return [x.shape.dims.index(dim) for dim in dims]
 
 
 def _get_slot(var: mtf.Variable, name: str, shape: mtf.Shape) -> mtf.Tensor:
