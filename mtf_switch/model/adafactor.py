@@ -24,7 +24,7 @@ class LeanAdafactor(optimize.AdafactorOptimizer):
     The gin parameters of AdafactorOptimizer configure it. It saves passes over memory in four
     places: it adds epsilon to means of squares and not to each square; it computes sums of
     squares without a tensor of squares; it combines clipping, parameter scale and learning rate
-    into one scalar; and on one device it passes over the kernels of experts one by one.
+    into one scalar; and on one device it makes no tensor of the squares of experts' gradients.
     """
 
     def apply_grad(self, grad: mtf.Tensor, var: mtf.Variable) -> list[mtf.Operation]:
@@ -59,8 +59,7 @@ class LeanAdafactor(optimize.AdafactorOptimizer):
             means = _compute_mean_squares(grad, d0, d1)
             new_vr, new_vc = (self._update_mean(old, new) for old, new in zip((vr, vc), means))
             mean = mtf.reduce_mean(new_vr, reduced_dim=d1)
-            factors = mtf.rsqrt(new_vr / mean), mtf.rsqrt(new_vc)
-            update = _multiply_by_factors(grad, factors, d0, d1)
+            update = grad * mtf.rsqrt(new_vr / mean) * mtf.rsqrt(new_vc)
             return update, [mtf.assign(vr, new_vr), mtf.assign(vc, new_vc)]
 
     def _divide_by_squares(
@@ -101,23 +100,10 @@ def _compute_mean_squares(
     means = [mtf.reduce_mean(squared, output_shape=x.shape - d) for d in (d0, d1)]
     if not matrix_stacks.is_stack(x, [d0, d1]):
         return means
-    compute = functools.partial(matrix_stacks.mean_squares, axes=_find_axes(x, d0, d1))
+    compute = functools.partial(
+        matrix_stacks.mean_squares, axes=[x.shape.dims.index(d) for d in (d0, d1)]
+    )
     return matrix_stacks.OnOneDevice(compute, [x], means).outputs
-
-
-def _multiply_by_factors(
-    x: mtf.Tensor, factors: Sequence[mtf.Tensor], d0: mtf.Dimension, d1: mtf.Dimension
-) -> mtf.Tensor:
-    """Multiplies x by two factors, the first of which has no d0 and the second no d1."""
-    product = x * factors[0] * factors[1]
-    if not matrix_stacks.is_stack(x, [d0, d1]):
-        return product
-    multiply = functools.partial(matrix_stacks.multiply, axes=_find_axes(x, d0, d1))
-    return matrix_stacks.OnOneDevice(multiply, [x, *factors], [product]).outputs[0]
-
-
-def _find_axes(x: mtf.Tensor, *dims: mtf.Dimension) -> list[int]:
-    return [x.shape.dims.index(dim) for dim in dims]
 
 
 def _get_slot(var: mtf.Variable, name: str, shape: mtf.Shape) -> mtf.Tensor:

@@ -1,14 +1,10 @@
-"""Adafactor's passes over stacks of matrices, such as the kernels of experts, on one device.
+"""Means of squares of stacks of matrices, such as the kernels of experts, in fewer passes.
 
-Each elementwise operation of Mesh TF passes over the whole stack, which no cache holds. One
-matrix stays in the cache from one pass to the next. Also, the gradient of a stack is made of
-the gradients of its matrices, which need not be copied into one tensor first.
+Adafactor's means in Mesh TF make a tensor of squares, which is as large as the weights.
 """
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Callable, Sequence
 
 import mesh_tensorflow as mtf
@@ -71,47 +67,15 @@ def mean_squares(stack: tf.Tensor, axes: Sequence[int]) -> tuple[tf.Tensor, ...]
     Returns:
       [N, Q] for axis 1, and [N, P] for axis 2; float32.
     """
-    matrices = unstack(stack)
-    return tuple(
-        tf.square(tf.stack([_compute_norms(x, axis - 1) for x in matrices]))
-        / stack.shape.as_list()[axis]
-        for axis in axes
-    )
+    sizes = stack.shape.as_list()
+    return tuple(tf.square(_compute_norms(stack, axis)) / sizes[axis] for axis in axes)
 
 
-def _compute_norms(matrix: tf.Tensor, axis: int) -> tf.Tensor:
-    """Computes the norms of the columns (axis 0) or of the rows (axis 1) of [P, Q]."""
-    rows, columns = matrix.shape.as_list()
-    if axis == 0 and rows % _BLOCK == 0:
-        blocks = tf.reshape(matrix, [-1, _BLOCK, columns])
-        matrix = tf.raw_ops.EuclideanNorm(input=blocks, axis=1)
-    return tf.raw_ops.EuclideanNorm(input=matrix, axis=axis)
-
-
-def multiply(
-    stack: tf.Tensor, *factors: tf.Tensor, axes: Sequence[int]
-) -> tuple[tf.Tensor, ...]:
-    """Multiplies each matrix by factors of its rows and columns.
-
-    Args:
-      stack: [N, P, Q].
-      *factors: One for each of `axes`: [N, Q] for axis 1, and [N, P] for axis 2.
-      axes: The axes over which the factors are repeated.
-
-    Returns:
-      The only result, [N, P, Q].
-    """
-    factors_of_matrices = [
-        tf.unstack(tf.expand_dims(x, axis)) for x, axis in zip(factors, axes)
-    ]
-    products = [
-        functools.reduce(operator.mul, x) for x in zip(unstack(stack), *factors_of_matrices)
-    ]
-    return (tf.stack(products),)
-
-
-def unstack(stack: tf.Tensor) -> list[tf.Tensor]:
-    """Returns the matrices of a stack, if possible those that it was made of."""
-    if stack.op.type == "Pack" and stack.op.get_attr("axis") == 0:
-        return list(stack.op.inputs)
-    return tf.unstack(stack)
+def _compute_norms(stack: tf.Tensor, axis: int) -> tf.Tensor:
+    """Computes the norms of the columns (axis 1) or of the rows (axis 2) of [N, P, Q]."""
+    number, rows, columns = stack.shape.as_list()
+    if axis == 1 and rows % _BLOCK == 0:
+        blocks = tf.reshape(stack, [-1, _BLOCK, columns])
+        norms = tf.raw_ops.EuclideanNorm(input=blocks, axis=1)
+        stack = tf.reshape(norms, [number, -1, columns])
+    return tf.raw_ops.EuclideanNorm(input=stack, axis=axis)

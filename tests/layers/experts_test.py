@@ -177,6 +177,18 @@ def test_slots_and_runs_agree_in_outputs_and_all_gradients(
         )
 
 
+@pytest.mark.parametrize(
+    ("shape", "batches"), [((512, 512), 0), ((640, 512), 0), ((512, 640), 1), ((64, 128), 0)]
+)
+def test_only_a_large_kernel_with_more_columns_than_rows_needs_a_batch_of_one(shape, batches):
+    with tf.Graph().as_default() as graph:
+        rows = tf.ones([3, shape[0]])
+        tf.gradients(experts._multiply_rows(rows, tf.ones(shape)), [rows])
+        products = [op.type for op in graph.get_operations() if "MatMul" in op.type]
+    assert len(products) == 3
+    assert products.count("BatchMatMulV2") == batches
+
+
 def test_unit_scaling_divides_each_kernel_by_the_root_of_its_fan_in():
     rng = np.random.default_rng(0)
     weights = oracle.Weights.draw(rng, M, E, F, 2)

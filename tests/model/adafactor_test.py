@@ -16,7 +16,7 @@ from mesh_tensorflow import optimize
 from mtf_switch.model.adafactor import LeanAdafactor
 
 SHAPES = {
-    "factored": "experts:4 d_model:130 expert_hidden:140",
+    "factored": "experts:4 d_model:136 expert_hidden:140",
     "experts_among_the_factored": "experts:150 d_model:130 expert_hidden:8",
     "matrix": "d_model:128 d_ff:256",
     "too_small": "experts:4 d_model:6 expert_hidden:9",
@@ -94,6 +94,12 @@ def test_each_step_equals_mesh_tensorflows(shape, arguments):
     assert_equal_updates(ours, theirs)
     # The weights change.
     assert np.abs(ours[1]["w"] - ours[0]["w"]).max() > 1e-5
+
+
+def test_kernels_with_more_rows_than_columns_are_updated_as_mesh_tensorflows():
+    shape = "experts:2 expert_hidden:150 d_model:130"
+    ours, theirs = (train(o, shape) for o in (LeanAdafactor, optimize.AdafactorOptimizer))
+    assert_equal_updates(ours, theirs)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-12])
