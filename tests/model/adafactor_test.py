@@ -118,6 +118,12 @@ def test_split_variables_are_updated_as_whole_ones(shape, devices):
     assert_equal_updates(train(LeanAdafactor, SHAPES[shape], devices=devices), one)
 
 
+def test_stacks_of_split_matrices_are_updated_as_whole_ones():
+    shape = "copies:3 d_model:136 d_ff:140"
+    one, two = (train(LeanAdafactor, shape, devices=devices) for devices in (1, 2))
+    assert_equal_updates(two, one)
+
+
 def test_it_takes_the_parameters_of_adafactor_optimizer_from_gin():
     gin.bind_parameter("AdafactorOptimizer.beta1", 0.5)
     (result,) = train(LeanAdafactor, SHAPES["matrix"], steps=1)
