@@ -58,8 +58,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     add("--repetitions", type=int, default=5, help="number of measured turns")
     add("--json", action="store_true", help="print one JSON object per line instead of a table")
     options = parser.parse_args(arguments)
-    if options.repetitions < 2:
-        parser.error("--repetitions must be at least 2, to show a spread")
+    measure.check_options(options, parser)
     return options
 
 

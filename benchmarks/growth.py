@@ -94,8 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--json", action="store_true", help="print one JSON object per line instead of a table"
     )
     options = parser.parse_args(arguments)
-    if options.repetitions < 2:
-        parser.error("--repetitions must be at least 2, to show a spread")
+    measure.check_options(options, parser)
     results = []
 
     def measure_and_keep(options):

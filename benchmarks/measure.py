@@ -60,8 +60,9 @@ def make_parser(description: str, competitors: Sequence[str]) -> argparse.Argume
 
 
 def check_options(options: argparse.Namespace, options_parser: argparse.ArgumentParser) -> None:
-    """Exits with the usage if the options are not valid."""
-    if not options.hf_python and any(name.startswith("hf") for name in options.competitors):
+    """Exits with the usage if options are not valid; a benchmark may have no competitors."""
+    names = getattr(options, "competitors", ())
+    if any(name.startswith("hf") for name in names) and not options.hf_python:
         options_parser.error("the competitors hf and hf_dense need --hf_python")
     if options.repetitions < 2:
         options_parser.error("--repetitions must be at least 2, to show a spread")
