@@ -63,17 +63,18 @@ def find_crossing(
 
     Args:
       points: Evaluations in the order of their steps.
-      quality: Negative log perplexity, in nats per target token.
+      quality: Negative log perplexity, in nats per target token. NaN is never reached.
       axis: Whether to return a step or seconds.
 
     Returns:
       The step or second; None if no evaluation reaches the quality.
     """
     for before, after in zip([None, *points], points):
-        if after.neg_log_perplexity < quality:
+        # An evaluation that is NaN reaches nothing either.
+        if not after.neg_log_perplexity >= quality:
             continue
         end = getattr(after, axis)
-        if before is None:
+        if before is None or not math.isfinite(before.neg_log_perplexity):
             return float(end)
         start = getattr(before, axis)
         rise = after.neg_log_perplexity - before.neg_log_perplexity
@@ -92,10 +93,13 @@ def compute_speed_up(
       axis: "step" as in Figures 4 and 8, or "seconds" as in Figures 5 and 6.
 
     Returns:
-      The factor; None if the sparse model does not reach the dense model's final quality, and
-      infinity if it has that quality before training.
+      The factor; None if the sparse model does not reach the dense model's final quality,
+      infinity if it has that quality before training, and NaN if that quality is not finite,
+      because the dense model has diverged.
     """
     final = dense[-1]
+    if not math.isfinite(final.neg_log_perplexity):
+        return math.nan
     crossing = find_crossing(sparse, final.neg_log_perplexity, axis)
     if crossing is None:
         return None
@@ -122,11 +126,14 @@ def summarize_speed_ups(
 def percent_of_gain(student: float, dense: float, teacher: float) -> float:
     """Returns 100 (student - dense) / (teacher - dense).
 
-    The percentage is negative for a student that is worse than the dense model.
+    The percentage is negative for a student that is worse than the dense model. A teacher that
+    is not ahead of the dense model has no gain of which a student could keep a part: NaN.
 
     Args:
       student: Quality of the student, such as its negative log perplexity.
       dense: Quality of the dense model of the student's size, trained without a teacher.
       teacher: Quality of the teacher.
     """
+    if not (math.isfinite(dense) and math.isfinite(teacher) and teacher > dense):
+        return math.nan
     return 100 * (student - dense) / (teacher - dense)

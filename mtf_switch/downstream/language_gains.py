@@ -7,11 +7,10 @@ is a histogram of the languages' speed-ups in steps.
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from mtf_switch.downstream import gains, quality_curve
+from mtf_switch.downstream import gains, quality_curve, student_interval
 from mtf_switch.downstream.gains import EvaluationPoint, SpeedUpSummary
 from mtf_switch.downstream.quality_curve import QualityCurve
 from mtf_switch.errors import UserError, join_first
@@ -24,7 +23,6 @@ PAPER_MEAN_SPEED_UP = 5.0
 PAPER_SHARE = 0.91
 # "at least a 4x step speedup"
 FACTOR = 4.0
-LEVEL = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Interval:
 
     Attributes:
       mean: The mean.
-      low, high: The ends; NaN with one seed.
+      low, high: The ends; NaN with one seed, or if a value is infinite.
     """
 
     mean: float
@@ -102,14 +100,7 @@ class LanguageComparison:
 
 def compute_interval(values: Sequence[float]) -> Interval:
     """Returns the mean of one value for each seed, and its confidence interval."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return Interval(mean, math.nan, math.nan)
-    from scipy import stats
-
-    error = stats.sem(values)
-    low, high = stats.t.interval(LEVEL, len(values) - 1, mean, error) if error else (mean, mean)
-    return Interval(mean, float(low), float(high))
+    return Interval(statistics.fmean(values), *student_interval.compute_ends(values))
 
 
 def compare(

@@ -153,6 +153,9 @@ def read_rows(run: Run, result: Evaluation) -> list[Row]:
 
     Returns:
       The rows in the order of their steps: that of the mixture, then those of its tasks.
+
+    Raises:
+      UserError: If there is none, because the quality of the result is NaN or infinite.
     """
     found = quality_curve.read_evaluations(
         run.model_dir, result.task, result.split, result.limit, skips_damaged=True
@@ -182,6 +185,11 @@ def read_rows(run: Run, result: Evaluation) -> list[Row]:
                     seconds.get(step),
                 )
             )
+    if not rows:
+        raise UserError(
+            f"No evaluation in {run.model_dir} has a finite negative log perplexity, so there "
+            "is no curve. Evaluate an earlier checkpoint with --checkpoint_steps."
+        )
     return rows
 
 

@@ -139,11 +139,24 @@ def read_evaluations(
     return found
 
 
+class DivergedError(UserError):
+    """The evaluation of a checkpoint is NaN or infinite, so its model has diverged.
+
+    Attributes:
+      step: The step of the checkpoint.
+    """
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
+
+
 def read_evaluation(path: str) -> dict[str, Any]:
     """Reads one file of `eval`; see `evaluation.Evaluation`.
 
     Raises:
-      UserError: If it is damaged.
+      DivergedError: If a negative log perplexity is NaN or infinite.
+      UserError: If the file is damaged.
     """
     try:
         data = json.loads(whole_file.read_text(path))
@@ -153,11 +166,20 @@ def read_evaluation(path: str) -> dict[str, Any]:
             raise TypeError("a value has another type")
         if not all(isinstance(text, str) for text in texts):
             raise TypeError("a value has another type")
-        for part in data.get("tasks", {}).values():
+        parts = data.get("tasks", {}).values()
+        for part in parts:
             if not all(isinstance(part[name], (int, float)) for name in _OF_A_TASK):
                 raise TypeError("a value has another type")
-        return data
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is damaged ({error}). Remove it; eval writes it again."
         ) from error
+    for quality in (of["neg_log_perplexity"] for of in (data, *parts)):
+        if not math.isfinite(quality):
+            raise DivergedError(
+                f"{path}: the negative log perplexity of the checkpoint of step {data['step']} "
+                f"is {quality}, so the model has diverged. Train again, for example with a "
+                "lower learning rate, or remove the file to leave this checkpoint out.",
+                data["step"],
+            )
+    return data

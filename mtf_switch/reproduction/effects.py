@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -46,12 +47,11 @@ def _by_seed(
 ) -> list[float]:
     """Computes a number for each seed that all rows have, so that rows are paired by seed.
 
-    Seeds without the metric are left out.
+    A seed without the metric has NaN.
     """
     found = [results.get(row, {}) for row in rows]
     seeds = set.intersection(*(set(of_row) for of_row in found))
-    values = [compute(*(of_row[seed] for of_row in found)) for seed in sorted(seeds)]
-    return [value for value in values if not math.isnan(value)]
+    return [compute(*(of_row[seed] for of_row in found)) for seed in sorted(seeds)]
 
 
 def _read_paper(paper: PaperNumbers, rows: tuple[str, ...], metric: str) -> list[float] | None:
@@ -82,7 +82,7 @@ class Difference:
         return estimates.estimate(self.compute(results), "difference")
 
     def compute(self, results: Results) -> list[float]:
-        """Returns the difference of each seed."""
+        """Returns the difference of each seed; NaN for a seed without the metric."""
 
         def subtract(first: TrainingResult, second: TrainingResult) -> float:
             a, b = (metrics.read(result, self.metric) for result in (first, second))
@@ -134,6 +134,8 @@ class Factor:
 class ShareOfGain:
     """The share of a teacher's gain over a dense model that a student keeps (ruling 43).
 
+    A seed in which the teacher is not ahead of the dense model has no gain, and is left out.
+
     Attributes:
       student, dense, teacher: Names of rows.
       metric: The quality, or the score on downstream tasks.
@@ -153,7 +155,11 @@ class ShareOfGain:
         return estimates.estimate(self.compute(results), "difference")
 
     def compute(self, results: Results) -> list[float]:
-        """Returns the share of each seed."""
+        """Returns the share of each seed.
+
+        It is minus infinity for a student that diverged, and NaN for a seed in which the
+        teacher has no gain.
+        """
 
         def divide(*of_rows: TrainingResult) -> float:
             return self._compute([metrics.read(result, self.metric) for result in of_rows])
@@ -165,13 +171,7 @@ class ShareOfGain:
         return values and self._compute(values)
 
     def _compute(self, values: Sequence[float]) -> float:
-        student, dense, teacher = values
-        # A teacher without a gain has no share of it.
-        if teacher == dense or not (math.isfinite(dense) and math.isfinite(teacher)):
-            return math.nan
-        if math.isinf(student):  # it diverged
-            return -math.inf
-        return gains.percent_of_gain(student, dense, teacher) / 100
+        return gains.percent_of_gain(*values) / 100
 
     def describe(self) -> str:
         return f"share of the gain of {self.teacher} over {self.dense}: {self.student}"
@@ -225,6 +225,10 @@ class SpeedUp:
 class Trend:
     """The slope of a metric against the binary logarithm of a number: the gain of a doubling.
 
+    The metric of a row that diverged is minus infinity. The slope is then the limit for an ever
+    worse metric, the same in all such rows: minus infinity if they have the larger numbers, and
+    infinity if they have the smaller ones. In between there is no limit, and it is NaN.
+
     Attributes:
       numbers: Name of a row -> its number, such as that of its experts.
       metric: See `metrics.METRICS`.
@@ -251,9 +255,14 @@ class Trend:
     def _slope(self, values: Sequence[float]) -> float:
         from scipy import stats
 
-        if -math.inf in values:
-            return -math.inf
         doublings = [math.log2(number) for _, number in self.numbers]
+        if any(map(math.isnan, values)):
+            return math.nan
+        if -math.inf in values:
+            # The least squares weigh a value by the distance of its x from the mean.
+            mean = statistics.fmean(doublings)
+            weight = sum(x - mean for x, v in zip(doublings, values) if v == -math.inf)
+            return math.nan if abs(weight) < 1e-9 else -math.copysign(math.inf, weight)
         return float(stats.linregress(doublings, values).slope)
 
     def describe(self) -> str:

@@ -1,7 +1,8 @@
 """Estimates an effect and its interval from one value for each seed, with scipy.
 
 Values can be infinite: a model that diverges has a negative log perplexity of minus infinity,
-and one that does not reach a quality needs infinitely many steps, so its speed-up is 0.
+and one that does not reach a quality needs infinitely many steps, so its speed-up is 0. NaN is
+a seed without a value, such as one in which a teacher has no gain. It is left out, and counted.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from mtf_switch.downstream import student_interval
+from mtf_switch.downstream.student_interval import LEVEL
+
 if TYPE_CHECKING:
     import numpy as np
 
-LEVEL = 0.95
 # With fewer seeds, the range of infinite values is not an interval.
 _SEEDS_FOR_RANGE = 5
 
@@ -29,10 +32,12 @@ class Estimate:
 
     Attributes:
       center: The mean over the seeds; for factors the geometric mean, and the median if a value
-        is infinite or a factor is 0.
+        is infinite or a factor is 0. NaN if it is unknown, for example because no seed has a
+        value.
       low, high: The ends of the interval; infinite if there are too few seeds for one.
-      seeds: The number of seeds.
+      seeds: The number of seeds that have a value.
       level: The coverage of the interval.
+      left_out: The number of seeds without a value.
     """
 
     center: float
@@ -40,6 +45,7 @@ class Estimate:
     high: float
     seeds: int
     level: float = LEVEL
+    left_out: int = 0
 
     @property
     def is_exact(self) -> bool:
@@ -55,38 +61,41 @@ def estimate(values: Sequence[float], kind: Kind) -> Estimate | None:
     probability 1 - 2^(1 - n), 94% for five seeds; with fewer seeds there is no interval.
 
     Args:
-      values: The effect of each seed. Factors are at least 0.
+      values: The effect of each seed. Factors are at least 0. NaN is left out.
       kind: What the values are.
     """
     if not values:
         return None
+    known = [value for value in values if not math.isnan(value)]
+    unknown = (0.0 if kind == "factor" else -math.inf, math.inf)
+    found = _estimate(known, kind, unknown) if known else Estimate(math.nan, *unknown, 0)
+    return dataclasses.replace(found, left_out=len(values) - len(known))
+
+
+def _estimate(values: Sequence[float], kind: Kind, unknown: tuple[float, float]) -> Estimate:
+    """Estimates an effect from values that are not NaN.
+
+    Args:
+      values: One value or more.
+      kind: What the values are.
+      unknown: The ends without an interval.
+    """
     import numpy as np
 
     with np.errstate(divide="ignore"):
         numbers = np.log(values) if kind == "factor" else np.asarray(values, float)
     back = np.exp if kind == "factor" else float
     count = len(numbers)
-    unknown = (0.0 if kind == "factor" else -math.inf, math.inf)
     if np.isfinite(numbers).all():
-        center = back(numbers.mean())
-        if count == 1:
-            return Estimate(float(center), *unknown, count)
-        low, high = _student_interval(numbers)
-        return Estimate(float(center), float(back(low)), float(back(high)), count)
+        ends = unknown
+        if count > 1:
+            ends = [float(back(end)) for end in student_interval.compute_ends(numbers.tolist())]
+        return Estimate(float(back(numbers.mean())), *ends, count)
     center = float(back(_median(numbers)))
     if count < _SEEDS_FOR_RANGE:
         return Estimate(center, *unknown, count)
     ends = (float(back(numbers.min())), float(back(numbers.max())))
     return Estimate(center, *ends, count, 1 - 2 ** (1 - count))
-
-
-def _student_interval(numbers: np.ndarray) -> tuple[float, float]:
-    from scipy import stats
-
-    error = stats.sem(numbers)
-    if error == 0:
-        return numbers.mean(), numbers.mean()
-    return stats.t.interval(LEVEL, len(numbers) - 1, loc=numbers.mean(), scale=error)
 
 
 def _median(numbers: np.ndarray) -> float:
@@ -98,7 +107,7 @@ def estimate_spread_factor(first: Sequence[float], second: Sequence[float]) -> E
     """Estimates the standard deviation of the first group divided by that of the second.
 
     The interval is that of the F test for variances, so it assumes normal values. It is unknown
-    if a group has fewer than two values or a value is infinite.
+    if a group has fewer than two values, or if a value is NaN or infinite.
     """
     seeds = min(len(first), len(second))
     if seeds < 2:
@@ -122,9 +131,10 @@ def estimate_spread_factor(first: Sequence[float], second: Sequence[float]) -> E
 def prediction_interval(values: Sequence[float]) -> tuple[float, float]:
     """Returns the interval in which one more value of the same distribution lies.
 
-    That is mean +- t s sqrt(1 + 1/n), with probability 95%; without bounds for one value.
+    That is mean +- t s sqrt(1 + 1/n), with probability 95%. It has no bounds for one value, or
+    if a value is NaN or infinite.
     """
-    if len(values) < 2:
+    if len(values) < 2 or not all(map(math.isfinite, values)):
         return -math.inf, math.inf
     from scipy import stats
 
@@ -148,20 +158,26 @@ def format_number(value: float | None, digits: int) -> str:
 
 
 def format_estimate(found: Estimate, signed: bool, digits: int = 3) -> str:
-    """Formats an effect with its interval, such as "+0.041 [+0.020, +0.062]"."""
+    """Formats an effect with its interval, such as "+0.041 [+0.020, +0.062]".
+
+    If seeds have no value, the number of those that have one follows: "+0.041 [+0.020, +0.062]
+    (3 of 5 seeds)".
+    """
 
     def text(value: float) -> str:
         if signed and 1e4 <= abs(value) < math.inf:
             return f"{value:+,.0f}"
         return f"{value:+.{digits}f}" if signed else f"{value:.2f}"
 
+    every = found.seeds + found.left_out
+    counted = f" ({found.seeds} of {every} seeds)" if found.left_out else ""
     if math.isnan(found.center):
-        return "unknown"
+        return f"unknown{counted}"
     if found.is_exact:
         return text(found.center)
     if found.seeds == 1:
-        return f"{text(found.center)} (1 seed)"
-    if math.isinf(found.high) and found.seeds > 1 and (found.low in (0.0, -math.inf)):
-        return f"{text(found.center)} (too few seeds for an interval)"
+        return f"{text(found.center)}{counted or ' (1 seed)'}"
+    if found.seeds < _SEEDS_FOR_RANGE and math.isinf(found.high - found.low):
+        return f"{text(found.center)} (too few seeds for an interval){counted}"
     level = "" if found.level == LEVEL else f" ({found.level:.0%})"
-    return f"{text(found.center)} [{text(found.low)}, {text(found.high)}]{level}"
+    return f"{text(found.center)} [{text(found.low)}, {text(found.high)}]{level}{counted}"

@@ -227,7 +227,11 @@ def _format_difference(
 
 
 def _format_ours(of_row: Mapping[int, TrainingResult], column: Column) -> str:
-    """Formats mean, standard deviation and interval of a metric over seeds."""
+    """Formats mean, standard deviation and interval of a metric over seeds.
+
+    Runs that diverged are named, and so is the number of seeds if some lack the metric.
+    """
+    every = len(of_row)
     values = [metrics.read(result, column.metric) for result in of_row.values()]
     values = [value for value in values if not math.isnan(value)]
     if not values:
@@ -235,14 +239,15 @@ def _format_ours(of_row: Mapping[int, TrainingResult], column: Column) -> str:
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return describe_divergence(of_row)
-    diverged = f" ({describe_divergence(of_row)})" if len(finite) < len(values) else ""
+    note = f" ({len(values)} of {every} seeds)" if len(values) < every else ""
+    note += f" ({describe_divergence(of_row)})" if len(finite) < len(values) else ""
     found = estimates.estimate(finite, "difference")
     text = format_number(found.center, column.digits)
     deviation = statistics.stdev(finite) if len(finite) > 1 else 0.0
     if deviation > 0:
         low, high = (format_number(end, column.digits) for end in (found.low, found.high))
         text += f" +- {format_number(deviation, column.digits)} [{low}, {high}]"
-    return text + diverged
+    return text + note
 
 
 def _to_data(

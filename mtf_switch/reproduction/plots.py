@@ -165,7 +165,8 @@ def _difference_by_row(
     metric = exhibit.compared_column.metric
     all_differences = []
     for place, row in enumerate(others):
-        differences = Difference(row.name, exhibit.baseline, metric).compute(results)
+        computed = Difference(row.name, exhibit.baseline, metric).compute(results)
+        differences = [value for value in computed if not np.isnan(value)]
         all_differences.append(differences)
         _draw_interval(axis, place, differences, _color(rows, row, exhibit.baseline))
         if not np.isfinite(differences).any() and describe_divergence(results[row.name]):
@@ -199,10 +200,10 @@ def _name_rows(axis: Axes, rows: Sequence[Row]) -> None:
 
 def _dropped_by_row(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results):
     for metric, marker in (("dropped_training", "o"), ("dropped_evaluation", "s")):
-        means = [
-            100 * np.mean([metrics.read(r, metric) for r in results[row.name].values()])
-            for row in rows
-        ]
+        # A seed that diverged has no evaluation, and does not hide the others.
+        every = [[metrics.read(r, metric) for r in results[row.name].values()] for row in rows]
+        known = [[value for value in of_row if not np.isnan(value)] for of_row in every]
+        means = [100 * np.mean(of_row) if of_row else np.nan for of_row in known]
         axis.plot(range(len(rows)), means, marker=marker, label=metrics.METRICS[metric])
     _name_rows(axis, rows)
     axis.set_ylabel("dropped tokens (%)")

@@ -56,10 +56,13 @@ def make_data(exhibit: Exhibit, row: Row, results: Results) -> dict[str, Any]:
 
 
 def compute_share(exhibit: Exhibit, row: Row, results: Results, seed: int) -> float | None:
-    """Returns the share of the gain that a student of a seed keeps; None if it is unknown."""
+    """Returns the share of the gain that a student of a seed keeps.
+
+    It is None without a result of the seed, or if the teacher of the seed has no gain.
+    """
     of_seed = {name: {seed: of[seed]} for name, of in results.items() if seed in of}
     found = _share(exhibit, row).compute(of_seed) if row.teacher else []
-    return found[0] if found else None
+    return None if not found or math.isnan(found[0]) else found[0]
 
 
 def _share(exhibit: Exhibit, row: Row) -> ShareOfGain:
