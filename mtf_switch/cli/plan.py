@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 
-from mtf_switch.cli import flags, inspection_flags, planning_flags
+from mtf_switch.cli import flags, inspection_flags, planned_teacher, planning_flags
 from mtf_switch.config import gin_files
 from mtf_switch.errors import UserError
 from mtf_switch.programs import tpu_compiler
@@ -63,26 +62,6 @@ def _check_compiler(options: argparse.Namespace) -> None:
         tpu_compiler.find_library()
 
 
-def _make_objective_factory(options: argparse.Namespace) -> Callable | None:
-    """Returns a function that makes the objective of a student; None without a teacher."""
-    if options.teacher is None:
-        return None
-    from mtf_switch.distillation.distillation import Distillation
-    from mtf_switch.distillation.settings import DistillationSettings
-    from mtf_switch.distillation.teacher import Teacher
-    from mtf_switch.planning import planner
-    from mtf_switch.runs.runtime import Target
-
-    planner.parse_files([options.teacher])
-    teacher = Teacher.capture()
-
-    def make_objective(settings, vocabulary):
-        model = teacher.build(settings, vocabulary, Target(on_tpu=True), drops_tokens=True)
-        return Distillation(teacher, model, DistillationSettings(teacher=options.teacher))
-
-    return make_objective
-
-
 def run_command(options: argparse.Namespace) -> None:
     """Plans a model under one layout, or compares layouts."""
     from tqdm import tqdm
@@ -96,7 +75,9 @@ def run_command(options: argparse.Namespace) -> None:
     for layout, files in tqdm(
         layouts.items(), "plan", unit="layout", leave=False, disable=len(layouts) < 2
     ):
-        make_objective = _make_objective_factory(options)
+        make_objective = None
+        if options.teacher is not None:
+            make_objective = planned_teacher.capture(options.teacher)
         settings = planner.parse_settings(files, options.gin_param, options.batch_tokens)
         if inspection_flags.print_if_asked(options):
             return

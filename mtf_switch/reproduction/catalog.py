@@ -55,7 +55,7 @@ def find(names: Sequence[str]) -> list[Exhibit]:
         if name not in (*EXHIBITS, ALL):
             raise UserError(
                 f"There is no table, figure or section {name!r}."
-                f"{suggest_names(name, EXHIBITS)} reproduce --list lists all."
+                f"{suggest_names(name, [*EXHIBITS, *SECTIONS])} reproduce --list lists all."
             )
     chosen = list(EXHIBITS) if ALL in names else list(dict.fromkeys(names))
     return [EXHIBITS[name] for name in chosen]
@@ -81,12 +81,18 @@ def find_row(name: str) -> tuple[Exhibit, Row]:
     """Returns a row by its name "table_11/argmax".
 
     Raises:
-      UserError: If it does not exist, or nothing stands for it at small scale.
+      UserError: If it does not exist, if the name is that of several exhibits, or if nothing
+        stands for the row at small scale.
     """
     exhibit_name, _, row_name = name.partition("/")
     if not row_name:
         raise UserError(
             f"{name!r} is not a row: write the exhibit and the row, such as table_11/argmax."
+        )
+    if exhibit_name == ALL or exhibit_name in SECTIONS:
+        raise UserError(
+            f"{exhibit_name!r} stands for several tables and figures, and a row belongs to one "
+            f"of them. Write its name, such as {find([exhibit_name])[0].name}/ROW."
         )
     (exhibit,) = find([exhibit_name])
     (row,) = select_rows(exhibit, [row_name])

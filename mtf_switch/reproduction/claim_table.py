@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from mtf_switch import report
+from mtf_switch.errors import name_program
 from mtf_switch.reproduction import estimates
 from mtf_switch.reproduction.estimates import format_estimate
 from mtf_switch.reproduction.verdicts import JudgedClaim
@@ -25,7 +27,7 @@ class Context:
       seeds: The number of seeds that were asked for.
       commit: The commit of this code.
       lock: See `Origin.lock`.
-      command: The command that trains what is missing.
+      flags: The flags of `reproduce` that train what is missing.
       unused: Names of results that another configuration made.
     """
 
@@ -33,8 +35,12 @@ class Context:
     seeds: int
     commit: str
     lock: str
-    command: str
+    flags: tuple[str, ...]
     unused: tuple[str, ...] = ()
+
+    def format_command(self, exhibit: str) -> str:
+        """Formats the command that trains what an exhibit lacks, for a shell."""
+        return f"{name_program()} {shlex.join(['reproduce', exhibit, *self.flags])}"
 
 
 def format_claims(judged: Sequence[JudgedClaim]) -> str:

@@ -87,9 +87,12 @@ class Row:
       paper_file: The file of gin/paper with the full-size row.
       paper: Metric -> the number that the paper prints.
       paper_files: Further gin files of the full-size row, after `paper_file`.
-      layout: The file of gin/layouts with which the full-size row is planned.
+      layout: The file of gin/layouts with which the full-size row is planned and run. For a
+        student it must split its teacher as well.
       paper_source: The file of gin/paper with the full-size model that is fine-tuned, pruned,
         or a teacher; "" without one.
+      source_layout: The file of gin/layouts with which `paper_source` is planned and trained;
+        "" for `layout`.
       teacher: For a student, the name of the row of its teacher; for a control, of the teacher
         with whose gain its own is compared.
       counted: Metric -> a number of the full-size model that is counted, and not measured.
@@ -103,6 +106,7 @@ class Row:
     paper_files: tuple[str, ...] = ()
     layout: str = "layouts/expert_32.gin"
     paper_source: str = ""
+    source_layout: str = ""
     teacher: str | None = None
     counted: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -192,5 +196,6 @@ class Exhibit:
 
     @property
     def label(self) -> str:
-        """The name in a text: "Table 11" for table_11, "Appendix B" for appendix_b."""
-        return self.name.replace("_", " ").title()
+        """The name in a text: "Table 11" for table_11, "Section 5.6" for section_5_6."""
+        kind, *place = self.name.split("_")
+        return f"{kind.title()} {'.'.join(place).upper()}"

@@ -89,7 +89,7 @@ def format_page(
     if any(results.values()):
         lines += [f"![{exhibit.title}]({exhibit.name}.png)", ""]
     lines += [f"- {note}" for note in exhibit.notes] + ([""] if exhibit.notes else [])
-    lines += ["## How to repeat it", "", "```", context.command, "```", ""]
+    lines += ["## How to repeat it", "", "```", context.format_command(exhibit.name), "```", ""]
     signatures = _signatures(exhibit, results)
     if signatures:
         summary = f"<summary>The {len(signatures)} results and what they depend on</summary>"

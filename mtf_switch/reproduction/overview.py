@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from mtf_switch import report
 from mtf_switch.report import Report
@@ -13,9 +13,15 @@ from mtf_switch.reproduction.effects import Results
 from mtf_switch.reproduction.exhibit import Exhibit
 from mtf_switch.reproduction.verdicts import JudgedClaim, Verdict
 
+_GUIDE = "docs/reproduction.md"
+
 
 def make_report(
-    all_results: Mapping[str, Results], context: Context, exhibits: Sequence[Exhibit]
+    all_results: Mapping[str, Results],
+    context: Context,
+    exhibits: Sequence[Exhibit],
+    pages: Collection[str],
+    guide: str | None = None,
 ) -> Report:
     """Makes README.md and claims.json: every claim of the paper with its verdict.
 
@@ -23,9 +29,11 @@ def make_report(
       all_results: Name of an exhibit -> the results of its rows.
       context: What the page says about the results.
       exhibits: All exhibits, in order.
+      pages: The names of the files beside the page. An exhibit without its page has no link.
+      guide: The path of docs/reproduction.md from the page; None if the page has no link to it.
     """
     judged = {e.name: verdicts.judge_all(e, all_results[e.name]) for e in exhibits}
-    page = _format_page(judged, all_results, context, exhibits)
+    page = _format_page(judged, context, exhibits, pages, guide)
     return Report(
         name="claims",
         text=_format_counts(judged),
@@ -54,18 +62,18 @@ def _count(what: str, claims: Sequence[JudgedClaim]) -> str:
 
 def _format_page(
     judged: Mapping[str, Sequence[JudgedClaim]],
-    all_results: Mapping[str, Results],
     context: Context,
     exhibits: Sequence[Exhibit],
+    pages: Collection[str],
+    guide: str | None,
 ) -> str:
-    missing = [e for e in exhibits if not any(all_results[e.name].values())]
     rows = []
     for exhibit in exhibits:
-        # What was not run has no page.
-        label = exhibit.label
-        link = label if exhibit in missing else f"[{label}]({exhibit.name}.md)"
+        page = f"{exhibit.name}.md"
+        link = f"[{exhibit.label}]({page})" if page in pages else exhibit.label
         for one in judged[exhibit.name]:
             rows.append([link, one.claim.text, *claim_table.format_numbers(one)])
+    guide_link = _GUIDE if guide is None else f"[{_GUIDE}]({guide})"
     lines = [
         GENERATED,
         "",
@@ -74,18 +82,32 @@ def _format_page(
         _format_counts(judged),
         "",
         "A verdict compares the 95% interval of an effect over seeds, paired by seed, with no "
-        "effect (0 for a difference, 1 for a factor) or the stated limit. "
-        "[docs/reproduction.md](../reproduction.md) defines every number.",
+        f"effect (0 for a difference, 1 for a factor) or the stated limit. {guide_link} "
+        "defines every number.",
         "",
         report.format_table(["", "claim", *claim_table.NUMBERS], rows),
     ]
+    missing = [
+        text
+        for exhibit in exhibits
+        for text in _explain_missing(exhibit, judged[exhibit.name], context)
+    ]
     if missing:
-        lines += ["", "## Not run", ""]
-        lines += [f"- {exhibit.label}: {_explain(exhibit, context)}" for exhibit in missing]
+        lines += ["", "## Not run", "", *missing]
     return "\n".join(lines) + "\n"
 
 
-def _explain(exhibit: Exhibit, context: Context) -> str:
-    """Returns the command of an exhibit that was not run, or the reason."""
-    command = context.command.replace(" all ", f" {exhibit.name} ")
-    return exhibit.only_at_paper_scale or f"`{command}`"
+def _explain_missing(
+    exhibit: Exhibit, judged: Sequence[JudgedClaim], context: Context
+) -> list[str]:
+    """Returns the command of an exhibit with claims that were not run, or the reason.
+
+    The list is empty if every claim was judged.
+    """
+    count = sum(one.verdict is Verdict.NOT_RUN for one in judged)
+    if not count:
+        return []
+    is_part = count < len(judged)
+    part = f" (in part: {count} of {len(judged)} claims)" if is_part else ""
+    reason = exhibit.only_at_paper_scale or f"`{context.format_command(exhibit.name)}`"
+    return [f"- {exhibit.label}{part}: {reason}"]

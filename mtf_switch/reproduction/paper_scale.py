@@ -7,11 +7,15 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtf_switch.errors import UserError, name_program
 from mtf_switch.reproduction.exhibit import Exhibit, Row
+
+if TYPE_CHECKING:
+    from mtf_switch.planning.planner import MakeObjective
 
 # Before the layout and the row, which win.
 _TPU_FILE = "runs/tpu.gin"
@@ -35,38 +39,98 @@ class Tpu:
 
 
 @dataclasses.dataclass(frozen=True)
-class PlannedRow:
-    """A full-size row and what `plan` says about it.
+class FullSizeModel:
+    """A model that is trained for a full-size row.
 
     Attributes:
-      row: The row.
+      files: Its gin files, the layout first.
+      role: What it is for the row, such as "the teacher"; "" for the row's own model.
+      teacher: The gin file of the teacher in its graph; "" without one.
+    """
+
+    files: tuple[str, ...]
+    role: str = ""
+    teacher: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedModel:
+    """A model and what `plan` says about it.
+
+    Attributes:
+      model: The model.
       verdict: The sentence of the planner, or the reason why there is no plan.
       fits: Whether its layout has enough memory.
     """
 
-    row: Row
+    model: FullSizeModel
     verdict: str
     fits: bool
 
 
-def list_files(row: Row) -> list[str]:
-    """Returns the gin files of the full-size row that is planned, layout first.
+@dataclasses.dataclass(frozen=True)
+class PlannedRow:
+    """A full-size row with the plans of its models.
 
-    For a row that is fine-tuned or pruned, that is the model before.
+    Attributes:
+      row: The row.
+      models: Its models, in the order in which they are trained.
     """
-    starts = _command(row) in ("finetune", "prune")
-    return [row.layout, row.paper_source if starts else row.paper_file, *row.paper_files]
+
+    row: Row
+    models: tuple[PlannedModel, ...]
 
 
-def plan(row: Row) -> PlannedRow:
-    """Plans a full-size row on its layout. Imports TensorFlow."""
-    from mtf_switch.planning import planner
+def list_models(row: Row) -> list[FullSizeModel]:
+    """Returns the models that are trained for a full-size row, in order.
 
-    try:
-        made = planner.make_plan(planner.parse_settings(list_files(row), []))
-    except UserError as error:
-        return PlannedRow(row, str(error), False)
-    return PlannedRow(row, made.verdict, made.fits)
+    For a row that is fine-tuned or pruned, that is the model before: what follows needs less. A
+    student has its teacher in its graph, and the teacher is trained before.
+    """
+    command = _command(row)
+    own = (row.layout, row.paper_file, *row.paper_files)
+    source = (_source_layout(row), row.paper_source)
+    if command == "distil":
+        student = FullSizeModel(own, "the student with its teacher", row.paper_source)
+        return [FullSizeModel(source, "the teacher"), student]
+    if command in ("finetune", "prune"):
+        verb = {"finetune": "fine-tuned", "prune": "pruned"}[command]
+        return [FullSizeModel(source, f"the model that is {verb}")]
+    return [FullSizeModel(own)]
+
+
+class RowPlanner:
+    """Plans the models of full-size rows, each model once. Imports TensorFlow."""
+
+    def __init__(self, capture_teacher: Callable[[str], MakeObjective]):
+        """Creates it without a plan.
+
+        Args:
+          capture_teacher: Reads the gin file of a teacher, and returns what makes the objective
+            of its students for `planner.make_plan`.
+        """
+        self._capture_teacher = capture_teacher
+        self._known: dict[FullSizeModel, PlannedModel] = {}
+
+    def plan(self, row: Row) -> PlannedRow:
+        """Plans all models of a row."""
+        models = list_models(row)
+        for model in models:
+            if model not in self._known:
+                self._known[model] = self._plan(model)
+        return PlannedRow(row, tuple(self._known[model] for model in models))
+
+    def _plan(self, model: FullSizeModel) -> PlannedModel:
+        from mtf_switch.planning import planner
+
+        try:
+            # It parses gin files, so it comes before those of the model.
+            teacher = self._capture_teacher(model.teacher) if model.teacher else None
+            settings = planner.parse_settings(model.files, [])
+            made = planner.make_plan(settings, make_objective=teacher)
+        except UserError as error:
+            return PlannedModel(model, str(error), False)
+        return PlannedModel(model, made.verdict, made.fits)
 
 
 def make_commands(exhibit: Exhibit, row: Row, seed: int, tpu: Tpu) -> list[list[str]]:
@@ -80,31 +144,25 @@ def make_commands(exhibit: Exhibit, row: Row, seed: int, tpu: Tpu) -> list[list[
         return []
     folder = f"{tpu.model_dirs}/{exhibit.name}"
     model_dir = f"{folder}/{row.name}-{seed}"
-    own = [f"--seed={seed}", f"--model_dir={model_dir}"]
     if command == "train":
-        files = [f"--gin_file={file}" for file in (_TPU_FILE, *list_files(row))]
-        return [["train", *tpu.flags, *files, *own], _evaluate(tpu, model_dir)]
+        return [_train(tpu, list_models(row)[0], seed, model_dir), _evaluate(tpu, model_dir)]
     source = f"{folder}/{Path(row.paper_source).stem}-{seed}"
-    files = [_TPU_FILE, row.layout, row.paper_source]
-    commands = [
-        [
-            *("train", *tpu.flags, *(f"--gin_file={file}" for file in files)),
-            *(f"--seed={seed}", f"--model_dir={source}"),
-        ]
-    ]
+    commands = [_train(tpu, list_models(row)[0], seed, source)]
     if command == "prune":
         kept = f"--experts={row.training.experts}"
         prune = ["prune", f"--model_dir={source}", kept, f"--output_dir={model_dir}"]
-        return [*commands, prune, _evaluate(tpu, model_dir)]
+        # Its configuration has the layout of its source, which splits more experts.
+        return [*commands, prune, [*_evaluate(tpu, model_dir), f"--gin_file={row.layout}"]]
     if command == "finetune":
         return commands + _fine_tune(exhibit, row, seed, tpu, source, model_dir)
     if row.training.is_scored:
         (task,) = exhibit.paper_tasks
         teacher = f"{source}-{task}"
-        commands += _fine_tune(exhibit, _without_own_file(row), seed, tpu, source, source)
+        commands += _fine_tune(exhibit, _as_teacher(row), seed, tpu, source, source)
         source = teacher
     layout = [f"--gin_file={file}" for file in (_TPU_FILE, row.layout)]
     student = [f"--teacher={source}", f"--student={row.paper_file}"]
+    own = [f"--seed={seed}", f"--model_dir={model_dir}"]
     commands.append(["distil", *tpu.flags, *student, *layout, *own])
     return [*commands, _evaluate(tpu, model_dir, row.training.is_scored)]
 
@@ -113,9 +171,18 @@ def _command(row: Row) -> str:
     return "train" if row.training is None else row.training.command
 
 
-def _without_own_file(row: Row) -> Row:
+def _source_layout(row: Row) -> str:
+    return row.source_layout or row.layout
+
+
+def _as_teacher(row: Row) -> Row:
     """Returns the row of a teacher that is fine-tuned with the defaults of `finetune`."""
-    return dataclasses.replace(row, paper_file=row.paper_source)
+    return dataclasses.replace(row, paper_file=row.paper_source, layout=_source_layout(row))
+
+
+def _train(tpu: Tpu, model: FullSizeModel, seed: int, model_dir: str) -> list[str]:
+    files = [f"--gin_file={file}" for file in (_TPU_FILE, *model.files)]
+    return ["train", *tpu.flags, *files, f"--seed={seed}", f"--model_dir={model_dir}"]
 
 
 def _fine_tune(
@@ -141,9 +208,11 @@ def _evaluate(tpu: Tpu, model_dir: str, is_scored: bool = False) -> list[str]:
 
 
 def format_row(exhibit: Exhibit, planned: PlannedRow, seeds: int, tpu: Tpu) -> str:
-    """Formats the plan and the commands of a row."""
+    """Formats the plans and the commands of a row."""
     lines = [f"{exhibit.name}/{planned.row.name}: {planned.row.title}"]
-    lines += [f"  plan ({planned.row.layout}): {planned.verdict}"]
+    for one in planned.models:
+        role = f" of {one.model.role}" if one.model.role else ""
+        lines.append(f"  plan{role} ({one.model.files[0]}): {one.verdict}")
     if planned.row.training is not None and planned.row.training.is_computed:
         seeds = 0
     for seed in range(seeds):
@@ -158,12 +227,13 @@ def run(exhibit: Exhibit, planned: Sequence[PlannedRow], seeds: int, tpu: Tpu) -
     The evaluations stay in the model_dirs, where `compare` reads them.
 
     Raises:
-      UserError: Before anything runs, if a row does not fit; or if a command fails.
+      UserError: Before anything runs, if a model of a row does not fit; or if a command fails.
     """
-    too_large = [one for one in planned if not one.fits]
+    too_large = [(one.row.name, m) for one in planned for m in one.models if not m.fits]
     if too_large:
-        names = ", ".join(one.row.name for one in too_large)
-        raise UserError(f"{names} cannot run: {too_large[0].verdict} Leave it out with --rows.")
+        names = ", ".join(dict.fromkeys(name for name, _ in too_large))
+        verdict = too_large[0][1].verdict
+        raise UserError(f"{names} cannot run: {verdict} Leave it out with --rows.")
     script = os.path.abspath(sys.argv[0])
     for seed in range(seeds):
         for one in planned:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from mtf_switch import whole_file
+from mtf_switch.config import gin_files
 from mtf_switch.report import Report
 from mtf_switch.reproduction import (
     catalog,
@@ -144,30 +147,46 @@ def write_reports(collection: Collection, exhibits: Sequence[Exhibit]) -> list[R
     folder = collection.folder.path
     reports = []
     for exhibit in exhibits:
-        context = _make_context(collection, exhibit.name, collection.list_unused(exhibit))
+        context = _make_context(collection, collection.list_unused(exhibit))
         results = collection.read_exhibit(exhibit)
         reports.append(exhibit_report.make_report(exhibit, results, context))
     every = list(catalog.EXHIBITS.values())
     all_results = {exhibit.name: collection.read_exhibit(exhibit) for exhibit in every}
-    context = _make_context(collection, catalog.ALL)
-    reports.append(overview.make_report(all_results, context, every))
+    written = {name for report in reports for name in report.documents}
+    pages = written.union(whole_file.list_names(folder))
+    guide = _find_guide(folder)
+    context = _make_context(collection)
+    reports.append(overview.make_report(all_results, context, every, pages, guide))
     for report in reports:
         report.write(folder)
     return reports
 
 
-def _make_context(collection: Collection, name: str, unused: Sequence[str] = ()) -> Context:
-    command = (
-        f"run_switch.py reproduce {name} --scale={collection.scale.name} "
-        f"--seeds={collection.seeds} --results={collection.folder.path}"
-    )
+def _make_context(collection: Collection, unused: Sequence[str] = ()) -> Context:
+    flags = [
+        f"--scale={collection.scale.name}",
+        f"--seeds={collection.seeds}",
+        f"--results={collection.folder.path}",
+    ]
     if collection.scale.steps is not None:
-        command += f" --steps={collection.scale.steps}"
+        flags.append(f"--steps={collection.scale.steps}")
     return Context(
         scale=collection.scale.label,
         seeds=collection.seeds,
         commit=collection.commit,
         lock=origins.find_lock(),
-        command=command,
+        flags=tuple(flags),
         unused=tuple(unused),
     )
+
+
+def _find_guide(folder: str) -> str | None:
+    """Returns the path of docs/reproduction.md from a folder of the repository.
+
+    It is None for a folder elsewhere, whose pages may be read without the repository.
+    """
+    path = Path(folder).resolve()
+    guide = gin_files.REPOSITORY.resolve() / "docs" / "reproduction.md"
+    if not guide.is_file() or gin_files.REPOSITORY.resolve() not in path.parents:
+        return None
+    return Path(os.path.relpath(guide, path)).as_posix()

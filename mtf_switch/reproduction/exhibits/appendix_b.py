@@ -35,12 +35,12 @@ APPENDIX_B = Exhibit(
     ),
     (
         Claim(
-            "It drops fewer tokens",
+            "No-Token-Left-Behind drops fewer tokens in training",
             _PLACE,
             Difference("switch", "no_token_left_behind", "dropped_training"),
         ),
         Claim(
-            "It does not improve quality by more than 0.01 nats",
+            "No-Token-Left-Behind does not improve quality by 0.01 nats or more",
             _PLACE,
             Difference("switch", "no_token_left_behind"),
             above=-0.01,

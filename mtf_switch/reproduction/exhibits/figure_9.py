@@ -47,12 +47,12 @@ FIGURE_9 = Exhibit(
     ),
     (
         _claim(
-            "Data parallelism sends nothing before the backward pass has ended; model "
-            "parallelism sends activations in the forward pass",
+            "In the forward pass, model parallelism sends activations, and data parallelism "
+            "sends less",
             *("5.1 and 5.2", "model", "data", "forward_bytes"),
         ),
         _claim(
-            "With model parallelism, a core holds a part of the weights",
+            "With model parallelism, a core holds fewer weights than with data parallelism",
             *("5.2", "data", "model", "weight_bytes"),
         ),
         _claim(
@@ -61,11 +61,11 @@ FIGURE_9 = Exhibit(
             *("5.3", "model", "model_data", "forward_bytes"),
         ),
         _claim(
-            "Expert parallelism adds all-to-alls, which data parallelism does not need",
+            "Expert parallelism sends more in all-to-alls than data parallelism",
             *("5.4", "expert_data", "data", "all_to_all_bytes"),
         ),
         _claim(
-            "With expert parallelism, a core holds a part of the experts",
+            "With expert parallelism, a core holds fewer weights than with data parallelism",
             *("5.4", "data", "expert_data", "weight_bytes"),
         ),
         _claim(
@@ -79,6 +79,8 @@ FIGURE_9 = Exhibit(
         "All numbers are bytes of one core in a training step of models/switch_tiny.gin with 8 "
         "heads and 65,536 input tokens on 8 TPU v3 cores. They are counted on the graph by "
         "`plan`; no TPU is needed. docs/scaling.md has full-size models.",
+        "In Section 5.1, data parallelism sends nothing before the backward pass has ended. "
+        "Here it sends less than a kilobyte in the forward pass: sums for loss and metrics.",
         "The compiled columns are those of the TPU's own compiler. They need `make "
         "install-compiler` before the rows are computed, and stay empty without it; "
         "docs/tpu_compiler.md compares both for other models.",

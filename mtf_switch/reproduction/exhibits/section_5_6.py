@@ -43,8 +43,8 @@ SECTION_5_6 = Exhibit(
     ),
     (
         Claim(
-            "Switch-C, which has more parameters, is behind Switch-XXL, which has more FLOPs "
-            "per token",
+            "On SQuAD, Switch-C, which has more parameters, is behind Switch-XXL, which has "
+            "more FLOPs per token",
             _PLACE,
             Difference("switch_xxl", "switch_c", "squad"),
         ),

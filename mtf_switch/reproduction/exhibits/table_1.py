@@ -72,7 +72,7 @@ TABLE_1 = Exhibit(
         _ahead(
             "switch_base_plus_1.00",
             "moe_base_2.00",
-            "Switch-Base+, about as fast as MoE-Base at 2.0, is ahead of it",
+            "Switch-Base+ (in the paper, about as fast) is ahead of MoE-Base at 2.0",
         ),
         _ahead("switch_base_1.00", "t5_base", "Switch-Base at 1.0 is ahead of T5-Base"),
         _faster(

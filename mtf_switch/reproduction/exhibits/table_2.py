@@ -42,7 +42,7 @@ TABLE_2 = Exhibit(
             above=-0.01,
         ),
         Claim(
-            "bfloat16 everywhere is behind selective precision (it diverges)",
+            "bfloat16 everywhere is behind selective precision (the paper: it diverges)",
             _PLACE,
             Difference("selective", "bfloat16"),
         ),

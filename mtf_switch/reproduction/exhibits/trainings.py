@@ -28,6 +28,8 @@ CONTROLS = (
     "of the same seed is the teacher: what a student is ahead of its control is due to the "
     "sparse teacher."
 )
+# The layouts of full-size rows on the paper's 32 cores.
+DATA_32, EXPERT_32 = "layouts/data_32.gin", "layouts/expert_32.gin"
 # The Switch model of a scale's gin file, with 8 experts and input jitter.
 SWITCH = Training("switch_8", parts=(EXPERTS,))
 
@@ -38,6 +40,11 @@ def switch(experts: int) -> Training:
         return SWITCH
     params = (f"num_experts = {experts}",)
     return Training(f"switch_{experts}", parts=(EXPERTS,), params=params)
+
+
+def choose_layout(experts: int) -> str:
+    """Returns the layout of a full-size model: 32 cores can split 32 experts or more."""
+    return EXPERT_32 if experts >= 32 else DATA_32
 
 
 def at_capacity(name: str, factor: float, *gin_files: str, part: str | None = None) -> Training:
