@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from mtf_switch.reproduction.reproduce import Collection
 
 SEEDS = 5
+JOBS = 1
+# Flags that say what is trained and how: nothing else reads them.
+_OF_TRAINING = ("rows", "jobs", "keep_model_dirs", "rerun_stale", "no_training")
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -35,7 +38,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "exhibits",
         nargs="*",
         metavar="EXHIBIT",
-        help="table_11, figure_4, ... (see --list), or all",
+        help="a table, figure, appendix or section of the paper: table_11, figure_4, ... (see "
+        "--list), or all",
     )
     parser.add_argument(
         "--list",
@@ -52,6 +56,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     _add_tpu(parser)
     flags.add_check(parser, _check_scale)
     flags.add_check(parser, _check_mode)
+    flags.add_check(parser, _check_training_flags)
     flags.add_check(parser, _check_rows)
     flags.add_check(parser, _check_folder)
     return parser
@@ -86,9 +91,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs",
         type=flags.positive_integer,
-        default=1,
         metavar="N",
-        help="trainings at the same time, which disturbs measured speeds (default: 1)",
+        help="trainings at the same time, which disturbs measured speeds (default: "
+        f"{JOBS})",
     )
     parser.add_argument(
         "--steps",
@@ -136,8 +141,9 @@ def _check_scale(options: argparse.Namespace) -> None:
         )
     if given and not (options.tpu and options.model_dirs):
         raise UserError("To run on a TPU, pass both --tpu and --model_dirs.")
-    others = ("list", "verify", "results", "steps", "keep_model_dirs", "rerun_stale")
-    given = [flag for flag in (*others, "no_training") if getattr(options, flag)]
+    others = ("list", "verify", "results", "steps", *_OF_TRAINING)
+    # Rows are chosen at every scale.
+    given = [flag for flag in others if flag != "rows" and getattr(options, flag)]
     if is_paper and given:
         raise UserError(
             f"--{given[0]} is for the smaller scales: --scale=paper has no folder of results."
@@ -157,6 +163,19 @@ def _check_mode(options: argparse.Namespace) -> None:
         catalog.find(options.exhibits)
     if options.verify is not None:
         catalog.find_row(options.verify)
+
+
+def _check_training_flags(options: argparse.Namespace) -> None:
+    """Checks that flags about trainings come with trainings."""
+    modes = ("list", "verify", "no_training")
+    mode = next((mode for mode in modes if getattr(options, mode)), None)
+    given = [flag for flag in _OF_TRAINING if flag != mode and getattr(options, flag)]
+    if mode is None or not given:
+        return
+    what = {"list": "lists all rows", "verify": "makes one result again, in its own way"}
+    raise UserError(
+        f"--{mode} {what.get(mode, 'trains nothing')}, so --{given[0]} has no effect: omit it."
+    )
 
 
 def _check_rows(options: argparse.Namespace) -> None:
@@ -217,7 +236,11 @@ def run_command(options: argparse.Namespace) -> None:
         trainings = catalog.list_trainings(exhibits, rows)
         _check_texts(collection, trainings)
         reproduce.train(
-            collection, trainings, options.jobs, options.keep_model_dirs, options.rerun_stale
+            collection,
+            trainings,
+            options.jobs or JOBS,
+            options.keep_model_dirs,
+            options.rerun_stale,
         )
     *reports, first_page = reproduce.write_reports(collection, exhibits)
     for report in reports:
@@ -234,13 +257,14 @@ def _list(collection: Collection) -> None:
     every_scale = list(scales.SCALES.values())
     plan = collection.plan(at_once=1, keeps_model_dirs=False)
     measured = step_time.read_or_measure(plan, [*every_scale, collection.scale], trainings)
-    print(
-        listing.format_list(
-            *(exhibits, {training: collection.read(training) for training in trainings}),
-            *(collection.scale, every_scale, collection.seeds, measured),
-            step_time.find_file(collection.folder),
-        )
+    work = listing.Workload(
+        {training: collection.read(training) for training in trainings},
+        collection.scale,
+        every_scale,
+        collection.seeds,
+        measured,
     )
+    print(listing.format_list(exhibits, work, step_time.find_file(collection.folder)))
 
 
 def _check_texts(collection: Collection, trainings: Sequence[Training]) -> None:
@@ -252,6 +276,7 @@ def _check_texts(collection: Collection, trainings: Sequence[Training]) -> None:
 
 def _plan_or_run(options: argparse.Namespace) -> None:
     """Prints the plans and commands of full-size rows, and runs them if a TPU is named."""
+    from mtf_switch.cli import planned_teacher
     from mtf_switch.reproduction import catalog, paper_scale
 
     tpu = paper_scale.Tpu()
@@ -262,10 +287,11 @@ def _plan_or_run(options: argparse.Namespace) -> None:
         )
         tpu = paper_scale.Tpu(given, options.model_dirs.rstrip("/"))
     rows = options.rows.split(",") if options.rows else []
+    planner = paper_scale.RowPlanner(planned_teacher.capture)
     for exhibit in catalog.find(options.exhibits):
         planned = []
         for row in catalog.select_rows(exhibit, rows):
-            planned.append(paper_scale.plan(row))
+            planned.append(planner.plan(row))
             print(paper_scale.format_row(exhibit, planned[-1], options.seeds, tpu), flush=True)
         if options.tpu:
             paper_scale.run(exhibit, planned, options.seeds, tpu)

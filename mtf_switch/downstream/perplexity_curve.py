@@ -82,7 +82,7 @@ def measure_checkpoints(
     batches: int | None = None,
     follow: bool = False,
     input_fn: Callable | None = None,
-) -> Iterator[tuple[Report, Report]]:
+) -> Iterator[tuple[Report, Report | None]]:
     """Measures the perplexity of checkpoints, and writes all files after each of them.
 
     Args:
@@ -96,7 +96,9 @@ def measure_checkpoints(
       input_fn: Input function that replaces that of the split; see `data.read_into_memory`.
 
     Yields:
-      For each checkpoint, the report on it and the report on all checkpoints so far.
+      For each checkpoint, the report on it and the report on all checkpoints so far. The second
+      is None as long as the model of every checkpoint has diverged; stderr names those that
+      have.
 
     Raises:
       UserError: If a step has no checkpoint, or the task has no data.
@@ -119,8 +121,11 @@ def measure_checkpoints(
         report = evaluation.make_report(result, name)
         report.write(model_dir)
         model = os.path.basename(os.path.abspath(model_dir))
-        curve = make_report(read_rows(run, result), own_task, result.limit, model)
-        curve.write(model_dir)
+        rows = read_rows(run, result)
+        curve = None
+        if rows:
+            curve = make_report(rows, own_task, result.limit, model)
+            curve.write(model_dir)
         yield report, curve
 
 
@@ -145,7 +150,8 @@ def _keep_earlier(model_dir: str, name: str, result: Evaluation) -> None:
 def read_rows(run: Run, result: Evaluation) -> list[Row]:
     """Reads the rows of all evaluations that used the same data as a result.
 
-    If there are others, stderr says so.
+    If there are others, stderr says so. It also names those that are NaN or infinite, which
+    have no row.
 
     Args:
       run: The run.
@@ -153,9 +159,6 @@ def read_rows(run: Run, result: Evaluation) -> list[Row]:
 
     Returns:
       The rows in the order of their steps: that of the mixture, then those of its tasks.
-
-    Raises:
-      UserError: If there is none, because the quality of the result is NaN or infinite.
     """
     found = quality_curve.read_evaluations(
         run.model_dir, result.task, result.split, result.limit, skips_damaged=True
@@ -185,11 +188,6 @@ def read_rows(run: Run, result: Evaluation) -> list[Row]:
                     seconds.get(step),
                 )
             )
-    if not rows:
-        raise UserError(
-            f"No evaluation in {run.model_dir} has a finite negative log perplexity, so there "
-            "is no curve. Evaluate an earlier checkpoint with --checkpoint_steps."
-        )
     return rows
 
 

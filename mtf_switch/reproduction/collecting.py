@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from mtf_switch import whole_file
 from mtf_switch.config import saved_config
 from mtf_switch.downstream import quality_curve, scores
 from mtf_switch.downstream.gains import EvaluationPoint
+from mtf_switch.downstream.quality_curve import DivergedError
 from mtf_switch.downstream.scores import StepScores
 from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import train_log
@@ -51,68 +53,131 @@ def collect(
       model_dir: The folder of the run.
       origin: What it depends on.
       cost: The metrics of `cost.measure`.
-      diverged_at: See `TrainingResult`.
+      diverged_at: The step at which `train` stopped, because its loss was not finite; None if
+        it did not. A run whose evaluation is not finite has diverged as well.
 
     Raises:
-      UserError: If the run has no evaluation, or a file is damaged.
+      UserError: If the run was not evaluated up to its last step, if an evaluation has no row
+        in the log, or if a file is damaged.
     """
-    found, steps = {}, []
+    points, evaluations, steps = [], [], []
     if training.is_scored:
         steps = scores.read_scores(model_dir, _SPLIT, saved_config.read_task(model_dir))
     elif not training.is_computed:
-        found = _read_evaluations(model_dir, scale, training)
-    points = _list_points(training, model_dir, found)
-    last = found[points[-1].step] if points else {}
+        points, evaluations, spoiled_at = _read_curve(training, scale, model_dir)
+        diverged_at = spoiled_at if diverged_at is None else diverged_at
+        if diverged_at is None:
+            _check_end(training, scale, model_dir, points)
+    last = evaluations[-1] if evaluations else {}
+    # The last evaluation before a divergence is a point of the curve, and no result.
+    at_end = {**_of_evaluation(last), **_of_scores(steps)} if diverged_at is None else {}
+    commands = scale.make_commands(training, seed, "MODEL_DIR")
     return TrainingResult(
         training=training.name,
         scale=scale.label,
         data_seed=seed,
         weights_seed=seed,
-        commands=[
-            " ".join(["run_switch.py", *command])
-            for command in scale.make_commands(training, seed, "MODEL_DIR")
-        ],
+        commands=[shlex.join(["run_switch.py", *command]) for command in commands],
         origin=origin,
         curve=points,
-        # The last evaluation before a divergence is a point of the curve, and no result.
         metrics={
             **cost,
             **_of_training(model_dir, scale, training),
             **_of_source(training, seed, scale, model_dir),
             **(_of_plan(model_dir) if training.is_computed else {}),
-            **({} if diverged_at else {**_of_evaluation(last), **_of_scores(steps)}),
+            **at_end,
         },
         routers={
             layer: {**values, "expert_load": last["expert_load"][layer]}
             for layer, values in last.get("router", {}).items()
         },
         diverged_at=diverged_at,
-        tasks=_of_tasks(model_dir, [found[point.step] for point in points]),
+        tasks=_of_tasks(model_dir, evaluations),
         scores=_list_scores(steps),
     )
 
 
-def _list_points(
-    training: Training, model_dir: str, found: dict[int, dict[str, Any]]
-) -> list[EvaluationPoint]:
+def find_spoiled_step(model_dir: str) -> int | None:
+    """Returns the first step whose evaluation is NaN or infinite; None if there is none.
+
+    A run can diverge without a message of `train`: the last update before a checkpoint spoils
+    the weights, and the loss of that step was computed before.
+
+    Raises:
+      UserError: If the file of an evaluation is damaged.
+    """
+    steps = []
+    for name in whole_file.list_names(model_dir):
+        if name.startswith("eval") and name.endswith(".json"):
+            try:
+                quality_curve.read_evaluation(os.path.join(model_dir, name))
+            except DivergedError as error:
+                steps.append(error.step)
+    return min(steps, default=None)
+
+
+def _read_curve(
+    training: Training, scale: Scale, model_dir: str
+) -> tuple[list[EvaluationPoint], list[dict[str, Any]], int | None]:
+    """Reads the evaluations of a run before the one that is not finite, if there is one.
+
+    Returns:
+      The points of the curve, the evaluations of these points, and `find_spoiled_step`.
+
+    Raises:
+      UserError: If an evaluation has no row in the log, or if a file is damaged.
+    """
+    spoiled_at = find_spoiled_step(model_dir)
+    found = {
+        step: evaluation
+        for step, evaluation in sorted(_read_evaluations(model_dir, scale, training).items())
+        if spoiled_at is None or step < spoiled_at
+    }
     seconds = quality_curve.read_seconds(model_dir)
     if training.command == "prune":
         # Its checkpoint has the step of its source, and was not trained.
         seconds = dict.fromkeys(found, 0.0)
-    return [
-        EvaluationPoint(step, seconds[step], data["neg_log_perplexity"])
-        for step, data in sorted(found.items())
-        if step in seconds
+    if missing := sorted(found.keys() - seconds.keys()):
+        raise UserError(
+            f"{model_dir} has an evaluation of step {missing[0]:,}, but its train_log.csv has "
+            f"no whole row of that step, so its time is unknown. {_remedy(model_dir)}"
+        )
+    points = [
+        EvaluationPoint(step, seconds[step], evaluation["neg_log_perplexity"])
+        for step, evaluation in found.items()
     ]
+    return points, list(found.values()), spoiled_at
+
+
+def _check_end(
+    training: Training, scale: Scale, model_dir: str, points: Sequence[EvaluationPoint]
+) -> None:
+    """Checks that the last evaluation is that of the last step."""
+    if not points:
+        raise UserError(f"{model_dir} has no evaluation. {_remedy(model_dir)}")
+    last = points[-1].step
+    # A pruned model has one evaluation, at the step of its source.
+    steps = last if training.command == "prune" else scale.count_steps(training)
+    if last != steps:
+        raise UserError(
+            f"{model_dir} was evaluated up to step {last:,}, and its training has {steps:,} "
+            f"steps. {_remedy(model_dir)}"
+        )
+
+
+def _remedy(model_dir: str) -> str:
+    return f"Remove {os.path.dirname(model_dir)}, and run the same command again."
 
 
 def _read_evaluations(
     model_dir: str, scale: Scale, training: Training
 ) -> dict[int, dict[str, Any]]:
+    """Reads the evaluations that are finite; stderr names the others."""
     task = saved_config.read_task(model_dir)
     batches = scale.count_eval_batches(training)
     limit = batches and batches * scale.count_examples(training)
-    return quality_curve.read_evaluations(model_dir, task, _SPLIT, limit)
+    # `find_spoiled_step` comes first, and lets no damaged file pass.
+    return quality_curve.read_evaluations(model_dir, task, _SPLIT, limit, skips_damaged=True)
 
 
 def _of_evaluation(last: dict[str, Any]) -> dict[str, float]:
@@ -157,6 +222,8 @@ def _of_source(training: Training, seed: int, scale: Scale, model_dir: str) -> d
     if training.command != "finetune":
         return {}
     *_, folder = scale.list_source_folders(training, seed, model_dir)
+    if find_spoiled_step(folder) is not None:
+        return {}
     found = _read_evaluations(folder, scale, training.source)
     return {metrics.UPSTREAM: found[max(found)]["neg_log_perplexity"]} if found else {}
 

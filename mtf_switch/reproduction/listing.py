@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
+from mtf_switch.reproduction import catalog
 from mtf_switch.reproduction.exhibit import Exhibit, Training
-from mtf_switch.reproduction.runner import Job, list_jobs
+from mtf_switch.reproduction.jobs import Job, list_jobs
 from mtf_switch.reproduction.scales import Scale
 from mtf_switch.reproduction.step_time import StepTime
 from mtf_switch.reproduction.training_result import TrainingResult
@@ -24,64 +26,73 @@ _NOTES = (
     "counts with its own measured step.",
     "A training that several tables and figures show runs once, and counts once in the last "
     "line.",
+    "The name of a section stands for its tables and figures: {sections}.",
     "--scale=paper needs a TPU; without one, it plans the full-size rows and prints their "
     "commands.",
 )
 
 
-def format_list(
-    exhibits: Sequence[Exhibit],
-    results: TrainingResults,
-    scale: Scale,
-    every_scale: Sequence[Scale],
-    seeds: int,
-    step_time: StepTime,
-    file: str,
-) -> str:
-    """Formats the table of `reproduce --list`.
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """What is done, and what the rest takes on this machine.
 
-    Args:
-      exhibits: The exhibits, in the order in which `all` runs them.
+    Attributes:
       results: The results of the trainings.
       scale: The scale of the results.
       every_scale: The scales whose time is shown.
       seeds: The number of seeds of each row.
       step_time: What the time is estimated from.
-      file: The file in which it is kept.
     """
 
-    def estimate(of_scale: Scale, jobs: Iterable[Job]) -> str:
-        known = _measure_steps(results) if of_scale == scale else {}
-        return _format_seconds(
-            sum(
-                step_time.estimate(of_scale, job.training, known.get(job.training))
-                for job in _add_sources(jobs)
-            )
+    results: TrainingResults
+    scale: Scale
+    every_scale: Sequence[Scale]
+    seeds: int
+    step_time: StepTime
+
+    def describe(self, trainings: Sequence[Training]) -> list[str]:
+        """Returns the number of results of trainings, their time at each scale, and the rest."""
+        jobs = list_jobs(trainings, self.seeds)
+        left = [job for job in jobs if job.seed not in self.results[job.training]]
+        done = f"{len(jobs) - len(left)} of {len(jobs)}"
+        times = [self._estimate(scale, jobs) for scale in self.every_scale]
+        return [done, *times, self._estimate(self.scale, left)]
+
+    def _estimate(self, scale: Scale, jobs: Iterable[Job]) -> str:
+        """Estimates the time of jobs and of the sources that they need."""
+        known = _measure_steps(self.results) if scale == self.scale else {}
+        seconds = (
+            self.step_time.estimate(scale, job.training, known.get(job.training))
+            for job in _add_sources(jobs)
         )
+        return _format_seconds(sum(seconds))
 
-    def describe(name: str, rows: int, trainings: Sequence[Training]) -> list[str]:
-        jobs = list_jobs(trainings, seeds)
-        left = [job for job in jobs if job.seed not in results[job.training]]
-        return [
-            *(name, str(rows), str(seeds), f"{len(jobs) - len(left)} of {len(jobs)}"),
-            *(estimate(each, jobs) for each in every_scale),
-            estimate(scale, left),
-        ]
 
-    heads = ["", "rows", "seeds", "done", *(each.name for each in every_scale), "left"]
+def format_list(exhibits: Sequence[Exhibit], work: Workload, file: str) -> str:
+    """Formats the table of `reproduce --list`.
+
+    Args:
+      exhibits: The exhibits, in the order in which `all` runs them.
+      work: What is done, and what the rest takes.
+      file: The file in which the speed of the machine is kept.
+    """
+    seeds = str(work.seeds)
+    scales = [scale.name for scale in work.every_scale]
     needs = find_needs(exhibits)
-    lines = [[*heads, "needs", "shows"]]
+    lines = [["", "rows", "seeds", "done", *scales, "left", "needs", "shows"]]
     for exhibit in exhibits:
-        cells = describe(exhibit.name, len(exhibit.rows), exhibit.trainings)
+        cells = [exhibit.name, str(len(exhibit.rows)), seeds, *work.describe(exhibit.trainings)]
         lines.append([*cells, needs[exhibit.name], exhibit.title])
     every = list(dict.fromkeys(t for exhibit in exhibits for t in exhibit.trainings))
     rows = sum(len(exhibit.rows) for exhibit in exhibits)
-    lines.append([*describe("all", rows, every), "", "each training once"])
+    lines.append(["all", str(rows), seeds, *work.describe(every), "", "each training once"])
+    sections = (f"{name} ({', '.join(parts)})" for name, parts in catalog.SECTIONS.items())
     notes = "\n".join(_NOTES).format(
-        scale=scale.label,
-        speed=1e-9 / step_time.seconds_per_flop,
-        start=step_time.start_seconds,
+        scale=work.scale.label,
+        speed=1e-9 / work.step_time.seconds_per_flop,
+        start=work.step_time.start_seconds,
         file=file,
+        sections=", ".join(sections),
     )
     return f"{_align(lines)}\n{notes}"
 
@@ -107,10 +118,13 @@ def find_needs(exhibits: Sequence[Exhibit]) -> dict[str, str]:
 
 
 def _add_sources(jobs: Iterable[Job]) -> list[Job]:
-    """Adds the sources of models, each once for a seed."""
+    """Adds the sources of models, each once for a seed.
+
+    A training that is a job as well is its own source: it runs once.
+    """
     jobs = list(jobs)
-    sources = [Job(source, job.seed) for job in jobs for source in job.training.sources]
-    return [*jobs, *dict.fromkeys(sources)]
+    sources = (Job(source, job.seed) for job in jobs for source in job.training.sources)
+    return list(dict.fromkeys([*jobs, *sources]))
 
 
 def _measure_steps(results: TrainingResults) -> dict[Training, float]:

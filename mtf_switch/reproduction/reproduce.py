@@ -11,18 +11,12 @@ from pathlib import Path
 from mtf_switch import whole_file
 from mtf_switch.config import gin_files
 from mtf_switch.report import Report
-from mtf_switch.reproduction import (
-    catalog,
-    exhibit_report,
-    origins,
-    overview,
-    runner,
-)
+from mtf_switch.reproduction import catalog, exhibit_report, origins, overview, runner
 from mtf_switch.reproduction.claim_table import Context
 from mtf_switch.reproduction.effects import Results
 from mtf_switch.reproduction.exhibit import Exhibit, Training
+from mtf_switch.reproduction.jobs import Job, list_jobs
 from mtf_switch.reproduction.results_folder import ResultsFolder
-from mtf_switch.reproduction.runner import Job
 from mtf_switch.reproduction.scales import Scale
 from mtf_switch.reproduction.training_result import TrainingResult
 
@@ -107,10 +101,10 @@ class Collection:
     def list_missing(self, trainings: Sequence[Training]) -> list[Job]:
         """Returns the jobs without results, one seed of all trainings after another.
 
-        So the speeds of the rows are measured interleaved.
+        So the speeds of all rows are measured at about the same time.
         """
         found = {training: self.read(training) for training in trainings}
-        jobs = runner.list_jobs(trainings, self.seeds)
+        jobs = list_jobs(trainings, self.seeds)
         return [job for job in jobs if job.seed not in found[job.training]]
 
 

@@ -25,14 +25,13 @@ from mtf_switch.config import gin_files
 from mtf_switch.errors import UserError, join_first
 from mtf_switch.model_dirs import run_lock
 from mtf_switch.reproduction import collecting, origins
-from mtf_switch.reproduction.exhibit import Training
+from mtf_switch.reproduction.jobs import LOG, Job, RunningJob
 from mtf_switch.reproduction.noted_signals import NotedSignals
 from mtf_switch.reproduction.results_folder import ResultsFolder
 from mtf_switch.reproduction.scales import Scale
 from mtf_switch.reproduction.training_result import TrainingResult
 
 _POLL_SECONDS = 0.5
-_LOG = "log.txt"
 # The program of a process: it runs the commands that its argument lists, as JSON.
 _PROGRAM = """
 import json, sys
@@ -40,27 +39,6 @@ from mtf_switch.cli import main, process
 sys.argv[0] = "run_switch.py"
 process.run(lambda: main.run_several(json.loads(sys.argv[1])))
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A training and its seed."""
-
-    training: Training
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.training.name} seed {self.seed}"
-
-
-def list_jobs(trainings: Sequence[Training], seeds: int) -> list[Job]:
-    """Returns one seed of all trainings after another; what is computed has only the seed 0."""
-    return [
-        Job(training, seed)
-        for seed in range(seeds)
-        for training in trainings
-        if seed == 0 or not training.is_computed
-    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,51 +62,6 @@ class Plan:
     measure_cost: Callable[[str], dict[str, float]]
 
 
-@dataclasses.dataclass
-class _Running:
-    """A process that trains and evaluates, with its locks.
-
-    If the training diverges, a second process evaluates its checkpoints.
-
-    Attributes:
-      folder: The folder of the model_dir, of the log and of the lock.
-      is_source: Whether it is the folder of a source, which stays.
-      resources: The lock of the folder, and the open log.
-      sources: The locks of the sources' folders, released when the sources are trained.
-    """
-
-    job: Job
-    folder: str
-    is_source: bool
-    process: subprocess.Popen
-    log: IO[str]
-    resources: contextlib.ExitStack
-    sources: contextlib.ExitStack
-    evaluates_diverged: bool = False
-
-    @property
-    def model_dir(self) -> str:
-        return os.path.join(self.folder, "model")
-
-    def release_sources(self) -> None:
-        """Lets other models start from the same sources, once this one has started."""
-        if os.path.isdir(self.model_dir):
-            self.sources.close()
-
-    def read_log(self) -> str:
-        with open(os.path.join(self.folder, _LOG), encoding="utf-8", errors="replace") as file:
-            return file.read()
-
-    def count_steps(self) -> int:
-        """Returns the last step in train_log.csv."""
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            with open(os.path.join(self.model_dir, "train_log.csv"), "rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 300))
-                lines = file.read().splitlines()
-            return int(lines[-1].split(b",")[0])
-        return 0
-
-
 def run_all(plan: Plan, jobs: Sequence[Job]) -> None:
     """Runs jobs until all results are in the folder, made here or by another process.
 
@@ -141,48 +74,78 @@ def run_all(plan: Plan, jobs: Sequence[Job]) -> None:
     Raises:
       UserError: If jobs failed; the message names them, their logs and the first reason.
     """
-    # What has no step counts as one.
-    steps = {job: max(1, plan.scale.count_steps(job.training)) for job in jobs}
-    waiting, running, failures = list(jobs), [], []
-    done = 0
-    with NotedSignals() as signals, tqdm(total=sum(steps.values()), unit="step") as bar:
+    work = _Work(plan, jobs)
+    with NotedSignals() as signals, tqdm(total=work.count_steps(), unit="step") as bar:
         try:
-            while running or (waiting and not failures):
+            while work.is_left():
                 signals.check()
-                ended = [one for one in running if one.process.poll() is not None]
-                for one in ended:
-                    if _evaluate_diverged(plan, one):
-                        continue
-                    running.remove(one)
-                    failures += _finish(plan, one)
-                    done += steps[one.job]
-                while waiting and not failures and len(running) < plan.at_once:
-                    started = _start_next(plan, waiting)
-                    done += sum(steps[job] for job in started.done)
-                    if started.running is None:
-                        break
-                    running.append(started.running)
-                for one in running:
-                    one.release_sources()
-                bar.n = done + sum(one.count_steps() for one in running)
-                names = ", ".join(str(one.job) for one in running)
-                idle = "waits for another process" if waiting else ""
-                bar.set_postfix_str(names or idle, refresh=True)
-                if running or waiting:
+                work.finish_ended()
+                work.start_more()
+                work.show(bar)
+                if work.running or work.waiting:
                     time.sleep(_POLL_SECONDS)
         finally:
-            for one in running:
-                _stop(one)
-    if failures:
-        left = f" {len(waiting)} did not start." if waiting else ""
-        raise UserError(f"{len(failures)} failed: {join_first(failures)}.{left}")
+            for one in work.running:
+                one.stop()
+    if work.failures:
+        left = f" {len(work.waiting)} did not start." if work.waiting else ""
+        failures = join_first(work.failures)
+        raise UserError(f"{len(work.failures)} failed: {failures}.{left}")
+
+
+class _Work:
+    """The state of `run_all`: the jobs that wait, those that run, and what went wrong."""
+
+    def __init__(self, plan: Plan, jobs: Sequence[Job]):
+        self.waiting: list[Job] = list(jobs)
+        self.running: list[RunningJob] = []
+        self.failures: list[str] = []
+        self._plan = plan
+        # What has no step counts as one.
+        self._steps = {job: max(1, plan.scale.count_steps(job.training)) for job in jobs}
+        self._done = 0
+
+    def count_steps(self) -> int:
+        """Returns the number of steps of all jobs."""
+        return sum(self._steps.values())
+
+    def is_left(self) -> bool:
+        """Whether a job runs, or may start."""
+        return bool(self.running or (self.waiting and not self.failures))
+
+    def finish_ended(self) -> None:
+        """Writes the results of the processes that have ended."""
+        for one in [one for one in self.running if one.process.poll() is not None]:
+            if _evaluate_diverged(self._plan, one):
+                continue
+            self.running.remove(one)
+            self.failures += _finish(self._plan, one)
+            self._done += self._steps[one.job]
+
+    def start_more(self) -> None:
+        """Starts as many jobs as may run at the same time, unless one has failed."""
+        while self.waiting and not self.failures and len(self.running) < self._plan.at_once:
+            started = _start_next(self._plan, self.waiting)
+            self._done += sum(self._steps[job] for job in started.done)
+            if started.running is None:
+                break
+            self.running.append(started.running)
+        for one in self.running:
+            one.release_sources()
+
+    def show(self, bar: tqdm) -> None:
+        """Shows the steps and the jobs that run."""
+        bar.n = self._done + sum(one.count_steps() for one in self.running)
+        names = ", ".join(str(one.job) for one in self.running)
+        idle = "waits for another process" if self.waiting else ""
+        bar.set_postfix_str(names or idle, refresh=True)
 
 
 @dataclasses.dataclass
 class _Started:
     """What `_start_next` did: a process, and jobs that others have finished in the meantime."""
 
-    running: _Running | None = None
+    running: RunningJob | None = None
     done: list[Job] = dataclasses.field(default_factory=list)
 
 
@@ -202,7 +165,7 @@ def _start_next(plan: Plan, waiting: list[Job]) -> _Started:
     return started
 
 
-def _start(plan: Plan, job: Job, waiting: Sequence[Job]) -> _Running | None:
+def _start(plan: Plan, job: Job, waiting: Sequence[Job]) -> RunningJob | None:
     """Starts a job; None if another process has it, or has one of its sources."""
     folder, is_source = _choose_folder(plan, job, waiting)
     model_dir = os.path.join(folder, "model")
@@ -226,11 +189,11 @@ def _start(plan: Plan, job: Job, waiting: Sequence[Job]) -> _Running | None:
     if job.training.command == "prune":
         # It writes a new folder, in a second.
         shutil.rmtree(model_dir, ignore_errors=True)
-    path = os.path.join(folder, _LOG)
+    path = os.path.join(folder, LOG)
     log = resources.enter_context(open(path, "w", encoding="utf-8"))  # noqa: SIM115
     commands = plan.scale.make_commands(job.training, job.seed, model_dir)
     process = _spawn(commands, log)
-    return _Running(job, folder, is_source, process, log, resources, sources)
+    return RunningJob(job, folder, is_source, process, log, resources, sources)
 
 
 def _choose_folder(plan: Plan, job: Job, waiting: Sequence[Job]) -> tuple[str, bool]:
@@ -263,7 +226,7 @@ def _spawn(commands: Sequence[Sequence[str]], log: IO[str]) -> subprocess.Popen:
     )
 
 
-def _evaluate_diverged(plan: Plan, one: _Running) -> bool:
+def _evaluate_diverged(plan: Plan, one: RunningJob) -> bool:
     """Starts the evaluation of a training that has diverged, so that it has its curve.
 
     Returns:
@@ -279,7 +242,7 @@ def _evaluate_diverged(plan: Plan, one: _Running) -> bool:
     return True
 
 
-def _finish(plan: Plan, one: _Running) -> list[str]:
+def _finish(plan: Plan, one: RunningJob) -> list[str]:
     """Writes the result of a process that has ended; returns what went wrong."""
     with one.resources:
         log = one.read_log()
@@ -287,21 +250,20 @@ def _finish(plan: Plan, one: _Running) -> list[str]:
         if one.process.returncode and (diverged_at is None or one.evaluates_diverged):
             lines = [line.split("\r")[-1] for line in log.splitlines() if line.strip()]
             reason = lines[-1] if lines else f"exit code {one.process.returncode}"
-            return [f"{one.job} ({reason} See {os.path.join(one.folder, _LOG)})"]
+            return [f"{one.job} ({reason} See {one.log_file})"]
         if not os.path.isdir(one.model_dir):
-            path = os.path.join(one.folder, _LOG)
-            return [f"{one.job} (the training of its source diverged. See {path})"]
+            return [f"{one.job} (the training of its source diverged. See {one.log_file})"]
         try:
             result = _collect(plan, one, diverged_at)
+            plan.folder.write(result, one.job.training)
         except UserError as error:
             return [f"{one.job} ({error})"]
-        plan.folder.write(result, one.job.training)
         if not plan.keeps_model_dirs and not one.is_source:
             shutil.rmtree(one.folder, ignore_errors=True)
     return []
 
 
-def _collect(plan: Plan, one: _Running, diverged_at: int | None) -> TrainingResult:
+def _collect(plan: Plan, one: RunningJob, diverged_at: int | None) -> TrainingResult:
     job, scale = one.job, plan.scale
     configuration = scale.hash_configuration(job.training)
     origin = origins.describe(one.model_dir, plan.commit, configuration, plan.at_once)
@@ -321,14 +283,3 @@ def _find_cost(plan: Plan, job: Job, configuration: str) -> dict[str, float] | N
             names = ("parameters", "flops_per_token")
             return {name: result.metrics[name] for name in names if name in result.metrics}
     return None
-
-
-def _stop(one: _Running) -> None:
-    """Ends a process; its run continues from its last checkpoint later."""
-    with one.resources:
-        one.process.terminate()
-        try:
-            one.process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            one.process.kill()
-            one.process.wait()

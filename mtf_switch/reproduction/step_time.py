@@ -19,6 +19,7 @@ from mtf_switch import whole_file
 from mtf_switch.reproduction import cost, metrics, origins, runner, scales
 from mtf_switch.reproduction.exhibit import Training
 from mtf_switch.reproduction.exhibits.trainings import T5
+from mtf_switch.reproduction.jobs import Job
 from mtf_switch.reproduction.results_folder import ResultsFolder
 from mtf_switch.reproduction.scales import Scale
 
@@ -131,7 +132,7 @@ def measure(plan: runner.Plan) -> StepTime:
         short = dataclasses.replace(plan, folder=folder, scale=scale)
         folder.prepare()
         start = time.monotonic()
-        runner.run_all(short, [runner.Job(T5, 0)])
+        runner.run_all(short, [Job(T5, 0)])
         seconds = time.monotonic() - start
         result = folder.read(T5, 0)
     examples = scale.count_examples(T5)

@@ -109,9 +109,17 @@ class TrainingResult:
         return "|".join([*parts, *hashes, f"commit:{origin.commit.replace(' and ', '+')}"])
 
     def to_json(self) -> str:
-        """Returns the content of the file. Infinite numbers do not occur."""
+        """Returns the content of the file.
+
+        Raises:
+          UserError: If a number is NaN or infinite, which JSON does not have.
+        """
         content = {**dataclasses.asdict(self), "signature": self.signature}
-        return json.dumps(content, indent=1, allow_nan=False) + "\n"
+        try:
+            return json.dumps(content, indent=1, allow_nan=False) + "\n"
+        except ValueError as error:
+            name = f"{self.training} seed {self.seed}"
+            raise UserError(f"The result of {name} cannot be written: {error}.") from error
 
 
 def describe_divergence(of_row: Mapping[int, TrainingResult]) -> str:

@@ -9,6 +9,7 @@ import tempfile
 from mtf_switch.errors import UserError
 from mtf_switch.reproduction import estimates, metrics, runner
 from mtf_switch.reproduction.exhibit import Training
+from mtf_switch.reproduction.jobs import Job
 from mtf_switch.reproduction.reproduce import Collection
 from mtf_switch.reproduction.results_folder import ResultsFolder
 from mtf_switch.reproduction.training_result import TrainingResult
@@ -41,7 +42,7 @@ def verify(collection: Collection, training: Training) -> str:
         )
         again.folder.prepare()
         seed = min(recorded)
-        runner.run_all(again.plan(1, keeps_model_dirs=False), [runner.Job(training, seed)])
+        runner.run_all(again.plan(1, keeps_model_dirs=False), [Job(training, seed)])
         result = again.folder.read(training, seed)
     return compare(recorded[seed], result, list(recorded.values()))
 
@@ -50,7 +51,8 @@ def compare(old: TrainingResult, new: TrainingResult, recorded: list[TrainingRes
     """Compares two results of one training and seed.
 
     On the same machine, with the same commit and packages, the curves must be equal. Elsewhere,
-    the new quality must be in the prediction interval of the recorded seeds.
+    the new quality must be in the prediction interval of the recorded seeds. If one of these
+    diverged, there is no interval: both results must have diverged, or neither.
 
     Args:
       old: The recorded result.
@@ -62,16 +64,9 @@ def compare(old: TrainingResult, new: TrainingResult, recorded: list[TrainingRes
     """
     name = f"{old.training} seed {old.seed}"
     if _evaluations(old) == _evaluations(new):
-        steps = {step for of_label in new.scores.values() for step in of_label}
-        count = len(new.curve) or len(steps)
-        if not count:
-            return f"{name} is equal: all {len(_computed(new))} numbers have the same value."
-        return f"{name} is equal: all {count} evaluations have the same value."
+        return f"{name} is equal: {_describe_equal(new)}."
     differences = _list_differences(old, new)
-    metric, title = _find_metric(old)
-    values = [metrics.read(result, metric) for result in recorded]
-    before, after = (metrics.read(result, metric) for result in (old, new))
-    numbers = f"its {title} is {after:.4f}, and {before:.4f} was recorded"
+    numbers = f"{_describe(new, old)}, and {_describe(old, old, is_recorded=True)}"
     if _is_planned(old):
         raise UserError(f"{name} differs: {numbers}. It is computed, and depends on no seed.")
     if not differences:
@@ -79,22 +74,57 @@ def compare(old: TrainingResult, new: TrainingResult, recorded: list[TrainingRes
             f"{name} differs: {numbers}, on the same machine, commit, packages and data, where "
             "it should be equal."
         )
-    low, high = estimates.prediction_interval(values)
     where = f"here {' and '.join(differences)} differ"
-    if len(values) < 2:
+    if len(recorded) < 2:
         raise UserError(
             f"{name} differs: {numbers}. Because {where}, it is compared with the interval of "
             "the recorded seeds, which needs at least two seeds."
         )
-    if not low <= after <= high:
-        raise UserError(
-            f"{name} differs: {numbers}. It is outside of the interval of the recorded seeds, "
-            f"[{low:.4f}, {high:.4f}]; {where}."
+    agrees, reason = _judge(old, new, recorded)
+    if not agrees:
+        raise UserError(f"{name} differs: {numbers}. {reason}; {where}.")
+    return f"{name} agrees: {numbers}. {reason}. It need not be equal, because {where}."
+
+
+def _judge(
+    old: TrainingResult, new: TrainingResult, recorded: list[TrainingResult]
+) -> tuple[bool, str]:
+    """Judges a result of another machine, commit or package; returns the reason as well."""
+    diverged = sum(result.diverged_at is not None for result in recorded)
+    if diverged:
+        agrees = (old.diverged_at is None) == (new.diverged_at is None)
+        what = "the same is true of both" if agrees else "the two differ in that"
+        return agrees, (
+            f"{diverged} of {len(recorded)} recorded seeds diverged, so there is no interval. "
+            f"Only whether a run diverges is compared, and {what}"
         )
-    return (
-        f"{name} agrees: {numbers}, within the interval of the recorded seeds, [{low:.4f}, "
-        f"{high:.4f}]. It need not be equal, because {where}."
-    )
+    metric, _ = _find_metric(old)
+    values = [metrics.read(result, metric) for result in recorded]
+    low, high = estimates.prediction_interval(values)
+    agrees = low <= metrics.read(new, metric) <= high
+    place = "within" if agrees else "outside of"
+    return agrees, f"It is {place} the interval of the recorded seeds, [{low:.4f}, {high:.4f}]"
+
+
+def _describe_equal(result: TrainingResult) -> str:
+    if _is_planned(result):
+        return f"all {len(_computed(result))} numbers have the same value"
+    steps = {step for of_label in result.scores.values() for step in of_label}
+    count = len(result.curve) or len(steps)
+    if result.diverged_at is None:
+        return f"all {count} evaluations have the same value"
+    before = f", and the {count} evaluations before have the same value" if count else ""
+    return f"it diverged at step {result.diverged_at:,} again{before}"
+
+
+def _describe(result: TrainingResult, old: TrainingResult, is_recorded: bool = False) -> str:
+    """Says what the number of a result is, or was, that is compared."""
+    if result.diverged_at is not None:
+        who = "the recorded one" if is_recorded else "it"
+        return f"{who} diverged at step {result.diverged_at:,}"
+    metric, title = _find_metric(old)
+    value = metrics.read(result, metric)
+    return f"{value:.4f} was recorded" if is_recorded else f"its {title} is {value:.4f}"
 
 
 def _is_planned(result: TrainingResult) -> bool:

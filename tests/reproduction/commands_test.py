@@ -8,7 +8,7 @@ import pytest
 
 from mtf_switch.cli import main
 from mtf_switch.errors import UserError
-from mtf_switch.reproduction import catalog, paper_scale, runner, scales
+from mtf_switch.reproduction import catalog, jobs, paper_scale, scales
 from mtf_switch.reproduction.exhibits.trainings import EXPERTS_TUNED, SWITCH, T5, tune
 from mtf_switch.reproduction.paper_scale import Tpu
 
@@ -83,8 +83,8 @@ def test_a_plan_is_computed_once(monkeypatch) -> None:
             "--output_dir=work/one/model",
         ]
     ]
-    jobs = runner.list_jobs([PLANNED, T5], 2)
-    assert [str(job) for job in jobs] == ["plan_expert_data seed 0", "t5 seed 0", "t5 seed 1"]
+    listed = jobs.list_jobs([PLANNED, T5], 2)
+    assert [str(job) for job in listed] == ["plan_expert_data seed 0", "t5 seed 0", "t5 seed 1"]
 
 
 @pytest.mark.parametrize("training", [TUNED, PRUNED, STUDENT])

@@ -20,7 +20,8 @@ from mtf_switch.reproduction import runner, scales
 from mtf_switch.reproduction.exhibit import Training
 from mtf_switch.reproduction.exhibits.trainings import SWITCH, T5
 from mtf_switch.reproduction.results_folder import ResultsFolder
-from mtf_switch.reproduction.runner import Job, Plan
+from mtf_switch.reproduction.jobs import Job, RunningJob
+from mtf_switch.reproduction.runner import Plan
 
 COST = {"parameters": 10, "flops_per_token": 20.0}
 JOBS = [Job(T5, 0), Job(SWITCH, 0), Job(T5, 1)]
@@ -283,7 +284,7 @@ def test_a_signal_ends_the_processes_of_the_jobs(tmp_path, monkeypatch, number, 
 
 def test_the_steps_of_the_bar_come_from_the_log(tmp_path) -> None:
     fake_training.write_model_dir(str(tmp_path / "model"), seed=0)
-    running = runner._Running(JOBS[0], str(tmp_path), False, None, None, None, None)
+    running = RunningJob(JOBS[0], str(tmp_path), False, None, None, None, None)
     assert running.count_steps() == 4
     (tmp_path / "model" / "train_log.csv").write_text("step,seconds\r\n")
     assert running.count_steps() == 0
