@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from mtf_switch.downstream import gains
@@ -80,3 +82,29 @@ def test_percents_of_gain_are_those_of_table_8_and_of_the_last_row_of_table_6() 
     assert gains.percent_of_gain(76.6, 74.6, 81.3) == pytest.approx(30, abs=0.5)
     # Initialized from the teacher without distillation: worse than the dense model.
     assert gains.percent_of_gain(-1.639, DENSE_QUALITY, -1.444) == pytest.approx(-1.6, abs=0.1)
+
+
+@pytest.mark.parametrize(("student", "teacher"), [(-1.9, -2.1), (-2.3, -2.1), (-1.9, -2.0)])
+def test_a_teacher_that_is_not_ahead_has_no_gain(student, teacher) -> None:
+    """The first student is the best of the three models, the second is the worst."""
+    assert math.isnan(gains.percent_of_gain(student, -2.0, teacher))
+
+
+@pytest.mark.parametrize("missing", [math.nan, -math.inf])
+def test_models_that_diverged_have_no_gain(missing) -> None:
+    assert math.isnan(gains.percent_of_gain(-1.9, missing, -1.8))
+    assert math.isnan(gains.percent_of_gain(-1.9, -2.0, missing))
+
+
+def test_what_is_not_a_number_is_never_reached_and_reaches_nothing() -> None:
+    assert gains.find_crossing(DENSE, math.nan) is None
+    assert gains.find_crossing(make_points(math.nan, -5.0, -4.0), -4.5) == 250.0
+    assert gains.find_crossing(make_points(math.nan, math.nan), -4.5) is None
+    # Between an evaluation that is not finite and the next one there is no line.
+    for first in (math.nan, -math.inf):
+        assert gains.find_crossing(make_points(first, -4.0), -4.5) == 200.0
+
+
+@pytest.mark.parametrize("last", [math.nan, -math.inf])
+def test_over_a_dense_model_that_diverged_there_is_no_speed_up(last) -> None:
+    assert math.isnan(gains.compute_speed_up(make_points(-5.0, last), DENSE))

@@ -11,6 +11,7 @@ from quality_files import TASK, write_run
 
 from mtf_switch.downstream import quality_curve
 from mtf_switch.downstream.gains import EvaluationPoint
+from mtf_switch.downstream.quality_curve import DivergedError
 from mtf_switch.errors import UserError
 
 
@@ -69,3 +70,22 @@ def test_a_file_of_an_earlier_version_may_be_of_a_part_and_does_not_count(
     path.write_text(json.dumps(data))
     with pytest.raises(UserError, match="has no evaluation"):
         quality_curve.read(run, TASK, "validation")
+
+
+@pytest.mark.parametrize("quality", [math.nan, -math.inf])
+def test_an_evaluation_that_is_not_finite_is_refused(tmp_path: Path, quality: float) -> None:
+    run = write_run(tmp_path, {100: -3.0, 200: quality})
+    with pytest.raises(DivergedError, match=r"eval-200\.json: .* step 200 is (nan|-inf)") as error:
+        quality_curve.read(run, TASK, "validation")
+    assert error.value.step == 200
+    assert "is damaged" not in str(error.value)
+
+
+def test_a_part_of_an_evaluation_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path, {100: -3.0})
+    path = tmp_path / "eval-100.json"
+    part = {"neg_log_perplexity": math.nan, "token_accuracy": 0.5}
+    part |= {"target_tokens": 9, "examples": 3}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tasks": {"a": part}}))
+    with pytest.raises(DivergedError):
+        quality_curve.read(run, "a", "validation")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 from pathlib import Path
 
@@ -10,11 +11,19 @@ import pytest
 from paper_rows import ROWS
 
 from mtf_switch.cli import main
-from mtf_switch.config import bound_settings, gin_config, gin_files
+from mtf_switch.config import bound_settings, gin_config, gin_files, given_bindings
 from mtf_switch.errors import UserError
 from mtf_switch.model import switch_transformer
 from mtf_switch.model.flops import compute_cost
-from mtf_switch.reproduction import catalog, effects, language_section, metrics, plots, scales
+from mtf_switch.reproduction import (
+    catalog,
+    effects,
+    language_section,
+    metrics,
+    paper_scale,
+    plots,
+    scales,
+)
 from mtf_switch.reproduction.catalog import EXHIBITS
 
 each_exhibit = pytest.mark.parametrize("exhibit", EXHIBITS.values(), ids=list(EXHIBITS))
@@ -113,6 +122,9 @@ def test_a_name_finds_its_exhibits() -> None:
         ),
         (lambda: catalog.find_row("table_11"), "write the exhibit and the row"),
         (lambda: catalog.find_row("table_11/nope"), "Table 11 has no row 'nope'"),
+        (lambda: catalog.find_row("all/argmax"), "'all' stands for several.*figure_1/ROW"),
+        (lambda: catalog.find_row("section_4_2/init"), "'section_4_2' stands.*table_6/ROW"),
+        (lambda: catalog.find(["section_4_4"]), "nearest names are: .*section_4_2"),
     ],
 )
 def test_a_name_that_does_not_exist_is_refused(call, message) -> None:
@@ -121,8 +133,50 @@ def test_a_name_that_does_not_exist_is_refused(call, message) -> None:
 
 
 def test_a_label_is_written_as_in_the_paper() -> None:
-    labels = [EXHIBITS[name].label for name in ("table_11", "figure_4", "appendix_b")]
-    assert labels == ["Table 11", "Figure 4", "Appendix B"]
+    names = ("table_11", "figure_4", "appendix_b", "section_5_6")
+    labels = [EXHIBITS[name].label for name in names]
+    assert labels == ["Table 11", "Figure 4", "Appendix B", "Section 5.6"]
+
+
+@each_exhibit
+def test_a_claim_of_the_paper_is_true_of_its_numbers(exhibit) -> None:
+    for claim in exhibit.claims:
+        paper = claim.paper or claim.effect.find_in_paper(exhibit.paper_numbers)
+        if claim.of_paper and paper is not None:
+            assert paper > claim.limit, claim.text
+
+
+@each_exhibit
+def test_a_claim_says_what_its_effect_tests(exhibit) -> None:
+    """What the paper says beyond that is in parentheses."""
+    for claim in exhibit.claims:
+        judged = claim.text.split("(")[0]
+        assert "about" not in judged, claim.text
+        assert not re.search(r": \d|, \d+%", judged), claim.text
+        compared = " ".join(claim.effect.rows)
+        numbers = re.findall(r"(\d+) experts", judged) + re.findall(r"here (\d+)", claim.text)
+        for number in numbers:
+            assert re.search(rf"_{number}(\D|$)", compared), claim.text
+        if claim.above is not None and not judged.startswith("Most"):
+            limit = abs(claim.above)
+            assert f"{limit:g}" in judged or f"{limit:.0%}" in judged, claim.text
+
+
+def read_bindings(*files: str) -> dict[str, object]:
+    return {binding.key: binding.value for binding in given_bindings.read(files, ())}
+
+
+@each_exhibit
+def test_the_layout_of_a_full_size_row_can_split_its_experts(exhibit) -> None:
+    for row in exhibit.rows:
+        for model in paper_scale.list_models(row):
+            layout, *own = model.files
+            found = read_bindings(layout)
+            if "experts:data" not in found["utils.run.layout_rules"]:
+                continue
+            for files in (own, [model.teacher] if model.teacher else []):
+                experts = read_bindings(*files).get("num_experts", 0)
+                assert experts % found["mesh.data"] == 0, (row.name, layout)
 
 
 def test_trainings_that_rows_share_are_listed_once() -> None:

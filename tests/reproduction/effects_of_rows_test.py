@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from made_results import make_result, make_seeds
 
@@ -41,11 +42,11 @@ def test_rows_without_common_seeds_have_no_effect() -> None:
     assert Difference("a", "c").estimate(results) is None
 
 
-def test_a_metric_that_a_seed_lacks_leaves_that_seed_out() -> None:
+def test_a_metric_that_a_seed_lacks_leaves_that_seed_out_and_it_is_counted() -> None:
     results = {"a": make_seeds(-2.0, -2.0, dropped_training=0.2), "b": make_seeds(-2.0, -2.0)}
     results["b"][0].metrics["dropped_training"] = 0.1
     found = Difference("a", "b", "dropped_training").estimate(results)
-    assert (found.seeds, found.center) == (1, pytest.approx(0.1))
+    assert (found.seeds, found.left_out, found.center) == (1, 1, pytest.approx(0.1))
 
 
 def test_a_row_that_diverged_is_behind_and_two_of_them_are_equal() -> None:
@@ -102,8 +103,38 @@ def test_a_trend_is_the_gain_of_a_doubling() -> None:
     assert trend.estimate(results).center == pytest.approx(0.2)
     paper = {name: {"quality": of[0].metrics["quality"]} for name, of in results.items()}
     assert trend.find_in_paper(paper) == pytest.approx(0.2)
-    results["two"] = {0: make_result(diverged_at=3)}
-    assert trend.estimate(results).center == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("diverged", "slope"),
+    [
+        (["four"], -math.inf),
+        (["two", "four"], -math.inf),
+        # A dense model that diverges does not speak against experts.
+        (["one"], math.inf),
+        (["one", "two"], math.inf),
+        # In the middle, a bad value moves the line and does not turn it.
+        (["two"], None),
+        (["one", "two", "four"], None),
+    ],
+)
+def test_a_trend_with_rows_that_diverged_is_the_limit_for_ever_worse_values(
+    diverged, slope
+) -> None:
+    numbers = (("one", 1), ("two", 2), ("four", 4))
+    results = {
+        name: {0: make_result(-2.0, diverged_at=3 if name in diverged else None)}
+        for name, _ in numbers
+    }
+    found = Trend(numbers).estimate(results)
+    bad = [-1e9 if name in diverged else -2.0 for name, _ in numbers]
+    limit = np.polyfit([0, 1, 2], bad, 1)[0]
+    if slope is None:
+        assert (found.seeds, found.left_out) == (0, 1)
+        assert abs(limit) < 1  # rounding of 1e9
+    else:
+        assert found.center == slope
+        assert math.copysign(math.inf, limit) == slope
 
 
 def test_a_rank_correlation_is_that_of_the_models_of_a_seed() -> None:
@@ -123,7 +154,8 @@ def test_a_rank_correlation_is_that_of_the_models_of_a_seed() -> None:
     # Where all scores are equal, there is no rank.
     for name in scored:
         results[name] = {0: make_result(upstream=1.0, downstream=2.0)}
-    assert correlation.estimate(results) is None
+    found = correlation.estimate(results)
+    assert (found.seeds, found.left_out) == (0, 1)
 
 
 def test_the_spread_is_that_over_seeds() -> None:
@@ -148,17 +180,20 @@ def test_the_quality_at_half_of_the_steps_is_interpolated(curve, half) -> None:
 
 def test_a_student_keeps_a_share_of_its_teachers_gain() -> None:
     results = {
-        "student": make_seeds(-1.9, -2.1, -1.0),
-        "dense": make_seeds(-2.0, -2.0, -2.0),
-        # The last teacher has no gain, so that seed is left out.
-        "teacher": make_seeds(-1.6, -1.8, -2.0),
+        # Of the seeds that are left out, the student is the best model in seed 3, and the worst
+        # in seed 4.
+        "student": make_seeds(-1.9, -2.1, -1.0, -1.9, -2.3),
+        "dense": make_seeds(-2.0, -2.0, -2.0, -2.0, -2.0),
+        # The last three teachers have no gain.
+        "teacher": make_seeds(-1.6, -1.8, -2.0, -2.1, -2.1),
     }
     gain = ShareOfGain("student", "dense", "teacher")
     # 0.1 / 0.4 and -0.1 / 0.2.
     found = gain.estimate(results)
-    assert (found.seeds, found.center) == (2, pytest.approx((0.25 - 0.5) / 2))
+    assert found.center == pytest.approx((0.25 - 0.5) / 2)
+    assert (found.seeds, found.left_out) == (2, 3)
     # A student that diverges keeps less than any other, and is counted.
-    results["student"][1] = make_result(-math.inf)
+    results["student"][1] = make_result(seed=1, diverged_at=3)
     assert gain.estimate(results).center == -math.inf
     assert gain.estimate(results).seeds == 2
     # Table 6 prints 29% for the student with both losses.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -75,3 +76,38 @@ def test_one_more_value_lies_in_the_prediction_interval() -> None:
     half = T_2 * math.sqrt(1 + 1 / 3)
     assert estimates.prediction_interval([1.0, 2.0, 3.0]) == close((2 - half, 2 + half), 1e-6)
     assert estimates.prediction_interval([1.0]) == (-math.inf, math.inf)
+
+
+def test_seeds_without_a_value_are_left_out_and_counted() -> None:
+    found = estimates.estimate([1.0, math.nan, 2.0, 3.0, math.nan], "difference")
+    assert found == dataclasses.replace(
+        estimates.estimate([1.0, 2.0, 3.0], "difference"), left_out=2
+    )
+    assert (found.seeds, found.center) == (3, 2.0)
+    nothing = estimates.estimate([math.nan, math.nan], "factor")
+    assert math.isnan(nothing.center)
+    assert (nothing.low, nothing.high) == (0.0, math.inf)
+    assert (nothing.seeds, nothing.left_out) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "text"),
+    [
+        ([1.0, 2.0, 3.0], "difference", "+2.0 [-0.5, +4.5]"),
+        ([1.0, 2.0, 3.0, math.nan], "difference", "+2.0 [-0.5, +4.5] (3 of 4 seeds)"),
+        ([1.0], "difference", "+1.0 (1 seed)"),
+        ([1.0, math.nan], "difference", "+1.0 (1 of 2 seeds)"),
+        ([math.nan, math.nan], "difference", "unknown (0 of 2 seeds)"),
+        ([0.0, 2.0], "factor", "0.00 (too few seeds for an interval)"),
+        # Of five seeds, one is as good before training and one never is: that is an interval.
+        ([0.0, 1.0, 2.0, 3.0, math.inf], "factor", "2.00 [0.00, inf] (94%)"),
+    ],
+)
+def test_an_estimate_is_written_with_its_interval_and_its_seeds(values, kind, text) -> None:
+    found = estimates.estimate(values, kind)
+    assert estimates.format_estimate(found, signed=kind == "difference", digits=1) == text
+
+
+@pytest.mark.parametrize("last", [math.inf, -math.inf, math.nan])
+def test_a_value_that_is_not_finite_predicts_nothing(last) -> None:
+    assert estimates.prediction_interval([1.0, 2.0, last]) == (-math.inf, math.inf)

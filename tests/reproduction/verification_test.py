@@ -84,3 +84,29 @@ def test_what_is_computed_is_equal_everywhere() -> None:
     assert text == "plan_data seed 0 is equal: all 2 numbers have the same value."
     with pytest.raises(UserError, match="It is computed, and depends on no seed"):
         verification.compare(old, elsewhere(planned(sent_bytes=3.0)), [old])
+
+
+def diverged(step: int, seed: int = 0) -> TrainingResult:
+    return make_result(seed=seed, curve=[], diverged_at=step)
+
+
+def test_without_an_interval_only_whether_a_run_diverges_is_compared() -> None:
+    """A recorded seed diverged, as in the paper's rows of bfloat16."""
+    recorded = [*RECORDED[:2], diverged(3, seed=2)]
+    text = verification.compare(recorded[0], elsewhere(make_result(-2.9)), recorded)
+    assert "1 of 3 recorded seeds diverged, so there is no interval" in text
+    with pytest.raises(UserError, match="it diverged at step 5, and -2.5000 was recorded.*differ"):
+        verification.compare(recorded[0], elsewhere(diverged(5)), recorded)
+    recorded = [diverged(3), *RECORDED[1:]]
+    text = verification.compare(recorded[0], elsewhere(diverged(4)), recorded)
+    assert "it diverged at step 4, and the recorded one diverged at step 3" in text
+    with pytest.raises(UserError, match="its negative log perplexity is -2.5000, and the rec"):
+        verification.compare(recorded[0], elsewhere(make_result(-2.5)), recorded)
+
+
+def test_a_run_that_diverges_at_the_same_step_is_equal() -> None:
+    text = verification.compare(diverged(3), diverged(3), [diverged(3)])
+    assert text == "switch_8 seed 0 is equal: it diverged at step 3 again."
+    old = make_result(curve=[(0, -7.0), (50, -3.0)], diverged_at=70)
+    text = verification.compare(old, old, [old])
+    assert text.endswith("at step 70 again, and the 2 evaluations before have the same value.")
