@@ -110,17 +110,21 @@ class RowPlanner:
             of its students for `planner.make_plan`.
         """
         self._capture_teacher = capture_teacher
-        self._known: dict[FullSizeModel, PlannedModel] = {}
+        self._known: dict[FullSizeModel, tuple[str, bool]] = {}
 
     def plan(self, row: Row) -> PlannedRow:
         """Plans all models of a row."""
-        models = list_models(row)
-        for model in models:
-            if model not in self._known:
-                self._known[model] = self._plan(model)
-        return PlannedRow(row, tuple(self._known[model] for model in models))
+        planned = []
+        for model in list_models(row):
+            # A model can have several roles.
+            key = dataclasses.replace(model, role="")
+            if key not in self._known:
+                self._known[key] = self._plan(model)
+            planned.append(PlannedModel(model, *self._known[key]))
+        return PlannedRow(row, tuple(planned))
 
-    def _plan(self, model: FullSizeModel) -> PlannedModel:
+    def _plan(self, model: FullSizeModel) -> tuple[str, bool]:
+        """Returns the verdict on a model, and whether it fits."""
         from mtf_switch.planning import planner
 
         try:
@@ -129,8 +133,8 @@ class RowPlanner:
             settings = planner.parse_settings(model.files, [])
             made = planner.make_plan(settings, make_objective=teacher)
         except UserError as error:
-            return PlannedModel(model, str(error), False)
-        return PlannedModel(model, made.verdict, made.fits)
+            return str(error), False
+        return made.verdict, made.fits
 
 
 def make_commands(exhibit: Exhibit, row: Row, seed: int, tpu: Tpu) -> list[list[str]]:

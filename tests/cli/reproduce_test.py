@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from made_results import make_result
 
 from mtf_switch import machine, network, whole_file
 from mtf_switch.cli import main
+from mtf_switch.config import gin_files
 from mtf_switch.reproduction import cost, paper_scale, runner, step_time
 from mtf_switch.reproduction.exhibits.trainings import SWITCH
-from mtf_switch.reproduction.paper_scale import PlannedRow
+from mtf_switch.reproduction.paper_scale import PlannedModel, PlannedRow
 from mtf_switch.reproduction.results_folder import ResultsFolder
 from mtf_switch.reproduction.step_time import StepTime
 
@@ -138,6 +140,35 @@ def test_reports_are_written_without_training(results, capsys) -> None:
     assert len(results.made) == 2
 
 
+def test_the_first_page_links_only_pages_that_are_there(results) -> None:
+    """Input jitter of Table 11 is the model of Figure 4, whose page nobody asked for."""
+    flags = ("--seeds=1", f"--results={results}")
+    reproduce("table_11", "--rows=input_jitter", *flags)
+    page = (results / "README.md").read_text()
+    assert "[Table 11](table_11.md)" in page
+    assert "Figure 4 | Switch-Base" in page
+    for link in re.findall(r"\]\(([^)]*)\)", page):
+        assert (results / link).exists(), link
+    # The page of an earlier call stays linked.
+    reproduce("table_3", "--no_training", *flags)
+    page = (results / "README.md").read_text()
+    assert "[Table 11](table_11.md)" in page
+    assert "[Table 3](table_3.md)" in page
+
+
+def test_a_folder_of_the_repository_links_the_guide(results, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(gin_files, "REPOSITORY", tmp_path)
+    (tmp_path / "docs").mkdir()
+    flags = ("table_11", "--rows=argmax", "--seeds=1", f"--results={results}")
+    reproduce(*flags)
+    assert "docs/reproduction.md defines" in (results / "README.md").read_text()
+    (tmp_path / "docs" / "reproduction.md").touch()
+    reproduce(*flags)
+    assert "[docs/reproduction.md](../docs/reproduction.md) defines" in (
+        results / "README.md"
+    ).read_text()
+
+
 def test_a_full_disk_is_one_sentence_and_nothing_is_lost(results, monkeypatch, capsys) -> None:
     reproduce("table_11", "--rows=argmax", "--seeds=1", f"--results={results}")
     write = whole_file.write_text
@@ -182,11 +213,23 @@ def test_a_row_is_verified(results, monkeypatch, capsys) -> None:
         (["table_11", "--list"], "exactly one of them, not 2"),
         (["table_11", "--rows=argmx"], "Table 11 has no row 'argmx'"),
         (["table_11", "table_3", "--rows=argmax"], "rows of one table or figure, but 2"),
-        (["--list", "--rows=argmax"], "rows of one table or figure, but 0"),
         (["--verify=table_11"], "write the exhibit and the row"),
         (["--verify=table_11/argmax"], "has no result of switch_8_argmax"),
+        (["--verify=all/argmax"], "'all' stands for several tables and figures"),
+        (["--verify=section_4_2/init"], "'section_4_2' stands for several"),
         (["table_11", "--no_training"], "There is no folder"),
         (["table_11", "--tpu=t"], "--tpu is for --scale=paper, and this is --scale=tiny"),
+        (["--list", "--rows=argmax"], "--list lists all rows, so --rows has no effect"),
+        (["--list", "--jobs=2"], "so --jobs has no effect"),
+        (["--list", "--no_training"], "so --no_training has no effect"),
+        (["--verify=table_11/argmax", "--rows=argmax"], "so --rows has no effect"),
+        (["--verify=table_11/argmax", "--jobs=1"], "so --jobs has no effect"),
+        (["--verify=table_11/argmax", "--rerun_stale"], "so --rerun_stale has no effect"),
+        (["--verify=table_11/argmax", "--keep_model_dirs"], "so --keep_model_dirs has no"),
+        (["table_11", "--no_training", "--rows=argmax"], "--no_training trains nothing, so"),
+        (["table_11", "--no_training", "--jobs=2"], "so --jobs has no effect"),
+        (["table_11", "--no_training", "--keep_model_dirs"], "so --keep_model_dirs has no"),
+        (["table_11", "--no_training", "--rerun_stale"], "so --rerun_stale has no effect"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, message, results, capsys) -> None:
@@ -203,6 +246,9 @@ def test_a_mistake_is_one_sentence(arguments, message, results, capsys) -> None:
         (["--model_dirs=gs://b/d"], "pass both --tpu and --model_dirs"),
         (["--results=d"], "--results is for the smaller scales"),
         (["--steps=3"], "--steps is for the smaller scales"),
+        (["--jobs=2"], "--jobs is for the smaller scales"),
+        (["--rerun_stale"], "--rerun_stale is for the smaller scales"),
+        (["--keep_model_dirs"], "--keep_model_dirs is for the smaller scales"),
     ],
 )
 def test_the_papers_scale_has_its_own_flags(arguments, message, capsys) -> None:
@@ -210,11 +256,18 @@ def test_the_papers_scale_has_its_own_flags(arguments, message, capsys) -> None:
     assert message in capsys.readouterr().err
 
 
-def test_full_size_rows_are_planned_and_their_commands_printed(monkeypatch, capsys) -> None:
-    def plan(row):
-        return PlannedRow(row, "It fits.", row.name != "sample_softmax")
+def fake_plans(monkeypatch, verdict: str, too_large: str = "") -> None:
+    """Replaces the planner; one row can be too large."""
 
-    monkeypatch.setattr(paper_scale, "plan", plan)
+    def plan(self, row) -> PlannedRow:
+        (model,) = paper_scale.list_models(row)
+        return PlannedRow(row, (PlannedModel(model, verdict, row.name != too_large),))
+
+    monkeypatch.setattr(paper_scale.RowPlanner, "plan", plan)
+
+
+def test_full_size_rows_are_planned_and_their_commands_printed(monkeypatch, capsys) -> None:
+    fake_plans(monkeypatch, "It fits.")
     assert reproduce("table_11", "--scale=paper", "--rows=argmax", "--seeds=2") == 0
     head, planned, *commands = capsys.readouterr().out.splitlines()
     assert head == "table_11/argmax: Argmax"
@@ -235,10 +288,7 @@ def test_full_size_rows_run_on_a_tpu_if_they_fit(monkeypatch, capsys) -> None:
         ran.append(command[2:])
         return subprocess.CompletedProcess(command, 7 if "eval" in command else 0)
 
-    def plan(row):
-        return PlannedRow(row, "It does not fit.", row.name != "sample_softmax")
-
-    monkeypatch.setattr(paper_scale, "plan", plan)
+    fake_plans(monkeypatch, "It does not fit.", too_large="sample_softmax")
     monkeypatch.setattr(paper_scale.subprocess, "run", run)
     monkeypatch.setattr(network, "check_address", lambda *_: None)
     flags = ("--scale=paper", "--seeds=1", "--tpu=t", "--model_dirs=gs://b/d/")

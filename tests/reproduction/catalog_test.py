@@ -280,3 +280,14 @@ def test_the_share_of_the_gain_is_the_papers() -> None:
     share = effects.ShareOfGain("student", "t5", "teacher", "downstream")
     # Table 8 prints 30%.
     assert share.find_in_paper(paper) == pytest.approx(0.3, abs=0.005)
+
+
+def test_the_guide_lists_all_names() -> None:
+    page = Path("docs/reproduction.md").read_text()
+    for name, parts in catalog.SECTIONS.items():
+        assert f"| `{name}` | {', '.join(f'`{part}`' for part in parts)} |" in page
+    numbers = {1, *range(3, 10), 12, 13}
+    assert {name for name in EXHIBITS if name.startswith("figure")} == {
+        f"figure_{number}" for number in numbers
+    }
+    assert "| `figure_1`, `figure_3` to `figure_9`, `figure_12`, `figure_13` |" in page

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from pathlib import Path
 
 import fake_training
 import pytest
@@ -12,9 +14,10 @@ from mtf_switch.downstream import scores
 from mtf_switch.downstream.scores import StepScores
 from mtf_switch.errors import UserError
 from mtf_switch.reproduction import catalog, collecting, origins, scales, training_result
-from mtf_switch.reproduction.exhibits.trainings import EXPERTS_TUNED, SWITCH, tune
+from mtf_switch.reproduction.exhibits.trainings import EXPERTS_TUNED, SWITCH, T5, tune
 
 TINY = scales.choose("tiny")
+SHORT = scales.choose("tiny", fake_training.STEPS)
 COST = {"parameters": 10, "flops_per_token": 20.0}
 TASKS = {"embedded_package": "accuracy", "embedded_module": "f1"}
 
@@ -60,6 +63,87 @@ def test_a_fine_tuned_model_has_its_scores_and_the_quality_before(tmp_path) -> N
     damaged = result.to_json().replace('"0": 10.0', '"x": 10.0')
     with pytest.raises(UserError, match="is damaged"):
         training_result.from_json(damaged, "a file")
+
+
+def test_a_model_whose_source_diverged_has_no_quality_before(tmp_path) -> None:
+    """The source may be a row, and have evaluations before the last one."""
+    training = tune(SWITCH, EXPERTS_TUNED)
+    model_dir = tmp_path / "one" / "model"
+    (source,) = TINY.list_source_folders(training, 0, str(model_dir))
+    for folder in (source, str(model_dir)):
+        fake_training.write_model_dir(folder, seed=0)
+    fake_training.write_evaluation(source, 0, 4, math.nan)
+    write_scores(model_dir)
+    result = collecting.collect(training, 0, TINY, str(model_dir), ORIGIN, COST)
+    assert "upstream" not in result.metrics
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A whole run of four steps, which was evaluated at 0, 2 and 4."""
+    model_dir = tmp_path / "t5-0" / "model"
+    fake_training.write_model_dir(str(model_dir), seed=0)
+    return model_dir
+
+
+def collect(run: Path, diverged_at: int | None = None) -> training_result.TrainingResult:
+    return collecting.collect(T5, 0, SHORT, str(run), ORIGIN, COST, diverged_at)
+
+
+def test_a_recorded_command_can_be_pasted_into_a_shell(run) -> None:
+    (train, _) = collect(run).commands
+    assert "'--gin_param=utils.run.train_steps = 4'" in train
+
+
+@pytest.mark.parametrize("step", [2, 4])
+@pytest.mark.parametrize("row", ["", "{step},nan,3.0,,3.0,\r\n"])
+def test_an_evaluation_without_its_row_in_the_log_is_refused(run, step, row) -> None:
+    """Otherwise, an earlier evaluation would be taken for the last one."""
+    log = run / "train_log.csv"
+    lines = log.read_bytes().decode().splitlines(keepends=True)
+    lines[step] = row.format(step=step)
+    log.write_bytes("".join(lines).encode())
+    with pytest.raises(UserError, match=f"of step {step}, but its train_log.csv.*Remove") as error:
+        collect(run)
+    assert f"Remove {run.parent}, and run the same command again." in str(error.value)
+
+
+def test_a_run_that_was_not_evaluated_to_its_end_is_refused(run) -> None:
+    (run / "eval-first1280-4.json").unlink()
+    with pytest.raises(UserError, match="up to step 2, and its training has 4 steps"):
+        collect(run)
+    # A run that diverged has no later one.
+    assert [point.step for point in collect(run, diverged_at=3).curve] == [0, 2]
+    for path in run.glob("eval*"):
+        path.unlink()
+    with pytest.raises(UserError, match="has no evaluation"):
+        collect(run)
+
+
+@pytest.mark.parametrize("quality", [math.nan, -math.inf])
+def test_evaluations_from_the_one_that_is_not_finite_are_no_points(run, quality) -> None:
+    fake_training.write_evaluation(str(run), 0, 2, quality)
+    result = collect(run)
+    assert result.diverged_at == 2
+    assert [point.step for point in result.curve] == [0]
+    assert "quality" not in result.metrics
+    assert training_result.from_json(result.to_json(), "a file") == result
+    # `train` said it before.
+    assert collect(run, diverged_at=1).diverged_at == 1
+
+
+def test_a_damaged_evaluation_is_refused_beside_one_that_is_not_finite(run) -> None:
+    fake_training.write_evaluation(str(run), 0, 4, math.nan)
+    (run / "eval-first1280-2.json").write_text("{")
+    with pytest.raises(UserError, match=r"eval-first1280-2\.json is damaged"):
+        collect(run)
+
+
+def test_a_result_that_is_not_finite_is_not_written(run) -> None:
+    result = collect(run)
+    result.routers["layer"]["entropy"] = math.nan
+    with pytest.raises(UserError, match="The result of t5 seed 0 cannot be written"):
+        result.to_json()
 
 
 def test_a_pruned_model_has_one_evaluation_and_no_training(tmp_path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 
 import pytest
 
 from mtf_switch.cli import main
 from mtf_switch.errors import UserError
+from mtf_switch.planning import planner
 from mtf_switch.reproduction import catalog, jobs, paper_scale, scales
 from mtf_switch.reproduction.exhibits.trainings import EXPERTS_TUNED, SWITCH, T5, tune
-from mtf_switch.reproduction.paper_scale import Tpu
+from mtf_switch.reproduction.paper_scale import FullSizeModel, RowPlanner, Tpu
 
 TINY = scales.choose("tiny")
 SHORT = scales.choose("tiny", 20)
@@ -150,9 +152,90 @@ def test_a_full_size_student_has_its_teacher() -> None:
     assert folder_of(distil, "--teacher=") == folder_of(tune_)
     assert folder_of(tune_, "--init_checkpoint=") == folder_of(train)
     assert "--perplexity" not in score
-    _, prune, _ = full_size("table_6/pruned_4")
+    _, prune, evaluate = full_size("table_6/pruned_4")
     assert prune[0] == "prune"
+    # Its configuration has the layout of the source, which splits 64 experts over 32 cores.
+    assert evaluate[-1] == "--gin_file=layouts/data_32.gin"
     assert full_size("figure_9/data") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "teacher", "student"),
+    [
+        ("table_6/init", "expert_32", "expert_32"),
+        ("table_6/control", "data_32", "data_32"),
+        ("table_6/pruned_1", "expert_32", None),
+        ("table_7/student_16_experts", "data_32", "data_32"),
+        ("table_7/student_256_experts", "expert_32", "expert_32"),
+        ("table_8/student", "expert_32", "expert_32"),
+        ("table_8/control", "data_32", "data_32"),
+    ],
+)
+def test_a_source_is_trained_on_a_layout_that_splits_its_experts(
+    name, teacher, student
+) -> None:
+    commands = full_size(name)
+    layouts = [
+        [text for text in command if text.startswith("--gin_file=layouts/")]
+        for command in commands
+    ]
+    for command, found in zip(commands, layouts):
+        wanted = student if command[0] == "distil" else teacher
+        if command[0] in ("train", "finetune", "distil"):
+            assert found == [f"--gin_file=layouts/{wanted}.gin"], command
+
+
+@pytest.fixture
+def planned(monkeypatch) -> list:
+    """What the planner was asked for: files, and the teacher in the graph."""
+    asked = []
+
+    def make_plan(settings, vocabulary_size=None, make_objective=None):
+        asked.append((settings, make_objective))
+        fits = make_objective is None or "switch_base_16" not in make_objective
+        return types.SimpleNamespace(verdict=f"Verdict {len(asked)}.", fits=fits)
+
+    monkeypatch.setattr(planner, "parse_settings", lambda files, params: files)
+    monkeypatch.setattr(planner, "make_plan", make_plan)
+    return asked
+
+
+def test_a_student_is_planned_with_its_teacher_and_after_it(planned) -> None:
+    rows = RowPlanner(capture_teacher=lambda file: f"objective of {file}")
+    exhibit, row = catalog.find_row("table_7/student_256_experts")
+    found = rows.plan(row)
+    teacher = "paper/table_7/switch_base_256.gin"
+    layout = "layouts/expert_32.gin"
+    assert planned == [
+        ((layout, teacher), None),
+        ((layout, "paper/table_7/student.gin"), f"objective of {teacher}"),
+    ]
+    lines = paper_scale.format_row(exhibit, found, 1, Tpu()).splitlines()
+    assert lines[1:3] == [
+        f"  plan of the teacher ({layout}): Verdict 1.",
+        f"  plan of the student with its teacher ({layout}): Verdict 2.",
+    ]
+    # A model that several rows need is planned once.
+    assert rows.plan(row) == found
+    (own,) = rows.plan(catalog.find_row("table_7/teacher_256_experts")[1]).models
+    assert (own.verdict, own.model.role) == ("Verdict 1.", "")
+    assert len(planned) == 2
+
+
+def test_a_row_runs_only_if_its_teacher_fits_as_well(planned) -> None:
+    rows = RowPlanner(capture_teacher=lambda file: f"objective of {file}")
+    exhibit, row = catalog.find_row("table_7/student_16_experts")
+    with pytest.raises(UserError, match="student_16_experts cannot run: Verdict 2. Leave it out"):
+        paper_scale.run(exhibit, [rows.plan(row)], 1, Tpu())
+
+
+def test_what_is_fine_tuned_or_pruned_is_planned_before_that() -> None:
+    (source,) = paper_scale.list_models(catalog.find_row("table_6/pruned_1")[1])
+    files = ("layouts/expert_32.gin", "paper/table_7/switch_base_64.gin")
+    assert source == FullSizeModel(files, "the model that is pruned")
+    (source,) = paper_scale.list_models(catalog.find_row("table_4/t5")[1])
+    files = ("layouts/data_32.gin", "paper/table_4/pretrain_t5_base.gin")
+    assert source == FullSizeModel(files, "the model that is fine-tuned")
 
 
 def test_what_runs_only_at_the_papers_scale_says_so() -> None:

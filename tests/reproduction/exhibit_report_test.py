@@ -6,17 +6,18 @@ import csv
 import dataclasses
 import io
 import json
+import math
 
 import pytest
 from made_results import make_result, make_seeds, of_commit
 from matplotlib.figure import Figure
 
-from mtf_switch.reproduction import exhibit_report, overview
+from mtf_switch.reproduction import exhibit_report
 from mtf_switch.reproduction.catalog import EXHIBITS
 from mtf_switch.reproduction.claim_table import Context
 
 TABLE = EXHIBITS["table_11"]
-CONTEXT = Context("tiny", 3, "abc1234", "b" * 64, "run_switch.py reproduce table_11")
+CONTEXT = Context("tiny", 3, "abc1234", "b" * 64, ("--seeds=3",))
 RESULTS = {
     "argmax": make_seeds(-2.50, -2.52, -2.54, training="switch_8_argmax"),
     "sample_softmax": make_seeds(-2.60, -2.62, -2.64, training="switch_8_sample_softmax"),
@@ -81,6 +82,24 @@ def test_students_have_their_compression_and_share_of_the_gain() -> None:
     assert found["non-expert weights, no distillation"] == ["95%", "-2", "-50 [-50, -50]"]
     assert found["distillation"] == ["95%", "+3", "+50 (1 seed)"]
     assert found["+ non-expert weights of the teacher"] == ["", "+20", ""]
+
+
+def test_a_share_says_in_how_many_seeds_the_teacher_has_a_gain() -> None:
+    results = {
+        "t5": make_seeds(-2.5, -2.5, -2.5, parameters=50),
+        "teacher": make_seeds(-2.3, -2.3, -2.6, parameters=1000),
+        # Shares 0.5 and 0.25. The last student is the best model of its seed.
+        "distillation_init_mix": make_seeds(-2.4, -2.45, -2.0, parameters=50),
+    }
+    report = exhibit_report.make_report(EXHIBITS["table_6"], results, CONTEXT)
+    # 12.706205 * 17.68 / sqrt(2) = 158.8.
+    assert "| 95% | +29 | +38 [-121, +196] (2 of 3 seeds) |" in report.text
+    shares = [claim for claim in report.data["claims"] if "keeps" in claim["claim"]]
+    assert [claim["verdict"] for claim in shares] == ["not resolved at this scale"] * 2
+    assert shares[0]["ours"]["left_out"] == 1
+    rows = list(csv.DictReader(io.StringIO(report.documents["table_6.csv"])))
+    of_student = [row["share_of_gain"] for row in rows if row["row"] == "distillation_init_mix"]
+    assert [text[:4] for text in of_student] == ["0.5", "0.25", ""]
 
 
 @pytest.mark.parametrize("exhibit", EXHIBITS.values(), ids=EXHIBITS)
@@ -148,6 +167,27 @@ def test_the_steps_of_divergence_are_shown() -> None:
     _, labels = figure.axes[0].get_legend_handles_labels()
     assert "Argmax, 2 of 3 diverged at steps 60 to 1,200" in labels
     assert figure.axes[0].get_xlabel() == "training steps"
+
+
+def test_a_seed_that_lacks_a_metric_is_counted_and_hides_no_other_one() -> None:
+    """A run that diverged has no evaluation at its end, so it drops no tokens there."""
+    dropped = {"dropped_training": 0.1, "dropped_evaluation": 0.2}
+    results = {
+        row.name: make_seeds(-2.5, -2.6, **dropped) for row in EXHIBITS["figure_3"].rows
+    }
+    broken = make_result(seed=1, curve=[(0, -7.0)], diverged_at=60, dropped_training=0.1)
+    results["capacity_2.0"][1] = broken
+    report = exhibit_report.make_report(EXHIBITS["figure_3"], results, CONTEXT)
+    line = next(line for line in report.text.splitlines() if "capacity factor 2.0" in line)
+    assert "| 0.1000 | 0.2000 (1 of 2 seeds) |" in line
+    assert "+0.000 (1 of 2 seeds)" in report.text
+    report.plots["figure_3.png"](figure := Figure())
+    _, evaluation = figure.axes[0].get_lines()
+    assert evaluation.get_ydata().tolist() == pytest.approx([20, 20, 20])
+    results["capacity_2.0"] = {1: broken}
+    report.plots["figure_3.png"](figure := Figure())
+    _, evaluation = figure.axes[0].get_lines()
+    assert math.isnan(evaluation.get_ydata()[2])
 
 
 def test_many_rows_and_far_differences_can_be_read() -> None:
@@ -282,32 +322,3 @@ def test_one_seed_has_no_interval() -> None:
     assert "-0.1000 (1 seed)" in table
     claims = exhibit_report.make_report(TABLE, results, CONTEXT).text
     assert claims.count("**not resolved at this scale**") == 3
-
-
-def test_the_first_page_has_every_claim_and_what_was_not_run() -> None:
-    exhibits = [TABLE, EXHIBITS["table_3"]]
-    context = dataclasses.replace(CONTEXT, command="run_switch.py reproduce all --seeds=3")
-    report = overview.make_report({"table_11": RESULTS, "table_3": {}}, context, exhibits)
-    page = report.documents["README.md"]
-    assert page.count("[Table 11](table_11.md)") == 4
-    assert page.count("**not run**") == 3
-    assert "| Table 3 |" in page
-    assert "table_3.md" not in page
-    assert "- Table 3: `run_switch.py reproduce table_3 --seeds=3`" in page
-    assert report.text == (
-        "6 claims of the paper: 2 same direction, 1 not resolved at this scale, 0 opposite "
-        "direction, 3 not run."
-    )
-
-
-def test_comparisons_with_a_control_are_no_claims_of_the_paper() -> None:
-    results = {
-        name: make_seeds(quality, quality, quality)
-        for name, quality in {"distillation_init_mix": -2.4, "control_mix": -2.5}.items()
-    }
-    report = overview.make_report({"table_6": results}, CONTEXT, [EXHIBITS["table_6"]])
-    assert report.text == (
-        "6 claims of the paper: 0 same direction, 0 not resolved at this scale, 0 opposite "
-        "direction, 6 not run. 2 comparisons with a control: 1 same direction, 0 not resolved at "
-        "this scale, 0 opposite direction, 1 not run."
-    )

@@ -32,7 +32,7 @@ from mtf_switch.reproduction.verdicts import Verdict
 from tasks import multilingual_corpus
 
 STEPS = (0, 50, 100)
-CONTEXT = Context("tiny", 3, "abc1234", "b" * 64, "run_switch.py reproduce figure_7")
+CONTEXT = Context("tiny", 3, "abc1234", "b" * 64, ("--seeds=3",))
 # The dense model ends at -3.0, -4.0 and -5.0.
 DENSE = {"m.de": [-8, -4, -3], "m.fr": [-8, -5, -4], "m.sw": [-8, -6, -5]}
 # German: -3 is halfway between -4 and -2, at step 25 + 50: a speed-up of 100 / 75. French: at
@@ -187,7 +187,7 @@ def test_the_curves_are_collected_from_the_evaluations_of_the_mixture(tmp_path) 
     for step in range(3):
         write(step, 90)
     training = catalog.find_row("figure_7/mt5")[1].training
-    arguments = (training, 0, scales.choose("tiny"), str(tmp_path), make_result().origin, {})
+    arguments = (training, 0, scales.choose("tiny", 2), str(tmp_path), make_result().origin, {})
     result = collecting.collect(*arguments)
     assert [point.neg_log_perplexity for point in result.curve] == [-6, -5, -4]
     assert result.tasks == {"m.de": TaskCurve(90, [-5.0, -4.0, -3.0])}

@@ -25,6 +25,8 @@ from mtf_switch.reproduction.runner import Plan
 
 COST = {"parameters": 10, "flops_per_token": 20.0}
 JOBS = [Job(T5, 0), Job(SWITCH, 0), Job(T5, 1)]
+# As many steps as the program that stands in for training makes.
+TINY = scales.choose("tiny", fake_training.STEPS)
 # Runs JOBS in the folder that its argument names; for tests with several processes.
 PROGRAM = f"""
 import sys
@@ -53,8 +55,8 @@ def _fakes(monkeypatch) -> None:
 
 
 def make_plan(folder, keeps: bool = False, at_once: int = 1) -> Plan:
-    results = ResultsFolder(str(folder), "tiny")
-    plan = Plan(scales.choose("tiny"), results, at_once, keeps, "abc1234", lambda _: COST)
+    results = ResultsFolder(str(folder), TINY.label)
+    plan = Plan(TINY, results, at_once, keeps, "abc1234", lambda _: COST)
     plan.folder.prepare()
     return plan
 
@@ -115,6 +117,20 @@ def test_a_run_that_diverges_before_its_first_checkpoint_is_a_result(
     assert (result.diverged_at, result.curve) == (3, [])
 
 
+def test_a_run_whose_evaluation_is_not_finite_has_diverged(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    """The last update spoils the weights, and the loss of its step was computed before."""
+    monkeypatch.setenv("FAKE_TRAINING", "spoil")
+    runner.run_all(make_plan(tmp_path), JOBS)
+    result = make_plan(tmp_path).folder.read(T5, 0)
+    assert result.diverged_at == 4
+    assert [(p.step, p.neg_log_perplexity) for p in result.curve] == [(0, -4.0), (2, -3.5)]
+    assert "quality" not in result.metrics
+    assert len(names(tmp_path)) == 3
+    assert "eval-first1280-4.json: the negative log perplexity" in capsys.readouterr().err
+
+
 def test_after_a_failure_nothing_starts_and_the_reason_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("FAKE_TRAINING", "fail")
     with pytest.raises(UserError) as error:
@@ -132,7 +148,7 @@ def test_after_a_failure_nothing_starts_and_the_reason_is_named(tmp_path, monkey
 
 def test_what_another_process_has_finished_is_not_run(tmp_path) -> None:
     plan = make_plan(tmp_path)
-    plan.folder.write(make_result(-1.0, training="t5"), T5)
+    plan.folder.write(make_result(-1.0, training="t5", scale=TINY.label), T5)
     runner.run_all(plan, JOBS)
     assert plan.folder.read(T5, 0).metrics["quality"] == -1.0
     assert len(names(tmp_path)) == 3

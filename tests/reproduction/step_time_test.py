@@ -112,14 +112,22 @@ def test_the_list_counts_each_training_and_each_teacher_once() -> None:
     measured = StepTime("m", 1000.0, 1e-15, flops)
     results = {training: {} for training in trainings}
     results[T5] = {0: make_result(training="t5", seconds=50.0)}
-    text = listing.format_list(exhibits, results, TINY, [TINY], 2, measured, "a_file")
+    work = listing.Workload(results, TINY, [TINY], 2, measured)
+    text = listing.format_list(exhibits, work, "a_file")
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
     # Four trainings with two seeds. That with a result has its own step of 0.5 s: 4147 steps.
     assert lines["figure_12"][1:5] == ["4", "2", "1", "of"]
     assert lines["figure_12"][5:8] == ["8", "3.4", "h"]
     assert lines["figure_12"][8:10] == ["2.5", "h"]
-    # 14 trainings, of which ten have the teacher as source and two T5: 26 x 1000 s, and for both
-    # seeds T5, the teacher as a source, and T5 as a source.
-    assert lines["table_6"][6:8] == ["11.2", "h"]
+    # 14 trainings, the sources among them: 26 x 1000 s, and T5 for both seeds, 3073 s each.
+    assert lines["table_6"][6:8] == ["8.9", "h"]
+    # T5 of seed 0 is done, but its model is gone, and two controls start from it.
+    assert lines["table_6"][8:10] == ["8.9", "h"]
     # 16 trainings: 30 x 1000 s, and the same.
-    assert lines["all"][5:8] == ["32", "12.3", "h"]
+    assert lines["all"][5:8] == ["32", "10.0", "h"]
+    # Where nothing starts from T5, its seed that is done is not left.
+    results[T5][1] = make_result(training="t5", seed=1, seconds=50.0)
+    text = listing.format_list(exhibits[:1], work, "a_file")
+    (line,) = (line.split() for line in text.splitlines() if line.startswith("figure_12"))
+    assert line[8:10] == ["100", "min"]
+    assert "section_2_4 (table_2, table_3)" in text

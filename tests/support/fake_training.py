@@ -1,7 +1,8 @@
 """Stands in for the program of `runner`: writes the files of a training and its evaluations.
 
 As a program it needs no package. FAKE_TRAINING in the environment says how it ends:
-"ok", "fail", "wait", which never ends, "diverge", or "diverge_at_once", without a checkpoint.
+"ok", "fail", "wait", which never ends, "diverge", "diverge_at_once", without a checkpoint, or
+"spoil", whose last evaluation is NaN.
 """
 
 from __future__ import annotations
@@ -33,13 +34,17 @@ def write_model_dir(model_dir: str, seed: int) -> None:
         write_evaluation(model_dir, seed, step)
 
 
-def write_evaluation(model_dir: str, seed: int, step: int) -> None:
-    """Writes the file of an evaluation."""
+def write_evaluation(
+    model_dir: str, seed: int, step: int, quality: float | None = None
+) -> None:
+    """Writes the file of an evaluation; None stands for a quality that grows with the step."""
+    if quality is None:
+        quality = -4.0 + 0.25 * step - 0.01 * seed
     evaluation = {
         "step": step,
         "task": "a_text",
         "split": "validation",
-        "neg_log_perplexity": -4.0 + 0.25 * step - 0.01 * seed,
+        "neg_log_perplexity": quality,
         "token_accuracy": 0.5,
         "target_tokens": 100,
         "dropped_fraction": 0.02,
@@ -68,6 +73,8 @@ def main() -> None:
     if how == "wait":
         time.sleep(600)
     write_model_dir(model_dir, int(flags["--seed"]))
+    if how == "spoil":
+        write_evaluation(model_dir, 0, STEPS, float("nan"))
     if how.startswith("diverge"):
         for name in os.listdir(model_dir):
             if name.startswith("eval"):
