@@ -51,7 +51,7 @@ class Workload:
     step_time: StepTime
 
     def describe(self, trainings: Sequence[Training]) -> list[str]:
-        """Returns the number of results of trainings, their time at each scale, and the rest."""
+        """Returns how many results trainings have, their time at each scale, and the rest."""
         jobs = list_jobs(trainings, self.seeds)
         left = [job for job in jobs if job.seed not in self.results[job.training]]
         done = f"{len(jobs) - len(left)} of {len(jobs)}"

@@ -217,6 +217,9 @@ def _speed_up(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Result
     for place, row in enumerate(others):
         values = SpeedUp(row.name, exhibit.baseline).compute(results)
         axis.plot([place] * len(values), values, "o", color=_color(rows, row, exhibit.baseline))
+        if np.isinf(values).any():
+            style = {"ha": "center", "va": "top", "rotation": 90}
+            axis.text(place, 0.97, "infinite", transform=axis.get_xaxis_transform(), **style)
     axis.axhline(1, color="black", linestyle="--", linewidth=0.8)
     _name_rows(axis, others)
     axis.set_ylim(bottom=0)

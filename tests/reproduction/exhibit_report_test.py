@@ -190,6 +190,19 @@ def test_a_seed_that_lacks_a_metric_is_counted_and_hides_no_other_one() -> None:
     assert math.isnan(evaluation.get_ydata()[2])
 
 
+def test_a_speed_up_that_is_infinite_is_written_into_the_plot() -> None:
+    """The dense model of seed 1 diverged."""
+    results = {
+        "t5": {**make_seeds(-2.5), 1: make_result(seed=1, curve=[(0, -7.0)], diverged_at=60)},
+        "switch_2": make_seeds(-2.4, -2.4),
+        "switch_4": make_seeds(-2.4),
+    }
+    report = exhibit_report.make_report(EXHIBITS["figure_4"], results, CONTEXT)
+    report.plots["figure_4.png"](figure := Figure())
+    texts = [(text.get_text(), text.get_position()[0]) for text in figure.axes[2].texts]
+    assert texts == [("infinite", 0)]
+
+
 def test_many_rows_and_far_differences_can_be_read() -> None:
     table = EXHIBITS["table_6"]
     results = {
