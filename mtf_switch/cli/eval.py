@@ -119,17 +119,17 @@ def _measure_perplexity(run: Run, options: argparse.Namespace) -> None:
         options.eval_batches,
         options.follow,
     )
-    curve, began = None, time.monotonic()
-    for result, curve in measured:
+    reports, began = [], time.monotonic()
+    for reports in measured:
+        result, curve = reports
         print(result.text)
         path = os.path.join(options.model_dir, f"{result.name}.json")
-        files = path if curve is None else f"{path} and {curve.name}.csv"
         print(
-            f"wrote {files}: {result.data['examples']:,} examples, step "
+            f"wrote {path} and {curve.name}.csv: {result.data['examples']:,} examples, step "
             f"{result.data['step']}, {time.monotonic() - began:.1f} seconds"
         )
         began = time.monotonic()
-    if curve is not None:
+    for curve in reports[1:]:
         _print_curve(curve, options.model_dir)
 
 

@@ -92,8 +92,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=flags.positive_integer,
         metavar="N",
-        help="trainings at the same time, which disturbs measured speeds (default: "
-        f"{JOBS})",
+        help=f"trainings at the same time, which disturbs measured speeds (default: {JOBS})",
     )
     parser.add_argument(
         "--steps",

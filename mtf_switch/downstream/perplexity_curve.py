@@ -82,7 +82,7 @@ def measure_checkpoints(
     batches: int | None = None,
     follow: bool = False,
     input_fn: Callable | None = None,
-) -> Iterator[tuple[Report, Report | None]]:
+) -> Iterator[tuple[Report, Report]]:
     """Measures the perplexity of checkpoints, and writes all files after each of them.
 
     Args:
@@ -96,9 +96,7 @@ def measure_checkpoints(
       input_fn: Input function that replaces that of the split; see `data.read_into_memory`.
 
     Yields:
-      For each checkpoint, the report on it and the report on all checkpoints so far. The second
-      is None as long as the model of every checkpoint has diverged; stderr names those that
-      have.
+      For each checkpoint, the report on it and the report on all checkpoints so far.
 
     Raises:
       UserError: If a step has no checkpoint, or the task has no data.
@@ -121,11 +119,8 @@ def measure_checkpoints(
         report = evaluation.make_report(result, name)
         report.write(model_dir)
         model = os.path.basename(os.path.abspath(model_dir))
-        rows = read_rows(run, result)
-        curve = None
-        if rows:
-            curve = make_report(rows, own_task, result.limit, model)
-            curve.write(model_dir)
+        curve = make_report(read_rows(run, result), own_task, result.limit, model)
+        curve.write(model_dir)
         yield report, curve
 
 
@@ -150,8 +145,7 @@ def _keep_earlier(model_dir: str, name: str, result: Evaluation) -> None:
 def read_rows(run: Run, result: Evaluation) -> list[Row]:
     """Reads the rows of all evaluations that used the same data as a result.
 
-    If there are others, stderr says so. It also names those that are NaN or infinite, which
-    have no row.
+    If there are others, stderr says so.
 
     Args:
       run: The run.

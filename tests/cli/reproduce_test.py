@@ -164,9 +164,10 @@ def test_a_folder_of_the_repository_links_the_guide(results, tmp_path, monkeypat
     assert "docs/reproduction.md defines" in (results / "README.md").read_text()
     (tmp_path / "docs" / "reproduction.md").touch()
     reproduce(*flags)
-    assert "[docs/reproduction.md](../docs/reproduction.md) defines" in (
-        results / "README.md"
-    ).read_text()
+    assert (
+        "[docs/reproduction.md](../docs/reproduction.md) defines"
+        in (results / "README.md").read_text()
+    )
 
 
 def test_a_full_disk_is_one_sentence_and_nothing_is_lost(results, monkeypatch, capsys) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,8 +25,6 @@ from tiny_run import (
 
 from mtf_switch.downstream import checkpoint_selection, perplexity_curve, quality_curve
 from mtf_switch.downstream.perplexity_curve import Row
-from mtf_switch.model_dirs import saved_checkpoints
-from mtf_switch.runs.evaluation import Evaluation
 
 # In the order in which seqio lists them.
 TASKS = ("mtf_switch_test_long", "mtf_switch_test_short")
@@ -206,29 +202,3 @@ def test_evaluations_of_other_data_and_damaged_ones_are_left_out_and_named(
     assert "eval-300.json is left out of the curve: it used different data, with 80" in message
     assert "Left out: " in message
     assert "eval-400.json is damaged" in message
-
-
-def test_a_checkpoint_that_diverged_is_named_and_has_no_row(
-    tmp_path: Path, monkeypatch, capsys
-) -> None:
-    qualities = {1: math.nan, 2: -3.0, 3: math.nan}
-
-    def evaluate(run, split, batches, path, input_fn) -> Evaluation:
-        step = int(path)
-        return Evaluation(step, "t", split, qualities[step], 0.5, 9, 0.0, {}, {}, {})
-
-    monkeypatch.setattr(perplexity_curve.evaluation, "evaluate", evaluate)
-    choose = perplexity_curve.checkpoint_selection
-    monkeypatch.setattr(choose, "select_checkpoints", lambda *_: ["1", "2", "3"])
-    monkeypatch.setattr(saved_checkpoints, "find_latest", lambda _: "model.ckpt-3")
-    settings = types.SimpleNamespace(task="t", tokens_per_batch=10)
-    run = types.SimpleNamespace(model_dir=str(tmp_path), settings=settings, on_tpu=True)
-    measured = perplexity_curve.measure_checkpoints(run, "validation", "all", "t")
-    (first, nothing), *others = measured
-    assert (first.data["step"], nothing) == (1, None)
-    assert [[row["step"] for row in curve.data["rows"]] for _, curve in others] == [[2], [2]]
-    assert [row["step"] for row in read_csv(tmp_path / "perplexity.csv")] == ["2"]
-    assert (tmp_path / "eval.json").exists()
-    messages = capsys.readouterr().err
-    for name in ("eval-1.json", "eval.json"):
-        assert f"Left out: {tmp_path / name}: the negative log perplexity" in messages

@@ -75,7 +75,9 @@ def test_a_file_of_an_earlier_version_may_be_of_a_part_and_does_not_count(
 @pytest.mark.parametrize("quality", [math.nan, -math.inf])
 def test_an_evaluation_that_is_not_finite_is_refused(tmp_path: Path, quality: float) -> None:
     run = write_run(tmp_path, {100: -3.0, 200: quality})
-    with pytest.raises(DivergedError, match=r"eval-200\.json: .* step 200 is (nan|-inf)") as error:
+    with pytest.raises(
+        DivergedError, match=r"eval-200\.json: .* step 200 is (nan|-inf)"
+    ) as error:
         quality_curve.read(run, TASK, "validation")
     assert error.value.step == 200
     assert "is damaged" not in str(error.value)

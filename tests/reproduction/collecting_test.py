@@ -103,7 +103,9 @@ def test_an_evaluation_without_its_row_in_the_log_is_refused(run, step, row) -> 
     lines = log.read_bytes().decode().splitlines(keepends=True)
     lines[step] = row.format(step=step)
     log.write_bytes("".join(lines).encode())
-    with pytest.raises(UserError, match=f"of step {step}, but its train_log.csv.*Remove") as error:
+    with pytest.raises(
+        UserError, match=f"of step {step}, but its train_log.csv.*Remove"
+    ) as error:
         collect(run)
     assert f"Remove {run.parent}, and run the same command again." in str(error.value)
 

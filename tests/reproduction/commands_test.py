@@ -225,7 +225,9 @@ def test_a_student_is_planned_with_its_teacher_and_after_it(planned) -> None:
 def test_a_row_runs_only_if_its_teacher_fits_as_well(planned) -> None:
     rows = RowPlanner(capture_teacher=lambda file: f"objective of {file}")
     exhibit, row = catalog.find_row("table_7/student_16_experts")
-    with pytest.raises(UserError, match="student_16_experts cannot run: Verdict 2. Leave it out"):
+    with pytest.raises(
+        UserError, match=r"student_16_experts cannot run: Verdict 2\. Leave it out"
+    ):
         paper_scale.run(exhibit, [rows.plan(row)], 1, Tpu())
 
 

@@ -172,9 +172,7 @@ def test_the_steps_of_divergence_are_shown() -> None:
 def test_a_seed_that_lacks_a_metric_is_counted_and_hides_no_other_one() -> None:
     """A run that diverged has no evaluation at its end, so it drops no tokens there."""
     dropped = {"dropped_training": 0.1, "dropped_evaluation": 0.2}
-    results = {
-        row.name: make_seeds(-2.5, -2.6, **dropped) for row in EXHIBITS["figure_3"].rows
-    }
+    results = {row.name: make_seeds(-2.5, -2.6, **dropped) for row in EXHIBITS["figure_3"].rows}
     broken = make_result(seed=1, curve=[(0, -7.0)], diverged_at=60, dropped_training=0.1)
     results["capacity_2.0"][1] = broken
     report = exhibit_report.make_report(EXHIBITS["figure_3"], results, CONTEXT)

@@ -19,8 +19,8 @@ from mtf_switch.model_dirs import run_lock
 from mtf_switch.reproduction import runner, scales
 from mtf_switch.reproduction.exhibit import Training
 from mtf_switch.reproduction.exhibits.trainings import SWITCH, T5
-from mtf_switch.reproduction.results_folder import ResultsFolder
 from mtf_switch.reproduction.jobs import Job, RunningJob
+from mtf_switch.reproduction.results_folder import ResultsFolder
 from mtf_switch.reproduction.runner import Plan
 
 COST = {"parameters": 10, "flops_per_token": 20.0}

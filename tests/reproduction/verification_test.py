@@ -95,12 +95,16 @@ def test_without_an_interval_only_whether_a_run_diverges_is_compared() -> None:
     recorded = [*RECORDED[:2], diverged(3, seed=2)]
     text = verification.compare(recorded[0], elsewhere(make_result(-2.9)), recorded)
     assert "1 of 3 recorded seeds diverged, so there is no interval" in text
-    with pytest.raises(UserError, match="it diverged at step 5, and -2.5000 was recorded.*differ"):
+    with pytest.raises(
+        UserError, match=r"it diverged at step 5, and -2\.5000 was recorded.*differ"
+    ):
         verification.compare(recorded[0], elsewhere(diverged(5)), recorded)
     recorded = [diverged(3), *RECORDED[1:]]
     text = verification.compare(recorded[0], elsewhere(diverged(4)), recorded)
     assert "it diverged at step 4, and the recorded one diverged at step 3" in text
-    with pytest.raises(UserError, match="its negative log perplexity is -2.5000, and the rec"):
+    with pytest.raises(
+        UserError, match=r"its negative log perplexity is -2\.5000, and the rec"
+    ):
         verification.compare(recorded[0], elsewhere(make_result(-2.5)), recorded)
 
 
