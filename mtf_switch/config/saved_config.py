@@ -34,24 +34,24 @@ MAY_CHANGE = (
     "PRETRAINING_TASK",
 )
 
+# Of these, what `eval --follow` reads. config.gin has those of the last command that trained.
+FOLLOWED = ("run.train_steps", "run.save_checkpoints_steps")
+
 _CHECKPOINT_INDEX = re.compile(r"model\.ckpt-\d+\.index\Z")
 
 
-def save_or_compare(model_dir: str, compared_elsewhere: Sequence[str] = ()) -> None:
-    """Saves the parsed configuration, or checks that it equals the saved one.
-
-    A config.gin without a checkpoint beside it is replaced.
+def compare(model_dir: str, compared_elsewhere: Sequence[str] = ()) -> None:
+    """Checks that the parsed configuration equals that of a run that continues.
 
     Args:
-      model_dir: The folder. It is created if it does not exist.
+      model_dir: The folder. It need not exist.
       compared_elsewhere: Further bindings that may differ, named as in MAY_CHANGE, because the
         caller compares their meaning.
 
     Raises:
       UserError: If the folder has a different configuration (the message lists the bindings
-        that differ), if it has checkpoints but no configuration, or if it cannot be written.
+        that differ), or if it has checkpoints but no configuration.
     """
-    path = os.path.join(model_dir, "config.gin")
     names = whole_file.list_names(model_dir)
     if _has_checkpoints(names) and "config.gin" not in names:
         raise UserError(
@@ -62,9 +62,42 @@ def save_or_compare(model_dir: str, compared_elsewhere: Sequence[str] = ()) -> N
         )
     if is_started(model_dir):
         may_change = (*MAY_CHANGE, *compared_elsewhere)
-        _check_same(model_dir, _read_text(path), gin_config.to_text(), may_change)
-    else:
-        write_file(model_dir, "config.gin", gin_config.to_text().encode("utf-8"))
+        old = _read_text(os.path.join(model_dir, "config.gin"))
+        _check_same(model_dir, old, gin_config.to_text(), may_change)
+
+
+def save(model_dir: str) -> None:
+    """Saves the parsed configuration of a new run, or that part of it which others follow.
+
+    A config.gin without a checkpoint beside it is replaced. In that of a run that continues,
+    only the values of FOLLOWED are.
+
+    Args:
+      model_dir: The folder. It is created if it does not exist.
+
+    Raises:
+      UserError: If config.gin cannot be read or written.
+    """
+    text = gin_config.to_text()
+    if is_started(model_dir):
+        before = _read_text(os.path.join(model_dir, "config.gin"))
+        text = _replace_followed(before, text)
+        if text == before:
+            return
+    write_file(model_dir, "config.gin", text.encode("utf-8"))
+
+
+def _replace_followed(text: str, new: str) -> str:
+    """Gives the bindings of FOLLOWED in a gin text the values that they have in a new one."""
+    for binding in gin_statements.read_bindings(new):
+        if binding.scope or not _is_named(binding, FOLLOWED):
+            continue
+        # `gin_config.to_text` writes each of them on one line.
+        key = rf"(?:[\w.]+\.)?{binding.base_name}\.{binding.parameter}"
+        line = re.compile(rf"^({key}) = .*$", re.MULTILINE)
+        replaced, count = line.subn(lambda m, b=binding: f"{m[1]} = {b.value_text}", text)
+        text = replaced if count else f"{text}{binding}\n"
+    return text
 
 
 def is_started(model_dir: str) -> bool:

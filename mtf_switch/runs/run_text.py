@@ -22,19 +22,28 @@ from mtf_switch.runs.run import Run
 
 FILE = "text.json"
 
+# Text -> file or package -> its version; see `tasks.text_versions`.
+Versions = Mapping[str, Mapping[str, str]]
 
-def keep_or_check(run: Run, accept_change: bool) -> None:
-    """Records the text of a new run, or checks that the text is still the same.
+
+def find_new(run: Run, accept_change: bool) -> Versions | None:
+    """Checks that the text of a run that continues is still the same.
+
+    Nothing is written: other checks of the model_dir may still refuse the run.
 
     Args:
-      run: The run, whose model_dir exists and whose lock is held.
-      accept_change: Whether a run may continue with a changed text, which is then recorded.
+      run: The run, whose lock is held.
+      accept_change: Whether a run may continue with a changed text.
+
+    Returns:
+      The versions that are to be recorded: those of a new run, or of a changed text. None if
+      there is nothing to record.
 
     Raises:
       UserError: If the text has changed; the message names the files or packages.
     """
     if data.is_cached(mesh_transformer.mesh_train_dataset_fn):
-        return
+        return None
     is_new = not saved_config.is_started(run.model_dir)
     changes = [] if is_new else list_changes(run)
     if changes and not accept_change:
@@ -43,10 +52,17 @@ def keep_or_check(run: Run, accept_change: bool) -> None:
             f"{join_first(changes)}. Restore it, train in another --model_dir, or continue "
             "with the changed text: --new_text."
         )
-    if is_new or changes:
-        versions = tasks.text_versions(run.settings.task)
-        text = json.dumps(versions, indent=2, ensure_ascii=False) + "\n"
-        saved_config.write_file(run.model_dir, FILE, text.encode("utf-8"))
+    return tasks.text_versions(run.settings.task) if is_new or changes else None
+
+
+def record(model_dir: str, versions: Versions) -> None:
+    """Records the versions of a run's text in its model_dir.
+
+    Raises:
+      UserError: If they cannot be written.
+    """
+    text = json.dumps(versions, indent=2, ensure_ascii=False) + "\n"
+    saved_config.write_file(model_dir, FILE, text.encode("utf-8"))
 
 
 def print_changes(run: Run) -> None:
@@ -69,9 +85,18 @@ def list_changes(run: Run) -> list[str]:
       Clauses such as "/books/a.txt has different content".
     """
     before = _read(run.model_dir)
-    if not before:
-        return []
-    now = tasks.text_versions(run.settings.task)
+    return compare(before, tasks.text_versions(run.settings.task)) if before else []
+
+
+def compare(before: Versions, now: Versions) -> list[str]:
+    """Lists what differs between two versions of texts. Both must have a text to compare it.
+
+    Args:
+      before, now: The versions.
+
+    Returns:
+      Clauses such as "/books/a.txt has different content".
+    """
     return [
         change
         for name in sorted(before.keys() & now.keys())
@@ -79,7 +104,7 @@ def list_changes(run: Run) -> list[str]:
     ]
 
 
-def _read(model_dir: str) -> dict[str, dict[str, str]]:
+def _read(model_dir: str) -> Versions:
     path = os.path.join(model_dir, FILE)
     try:
         content = json.loads(saved_config.read_file(model_dir, FILE) or "{}")

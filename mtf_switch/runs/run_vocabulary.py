@@ -156,17 +156,18 @@ def identify(vocabulary: seqio.Vocabulary) -> VocabularyModel | None:
     return kept_vocabulary.read(vocabulary.sentencepiece_model_file, vocabulary.extra_ids)
 
 
-def keep(run: Run) -> bool:
-    """Makes a run keep its vocabulary, before its first step.
+def bind(run: Run) -> Pair | None:
+    """Binds the hash of a run's vocabularies for config.gin, before its first step.
 
-    For a new run, this writes the vocabulary into the model_dir, and binds its hash for
-    config.gin. For a run that continues, this binds the hash that config.gin has.
+    For a new run, they are those of its task. For a run that continues, they are those that
+    its model_dir keeps. Nothing is written.
 
     Args:
-      run: The run, whose model_dir exists and whose lock is held.
+      run: The run, whose lock is held.
 
     Returns:
-      Whether the run has a vocabulary that is compared by its content.
+      The vocabularies of inputs and targets, which are compared by their content. None if they
+      have no SentencePiece model, or if an earlier version did not keep them.
 
     Raises:
       UserError: If the configuration has the hash of another one.
@@ -176,8 +177,6 @@ def keep(run: Run) -> bool:
     else:
         models = tuple(map(identify, _pair(run.vocabulary)))
     if models is None or None in models:
-        return False
+        return None
     kept_vocabulary.bind(models)
-    if not saved_config.is_started(run.model_dir):
-        kept_vocabulary.write(run.model_dir, models)
-    return True
+    return models

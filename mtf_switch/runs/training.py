@@ -8,7 +8,7 @@ from t5.models import mesh_transformer
 
 from mtf_switch.config import saved_config
 from mtf_switch.errors import Interrupted, UserError
-from mtf_switch.model_dirs import leftovers, run_lock, saved_checkpoints
+from mtf_switch.model_dirs import kept_vocabulary, leftovers, run_lock, saved_checkpoints
 from mtf_switch.model_dirs.restoring import CheckShapesHook
 from mtf_switch.runs import (
     data,
@@ -60,13 +60,26 @@ def train(run: Run, accept_new_text: bool = False, objective: Objective = ORDINA
         with contextlib.closing(trainer):
             return _train_on(run, trainer)
     with run_lock.hold(run.model_dir), contextlib.closing(trainer):
-        leftovers.remove(run.model_dir)
-        saved_checkpoints.repair_list(run.model_dir)
-        run_text.keep_or_check(run, accept_new_text)
-        is_kept = run_vocabulary.keep(run)
-        by_content = ("task_vocabulary.source", "task_vocabulary.sentinels")
-        saved_config.save_or_compare(run.model_dir, by_content if is_kept else ())
+        _prepare_folder(run, accept_new_text)
         return _train_on(run, trainer)
+
+
+def _prepare_folder(run: Run, accept_new_text: bool) -> None:
+    """Checks all that is in the model_dir of a run, and only then writes into it."""
+    model_dir = run.model_dir
+    new_text = run_text.find_new(run, accept_new_text)
+    vocabularies = run_vocabulary.bind(run)
+    by_content = ("task_vocabulary.source", "task_vocabulary.sentinels")
+    saved_config.compare(model_dir, by_content if vocabularies else ())
+    leftovers.remove(model_dir)
+    saved_checkpoints.repair_list(model_dir)
+    # Nothing is refused from here on.
+    if new_text is not None:
+        run_text.record(model_dir, new_text)
+    if vocabularies and not saved_config.is_started(model_dir):
+        kept_vocabulary.write(model_dir, vocabularies)
+    if saved_checkpoints.latest_step(model_dir) < run.settings.train_steps:
+        saved_config.save(model_dir)
 
 
 def _train_on(run: Run, trainer: Trainer) -> int:

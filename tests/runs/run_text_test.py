@@ -80,6 +80,10 @@ def test_training_continues_with_another_text_only_on_request(
     # A wrong split ends this evaluation early.
     outcome = tiny.command("eval", f"--model_dir={model_dir}", "--split=none")
     assert f"has changed since {model_dir} was trained: " in outcome.err
+    outcome = train("--new_text", "--gin_param=SwitchRouter.aux_loss_coef = 0.5")
+    assert outcome.code == 1
+    assert f"{model_dir} was made with another configuration" in outcome.err
+    assert contents(model_dir) == before, "a refused run records no text"
     outcome = train("--new_text")
     assert outcome.code == 0, outcome.err
     assert str(books / "two.txt") in (model_dir / "text.json").read_text()

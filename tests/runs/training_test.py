@@ -209,3 +209,30 @@ def test_a_corpus_that_matches_no_file_is_refused(tiny: TinyRun, tmp_path: Path)
     assert outcome.code == 1
     assert f"No file matches '{tmp_path}/*.txt'" in outcome.err
     assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_written_if_the_configuration_is_lost(
+    tiny: TinyRun, trained: Path, tmp_path: Path
+) -> None:
+    """Otherwise the folder, without config.gin, would get the vocabulary of another run."""
+    model_dir = copy_of(trained, tmp_path / "run")
+    (model_dir / "config.gin").unlink()
+    (model_dir / "vocabulary.model").write_bytes(b"of the run that is trained")
+    (model_dir / "model.ckpt-9_temp").mkdir()
+    (model_dir / "model.ckpt-9_temp" / "part").write_text("")
+    before = contents(model_dir)
+    outcome = tiny.train(model_dir, "--steps=8")
+    assert outcome.code == 1
+    assert f"{model_dir} has checkpoints, but its config.gin is lost" in outcome.err
+    assert contents(model_dir) == before
+
+
+def test_a_run_that_continues_records_until_which_step(
+    tiny: TinyRun, trained: Path, tmp_path: Path
+) -> None:
+    model_dir = copy_of(trained, tmp_path / "run")
+    outcome = tiny.train(model_dir, "--steps=7")
+    assert outcome.code == 0, outcome.err
+    after, before = (contents(folder)["config.gin"].decode() for folder in (model_dir, trained))
+    assert after == re.sub(r"run\.train_steps = 6\n", "run.train_steps = 7\n", before)
+    assert after != before
