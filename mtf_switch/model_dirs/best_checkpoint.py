@@ -6,6 +6,7 @@ The folder is a model_dir, too: eval, predict and score accept it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 
@@ -30,7 +31,7 @@ class BestCheckpoint:
         self._loss = _read_loss(self._folder)
 
     def offer(self, session: tf.Session, step: int, loss: float) -> bool:
-        """Saves the variables if their validation loss is the lowest so far.
+        """Saves the variables if their validation loss is finite, and the lowest so far.
 
         Args:
           session: The session of training, whose master variables are up to date.
@@ -40,7 +41,8 @@ class BestCheckpoint:
         Returns:
           Whether it saved them.
         """
-        if self._loss is not None and loss >= self._loss:
+        # No comparison with NaN is true.
+        if not math.isfinite(loss) or (self._loss is not None and loss >= self._loss):
             return False
         tf.io.gfile.makedirs(self._folder)
         for name in tf.io.gfile.listdir(self._model_dir):
@@ -70,7 +72,10 @@ def _read_loss(folder: str) -> float | None:
     if text is None or tf.train.latest_checkpoint(folder) is None:
         return None
     try:
-        return float(json.loads(text)["nats_per_token"])
+        loss = float(json.loads(text)["nats_per_token"])
+        if not math.isfinite(loss):
+            raise ValueError(f"its loss is {loss}")
+        return loss
     except (ValueError, KeyError, TypeError) as error:
         path = os.path.join(folder, _FILE)
         print(

@@ -45,7 +45,7 @@ class LoggedStep:
       nats_per_token: The cross-entropy of the step's real target tokens, as on the progress
         bar; None in rows of earlier versions, which lack this column.
       validation: The cross-entropy of the validation examples, in nats per target token; None
-        for steps after which it was not measured.
+        for steps after which it was not measured, or was not finite.
       teacher_nats_per_token: The cross-entropy with the probabilities of a teacher, at the
         step's real target tokens; None without a teacher.
     """
@@ -95,10 +95,13 @@ class TrainLog:
         validation: float | None = None,
         teacher_nats_per_token: float | None = None,
     ) -> None:
-        """Adds a step that took `seconds`; the other values are those of `LoggedStep`."""
+        """Adds a step that took `seconds`; the other values are those of `LoggedStep`.
+
+        A number that is not finite has an empty place.
+        """
         self.seconds += seconds
         numbers = (loss, dropped, nats_per_token, validation, teacher_nats_per_token)
-        texts = ["" if number is None else f"{number:.5f}" for number in numbers]
+        texts = [f"{n:.5f}" if n is not None and math.isfinite(n) else "" for n in numbers]
         if self._file is not None:
             self._writer.writerow((step, f"{self.seconds:.4f}", *texts))
 

@@ -47,7 +47,7 @@ class PjrtRunner:
         checkpoint_path: str,
         name: str,
     ) -> dict[str, Any]:
-        """Returns the metrics over all batches, and "global_step"; see `runtime.Runner`."""
+        """Returns the metrics over all batches; see `runtime.Runner`."""
         metrics = None
         for number, batch in enumerate(inference_graph.read_batches(input_fn)):
             if number == steps:
@@ -62,6 +62,8 @@ class PjrtRunner:
             metrics.add(batch, results)
             for hook in hooks:
                 hook.after_run(None, None)
+        if metrics is None:
+            return {}
         for hook in hooks:
             hook.end(None)
         values = {**metrics.compute(), "global_step": np.int64(graph.masters.step)}

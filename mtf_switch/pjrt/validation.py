@@ -29,7 +29,7 @@ class DeviceValidation(validation_steps.ValidationSteps):
         Args:
           variables: The slices of each variable.
         """
-        return validation_steps.compute_mean(self._run_batches(variables))
+        return validation_steps.compute_mean(self._run, self._run_batches(variables))
 
     def _run_batches(
         self, variables: Mapping[str, OnDevices]

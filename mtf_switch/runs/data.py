@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -23,6 +24,8 @@ from mtf_switch.runs import task_sums
 from tasks import tfds_data
 
 _T = TypeVar("_T")
+# The file in which seqio's cache counts the examples of a split.
+_STATS = re.compile(r"stats\.(.+)\.json")
 
 
 @gin.configurable
@@ -32,6 +35,16 @@ def task_cache(folders: Sequence[str] = ()) -> list[str]:
     Training reads them if `mesh_train_dataset_fn.use_cached` is True.
     """
     return list(folders)
+
+
+class SplitIsEmpty(UserError):
+    """A split has no example, or the task's preprocessors leave none of it."""
+
+    def __init__(self, task: str, split: str):
+        super().__init__(
+            f"The split {split!r} of task {task!r} has no example for a model: it is empty, or "
+            "the task's preprocessors leave nothing of it. Name another split or task."
+        )
 
 
 def check_readable(task: str, split: str, cached: bool) -> None:
@@ -47,23 +60,51 @@ def check_readable(task: str, split: str, cached: bool) -> None:
     """
     subtasks = seqio.get_subtasks(seqio.get_mixture_or_task(task))
     if cached:
-        missing = [subtask.name for subtask in subtasks if not subtask.cache_dir]
-        if missing:
-            raise UserError(
-                f"Task {missing[0]!r} must be read from a cache (use_cached), but the folders "
-                f"of task_cache.folders ({', '.join(task_cache()) or 'none'}) do not contain "
-                "it. docs/finetuning.md, 'C4 and mC4', describes the job that writes it."
-            )
-        return
-    tfds_data.check_prepared(task)
-    with_split = [subtask for subtask in subtasks if split in subtask.splits]
+        _check_cached(subtasks)
+    else:
+        tfds_data.check_prepared(task)
+    splits = {each.name: _list_splits(each, cached) for each in subtasks}
+    with_split = [each for each in subtasks if split in splits[each.name]]
     if not with_split:
+        there = ", ".join(sorted({name for names in splits.values() for name in names}))
+        where = "The cache of task" if cached else "Task"
         raise UserError(
-            f"Task {task!r} has no split {split!r}; it has {_splits(subtasks)}. Name one with "
+            f"{where} {task!r} has no split {split!r}; it has {there or 'none'}. Name one with "
             "--split."
         )
-    if all(subtask.num_input_examples(split) == 0 for subtask in with_split):
+    for each in subtasks:
+        if cached and each not in with_split and split in each.splits:
+            raise UserError(
+                f"The cache of task {each.name!r} lacks the split {split!r}: write it, as "
+                "docs/finetuning.md says in 'C4 and mC4'."
+            )
+    if all(_count_examples(each, split, cached) == 0 for each in with_split):
         raise UserError(f"The split {split!r} of task {task!r} is empty.")
+
+
+def _check_cached(subtasks: Sequence[seqio.Task]) -> None:
+    missing = [subtask.name for subtask in subtasks if not subtask.cache_dir]
+    if missing:
+        raise UserError(
+            f"Task {missing[0]!r} must be read from a cache (use_cached), but the folders "
+            f"of task_cache.folders ({', '.join(task_cache()) or 'none'}) do not contain "
+            "it. docs/finetuning.md, 'C4 and mC4', describes the job that writes it."
+        )
+
+
+def _list_splits(task: seqio.Task, cached: bool) -> Sequence[str]:
+    """Lists the splits of a task, or those of them that its cache has."""
+    if not cached:
+        return task.splits
+    found = map(_STATS.fullmatch, tf.io.gfile.listdir(task.cache_dir))
+    return [match[1] for match in found if match]
+
+
+def _count_examples(task: seqio.Task, split: str, cached: bool) -> int | None:
+    """Counts the examples of a split before preprocessing; None if that is unknown."""
+    if cached:
+        return task.get_cached_stats(split)["examples"]
+    return task.num_input_examples(split)
 
 
 def count_source_examples(task: str, split: str) -> int | None:
@@ -79,10 +120,6 @@ def count_source_examples(task: str, split: str) -> int | None:
     subtasks = seqio.get_subtasks(seqio.get_mixture_or_task(task))
     counts = [t.num_input_examples(split) for t in subtasks if split in t.splits]
     return None if None in counts else sum(counts)
-
-
-def _splits(subtasks: Sequence[seqio.Task]) -> str:
-    return ", ".join(sorted({s for task in subtasks for s in task.splits})) or "none"
 
 
 def is_cached(dataset_fn: Callable) -> bool:
@@ -177,7 +214,8 @@ def read_into_memory(input_fn: Callable, limit: float = math.inf) -> Callable:
 
     Args:
       input_fn: The input function.
-      limit: The maximum number of bytes. If the batches take more, `input_fn` is returned.
+      limit: The maximum number of bytes. If the batches take more, or if there are none,
+        `input_fn` is returned.
     """
     size = 0
     with tf.Graph().as_default(), tf.Session() as session:
@@ -189,6 +227,8 @@ def read_into_memory(input_fn: Callable, limit: float = math.inf) -> Callable:
                 size += sum(array.nbytes for array in batches[-1].values())
                 if size > limit:
                     return input_fn
+    if not batches:
+        return input_fn
     arrays = {name: np.stack([b[name] for b in batches]) for name in batches[0]}
 
     def from_memory(params=None):

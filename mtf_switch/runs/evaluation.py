@@ -86,7 +86,8 @@ def evaluate(
       The Evaluation.
 
     Raises:
-      UserError: If the checkpoint or the split does not exist or cannot be read.
+      UserError: If the checkpoint or the split does not exist or cannot be read, or if the
+        split has no target token.
     """
     checkpoint = checkpoint or saved_checkpoints.find_latest(run.model_dir)
     runner = run.runtime.make_runner(run, False, None) if run.runtime else estimator.build(run)
@@ -100,6 +101,8 @@ def evaluate(
     if run.on_tpu and steps is None:
         # The loop on a TPU does not end with the data.
         steps = data.count_batches(input_fn)
+        if not steps:
+            raise data.SplitIsEmpty(task, split)
     with saved_checkpoints.explain_errors(run.model_dir, checkpoint=checkpoint):
         results = runner.evaluate(
             input_fn,
@@ -108,6 +111,9 @@ def evaluate(
             checkpoint_path=checkpoint,
             name=curves,
         )
+    # The Estimator's means over nothing are 0, which would be a perfect model.
+    if not results.get("num_eval_tokens"):
+        raise data.SplitIsEmpty(task, split)
     of_tasks = task_sums.read_results(results, tasks) if len(tasks) > 1 else {}
     task_sums.write_summaries(runner.eval_dir(curves), int(results["global_step"]), of_tasks)
     routers = router_summaries.metrics_from_results(results)

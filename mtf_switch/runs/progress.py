@@ -97,6 +97,8 @@ class Progress:
         step = self.step + 1
         for sentence in self._alarm.watch(step, results.sums):
             tqdm.write(sentence, file=sys.stderr)
+        if validation is not None and not math.isfinite(validation):
+            tqdm.write(_describe_bad_validation(step, validation), file=sys.stderr)
         dropped = compute_dropped_fraction(results.sums)
         nats = target_loss.nats_per_token(results.targets)
         taught = target_loss.teacher_nats_per_token(results.targets)
@@ -117,6 +119,15 @@ class Progress:
         self._bar.close()
         self._log.close()
         self._speed.close()
+
+
+def _describe_bad_validation(step: int, loss: float) -> str:
+    """Says what becomes of a validation loss that is NaN or infinite."""
+    return (
+        f"The validation loss after step {step} is {loss}: the last update has spoiled the "
+        "weights, or a number was too large for its type. train_log.csv has no value for it, "
+        "and no checkpoint is kept as the best one for it."
+    )
 
 
 class LossIsNotFinite(UserError):

@@ -63,7 +63,7 @@ class Runner(Protocol):
         checkpoint_path: str,
         name: str,
     ) -> Mapping[str, Any]:
-        """Returns the metrics over all batches, and "global_step"."""
+        """Returns the metrics over all batches, and "global_step"; {} without any batch."""
 
     def predict(
         self, input_fn: Callable, hooks: Sequence[Any], checkpoint_path: str

@@ -35,7 +35,7 @@ class Validation(ValidationSteps):
         for variable, name in zip(program.variables, names):
             variable.load(values[name], program.session)
         program.session.run(program.prepare)
-        return validation_steps.compute_mean(self._run_batches(program))
+        return validation_steps.compute_mean(self._run, self._run_batches(program))
 
     def _run_batches(self, program: _Program) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         with contextlib.suppress(tf.errors.OutOfRangeError):

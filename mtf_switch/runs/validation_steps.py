@@ -26,7 +26,8 @@ class ValidationSteps:
         """Prepares the validation of a run, which `run_config.eval_every_steps` configures.
 
         Raises:
-          UserError: If the run is on a TPU, or its task has no validation split.
+          UserError: If the run is on a TPU, its task has no validation split, or the best
+            checkpoint is to be kept, but the run is shorter than one interval.
         """
         self._run = run
         self._every = run.settings.eval_every_steps
@@ -37,6 +38,13 @@ class ValidationSteps:
                 f"run_config.eval_every_steps is {self._every}, but a run on a TPU does not "
                 "stop to validate. Set it to 0, and evaluate its checkpoints in another "
                 f"process: {name_program()} eval --follow."
+            )
+        steps = run.settings.train_steps
+        if run.settings.keep_best and steps < self._every:
+            raise UserError(
+                "keep_best keeps the checkpoint with the lowest validation loss, but a run of "
+                f"{steps} steps ends before its first validation, which is after {self._every} "
+                f"steps (--eval_every): pass --eval_every={max(1, steps // 10)}, for example."
             )
         cached = data.is_cached(mesh_transformer.mesh_eval_dataset_fn)
         data.check_readable(run.settings.task, SPLIT, cached)
@@ -55,11 +63,15 @@ def make_input_fn(run: Run) -> Callable:
     return data.make_eval_input_fn(run.settings, SPLIT, run.settings.eval_batches)
 
 
-def compute_mean(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+def compute_mean(run: Run, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
     """Returns the mean cross-entropy in nats per target token, and shows a bar.
 
     Args:
+      run: The run.
       batches: Cross-entropy and weight of each target position of a batch, [O, B, L] float32.
+
+    Raises:
+      UserError: If they have no target token.
     """
     nats = tokens = 0.0
     with tqdm(desc="validation", unit="batch", leave=False, dynamic_ncols=True) as bar:
@@ -67,4 +79,6 @@ def compute_mean(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
             nats += float(np.sum(entropy * weights, dtype=np.float64))
             tokens += float(np.sum(weights, dtype=np.float64))
             bar.update()
-    return nats / max(tokens, 1.0)
+    if not tokens:
+        raise data.SplitIsEmpty(run.settings.task, SPLIT)
+    return nats / tokens

@@ -9,6 +9,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tiny_run import TinyRun, copy_of
 
+from mtf_switch.pjrt.inference import PjrtRunner
+
 RUNTIMES = ("estimator", "pjrt")
 # On one device, the Estimator sorts tokens, which gives equal results in evaluation.
 devices = pytest.mark.parametrize("devices", [1, pytest.param(4, marks=pytest.mark.slow)])
@@ -53,6 +55,14 @@ def test_an_evaluation_is_that_of_the_estimator(
     assert_near(results["pjrt"], results["estimator"])
     assert {"neg_log_perplexity", "loss"} <= tags["pjrt"]
     assert tags["pjrt"] == tags["estimator"]
+
+
+def test_without_a_batch_there_are_no_results():
+    def read_nothing(params):
+        del params
+        return tf.data.Dataset.from_tensors({"targets": [1]}).take(0)
+
+    assert PjrtRunner(None, None, None).evaluate(read_nothing, None, [], "no-path", "") == {}
 
 
 @pytest.mark.slow

@@ -195,6 +195,11 @@ def test_batches_in_memory_are_those_that_were_read(tiny: TinyRun) -> None:
     assert data.read_into_memory(input_fn, size) is not input_fn
     assert data.read_into_memory(input_fn, size - 1) is input_fn
 
+    def read_nothing(params=None):
+        return input_fn(params).take(0)
+
+    assert data.read_into_memory(read_nothing) is read_nothing
+
 
 def test_the_folders_of_cached_tasks_are_seqios(tiny, tmp_path, monkeypatch):
     given = []
@@ -208,6 +213,56 @@ def test_a_task_that_is_not_in_the_cache_is_reported_before_any_work(tiny, tmp_p
     assert outcome.code == 1
     assert "Task 'text_files' must be read from a cache (use_cached)" in outcome.err
     assert "docs/finetuning.md" in outcome.err
+
+
+@pytest.fixture
+def in_cache(tmp_path) -> Iterator[str]:
+    """A task with three splits, of which seqio's cache has "train" and an empty "test"."""
+    name = "mtf_switch_test_in_cache"
+    feature = seqio.Feature(seqio.PassThroughVocabulary(400, eos_id=1), add_eos=False)
+    seqio.TaskRegistry.add(
+        name,
+        source=seqio.FunctionDataSource(
+            lambda split, shuffle_files=False, seed=None: None,
+            splits=["train", "validation", "test"],
+        ),
+        preprocessors=[seqio.CacheDatasetPlaceholder()],
+        output_features={"targets": feature},
+    )
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "COMPLETED").write_text("")
+    for split, number in (("train", 3), ("test", 0)):
+        (folder / f"stats.{split}.json").write_text(f'{{"examples": {number}}}')
+    before = seqio.get_global_cache_dirs()
+    seqio.set_global_cache_dirs([str(tmp_path)])
+    yield name
+    seqio.set_global_cache_dirs(before)
+    seqio.TaskRegistry.remove(name)
+
+
+def test_a_split_that_a_cache_lacks_is_reported_before_any_work(in_cache) -> None:
+    data.check_readable(in_cache, "train", cached=True)
+    with pytest.raises(UserError, match=r"cache of .* no split 'validation'; it has test, trai"):
+        data.check_readable(in_cache, "validation", cached=True)
+    with pytest.raises(UserError, match=r"The split 'test' of task .* is empty"):
+        data.check_readable(in_cache, "test", cached=True)
+
+
+def test_a_cached_mixture_needs_the_split_of_all_its_tasks(in_cache, tmp_path) -> None:
+    other = seqio.TaskRegistry.get(in_cache).replace(name=f"{in_cache}_too")
+    seqio.TaskRegistry.add_provider(other.name, other)
+    seqio.MixtureRegistry.add(f"{in_cache}_both", [in_cache, other.name], default_rate=1.0)
+    try:
+        folder = tmp_path / other.name
+        folder.mkdir()
+        (folder / "COMPLETED").write_text("")
+        (folder / "stats.validation.json").write_text('{"examples": 3}')
+        with pytest.raises(UserError, match=rf"{in_cache}' lacks the split 'validation': write"):
+            data.check_readable(f"{in_cache}_both", "validation", cached=True)
+    finally:
+        seqio.MixtureRegistry.remove(f"{in_cache}_both")
+        seqio.TaskRegistry.remove(other.name)
 
 
 def _halve_if_even(number: tf.Tensor) -> tf.Tensor:

@@ -27,6 +27,7 @@ from tiny_run import (
 )
 
 from mtf_switch.config import saved_config
+from mtf_switch.errors import UserError
 from mtf_switch.runs import estimator, evaluation
 from mtf_switch.runs.run import Run
 
@@ -153,6 +154,19 @@ def test_a_tpu_is_told_the_number_of_batches(
         with pytest.raises(Told):
             evaluation.evaluate(run, batches=batches)
         assert runner.evaluate.call_args.kwargs["steps"] == steps
+
+
+@pytest.mark.parametrize("results", [{}, {"num_eval_tokens": 0.0, "neg_log_perplexity": 0.0}])
+def test_a_split_of_which_nothing_is_left_is_no_perfect_model(
+    tiny: TinyRun, trained: Path, monkeypatch, results: dict
+) -> None:
+    """PJRT has no results then, and the Estimator has means of 0."""
+    runner = mock.Mock()
+    runner.evaluate.return_value = results
+    monkeypatch.setattr(estimator, "build", lambda *_, **__: runner)
+    run = Run(*tiny.load(trained), str(trained))
+    with pytest.raises(UserError, match=r"split 'validation' of task 'text_files' has no exam"):
+        evaluation.evaluate(run, batches=1)
 
 
 def test_every_switch_layer_has_a_load_that_sums_to_one(evaluated: Evaluated) -> None:

@@ -131,6 +131,12 @@ def test_more_steps_continue(trained: Path, interrupted: Interrupted) -> None:
         step.loss for step in train_log.read(str(trained))
     ]
     assert variables(interrupted.model_dir, 8)["global_step"] == 8
+    # `eval --follow` reads there how long it waits.
+    config, first = (
+        (folder / "config.gin").read_text() for folder in (interrupted.model_dir, trained)
+    )
+    assert config == first.replace("run.train_steps = 6\n", "run.train_steps = 8\n")
+    assert config != first
 
 
 def test_the_way_back_from_a_damaged_checkpoint_works(interrupted: Interrupted) -> None:

@@ -225,14 +225,3 @@ def test_nothing_is_written_if_the_configuration_is_lost(
     assert outcome.code == 1
     assert f"{model_dir} has checkpoints, but its config.gin is lost" in outcome.err
     assert contents(model_dir) == before
-
-
-def test_a_run_that_continues_records_until_which_step(
-    tiny: TinyRun, trained: Path, tmp_path: Path
-) -> None:
-    model_dir = copy_of(trained, tmp_path / "run")
-    outcome = tiny.train(model_dir, "--steps=7")
-    assert outcome.code == 0, outcome.err
-    after, before = (contents(folder)["config.gin"].decode() for folder in (model_dir, trained))
-    assert after == re.sub(r"run\.train_steps = 6\n", "run.train_steps = 7\n", before)
-    assert after != before

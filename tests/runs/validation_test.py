@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
+import re
 import types
 from pathlib import Path
 
@@ -11,7 +14,10 @@ import numpy as np
 import pytest
 from tiny_run import Outcome, TinyRun, variables
 
+from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import best_checkpoint, train_log
+from mtf_switch.runs import validation_steps
+from mtf_switch.runs.progress import Progress, StepResults
 from mtf_switch.runs.validation import Validation
 
 
@@ -69,9 +75,29 @@ def test_the_log_the_bar_and_the_best_folder_have_what_eval_measures(
 )
 def test_it_is_due_at_every_nth_step_and_at_the_last(every, steps, due, monkeypatch) -> None:
     monkeypatch.setattr("mtf_switch.runs.data.check_readable", lambda *_: None)
-    settings = types.SimpleNamespace(eval_every_steps=every, train_steps=steps, task="t")
+    settings = types.SimpleNamespace(
+        eval_every_steps=every, train_steps=steps, task="t", keep_best=False
+    )
     validation = Validation(types.SimpleNamespace(settings=settings, on_tpu=False))
     assert [step for step in range(1, steps + 1) if validation.is_due(step)] == due
+    # Without any validation, there is no best checkpoint.
+    settings.keep_best = True
+    expected = contextlib.nullcontext()
+    if every and not due:
+        expected = pytest.raises(UserError, match=r"ends before its first .* --eval_every=1,")
+    with expected:
+        Validation(types.SimpleNamespace(settings=settings, on_tpu=False))
+
+
+def test_a_validation_without_a_target_token_has_no_loss() -> None:
+    """A mean of 0 would be the best loss of all."""
+    run = types.SimpleNamespace(settings=types.SimpleNamespace(task="t"))
+    padding = (np.ones([1, 2, 3], np.float32), np.zeros([1, 2, 3], np.float32))
+    for batches in ([], [padding]):
+        with pytest.raises(UserError, match=r"split 'validation' of task 't' has no example"):
+            validation_steps.compute_mean(run, batches)
+    counted = (np.full([1, 2, 3], 2.0, np.float32), np.ones([1, 2, 3], np.float32))
+    assert validation_steps.compute_mean(run, [padding, counted]) == 2.0
 
 
 def test_the_best_checkpoint_of_an_earlier_call_is_replaced_only_by_a_better_one(
@@ -84,6 +110,7 @@ def test_the_best_checkpoint_of_an_earlier_call_is_replaced_only_by_a_better_one
         tf.get_variable("v", initializer=1.0)
         session.run(tf.global_variables_initializer())
         first = best_checkpoint.BestCheckpoint(str(tmp_path))
+        assert not first.offer(session, 5, math.inf)
         assert first.offer(session, 10, 2.0)
         assert not first.offer(session, 20, 2.5)
         assert first.offer(session, 30, 1.5)
@@ -91,13 +118,45 @@ def test_the_best_checkpoint_of_an_earlier_call_is_replaced_only_by_a_better_one
         again = best_checkpoint.BestCheckpoint(str(tmp_path))
         assert not again.offer(session, 20, 1.7)
         assert again.offer(session, 40, 1.0)
+        for spoiled in (math.nan, math.inf, -math.inf):
+            assert not again.offer(session, 50, spoiled)
         assert capsys.readouterr().err == ""
         (tmp_path / "best" / "validation.json").write_text("{}")
         best_checkpoint.BestCheckpoint(str(tmp_path))
         assert "validation.json is damaged ('nats_per_token'), so" in capsys.readouterr().err
+        # An earlier version kept a checkpoint whose loss was NaN.
+        spoiled = json.dumps({"step": 40, "nats_per_token": math.nan})
+        (tmp_path / "best" / "validation.json").write_text(spoiled)
+        healed = best_checkpoint.BestCheckpoint(str(tmp_path))
+        assert "validation.json is damaged (its loss is nan), so" in capsys.readouterr().err
+        assert healed.offer(session, 60, 1.25)
+        assert not healed.offer(session, 70, 1.5)
     folder = tmp_path / "best"
-    assert [p.name for p in folder.glob("*.index")] == ["model.ckpt-40.index"]
+    assert [p.name for p in folder.glob("*.index")] == ["model.ckpt-60.index"]
     assert (folder / "config.gin").read_text() == "x = 1\n"
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_validation_loss_that_is_not_finite_is_said_and_damages_no_row(
+    tmp_path: Path, capsys, loss: float
+) -> None:
+    import tensorflow.compat.v1 as tf
+
+    settings = types.SimpleNamespace(tokens_per_batch=8, summary_steps=1, train_steps=2)
+    run = types.SimpleNamespace(settings=settings, model_dir=str(tmp_path))
+    with tf.Graph().as_default():
+        progress = Progress(run, 0)
+        results = StepResults(loss=3.0, sums={}, targets=np.array([6.0, 4.0]))
+        progress.add(results, 0.5, validation=2.5)
+        progress.add(results, 0.5, validation=loss)
+        progress.close()
+    said = capsys.readouterr().err
+    assert re.search(rf"^The validation loss after step 2 is {loss}: ", said, re.MULTILINE)
+    logged = train_log.read(str(tmp_path))
+    assert [(s.step, s.nats_per_token, s.validation) for s in logged] == [
+        (1, 1.5, 2.5),
+        (2, 1.5, None),
+    ]
 
 
 def test_mistakes_are_refused_in_one_sentence(tiny: TinyRun, tmp_path: Path) -> None:
