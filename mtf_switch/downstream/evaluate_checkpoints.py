@@ -73,7 +73,8 @@ def score_checkpoints(
     others = [by_step[step] for step in by_step if step not in chosen and not follow]
     agreement.check_same_decoding(file, others, decoding.describe_settings())
     if follow:
-        paths = checkpoint_selection.wait_for_checkpoints(model_dir, settings.train_steps)
+        followed = checkpoint_selection.FollowedRun(run)
+        paths = checkpoint_selection.wait_for_checkpoints(model_dir, followed)
     for path in paths:
         began = time.monotonic()
         step = saved_checkpoints.parse_step(path)

@@ -16,6 +16,7 @@ import contextlib
 import csv
 import dataclasses
 import io
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -102,9 +103,9 @@ def measure_checkpoints(
       UserError: If a step has no checkpoint, or the task has no data.
     """
     model_dir = run.model_dir
+    followed = checkpoint_selection.FollowedRun(run)
     if follow:
-        latest_step = run.settings.train_steps
-        paths = checkpoint_selection.wait_for_checkpoints(model_dir, latest_step)
+        paths = checkpoint_selection.wait_for_checkpoints(model_dir, followed)
     else:
         paths = checkpoint_selection.select_checkpoints(model_dir, selection)
         latest_step = saved_checkpoints.parse_step(saved_checkpoints.find_latest(model_dir))
@@ -114,14 +115,25 @@ def measure_checkpoints(
         )
     for path in paths:
         result = evaluation.evaluate(run, split, batches, path, input_fn)
-        name = evaluation.report_name(result, own_task, latest_step)
+        latest = followed.last_step if follow else latest_step
+        name = evaluation.report_name(result, own_task, latest)
         _keep_earlier(model_dir, name, result)
+        _print_if_spoiled(path, result)
         report = evaluation.make_report(result, name)
         report.write(model_dir)
         model = os.path.basename(os.path.abspath(model_dir))
         curve = make_report(read_rows(run, result), own_task, result.limit, model)
         curve.write(model_dir)
         yield report, curve
+
+
+def _print_if_spoiled(path: str, result: Evaluation) -> None:
+    if not math.isfinite(result.neg_log_perplexity):
+        print(
+            f"The loss of {path} is {-result.neg_log_perplexity} nats per target token: its "
+            "weights are spoiled, or a number was too large for its type.",
+            file=sys.stderr,
+        )
 
 
 def _is_local_mixture(run: Run) -> bool:
@@ -152,11 +164,13 @@ def read_rows(run: Run, result: Evaluation) -> list[Row]:
       result: The newest result, whose file is written.
 
     Returns:
-      The rows in the order of their steps: that of the mixture, then those of its tasks.
+      The rows in the order of their steps: that of the mixture, then those of its tasks. The
+      result itself is always among them.
     """
     found = quality_curve.read_evaluations(
         run.model_dir, result.task, result.split, result.limit, skips_damaged=True
     )
+    found[result.step] = {**dataclasses.asdict(result), "file": "the newest result"}
     seconds = quality_curve.read_seconds(run.model_dir)
     rows = []
     for step, saved in sorted(found.items()):
@@ -222,12 +236,17 @@ def format_table(rows: Sequence[Row]) -> str:
     last = rows[-1].step
     lines = [f"{'neg_log_perplexity':{width}}  step {last:<8}  best      at step"]
     for task, curve in curves.items():
-        best = max(curve, key=lambda row: row.neg_log_perplexity)
+        best = max(curve, key=_rank)
         final = f"{curve[-1].neg_log_perplexity:.4f}" if curve[-1].step == last else "-"
         lines.append(
             f"{task:{width}}  {final:<13}  {best.neg_log_perplexity:<8.4f}  {best.step}"
         )
     return "\n".join(lines)
+
+
+def _rank(row: Row) -> float:
+    """Returns the quality of a row, and minus infinity for NaN, which compares with nothing."""
+    return -math.inf if math.isnan(row.neg_log_perplexity) else row.neg_log_perplexity
 
 
 def _by_task(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -135,6 +137,12 @@ def test_the_table_has_the_best_and_the_last_step() -> None:
     assert one.split() == ["one", "-2.5000", "-2.5000", "200"]
 
 
+def test_no_loss_of_nan_is_the_best() -> None:
+    rows = make_rows({"one": [math.nan, -3.0, math.nan]})
+    _, one = perplexity_curve.format_table(rows).splitlines()
+    assert one.split() == ["one", "nan", "-3.0000", "100"]
+
+
 @pytest.mark.parametrize(
     ("tasks", "seconds", "panels", "names"),
     [
@@ -202,3 +210,8 @@ def test_evaluations_of_other_data_and_damaged_ones_are_left_out_and_named(
     assert "eval-300.json is left out of the curve: it used different data, with 80" in message
     assert "Left out: " in message
     assert "eval-400.json is damaged" in message
+    # Its own file may be among the damaged ones.
+    spoiled = dataclasses.replace(result, step=400, neg_log_perplexity=math.nan)
+    assert [r.step for r in perplexity_curve.read_rows(run, spoiled)] == [100, 200, 400]
+    perplexity_curve._print_if_spoiled("model.ckpt-400", spoiled)
+    assert "The loss of model.ckpt-400 is nan nats" in capsys.readouterr().err
