@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -228,6 +229,16 @@ def read_values(model_dir: str, configurable: str) -> dict[str, Any]:
         for binding in bindings
         if binding.base_name == configurable and not binding.scope
     }
+
+
+def fingerprint(text: str) -> str:
+    """Returns the SHA-256 of the bindings in the text of a config.gin, except for MAY_CHANGE.
+
+    Raises:
+      UserError: If the text is not gin.
+    """
+    bindings = (b for b in gin_statements.read_bindings(text) if not _is_named(b, MAY_CHANGE))
+    return hashlib.sha256("\n".join(sorted(map(str, bindings))).encode("utf-8")).hexdigest()
 
 
 def write_file(model_dir: str, name: str, content: bytes) -> None:

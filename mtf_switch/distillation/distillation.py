@@ -73,7 +73,7 @@ class Distillation:
         cache = None
         if settings.cache is not None:
             cache = teacher_cache.open_or_write(
-                settings.cache, settings.cache_top_k, run.settings, teacher, model
+                settings.cache, settings, run.settings, teacher, model
             )
             print(cache.describe(), file=sys.stderr)
         return cls(teacher, model, settings, cache)

@@ -7,10 +7,11 @@ batches, whatever their seeds.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mesh_tensorflow as mtf
@@ -21,10 +22,11 @@ from tqdm import tqdm
 from mtf_switch import whole_file
 from mtf_switch.config import mesh_layout
 from mtf_switch.config.run_settings import RunSettings
+from mtf_switch.distillation import cache_key
+from mtf_switch.distillation.settings import DistillationSettings
 from mtf_switch.distillation.teacher import Teacher
 from mtf_switch.errors import UserError
 from mtf_switch.model.batch import batch_dimensions
-from mtf_switch.model_dirs import checkpoint_files
 from mtf_switch.runs import estimator, model_call, training_data
 
 # The feature of the teacher's log-probabilities, [B, L, V] float32.
@@ -34,14 +36,7 @@ _INFO, _BATCHES = "cache.json", "batches.tfrecord"
 # The log-probability of a token that is not among the k most likely: its probability is 0.
 _NEVER = -1e9
 # What _INFO says of a cache, at least.
-_KEYS = frozenset(
-    (
-        *("teacher", "task", "batch_size", "sequence_length", "teacher_top_k"),
-        *("top_k", "vocabulary", "steps", "probability", "shapes"),
-    )
-)
-# The content of the teacher's checkpoint. Caches of earlier versions lack it.
-_WEIGHTS = "teacher_weights"
+_KEYS = cache_key.KEYS | {"top_k", "vocabulary", "steps", "probability", "shapes"}
 _OPTIONS = tf.io.TFRecordOptions(compression_type="GZIP")
 
 
@@ -80,25 +75,17 @@ class TeacherCache:
 
         def input_fn(params):
             del params
-            path = os.path.join(self.folder, _BATCHES)
-            records = tf.data.TFRecordDataset(path, compression_type="GZIP").skip(first_step)
+            records = _read_records(self.folder).skip(first_step)
             return records.map(self._parse).prefetch(tf.data.experimental.AUTOTUNE)
 
         return input_fn
 
     def _parse(self, record: tf.Tensor) -> dict[str, tf.Tensor]:
-        info = _read_info(self.folder)
-        shapes = {name: tuple(shape) for name, shape in info["shapes"].items()}
-        text = tf.io.FixedLenFeature([], tf.string)
-        parsed = tf.io.parse_single_example(record, dict.fromkeys(shapes, text))
-        batch = {}
-        for name, shape in shapes.items():
-            dtype = tf.float32 if name == _VALUES else tf.int32
-            batch[name] = tf.reshape(tf.io.parse_tensor(parsed[name], dtype), shape)
+        batch = _parse_record(record, _read_info(self.folder)["shapes"])
         ids, values = batch.pop(_IDS), batch.pop(_VALUES)
-        rows, length, _ = shapes[_IDS]
+        rows, length, top_k = ids.shape.as_list()
         places = tf.broadcast_to(
-            tf.range(rows * length)[:, tf.newaxis], [rows * length, ids.shape[-1]]
+            tf.range(rows * length)[:, tf.newaxis], [rows * length, top_k]
         )
         indices = tf.stack([places, tf.reshape(ids, places.shape)], axis=-1)
         dense = tf.fill([rows * length, self.vocabulary], _NEVER)
@@ -128,36 +115,66 @@ def import_feature(
 
 
 def open_or_write(
-    folder: str, top_k: int, settings: RunSettings, teacher: Teacher, model: Any
+    folder: str,
+    chosen: DistillationSettings,
+    settings: RunSettings,
+    teacher: Teacher,
+    model: Any,
 ) -> TeacherCache:
     """Opens the cache in a folder, or computes and writes it.
 
     Args:
       folder: The folder. A folder that does not exist is created.
-      top_k: K; all tokens if the vocabulary has fewer.
+      chosen: How the student learns from its teacher. The cache keeps `cache_top_k` tokens, or
+        all if the vocabulary has fewer.
       settings: The settings of the student's run.
       teacher: The teacher.
       model: Its model, see `Teacher.build`.
 
     Raises:
-      UserError: If the folder has something else, or the cache of another teacher or run.
+      UserError: If the folder has something else, or the cache of another teacher, other data
+        or another run; see `cache_key`.
     """
-    request = {
-        "teacher": whole_file.make_absolute(teacher.checkpoint),
-        _WEIGHTS: checkpoint_files.fingerprint(teacher.checkpoint),
-        "task": settings.task,
-        "batch_size": settings.batch_size,
-        "sequence_length": settings.sequence_length,
-        "teacher_top_k": top_k,
-    }
+    key = cache_key.make(chosen, settings, teacher)
     if os.path.exists(folder):
-        _check_same(folder, request)
+        info = _read_info(folder)
+        cache_key.check(folder, info, key)
+        read_first = functools.partial(_read_first_batch, folder, info["shapes"])
+        cache_key.check_first_batch(folder, read_first, info["seed"], settings)
     else:
-        _write(folder, request, settings, teacher, model)
-    info = _read_info(folder)
+        _write(folder, key, settings, teacher, model)
+        info = _read_info(folder)
     return TeacherCache(
         folder, info["top_k"], info["vocabulary"], info["steps"], info["probability"]
     )
+
+
+def _read_records(folder: str) -> tf.data.Dataset:
+    path = os.path.join(folder, _BATCHES)
+    return tf.data.TFRecordDataset(path, compression_type="GZIP")
+
+
+def _read_first_batch(folder: str, shapes: Mapping[str, Sequence[int]]) -> tf.data.Dataset:
+    """Returns a data set of the first batch of a cache, [B, L] int32 for each feature."""
+
+    def parse(record: tf.Tensor) -> dict[str, tf.Tensor]:
+        batch = _parse_record(record, shapes)
+        return {name: ids for name, ids in batch.items() if name not in (_IDS, _VALUES)}
+
+    return _read_records(folder).take(1).map(parse)
+
+
+def _parse_record(
+    record: tf.Tensor, shapes: Mapping[str, Sequence[int]]
+) -> dict[str, tf.Tensor]:
+    """Parses a batch: [B, L] int32 for each feature, and [B, L, K] for the teacher's part."""
+    text = tf.io.FixedLenFeature([], tf.string)
+    parsed = tf.io.parse_single_example(record, dict.fromkeys(shapes, text))
+    batch = {}
+    for name, shape in shapes.items():
+        dtype = tf.float32 if name == _VALUES else tf.int32
+        batch[name] = tf.reshape(tf.io.parse_tensor(parsed[name], dtype), shape)
+    return batch
 
 
 def _read_info(folder: str) -> dict[str, Any]:
@@ -173,21 +190,6 @@ def _read_info(folder: str) -> dict[str, Any]:
             f"{folder} is not a cache that --cache_teacher wrote: {_INFO} is missing or "
             "damaged. Name a new folder."
         ) from error
-
-
-def _check_same(folder: str, request: dict[str, Any]) -> None:
-    info = _read_info(folder)
-    for name, value in request.items():
-        if name == _WEIGHTS and info.get(name, value) != value:
-            raise UserError(
-                f"The cache {folder} is of other weights than {request['teacher']} has now: "
-                "name a new --cache_teacher folder."
-            )
-        if name != _WEIGHTS and info[name] != value:
-            raise UserError(
-                f"The cache {folder} has {name} {info[name]}, but this run has {value}: name a "
-                "new --cache_teacher folder."
-            )
 
 
 def _write(
@@ -237,7 +239,6 @@ def _write_batches(
         "top_k": shapes[_IDS][-1],
         "vocabulary": vocabulary,
         "steps": settings.train_steps,
-        "seed": settings.seed,
         "probability": mass / max(positions, 1),
         "shapes": shapes,
     }

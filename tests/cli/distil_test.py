@@ -14,7 +14,9 @@ import students
 import tensorflow.compat.v1 as tf
 from tiny_run import VOCABULARY, TinyRun, copy_of, variables
 
+from mtf_switch.distillation import cache_key
 from mtf_switch.distillation.teacher import Teacher
+from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import train_log
 
 SAVE_OFTEN = {"utils.run.save_checkpoints_steps": "2"}
@@ -173,13 +175,21 @@ def test_a_cache_of_few_tokens_says_what_it_keeps(
 
 def test_another_cache_is_refused(tiny: TinyRun, trained: Path, cached, tmp_path: Path) -> None:
     of_two = ("--runtime=pjrt", "--num_processes=2", "--process_id=1")
+    all_tokens = ["--teacher_top_k=9999"]
     info = json.loads((cached[1] / "cache.json").read_text())
-    for name, content in (("stale", {**info, "teacher_weights": "0"}), ("other", {"a": 1})):
+    for name, content in (
+        ("weights", {**info, "teacher_weights": "0"}),
+        ("configuration", {**info, "teacher_configuration": "0"}),
+        ("text", {**info, "text": {"text_files": {"/gone.txt": "0"}}}),
+        ("other", {"a": 1}),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "cache.json").write_text(json.dumps(content))
     for folder, flags, message in (
         (cached[1], ["--teacher_top_k=3"], "has teacher_top_k 9999, but this run has 3"),
-        (tmp_path / "stale", ["--teacher_top_k=9999"], "is of other weights than"),
+        (tmp_path / "weights", all_tokens, "is of other weights than"),
+        (tmp_path / "configuration", all_tokens, "is of another configuration than the one"),
+        (tmp_path / "text", all_tokens, "is of another text: /gone.txt is gone"),
         (
             tmp_path / "other",
             ["--teacher_top_k=3"],
@@ -198,6 +208,41 @@ def test_another_cache_is_refused(tiny: TinyRun, trained: Path, cached, tmp_path
         assert outcome.code == 1
         assert message in outcome.err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_cache_is_for_the_batches_and_the_capacity_that_wrote_it(
+    tiny: TinyRun, trained: Path, cached, monkeypatch
+) -> None:
+    for name, value in tiny.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def open_cache(**params: str) -> None:
+        given = {
+            "distillation.cache": repr(str(cached[1])),
+            "distillation.cache_top_k": "9999",
+            **{name.replace("__", "."): value for name, value in params.items()},
+        }
+        students.make_objective(tiny, trained, given)
+
+    # Students may differ in their seed, and read the batches of the first one.
+    open_cache()
+    open_cache(run_config__seed__value="5")
+    for params, message in (
+        ({"span_corruption__noise_density": "0.3"}, "it is masked, packed or ordered in"),
+        ({"mesh_train_dataset_fn__shuffle": "False"}, "The first batch of the cache"),
+        (
+            {"distillation__teacher_capacity": "'unlimited'"},
+            "has teacher_capacity evaluation, but this run has unlimited: name a new",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_cache(**params)
+
+
+def test_a_cache_of_an_earlier_version_is_still_read() -> None:
+    """It does not say of which text, configuration and capacity it is."""
+    now = {"teacher": "t", "teacher_capacity": "unlimited", "text": {"a": {"/b": "1"}}, "seed": 1}
+    cache_key.check("folder", {"teacher": "t", "seed": 0}, now)
 
 
 def test_a_student_with_all_steps_needs_no_tensorflow_to_say_so(
