@@ -139,11 +139,7 @@ class Distillation:
             z_loss=stack.z_loss,
         )
         if records:
-            labels, taught = (
-                target_loss.average(stack, context, part, targets)
-                for part in (losses.labels, losses.teacher)
-            )
-            target_loss.record(stack, context, labels, targets, taught)
+            target_loss.record(settings.model_type, losses.labels, targets, losses.teacher)
         return target_loss.average(stack, context, losses.total, targets)
 
     def load_initial_weights(self, settings: RunSettings, model_dir: str) -> None:

@@ -84,9 +84,13 @@ def check_free(model_dir: str) -> None:
       UserError: If another process does.
     """
     path = os.path.join(model_dir, FILE)
-    if os.path.isfile(path) and os.access(path, os.R_OK | os.W_OK):
-        with open(path, "r+", encoding="utf-8") as file:
-            _lock(file, model_dir)
+    try:
+        file = open(path, "r+", encoding="utf-8")  # noqa: SIM115
+    # Without a lock that can be opened, `hold` decides. The run that has it may remove it.
+    except OSError:
+        return
+    with file:
+        _lock(file, model_dir)
 
 
 def _acquire(model_dir: str, path: str) -> IO[str]:

@@ -19,7 +19,7 @@ from mtf_switch import machine
 from mtf_switch.config import mesh_layout
 from mtf_switch.model import switch_transformer
 from mtf_switch.model_dirs import saved_checkpoints
-from mtf_switch.runs import data, estimator, training_data, training_step
+from mtf_switch.runs import data, estimator, run_saver, training_data, training_step
 from mtf_switch.runs.objective import ORDINARY, Objective
 from mtf_switch.runs.run import Run
 from mtf_switch.runs.runtime import BuiltStep
@@ -194,7 +194,10 @@ def format_text(found: DryRun) -> str:
 
 
 def _describe_kept(maximum: int | None) -> str:
-    return f"the last {maximum} are kept" if maximum else "all are kept"
+    if not maximum:
+        return "all are kept"
+    hours = run_saver.HOURS_BETWEEN_KEPT
+    return f"the last {maximum} are kept, and one of every {hours} hours"
 
 
 def _format_hours(hours: float) -> str:

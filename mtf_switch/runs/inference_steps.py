@@ -62,7 +62,7 @@ def build_evaluation(
         mesh = mtf.Mesh(mtf.Graph(), "mesh", variable_placer)
         batch_dims = batch_dimensions(settings)
         features = model_call.import_features(mesh, settings, features, batch_dims, "eval")
-        with target_loss.use(model, records=False):
+        with target_loss.use(model, settings.model_type, records=False):
             logits, loss = model_call.call_model(model, settings, features, "eval")
         # These are computed in the mesh, because the logits are large.
         logits = mtf.cast(logits, tf.float32)
@@ -77,7 +77,7 @@ def build_evaluation(
             "cross_entropy": mtf.anonymize(cross_entropy),
             "predictions": mtf.anonymize(predictions),
             "targets": anonymous,
-            "weights": model_call.weigh_targets(anonymous, settings.model_type),
+            "weights": target_loss.weigh_targets(anonymous, settings.model_type),
         }
         step = _lower(mesh, mesh_impl, settings, outputs)
         loss = tf.cast(step.outputs["loss"], tf.float32)
@@ -126,7 +126,7 @@ def build_scoring(
         length_dim, vocab_dim = logits.shape.dims[-2:]
         stack = getattr(model, "decoder", model)
         cross_entropy = softmax_kernels.cross_entropy(stack, logits, targets, vocab_dim)
-        cross_entropy *= model_call.weigh_targets(targets, settings.model_type)
+        cross_entropy *= target_loss.weigh_targets(targets, settings.model_type)
         scores = -mtf.reduce_sum(cross_entropy, reduced_dim=length_dim)
         outputs = {"targets": mtf.anonymize(targets), "scores": mtf.anonymize(scores)}
         step = _lower(mesh, mesh_impl, settings, outputs)

@@ -144,15 +144,3 @@ def call_model(
         decoder_position=features.get("targets_position"),
         **options,
     )
-
-
-def weigh_targets(targets: mtf.Tensor, model_type: str) -> mtf.Tensor:
-    """Returns the weights of targets in evaluation and scores, float32 like `targets`.
-
-    Padding has a weight of 0, as have the inputs of a "delimited_lm". All others have 1.
-    """
-    weights = mtf.cast(mtf.greater(targets, 0), tf.float32)
-    if model_type == "delimited_lm":
-        inputs = transformer.delimited_lm_inputs_mask(targets)
-        weights *= mtf.cast(mtf.logical_not(inputs), tf.float32)
-    return weights

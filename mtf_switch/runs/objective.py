@@ -90,8 +90,8 @@ class OrdinaryObjective:
         records: bool,
     ) -> Iterator[None]:
         """Makes a model compute T5's loss: see `Objective`."""
-        del settings, features
-        with target_loss.use(model, records):
+        del features
+        with target_loss.use(model, settings.model_type, records):
             yield
 
     def make_input_fn(self, settings: RunSettings, first_step: int) -> None:

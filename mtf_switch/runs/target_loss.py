@@ -2,7 +2,13 @@
 
 Mesh TF's training loss is a mean over all positions, padding included, plus the auxiliary
 losses of the routers. Training minimizes this loss, but it cannot be compared between runs. The
-progress bar and the log therefore show the cross-entropy per real target token.
+progress bar and the log therefore show the cross-entropy per real target token, with the z-loss
+and the label smoothing of the run, if any.
+
+The real target tokens are those of Mesh TF's evaluation: no padding and, for a "delimited_lm",
+no inputs. Whether such a model also learns to predict its inputs is another question: it does,
+unless gin binds `Unitransformer.loss_on_targets_only`. Of a `Unitransformer.loss_fn` that gin
+binds, only the mean over the tokens that it counts is known.
 """
 
 from __future__ import annotations
@@ -26,18 +32,20 @@ NAME = "target_loss"
 
 
 @contextlib.contextmanager
-def use(model: Any, records: bool) -> Iterator[None]:
+def use(model: Any, model_type: str, records: bool) -> Iterator[None]:
     """Makes a model compute its cross-entropy with `compute` while its graph is built.
 
     A `Unitransformer.loss_fn` that gin binds stays in use.
 
     Args:
       model: A transformer.Bitransformer or Unitransformer.
+      model_type: Its type, such as "bitransformer".
       records: Whether training records NAME in `recorded_sums`.
     """
-    loss_fn = find_given(model) or compute
+    given = find_given(model)
+    loss_fn = given or compute
     if records:
-        loss_fn = functools.partial(_compute_and_record, loss_fn)
+        loss_fn = functools.partial(_compute_and_record, given, model_type)
     with replace(model, loss_fn):
         yield
 
@@ -87,16 +95,26 @@ def compute(
     Returns:
       A scalar in the type of activations, in nats per position.
     """
+    losses = _compute_each(stack, context, logits, targets, vocab_dim)
+    return average(stack, context, losses, targets)
+
+
+def _compute_each(
+    stack: transformer.Unitransformer,
+    context: transformer.Context,
+    logits: mtf.Tensor,
+    targets: mtf.Tensor,
+    vocab_dim: mtf.Dimension,
+) -> mtf.Tensor:
+    """Computes T5's loss of each position, [O, B, L]: see `compute` for the arguments."""
     z_loss = stack.z_loss if context.train else 0.0
     if stack.label_smoothing:
         labels = smooth_labels(stack, context, targets, vocab_dim)
-        losses = mtf.layers.softmax_cross_entropy_with_logits(
+        return mtf.layers.softmax_cross_entropy_with_logits(
             logits, labels, vocab_dim, z_loss=z_loss
         )
-    else:
-        ids = mtf.maximum(targets, 0)
-        losses = softmax_kernels.cross_entropy(stack, logits, ids, vocab_dim, z_loss)
-    return average(stack, context, losses, targets)
+    ids = mtf.maximum(targets, 0)
+    return softmax_kernels.cross_entropy(stack, logits, ids, vocab_dim, z_loss)
 
 
 def smooth_labels(
@@ -136,55 +154,81 @@ def average(
     Returns:
       A scalar in the type of activations. Those of microbatches add up to that of the batch.
     """
-    weights = _weigh(stack, targets, context.activation_dtype)
+    weights = _mask(targets, context.activation_dtype, stack.loss_on_targets_only)
     positions = stack.loss_denominator(targets, context.num_microbatches)
     return mtf.reduce_sum(losses * weights) / positions
 
 
 def _compute_and_record(
-    loss_fn: Callable[..., mtf.Tensor],
+    given: Callable[..., mtf.Tensor] | None,
+    model_type: str,
     stack: transformer.Unitransformer,
     context: transformer.Context,
     logits: mtf.Tensor,
     targets: mtf.Tensor,
     vocab_dim: mtf.Dimension,
 ) -> mtf.Tensor:
-    loss = loss_fn(stack, context, logits, targets, vocab_dim)
+    if given is not None:
+        loss = given(stack, context, logits, targets, vocab_dim)
+        if context.train:
+            _record_mean(stack, context, loss, targets)
+        return loss
+    losses = _compute_each(stack, context, logits, targets, vocab_dim)
     if context.train:
-        record(stack, context, loss, targets)
-    return loss
+        record(model_type, losses, targets)
+    return average(stack, context, losses, targets)
 
 
 def record(
-    stack: transformer.Unitransformer,
-    context: transformer.Context,
-    loss: mtf.Tensor,
+    model_type: str,
+    losses: mtf.Tensor,
     targets: mtf.Tensor,
-    teacher_loss: mtf.Tensor | None = None,
+    teacher_losses: mtf.Tensor | None = None,
 ) -> None:
     """Records NAME in `recorded_sums`.
 
     Args:
-      stack: The decoder.
-      context: The context of the call.
-      loss: A cross-entropy that `average` returned.
+      model_type: The type of the model.
+      losses: The cross-entropy of each position, [O, B, L] in any float type.
       targets: [O, B, L] int32, 0 for padding.
-      teacher_loss: That with the probabilities of a teacher, or None.
+      teacher_losses: That with the probabilities of a teacher, or None.
     """
+    weights = weigh_targets(targets, model_type)
+    parts = [losses] if teacher_losses is None else [losses, teacher_losses]
+    nats = (mtf.reduce_sum(mtf.cast(part, tf.float32) * weights) for part in parts)
+    _record_sums(mtf.reduce_sum(weights), *nats)
+
+
+def _record_mean(
+    stack: transformer.Unitransformer,
+    context: transformer.Context,
+    loss: mtf.Tensor,
+    targets: mtf.Tensor,
+) -> None:
+    """Records a loss of which only the mean is known, over the tokens that it counts."""
     positions = stack.loss_denominator(targets, context.num_microbatches)
-    losses = [loss] if teacher_loss is None else [loss, teacher_loss]
-    nats, *of_teacher = (mtf.cast(x, tf.float32) * positions for x in losses)
-    tokens = mtf.reduce_sum(_weigh(stack, targets, tf.float32))
+    tokens = mtf.reduce_sum(_mask(targets, tf.float32, stack.loss_on_targets_only))
+    _record_sums(tokens, mtf.cast(loss, tf.float32) * positions)
+
+
+def _record_sums(tokens: mtf.Tensor, nats: mtf.Tensor, *of_teacher: mtf.Tensor) -> None:
     sums = mtf.stack([nats, tokens, *of_teacher], NAME)
     recorded_sums.record(NAME, mtf.stop_gradient(sums))
 
 
-def _weigh(
-    stack: transformer.Unitransformer, targets: mtf.Tensor, dtype: tf.DType
-) -> mtf.Tensor:
-    """Returns the weights of targets in the loss, [O, B, L]: 0 for padding, and 1."""
+def weigh_targets(targets: mtf.Tensor, model_type: str) -> mtf.Tensor:
+    """Returns the weights of targets in all that is reported, float32 like `targets`.
+
+    Padding has a weight of 0, as have the inputs of a "delimited_lm", as in Mesh TF's
+    evaluation. All others, the real target tokens, have 1.
+    """
+    return _mask(targets, tf.float32, without_inputs=model_type == "delimited_lm")
+
+
+def _mask(targets: mtf.Tensor, dtype: tf.DType, without_inputs: bool) -> mtf.Tensor:
+    """Returns 0 for padding and, if asked to, for the inputs of a "delimited_lm", and else 1."""
     weights = mtf.cast(mtf.greater(targets, 0), dtype)
-    if stack.loss_on_targets_only:
+    if without_inputs:
         inputs = transformer.delimited_lm_inputs_mask(targets)
         weights *= mtf.cast(mtf.logical_not(inputs), dtype)
     return weights

@@ -125,3 +125,23 @@ def test_a_lock_whose_file_was_removed_in_the_meantime_is_taken_again(
     with run_lock.hold(str(tmp_path)):
         assert len(files) == 2
         assert (tmp_path / run_lock.FILE).exists()
+
+
+def test_a_lock_that_is_gone_when_it_is_looked_at_is_free(tmp_path: Path, monkeypatch) -> None:
+    """The other run ends between two system calls."""
+    path = write_lock(tmp_path, socket.gethostname(), os.getpid(), "")
+    real_open = open
+
+    def open_what_is_gone(name, *arguments, **options):
+        path.unlink(missing_ok=True)
+        return real_open(name, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", open_what_is_gone)
+    run_lock.check_free(str(tmp_path))
+
+
+def test_what_cannot_be_a_model_dir_is_not_locked(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "run" / run_lock.FILE).mkdir(parents=True)
+    for model_dir in (tmp_path / "file", tmp_path / "none", tmp_path / "run", "gs://bucket/run"):
+        run_lock.check_free(str(model_dir))

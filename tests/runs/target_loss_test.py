@@ -11,6 +11,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tiny_run import BATCH, TARGETS, TinyRun
 
+from mtf_switch.layers import recorded_sums
 from mtf_switch.runs import target_loss
 
 
@@ -52,17 +53,63 @@ def test_without_tokens_there_is_no_mean() -> None:
     assert target_loss.nats_per_token(np.array([6.0, 4.0])) == 1.5
 
 
-@pytest.mark.parametrize(("on_targets_only", "expected"), [(False, 6), (True, 3)])
-def test_a_language_model_with_inputs_counts_its_targets(
-    on_targets_only: bool, expected: int
-) -> None:
-    """Inputs 5 6 </s>, targets 7 8 </s>, and padding."""
+# Inputs 5 6 </s>, targets 7 8 </s>, and padding, with a loss for each position.
+IDS = [[5, 6, 1, 7, 8, 1, 0, 0]]
+LOSSES = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]]
+
+
+def compute_on_ids(build) -> list[float]:
+    """Exports the tensors that `build(ids, losses)` makes for IDS and LOSSES."""
     mesh = mtf.Mesh(mtf.Graph(), "mesh")
     shape = mtf.Shape([mtf.Dimension("batch", 1), mtf.Dimension("length", 8)])
     with tf.Graph().as_default(), tf.Session() as session:
-        ids = mtf.import_tf_tensor(mesh, tf.constant([[5, 6, 1, 7, 8, 1, 0, 0]]), shape)
-        stack = types.SimpleNamespace(loss_on_targets_only=on_targets_only)
-        count = mtf.reduce_sum(target_loss._weigh(stack, ids, tf.float32))
+        ids, losses = (
+            mtf.import_tf_tensor(mesh, tf.constant(values), shape) for values in (IDS, LOSSES)
+        )
+        tensors = build(ids, losses)
         one_core = mtf.placement_mesh_impl.PlacementMeshImpl([], [], [""])
         lowering = mtf.Lowering(mesh.graph, {mesh: one_core})
-        assert session.run(lowering.export_to_tf_tensor(count)) == expected
+        return [session.run(lowering.export_to_tf_tensor(each)).tolist() for each in tensors]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "nats", "tokens"),
+    [("delimited_lm", 4 + 5 + 6, 3), ("lm", 21, 6), ("bitransformer", 21, 6)],
+)
+def test_a_language_model_with_inputs_reports_the_loss_of_its_targets(
+    model_type: str, nats: float, tokens: float
+) -> None:
+    def build(ids, losses):
+        target_loss.record(model_type, losses, ids, teacher_losses=losses * 2.0)
+        sums = recorded_sums.take(ids.graph)[target_loss.NAME]
+        return [sums, mtf.reduce_sum(target_loss.weigh_targets(ids, model_type))]
+
+    assert compute_on_ids(build) == [[nats, tokens, 2 * nats], tokens]
+
+
+@pytest.mark.parametrize(("on_targets_only", "nats"), [(False, 21.0), (True, 15.0)])
+@pytest.mark.parametrize("is_given", [False, True])
+def test_what_is_reported_does_not_change_what_is_minimized(
+    on_targets_only: bool, nats: float, is_given: bool, monkeypatch
+) -> None:
+    """Mesh TF's mean over all 8 positions, of the inputs, too, unless gin says otherwise."""
+    stack = types.SimpleNamespace(
+        loss_on_targets_only=on_targets_only,
+        loss_denominator=lambda targets, microbatches: 8.0,
+        _loss_fn=None,
+    )
+    context = types.SimpleNamespace(
+        activation_dtype=tf.float32, train=True, num_microbatches=1
+    )
+
+    def build(ids, losses):
+        monkeypatch.setattr(target_loss, "_compute_each", lambda *_: losses)
+        if is_given:
+            stack._loss_fn = lambda *_: target_loss.average(stack, context, losses, ids)
+        with target_loss.use(stack, "delimited_lm", records=True):
+            loss = stack._loss_fn(stack, context, None, ids, None)
+        return [loss, recorded_sums.take(ids.graph)[target_loss.NAME]]
+
+    tokens_of_loss = 3 if on_targets_only else 6
+    reported = [nats, tokens_of_loss] if is_given else [15.0, 3.0]
+    assert compute_on_ids(build) == [nats / 8, reported]
