@@ -17,8 +17,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--capacity_factor",
         type=flags.number(value_rules.number(above=0, finite=False)),
         metavar="X",
-        help="limit the experts' capacity by this factor, as in the paper's evaluation, so "
-        "that tokens may be dropped (default: drop none; on a TPU, the evaluation factor)",
+        help="limit the experts' capacity by this factor, as eval does, so that tokens may be "
+        "dropped (default: drop none; on a TPU, the evaluation factor)",
     )
     flags.add_check(parser, _check)
 

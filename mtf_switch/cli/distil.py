@@ -6,6 +6,7 @@ import argparse
 import os
 
 from mtf_switch.cli import (
+    finetune,
     flags,
     inspection_flags,
     own_data_flags,
@@ -26,7 +27,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="train a student, such as a dense T5, with the probabilities of a trained teacher",
         description="The student is an ordinary model afterwards: eval, predict, finetune and "
         "convert take its folder. The teacher only computes probabilities, and is not saved "
-        "with it. The same command continues the run.",
+        "with it. With --train_file, gin/runs/finetune.gin comes after the student's model, as "
+        "for finetune. The same command continues the run.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
             "example:\n  %(prog)s --teacher=runs/switch \\\n"
@@ -92,7 +94,7 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
 
 def run_command(options: argparse.Namespace) -> None:
     """Trains a student."""
-    files = [options.student, *options.gin_file]
+    files = _list_files(options)
     params = _list_bindings(options)
     started_with = _find_teacher_of_run(options)
     path = started_with or options.teacher
@@ -123,6 +125,13 @@ def run_command(options: argparse.Namespace) -> None:
     own_data_flags.print_cuts(options, run)
     chosen = settings.read(run_settings.train_steps)
     train.start_training(run, options, Distillation.make(run, teacher, chosen))
+
+
+def _list_files(options: argparse.Namespace) -> list[str]:
+    """Lists the gin files; `finetune` also has its recipe between the model and the others."""
+    if not own_data_flags.has_files(options):
+        return [options.student, *options.gin_file]
+    return [options.student, *finetune.add_recipe(options.gin_file)]
 
 
 def _list_bindings(options: argparse.Namespace) -> list[str]:

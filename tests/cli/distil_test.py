@@ -284,6 +284,32 @@ def test_mistakes_are_refused_in_one_sentence(
     assert not (tmp_path / "new").exists() or not list((tmp_path / "new").glob("model.ckpt*"))
 
 
+def test_own_examples_are_distilled_with_the_recipe_of_finetune(
+    tiny: TinyRun, trained: Path, tmp_path: Path
+) -> None:
+    lines = ["inputs\ttargets", *(f"ba do {i}\tki" for i in range(20)), ""]
+    (tmp_path / "own.tsv").write_text("\n".join(lines))
+    arguments = [
+        "distil",
+        f"--teacher={trained}",
+        f"--student={students.write_model(tiny)}",
+        f"--train_file={tmp_path}/own.tsv",
+        "--metric=accuracy",
+        f"--model_dir={tmp_path}/new",
+        "--print_config",
+    ]
+    outcome = tiny.command(*arguments, "--gin_file=runs/own_data.gin")
+    assert outcome.code == 0, outcome.err
+    for value, source in (
+        ("run.learning_rate_schedule = 0.001", "gin/runs/finetune.gin"),
+        ("run.keep_checkpoint_max = None", "gin/runs/finetune.gin"),
+        # The student's own dropout would be that of pre-training.
+        ("dropout_rate = 0.1", "gin/runs/finetune.gin"),
+        ("run.train_steps = 1000", "gin/runs/own_data.gin"),
+    ):
+        assert re.search(rf"(?m)^{re.escape(value)} +# {source}", outcome.out), outcome.out
+
+
 def test_a_folder_without_a_configuration_is_no_teacher(
     tiny: TinyRun, trained: Path, tmp_path: Path
 ) -> None:
