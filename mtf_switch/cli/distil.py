@@ -6,7 +6,7 @@ import argparse
 import os
 
 from mtf_switch.cli import (
-    finetune,
+    finetuning_recipe,
     flags,
     inspection_flags,
     own_data_flags,
@@ -131,7 +131,7 @@ def _list_files(options: argparse.Namespace) -> list[str]:
     """Lists the gin files; `finetune` also has its recipe between the model and the others."""
     if not own_data_flags.has_files(options):
         return [options.student, *options.gin_file]
-    return [options.student, *finetune.add_recipe(options.gin_file)]
+    return [options.student, *finetuning_recipe.add(options.gin_file)]
 
 
 def _list_bindings(options: argparse.Namespace) -> list[str]:

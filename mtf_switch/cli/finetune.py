@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mtf_switch.cli import (
+    finetuning_recipe,
     flags,
     inspection_flags,
     own_data_flags,
@@ -14,14 +15,12 @@ from mtf_switch.cli import (
     text_packages,
     train,
 )
-from mtf_switch.config import gin_files, saved_config
+from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import start_checkpoint
 
 if TYPE_CHECKING:
     from mtf_switch.runs.run import Run
-
-_RECIPE = "runs/finetune.gin"
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -86,7 +85,7 @@ def _check_start(options: argparse.Namespace) -> None:
 def run_command(options: argparse.Namespace) -> None:
     """Fine-tunes the model of a checkpoint."""
     params = [*flags.training_bindings(options), *own_data_flags.gin_bindings(options)]
-    files = add_recipe(options.gin_file)
+    files = finetuning_recipe.add(options.gin_file)
     if _starts_from_given(options) and train.is_finished(options, files, params):
         return
     if not inspection_flags.is_given(options):
@@ -109,7 +108,7 @@ def _start(options: argparse.Namespace, params: Sequence[str]) -> Run:
             "that describes its model. Pass the model: --gin_file=models/t5_base.gin."
         )
     return start.configure_run(
-        add_recipe(options.gin_file),
+        finetuning_recipe.add(options.gin_file),
         params,
         options.model_dir,
         flags.tpu_cluster(options),
@@ -128,7 +127,7 @@ def _continue(options: argparse.Namespace, params: Sequence[str]) -> Run | None:
     is_gone = not saved_checkpoints.exists(started_from)
     if not is_gone or not saved_checkpoints.list_paths(options.model_dir):
         return None
-    saved_config.load(options.model_dir, add_recipe(options.gin_file), params)
+    saved_config.load(options.model_dir, finetuning_recipe.add(options.gin_file), params)
     cluster, runtime = flags.tpu_cluster(options), runtime_flags.make_runtime(options)
     return configured_run.make_run(options.model_dir, cluster, runtime=runtime)
 
@@ -137,12 +136,3 @@ def _starts_from_given(options: argparse.Namespace) -> bool:
     """Whether the run in model_dir has started from --init_checkpoint, or from its folder."""
     started_from = saved_config.read_init_checkpoint(options.model_dir)
     return start_checkpoint.is_named(started_from, options.init_checkpoint)
-
-
-def add_recipe(files: Sequence[str]) -> list[str]:
-    """Adds the recipe for fine-tuning to the user's gin files.
-
-    Models come before the recipe, which sets their dropout. All other files come after it.
-    """
-    models = [file for file in files if gin_files.is_model(file)]
-    return [*models, _RECIPE, *(file for file in files if file not in models)]

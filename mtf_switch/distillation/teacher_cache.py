@@ -84,9 +84,7 @@ class TeacherCache:
         batch = _parse_record(record, _read_info(self.folder)["shapes"])
         ids, values = batch.pop(_IDS), batch.pop(_VALUES)
         rows, length, top_k = ids.shape.as_list()
-        places = tf.broadcast_to(
-            tf.range(rows * length)[:, tf.newaxis], [rows * length, top_k]
-        )
+        places = tf.broadcast_to(tf.range(rows * length)[:, tf.newaxis], [rows * length, top_k])
         indices = tf.stack([places, tf.reshape(ids, places.shape)], axis=-1)
         dense = tf.fill([rows * length, self.vocabulary], _NEVER)
         dense = tf.tensor_scatter_nd_update(dense, indices, tf.reshape(values, places.shape))

@@ -130,8 +130,8 @@ def wait_for_checkpoints(model_dir: str, followed: FollowedRun) -> Iterator[str]
             if not new and newest > followed.last_step:
                 print(
                     f"The config.gin of {model_dir} says that training ends at step "
-                    f"{followed.last_step}, but it has a checkpoint of step {newest}. Later ones "
-                    "are not waited for.",
+                    f"{followed.last_step}, but it has a checkpoint of step {newest}. Later "
+                    "ones are not waited for.",
                     file=sys.stderr,
                 )
                 return

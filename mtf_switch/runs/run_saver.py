@@ -5,7 +5,6 @@ from __future__ import annotations
 from mtf_switch.model_dirs import restoring
 from mtf_switch.runs.run import Run
 
-
 # Of this many hours, one checkpoint is kept besides the last ones, as by Mesh TF.
 HOURS_BETWEEN_KEPT = 2
 

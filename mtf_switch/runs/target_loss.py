@@ -226,7 +226,7 @@ def weigh_targets(targets: mtf.Tensor, model_type: str) -> mtf.Tensor:
 
 
 def _mask(targets: mtf.Tensor, dtype: tf.DType, without_inputs: bool) -> mtf.Tensor:
-    """Returns 0 for padding and, if asked to, for the inputs of a "delimited_lm", and else 1."""
+    """Returns 0 for padding and, if asked, for the inputs of a "delimited_lm"; else 1."""
     weights = mtf.cast(mtf.greater(targets, 0), dtype)
     if without_inputs:
         inputs = transformer.delimited_lm_inputs_mask(targets)

@@ -241,7 +241,12 @@ def test_a_cache_is_for_the_batches_and_the_capacity_that_wrote_it(
 
 def test_a_cache_of_an_earlier_version_is_still_read() -> None:
     """It does not say of which text, configuration and capacity it is."""
-    now = {"teacher": "t", "teacher_capacity": "unlimited", "text": {"a": {"/b": "1"}}, "seed": 1}
+    now = {
+        "teacher": "t",
+        "teacher_capacity": "unlimited",
+        "text": {"a": {"/b": "1"}},
+        "seed": 1,
+    }
     cache_key.check("folder", {"teacher": "t", "seed": 0}, now)
 
 

@@ -39,7 +39,9 @@ def test_each_checkpoint_comes_once_until_the_last_step(monkeypatch, capsys) -> 
     assert follow(monkeypatch, looks) == ["c-0", "c-2", "c-4"]
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("Training removed c-1 before it was evaluated. To keep more, ")
-    assert second.startswith("Training removed 1 checkpoint between steps 2 and 4 before the ev")
+    assert second.startswith(
+        "Training removed 1 checkpoint between steps 2 and 4 before the ev"
+    )
 
 
 @pytest.mark.parametrize(

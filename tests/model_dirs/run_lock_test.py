@@ -143,5 +143,10 @@ def test_a_lock_that_is_gone_when_it_is_looked_at_is_free(tmp_path: Path, monkey
 def test_what_cannot_be_a_model_dir_is_not_locked(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "run" / run_lock.FILE).mkdir(parents=True)
-    for model_dir in (tmp_path / "file", tmp_path / "none", tmp_path / "run", "gs://bucket/run"):
+    for model_dir in (
+        tmp_path / "file",
+        tmp_path / "none",
+        tmp_path / "run",
+        "gs://bucket/run",
+    ):
         run_lock.check_free(str(model_dir))

@@ -243,7 +243,9 @@ def in_cache(tmp_path) -> Iterator[str]:
 
 def test_a_split_that_a_cache_lacks_is_reported_before_any_work(in_cache) -> None:
     data.check_readable(in_cache, "train", cached=True)
-    with pytest.raises(UserError, match=r"cache of .* no split 'validation'; it has test, trai"):
+    with pytest.raises(
+        UserError, match=r"cache of .* no split 'validation'; it has test, trai"
+    ):
         data.check_readable(in_cache, "validation", cached=True)
     with pytest.raises(UserError, match=r"The split 'test' of task .* is empty"):
         data.check_readable(in_cache, "test", cached=True)
@@ -258,7 +260,9 @@ def test_a_cached_mixture_needs_the_split_of_all_its_tasks(in_cache, tmp_path) -
         folder.mkdir()
         (folder / "COMPLETED").write_text("")
         (folder / "stats.validation.json").write_text('{"examples": 3}')
-        with pytest.raises(UserError, match=rf"{in_cache}' lacks the split 'validation': write"):
+        with pytest.raises(
+            UserError, match=rf"{in_cache}' lacks the split 'validation': write"
+        ):
             data.check_readable(f"{in_cache}_both", "validation", cached=True)
     finally:
         seqio.MixtureRegistry.remove(f"{in_cache}_both")

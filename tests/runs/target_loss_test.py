@@ -98,9 +98,7 @@ def test_what_is_reported_does_not_change_what_is_minimized(
         loss_denominator=lambda targets, microbatches: 8.0,
         _loss_fn=None,
     )
-    context = types.SimpleNamespace(
-        activation_dtype=tf.float32, train=True, num_microbatches=1
-    )
+    context = types.SimpleNamespace(activation_dtype=tf.float32, train=True, num_microbatches=1)
 
     def build(ids, losses):
         monkeypatch.setattr(target_loss, "_compute_each", lambda *_: losses)

@@ -1,4 +1,4 @@
-"""`run_switch.py finetune`: the order of its gin files."""
+"""The order of the gin files of `finetune`, and of `distil` with own examples."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mtf_switch.cli import finetune
+from mtf_switch.cli import finetuning_recipe
 from mtf_switch.config import gin_files
 
 RECIPE = "runs/finetune.gin"
@@ -25,7 +25,7 @@ RECIPE = "runs/finetune.gin"
 )
 def test_a_model_comes_before_the_recipe_and_other_files_after_it(model: str) -> None:
     files = ["paper/table_4/t5_dropout_0.1.gin", model]
-    assert finetune.add_recipe(files) == [model, RECIPE, "paper/table_4/t5_dropout_0.1.gin"]
+    assert finetuning_recipe.add(files) == [model, RECIPE, "paper/table_4/t5_dropout_0.1.gin"]
 
 
 def test_a_file_of_the_user_comes_after_the_recipe_also_from_a_folder_named_models(
@@ -41,7 +41,7 @@ def test_a_file_of_the_user_comes_after_the_recipe_also_from_a_folder_named_mode
         str(tmp_path / "models" / "model.gin"),
         "models/no_such_file.gin",
     ]
-    assert finetune.add_recipe(files) == [RECIPE, *files]
+    assert finetuning_recipe.add(files) == [RECIPE, *files]
 
 
 def test_a_file_of_the_user_hides_the_model_of_its_name(
@@ -50,4 +50,4 @@ def test_a_file_of_the_user_hides_the_model_of_its_name(
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "t5_tiny.gin").write_text("dropout_rate = 0.3\n")
     monkeypatch.chdir(tmp_path)
-    assert finetune.add_recipe(["models/t5_tiny.gin"]) == [RECIPE, "models/t5_tiny.gin"]
+    assert finetuning_recipe.add(["models/t5_tiny.gin"]) == [RECIPE, "models/t5_tiny.gin"]
