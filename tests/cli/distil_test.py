@@ -229,7 +229,6 @@ def test_a_cache_is_for_the_batches_and_the_capacity_that_wrote_it(
     open_cache(run_config__seed__value="5")
     for params, message in (
         ({"span_corruption__mean_span_length": "4.0"}, "it is masked, packed or ordered in"),
-        ({"mesh_train_dataset_fn__shuffle": "False"}, "The first batch of the cache"),
         (
             {"distillation__teacher_capacity": "'unlimited'"},
             "has teacher_capacity evaluation, but this run has unlimited: name a new",
