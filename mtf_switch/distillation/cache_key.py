@@ -29,8 +29,6 @@ from mtf_switch.errors import UserError, join_first
 from mtf_switch.model_dirs import checkpoint_files
 from mtf_switch.runs import data, run_text, training_data
 
-# Keys that caches of every version have.
-KEYS = frozenset(("teacher", "task", "batch_size", "sequence_length", "teacher_top_k", "seed"))
 # Key -> how a difference is described.
 _DESCRIPTIONS = {
     "teacher_weights": "other weights than {teacher} has now",

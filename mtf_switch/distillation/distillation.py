@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from mesh_tensorflow.transformer import transformer
 
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.distillation import (
+    cache_key,
     initial_values,
     loss,
     teacher_cache,
@@ -72,9 +74,7 @@ class Distillation:
         model = teacher.build(run.settings, run.vocabulary, target, drops_tokens)
         cache = None
         if settings.cache is not None:
-            cache = teacher_cache.open_or_write(
-                settings.cache, settings, run.settings, teacher, model
-            )
+            cache = _open_or_write_cache(settings, run.settings, teacher, model)
             print(cache.describe(), file=sys.stderr)
         return cls(teacher, model, settings, cache)
 
@@ -156,6 +156,26 @@ class Distillation:
             return
         origins = weights_of_teacher.load_into_graph(self.teacher.checkpoint, init)
         print(initial_values.format_table(origins, init, self.teacher.checkpoint))
+
+
+def _open_or_write_cache(
+    chosen: DistillationSettings, settings: RunSettings, teacher: Teacher, model: Any
+) -> TeacherCache:
+    """Opens the cache in a folder, or computes and writes it.
+
+    Raises:
+      UserError: If the folder has something else, or the cache of another teacher, other data
+        or another run; see `cache_key`.
+    """
+    folder, key = chosen.cache, cache_key.make(chosen, settings, teacher)
+    if os.path.exists(folder):
+        info = teacher_cache.read_info(folder)
+        cache_key.check(folder, info, key)
+        read_first = functools.partial(teacher_cache.read_first_batch, folder)
+        cache_key.check_first_batch(folder, read_first, info["seed"], settings)
+    else:
+        teacher_cache.write(folder, key, settings, teacher, model)
+    return TeacherCache.open(folder)
 
 
 def import_value(value: float | Callable, mesh: mtf.Mesh) -> float | mtf.Tensor:

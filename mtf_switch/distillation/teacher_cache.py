@@ -7,7 +7,6 @@ batches, whatever their seeds.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import shutil
@@ -22,8 +21,6 @@ from tqdm import tqdm
 from mtf_switch import whole_file
 from mtf_switch.config import mesh_layout
 from mtf_switch.config.run_settings import RunSettings
-from mtf_switch.distillation import cache_key
-from mtf_switch.distillation.settings import DistillationSettings
 from mtf_switch.distillation.teacher import Teacher
 from mtf_switch.errors import UserError
 from mtf_switch.model.batch import batch_dimensions
@@ -36,7 +33,12 @@ _INFO, _BATCHES = "cache.json", "batches.tfrecord"
 # The log-probability of a token that is not among the k most likely: its probability is 0.
 _NEVER = -1e9
 # What _INFO says of a cache, at least.
-_KEYS = cache_key.KEYS | {"top_k", "vocabulary", "steps", "probability", "shapes"}
+_KEYS = frozenset(
+    (
+        *("teacher", "task", "batch_size", "sequence_length", "teacher_top_k", "seed"),
+        *("top_k", "vocabulary", "steps", "probability", "shapes"),
+    )
+)
 _OPTIONS = tf.io.TFRecordOptions(compression_type="GZIP")
 
 
@@ -57,6 +59,18 @@ class TeacherCache:
     vocabulary: int
     steps: int
     mass: float
+
+    @classmethod
+    def open(cls, folder: str) -> TeacherCache:
+        """Opens the cache in a folder.
+
+        Raises:
+          UserError: If the folder has something else.
+        """
+        info = read_info(folder)
+        return cls(
+            folder, info["top_k"], info["vocabulary"], info["steps"], info["probability"]
+        )
 
     def make_input_fn(self, settings: RunSettings, first_step: int) -> Callable:
         """Makes the input function of training, with FEATURE.
@@ -81,7 +95,7 @@ class TeacherCache:
         return input_fn
 
     def _parse(self, record: tf.Tensor) -> dict[str, tf.Tensor]:
-        batch = _parse_record(record, _read_info(self.folder)["shapes"])
+        batch = _parse_record(record, read_info(self.folder)["shapes"])
         ids, values = batch.pop(_IDS), batch.pop(_VALUES)
         rows, length, top_k = ids.shape.as_list()
         places = tf.broadcast_to(tf.range(rows * length)[:, tf.newaxis], [rows * length, top_k])
@@ -112,48 +126,14 @@ def import_feature(
     return mtf.import_fully_replicated(mesh, log_probs, shape, name=FEATURE)
 
 
-def open_or_write(
-    folder: str,
-    chosen: DistillationSettings,
-    settings: RunSettings,
-    teacher: Teacher,
-    model: Any,
-) -> TeacherCache:
-    """Opens the cache in a folder, or computes and writes it.
-
-    Args:
-      folder: The folder. A folder that does not exist is created.
-      chosen: How the student learns from its teacher. The cache keeps `cache_top_k` tokens, or
-        all if the vocabulary has fewer.
-      settings: The settings of the student's run.
-      teacher: The teacher.
-      model: Its model, see `Teacher.build`.
-
-    Raises:
-      UserError: If the folder has something else, or the cache of another teacher, other data
-        or another run; see `cache_key`.
-    """
-    key = cache_key.make(chosen, settings, teacher)
-    if os.path.exists(folder):
-        info = _read_info(folder)
-        cache_key.check(folder, info, key)
-        read_first = functools.partial(_read_first_batch, folder, info["shapes"])
-        cache_key.check_first_batch(folder, read_first, info["seed"], settings)
-    else:
-        _write(folder, key, settings, teacher, model)
-        info = _read_info(folder)
-    return TeacherCache(
-        folder, info["top_k"], info["vocabulary"], info["steps"], info["probability"]
-    )
-
-
 def _read_records(folder: str) -> tf.data.Dataset:
     path = os.path.join(folder, _BATCHES)
     return tf.data.TFRecordDataset(path, compression_type="GZIP")
 
 
-def _read_first_batch(folder: str, shapes: Mapping[str, Sequence[int]]) -> tf.data.Dataset:
+def read_first_batch(folder: str) -> tf.data.Dataset:
     """Returns a data set of the first batch of a cache, [B, L] int32 for each feature."""
+    shapes = read_info(folder)["shapes"]
 
     def parse(record: tf.Tensor) -> dict[str, tf.Tensor]:
         batch = _parse_record(record, shapes)
@@ -175,7 +155,12 @@ def _parse_record(
     return batch
 
 
-def _read_info(folder: str) -> dict[str, Any]:
+def read_info(folder: str) -> dict[str, Any]:
+    """Reads what a cache says of itself: its key, and its shapes.
+
+    Raises:
+      UserError: If the folder has something else.
+    """
     path = os.path.join(folder, _INFO)
     try:
         with open(path, encoding="utf-8") as file:
@@ -190,15 +175,28 @@ def _read_info(folder: str) -> dict[str, Any]:
         ) from error
 
 
-def _write(
-    folder: str, request: dict[str, Any], settings: RunSettings, teacher: Teacher, model: Any
+def write(
+    folder: str, key: Mapping[str, Any], settings: RunSettings, teacher: Teacher, model: Any
 ) -> None:
+    """Computes a cache and writes it.
+
+    Args:
+      folder: The folder, which is created.
+      key: What decides its content, as JSON; see `cache_key`. The cache keeps "teacher_top_k"
+        tokens, or all if the vocabulary has fewer.
+      settings: The settings of the student's run.
+      teacher: The teacher.
+      model: Its model, see `Teacher.build`.
+
+    Raises:
+      UserError: If the folder cannot be written.
+    """
     mesh_layout.check_has_devices(settings.layout, settings.devices)
     part = f"{folder.rstrip('/')}.part-{os.getpid()}"
     try:
         whole_file.make_folder(part)
-        info = _write_batches(part, request["teacher_top_k"], settings, teacher, model)
-        text = json.dumps({**request, **info}, indent=2) + "\n"
+        info = _write_batches(part, key["teacher_top_k"], settings, teacher, model)
+        text = json.dumps({**key, **info}, indent=2) + "\n"
         whole_file.write_text(os.path.join(part, _INFO), text)
         os.rename(part, folder)
     except OSError as error:
