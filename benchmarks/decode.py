@@ -20,6 +20,7 @@ from typing import Any
 
 import measure
 import sizes
+import timing
 
 COMPETITORS = ("this", "other", "hf")
 _FOLDER = Path(__file__).parent
@@ -69,11 +70,11 @@ def measure_decoding(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def _start(
     name: str, setting: dict[str, Any], options: argparse.Namespace
-) -> measure.Competitor:
+) -> timing.Competitor:
     if name == "hf":
-        return measure.time_in_another_process(options.hf_python, "decode", setting)
+        return timing.time_in_another_process(options.hf_python, "decode", setting)
     checkout = options.other if name == "other" else _FOLDER.parent
-    return measure.time_worker(
+    return timing.time_worker(
         [sys.executable, str(_FOLDER / "decode_worker.py")],
         setting,
         {**os.environ, "PYTHONPATH": str(Path(checkout).absolute())},

@@ -1,7 +1,7 @@
 """Times steps of transformers' Switch Transformer on behalf of another process.
 
 It runs in its own environment with torch and transformers, on which this project does not
-depend. `measure.time_in_another_process` starts it. It prints its versions, and then answers
+depend. `timing.time_in_another_process` starts it. It prints its versions, and then answers
 each line of input with the seconds that one step took.
 """
 

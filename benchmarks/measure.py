@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.metadata
 import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import timing
 import tqdm
 
 from mtf_switch import machine
@@ -28,21 +26,6 @@ _WARM_UP = 3
 _PACKAGES = ("tensorflow", "mesh-tensorflow", "numpy")
 # Rows and columns of the matrices whose product gives the rate of the machine, and the turns.
 _GEMM_SIZE, _GEMM_TURNS = 2048, 15
-
-
-@dataclasses.dataclass(frozen=True)
-class Competitor:
-    """An implementation that can be timed.
-
-    Attributes:
-      seconds: A function that runs one step and returns its time in seconds.
-      close: A function that releases resources.
-      versions: package -> version, for packages that only the competitor uses.
-    """
-
-    seconds: Callable[[], float]
-    close: Callable[[], None]
-    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def make_parser(description: str, competitors: Sequence[str]) -> argparse.ArgumentParser:
@@ -68,82 +51,8 @@ def check_options(options: argparse.Namespace, options_parser: argparse.Argument
         options_parser.error("--repetitions must be at least 2, to show a spread")
 
 
-def time_in_this_process(step: Callable[[], None], close: Callable[[], None]) -> Competitor:
-    """Makes a competitor from a function that runs one step and one that releases resources."""
-
-    def seconds():
-        start = time.perf_counter()
-        step()
-        return time.perf_counter() - start
-
-    return Competitor(seconds, close)
-
-
-def time_in_another_process(
-    python: str, what: Literal["layer", "step", "decode"], setting: Mapping[str, Any]
-) -> Competitor:
-    """Makes a competitor of transformers, which `hf_worker.py` runs with another Python.
-
-    Args:
-      python: The path of the interpreter.
-      what: The part to time: a layer, a training step, or decoding.
-      setting: The sizes: the fields of sizes.Layer or sizes.Model, and what `decode.py` adds.
-
-    Raises:
-      UserError: If that environment cannot run it.
-    """
-    command = [python, str(_FOLDER / "hf_worker.py"), what]
-    needs = "It needs torch and transformers in their own environment."
-    return time_worker(command, setting, None, f"--hf_python={python}", needs)
-
-
-def time_worker(
-    command: Sequence[str],
-    setting: Mapping[str, Any],
-    environment: Mapping[str, str] | None,
-    name: str,
-    needs: str = "",
-) -> Competitor:
-    """Makes a competitor of a process, which answers each line with the seconds of one step.
-
-    Args:
-      command: The command, without its last argument, which is the setting.
-      setting: The sizes, which the process gets as JSON.
-      environment: Its environment variables; None for those of this process.
-      name: What it is, for errors.
-      needs: A sentence for errors: what it needs to run.
-
-    Raises:
-      UserError: If it does not start.
-    """
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    try:
-        worker = subprocess.Popen(
-            [*command, json.dumps(setting)], text=True, env=environment, **pipes
-        )
-    except OSError as error:
-        raise UserError(f"{name} cannot be run: {error.strerror}.") from error
-
-    def read_line():
-        line = worker.stdout.readline()
-        if not line:
-            lines = worker.stderr.read().strip().splitlines() or ["it printed nothing"]
-            raise UserError(f"{name} cannot run the benchmark: {lines[-1]}. {needs}".strip())
-        return line
-
-    def seconds():
-        print("step", file=worker.stdin, flush=True)
-        return float(read_line())
-
-    def close():
-        worker.stdin.close()
-        worker.wait()
-
-    return Competitor(seconds, close, json.loads(read_line()))
-
-
 def time_in_turns(
-    competitors: Mapping[str, Competitor],
+    competitors: Mapping[str, timing.Competitor],
     repetitions: int,
     label: str,
     warm_up: int = _WARM_UP,
@@ -168,7 +77,7 @@ def time_in_turns(
 
 
 def compare_competitors(
-    competitors: Mapping[str, Competitor],
+    competitors: Mapping[str, timing.Competitor],
     repetitions: int,
     label: str,
     base: str = "dense",
@@ -220,7 +129,7 @@ def measure_gemm_rates(hf_python: str | None = None) -> dict[str, float]:
     """
     pythons = {"tensorflow": sys.executable} | ({"torch": hf_python} if hf_python else {})
     workers = {
-        library: time_worker(
+        library: timing.time_worker(
             [python, str(_FOLDER / "gemm_worker.py"), library],
             {"size": _GEMM_SIZE},
             None,
@@ -249,7 +158,7 @@ def check_checkout() -> None:
         )
 
 
-def collect_provenance(competitors: Mapping[str, Competitor]) -> dict[str, Any]:
+def collect_provenance(competitors: Mapping[str, timing.Competitor]) -> dict[str, Any]:
     """Collects the command, the commit, the versions and the machine."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     for competitor in competitors.values():

@@ -21,6 +21,7 @@ from typing import Any
 
 import measure
 import sizes
+import timing
 import tqdm
 import train_step
 
@@ -58,7 +59,7 @@ def _measure_in_this_process(
 ) -> dict[str, Any]:
     if name.startswith("hf"):
         sizes_of_model = dataclasses.asdict(setting)
-        competitor = measure.time_in_another_process(options.hf_python, "step", sizes_of_model)
+        competitor = timing.time_in_another_process(options.hf_python, "step", sizes_of_model)
         for _ in range(options.repetitions):
             competitor.seconds()
         competitor.close()
@@ -72,7 +73,7 @@ def _measure_in_this_process(
         for _ in range(options.repetitions):
             run()
         process, step = _read_peak(resource.RUSAGE_SELF), _trace_peak(run)
-        competitor = measure.time_in_this_process(run, close)
+        competitor = timing.time_in_this_process(run, close)
         close()
     return {
         "competitor": name,

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import measure
+import timing
 
 from mtf_switch.upstream import logs
 
@@ -58,7 +59,7 @@ def measure_pipelines(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             readers, steps, session = _build(run, tasks)
         reading = {name: _time_reading(read, options.batches) for name, read in readers.items()}
         competitors = {
-            name: measure.time_in_this_process(step, lambda: None)
+            name: timing.time_in_this_process(step, lambda: None)
             for name, step in steps.items()
         }
         results = measure.compare_competitors(

@@ -132,19 +132,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="compile all steps at the same time, and then run them one after another",
     )
-    parser.add_argument("--in_this_process", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--in_this_process", type=Path, help=argparse.SUPPRESS)
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
     if options.repetitions < 2:
         parser.error("--repetitions must be at least 2, to show a spread")
     if options.in_this_process:
-        (folder,) = options.folders
         # The number of the step has 64 bits.
         jax.config.update("jax_enable_x64", True)
-        print(json.dumps(run(folder, options)), flush=True)
+        print(json.dumps(run(options.in_this_process, options)), flush=True)
         return 0
-    named = {str(each) for each in options.folders}
-    flags = [each for each in arguments or sys.argv[1:] if each not in named]
-    workers = (Worker(folder, flags) for folder in options.folders)
+    workers = (Worker(folder, arguments) for folder in options.folders)
     if options.compile_together:
         workers = list(workers)
         for worker in workers:
@@ -169,10 +167,10 @@ class Worker:
     The memory of the step is its own, and its failure stops no other.
     """
 
-    def __init__(self, folder: Path, flags: Sequence[str]):
-        """Starts the process."""
+    def __init__(self, folder: Path, arguments: Sequence[str]):
+        """Starts the process for one of the folders that the arguments of `main` name."""
         self._name = folder.name
-        command = [sys.executable, __file__, str(folder), *flags, "--in_this_process"]
+        command = [sys.executable, __file__, *arguments, f"--in_this_process={folder}"]
         # While others compile, a process must not hold all memory of the device.
         memory = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

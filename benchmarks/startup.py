@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import measure
+import timing
 
 from mtf_switch.errors import UserError
 
@@ -84,7 +85,7 @@ def _compare(
 
         return seconds
 
-    competitors = {name: measure.Competitor(measured(name), lambda: None) for name in runs}
+    competitors = {name: timing.Competitor(measured(name), lambda: None) for name in runs}
     found = measure.compare_competitors(
         competitors, repetitions, command, base="other", warm_up=1
     )

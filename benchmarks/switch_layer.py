@@ -20,6 +20,7 @@ from typing import Any
 
 import measure
 import sizes
+import timing
 
 from mtf_switch.upstream import logs
 
@@ -61,9 +62,9 @@ def measure_layers(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         )
         described = dataclasses.asdict(setting)
         competitors = {
-            name: measure.time_in_another_process(options.hf_python, "layer", described)
+            name: timing.time_in_another_process(options.hf_python, "layer", described)
             if name == "hf"
-            else measure.time_in_this_process(*layer_graphs.build_step(name, setting))
+            else timing.time_in_this_process(*layer_graphs.build_step(name, setting))
             for name in options.competitors
         }
         label = f"{dtype}, capacity {factor}, {experts} experts, groups of {group_size}"

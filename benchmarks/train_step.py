@@ -19,6 +19,7 @@ from typing import Any
 
 import measure
 import sizes
+import timing
 
 from mtf_switch.upstream import logs
 
@@ -82,12 +83,12 @@ def list_cases(options: argparse.Namespace) -> list[tuple[str, sizes.Model]]:
 
 def _make_competitor(
     name: str, setting: sizes.Model, options: argparse.Namespace, step_graphs: Any
-) -> measure.Competitor:
+) -> timing.Competitor:
     if name.startswith("hf"):
-        return measure.time_in_another_process(
+        return timing.time_in_another_process(
             options.hf_python, "step", dataclasses.asdict(setting)
         )
-    return measure.time_in_this_process(*step_graphs.build_step(name, setting))
+    return timing.time_in_this_process(*step_graphs.build_step(name, setting))
 
 
 def format_results(results: list[dict[str, Any]]) -> str:

@@ -12,6 +12,7 @@ import page_table
 import pytest
 import sizes
 import startup
+import timing
 import tiny_run
 
 from mtf_switch.config import gin_files
@@ -81,7 +82,7 @@ def test_the_steps_benchmark_has_a_row_for_each_number_of_experts(
     import step_graphs
 
     monkeypatch.setattr(step_graphs, "build_step", lambda *_: (lambda: None, lambda: None))
-    monkeypatch.setattr(measure.time, "perf_counter", itertools.count().__next__)
+    monkeypatch.setattr(timing.time, "perf_counter", itertools.count().__next__)
     monkeypatch.setattr(sizes.Model, "flops", 10**9)
     flags = ["--experts", "2", "4", "--competitors", "dense", "gather", "upstream"]
     assert train_step.main([*TINY_STEP, *flags]) == 0

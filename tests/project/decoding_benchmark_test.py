@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import decode
-import measure
 import pytest
+import timing
 
 from mtf_switch.config import gin_files
 
@@ -17,7 +17,7 @@ BENCHMARKS = gin_files.GIN_FOLDER.parent / "benchmarks"
 
 def test_the_decoding_benchmark_has_a_row_for_each_batch_size(capsys, monkeypatch):
     """The workers here do nothing. The test below runs real ones."""
-    nothing = measure.time_in_this_process(lambda: None, lambda: None)
+    nothing = timing.time_in_this_process(lambda: None, lambda: None)
     monkeypatch.setattr(decode, "_start", lambda *_: nothing)
     flags = ["--competitors", "this", "other", "--other=elsewhere", "--batches", "2", "3"]
     assert decode.main([*flags, "--beam_batches", "5", "--repetitions=2"]) == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import measure
 import pytest
 import sizes
+import timing
 
 from mtf_switch import machine
 from mtf_switch.errors import UserError
@@ -19,9 +20,9 @@ def test_the_rate_is_the_flops_of_a_product_over_its_median_time(monkeypatch):
     def time_worker(command, setting, environment, name):
         started.append((command[0], command[2], setting, environment))
         times = iter([9.0] * 3 + [0.5] * 8 + [4.0] * 7)
-        return measure.Competitor(lambda: next(times), lambda: closed.append(name))
+        return timing.Competitor(lambda: next(times), lambda: closed.append(name))
 
-    monkeypatch.setattr(measure, "time_worker", time_worker)
+    monkeypatch.setattr(timing, "time_worker", time_worker)
     # 2048^3 multiplications and as many additions in half a second.
     rate = 2 * 2048**3 / 0.5
     assert measure.measure_gemm_rates() == {"tensorflow": rate}

@@ -96,6 +96,28 @@ def test_a_step_without_weights_is_timed(folder, tmp_path, capfd):
     )
 
 
+def test_each_worker_gets_its_folder_however_the_folders_are_written(monkeypatch, capsys):
+    """Shells end the name of a folder with a slash. A flag may have the value of a folder."""
+    import portable_run
+
+    commands = []
+
+    def start(command, **_):
+        commands.append(command)
+        return mock.Mock(returncode=1, communicate=lambda _: ("", None))
+
+    monkeypatch.setattr(portable_run.subprocess, "Popen", start)
+    folders = ["steps/a/", "./steps/b", "c"]
+    assert portable_run.main([*folders, "--output_dir", "c", "--perturb=3"]) == 1
+    capsys.readouterr()
+
+    monkeypatch.setattr(portable_run, "jax", mock.Mock())
+    monkeypatch.setattr(portable_run, "run", lambda folder, o: [str(folder), o.perturb])
+    assert [portable_run.main(command[2:]) for command in commands] == [0, 0, 0]
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert found == [["steps/a", 3], ["steps/b", 3], ["c", 3]]
+
+
 def test_portable_run_needs_neither_tensorflow_nor_the_project():
     code = (
         "import sys; sys.path.insert(0, 'benchmarks'); "
