@@ -28,8 +28,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
             "    downloads/t5_1_1_base/checkpoint_1000000 runs/upcycled"
         ),
     )
-    parser.add_argument("--from", required=True, choices=FORMATS, dest="source_format")
-    parser.add_argument("--to", required=True, choices=FORMATS)
+    parser.add_argument(
+        "--from", required=True, choices=FORMATS, dest="source_format", help="format of SRC"
+    )
+    parser.add_argument("--to", required=True, choices=FORMATS, help="format of DST")
     parser.add_argument("source", metavar="SRC", help="the checkpoint")
     parser.add_argument("target", metavar="DST", help="a folder that does not exist yet")
     parser.add_argument(

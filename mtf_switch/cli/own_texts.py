@@ -43,6 +43,23 @@ def _check(options: argparse.Namespace) -> None:
                 f"{', '.join(labelled_files.ENDINGS)}, and --{file} is {path}: a file with one "
                 "text per line."
             )
+    _check_both_columns(options)
+
+
+def _check_both_columns(options: argparse.Namespace) -> None:
+    """Refuses a table without a named column beside one with it: its lines would be plain text."""
+    if _read_own_data(options.model_dir):
+        return
+    paths = {file: getattr(options, file, None) for file in _COLUMNS}
+    tables = [file for file, path in paths.items() if path and labelled_files.is_labelled_file(path)]
+    named = [file for file in tables if getattr(options, _COLUMNS[file], None)]
+    for file in tables:
+        if named and file not in named:
+            raise UserError(
+                f"--{_COLUMNS[named[0]]} names the column of a table, and --{file} is the table "
+                f"{paths[file]}: pass --{_COLUMNS[file]}, too. Without it, each line of that "
+                "file would be read as plain text."
+            )
 
 
 def read(options: argparse.Namespace, file: str) -> dict[int, str]:

@@ -240,8 +240,29 @@ def _write_batches(
     }
 
 
-def _build(batch, top_k, settings, teacher, model, devices):
-    """Builds the teacher's graph; returns (what a record has, lowering, V)."""
+def _build(
+    batch: dict[str, tf.Tensor],
+    top_k: int,
+    settings: RunSettings,
+    teacher: Teacher,
+    model: Any,
+    devices: Sequence[str],
+) -> tuple[dict[str, tf.Tensor], mtf.Lowering, int]:
+    """Builds the teacher's graph.
+
+    Args:
+      batch: The features of a batch, [B, L] integers each.
+      top_k: K; all tokens if the vocabulary has fewer.
+      settings: The settings of the student's run.
+      teacher: The teacher.
+      model: Its model, see `Teacher.build`.
+      devices: The devices of the mesh.
+
+    Returns:
+      What a record has: the features, [B, L] int32 each, and of the K most likely tokens of
+      each target position the ids, [B, L, K] int32, and the log-probabilities, [B, L, K]
+      float32. Then the lowering, and V, the size of the vocabulary, padding included.
+    """
     mesh = mtf.Mesh(mtf.Graph(), "mesh")
     with model_call.build_graph():
         dims = batch_dimensions(settings)

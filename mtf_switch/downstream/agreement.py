@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from mtf_switch.downstream import answers
 from mtf_switch.downstream.answers import Answers
 from mtf_switch.downstream.scores import StepScores
-from mtf_switch.errors import UserError, name_program
+from mtf_switch.errors import UserError
 
 
 def check_same_tasks(models: Sequence[str], name: str, scored: Sequence[StepScores]) -> None:
@@ -64,14 +64,15 @@ def check_same_decoding(
 
 
 def check_all_answered(
-    model: str, split: str, task: str, scored: StepScores, found: Answers
+    model: str, split: str, name: str, task: str, scored: StepScores, found: Answers
 ) -> None:
     """Checks that a model has answers for all examples on which it was scored.
 
     Args:
       model: The model_dir.
       split: Split of the task.
-      task: The task.
+      name: The task or mixture on which the model was scored, for the message.
+      task: The task: `name`, or one of its subtasks.
       scored: The scores.
       found: The answers of the same step.
 
@@ -85,8 +86,7 @@ def check_all_answered(
         raise UserError(
             f"{file} has {count:,} answers, but the scores of step {scored.step} are of "
             f"{expected:,} examples, and the split has {split_size:,}. Evaluate it again, in "
-            f"full: {name_program()} eval --model_dir={model} --split={split} "
-            f"--checkpoint_steps={scored.step}"
+            f"full: {answers.name_command(model, name, split, scored.step)}"
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,8 +82,32 @@ def _to_json(value: Any) -> Any:
     raise TypeError(f"{type(value)} cannot be written as JSON")
 
 
-def read_answers(model_dir: str, split: str, task: str, step: int) -> Answers:
+def name_command(model_dir: str, name: str, split: str, steps: int | str) -> str:
+    """Returns the command that writes the scores and answers of a model.
+
+    Args:
+      model_dir: The model_dir.
+      name: The task or mixture.
+      split: Split of the task.
+      steps: The value of --checkpoint_steps.
+    """
+    flags = {"model_dir": model_dir, "task": name, "split": split, "checkpoint_steps": steps}
+    arguments = [f"--{flag}={value}" for flag, value in flags.items()]
+    return f"{name_program()} eval {shlex.join(arguments)}"
+
+
+def read_answers(
+    model_dir: str, split: str, task: str, step: int, mixture: str | None = None
+) -> Answers:
     """Reads the answers of one checkpoint to all examples of one task.
+
+    Args:
+      model_dir: The model_dir.
+      split: Split of the task.
+      task: The task.
+      step: Step of the checkpoint.
+      mixture: The mixture as a part of which the task was evaluated, for the message; None if
+        it was evaluated alone.
 
     Raises:
       UserError: If the file is absent or damaged.
@@ -102,8 +127,8 @@ def read_answers(model_dir: str, split: str, task: str, step: int) -> Answers:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path}, which holds the answers of the model's best checkpoint, cannot be read "
-            f"({type(error).__name__}: {error}). Write it again: {name_program()} eval "
-            f"--model_dir={model_dir} --checkpoint_steps={step}"
+            f"({type(error).__name__}: {error}). Write it again: "
+            f"{name_command(model_dir, mixture or task, split, step)}"
         ) from error
 
 

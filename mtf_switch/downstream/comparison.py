@@ -25,7 +25,7 @@ from mtf_switch.downstream import (
     task_metrics,
 )
 from mtf_switch.downstream.scores import Metric, Peak, StepScores
-from mtf_switch.errors import UserError, name_program
+from mtf_switch.errors import UserError
 from mtf_switch.report import Report
 
 
@@ -111,7 +111,7 @@ def _compare_on_subtasks(models: Sequence[str], name: str, split: str) -> list[T
     scored = [_read_scores(model, split, name) for model in models]
     agreement.check_same_tasks(models, name, [steps[-1] for steps in scored])
     return [
-        _compare_on_task(models, task, split, scored)
+        _compare_on_task(models, name, task, split, scored)
         for task in seqio.get_subtasks(seqio.get_mixture_or_task(name))
         if task.name in scored[0][-1].scores
     ]
@@ -124,23 +124,27 @@ def _read_scores(model: str, split: str, name: str) -> list[StepScores]:
         only = f" It has only those of a part of the examples: {partial[0]}." if partial else ""
         raise UserError(
             f"{model} has no scores of {name!r} ({split}).{only} Make them: "
-            f"{name_program()} eval --model_dir={model} --task={name} --split={split} "
-            "--checkpoint_steps=all"
+            f"{answers.name_command(model, name, split, 'all')}"
         )
     return steps
 
 
 def _compare_on_task(
-    models: Sequence[str], task: seqio.Task, split: str, scored: Sequence[list[StepScores]]
+    models: Sequence[str],
+    name: str,
+    task: seqio.Task,
+    split: str,
+    scored: Sequence[list[StepScores]],
 ) -> TaskResult:
+    """Compares models on a task, which is the task or mixture `name` or a subtask of it."""
     peaks = [scores.find_peaks(steps)[task.name] for steps in scored]
     answered = [
-        answers.read_answers(model, split, task.name, peak.step)
+        answers.read_answers(model, split, task.name, peak.step, name)
         for model, peak in zip(models, peaks)
     ]
     for model, steps, found in zip(models, scored, answered):
         (at_peak,) = (step for step in steps if step.step == found.step)
-        agreement.check_all_answered(model, split, task.name, at_peak, found)
+        agreement.check_all_answered(model, split, name, task.name, at_peak, found)
     agreement.check_same_examples(models, task.name, answered)
     targets = answered[0].targets
     files = [answers.answers_file(m, split, task.name, p.step) for m, p in zip(models, peaks)]

@@ -67,7 +67,6 @@ class LanguageComparison:
 
     Attributes:
       results: A result for each language, sorted by gain.
-      on_curves: The summary of the speed-ups in `results`.
       by_seed: For each seed, the summary of the speed-ups of its own curves.
       gain: The mean gain over the languages, with its interval over seeds.
       seeds: The number of seeds.
@@ -75,7 +74,6 @@ class LanguageComparison:
     """
 
     results: list[LanguageResult]
-    on_curves: SpeedUpSummary
     by_seed: list[SpeedUpSummary]
     gain: Interval
     seeds: int
@@ -128,10 +126,8 @@ def compare(
             gains_of_seeds[seed].append(gain)
         results.append(_compare_task(curve, task, dense_points, sparse_points))
     results.sort(key=lambda result: result.gain.mean)
-    on_curves = {result.task: result.speed_up for result in results}
     return LanguageComparison(
         results,
-        gains.summarize_speed_ups(on_curves, FACTOR),
         [gains.summarize_speed_ups(speed_ups, FACTOR) for speed_ups in of_seeds],
         compute_interval([statistics.fmean(of_seed) for of_seed in gains_of_seeds]),
         len(dense),

@@ -6,7 +6,7 @@ in turn, and the rest in the smallest one that has room for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -30,7 +30,7 @@ def apply(functions: Mapping[int, BatchFunction], *inputs: tf.Tensor) -> tf.Tens
     rows = tf.shape(inputs[0])[0]
     whole = rows // largest * largest
 
-    def apply_to_whole(batch):
+    def apply_to_whole(batch: Sequence[tf.Tensor]) -> tf.Tensor:
         return functions[largest](*batch)
 
     batches = [tf.reshape(x[:whole], [-1, largest, *x.shape[1:]]) for x in inputs]
@@ -44,11 +44,26 @@ def apply(functions: Mapping[int, BatchFunction], *inputs: tf.Tensor) -> tf.Tens
     return tf.concat([done, _apply_to_rest(functions, sizes, rest, spec)], axis=0)
 
 
-def _apply_to_rest(functions, sizes, rest, spec) -> tf.Tensor:
-    """Applies the smallest function with room for the rest, which may have no row."""
+def _apply_to_rest(
+    functions: Mapping[int, BatchFunction],
+    sizes: Sequence[int],
+    rest: Sequence[tf.Tensor],
+    spec: tf.TensorSpec,
+) -> tf.Tensor:
+    """Applies the smallest function with room for the rest, which may have no row.
+
+    Args:
+      functions: Batch size -> the function for batches of this size.
+      sizes: The batch sizes, sorted.
+      rest: The inputs, [R, ...] each, for an R below the largest size.
+      spec: The shape and dtype of what the function of the largest size returns.
+
+    Returns:
+      [R, ...].
+    """
     number = tf.shape(rest[0])[0]
 
-    def apply_padded(size):
+    def apply_padded(size: int) -> tf.Tensor:
         padded = [
             tf.ensure_shape(
                 tf.pad(x, [[0, size - number], *[[0, 0]] * (len(x.shape) - 1)]),
@@ -58,7 +73,7 @@ def _apply_to_rest(functions, sizes, rest, spec) -> tf.Tensor:
         ]
         return functions[size](*padded)[:number]
 
-    def make_branch(size):
+    def make_branch(size: int) -> Callable[[], tf.Tensor]:
         return lambda: apply_padded(size)
 
     empty = tf.zeros([0, *spec.shape[1:]], spec.dtype)

@@ -258,3 +258,22 @@ def test_columns_are_for_tables(tiny: TinyRun, trained: Path, tmp_path: Path) ->
     )
     assert outcome.code == 1
     assert "--inputs_column is for a file whose name ends in .tsv, .csv, .jsonl" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [("inputs_column=q", "targets_column"), ("targets_column=a", "inputs_column")],
+)
+def test_of_two_tables_both_columns_are_named(
+    tiny: TinyRun, trained: Path, tmp_path: Path, given: str, missing: str
+) -> None:
+    """A file of JSON lines has as many lines as examples, so nothing else would notice it."""
+    table = tmp_path / "a.jsonl"
+    table.write_text('{"q": "ba", "a": "do"}\n{"q": "ki", "a": "lu"}\n')
+    flags = [f"--model_dir={trained}", f"--output_file={tmp_path}/out.txt", f"--{given}"]
+    files = [f"--input_file={table}", f"--target_file={table}"]
+    outcome = tiny.command("score", *flags, *files)
+    assert outcome.code == 1
+    file = missing.replace("s_column", "_file")
+    assert f"--{file} is the table {table}: pass --{missing}, too." in outcome.err
+    assert not (tmp_path / "out.txt").exists()

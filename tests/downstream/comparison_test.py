@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import seqio
 from tiny_run import TinyRun
 
 from mtf_switch.downstream import answers, comparison, paper_tables, scores, scores_report
 from mtf_switch.downstream.comparison import TaskResult
 from mtf_switch.downstream.scores import Peak, StepScores
+from mtf_switch.errors import UserError
 
 TASK = "winogrande_xl"
 
@@ -111,7 +115,8 @@ def test_a_model_without_scores_is_refused_with_advice(
     outcome = tiny.command("compare", "--models", *models, "--tasks", "xsum")
     assert outcome.code == 1
     assert f"{models[0]} has no scores of 'xsum' (validation)" in outcome.err
-    assert f"run_switch.py eval --model_dir={models[0]} --task=xsum" in outcome.err
+    flags = f"--model_dir={models[0]} --task=xsum --split=validation --checkpoint_steps=all"
+    assert f"run_switch.py eval {flags}\n" in outcome.err
 
 
 def test_other_examples_are_not_compared(models, tiny: TinyRun, tmp_path: Path) -> None:
@@ -131,7 +136,8 @@ def test_answers_of_a_part_are_not_compared_with_scores_of_the_whole(
     outcome = tiny.command("compare", "--models", models[0], other, "--tasks", TASK)
     assert (outcome.code, outcome.out) == (1, "")
     assert f"{path} has 2 answers, but the scores of step 200 are of 20" in outcome.err
-    assert f"eval --model_dir={other} --split=validation --checkpoint_steps=200" in outcome.err
+    flags = f"--model_dir={other} --task={TASK} --split=validation --checkpoint_steps=200"
+    assert f"eval {flags}\n" in outcome.err
 
 
 def test_scores_of_a_part_alone_are_not_compared(models, tiny: TinyRun, tmp_path: Path) -> None:
@@ -161,13 +167,33 @@ def test_other_targets_decoding_and_tasks_are_not_compared(
         assert message in outcome.err
 
 
-def test_answers_that_are_gone_are_named(models, tiny: TinyRun, tmp_path: Path) -> None:
-    other = write_model(tmp_path / "other", {200: 19})
-    path = Path(other) / "validation_eval" / f"{TASK}-200.jsonl"
-    path.unlink()
-    outcome = tiny.command("compare", "--models", models[0], other, "--tasks", TASK)
-    assert outcome.code == 1
-    assert str(path) in outcome.err
+@pytest.fixture
+def mixture() -> Iterator[str]:
+    import tasks
+
+    tasks.register()
+    seqio.MixtureRegistry.add("mtf_switch_test_mixture", [TASK], default_rate=1.0)
+    yield "mtf_switch_test_mixture"
+    seqio.MixtureRegistry.remove("mtf_switch_test_mixture")
+
+
+def test_answers_that_are_gone_are_named_with_the_command_that_writes_them(
+    mixture: str, tmp_path: Path
+) -> None:
+    """They are of the test split, and a part of a mixture that is not the task of the run."""
+    other = write_model(tmp_path / "oth er", {200: 19})
+    folder = (Path(other) / "validation_eval").rename(Path(other) / "test_eval")
+    (folder / f"{TASK}-200.jsonl").unlink()
+    (folder / f"{TASK}.json").rename(folder / f"{mixture}.json")
+    with pytest.raises(UserError) as raised:
+        comparison.compare_models([other, other], [mixture], "test")
+    message = str(raised.value)
+    assert f"{folder / TASK}-200.jsonl" in message
+    command = shlex.split(message.split("Write it again: ")[1])
+    assert command[1:] == [
+        *("eval", f"--model_dir={other}", f"--task={mixture}"),
+        *("--split=test", "--checkpoint_steps=200"),
+    ]
 
 
 @pytest.mark.parametrize(
