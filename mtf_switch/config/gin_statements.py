@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from tokenize import TokenError
 from typing import Any
 
@@ -157,6 +157,27 @@ class _Delegate(config_parser.ParserDelegate):
 
     def macro(self, macro_name):
         return Macro(macro_name)
+
+
+def resolve_macros(binding: Binding, macros: Mapping[str, Any]) -> Binding:
+    """Replaces the macros in the value of a binding by their values, at any depth.
+
+    Args:
+      binding: The binding.
+      macros: Macro -> value. Macros that are not among them stay. None refers to itself:
+        `parameter_rules.check_macros_end` has found such circles.
+    """
+    return dataclasses.replace(binding, value=_resolve(binding.value, macros))
+
+
+def _resolve(value: Any, macros: Mapping[str, Any]) -> Any:
+    if isinstance(value, Macro):
+        return _resolve(macros[value.name], macros) if value.name in macros else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_resolve(element, macros) for element in value)
+    if isinstance(value, dict):
+        return {key: _resolve(element, macros) for key, element in value.items()}
+    return value
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -293,11 +293,11 @@ def _list_fixed_bindings(config: str, may_change: Sequence[str]) -> list[str]:
     return sorted(
         str(absolute_paths.convert(binding))
         for binding in gin_statements.read_bindings(config)
-        if not _is_named(binding, may_change)
+        if not is_named(binding, may_change)
     )
 
 
-def _is_named(binding: gin_statements.Binding, names: Sequence[str]) -> bool:
+def is_named(binding: gin_statements.Binding, names: Sequence[str]) -> bool:
     """Whether a binding is in a list such as MAY_CHANGE, with or without modules before it."""
     parameter = f".{binding.name}.{binding.parameter}"
     return any(

@@ -11,7 +11,7 @@ import gin
 
 from mtf_switch import value_rules
 from mtf_switch.config import gin_files, gin_statements, given_bindings, unread_bindings
-from mtf_switch.config.gin_statements import Binding, Macro
+from mtf_switch.config.gin_statements import Binding
 
 # A comment begins in this column, or after the value if that is longer.
 _COLUMN = 56
@@ -47,7 +47,8 @@ def format_config(text: str, gin_params: Collection[str], flags: Mapping[str, st
     for binding in bindings:
         comment = _describe_source(binding, history.get(_identify(binding), []))
         if binding.macros():
-            comment = f"{_resolve(binding.value, macros)!r}; {comment}"
+            value = gin_statements.resolve_macros(binding, macros).value_text
+            comment = f"{value}; {comment}"
         lines.append(f"{binding!s:{_COLUMN}s}  # {comment}")
     bound = {_identify(binding)[1:] for binding in bindings}
     lines += ["", "# Not bound, so these are the defaults of the code:"]
@@ -93,17 +94,6 @@ def _describe_source(binding: Binding, sources: Sequence[_Sourced]) -> str:
         before = earlier[-1]
         text += f", instead of {before.binding.value_text} of {before.source}"
     return text
-
-
-def _resolve(value: Any, macros: Mapping[str, Any]) -> Any:
-    """Replaces macros by their values. `parameter_rules.check_macros_end` has found circles."""
-    if isinstance(value, Macro):
-        return _resolve(macros[value.name], macros) if value.name in macros else value
-    if isinstance(value, (list, tuple)):
-        return type(value)(_resolve(element, macros) for element in value)
-    if isinstance(value, dict):
-        return {key: _resolve(element, macros) for key, element in value.items()}
-    return value
 
 
 def _list_defaults(bound: Collection[tuple[str, str]]) -> Iterator[str]:

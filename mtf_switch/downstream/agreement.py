@@ -55,11 +55,13 @@ def check_same_decoding(
         for name in sorted(names):
             here, there = step.decoding.get(name), decoding.get(name)
             if here != there:
+                # The parameters of the decoder have no module in front of them.
+                parameter = name if "." in name else f"Bitransformer.decode.{name}"
                 raise UserError(
                     f"{holder} has scores (step {step.step}) that were decoded with "
-                    f"Bitransformer.decode.{name} = {here}, but {other} has {there}, so they "
-                    "cannot be compared. Decode all of them in the same way, or move the "
-                    "earlier scores to another folder."
+                    f"{parameter} = {here}, but {other} has {there}, so they cannot "
+                    "be compared. Decode all of them in the same way, or move the earlier "
+                    "scores to another folder."
                 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import gin
 import numpy as np
 
-from mtf_switch.config import gin_config, run_settings
+from mtf_switch.config import changed_bindings, gin_config, run_settings
 from mtf_switch.downstream.evaluation_sets import EvaluationSet
 from mtf_switch.runs import prediction
 from mtf_switch.runs.run import Run
@@ -22,10 +22,16 @@ def bind_decode_length(settings: run_settings.RunSettings) -> None:
         gin_config.bind(name, settings.sequence_length["targets"])
 
 
-def describe_settings() -> dict[str, str]:
-    """Returns gin's bindings of `Bitransformer.decode`: parameter -> value, as text."""
+def describe_settings(model_dir: str) -> dict[str, str]:
+    """Returns what decides the decoded texts of a model, besides its config.gin.
+
+    Returns:
+      Parameter of `Bitransformer.decode` that gin binds -> its value, as text. Then the bindings
+      that the command changed, with their full names; see `changed_bindings.find`.
+    """
     bound = gin.get_bindings("Bitransformer.decode", resolve_references=False)
-    return {name: repr(value) for name, value in sorted(bound.items())}
+    of_decoder = {name: repr(value) for name, value in sorted(bound.items())}
+    return {**of_decoder, **changed_bindings.find(model_dir)}
 
 
 def decode(sets: Sequence[EvaluationSet], run: Run, checkpoint: str) -> Iterator[str]:

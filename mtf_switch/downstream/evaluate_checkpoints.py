@@ -71,7 +71,7 @@ def score_checkpoints(
     file = scores.scores_file(model_dir, split, settings.task, limit)
     chosen = {saved_checkpoints.parse_step(path) for path in paths}
     others = [by_step[step] for step in by_step if step not in chosen and not follow]
-    agreement.check_same_decoding(file, others, decoding.describe_settings())
+    agreement.check_same_decoding(file, others, decoding.describe_settings(model_dir))
     if follow:
         followed = checkpoint_selection.FollowedRun(run)
         paths = checkpoint_selection.wait_for_checkpoints(model_dir, followed)
@@ -114,5 +114,5 @@ def _score_answers(
         path = answers.answers_file(model_dir, split, task, step, limit)
         answers.write_answers(path, part, part_texts, predictions)
     averages = task_metrics.average_tasks(values)
-    decoded_with = decoding.describe_settings()
+    decoded_with = decoding.describe_settings(model_dir)
     return StepScores(step, examples, values, averages, examples_of_split, decoded_with)

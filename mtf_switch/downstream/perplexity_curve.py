@@ -7,7 +7,7 @@ It writes these files into the model_dir:
     perplexity.png               the curves against steps, tokens and time, for two checkpoints
                                  or more
 
-The names of other tasks, splits and limits are longer: see `evaluation.name_files`.
+The names of other tasks, splits, limits and bindings are longer: see `evaluation.name_files`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import io
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mtf_switch import whole_file
+from mtf_switch.config import changed_bindings
 from mtf_switch.downstream import checkpoint_selection, quality_curve
 from mtf_switch.downstream.checkpoint_selection import Selection
 from mtf_switch.errors import UserError
@@ -122,7 +123,8 @@ def measure_checkpoints(
         report = evaluation.make_report(result, name)
         report.write(model_dir)
         model = os.path.basename(os.path.abspath(model_dir))
-        curve = make_report(read_rows(run, result), own_task, result.limit, model)
+        rows = read_rows(run, result)
+        curve = make_report(rows, own_task, result.limit, model, result.changes)
         curve.write(model_dir)
         yield report, curve
 
@@ -155,7 +157,7 @@ def _keep_earlier(model_dir: str, name: str, result: Evaluation) -> None:
 
 
 def read_rows(run: Run, result: Evaluation) -> list[Row]:
-    """Reads the rows of all evaluations that used the same data as a result.
+    """Reads the rows of all evaluations with the same data and bindings as a result.
 
     If there are others, stderr says so.
 
@@ -168,7 +170,8 @@ def read_rows(run: Run, result: Evaluation) -> list[Row]:
       result itself is always among them.
     """
     found = quality_curve.read_evaluations(
-        run.model_dir, result.task, result.split, result.limit, skips_damaged=True
+        *(run.model_dir, result.task, result.split, result.limit, result.changes),
+        skips_damaged=True,
     )
     found[result.step] = {**dataclasses.asdict(result), "file": "the newest result"}
     seconds = quality_curve.read_seconds(run.model_dir)
@@ -199,7 +202,9 @@ def read_rows(run: Run, result: Evaluation) -> list[Row]:
     return rows
 
 
-def make_report(rows: Sequence[Row], own_task: str, limit: int | None, model: str) -> Report:
+def make_report(
+    rows: Sequence[Row], own_task: str, limit: int | None, model: str, changes: Mapping[str, str]
+) -> Report:
     """Makes the report on all checkpoints; its files belong into the model_dir.
 
     Args:
@@ -207,16 +212,24 @@ def make_report(rows: Sequence[Row], own_task: str, limit: int | None, model: st
       own_task: The task on which the model was trained.
       limit: The maximum number of examples of each task, or None.
       model: The name of the model, for the title of the plot.
+      changes: The bindings that `eval` changed; see `Evaluation.changes`.
     """
     task, split = rows[0].task, rows[0].split
-    name = evaluation.name_files("perplexity", task, split, limit, own_task)
+    name = evaluation.name_files("perplexity", task, split, limit, own_task, changes)
+    title = f"{model} on {task} ({split})"
+    if changes:
+        title += f"\n{changed_bindings.describe(changes)}"
     has_curve = len({row.step for row in rows}) > 1
     return Report(
         name=name,
         text=format_table(rows),
-        data={"limit": limit, "rows": [dataclasses.asdict(row) for row in rows]},
+        data={
+            "limit": limit,
+            "changes": dict(changes),
+            "rows": [dataclasses.asdict(row) for row in rows],
+        },
         documents={f"{name}.csv": format_csv(rows)},
-        plots={f"{name}.png": lambda figure: draw(figure, rows, model)} if has_curve else {},
+        plots={f"{name}.png": lambda figure: draw(figure, rows, title)} if has_curve else {},
     )
 
 
@@ -257,7 +270,7 @@ def _by_task(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return curves
 
 
-def draw(figure: Figure, rows: Sequence[Row], model: str) -> None:
+def draw(figure: Figure, rows: Sequence[Row], title: str) -> None:
     """Draws the curve of each task against steps, tokens and, with a log, time."""
     has_time = all(row.training_seconds is not None for row in rows)
     names = [name for name in _AXES if has_time or name != "training_seconds"]
@@ -268,7 +281,7 @@ def draw(figure: Figure, rows: Sequence[Row], model: str) -> None:
     axes[0].set_ylabel("neg. log perplexity (nats per target token)")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
-    figure.suptitle(f"{model} on {rows[0].task} ({rows[0].split})")
+    figure.suptitle(title)
 
 
 def _draw_curves(axis: Axes, x: str, curves: dict[str, list[Row]]) -> None:

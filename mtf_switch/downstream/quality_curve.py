@@ -8,7 +8,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtf_switch import whole_file
@@ -36,7 +37,9 @@ class QualityCurve:
 
 
 def read(model_dir: str, task: str, split: str) -> QualityCurve:
-    """Reads the evaluations of a run on a whole split. Evaluations on a part of it are skipped.
+    """Reads the evaluations of a run on a whole split.
+
+    Evaluations on a part of it, and with bindings that `eval` changed, are skipped.
 
     Args:
       model_dir: The folder of the run.
@@ -99,6 +102,7 @@ def read_evaluations(
     task: str,
     split: str,
     limit: int | None = None,
+    changes: Mapping[str, str] = types.MappingProxyType({}),
     skips_damaged: bool = False,
 ) -> dict[int, dict[str, Any]]:
     """Reads the files of `eval` on one task or mixture; see `evaluation.Evaluation`.
@@ -109,6 +113,7 @@ def read_evaluations(
         values replace those of the mixture.
       split: Split of the task.
       limit: The maximum number of examples of each task; None for the whole split.
+      changes: The bindings that `eval` changed; see `Evaluation.changes`.
       skips_damaged: Whether damaged files are left out with a message on stderr.
 
     Returns:
@@ -131,6 +136,8 @@ def read_evaluations(
             continue
         # A file without "limit" is from an earlier version, and may hold a part of the split.
         if (data["split"], data.get("limit", 0)) != (split, limit):
+            continue
+        if data.get("changes", {}) != dict(changes):
             continue
         if data["task"] == task:
             found[data["step"]] = data

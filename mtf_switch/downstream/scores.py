@@ -43,8 +43,8 @@ class StepScores:
       averages: Averages over tasks; see `task_metrics.average_tasks`.
       examples_of_split: Task -> number of examples in the split; {} in files of earlier
         versions.
-      decoding: Parameter of the decoder that gin binds -> its value; {} in files of earlier
-        versions.
+      decoding: What decides the decoded texts; see `decoding.describe_settings`. {} in files of
+        earlier versions.
     """
 
     step: int

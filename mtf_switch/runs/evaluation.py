@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mtf_switch.config import saved_config
+from mtf_switch.config import changed_bindings, saved_config
 from mtf_switch.layers import router_metrics
 from mtf_switch.layers.router_metrics import RouterMetrics
 from mtf_switch.model_dirs import saved_checkpoints
@@ -47,6 +47,8 @@ class Evaluation:
         model has only to predict that something unknown comes, so many of them make the
         perplexity meaningless.
       tasks: Task of a mixture -> its own result; {} for a single task.
+      changes: What the command changed in the configuration of the model_dir: parameter -> value
+        in gin's notation. Files of earlier versions lack it.
     """
 
     step: int
@@ -64,6 +66,7 @@ class Evaluation:
     source_examples: int | None = None
     unknown_tokens: int = 0
     tasks: dict[str, TaskResult] = dataclasses.field(default_factory=dict)
+    changes: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def evaluate(
@@ -96,7 +99,8 @@ def evaluate(
     tasks = task_sums.list_names(task)
     steps = None if batches is None else batches * len(tasks)
     # The folder of TensorBoard's curves: eval_validation for the whole split.
-    curves = "-".join(_name_data(task, split, limit, _own_task(run))) or split
+    changes = changed_bindings.find(run.model_dir)
+    curves = "-".join(_name_data(task, split, limit, _own_task(run), changes)) or split
     input_fn = input_fn or data.make_eval_input_fn(run.settings, split, batches)
     if run.on_tpu and steps is None:
         # The loop on a TPU does not end with the data.
@@ -119,18 +123,21 @@ def evaluate(
     routers = router_summaries.metrics_from_results(results)
     router_summaries.write(runner.eval_dir(curves), int(results["global_step"]), routers)
     result = _to_evaluation(task, split, limit, results, routers)
-    return dataclasses.replace(result, tasks=of_tasks)
+    return dataclasses.replace(result, tasks=of_tasks, changes=changes)
 
 
 def _own_task(run: Run) -> str:
     return saved_config.read_task(run.model_dir) or run.settings.task
 
 
-def _name_data(task: str, split: str, limit: int | None, own_task: str) -> list[str]:
-    """Names what differs from the whole validation split of the run's own task."""
+def _name_data(
+    task: str, split: str, limit: int | None, own_task: str, changes: Mapping[str, str]
+) -> list[str]:
+    """Names what differs from the whole validation split of the run's own task and model."""
     parts = [task] if task != own_task else []
     parts += [split] if split != VALIDATION else []
-    return parts + ([f"first{limit}"] if limit is not None else [])
+    parts += [f"first{limit}"] if limit is not None else []
+    return parts + ([changed_bindings.name_files(changes)] if changes else [])
 
 
 def _to_evaluation(
@@ -168,20 +175,29 @@ def report_name(result: Evaluation, own_task: str, latest_step: int) -> str:
 
     "eval" is the evaluation of the latest checkpoint on the whole validation split of the run's
     own task. For other evaluations, the name states the differences, so they do not replace
-    that file: `eval-TASK-SPLIT-firstN-STEP`.
+    that file: `eval-TASK-SPLIT-firstN-PARAMETER=VALUE-STEP`.
 
     Args:
       result: The evaluation.
       own_task: The task on which the model was trained.
       latest_step: Step of the latest checkpoint.
     """
-    name = name_files("eval", result.task, result.split, result.limit, own_task)
+    name = name_files(
+        "eval", result.task, result.split, result.limit, own_task, result.changes
+    )
     return name if result.step == latest_step else f"{name}-{result.step}"
 
 
-def name_files(start: str, task: str, split: str, limit: int | None, own_task: str) -> str:
+def name_files(
+    start: str,
+    task: str,
+    split: str,
+    limit: int | None,
+    own_task: str,
+    changes: Mapping[str, str],
+) -> str:
     """Names files with results: the start, and what differs from the whole validation split."""
-    return "-".join([start, *_name_data(task, split, limit, own_task)])
+    return "-".join([start, *_name_data(task, split, limit, own_task, changes)])
 
 
 def make_report(result: Evaluation, name: str = "eval") -> Report:
@@ -212,6 +228,8 @@ def _format_text(result: Evaluation) -> str:
         f"target_tokens       {result.target_tokens}",
         f"examples            {_format_examples(result)}",
     ]
+    if result.changes:
+        lines.append(f"changed             {changed_bindings.describe(result.changes)}")
     if result.unknown_tokens:
         share = result.unknown_tokens / result.target_tokens
         lines.append(

@@ -160,14 +160,20 @@ def test_a_part_of_the_examples_replaces_no_result_of_all(
     assert step["examples_of_split"]["super_glue_boolq_v102"] == 2
 
 
-def test_steps_that_were_decoded_in_another_way_are_not_mixed(evaluated, tiny: TinyRun) -> None:
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [("Bitransformer.decode.beam_size", "4"), ("ExpertCapacity.capacity_factor_eval", "1.0")],
+)
+def test_steps_that_were_decoded_in_another_way_are_not_mixed(
+    evaluated, tiny: TinyRun, parameter: str, value: str
+) -> None:
     """A table or a peak over greedy and beam answers would compare different things."""
     model_dir, *_ = evaluated
-    beams = "--gin_param=Bitransformer.decode.beam_size = 4"
-    outcome = tiny.command("eval", f"--model_dir={model_dir}", beams)
+    changed = f"--gin_param={parameter} = {value}"
+    outcome = tiny.command("eval", f"--model_dir={model_dir}", changed)
     assert (outcome.code, outcome.out) == (1, "")
-    assert "were decoded with Bitransformer.decode.beam_size = " in outcome.err
-    assert "this evaluation has 4" in outcome.err
+    assert f"were decoded with {parameter} = " in outcome.err
+    assert f"this evaluation has {value}" in outcome.err
 
 
 def test_checkpoints_are_selected_by_their_steps(finetuned: Path) -> None:

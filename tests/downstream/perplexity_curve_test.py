@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
+from matplotlib.figure import Figure
 from quality_files import write_run
 from tiny_run import (
     INPUTS,
@@ -154,13 +155,11 @@ def test_no_loss_of_nan_is_the_best() -> None:
 def test_the_plot_has_a_curve_for_each_task(
     tasks: int, seconds: float | None, panels: int, names: list[str]
 ) -> None:
-    from matplotlib.figure import Figure
-
     rows = make_rows(
         {"all": [-3.0, -2.0], **{f"t{i}": [-4.0, -2.5 - i] for i in range(tasks)}}, seconds
     )
     figure = Figure()
-    perplexity_curve.draw(figure, rows, "model")
+    perplexity_curve.draw(figure, rows, "model on all (validation)")
     assert figure.get_suptitle() == "model on all (validation)"
     assert len(figure.axes) == panels
     for axis, x in zip(figure.axes, ([0, 100], [0, 640], [2.0, 2.0])):
@@ -215,3 +214,35 @@ def test_evaluations_of_other_data_and_damaged_ones_are_left_out_and_named(
     assert [r.step for r in perplexity_curve.read_rows(run, spoiled)] == [100, 200, 400]
     perplexity_curve._print_if_spoiled("model.ckpt-400", spoiled)
     assert "The loss of model.ckpt-400 is nan nats" in capsys.readouterr().err
+
+
+def test_evaluations_with_other_bindings_have_a_curve_of_their_own(tmp_path: Path) -> None:
+    """The capacity decides the perplexity, and not the number of target tokens."""
+    from types import SimpleNamespace
+
+    from mtf_switch.runs.evaluation import Evaluation
+
+    changes = {"ExpertCapacity.capacity_factor_eval": "1.0"}
+    for name, quality, changed in (("eval", -2.0, {}), ("eval-x=1.0", -4.0, changes)):
+        write_run(tmp_path, {100: quality, 200: quality}, name, "x", changes=changed)
+    for path in tmp_path.glob("eval*.json"):
+        data = {**json.loads(path.read_text()), "token_accuracy": 0.5, "examples": 3}
+        path.write_text(json.dumps(data))
+    run = SimpleNamespace(
+        model_dir=str(tmp_path), settings=SimpleNamespace(tokens_per_batch=10)
+    )
+    own = Evaluation(200, "x", "validation", -2.0, 0.5, 90, 0.0, {}, {}, {})
+    for result, quality in (
+        (own, -2.0),
+        (dataclasses.replace(own, changes=changes), -4.0),
+    ):
+        rows = perplexity_curve.read_rows(run, result)
+        assert [(r.step, r.neg_log_perplexity) for r in rows] == [(100, quality), (200, quality)]
+    report = perplexity_curve.make_report(rows, "x", None, "model", changes)
+    assert report.name == "perplexity-ExpertCapacity.capacity_factor_eval=1.0"
+    assert report.data["changes"] == changes
+    figure = Figure()
+    report.plots[f"{report.name}.png"](figure)
+    assert figure.get_suptitle() == (
+        "model on x (validation)\nExpertCapacity.capacity_factor_eval = 1.0"
+    )

@@ -22,6 +22,8 @@ def test_a_curve_has_each_whole_evaluation_of_the_task_and_the_logged_time(
     write_run(tmp_path / "run", {200: -9.0}, name="eval-first8", limit=8)
     write_run(tmp_path / "run", {200: -9.0}, name="eval-test", split="test")
     write_run(tmp_path / "run", {200: -9.0}, name="eval-other", task="other")
+    changes = {"ExpertCapacity.capacity_factor_eval": "1.0"}
+    write_run(tmp_path / "run", {200: -9.0, 300: -9.0}, name="eval-x=1.0", changes=changes)
     curve = quality_curve.read(run, TASK, "validation")
     assert curve.points == [
         EvaluationPoint(0, 0.0, -6.0),

@@ -228,19 +228,25 @@ def test_another_task_split_and_number_of_batches(
 
     gin.clear_config()
     (model_dir / "eval.json").write_text("the whole evaluation of its own task")
+    capacity = "ExpertCapacity.capacity_factor_eval"
     arguments = ("--split=test", "--eval_batches=1", "--checkpoint_steps=3")
+    arguments += (f"--gin_param={capacity} = 1.0",)
     part = evaluate(tiny, model_dir, f"--task={other_task}", *arguments)
     assert part.result["step"] == 3
     # So do TensorBoard's curves.
     curves = {path.name for path in model_dir.glob("eval_*")}
-    assert curves == {f"eval_{other_task}", f"eval_{other_task}-test-first{BATCH}"}
+    name = f"{other_task}-test-first{BATCH}-{capacity}=1.0"
+    assert curves == {f"eval_{other_task}", f"eval_{name}"}
+    assert f"\nchanged             {capacity} = 1.0\n" in part.outcome.out
     assert f"{BATCH} (at most {BATCH} were read)" in part.outcome.out
     assert (model_dir / "eval.json").read_text() == "the whole evaluation of its own task"
     assert {whole.name, part.name} == {
         f"eval-{other_task}.json",
-        f"eval-{other_task}-test-first{BATCH}-3.json",
+        f"eval-{name}-3.json",
     }
     first = part.result
+    assert (whole.result["changes"], first["changes"]) == ({}, {capacity: "1.0"})
+    assert (model_dir / f"perplexity-{name}.csv").exists()
     assert (first["examples"], first["limit"]) == (BATCH, BATCH)
     saved_config.load(str(model_dir), gin_params=[f"MIXTURE_NAME = {other_task!r}"])
     task = seqio.get_mixture_or_task(other_task)
@@ -292,6 +298,7 @@ def test_a_result_that_cannot_be_written_leaves_the_earlier_one(
             {"step": 100_000, "task": "c4", "split": "test", "limit": 8},
             "eval-c4-test-first8-100000",
         ),
+        ({"step": 100_000, "changes": {"a.b": "1.0"}}, "eval-a.b=1.0-100000"),
     ],
 )
 def test_only_a_whole_evaluation_of_the_latest_step_is_eval_json(

@@ -18,12 +18,15 @@ def write_run(
     split: str = "validation",
     limit: int | None = None,
     tokens: int = 90,
+    changes: Mapping[str, str] | None = None,
 ) -> str:
     """Writes a run. `quality`: step -> negative log perplexity. A step took half a second."""
     model_dir.mkdir(parents=True, exist_ok=True)
     for step, quality in qualities.items():
         data = {"step": step, "task": task, "split": split, "limit": limit}
         data.update(neg_log_perplexity=quality, target_tokens=tokens)
+        # Files of earlier versions have no changes.
+        data.update({} if changes is None else {"changes": changes})
         (model_dir / f"{name}-{step}.json").write_text(json.dumps(data))
     rows = [f"{step},{step / 2},3.0,,\r\n" for step in range(1, 301)]
     header = "step,seconds,loss,dropped_fraction,nats_per_token\r\n"
