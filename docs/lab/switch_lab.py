@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import types
 from collections.abc import Callable
 from typing import Any
 
 import mesh_tensorflow as mtf
 import numpy as np
+import small_graphs
 import tensorflow.compat.v1 as tf
-from mesh_tensorflow.transformer import transformer, transformer_layers
+from mesh_tensorflow.transformer import transformer_layers
 from topics import Topics
 
-from mtf_switch.layers import initialization, recorded_sums
 from mtf_switch.layers.capacity import ExpertCapacity
 from mtf_switch.layers.exploration import Exploration
 from mtf_switch.layers.router import SwitchRouter
@@ -113,10 +112,10 @@ def call_layer(
         tf.set_random_seed(seed)
         tf.train.get_or_create_global_step()
         mesh = mtf.Mesh(mtf.Graph(), "mesh")
-        tokens = _import_tokens(mesh, tf.constant(x, tf.float32))
-        outputs = layer.call(_make_context(tokens), tokens)
+        tokens = small_graphs.import_tokens(mesh, tf.constant(x, tf.float32))
+        outputs = layer.call(small_graphs.make_context(tokens), tokens)
         routing = router.routing
-        lowering = _lower(mesh)
+        lowering = small_graphs.lower(mesh)
         tensors = {
             "outputs": outputs,
             "expert": routing.expert_index,
@@ -125,9 +124,9 @@ def call_layer(
             "gate": routing.gate,
         }
         fetches = {n: lowering.export_to_tf_tensor(tensor) for n, tensor in tensors.items()}
-        (sums,) = _export_sums(mesh, lowering)
+        (sums,) = small_graphs.export_sums(mesh, lowering)
         masters = {v.name: v.get_master() for v in mesh.graph.trainable_variables}
-        with _start_session(lowering, weights) as session:
+        with small_graphs.start_session(lowering, weights) as session:
             found, sums, values = session.run((fetches, sums, masters))
     return Call(
         outputs=found["outputs"].reshape(x.shape),
@@ -185,16 +184,16 @@ def train(
         tf.train.get_or_create_global_step()
         x, y = (tf.placeholder(tf.float32, [tokens, width]) for _ in range(2))
         mesh = mtf.Mesh(mtf.Graph(), "mesh")
-        error, loss = _build_loss(mesh, x, y, make_layers(), init_scale)
-        updates = _build_updates(mesh, loss, learning_rate)
-        lowering = _lower(mesh)
+        error, loss = small_graphs.build_loss(mesh, x, y, make_layers(), init_scale)
+        updates = small_graphs.build_updates(mesh, loss, learning_rate)
+        lowering = small_graphs.lower(mesh)
         step = tf.group(*[lowering.lowered_operation(update) for update in updates])
-        first = _export_sums(mesh, lowering)[:1]
+        first = small_graphs.export_sums(mesh, lowering)[:1]
         error = lowering.export_to_tf_tensor(error)
         masters = {v.name: v.get_master() for v in mesh.graph.trainable_variables}
         rng = np.random.default_rng(seed)
         losses, routers = [], []
-        with _start_session(lowering) as session:
+        with small_graphs.start_session(lowering) as session:
             for _ in range(steps):
                 inputs, targets, _ = task.draw(tokens, rng)
                 value, sums, _ = session.run((error, first, step), {x: inputs, y: targets})
@@ -243,13 +242,13 @@ def measure(layer: Any, tokens: int, width: int, repeats: int = 7) -> Cost:
         tf.train.get_or_create_global_step()
         x = tf.random.normal([tokens, width], seed=1)
         mesh = mtf.Mesh(mtf.Graph(), "mesh")
-        _, loss = _build_loss(mesh, x, tf.zeros_like(x), [layer], 1.0)
+        _, loss = small_graphs.build_loss(mesh, x, tf.zeros_like(x), [layer], 1.0)
         variables = mesh.graph.trainable_variables
         gradients = mtf.gradients([loss], [v.outputs[0] for v in variables])
-        lowering = _lower(mesh)
+        lowering = small_graphs.lower(mesh)
         fetches = [lowering.export_to_tf_tensor(gradient).op for gradient in gradients]
         times = []
-        with _start_session(lowering) as session:
+        with small_graphs.start_session(lowering) as session:
             for _ in range(repeats + 1):
                 start = time.perf_counter()
                 session.run(fetches)
@@ -275,82 +274,3 @@ def _measure_peak_bytes(session: tf.Session, fetches: list[tf.Operation]) -> int
     return int(np.cumsum([size for _, size in changes]).max())
 
 
-def _build_loss(mesh, x, y, layers, init_scale) -> tuple[mtf.Tensor, mtf.Tensor]:
-    """Returns the mean squared error, and that plus the losses of the routers."""
-    getter = initialization.make_scaled_getter(init_scale)
-    h = _import_tokens(mesh, x)
-    targets = _import_tokens(mesh, y)
-    losses = []
-    with tf.variable_scope("stack", custom_getter=getter):
-        for number, layer in enumerate(layers):
-            context = _make_context(h, f"layer_{number}")
-            with tf.variable_scope(f"layer_{number}"):
-                outputs = layer.call(context, h)
-            h = outputs if number == 0 else h + outputs
-            losses += context.losses
-    error = mtf.reduce_mean(mtf.square(h - targets))
-    return error, mtf.add_n([error, *losses])
-
-
-def _build_updates(mesh, loss, learning_rate) -> list[mtf.Operation]:
-    variables = mesh.graph.trainable_variables
-    gradients = mtf.gradients([loss], [v.outputs[0] for v in variables])
-    optimizer = mtf.optimize.AdamWeightDecayOptimizer(learning_rate, weight_decay_rate=0.0)
-    return optimizer.apply_grads(gradients, variables)
-
-
-def _import_tokens(mesh: mtf.Mesh, x: tf.Tensor) -> mtf.Tensor:
-    """[T, M] as the batch [T, 1, M] of a Transformer."""
-    tokens, width = x.shape.as_list()
-    dims = (("batch", tokens), ("length", 1), ("d_model", width))
-    shape = mtf.Shape([mtf.Dimension(*dim) for dim in dims])
-    return mtf.import_tf_tensor(mesh, tf.reshape(x, shape.to_integer_list), shape)
-
-
-def _make_context(x: mtf.Tensor, name: str = "layer") -> transformer.Context:
-    """Makes the context that Mesh TF's Transformer passes to a layer in training."""
-    batch, length, model = x.shape.dims
-    stack = types.SimpleNamespace(
-        name="lab",
-        layout=None,
-        mesh_shape=None,
-        model_dim=model,
-        ensemble_dim=None,
-        ensemble_dims=[],
-    )
-    context = transformer.Context(
-        model=stack,
-        mesh=x.mesh,
-        batch_dims=[batch],
-        length_dim=length,
-        variable_dtype=mtf.VariableDType(tf.float32),
-        mode="train",
-        losses=[],
-        num_microbatches=1,
-    )
-    context.current_layer = types.SimpleNamespace(name=name)
-    return context
-
-
-def _export_sums(mesh: mtf.Mesh, lowering: mtf.Lowering) -> list[tf.Tensor]:
-    """Returns the vector of sums of each Switch layer, from which RouterMetrics are made."""
-    return [lowering.export_to_tf_tensor(t) for t in recorded_sums.take(mesh.graph).values()]
-
-
-def _lower(mesh: mtf.Mesh) -> mtf.Lowering:
-    mesh_impl = mtf.placement_mesh_impl.PlacementMeshImpl("", "", [""])
-    return mtf.Lowering(mesh.graph, {mesh: mesh_impl}, autostack=False)
-
-
-def _start_session(
-    lowering: mtf.Lowering, weights: dict[str, np.ndarray] | None = None
-) -> tf.Session:
-    """Starts a session in which all variables have values."""
-    copy = lowering.copy_masters_to_slices()
-    session = tf.Session()
-    session.run(tf.global_variables_initializer())
-    variables = {variable.op.name: variable for variable in tf.global_variables()}
-    for name, value in (weights or {}).items():
-        variables[name].load(value, session)
-    session.run(copy)
-    return session

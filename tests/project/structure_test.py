@@ -50,7 +50,7 @@ MAX_LINES_PER_FILE = 350
 MAX_LINES_PER_FUNCTION = 60
 # The largest number of modules in a chain of imports from the command line.
 MAX_IMPORT_CHAIN = 12
-CODE_FOLDERS = ("mtf_switch", "tasks", "benchmarks", "tests")
+CODE_FOLDERS = ("mtf_switch", "tasks", "benchmarks", "tests", "docs")
 NAMES_THAT_SAY_NOTHING = {"common", "helpers", "misc", "util", "utils"}
 
 # Test folders without a package of their own: `gin` is for the gin files, `project` for all.
