@@ -18,9 +18,11 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-# A line of a code block that runs a command: variables, an interpreter, the program.
+# A line of a code block that runs a command (variables, an interpreter, the program), or that a
+# command prints to name the next one.
 LINE = re.compile(
-    r"(?:\w+=\S+ )*(?:\S*python[\d.]* )?(?:\S*/)?(?:run_switch\.py|mtf_switch) (?P<command>.+)"
+    r"(?:.*\bNext: )?(?:\w+=\S+ )*(?:\S*python[\d.]* )?"
+    r"(?:\S*/)?(?:run_switch\.py|mtf_switch) (?P<command>.+)"
 )
 # The same within a line of text. A command in capitals stands for any.
 INLINE = re.compile(r"`(?:\S*python )?(?:run_switch\.py|mtf_switch) (?P<command>[a-z]+ [^`]*)`")
