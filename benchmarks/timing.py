@@ -80,7 +80,7 @@ def time_worker(
       UserError: If it does not start.
     """
     # A file takes any number of warnings. A pipe that nobody reads would stop the process.
-    errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+    errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
     try:
         worker = subprocess.Popen(

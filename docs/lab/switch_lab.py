@@ -272,5 +272,3 @@ def _measure_peak_bytes(session: tf.Session, fetches: list[tf.Operation]) -> int
         for record in memory.allocation_records
     )
     return int(np.cumsum([size for _, size in changes]).max())
-
-

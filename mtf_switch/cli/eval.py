@@ -28,7 +28,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_model_dir(
         parser,
         "folder of a training run; the results go to SPLIT_eval/ or eval.json in it (results "
-        "for other tasks, splits, steps, numbers of batches and gin bindings go to other files)",
+        "for other tasks, splits, steps, numbers of batches and gin values go to other files)",
         is_trained=True,
     )
     parser.add_argument("--task", help="task or mixture (default: that of the training run)")

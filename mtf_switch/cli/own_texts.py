@@ -47,18 +47,20 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _check_both_columns(options: argparse.Namespace) -> None:
-    """Refuses a table without a named column beside one with it: its lines would be plain text."""
+    """Refuses a table whose column is not named beside one whose column is."""
     if _read_own_data(options.model_dir):
         return
     paths = {file: getattr(options, file, None) for file in _COLUMNS}
-    tables = [file for file, path in paths.items() if path and labelled_files.is_labelled_file(path)]
+    tables = [
+        file for file, path in paths.items() if path and labelled_files.is_labelled_file(path)
+    ]
     named = [file for file in tables if getattr(options, _COLUMNS[file], None)]
     for file in tables:
         if named and file not in named:
             raise UserError(
-                f"--{_COLUMNS[named[0]]} names the column of a table, and --{file} is the table "
-                f"{paths[file]}: pass --{_COLUMNS[file]}, too. Without it, each line of that "
-                "file would be read as plain text."
+                f"--{_COLUMNS[named[0]]} names the column of a table, and --{file} is the "
+                f"table {paths[file]}: pass --{_COLUMNS[file]}, too. Without it, each line of "
+                "that file would be read as plain text."
             )
 
 

@@ -1,7 +1,7 @@
 """Finds what a command has changed in the configuration of a trained model.
 
-`eval --gin_param='ExpertCapacity.capacity_factor_eval = 1.0'` evaluates a model that differs from
-the one that the model_dir describes. Its results are kept apart from those of that model.
+`eval --gin_param='ExpertCapacity.capacity_factor_eval = 1.0'` evaluates a model that differs
+from the one that the model_dir describes. Its results are kept apart from those of that model.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def describe(changes: Mapping[str, str]) -> str:
 def name_files(changes: Mapping[str, str]) -> str:
     """Returns the part of a file's name that states changed bindings; "" without any.
 
-    It is "a.b=1.0-a.c=2". If that is long, or has characters that do not belong in the name of a
-    file, it is "changed-" and a hash.
+    It is "a.b=1.0-a.c=2". If that is long, or has characters that do not belong in the name of
+    a file, it is "changed-" and a hash.
     """
     name = "-".join(f"{name}={value}" for name, value in changes.items()).replace("'", "")
     if len(name) <= _LONGEST_NAME and re.fullmatch(r"[\w.=+-]*", name):

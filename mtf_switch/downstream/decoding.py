@@ -26,8 +26,8 @@ def describe_settings(model_dir: str) -> dict[str, str]:
     """Returns what decides the decoded texts of a model, besides its config.gin.
 
     Returns:
-      Parameter of `Bitransformer.decode` that gin binds -> its value, as text. Then the bindings
-      that the command changed, with their full names; see `changed_bindings.find`.
+      Parameter of `Bitransformer.decode` that gin binds -> its value, as text. Then the
+      bindings that the command changed, with their full names; see `changed_bindings.find`.
     """
     bound = gin.get_bindings("Bitransformer.decode", resolve_references=False)
     of_decoder = {name: repr(value) for name, value in sorted(bound.items())}

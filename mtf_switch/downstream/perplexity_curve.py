@@ -203,7 +203,11 @@ def read_rows(run: Run, result: Evaluation) -> list[Row]:
 
 
 def make_report(
-    rows: Sequence[Row], own_task: str, limit: int | None, model: str, changes: Mapping[str, str]
+    rows: Sequence[Row],
+    own_task: str,
+    limit: int | None,
+    model: str,
+    changes: Mapping[str, str],
 ) -> Report:
     """Makes the report on all checkpoints; its files belong into the model_dir.
 

@@ -47,8 +47,8 @@ class Evaluation:
         model has only to predict that something unknown comes, so many of them make the
         perplexity meaningless.
       tasks: Task of a mixture -> its own result; {} for a single task.
-      changes: What the command changed in the configuration of the model_dir: parameter -> value
-        in gin's notation. Files of earlier versions lack it.
+      changes: What the command changed in the configuration of the model_dir: parameter ->
+        value in gin's notation. Files of earlier versions lack it.
     """
 
     step: int
@@ -182,9 +182,7 @@ def report_name(result: Evaluation, own_task: str, latest_step: int) -> str:
       own_task: The task on which the model was trained.
       latest_step: Step of the latest checkpoint.
     """
-    name = name_files(
-        "eval", result.task, result.split, result.limit, own_task, result.changes
-    )
+    name = name_files("eval", result.task, result.split, result.limit, own_task, result.changes)
     return name if result.step == latest_step else f"{name}-{result.step}"
 
 

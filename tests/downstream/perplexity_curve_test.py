@@ -237,7 +237,10 @@ def test_evaluations_with_other_bindings_have_a_curve_of_their_own(tmp_path: Pat
         (dataclasses.replace(own, changes=changes), -4.0),
     ):
         rows = perplexity_curve.read_rows(run, result)
-        assert [(r.step, r.neg_log_perplexity) for r in rows] == [(100, quality), (200, quality)]
+        assert [(r.step, r.neg_log_perplexity) for r in rows] == [
+            (100, quality),
+            (200, quality),
+        ]
     report = perplexity_curve.make_report(rows, "x", None, "model", changes)
     assert report.name == "perplexity-ExpertCapacity.capacity_factor_eval=1.0"
     assert report.data["changes"] == changes

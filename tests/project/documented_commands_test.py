@@ -37,7 +37,9 @@ def read_blocks(page: Path) -> list[str]:
 
 def find_lines() -> list[str]:
     """The lines of all code blocks that name the program."""
-    lines = [line for page in PAGES for block in read_blocks(page) for line in block.splitlines()]
+    lines = [
+        line for page in PAGES for block in read_blocks(page) for line in block.splitlines()
+    ]
     return [line for line in lines if "run_switch.py " in line or LINE.fullmatch(line)]
 
 
@@ -107,7 +109,9 @@ def test_a_part_of_a_command_has_flags_and_gin_files_that_exist(command):
 def test_every_make_target_of_the_pages_exists():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([\w-]+):", makefile, re.M))
-    lines = [line for page in PAGES for block in read_blocks(page) for line in block.splitlines()]
+    lines = [
+        line for page in PAGES for block in read_blocks(page) for line in block.splitlines()
+    ]
     texts = "\n".join(FENCE.sub("", page.read_text(encoding="utf-8")) for page in PAGES)
     calls = [line for line in lines if line.startswith("make ")]
     calls += [" ".join(call.split()) for call in re.findall(r"`(make [^`]*)`", texts)]

@@ -76,5 +76,7 @@ def test_links_are_read_outside_of_code_and_headings_become_anchors(tmp_path: Pa
 def test_a_broken_link_is_found(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     page = tmp_path / "page.md"
-    page.write_text("# A\n\n[a](#a) [b](#b) [page](page.md#a) [c](page.md#c) [no](no.md) [up](..)")
+    page.write_text(
+        "# A\n\n[a](#a) [b](#b) [page](page.md#a) [c](page.md#c) [no](no.md) [up](..)"
+    )
     assert find_broken(page) == ["#b", "page.md#c", "no.md", ".."]

@@ -21,7 +21,7 @@ def start(code: str) -> timing.Competitor:
 
 def test_a_worker_may_print_more_warnings_than_a_pipe_holds():
     worker = start(
-        f"{_WARNS_A_LOT}print('{{\"torch\": \"2\"}}', flush=True)\n"
+        f'{_WARNS_A_LOT}print(\'{{"torch": "2"}}\', flush=True)\n'
         "for _ in sys.stdin: print(0.25, flush=True)"
     )
     assert worker.versions == {"torch": "2"}
