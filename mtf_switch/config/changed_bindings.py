@@ -24,7 +24,7 @@ from mtf_switch.config.gin_statements import Binding
 # results state the data on their own.
 _NOT_OF_THE_MODEL = (
     *saved_config.MAY_CHANGE,
-    *("run", "run_config", "mesh_train_dataset_fn", "own_data", "task_vocabulary"),
+    *("run", "seed.value", "mesh_train_dataset_fn", "own_data", "task_vocabulary"),
 )
 # A longer name of a file is replaced by a hash.
 _LONGEST_NAME = 80

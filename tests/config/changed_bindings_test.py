@@ -34,7 +34,10 @@ def model_dir(tmp_path_factory) -> str:
         # The full name.
         ([f"mtf_switch.layers.capacity.{CAPACITY} = 1.0"], {CAPACITY: "1.0"}),
         # A parameter that config.gin does not bind.
-        (["ExpertCapacity.min_capacity = 8"], {"ExpertCapacity.min_capacity": "8"}),
+        (
+            ["ExpertCapacity.min_expert_capacity = 8"],
+            {"ExpertCapacity.min_expert_capacity": "8"},
+        ),
         # What the names of results state on their own, and how the run is trained.
         (
             [
@@ -60,9 +63,9 @@ def test_a_macro_is_found_in_each_parameter_that_it_sets(model_dir) -> None:
 
 def test_a_gin_file_changes_it_as_well(model_dir, tmp_path: Path) -> None:
     file = tmp_path / "small.gin"
-    file.write_text(f"ExpertCapacity.min_capacity = 2\n{CAPACITY} = 1.25\n")
+    file.write_text(f"ExpertCapacity.min_expert_capacity = 2\n{CAPACITY} = 1.25\n")
     saved_config.load(model_dir, [str(file)], [f"{CAPACITY} = 1.5"])
-    assert changed_bindings.find(model_dir) == {"ExpertCapacity.min_capacity": "2"}
+    assert changed_bindings.find(model_dir) == {"ExpertCapacity.min_expert_capacity": "2"}
 
 
 def test_a_folder_without_a_configuration_has_no_changes(tmp_path: Path) -> None:
