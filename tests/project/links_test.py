@@ -13,13 +13,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *sorted((ROOT / "docs").rglob("*.md")),
+    # tests/reproduction/results_pages_test.py checks those of docs/results.
+    *(p for p in sorted((ROOT / "docs").rglob("*.md")) if p.parent.name != "results"),
 ]
 _FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
 _CODE = re.compile(r"`[^`\n]*`")
-# It links pages of tables that share rows with those that were run. `reproduce` writes the whole
-# folder again with the pages.
-_RESULTS = ROOT / "docs/results/README.md"
 # The target of [text](target) and of ![text](target).
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -57,16 +55,7 @@ def find_broken(page: Path) -> list[str]:
     return broken
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, marks=pytest.mark.xfail(reason="pages of earlier results"))
-        if page == _RESULTS
-        else page
-        for page in PAGES
-    ],
-    ids=lambda page: str(page.relative_to(ROOT)),
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_leads_to_a_file_and_a_heading(page: Path) -> None:
     assert find_broken(page) == []
 
