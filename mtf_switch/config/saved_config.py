@@ -91,7 +91,7 @@ def save(model_dir: str) -> None:
 def _replace_followed(text: str, new: str) -> str:
     """Gives the bindings of FOLLOWED in a gin text the values that they have in a new one."""
     for binding in gin_statements.read_bindings(new):
-        if binding.scope or not _is_named(binding, FOLLOWED):
+        if binding.scope or not is_named(binding, FOLLOWED):
             continue
         # `gin_config.to_text` writes each of them on one line.
         key = rf"(?:[\w.]+\.)?{binding.base_name}\.{binding.parameter}"
@@ -237,7 +237,7 @@ def fingerprint(text: str) -> str:
     Raises:
       UserError: If the text is not gin.
     """
-    bindings = (b for b in gin_statements.read_bindings(text) if not _is_named(b, MAY_CHANGE))
+    bindings = (b for b in gin_statements.read_bindings(text) if not is_named(b, MAY_CHANGE))
     return hashlib.sha256("\n".join(sorted(map(str, bindings))).encode("utf-8")).hexdigest()
 
 
