@@ -234,7 +234,7 @@ def test_evaluations_with_other_bindings_have_a_curve_of_their_own(tmp_path: Pat
     own = Evaluation(200, "x", "validation", -2.0, 0.5, 90, 0.0, {}, {}, {})
     for result, quality in (
         (own, -2.0),
-        (dataclasses.replace(own, changes=changes), -4.0),
+        (dataclasses.replace(own, neg_log_perplexity=-4.0, changes=changes), -4.0),
     ):
         rows = perplexity_curve.read_rows(run, result)
         assert [(r.step, r.neg_log_perplexity) for r in rows] == [
