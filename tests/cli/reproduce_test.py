@@ -147,6 +147,8 @@ def test_the_first_page_links_only_pages_that_are_there(results) -> None:
     page = (results / "README.md").read_text()
     assert "[Table 11](table_11.md)" in page
     assert "Figure 4 | Switch-Base" in page
+    # The folder is outside of the repository.
+    assert "[docs/reproduction.md]" not in page
     for link in re.findall(r"\]\(([^)]*)\)", page):
         assert (results / link).exists(), link
     # The page of an earlier call stays linked.

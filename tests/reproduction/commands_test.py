@@ -185,6 +185,15 @@ def test_a_source_is_trained_on_a_layout_that_splits_its_experts(
             assert found == [f"--gin_file=layouts/{wanted}.gin"], command
 
 
+def test_a_teacher_is_fine_tuned_on_its_own_layout() -> None:
+    exhibit, row = catalog.find_row("table_8/student")
+    row = dataclasses.replace(row, source_layout="layouts/expert_8.gin")
+    train, tune_, _, distil, _ = paper_scale.make_commands(exhibit, row, 0, Tpu())
+    for command in (train, tune_):
+        assert "--gin_file=layouts/expert_8.gin" in command
+    assert "--gin_file=layouts/expert_32.gin" in distil
+
+
 @pytest.fixture
 def planned(monkeypatch) -> list:
     """What the planner was asked for: files, and the teacher in the graph."""
