@@ -194,7 +194,7 @@ $(WHEEL_INSTALLED): requirements.txt $(PACKAGES)
 
 # The wheels that a stopped download leaves behind are removed first.
 $(MULTILINGUAL_INSTALLED): requirements-multilingual.txt $(PACKAGES)
-	@echo "Downloading translated packages into $(MULTILINGUAL) (50 MB) ..."
+	@echo "Downloading translated packages into $(MULTILINGUAL) (55 MB) ..."
 	@rm -rf $(MULTILINGUAL)
 	@$(PYTHON) -m pip download -qq --disable-pip-version-check --no-deps --only-binary :all: \
 		--ignore-requires-python --dest $(MULTILINGUAL) -r requirements-multilingual.txt
