@@ -84,18 +84,23 @@ def build_model(setting, **changes):
 
 
 def build_training_step(setting):
-    """Builds a training step of a whole model: loss, gradients, Adafactor."""
+    """Builds a training step of a whole model: loss, gradients, Adafactor.
+
+    The loss of a sparse model has the losses of its routers. Without them, nearly all tokens go to
+    few experts after some steps, and transformers computes and updates only experts with tokens.
+    """
     model = build_model(setting).train()
     optimizer = Adafactor(
         model.parameters(), lr=0.01, relative_step=False, scale_parameter=True
     )
     batch, vocabulary = setting["batch_size"], setting["vocabulary"]
+    losses = {"output_router_logits": True} if setting["experts"] > 1 else {}
 
     def step():
         inputs = torch.randint(2, vocabulary, (batch, setting["inputs"]))
         targets = torch.randint(2, vocabulary, (batch, setting["targets"]))
         start = time.perf_counter()
-        model(input_ids=inputs, labels=targets).loss.backward()
+        model(input_ids=inputs, labels=targets, **losses).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         return time.perf_counter() - start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -229,15 +230,17 @@ def run_benchmark(
     Returns:
       The exit code: 0, or 2 after a mistake of the user, which is printed in one line.
     """
-    results = []
+    results, out = [], sys.stdout
     try:
         check_checkout()
-        rates = measure_gemm_rates(getattr(options, "hf_python", None))
-        for found in measure(options):
-            result = {**found, GEMM_RATES: rates}
-            results.append(result)
-            if options.json:
-                print(json.dumps(result), flush=True)
+        # What a library prints while it is measured is not a result.
+        with contextlib.redirect_stdout(sys.stderr):
+            rates = measure_gemm_rates(getattr(options, "hf_python", None))
+            for found in measure(options):
+                result = {**found, GEMM_RATES: rates}
+                results.append(result)
+                if options.json:
+                    print(json.dumps(result), file=out, flush=True)
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2

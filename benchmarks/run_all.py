@@ -124,7 +124,11 @@ def run(benchmark: Benchmark, hf_python: str | None, repetitions: int | None) ->
     finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if finished.returncode:
         return []
-    return [json.loads(line) for line in finished.stdout.splitlines()]
+    try:
+        return [json.loads(line) for line in finished.stdout.splitlines()]
+    except json.JSONDecodeError as error:
+        print(f"run_all: {benchmark.name} printed {error.doc!r}, not JSON.", file=sys.stderr)
+        return []
 
 
 def format_table(benchmark: Benchmark, results: list[dict[str, Any]]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -92,3 +94,20 @@ def test_the_code_of_another_checkout_is_not_measured(monkeypatch, tmp_path):
     here = Path(measure.__file__).resolve().parents[1]
     with pytest.raises(UserError, match=f"from {tmp_path}, .* Set PYTHONPATH={here}"):
         measure.check_checkout()
+
+
+def test_only_results_are_printed_as_results(monkeypatch, capsys):
+    """TFDS prints that it prepares a data set, which is no line of JSON."""
+
+    def measure_one(options):
+        del options
+        print("Downloading ...")
+        yield {"seconds": 1.0}
+
+    monkeypatch.setattr(measure, "check_checkout", lambda: None)
+    monkeypatch.setattr(measure, "measure_gemm_rates", lambda hf_python: {"tensorflow": 2e9})
+    options = argparse.Namespace(json=True)
+    assert measure.run_benchmark("one", options, measure_one, str) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"seconds": 1.0, measure.GEMM_RATES: {"tensorflow": 2e9}}
+    assert err == "Downloading ...\n"

@@ -53,6 +53,15 @@ def test_all_benchmarks_make_one_page_and_a_failure_stops_none(capsys, monkeypat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["benchmarks.md", "memory.json"]
 
 
+def test_a_line_that_is_not_a_result_is_a_failure_with_a_message(capsys, monkeypatch):
+    """An exception would end the benchmarks that come after it, too."""
+    answer = types.SimpleNamespace(returncode=0, stdout="Downloading ...\n{}\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    (memory,) = (b for b in run_all.BENCHMARKS if b.name == "memory")
+    assert run_all.run(memory, None, None) == []
+    assert "memory printed 'Downloading ...', not JSON" in capsys.readouterr().err
+
+
 @pytest.fixture
 def page(tmp_path, monkeypatch):
     """A page with the tables of three benchmarks, and results of one of them."""
