@@ -86,8 +86,9 @@ def build_model(setting, **changes):
 def build_training_step(setting):
     """Builds a training step of a whole model: loss, gradients, Adafactor.
 
-    The loss of a sparse model has the losses of its routers. Without them, nearly all tokens go to
-    few experts after some steps, and transformers computes and updates only experts with tokens.
+    The loss of a sparse model has the losses of its routers. Without them, nearly all tokens
+    go to few experts after some steps. transformers computes and updates only experts that have
+    tokens.
     """
     model = build_model(setting).train()
     optimizer = Adafactor(
