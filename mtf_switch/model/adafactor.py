@@ -98,7 +98,7 @@ def _compute_mean_squares(
     """Computes the means of squares over d0 and over d1."""
     squared = mtf.square(x)
     means = [mtf.reduce_mean(squared, output_shape=x.shape - d) for d in (d0, d1)]
-    if not matrix_stacks.is_stack(x, [d0, d1]):
+    if not matrix_stacks.is_stack(x):
         return means
     compute = functools.partial(
         matrix_stacks.mean_squares, axes=[x.shape.dims.index(d) for d in (d0, d1)]

@@ -5,6 +5,7 @@ Adafactor's means in Mesh TF make a tensor of squares, which is as large as the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import mesh_tensorflow as mtf
@@ -16,9 +17,9 @@ from mesh_tensorflow import placement_mesh_impl
 _BLOCK = 8
 
 
-def is_stack(x: mtf.Tensor, reduced_dims: Sequence[mtf.Dimension]) -> bool:
-    """Whether x is [N, P, Q] in float32 and P and Q are reduced."""
-    return x.dtype == tf.float32 and len(x.shape) == 3 and x.shape[0] not in reduced_dims
+def is_stack(x: mtf.Tensor) -> bool:
+    """Whether x is [N, P, Q] in float32."""
+    return x.dtype == tf.float32 and len(x.shape) == 3
 
 
 class OnOneDevice(mtf.Operation):
@@ -56,26 +57,28 @@ class OnOneDevice(mtf.Operation):
 
 
 def mean_squares(stack: tf.Tensor, axes: Sequence[int]) -> tuple[tf.Tensor, ...]:
-    """Computes the means of squares over the rows and over the columns of each matrix.
+    """Computes the means of squares over each of some axes.
 
-    No tensor of squares is made.
+    No tensor of squares is made. Adafactor reduces the two longest axes, which are the rows and
+    the columns of the matrices unless there are more matrices than these.
 
     Args:
       stack: [N, P, Q] float32.
-      axes: The axes to reduce, in the order of the results: 1 or 2.
+      axes: The axes to reduce, in the order of the results.
 
     Returns:
-      [N, Q] for axis 1, and [N, P] for axis 2; float32.
+      [P, Q] for axis 0, [N, Q] for axis 1, and [N, P] for axis 2; float32.
     """
     sizes = stack.shape.as_list()
     return tuple(tf.square(_compute_norms(stack, axis)) / sizes[axis] for axis in axes)
 
 
 def _compute_norms(stack: tf.Tensor, axis: int) -> tf.Tensor:
-    """Computes the norms of the columns (axis 1) or of the rows (axis 2) of [N, P, Q]."""
-    number, rows, columns = stack.shape.as_list()
-    if axis == 1 and rows % _BLOCK == 0:
-        blocks = tf.reshape(stack, [-1, _BLOCK, columns])
+    """Computes the norms over one axis of [N, P, Q]."""
+    shape = stack.shape.as_list()
+    reduced, inner = shape[axis], math.prod(shape[axis + 1 :])
+    if inner > 1 and reduced % _BLOCK == 0:
+        blocks = tf.reshape(stack, [-1, _BLOCK, inner])
         norms = tf.raw_ops.EuclideanNorm(input=blocks, axis=1)
-        stack = tf.reshape(norms, [number, -1, columns])
+        stack = tf.reshape(norms, [*shape[:axis], reduced // _BLOCK, *shape[axis + 1 :]])
     return tf.raw_ops.EuclideanNorm(input=stack, axis=axis)
