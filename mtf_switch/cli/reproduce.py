@@ -92,7 +92,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=flags.positive_integer,
         metavar="N",
-        help=f"trainings at the same time, which disturbs measured speeds (default: {JOBS})",
+        help=f"trainings at the same time (default: {JOBS})",
     )
     parser.add_argument(
         "--steps",
@@ -108,7 +108,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rerun_stale",
         action="store_true",
-        help="train again what comes from another commit or another requirements.txt",
+        help="train or measure again what comes from another commit or requirements.txt",
     )
     parser.add_argument(
         "--no_training",
@@ -241,6 +241,7 @@ def run_command(options: argparse.Namespace) -> None:
             options.keep_model_dirs,
             options.rerun_stale,
         )
+        reproduce.measure_speeds(collection, exhibits, trainings, options.rerun_stale)
     *reports, first_page = reproduce.write_reports(collection, exhibits)
     for report in reports:
         print(f"{report.text}\n")

@@ -29,6 +29,7 @@ class Context:
       lock: See `Origin.lock`.
       flags: The flags of `reproduce` that train what is missing.
       unused: Names of results that another configuration made.
+      speeds: How speeds were measured; "" for an exhibit that does not compare them.
     """
 
     scale: str
@@ -37,6 +38,7 @@ class Context:
     lock: str
     flags: tuple[str, ...]
     unused: tuple[str, ...] = ()
+    speeds: str = ""
 
     def format_command(self, exhibit: str) -> str:
         """Formats the command that trains what an exhibit lacks, for a shell."""

@@ -273,16 +273,23 @@ def _of_tasks(model_dir: str, evaluations: Sequence[dict[str, Any]]) -> dict[str
     return curves
 
 
+def measure_step(model_dir: str) -> float | None:
+    """Returns the median seconds of a step; None if the log has fewer than two."""
+    totals = [logged.seconds for logged in train_log.read(model_dir)]
+    if len(totals) < 2:
+        return None
+    return statistics.median(after - before for before, after in zip(totals, totals[1:]))
+
+
 def _of_training(model_dir: str, scale: Scale, training: Training) -> dict[str, float]:
     """Measures speed by the median step, and dropped tokens in the second half of the steps."""
-    log = train_log.read(model_dir)
-    if len(log) < 2:
+    step = measure_step(model_dir)
+    if step is None:
         return {}
-    totals = [logged.seconds for logged in log]
-    step = statistics.median(after - before for before, after in zip(totals, totals[1:]))
+    log = train_log.read(model_dir)
     examples = scale.count_examples(training)
     found = {
-        "seconds": totals[-1],
+        "seconds": log[-1].seconds,
         metrics.EXAMPLES_PER_SECOND: examples / step,
         "tokens_per_second": examples * scale.count_tokens(training) / step,
     }

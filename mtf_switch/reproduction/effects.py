@@ -54,6 +54,11 @@ def _by_seed(
     return [compute(*(of_row[seed] for of_row in found)) for seed in sorted(seeds)]
 
 
+def _estimate_known(factors: Sequence[float]) -> Estimate | None:
+    """Estimates a factor; None if no seed has it."""
+    return None if all(map(math.isnan, factors)) else estimates.estimate(factors, "factor")
+
+
 def _read_paper(paper: PaperNumbers, rows: tuple[str, ...], metric: str) -> list[float] | None:
     """Returns the paper's numbers of the rows; None if the paper lacks one."""
     values = [paper.get(row, {}).get(metric) for row in rows]
@@ -104,7 +109,7 @@ class Factor:
 
     Attributes:
       first, second: Names of rows.
-      metric: See `metrics.METRICS`. It is positive.
+      metric: See `metrics.METRICS`; positive.
     """
 
     first: str
@@ -120,7 +125,7 @@ class Factor:
         def divide(first: TrainingResult, second: TrainingResult) -> float:
             return metrics.read(first, self.metric) / metrics.read(second, self.metric)
 
-        return estimates.estimate(_by_seed(results, self.rows, divide), "factor")
+        return _estimate_known(_by_seed(results, self.rows, divide))
 
     def find_in_paper(self, paper: PaperNumbers) -> float | None:
         values = _read_paper(paper, self.rows, self.metric)
@@ -199,10 +204,10 @@ class SpeedUp:
         return self.fast, self.slow
 
     def estimate(self, results: Results) -> Estimate | None:
-        return estimates.estimate(self.compute(results), "factor")
+        return _estimate_known(self.compute(results))
 
     def compute(self, results: Results) -> list[float]:
-        """Returns the speed-up of each seed."""
+        """Returns the speed-up of each seed; NaN for a seed whose times are unknown."""
         return _by_seed(results, self.rows, self._divide)
 
     def _divide(self, fast: TrainingResult, slow: TrainingResult) -> float:
@@ -217,7 +222,7 @@ class SpeedUp:
         return None
 
     def describe(self) -> str:
-        unit = {"step": "steps", "seconds": "time"}[self.axis]
+        unit = "steps" if self.axis == "step" else "time"
         return f"speed-up in {unit}: {self.fast} over {self.slow}"
 
 
@@ -289,10 +294,8 @@ class RankCorrelation:
 
     def estimate(self, results: Results) -> Estimate | None:
         def correlate(*of_rows: TrainingResult) -> float:
-            return self._correlate(
-                [metrics.read(result, self.first) for result in of_rows],
-                [metrics.read(result, self.second) for result in of_rows],
-            )
+            both = ([metrics.read(r, m) for r in of_rows] for m in (self.first, self.second))
+            return self._correlate(*both)
 
         return estimates.estimate(_by_seed(results, self.rows, correlate), "difference")
 

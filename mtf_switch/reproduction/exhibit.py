@@ -195,6 +195,11 @@ class Exhibit:
         return list(dict.fromkeys(row.training for row in self.rows if row.training))
 
     @property
+    def compares_speeds(self) -> bool:
+        """Whether its rows are compared by time, so that it is measured side by side."""
+        return any(column.metric == metrics.EXAMPLES_PER_SECOND for column in self.columns)
+
+    @property
     def label(self) -> str:
         """The name in a text: "Table 11" for table_11, "Section 5.6" for section_5_6."""
         kind, *place = self.name.split("_")

@@ -138,8 +138,10 @@ def _signatures(exhibit: Exhibit, results: Results) -> list[str]:
 def format_warnings(exhibit: Exhibit, results: Results, context: Context) -> str:
     """Says which results have another configuration, or come from another commit or lock.
 
+    It also says how their speeds were measured.
+
     Returns:
-      Sentences, a line each; "" if all results come from the present code.
+      Sentences, a line each; "" if there is nothing to say.
     """
     origins, everything = collections.defaultdict(set), set()
     for row in exhibit.rows:
@@ -155,7 +157,9 @@ def format_warnings(exhibit: Exhibit, results: Results, context: Context) -> str
     others = [
         _format_origin(origin, names, everything) for origin, names in sorted(origins.items())
     ]
-    return "\n".join([*(unused if context.unused else []), *others])
+    # Without results, there is nothing that has a speed.
+    speeds = [context.speeds] if context.speeds and everything else []
+    return "\n".join([*(unused if context.unused else []), *others, *speeds])
 
 
 def _format_origin(origin: str, names: set[str], everything: set[str]) -> str:

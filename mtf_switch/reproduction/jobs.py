@@ -93,9 +93,14 @@ class RunningJob:
     def stop(self) -> None:
         """Ends the process; its run continues from its last checkpoint later."""
         with self.resources:
-            self.process.terminate()
-            try:
-                self.process.wait(timeout=60)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+            end_process(self.process)
+
+
+def end_process(process: subprocess.Popen) -> None:
+    """Ends a process: it gets a minute to stop by itself."""
+    process.terminate()
+    try:
+        process.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

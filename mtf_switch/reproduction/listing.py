@@ -24,6 +24,8 @@ _NOTES = (
     "models take as long as their FLOPs. Small models are slower than that, and other programs "
     "slow all of them. To measure again, remove {file}. A training of which a seed is done "
     "counts with its own measured step.",
+    "Exhibits that compare speeds measure them afterwards in rounds of short trainings. A "
+    "round takes about half a minute for each row, which is not in these times.",
     "A training that several tables and figures show runs once, and counts once in the last "
     "line.",
     "The name of a section stands for its tables and figures: {sections}.",

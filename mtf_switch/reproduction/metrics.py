@@ -15,6 +15,8 @@ DOWNSTREAM = "downstream"
 # The negative log perplexity of the model that is fine-tuned, before that.
 UPSTREAM = "upstream"
 EXAMPLES_PER_SECOND = "examples_per_second"
+# What depends on the time of a training.
+OF_SPEED = (EXAMPLES_PER_SECOND, "tokens_per_second", "seconds")
 
 # Metric -> its name in a table.
 METRICS = {

@@ -116,7 +116,20 @@ def _quality_by_step(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results:
 
 
 def _quality_by_second(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results):
-    _draw_curves(axis, exhibit, rows, results, "seconds", "seconds of training")
+    """Draws the curves of the seeds whose speeds are known."""
+    timed = {
+        row.name: {seed: r for seed, r in results[row.name].items() if _is_timed(r)}
+        for row in rows
+    }
+    known = [row for row in rows if timed[row.name]]
+    if not known:
+        axis.text(0.5, 0.5, "speeds were not measured yet", ha="center")
+        return
+    _draw_curves(axis, exhibit, known, timed, "seconds", "seconds of training")
+
+
+def _is_timed(result: TrainingResult) -> bool:
+    return all(np.isfinite(point.seconds) for point in result.curve)
 
 
 def _quality_by_parameters(axis: Axes, exhibit: Exhibit, rows: Sequence[Row], results: Results):

@@ -11,13 +11,21 @@ from pathlib import Path
 from mtf_switch import whole_file
 from mtf_switch.config import gin_files
 from mtf_switch.report import Report
-from mtf_switch.reproduction import catalog, exhibit_report, origins, overview, runner
+from mtf_switch.reproduction import (
+    catalog,
+    exhibit_report,
+    origins,
+    overview,
+    runner,
+    speed_rounds,
+)
 from mtf_switch.reproduction.claim_table import Context
 from mtf_switch.reproduction.effects import Results
 from mtf_switch.reproduction.exhibit import Exhibit, Training
 from mtf_switch.reproduction.jobs import Job, list_jobs
 from mtf_switch.reproduction.results_folder import ResultsFolder
 from mtf_switch.reproduction.scales import Scale
+from mtf_switch.reproduction.speed_rounds import SpeedRound
 from mtf_switch.reproduction.training_result import TrainingResult
 
 
@@ -69,7 +77,15 @@ class Collection:
     def read_exhibit(self, exhibit: Exhibit) -> Results:
         """Returns the results of each row of an exhibit."""
         by_training = {training: self.read(training) for training in exhibit.trainings}
-        return {row.name: by_training.get(row.training, {}) for row in exhibit.rows}
+        results = {row.name: by_training.get(row.training, {}) for row in exhibit.rows}
+        if not exhibit.compares_speeds:
+            return results
+        return speed_rounds.apply(exhibit, results, self.read_rounds(exhibit), self.scale)
+
+    def read_rounds(self, exhibit: Exhibit) -> dict[int, SpeedRound]:
+        """Returns the rounds in which the speeds of an exhibit were measured, by seed."""
+        every = {n: speed_rounds.read(self.folder, exhibit, n) for n in range(self.seeds)}
+        return {number: one for number, one in every.items() if one is not None}
 
     def set_stale_aside(self, trainings: Sequence[Training], reruns: bool) -> None:
         """Gives results that are to be made again another name, and says so.
@@ -99,10 +115,7 @@ class Collection:
                     print(f"{path} is of {reason}; it is now {aside}.", file=sys.stderr)
 
     def list_missing(self, trainings: Sequence[Training]) -> list[Job]:
-        """Returns the jobs without results, one seed of all trainings after another.
-
-        So the speeds of all rows are measured at about the same time.
-        """
+        """Returns the jobs without results, one seed of all trainings after another."""
         found = {training: self.read(training) for training in trainings}
         jobs = list_jobs(trainings, self.seeds)
         return [job for job in jobs if job.seed not in found[job.training]]
@@ -132,6 +145,26 @@ def train(
     runner.run_all(collection.plan(at_once, keeps_model_dirs), jobs)
 
 
+def measure_speeds(
+    collection: Collection,
+    exhibits: Sequence[Exhibit],
+    trainings: Sequence[Training],
+    reruns: bool,
+) -> None:
+    """Measures the speeds of the exhibits that compare them; see `speed_rounds.measure`.
+
+    Args:
+      collection: The results.
+      exhibits: The exhibits.
+      trainings: The trainings that are wanted.
+      reruns: See `Collection.set_stale_aside`.
+    """
+    plan = collection.plan(at_once=1, keeps_model_dirs=False)
+    for exhibit in exhibits:
+        if exhibit.compares_speeds:
+            speed_rounds.measure(plan, exhibit, trainings, collection.seeds, reruns)
+
+
 def write_reports(collection: Collection, exhibits: Sequence[Exhibit]) -> list[Report]:
     """Writes the reports of exhibits, and the first page of the folder.
 
@@ -141,7 +174,7 @@ def write_reports(collection: Collection, exhibits: Sequence[Exhibit]) -> list[R
     folder = collection.folder.path
     reports = []
     for exhibit in exhibits:
-        context = _make_context(collection, collection.list_unused(exhibit))
+        context = _make_context(collection, exhibit)
         results = collection.read_exhibit(exhibit)
         reports.append(exhibit_report.make_report(exhibit, results, context))
     every = list(catalog.EXHIBITS.values())
@@ -156,7 +189,8 @@ def write_reports(collection: Collection, exhibits: Sequence[Exhibit]) -> list[R
     return reports
 
 
-def _make_context(collection: Collection, unused: Sequence[str] = ()) -> Context:
+def _make_context(collection: Collection, exhibit: Exhibit | None = None) -> Context:
+    """Describes the results of an exhibit, or of all."""
     flags = [
         f"--scale={collection.scale.name}",
         f"--seeds={collection.seeds}",
@@ -170,7 +204,10 @@ def _make_context(collection: Collection, unused: Sequence[str] = ()) -> Context
         commit=collection.commit,
         lock=origins.find_lock(),
         flags=tuple(flags),
-        unused=tuple(unused),
+        unused=tuple(collection.list_unused(exhibit)) if exhibit else (),
+        speeds=speed_rounds.describe(collection.read_rounds(exhibit))
+        if exhibit and exhibit.compares_speeds
+        else "",
     )
 
 

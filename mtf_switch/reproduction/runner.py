@@ -25,7 +25,7 @@ from mtf_switch.config import gin_files
 from mtf_switch.errors import UserError, join_first
 from mtf_switch.model_dirs import run_lock
 from mtf_switch.reproduction import collecting, origins
-from mtf_switch.reproduction.jobs import LOG, Job, RunningJob
+from mtf_switch.reproduction.jobs import LOG, Job, RunningJob, end_process
 from mtf_switch.reproduction.noted_signals import NotedSignals
 from mtf_switch.reproduction.results_folder import ResultsFolder
 from mtf_switch.reproduction.scales import Scale
@@ -91,6 +91,29 @@ def run_all(plan: Plan, jobs: Sequence[Job]) -> None:
         left = f" {len(work.waiting)} did not start." if work.waiting else ""
         failures = join_first(work.failures)
         raise UserError(f"{len(work.failures)} failed: {failures}.{left}")
+
+
+def run_to_end(commands: Sequence[Sequence[str]], log_file: str) -> str:
+    """Runs commands of `run_switch.py` in a process, and waits for it.
+
+    Args:
+      commands: The arguments of each command.
+      log_file: The file to which the process writes.
+
+    Returns:
+      Its last line if it failed, and "" otherwise.
+    """
+    with open(log_file, "w+", encoding="utf-8", errors="replace") as log:
+        with NotedSignals() as signals:
+            process = _spawn(commands, log)
+            try:
+                while process.poll() is None:
+                    signals.check()
+                    time.sleep(_POLL_SECONDS)
+            finally:
+                end_process(process)
+        log.seek(0)
+        return _find_last_line(log.read(), process) if process.returncode else ""
 
 
 class _Work:
@@ -248,8 +271,7 @@ def _finish(plan: Plan, one: RunningJob) -> list[str]:
         log = one.read_log()
         diverged_at = collecting.find_divergence(log)
         if one.process.returncode and (diverged_at is None or one.evaluates_diverged):
-            lines = [line.split("\r")[-1] for line in log.splitlines() if line.strip()]
-            reason = lines[-1] if lines else f"exit code {one.process.returncode}"
+            reason = _find_last_line(log, one.process)
             return [f"{one.job} ({reason} See {one.log_file})"]
         if not os.path.isdir(one.model_dir):
             return [f"{one.job} (the training of its source diverged. See {one.log_file})"]
@@ -261,6 +283,12 @@ def _finish(plan: Plan, one: RunningJob) -> list[str]:
         if not plan.keeps_model_dirs and not one.is_source:
             shutil.rmtree(one.folder, ignore_errors=True)
     return []
+
+
+def _find_last_line(log: str, process: subprocess.Popen) -> str:
+    """Returns the last line that a process has printed, or its exit code."""
+    lines = [line.split("\r")[-1] for line in log.splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit code {process.returncode}"
 
 
 def _collect(plan: Plan, one: RunningJob, diverged_at: int | None) -> TrainingResult:

@@ -62,7 +62,7 @@ def main() -> None:
     flags = dict(flag.split("=", 1) for flag in first[1:] if "=" in flag)
     how = os.environ.get("FAKE_TRAINING", "ok")
     model_dir = flags["--model_dir"]
-    if not others:
+    if not others and first[0] == "eval":
         # The evaluation of a run that has diverged.
         for step in (0, 2):
             write_evaluation(model_dir, 0, step)

@@ -36,7 +36,6 @@ FIGURE_3 = Exhibit(
     (
         Column("dropped_training", "dropped in training", 4),
         Column("dropped_evaluation", "dropped in evaluation", 4),
-        Column("examples_per_second", "examples/s", 0),
         Column("quality", "neg. log perplexity", 4),
     ),
     (
