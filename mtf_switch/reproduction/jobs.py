@@ -71,9 +71,19 @@ class RunningJob:
         """The path of the log."""
         return os.path.join(self.folder, LOG)
 
+    @property
+    def has_started(self) -> bool:
+        """Whether the model itself has started, and not only one of its sources."""
+        return os.path.isdir(self.model_dir)
+
+    def describe(self) -> str:
+        """Names what runs, for the bar: a source has no steps there."""
+        is_source = bool(self.job.training.sources) and not self.has_started
+        return f"{self.job} (its source first)" if is_source else str(self.job)
+
     def release_sources(self) -> None:
         """Lets other models start from the same sources, once this one has started."""
-        if os.path.isdir(self.model_dir):
+        if self.has_started:
             self.sources.close()
 
     def read_log(self) -> str:

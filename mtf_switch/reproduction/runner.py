@@ -159,7 +159,7 @@ class _Work:
     def show(self, bar: tqdm) -> None:
         """Shows the steps and the jobs that run."""
         bar.n = self._done + sum(one.count_steps() for one in self.running)
-        names = ", ".join(str(one.job) for one in self.running)
+        names = ", ".join(one.describe() for one in self.running)
         idle = "waits for another process" if self.waiting else ""
         bar.set_postfix_str(names or idle, refresh=True)
 

@@ -107,9 +107,9 @@ def measure(
             path = _file_of(plan.folder, exhibit, number)
             aside = whole_file.set_aside(path, "stale")
             print(f"{path} is of {reason}; it is now {aside}.", file=sys.stderr)
-    with tqdm(
-        total=sum(map(len, missing.values())), desc=f"speeds of {exhibit.name}", unit="turn"
-    ) as bar:
+    turns = sum(map(len, missing.values()))
+    name = f"speeds of {exhibit.name}"
+    with tqdm(total=turns, desc=name, unit="turn", disable=not turns) as bar:
         for number, measured in missing.items():
             _write(plan.folder, exhibit, number, _measure_round(plan, measured, number, bar))
 

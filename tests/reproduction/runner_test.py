@@ -188,10 +188,12 @@ def test_the_next_student_starts_when_its_teacher_is_trained(tmp_path) -> None:
     # The fake trains the teacher alone.
     assert first.process.wait(timeout=60) == 0
     first.release_sources()
+    assert first.describe() == "first seed 0 (its source first)"
     assert runner._start_next(plan, waiting).running is None
     first.process = spawn([distil, []], first.log)
     assert first.process.wait(timeout=60) == 0
     first.release_sources()
+    assert first.describe() == "first seed 0"
     second = runner._start_next(plan, waiting).running
     assert (second.job.training, waiting) == (STUDENTS[1], [])
     second.process.wait(timeout=60)
