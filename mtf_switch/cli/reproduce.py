@@ -216,7 +216,7 @@ def _collection(options: argparse.Namespace) -> Collection:
 
 def run_command(options: argparse.Namespace) -> None:
     """Lists, verifies, or trains what is missing and writes the reports."""
-    from mtf_switch.reproduction import catalog, reproduce, verification
+    from mtf_switch.reproduction import catalog, reproduce, speed_measurement, verification
 
     if options.scale == scales.PAPER:
         _plan_or_run(options)
@@ -241,7 +241,10 @@ def run_command(options: argparse.Namespace) -> None:
             options.keep_model_dirs,
             options.rerun_stale,
         )
-        reproduce.measure_speeds(collection, exhibits, trainings, options.rerun_stale)
+        plan = collection.plan(at_once=1, keeps_model_dirs=False)
+        speed_measurement.measure_all(
+            plan, exhibits, trainings, collection.seeds, options.rerun_stale
+        )
     *reports, first_page = reproduce.write_reports(collection, exhibits)
     for report in reports:
         print(f"{report.text}\n")

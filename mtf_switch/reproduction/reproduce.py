@@ -145,26 +145,6 @@ def train(
     runner.run_all(collection.plan(at_once, keeps_model_dirs), jobs)
 
 
-def measure_speeds(
-    collection: Collection,
-    exhibits: Sequence[Exhibit],
-    trainings: Sequence[Training],
-    reruns: bool,
-) -> None:
-    """Measures the speeds of the exhibits that compare them; see `speed_rounds.measure`.
-
-    Args:
-      collection: The results.
-      exhibits: The exhibits.
-      trainings: The trainings that are wanted.
-      reruns: See `Collection.set_stale_aside`.
-    """
-    plan = collection.plan(at_once=1, keeps_model_dirs=False)
-    for exhibit in exhibits:
-        if exhibit.compares_speeds:
-            speed_rounds.measure(plan, exhibit, trainings, collection.seeds, reruns)
-
-
 def write_reports(collection: Collection, exhibits: Sequence[Exhibit]) -> list[Report]:
     """Writes the reports of exhibits, and the first page of the folder.
 

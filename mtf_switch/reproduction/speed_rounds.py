@@ -1,9 +1,6 @@
-"""Measures the speeds of an exhibit's rows side by side.
+"""The speeds of an exhibit's rows, which `speed_measurement` measures side by side in rounds.
 
-Rows that several exhibits share are trained once, often on another day than the other rows, so
-the times of these trainings do not compare. Here the rows take turns: in a round, each row is
-trained for a few steps, one after the other. Round i belongs to seed i, so speeds are compared
-within a round, as qualities are within a seed.
+Round i belongs to seed i, so speeds are compared within a round, as qualities within a seed.
 """
 
 from __future__ import annotations
@@ -13,23 +10,17 @@ import json
 import math
 import os
 import sys
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-
-from tqdm import tqdm
+from collections.abc import Mapping
 
 from mtf_switch import whole_file
 from mtf_switch.errors import UserError
-from mtf_switch.reproduction import collecting, metrics, origins, runner, scales
+from mtf_switch.reproduction import metrics
 from mtf_switch.reproduction.effects import Results
 from mtf_switch.reproduction.exhibit import Exhibit, Training
-from mtf_switch.reproduction.jobs import LOG
 from mtf_switch.reproduction.results_folder import ResultsFolder
 from mtf_switch.reproduction.scales import Scale
 from mtf_switch.reproduction.training_result import TrainingResult
 
-# The steps of a row in a round; their median counts.
-_STEPS = 150
 _FOLDER = "speeds"
 
 
@@ -62,7 +53,7 @@ class SpeedRound:
 
 def read(folder: ResultsFolder, exhibit: Exhibit, number: int) -> SpeedRound | None:
     """Reads a round; None if there is none. A damaged file is named and set aside."""
-    path = _file_of(folder, exhibit, number)
+    path = file_of(folder, exhibit, number)
     if not os.path.exists(path):
         return None
     try:
@@ -73,45 +64,6 @@ def read(folder: ResultsFolder, exhibit: Exhibit, number: int) -> SpeedRound | N
         aside = whole_file.set_aside(path, "damaged")
         print(f"{path} is damaged ({error}). It is now {aside}.", file=sys.stderr)
         return None
-
-
-def measure(
-    plan: runner.Plan,
-    exhibit: Exhibit,
-    trainings: Iterable[Training],
-    rounds: int,
-    reruns: bool,
-) -> None:
-    """Measures the rounds that are missing, and writes a file for each.
-
-    Args:
-      plan: How trainings are run.
-      exhibit: The exhibit.
-      trainings: Those of its trainings whose speeds are wanted.
-      rounds: The number of rounds.
-      reruns: Whether rounds of another commit or of other packages are measured again.
-
-    Raises:
-      UserError: If a training fails, or if a file cannot be written.
-    """
-    wanted = [training for training in exhibit.trainings if training in set(trainings)]
-    missing = {}
-    for number in range(rounds):
-        found = read(plan.folder, exhibit, number)
-        reason = _find_reason(found, wanted, plan, reruns)
-        if found is None or reason:
-            # What was measured before stays comparable only if it takes its turn again.
-            known = found.step_seconds if found else ()
-            missing[number] = [t for t in exhibit.trainings if t in wanted or t.name in known]
-        if reason:
-            path = _file_of(plan.folder, exhibit, number)
-            aside = whole_file.set_aside(path, "stale")
-            print(f"{path} is of {reason}; it is now {aside}.", file=sys.stderr)
-    turns = sum(map(len, missing.values()))
-    name = f"speeds of {exhibit.name}"
-    with tqdm(total=turns, desc=name, unit="turn", disable=not turns) as bar:
-        for number, measured in missing.items():
-            _write(plan.folder, exhibit, number, _measure_round(plan, measured, number, bar))
 
 
 def apply(
@@ -169,65 +121,18 @@ def _with_step(
     return dataclasses.replace(result, metrics=kept, curve=curve)
 
 
-def _find_reason(
-    found: SpeedRound | None, wanted: Sequence[Training], plan: runner.Plan, reruns: bool
-) -> str:
-    """Says why a round is measured again; "" if it is not, or if there is none."""
-    if found is None:
-        return ""
-    if any(found.find_step(training, plan.scale) is None for training in wanted):
-        return "other rows, or another configuration"
-    if reruns and found.commit != plan.commit:
-        return f"commit {found.commit}"
-    if reruns and found.lock != origins.find_lock():
-        return "another requirements.txt"
-    return ""
-
-
-def _measure_round(
-    plan: runner.Plan, trainings: Sequence[Training], seed: int, bar: tqdm
-) -> SpeedRound:
-    full = plan.scale
-    short = scales.choose(full.name, min(_STEPS, full.steps or _STEPS))
-    seconds = {}
-    with tempfile.TemporaryDirectory(prefix="mtf_switch_speeds_") as folder:
-        for training in trainings:
-            bar.set_postfix_str(f"{training.name}, round {seed}")
-            model_dir = os.path.join(folder, training.name)
-            seconds[training.name] = _train(short, training, seed, model_dir)
-            bar.update()
-    return SpeedRound(
-        commit=plan.commit,
-        lock=origins.find_lock(),
-        machine=origins.describe_machine(),
-        steps=short.steps,
-        configurations={t.name: full.hash_configuration(t) for t in trainings},
-        step_seconds=seconds,
-    )
-
-
-def _train(scale: Scale, training: Training, seed: int, model_dir: str) -> float:
-    """Trains for a few steps, and returns the median seconds of a step.
-
-    Raises:
-      UserError: If the training failed.
-    """
-    train, _ = scale.make_commands(training, seed, model_dir)
-    log = os.path.join(os.path.dirname(model_dir), LOG)
-    failure = runner.run_to_end([train], log)
-    step = collecting.measure_step(model_dir)
-    # A run that diverges has steps before.
-    if step is None:
-        raise UserError(f"The speed of {training.name} was not measured: {failure}")
-    return step
-
-
-def _file_of(folder: ResultsFolder, exhibit: Exhibit, number: int) -> str:
+def file_of(folder: ResultsFolder, exhibit: Exhibit, number: int) -> str:
+    """Returns the path of a round."""
     return os.path.join(folder.path, _FOLDER, f"{exhibit.name}-{number}.json")
 
 
-def _write(folder: ResultsFolder, exhibit: Exhibit, number: int, found: SpeedRound) -> None:
-    path = _file_of(folder, exhibit, number)
+def write(folder: ResultsFolder, exhibit: Exhibit, number: int, found: SpeedRound) -> None:
+    """Writes a round.
+
+    Raises:
+      UserError: If its file cannot be written.
+    """
+    path = file_of(folder, exhibit, number)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         whole_file.write_text(path, json.dumps(dataclasses.asdict(found), indent=1) + "\n")

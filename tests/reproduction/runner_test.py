@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -10,55 +9,33 @@ import sys
 import time
 from pathlib import Path
 
+import fake_runner
 import fake_training
 import pytest
+from fake_runner import TINY, make_plan, spawn
 from made_results import make_result
 
 from mtf_switch.errors import Interrupted, UserError
 from mtf_switch.model_dirs import run_lock
-from mtf_switch.reproduction import runner, scales
+from mtf_switch.reproduction import runner
 from mtf_switch.reproduction.exhibit import Training
 from mtf_switch.reproduction.exhibits.trainings import SWITCH, T5
 from mtf_switch.reproduction.jobs import Job, RunningJob
-from mtf_switch.reproduction.results_folder import ResultsFolder
-from mtf_switch.reproduction.runner import Plan
 
-COST = {"parameters": 10, "flops_per_token": 20.0}
 JOBS = [Job(T5, 0), Job(SWITCH, 0), Job(T5, 1)]
-# As many steps as the program that stands in for training makes.
-TINY = scales.choose("tiny", fake_training.STEPS)
 # Runs JOBS in the folder that its argument names; for tests with several processes.
 PROGRAM = f"""
 import sys
-sys.path[:0] = {[str(Path(__file__).parent), str(Path(fake_training.__file__).parent)]!r}
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(fake_runner.__file__).parent)]!r}
 import runner_test
-runner_test.replace(setattr)
+runner_test.fake_runner.replace(setattr)
 runner_test.runner.run_all(runner_test.make_plan(sys.argv[1]), runner_test.JOBS)
 """
 
 
-def spawn(commands, log) -> subprocess.Popen:
-    """Starts the program that stands in for training."""
-    command = [sys.executable, "-S", fake_training.__file__, json.dumps(commands)]
-    return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-
-
-def replace(set_attribute) -> None:
-    """Replaces what needs TensorFlow."""
-    set_attribute(runner, "_spawn", spawn)
-    set_attribute(runner, "_POLL_SECONDS", 0.02)
-
-
 @pytest.fixture(autouse=True)
 def _fakes(monkeypatch) -> None:
-    replace(monkeypatch.setattr)
-
-
-def make_plan(folder, keeps: bool = False, at_once: int = 1) -> Plan:
-    results = ResultsFolder(str(folder), TINY.label)
-    plan = Plan(TINY, results, at_once, keeps, "abc1234", lambda _: COST)
-    plan.folder.prepare()
-    return plan
+    fake_runner.replace(monkeypatch.setattr)
 
 
 def names(folder: Path) -> list[str]:

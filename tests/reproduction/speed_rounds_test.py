@@ -10,17 +10,23 @@ import signal
 import threading
 import time
 
-import fake_training
+import fake_runner
 import pytest
+from fake_runner import TINY, make_plan
 from made_results import make_seeds
-from runner_test import make_plan, replace
 
 from mtf_switch.errors import Interrupted, UserError
-from mtf_switch.reproduction import catalog, runner, scales, speed_rounds, verdicts
+from mtf_switch.reproduction import (
+    catalog,
+    runner,
+    scales,
+    speed_measurement,
+    speed_rounds,
+    verdicts,
+)
 from mtf_switch.reproduction.effects import Factor, SpeedUp
 from mtf_switch.reproduction.verdicts import Verdict
 
-TINY = scales.choose("tiny", fake_training.STEPS)
 TABLE_2 = catalog.EXHIBITS["table_2"]
 TRAININGS = TABLE_2.trainings
 NAMES = [training.name for training in TRAININGS]
@@ -28,11 +34,11 @@ NAMES = [training.name for training in TRAININGS]
 
 @pytest.fixture(autouse=True)
 def _fakes(monkeypatch) -> None:
-    replace(monkeypatch.setattr)
+    fake_runner.replace(monkeypatch.setattr)
 
 
 def measure(plan, trainings=TRAININGS, rounds=2, reruns=False) -> dict:
-    speed_rounds.measure(plan, TABLE_2, trainings, rounds, reruns)
+    speed_measurement.measure(plan, TABLE_2, trainings, rounds, reruns)
     return read(plan, rounds)
 
 
