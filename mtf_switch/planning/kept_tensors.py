@@ -14,7 +14,7 @@ The rules follow what the TPU's compiler does with these graphs (docs/tpu_compil
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import mesh_tensorflow as mtf
 
@@ -65,16 +65,20 @@ class _Origin:
         return self.has_batch and not (self.has_weights or self.has_noise)
 
 
-def find_read(pod: PodGraph) -> set[mtf.Tensor]:
-    """Returns the forward tensors that the backward pass reads, without the variables."""
-    return {
+def find_read(pod: PodGraph) -> list[mtf.Tensor]:
+    """Returns the forward tensors that the backward pass reads, without the variables.
+
+    Each occurs once, in the order of the backward pass.
+    """
+    found = (
         tensor
         for operation, phase in pod.phases.items()
         if phase == BACKWARD
         for tensor in operation.inputs
         if pod.phases.get(tensor.operation) == FORWARD
         and not isinstance(tensor.operation, mtf.Variable)
-    }
+    )
+    return list(dict.fromkeys(found))
 
 
 def find_kept(pod: PodGraph, read: Iterable[mtf.Tensor]) -> list[mtf.Tensor]:
@@ -82,16 +86,17 @@ def find_kept(pod: PodGraph, read: Iterable[mtf.Tensor]) -> list[mtf.Tensor]:
 
     To recompute an operation, the backward pass needs its inputs, or the tensors from which
     those are recomputed. The one-hots that a recomputed product multiplies are kept: a fusion
-    reads its factors from memory. Equal tensors are kept once; one that is kept in two memory
-    layouts occurs twice.
+    reads its factors from memory. Of equal tensors, the first in the graph is kept; one that is
+    kept in two memory layouts occurs twice.
 
     Args:
       pod: The graph of a training step.
       read: See `find_read`.
     """
-    kept: dict[object, list[mtf.Tensor]] = {}
+    kept = _Kept(pod)
     origins: dict[mtf.Operation, _Origin] = {}
-    waiting, seen = list(read), set(read)
+    waiting = list(read)
+    seen = set(waiting)
     while waiting:
         tensor = waiting.pop()
         operation = tensor.operation
@@ -102,18 +107,40 @@ def find_kept(pod: PodGraph, read: Iterable[mtf.Tensor]) -> list[mtf.Tensor]:
         equal = (origin, tuple(tensor.shape.dims), tensor.dtype)
         if not _is_recomputed(pod, operation):
             copies = 1 + (origin.is_weights and origin.has_weights)
-            kept[equal if origin.is_weights else tensor] = [tensor] * copies
+            kept.add(equal if origin.is_weights else tensor, tensor, copies)
             continue
         if origin.is_batch and _is_mask(tensor):
-            kept[equal] = [tensor]
+            kept.add(equal, tensor)
             continue
         if _is_residual(tensor):
-            kept[tensor] = [tensor]
-        kept.update(_find_one_hots(operation))
+            kept.add(tensor, tensor)
+        for source, one_hot in _find_one_hots(operation):
+            kept.add((source, tuple(one_hot.shape.dims)), one_hot)
         fresh = [t for t in operation.inputs if t not in seen]
         seen.update(fresh)
         waiting += fresh
-    return [tensor for copies in kept.values() for tensor in copies]
+    return kept.list()
+
+
+class _Kept:
+    """Tensors that are kept, by keys that equal ones share."""
+
+    def __init__(self, pod: PodGraph):
+        self._order = {operation: number for number, operation in enumerate(pod.phases)}
+        self._found: dict[object, list[mtf.Tensor]] = {}
+
+    def add(self, key: object, tensor: mtf.Tensor, copies: int = 1) -> None:
+        """Adds a tensor, unless an equal one comes before it in the graph."""
+        known = self._found.get(key)
+        if known is None or self._place(tensor) < self._place(known[0]):
+            self._found[key] = [tensor] * copies
+
+    def _place(self, tensor: mtf.Tensor) -> int:
+        return self._order[tensor.operation]
+
+    def list(self) -> list[mtf.Tensor]:
+        """Returns the tensors, each as often as it is kept."""
+        return [tensor for copies in self._found.values() for tensor in copies]
 
 
 def _find_origin(operation: mtf.Operation, known: dict[mtf.Operation, _Origin]) -> _Origin:
@@ -176,16 +203,13 @@ def _is_residual(tensor: mtf.Tensor) -> bool:
     )
 
 
-def _find_one_hots(operation: mtf.Operation) -> dict[object, list[mtf.Tensor]]:
-    """Returns the one-hots that a product multiplies, by keys that equal ones share."""
+def _find_one_hots(operation: mtf.Operation) -> Iterator[tuple[mtf.Tensor, mtf.Tensor]]:
+    """Yields the indices and the one-hot of each one-hot that a product multiplies."""
     if not isinstance(operation, mtf.EinsumOperation):
-        return {}
-    found = {}
+        return
     for factor in map(_skip_casts, operation.inputs):
         if type(factor.operation).__name__ == "OneHotOperation":
-            source = _skip_casts(factor.operation.inputs[0])
-            found[source, tuple(factor.shape.dims)] = [factor]
-    return found
+            yield _skip_casts(factor.operation.inputs[0]), factor
 
 
 def _skip_casts(tensor: mtf.Tensor) -> mtf.Tensor:

@@ -99,6 +99,30 @@ def test_tensors_of_the_same_weights_are_kept_once_in_two_layouts():
     assert sum(tensor.shape == dims for tensor in kept) == 2
 
 
+def add_equal_masks(h):
+    """Adds a mask of the batch in each of three layers, as attention does."""
+    place = mtf.cast(h, tf.int32)
+    for _ in range(3):
+        h = mtf.einsum([h, mtf.cast(mtf.greater(place, 0), h.dtype)], h.shape) + dispatch_twice(
+            h
+        )
+    return h
+
+
+@pytest.mark.parametrize("change", [dispatch_twice, add_equal_masks])
+def test_of_equal_tensors_the_first_is_kept_in_whatever_order_they_are_read(change):
+    """Where a tensor is in the graph decides whether it exists at a moment of the step."""
+    pod = build_two_matmuls(change)
+    read = kept_tensors.find_read(pod)
+    places = {operation: number for number, operation in enumerate(pod.phases)}
+    found = {
+        tuple(sorted(places[tensor.operation] for tensor in kept_tensors.find_kept(pod, order)))
+        for order in (read, read[::-1], read[1::2] + read[::2])
+    }
+    assert len(found) == 1
+    assert len(read) == len(set(read))
+
+
 def test_the_stream_of_residuals_is_kept_after_each_layer():
     """h, h + h^2, and the sum of that and h^3: the last two are the stream; products are not."""
 
