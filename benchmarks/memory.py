@@ -25,6 +25,7 @@ import timing
 import tqdm
 import train_step
 
+from mtf_switch import machine
 from mtf_switch.upstream import logs
 
 
@@ -63,7 +64,7 @@ def _measure_in_this_process(
         for _ in range(options.repetitions):
             competitor.seconds()
         competitor.close()
-        process, step = _read_peak(resource.RUSAGE_CHILDREN), None
+        process, step = _read_peak_of_children(), None
     else:
         logs.show_errors_only()
         # This import takes seconds, and transformers does not need it.
@@ -72,7 +73,7 @@ def _measure_in_this_process(
         run, close = step_graphs.build_step(name, setting)
         for _ in range(options.repetitions):
             run()
-        process, step = _read_peak(resource.RUSAGE_SELF), _trace_peak(run)
+        process, step = machine.read_peak_memory(), _trace_peak(run)
         competitor = timing.time_in_this_process(run, close)
         close()
     return {
@@ -83,9 +84,12 @@ def _measure_in_this_process(
     }
 
 
-def _read_peak(who: int) -> int:
-    """Returns the largest resident set in bytes. Linux counts units of 1024 bytes."""
-    return 1024 * resource.getrusage(who).ru_maxrss
+def _read_peak_of_children() -> int:
+    """Returns the largest resident set of the children, or of this process if that was larger.
+
+    In bytes; Linux counts units of 1024. This process is small if its child is a competitor.
+    """
+    return 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 
 
 def _trace_peak(run: Callable[..., None]) -> int:
