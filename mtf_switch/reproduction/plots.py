@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -85,14 +86,20 @@ def _name(row: Row) -> str:
 def _draw_mean(
     axis: Axes, curves: Sequence[Sequence[EvaluationPoint]], first: float, x: str, **style: Any
 ) -> None:
-    """Draws the mean of curves at the steps that all of them have, from the step `first`."""
-    steps = sorted(set.intersection(*({p.step for p in c} for c in curves)))
-    by_step = [{point.step: point for point in curve} for curve in curves]
-    shown = [step for step in steps if step >= first]
-    qualities = np.array(
-        [[points[step].neg_log_perplexity for step in shown] for points in by_step]
-    )
-    places = np.mean([[getattr(p[step], x) for step in shown] for p in by_step], axis=0)
+    """Draws the mean of curves from the step `first`, at the steps of most of them.
+
+    A training that was interrupted has evaluations at other steps, which are interpolated.
+    """
+    steps = statistics.mode(tuple(point.step for point in curve) for curve in curves)
+    last = min(curve[-1].step for curve in curves)
+    shown = [step for step in steps if first <= step <= last]
+
+    def read(curve: Sequence[EvaluationPoint], name: str) -> np.ndarray:
+        values = [getattr(point, name) for point in curve]
+        return np.interp(shown, [point.step for point in curve], values)
+
+    qualities = np.array([read(curve, "neg_log_perplexity") for curve in curves])
+    places = np.mean([read(curve, x) for curve in curves], axis=0)
     axis.plot(places, qualities.mean(axis=0), marker=".", **style)
     if len(curves) > 1:
         ends = (qualities.min(axis=0), qualities.max(axis=0))
