@@ -23,6 +23,19 @@ def find_lock() -> str:
     return _hash([path]) if path.is_file() else ""
 
 
+def find_staleness(commit: str, lock: str, present_commit: str) -> str:
+    """Says what made a result stale: another commit, or other packages; "" if neither did.
+
+    Args:
+      commit: The commit of the result.
+      lock: See `Origin.lock`.
+      present_commit: The commit of this code.
+    """
+    if commit != present_commit:
+        return f"commit {commit}"
+    return "another requirements.txt" if lock != find_lock() else ""
+
+
 def describe_machine() -> str:
     """Returns the processor, its cores and the machine's memory."""
     memory = machine.count_memory() / 2**30

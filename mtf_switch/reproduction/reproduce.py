@@ -95,7 +95,6 @@ class Collection:
           reruns: Whether results of another commit or of other packages are stale, too. Those
             of another configuration always are.
         """
-        lock = origins.find_lock()
         for training in trainings:
             configuration = self.scale.hash_configuration(training)
             for seed in range(self.seeds):
@@ -105,10 +104,9 @@ class Collection:
                 reason = ""
                 if result.origin.configuration != configuration:
                     reason = "another configuration"
-                elif reruns and result.origin.commit != self.commit:
-                    reason = f"commit {result.origin.commit}"
-                elif reruns and result.origin.lock != lock:
-                    reason = "another requirements.txt"
+                elif reruns:
+                    origin = result.origin
+                    reason = origins.find_staleness(origin.commit, origin.lock, self.commit)
                 if reason:
                     path = self.folder.file_of(training, seed)
                     aside = whole_file.set_aside(path, "stale")

@@ -58,7 +58,8 @@ def measure(
     Raises:
       UserError: If a training fails, or if a file cannot be written.
     """
-    wanted = [training for training in exhibit.trainings if training in set(trainings)]
+    given = set(trainings)
+    wanted = [training for training in exhibit.trainings if training in given]
     missing = {}
     for number in range(rounds):
         found = speed_rounds.read(plan.folder, exhibit, number)
@@ -88,11 +89,7 @@ def _find_reason(
         return ""
     if any(found.find_step(training, plan.scale) is None for training in wanted):
         return "other rows, or another configuration"
-    if reruns and found.commit != plan.commit:
-        return f"commit {found.commit}"
-    if reruns and found.lock != origins.find_lock():
-        return "another requirements.txt"
-    return ""
+    return origins.find_staleness(found.commit, found.lock, plan.commit) if reruns else ""
 
 
 def _measure_round(
@@ -127,7 +124,8 @@ def _train(scale: Scale, training: Training, seed: int, model_dir: str) -> float
     log = os.path.join(os.path.dirname(model_dir), LOG)
     failure = runner.run_to_end([train], log)
     step = collecting.measure_step(model_dir)
-    # A run that diverges has steps before.
-    if step is None:
+    # A run that diverges has steps before. After any other failure, its steps may be disturbed.
+    has_failed = failure and collecting.find_divergence(failure) is None
+    if step is None or has_failed:
         raise UserError(f"The speed of {training.name} was not measured: {failure}")
     return step

@@ -74,10 +74,11 @@ def test_rows_take_turns_in_each_round(tmp_path, monkeypatch) -> None:
     assert order == []
 
 
-def test_a_round_that_fails_leaves_those_before_it(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("how", ["fail", "fail_late"])
+def test_a_round_that_fails_leaves_those_before_it(tmp_path, monkeypatch, how) -> None:
     plan = make_plan(tmp_path)
     measure(plan, rounds=1)
-    monkeypatch.setenv("FAKE_TRAINING", "fail")
+    monkeypatch.setenv("FAKE_TRAINING", how)
     with pytest.raises(UserError, match=f"{NAMES[0]} was not measured.*made of cheese"):
         measure(plan)
     assert read(plan)[1] is None

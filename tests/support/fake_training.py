@@ -1,8 +1,8 @@
 """Stands in for the program of `runner`: writes the files of a training and its evaluations.
 
 As a program it needs no package. FAKE_TRAINING in the environment says how it ends:
-"ok", "fail", "wait", which never ends, "diverge", "diverge_at_once", without a checkpoint, or
-"spoil", whose last evaluation is NaN.
+"ok", "fail", "fail_late", which is after its last step, "wait", which never ends, "diverge",
+"diverge_at_once", without a checkpoint, or "spoil", whose last evaluation is NaN.
 """
 
 from __future__ import annotations
@@ -73,6 +73,9 @@ def main() -> None:
     if how == "wait":
         time.sleep(600)
     write_model_dir(model_dir, int(flags["--seed"]))
+    if how == "fail_late":
+        print("run_switch.py: The disk is made of cheese.")
+        sys.exit(1)
     if how == "spoil":
         write_evaluation(model_dir, 0, STEPS, float("nan"))
     if how.startswith("diverge"):
