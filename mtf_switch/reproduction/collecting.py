@@ -275,7 +275,11 @@ def _of_tasks(model_dir: str, evaluations: Sequence[dict[str, Any]]) -> dict[str
 
 def measure_step(model_dir: str) -> float | None:
     """Returns the median seconds of a step; None if the log has fewer than two."""
-    totals = [logged.seconds for logged in train_log.read(model_dir)]
+    return _find_step(train_log.read(model_dir))
+
+
+def _find_step(log: Sequence[train_log.LoggedStep]) -> float | None:
+    totals = [logged.seconds for logged in log]
     if len(totals) < 2:
         return None
     return statistics.median(after - before for before, after in zip(totals, totals[1:]))
@@ -283,15 +287,15 @@ def measure_step(model_dir: str) -> float | None:
 
 def _of_training(model_dir: str, scale: Scale, training: Training) -> dict[str, float]:
     """Measures speed by the median step, and dropped tokens in the second half of the steps."""
-    step = measure_step(model_dir)
+    log = train_log.read(model_dir)
+    step = _find_step(log)
     if step is None:
         return {}
-    log = train_log.read(model_dir)
-    examples = scale.count_examples(training)
     found = {
         "seconds": log[-1].seconds,
-        metrics.EXAMPLES_PER_SECOND: examples / step,
-        "tokens_per_second": examples * scale.count_tokens(training) / step,
+        **metrics.compute_rates(
+            step, scale.count_examples(training), scale.count_tokens(training)
+        ),
     }
     late = [logged.dropped_fraction for logged in log[len(log) // 2 :]]
     if None not in late:

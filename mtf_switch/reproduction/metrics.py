@@ -55,6 +55,20 @@ METRICS = {
 }
 
 
+def compute_rates(step_seconds: float, examples: int, tokens: int) -> dict[str, float]:
+    """Computes examples and tokens per second.
+
+    Args:
+      step_seconds: The seconds of a step.
+      examples: The number of examples in a batch.
+      tokens: The number of tokens in an example, with padding.
+    """
+    return {
+        EXAMPLES_PER_SECOND: examples / step_seconds,
+        "tokens_per_second": examples * tokens / step_seconds,
+    }
+
+
 def read(result: TrainingResult, metric: str) -> float:
     """Returns a metric: NaN if unknown, minus infinity for the quality of a diverged run."""
     if metric in (QUALITY, QUALITY_AT_HALF, DOWNSTREAM) and result.diverged_at is not None:

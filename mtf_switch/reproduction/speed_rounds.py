@@ -113,9 +113,9 @@ def _with_step(
     kept = {name: v for name, v in result.metrics.items() if name not in metrics.OF_SPEED}
     seconds = math.nan if step is None else step
     if step is not None:
-        examples = scale.count_examples(training)
-        kept[metrics.EXAMPLES_PER_SECOND] = examples / step
-        kept["tokens_per_second"] = examples * scale.count_tokens(training) / step
+        kept |= metrics.compute_rates(
+            step, scale.count_examples(training), scale.count_tokens(training)
+        )
         kept["seconds"] = step * scale.count_steps(training)
     curve = [dataclasses.replace(point, seconds=point.step * seconds) for point in result.curve]
     return dataclasses.replace(result, metrics=kept, curve=curve)
