@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -100,11 +101,14 @@ def time_worker(
         return line
 
     def seconds():
-        print("step", file=worker.stdin, flush=True)
+        # If the worker has died, its last line is the reason, and not the pipe.
+        with contextlib.suppress(BrokenPipeError):
+            print("step", file=worker.stdin, flush=True)
         return float(read_line())
 
     def close():
-        worker.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            worker.stdin.close()
         worker.wait()
         errors.close()
 

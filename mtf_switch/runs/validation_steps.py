@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -45,6 +46,12 @@ class ValidationSteps:
                 "keep_best keeps the checkpoint with the lowest validation loss, but a run of "
                 f"{steps} steps ends before its first validation, which is after {self._every} "
                 f"steps (--eval_every): pass --eval_every={max(1, steps // 10)}, for example."
+            )
+        if steps < self._every:
+            print(
+                f"The validation loss is not measured: the run of {steps} steps is shorter than "
+                f"--eval_every={self._every}.",
+                file=sys.stderr,
             )
         cached = data.is_cached(mesh_transformer.mesh_eval_dataset_fn)
         data.check_readable(run.settings.task, SPLIT, cached)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 import timing
@@ -34,3 +35,17 @@ def test_the_last_line_of_a_worker_that_fails_is_its_reason():
         UserError, match=r"^the worker cannot run the benchmark: it has no torch\.$"
     ):
         start(f"{_WARNS_A_LOT}sys.exit('it has no torch')")
+
+
+def test_a_worker_that_dies_between_two_steps_is_named_with_its_reason():
+    worker = start(
+        "import sys; print('{}', flush=True); sys.stdin.readline(); print(0.25, flush=True); "
+        "sys.exit('it has no memory')"
+    )
+    assert worker.seconds() == 0.25
+    time.sleep(1)  # It has ended by then, and its pipe is closed.
+    with pytest.raises(
+        UserError, match=r"^the worker cannot run the benchmark: it has no memory\.$"
+    ):
+        worker.seconds()
+    worker.close()

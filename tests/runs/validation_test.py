@@ -72,13 +72,17 @@ def test_the_log_the_bar_and_the_best_folder_have_what_eval_measures(
         (5, 4, []),
     ],
 )
-def test_it_is_due_at_every_nth_step_and_at_the_last(every, steps, due, monkeypatch) -> None:
+def test_it_is_due_at_every_nth_step_and_at_the_last(
+    every, steps, due, monkeypatch, capsys
+) -> None:
     monkeypatch.setattr("mtf_switch.runs.data.check_readable", lambda *_: None)
     settings = types.SimpleNamespace(
         eval_every_steps=every, train_steps=steps, task="t", keep_best=False
     )
     validation = Validation(types.SimpleNamespace(settings=settings, on_tpu=False))
     assert [step for step in range(1, steps + 1) if validation.is_due(step)] == due
+    said = "the run of 4 steps is shorter than --eval_every=5." in capsys.readouterr().err
+    assert said == (every > steps)
     # Without any validation, there is no best checkpoint.
     settings.keep_best = True
     expected = contextlib.nullcontext()
