@@ -49,8 +49,8 @@ class ValidationSteps:
             )
         if steps < self._every:
             print(
-                f"The validation loss is not measured: the run of {steps} steps is shorter than "
-                f"--eval_every={self._every}.",
+                f"The validation loss is not measured: the run of {steps} steps is shorter "
+                f"than --eval_every={self._every}.",
                 file=sys.stderr,
             )
         cached = data.is_cached(mesh_transformer.mesh_eval_dataset_fn)
