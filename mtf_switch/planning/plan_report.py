@@ -298,7 +298,7 @@ def _describe_plans(plans: Sequence[Plan], model: str) -> str:
     parameters = _format_range([sum(plan.parameters.values()) for plan in plans])
     tokens = _format_range([plan.batch_tokens for plan in plans])
     cores = _format_range([plan.layout.size for plan in plans])
-    layout = f"layout {rules[0]}" if len(rules) == 1 else f"{len(rules)} layouts"
+    layout = f"layout {rules[0]}" if len(rules) == 1 else f"{len(rules)} sets of layout rules"
     return (
         f"{model}: {parameters} parameters, {tokens} input tokens per step\n"
         f"{cores} cores of {plans[0].estimate.hardware}, {layout}"
