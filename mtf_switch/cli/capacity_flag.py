@@ -18,7 +18,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=flags.number(value_rules.number(above=0, finite=False)),
         metavar="X",
         help="limit the experts' capacity by this factor, as eval does, so that tokens may be "
-        "dropped (default: drop none; on a TPU, the evaluation factor)",
+        "dropped (default: drop none; on a TPU or with SwitchFFN.dispatch = 'einsum', the "
+        "evaluation factor)",
     )
     flags.add_check(parser, _check)
 

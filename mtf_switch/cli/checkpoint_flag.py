@@ -1,4 +1,4 @@
-"""The flag --checkpoint of `predict` and `score`, and the output file of each checkpoint."""
+"""The flag --checkpoint of several commands, and the output file of each checkpoint."""
 
 from __future__ import annotations
 
@@ -17,16 +17,25 @@ _NAME = re.compile(r"model\.ckpt-\d+\Z")
 _ENDS_IN_STEP = re.compile(r"-(\d+)\Z")
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Adds `--checkpoint`. Call this before `file_flags.add_output`, which reads it."""
+def add(parser: argparse.ArgumentParser, several: bool = True) -> None:
+    """Adds `--checkpoint`. Call this before `file_flags.add_output`, which reads it.
+
+    Args:
+      parser: The parser.
+      several: Whether the command reads several checkpoints, and writes a file for each.
+    """
+    files = (
+        "; several give one output file each, with their steps at the ends of the names: "
+        "out.txt-1000"
+    )
     parser.add_argument(
         "--checkpoint",
         nargs="+",
         default=[],
         metavar="C",
         help="checkpoint to use: model.ckpt-1000 of the model_dir, or a path such as "
-        "runs/other/model.ckpt-1000; several give one output file each, with their steps at "
-        "the ends of the names: out.txt-1000 (default: the latest of the model_dir)",
+        f"runs/other/model.ckpt-1000{files if several else ''} (default: the latest of the "
+        "model_dir)",
     )
     flags.add_check(parser, _check)
 

@@ -32,7 +32,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="folder of the model's versions, which are numbered from 1; the export becomes "
         "the next one",
     )
-    checkpoint_flag.add(parser)
+    checkpoint_flag.add(parser, several=False)
     parser.add_argument(
         "--batch_sizes",
         nargs="+",

@@ -67,8 +67,8 @@ def add_gin(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="gin file, from the current folder, gin/ or T5's gin folder; repeatable, later "
-        "files win",
+        help="gin file, from the current folder, gin/, or the gin folders of T5 and Mesh "
+        "TensorFlow; repeatable, later files win",
     )
     parser.add_argument(
         "--gin_param",

@@ -76,10 +76,15 @@ def check_files_exist(files: Sequence[str]) -> None:
         if path is None:
             known = [str(p.relative_to(REPOSITORY)) for p in sorted(GIN_FOLDER.rglob("*.gin"))]
             raise UserError(
-                f"There is no gin file {file!r} in the working directory, the repository, its "
-                f"gin/ folder, or T5's gin folder.{suggest_names(file, known)} The project's "
-                "own files are all below gin/."
+                f"There is no gin file {file!r} in {_describe_prefixes()}the working "
+                "directory, the repository, its gin/ folder, or the gin folders of T5 and Mesh "
+                f"TensorFlow.{suggest_names(file, known)} The project's own files are all "
+                "below gin/."
             )
+
+
+def _describe_prefixes() -> str:
+    return "".join(f"{folder}, " for folder in _prefixes)
 
 
 def _check_is_complete(path: Path) -> None:

@@ -47,6 +47,10 @@ class ServedModel:
         self._model = switch_transformer.build(
             run.settings, run.vocabulary, inference=InferenceCapacity()
         )
+        # With the one-hot products that a model may be configured for, tokens can be dropped.
+        for stack in switch_transformer.stacks(self._model):
+            for layer in switch_transformer.switch_layers(stack):
+                layer.dispatch_method = "auto"
         self._inputs = ServedText(run.feature_vocabulary("inputs"))
         self._targets = ServedText(run.feature_vocabulary("targets"))
         self._weights = _read_weights(checkpoint)

@@ -36,6 +36,13 @@ print(json.dumps([[{k: [v.decode() if isinstance(v, bytes) else v for v in value
 """
 LINES = ["bado <extra_id_0> kilume", "so(<extra_id_0><extra_id_1>) tu", "ve " * 60]
 TARGETS = ["<extra_id_0> ba", "do", "kilu me"]
+REQUESTS = [
+    ["serving_default", {"inputs": LINES[:1]}],
+    ["serving_default", {"inputs": LINES}],
+    ["serving_default", {"inputs": [LINES[i % 3] for i in range(64)]}],
+    ["score", {"inputs": LINES[:2], "targets": TARGETS[:2]}],
+    ["score", {"inputs": ["a"], "targets": ["ve " * 60]}],
+]
 
 
 @pytest.fixture(scope="module")
@@ -73,26 +80,39 @@ def exported(tiny: TinyRun, lively: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def answers(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> list:
-    many = [LINES[i % 3] for i in range(64)]
-    requests = [
-        ["serving_default", {"inputs": LINES[:1]}],
-        ["serving_default", {"inputs": LINES}],
-        ["serving_default", {"inputs": many}],
-        ["score", {"inputs": LINES[:2], "targets": TARGETS[:2]}],
-        ["score", {"inputs": ["a"], "targets": ["ve " * 60]}],
-    ]
+    return ask(exported, REQUESTS, tmp_path_factory.mktemp("elsewhere"))
+
+
+def ask(version: Path, requests: list, folder: Path) -> list:
+    """Returns the answers of an export, from a process in a folder without this project."""
     done = subprocess.run(
-        [sys.executable, "-I", "-c", SERVER, str(exported)],
+        [sys.executable, "-I", "-c", SERVER, str(version)],
         input=json.dumps(requests),
         capture_output=True,
         text=True,
         check=False,
-        cwd=tmp_path_factory.mktemp("elsewhere"),
+        cwd=folder,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found, own = json.loads(done.stdout.splitlines()[-1])
     assert own == []
     return found
+
+
+def test_a_model_of_one_hot_products_drops_no_token_either(
+    tiny: TinyRun, lively: Path, answers: list, tmp_path: Path
+) -> None:
+    outcome = tiny.command(
+        *("export", f"--model_dir={lively}", f"--export_dir={tmp_path}", "--max_length=8"),
+        *("--batch_sizes", "2", "--gin_param", "SwitchFFN.dispatch = 'einsum'"),
+        *("--gin_param", "ExpertCapacity.capacity_factor_eval = 0.1"),
+        *("--gin_param", "ExpertCapacity.min_expert_capacity = 1"),
+    )
+    assert outcome.code == 0, outcome.err
+    found = ask(tmp_path / "1", REQUESTS[:2], tmp_path)
+    for given, expected in zip(found, answers):
+        assert given["outputs"] == expected["outputs"]
+        np.testing.assert_allclose(given["scores"], expected["scores"], atol=1e-4)
 
 
 def test_batches_of_any_size_have_the_answers_of_predict(
