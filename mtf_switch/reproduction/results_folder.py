@@ -91,8 +91,6 @@ class ResultsFolder:
     def read(self, training: Training, seed: int) -> TrainingResult | None:
         """Reads a result; None if there is none. A damaged file is named and set aside."""
         path = self.file_of(training, seed)
-        if not os.path.exists(path):
-            return None
         try:
             result = training_result.from_json(whole_file.read_text(path), path)
             if (result.training, result.seed) != (training.name, seed):
@@ -100,6 +98,8 @@ class ResultsFolder:
             if result.scale != self.scale:
                 raise UserError(f"{path} has a result of scale {result.scale!r}.")
             return result
+        except FileNotFoundError:
+            return None
         except (UserError, OSError, UnicodeDecodeError) as error:
             message = str(error) if isinstance(error, UserError) else f"{path}: {error}."
             aside = whole_file.set_aside(path, "damaged")
@@ -113,5 +113,16 @@ class ResultsFolder:
         return sorted(int(found[1]) for found in map(pattern.fullmatch, names) if found)
 
     def write(self, result: TrainingResult, training: Training) -> None:
-        """Writes a result."""
-        whole_file.write_text(self.file_of(training, result.seed), result.to_json())
+        """Writes a result.
+
+        Raises:
+          UserError: If it cannot be written.
+        """
+        path = self.file_of(training, result.seed)
+        try:
+            whole_file.write_text(path, result.to_json())
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be written: {error.strerror}. Its training is kept, and the "
+                "same command continues."
+            ) from error
