@@ -54,13 +54,13 @@ class SpeedRound:
 def read(folder: ResultsFolder, exhibit: Exhibit, number: int) -> SpeedRound | None:
     """Reads a round; None if there is none. A damaged file is named and set aside."""
     path = file_of(folder, exhibit, number)
-    if not os.path.exists(path):
-        return None
     try:
         found = SpeedRound(**json.loads(whole_file.read_text(path)))
         _check(found)
         return found
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         aside = whole_file.set_aside(path, "damaged")
         print(f"{path} is damaged ({error}). It is now {aside}.", file=sys.stderr)
         return None
