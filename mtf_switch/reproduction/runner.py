@@ -168,7 +168,7 @@ class _Work:
         bar.set_postfix_str(names or idle, refresh=True)
         if not self.running:
             for lock in sorted(self._locks_elsewhere - self._named):
-                text = f"A process on another machine has {lock}. If it has ended, remove the file."
+                text = f"A process on another machine has {lock}. Remove it if that has ended."
                 tqdm.write(text, file=sys.stderr)
             self._named |= self._locks_elsewhere
 

@@ -182,7 +182,7 @@ def test_a_lock_of_another_machine_is_named_while_it_is_waited_for(
     monkeypatch.setattr(runner.time, "sleep", sleep)
     runner.run_all(plan, JOBS[:1])
     text = capsys.readouterr().err
-    assert text.count(f"has {lock}. If it has ended, remove the file.") == 1
+    assert text.count(f"has {lock}. Remove it if that has ended.") == 1
     assert names(tmp_path) == ["t5-0.json"]
 
 
