@@ -176,16 +176,18 @@ def _make_context(collection: Collection, exhibit: Exhibit | None = None) -> Con
     ]
     if collection.scale.steps is not None:
         flags.append(f"--steps={collection.scale.steps}")
+    lock, speeds = origins.find_lock(), ""
+    if exhibit and exhibit.compares_speeds:
+        rounds = collection.read_rounds(exhibit)
+        speeds = speed_rounds.describe(exhibit, rounds, collection.scale, lock)
     return Context(
         scale=collection.scale.label,
         seeds=collection.seeds,
         commit=collection.commit,
-        lock=origins.find_lock(),
+        lock=lock,
         flags=tuple(flags),
         unused=tuple(collection.list_unused(exhibit)) if exhibit else (),
-        speeds=speed_rounds.describe(collection.read_rounds(exhibit))
-        if exhibit and exhibit.compares_speeds
-        else "",
+        speeds=speeds,
     )
 
 

@@ -252,13 +252,23 @@ def test_without_a_round_claims_about_speed_are_not_run() -> None:
 
 
 def test_the_page_says_how_speeds_were_measured() -> None:
-    assert "not measured" in speed_rounds.describe({})
+    def describe(*rounds, lock="lock") -> list[str]:
+        return speed_rounds.describe(TABLE_2, dict(enumerate(rounds)), TINY, lock).splitlines()
+
+    assert describe() == ["**Speeds** were not measured side by side yet."]
     one = make_round({"switch_8": 0.1})
-    other = dataclasses.replace(one, commit="def5678")
-    text = speed_rounds.describe({0: one, 1: one, 2: other})
-    assert text.count("\n") == 1
-    assert "seeds 0, 1 are those" in text
-    assert "4 steps each, at commit def5678, on a machine" in text
+    first, second, of_seconds = describe(one, one, dataclasses.replace(one, commit="def5678"))
+    assert "of seeds 0, 1 are those" in first
+    assert "of seed 2 are those" in second
+    assert "4 steps each, at commit def5678, on a machine." in second
+    assert "its steps times the median step" in of_seconds
+    assert "at commit abc1234 and another requirements.txt, on" in describe(one, lock="b")[0]
+    # Rounds of another configuration have no speed, and are not described as those of the page.
+    other = dataclasses.replace(one, configurations=dict.fromkeys(NAMES, "x"))
+    assert describe(one, other)[2:] == [
+        "**Not used:** the speeds of seed 1 have another gin configuration."
+    ]
+    assert "not measured" in describe(other)[0]
 
 
 def test_what_compares_times_is_measured_side_by_side() -> None:
