@@ -102,8 +102,21 @@ def test_every_table_and_figure_of_the_paper_with_numbers_has_a_place() -> None:
     assert len(set(places)) == len(places)
 
 
+def test_a_section_has_the_exhibits_whose_claims_it_makes() -> None:
+    for name, parts in catalog.SECTIONS.items():
+        place = f"Section {'.'.join(name.split('_')[1:])}"
+        # Section 5.6 is an exhibit of its own.
+        found = [
+            exhibit.name
+            for exhibit in EXHIBITS.values()
+            if any(claim.place.startswith(f"{place},") for claim in exhibit.claims)
+        ]
+        assert sorted(found or parts) == sorted(parts), name
+
+
 def test_a_name_finds_its_exhibits() -> None:
-    assert [e.name for e in catalog.find(["section_2_4"])] == ["table_2", "table_3"]
+    found = [e.name for e in catalog.find(["section_2_4"])]
+    assert found == ["table_2", "table_3", "table_4"]
     assert [e.name for e in catalog.find(["table_3", "table_11", "table_3"])] == [
         *("table_3", "table_11"),
     ]

@@ -130,4 +130,4 @@ def test_the_list_counts_each_training_and_each_teacher_once() -> None:
     text = listing.format_list(exhibits[:1], work, "a_file")
     (line,) = (line.split() for line in text.splitlines() if line.startswith("figure_12"))
     assert line[8:10] == ["1.7", "h"]
-    assert "section_2_4 (table_2, table_3)" in text
+    assert "section_2_4 (table_2, table_3, table_4)" in text
