@@ -11,12 +11,11 @@ import dataclasses
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 
 from mtf_switch import whole_file
-from mtf_switch.reproduction import cost, metrics, origins, runner, scales
+from mtf_switch.reproduction import cost, metrics, origins, runner, scales, temporary_folder
 from mtf_switch.reproduction.exhibit import Training
 from mtf_switch.reproduction.exhibits.trainings import T5
 from mtf_switch.reproduction.jobs import Job
@@ -127,7 +126,7 @@ def measure(plan: runner.Plan) -> StepTime:
         file=sys.stderr,
     )
     scale = scales.choose("tiny", _STEPS)
-    with tempfile.TemporaryDirectory(prefix="mtf_switch_step_time_") as path:
+    with temporary_folder.make("step_time") as path:
         folder = ResultsFolder(path, scale.label)
         short = dataclasses.replace(plan, folder=folder, scale=scale)
         folder.prepare()
