@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import sys
 import time
@@ -169,7 +170,9 @@ def _read(path: str) -> StepTime | None:
         numbers = [found.start_seconds, found.seconds_per_flop, *found.flops_per_token.values()]
     except (OSError, ValueError, TypeError, AttributeError):
         return None
-    if not all(isinstance(number, (int, float)) for number in numbers):
+    if not all(isinstance(n, (int, float)) and 0 <= n < math.inf for n in numbers):
+        return None
+    if found.seconds_per_flop == 0:
         return None
     return found if found.machine == origins.describe_machine() else None
 

@@ -80,7 +80,13 @@ def test_a_short_training_measures_the_machine_once(tmp_path, capsys) -> None:
 
 
 @pytest.mark.usefixtures("_fake_training")
-@pytest.mark.parametrize("change", [{"machine": "another one"}, {"start_seconds": "x"}, None])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"machine": "another one"}, {"start_seconds": "x"}, {"seconds_per_flop": 0}),
+        *({"start_seconds": float("nan")}, None),
+    ],
+)
 def test_what_another_machine_measured_or_is_damaged_is_measured_again(
     tmp_path, change
 ) -> None:
