@@ -230,7 +230,9 @@ def run_command(options: argparse.Namespace) -> None:
         print(verification.verify(collection, row.training))
         return
     exhibits = catalog.find(options.exhibits)
-    if not options.no_training:
+    if options.no_training:
+        collection.folder.prepare()
+    else:
         rows = options.rows.split(",") if options.rows else []
         trainings = catalog.list_trainings(exhibits, rows)
         _check_texts(collection, trainings, options.rerun_stale)

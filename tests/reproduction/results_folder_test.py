@@ -46,6 +46,15 @@ def test_a_damaged_results_json_and_a_file_in_place_of_a_folder_are_refused(fold
         ResultsFolder(f"{folder.path}/results.json", "tiny").check_scale()
 
 
+def test_a_folder_of_something_else_is_refused_and_stays_as_it_is(tmp_path) -> None:
+    (tmp_path / "README.md").write_text("About my thesis.")
+    with pytest.raises(UserError, match=r"has files \(README\.md\), but no results\.json"):
+        ResultsFolder(str(tmp_path), "tiny").check_scale()
+    (tmp_path / "README.md").unlink()
+    (tmp_path / "work").mkdir()
+    ResultsFolder(str(tmp_path), "tiny").check_scale()
+
+
 def whole() -> dict:
     return json.loads(make_result().to_json())
 
