@@ -66,6 +66,18 @@ def test_the_papers_numbers_are_those_of_the_other_list(exhibit) -> None:
                 assert f"{row.paper[metric]}" in header, row
 
 
+@each_exhibit
+def test_a_page_says_how_many_experts_its_models_have(exhibit) -> None:
+    sparse = [
+        row
+        for row in exhibit.rows
+        if row.training
+        and any("experts" in t.parts for t in (*row.training.sources, row.training))
+    ]
+    is_said = any("sparse models have 8 experts here" in note for note in exhibit.notes)
+    assert is_said or all("experts" in row.title for row in sparse)
+
+
 def test_a_name_stands_for_one_training() -> None:
     found = {}
     for exhibit in EXHIBITS.values():

@@ -111,7 +111,8 @@ TABLE_1 = Exhibit(
     baseline="t5_base",
     plots=("quality_by_step", "quality_by_second", "difference_by_row"),
     notes=(
-        "The paper's speeds are those of 32 TPU v3 cores with 128 experts.",
+        trainings.note_experts(128),
+        "The paper's speeds are those of 32 TPU v3 cores.",
         "The paper's qualities are those after 100k steps. The hours are those until -1.50, "
         "which all rows but T5-Base reach later. Here, a claim about a fixed quality takes the "
         "final quality of the slower model, so it is another one for each claim.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mtf_switch.reproduction.effects import Difference, Factor
 from mtf_switch.reproduction.exhibit import Claim, Column, Exhibit, Row, Training
-from mtf_switch.reproduction.exhibits.trainings import EXPERTS
+from mtf_switch.reproduction.exhibits.trainings import EXPERTS, note_experts
 
 _PLACE = "Appendix A, Table 10"
 _SELECTIVE = "precision/selective.gin"
@@ -75,6 +75,7 @@ TABLE_10 = Exhibit(
     baseline=_FF,
     plots=("quality_by_step", "difference_by_row"),
     notes=(
+        note_experts(32),
         "The paper's bfloat16 is read as selective precision: see gin/paper/table_10.",
         "The paper's qualities are those after 100k steps and after 16 hours. Here, all rows "
         "have the same number of steps.",
