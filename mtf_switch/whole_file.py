@@ -75,6 +75,8 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
 def set_aside(path: str, reason: str) -> str:
     """Gives a file on this machine another name, so that nothing is lost.
 
+    Another process may do so at the same time, and then has given it that name.
+
     Args:
       path: The file.
       reason: A word that the new name contains, such as "damaged".
@@ -85,7 +87,8 @@ def set_aside(path: str, reason: str) -> str:
     aside = next(
         name for i in range(1, 10_000) if not os.path.exists(name := f"{path}.{reason}-{i}")
     )
-    os.replace(path, aside)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(path, aside)
     return aside
 
 

@@ -230,10 +230,12 @@ def run_command(options: argparse.Namespace) -> None:
         print(verification.verify(collection, row.training))
         return
     exhibits = catalog.find(options.exhibits)
-    if not options.no_training:
+    if options.no_training:
+        collection.folder.prepare()
+    else:
         rows = options.rows.split(",") if options.rows else []
         trainings = catalog.list_trainings(exhibits, rows)
-        _check_texts(collection, trainings)
+        _check_texts(collection, trainings, options.rerun_stale)
         reproduce.train(
             collection,
             trainings,
@@ -270,10 +272,14 @@ def _list(collection: Collection) -> None:
     print(listing.format_list(exhibits, work, step_time.find_file(collection.folder)))
 
 
-def _check_texts(collection: Collection, trainings: Sequence[Training]) -> None:
-    """Checks that the texts of the missing trainings are there, before the first one runs."""
+def _check_texts(collection: Collection, trainings: Sequence[Training], reruns: bool) -> None:
+    """Checks that the texts of the trainings that will run are there, before the first one.
+
+    Results to be made again are set aside after this.
+    """
     scale = collection.scale
-    for training in dict.fromkeys(job.training for job in collection.list_missing(trainings)):
+    jobs = collection.list_missing(trainings, reruns)
+    for training in dict.fromkeys(job.training for job in jobs):
         text_packages.check(scale.list_files(training), scale.list_params(training))
 
 

@@ -22,6 +22,19 @@ from mtf_switch.errors import UserError
 FILE = "train.lock"
 
 
+class HeldError(UserError):
+    """Another process has the lock of a folder.
+
+    Attributes:
+      lock_file: The lock file, if its owner is on another machine, where it can have ended
+        without having removed the file; "" if the lock ends with its owner.
+    """
+
+    def __init__(self, message: str, lock_file: str):
+        super().__init__(message)
+        self.lock_file = lock_file
+
+
 @dataclasses.dataclass(frozen=True)
 class Owner:
     """The process that holds a lock.
@@ -58,7 +71,8 @@ def hold(model_dir: str) -> Iterator[None]:
     lock.
 
     Raises:
-      UserError: If another process trains there, or if the folder cannot be written.
+      HeldError: If another process trains there.
+      UserError: If the folder cannot be written.
     """
     if whole_file.is_address(model_dir):
         yield
@@ -81,7 +95,7 @@ def check_free(model_dir: str) -> None:
     """Checks that no other process trains in a model_dir, before any work is done.
 
     Raises:
-      UserError: If another process does.
+      HeldError: If another process does.
     """
     path = os.path.join(model_dir, FILE)
     try:
@@ -111,7 +125,7 @@ def _acquire(model_dir: str, path: str) -> IO[str]:
 
 
 def _lock(file: IO[str], model_dir: str) -> None:
-    """Locks an open lock file, or raises a UserError that names its owner."""
+    """Locks an open lock file, or raises a HeldError that names its owner."""
     owner = _read_owner(file)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -126,10 +140,11 @@ def _lock(file: IO[str], model_dir: str) -> None:
     if not free:
         who = f"Process {owner.process} on {owner.host}" if owner else "Another process"
         elsewhere = owner is not None and not owner.is_on_this_machine()
-        raise UserError(
+        lock_file = f"{model_dir}/{FILE}" if elsewhere else ""
+        raise HeldError(
             f"{who} trains in {model_dir}: wait until it has ended or choose another "
-            "--model_dir."
-            + (f" If it has ended, remove {model_dir}/{FILE}." if elsewhere else "")
+            "--model_dir." + (f" If it has ended, remove {lock_file}." if elsewhere else ""),
+            lock_file,
         )
 
 

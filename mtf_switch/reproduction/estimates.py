@@ -106,12 +106,17 @@ def _median(numbers: np.ndarray) -> float:
 def estimate_spread_factor(first: Sequence[float], second: Sequence[float]) -> Estimate | None:
     """Estimates the standard deviation of the first group divided by that of the second.
 
-    The interval is that of the F test for variances, so it assumes normal values. It is unknown
-    if a group has fewer than two values, or if a value is NaN or infinite.
+    The interval is that of the F test for variances, so it assumes normal values. The factor is
+    unknown if a group has one value, or if a value is NaN or infinite.
+
+    Returns:
+      The estimate; None if a group has no value.
     """
     seeds = min(len(first), len(second))
-    if seeds < 2:
+    if seeds == 0:
         return None
+    if seeds == 1:
+        return Estimate(math.nan, 0.0, math.inf, seeds)
     import numpy as np
     from scipy import stats
 

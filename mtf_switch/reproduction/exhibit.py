@@ -63,17 +63,20 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A measured number in the table of an exhibit.
+    """A number in the table of an exhibit.
 
     Attributes:
-      metric: The name of the metric; see `metrics.METRICS`.
+      metric: The name of the metric; see `metrics.METRICS`. A deviation over seeds that the
+        paper prints is METRIC_deviation of `Row.paper`.
       title: The head of the column.
       digits: The number of decimals.
+      is_measured: Whether there is one of ours beside the paper's.
     """
 
     metric: str
     title: str
     digits: int = 3
+    is_measured: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -109,7 +109,8 @@ def _explain_table(exhibit: Exhibit) -> str:
         return text
     return (
         f"{text} Minus {exhibit.baseline} is the difference of the "
-        f"{metrics.METRICS[exhibit.compared_column.metric]}; ours is paired by seed."
+        f"{metrics.METRICS[exhibit.compared_column.metric]}; ours is paired by seed, over the "
+        "seeds that both rows have."
     )
 
 
@@ -190,7 +191,8 @@ def format_table(exhibit: Exhibit, results: Results) -> str:
     for column in exhibit.columns:
         has_paper = any(column.metric in row.paper for row in exhibit.rows)
         heads += [f"paper: {column.title}"] if has_paper else []
-        heads.append(f"ours: {column.title}" if has_paper else column.title)
+        ours = f"ours: {column.title}" if has_paper else column.title
+        heads += [ours] if column.is_measured else []
     main = exhibit.compared_column
     if main is not None:
         heads += [f"minus {exhibit.baseline}: {whose}" for whose in ("paper", "ours")]
@@ -200,15 +202,9 @@ def format_table(exhibit: Exhibit, results: Results) -> str:
         cells = [row.title]
         for column in exhibit.columns:
             if any(column.metric in other.paper for other in exhibit.rows):
-                digits = min(3, column.digits)
-                cells.append(format_number(row.paper.get(column.metric), digits))
-            counted = row.counted.get(column.metric)
-            of_row = results.get(row.name, {})
-            cells.append(
-                format_number(counted, column.digits)
-                if counted is not None
-                else _format_ours(of_row, column)
-            )
+                cells.append(_format_paper(row, column))
+            if column.is_measured:
+                cells.append(_format_ours(row, results.get(row.name, {}), column))
         if main is not None:
             cells += _format_difference(exhibit, row, main, results)
         cells += student_columns.format_cells(exhibit, row, results)
@@ -230,11 +226,21 @@ def _format_difference(
     ]
 
 
-def _format_ours(of_row: Mapping[int, TrainingResult], column: Column) -> str:
+def _format_paper(row: Row, column: Column) -> str:
+    """Formats the number that the paper prints, with its standard deviation over seeds."""
+    text = format_number(row.paper.get(column.metric), min(3, column.digits))
+    deviation = row.paper.get(f"{column.metric}_deviation")
+    return text if deviation is None else f"{text} +- {deviation:g}"
+
+
+def _format_ours(row: Row, of_row: Mapping[int, TrainingResult], column: Column) -> str:
     """Formats mean, standard deviation and interval of a metric over seeds.
 
-    Runs that diverged are named, and so is the number of seeds if some lack the metric.
+    Runs that diverged are named, and so is the number of seeds if some lack the metric. A
+    number that is counted on the full-size model needs no result.
     """
+    if column.metric in row.counted:
+        return format_number(row.counted[column.metric], column.digits)
     every = len(of_row)
     values = [metrics.read(result, column.metric) for result in of_row.values()]
     values = [value for value in values if not math.isnan(value)]

@@ -34,7 +34,9 @@ METRICS = {
     "embedded_package/accuracy": "package accuracy",
     "embedded_summary/rouge1": "summary rouge1",
     "embedded_module/f1": "module f1",
-    # Scores that only the paper has.
+    # What only the paper has.
+    "hours_to_quality": "hours to a quality",
+    "quality_at_16_hours": "neg. log perplexity after 16 hours",
     "super_glue": "SuperGLUE",
     "squad": "SQuAD",
     "anli": "ANLI",

@@ -46,7 +46,8 @@ def make_report(
 
 
 def _format_counts(judged: Mapping[str, Sequence[JudgedClaim]]) -> str:
-    every = [one for claims in judged.values() for one in claims]
+    # Figures 1 and 4 have claims in common.
+    every = {one.claim: one for claims in judged.values() for one in claims}.values()
     counts = [_count("claims of the paper", [one for one in every if one.claim.of_paper])]
     controls = [one for one in every if not one.claim.of_paper]
     if controls:
@@ -82,8 +83,8 @@ def _format_page(
         _format_counts(judged),
         "",
         "A verdict compares the 95% interval of an effect over seeds, paired by seed, with no "
-        f"effect (0 for a difference, 1 for a factor) or the stated limit. {guide_link} "
-        "defines every number.",
+        "effect (0 for a difference, 1 for a factor) or the stated limit. A claim that several "
+        f"figures carry counts once. {guide_link} defines every number.",
         "",
         report.format_table(["", "claim", *claim_table.NUMBERS], rows),
     ]

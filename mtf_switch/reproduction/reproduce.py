@@ -96,27 +96,38 @@ class Collection:
             of another configuration always are.
         """
         for training in trainings:
-            configuration = self.scale.hash_configuration(training)
             for seed in range(self.seeds):
                 result = self.folder.read(training, seed)
-                if result is None:
-                    continue
-                reason = ""
-                if result.origin.configuration != configuration:
-                    reason = "another configuration"
-                elif reruns:
-                    origin = result.origin
-                    reason = origins.find_staleness(origin.commit, origin.lock, self.commit)
+                reason = "" if result is None else self._find_reason(training, result, reruns)
                 if reason:
                     path = self.folder.file_of(training, seed)
                     aside = whole_file.set_aside(path, "stale")
                     print(f"{path} is of {reason}; it is now {aside}.", file=sys.stderr)
 
-    def list_missing(self, trainings: Sequence[Training]) -> list[Job]:
-        """Returns the jobs without results, one seed of all trainings after another."""
-        found = {training: self.read(training) for training in trainings}
+    def _find_reason(self, training: Training, result: TrainingResult, reruns: bool) -> str:
+        """Says why a result is made again; "" if it is not."""
+        origin = result.origin
+        if origin.configuration != self.scale.hash_configuration(training):
+            return "another configuration"
+        if not reruns:
+            return ""
+        return origins.find_staleness(origin.commit, origin.lock, self.commit)
+
+    def list_missing(self, trainings: Sequence[Training], reruns: bool = False) -> list[Job]:
+        """Returns the jobs without results, one seed of all trainings after another.
+
+        Args:
+          trainings: The trainings.
+          reruns: Whether jobs whose results are stale are missing, too; see `set_stale_aside`.
+        """
+        found = {
+            (training, seed)
+            for training in trainings
+            for seed, result in self.read(training).items()
+            if not self._find_reason(training, result, reruns)
+        }
         jobs = list_jobs(trainings, self.seeds)
-        return [job for job in jobs if job.seed not in found[job.training]]
+        return [job for job in jobs if (job.training, job.seed) not in found]
 
 
 def train(
@@ -176,16 +187,18 @@ def _make_context(collection: Collection, exhibit: Exhibit | None = None) -> Con
     ]
     if collection.scale.steps is not None:
         flags.append(f"--steps={collection.scale.steps}")
+    lock, speeds = origins.find_lock(), ""
+    if exhibit and exhibit.compares_speeds:
+        rounds = collection.read_rounds(exhibit)
+        speeds = speed_rounds.describe(exhibit, rounds, collection.scale, lock)
     return Context(
         scale=collection.scale.label,
         seeds=collection.seeds,
         commit=collection.commit,
-        lock=origins.find_lock(),
+        lock=lock,
         flags=tuple(flags),
         unused=tuple(collection.list_unused(exhibit)) if exhibit else (),
-        speeds=speed_rounds.describe(collection.read_rounds(exhibit))
-        if exhibit and exhibit.compares_speeds
-        else "",
+        speeds=speeds,
     )
 
 

@@ -15,13 +15,15 @@ import re
 import sys
 
 from mtf_switch import whole_file
-from mtf_switch.errors import UserError
+from mtf_switch.errors import UserError, join_first
 from mtf_switch.reproduction import training_result
 from mtf_switch.reproduction.exhibit import Training
 from mtf_switch.reproduction.training_result import TrainingResult
 
 _FOLDER_FILE = "results.json"
 _FORMAT = 1
+# What a folder can have before it has the file: `--list` keeps what it has measured in `work`.
+_FOLDERS = {"trainings", "speeds", "work"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,26 +42,36 @@ class ResultsFolder:
         """Checks that the folder is new, or has results of this scale.
 
         Raises:
-          UserError: If it has those of another scale, or its results.json is damaged.
+          UserError: If it has those of another scale, if its results.json is damaged, or if it
+            is a folder of something else, whose README.md would be replaced.
         """
         path = os.path.join(self.path, _FOLDER_FILE)
         if not os.path.exists(path):
             if os.path.exists(self.path) and not os.path.isdir(self.path):
                 raise UserError(f"--results={self.path} is not a folder. Choose another one.")
+            others = sorted(set(whole_file.list_names(self.path)) - _FOLDERS)
+            if others:
+                raise UserError(
+                    f"{self.path} has files ({join_first(others)}), but no {_FOLDER_FILE}, so "
+                    "it is no folder of results. Choose another --results. "
+                    f"{self._remedy(path)}"
+                )
             return
         try:
             found = json.loads(whole_file.read_text(path))["scale"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} is damaged ({error}). It should say "
-                f'{{"scale": "{self.scale}", "format": {_FORMAT}}}; write that if all results '
-                "in the folder have this scale."
-            ) from error
+            raise UserError(f"{path} is damaged ({error}). {self._remedy(path)}") from error
         if found != self.scale:
             raise UserError(
                 f"{self.path} has results of scale {found!r}, and this is scale "
                 f"{self.scale!r}. Pass the same --scale and --steps, or another --results."
             )
+
+    def _remedy(self, path: str) -> str:
+        return (
+            f'If all results in the folder have this scale, write {{"scale": "{self.scale}", '
+            f'"format": {_FORMAT}}} into {path}.'
+        )
 
     def prepare(self) -> None:
         """Creates the folder; `check_scale` comes first.
@@ -91,8 +103,6 @@ class ResultsFolder:
     def read(self, training: Training, seed: int) -> TrainingResult | None:
         """Reads a result; None if there is none. A damaged file is named and set aside."""
         path = self.file_of(training, seed)
-        if not os.path.exists(path):
-            return None
         try:
             result = training_result.from_json(whole_file.read_text(path), path)
             if (result.training, result.seed) != (training.name, seed):
@@ -100,6 +110,8 @@ class ResultsFolder:
             if result.scale != self.scale:
                 raise UserError(f"{path} has a result of scale {result.scale!r}.")
             return result
+        except FileNotFoundError:
+            return None
         except (UserError, OSError, UnicodeDecodeError) as error:
             message = str(error) if isinstance(error, UserError) else f"{path}: {error}."
             aside = whole_file.set_aside(path, "damaged")
@@ -113,5 +125,16 @@ class ResultsFolder:
         return sorted(int(found[1]) for found in map(pattern.fullmatch, names) if found)
 
     def write(self, result: TrainingResult, training: Training) -> None:
-        """Writes a result."""
-        whole_file.write_text(self.file_of(training, result.seed), result.to_json())
+        """Writes a result.
+
+        Raises:
+          UserError: If it cannot be written.
+        """
+        path = self.file_of(training, result.seed)
+        try:
+            whole_file.write_text(path, result.to_json())
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be written: {error.strerror}. Its training is kept, and the "
+                "same command continues."
+            ) from error

@@ -127,6 +127,8 @@ class _Work:
         # What has no step counts as one.
         self._steps = {job: max(1, plan.scale.count_steps(job.training)) for job in jobs}
         self._done = 0
+        self._locks_elsewhere: set[str] = set()
+        self._named: set[str] = set()
 
     def count_steps(self) -> int:
         """Returns the number of steps of all jobs."""
@@ -150,6 +152,8 @@ class _Work:
         while self.waiting and not self.failures and len(self.running) < self._plan.at_once:
             started = _start_next(self._plan, self.waiting)
             self._done += sum(self._steps[job] for job in started.done)
+            self.failures += started.failures
+            self._locks_elsewhere |= started.locks_elsewhere
             if started.running is None:
                 break
             self.running.append(started.running)
@@ -162,14 +166,28 @@ class _Work:
         names = ", ".join(one.describe() for one in self.running)
         idle = "waits for another process" if self.waiting else ""
         bar.set_postfix_str(names or idle, refresh=True)
+        if not self.running:
+            for lock in sorted(self._locks_elsewhere - self._named):
+                text = f"A process on another machine has {lock}. Remove it if that has ended."
+                tqdm.write(text, file=sys.stderr)
+            self._named |= self._locks_elsewhere
 
 
 @dataclasses.dataclass
 class _Started:
-    """What `_start_next` did: a process, and jobs that others have finished in the meantime."""
+    """What `_start_next` did.
+
+    Attributes:
+      running: The process that it has started.
+      done: Jobs that others have finished in the meantime.
+      failures: Why a job could not start; none after it starts.
+      locks_elsewhere: The lock files of jobs that a process on another machine has, or had.
+    """
 
     running: RunningJob | None = None
     done: list[Job] = dataclasses.field(default_factory=list)
+    failures: list[str] = dataclasses.field(default_factory=list)
+    locks_elsewhere: set[str] = dataclasses.field(default_factory=set)
 
 
 def _start_next(plan: Plan, waiting: list[Job]) -> _Started:
@@ -180,7 +198,15 @@ def _start_next(plan: Plan, waiting: list[Job]) -> _Started:
             waiting.remove(job)
             started.done.append(job)
             continue
-        running = _start(plan, job, waiting)
+        try:
+            running = _start(plan, job, waiting)
+        except run_lock.HeldError as error:
+            started.locks_elsewhere |= {error.lock_file} - {""}
+            continue
+        except UserError as error:
+            waiting.remove(job)
+            started.failures.append(f"{job} ({error})")
+            break
         if running is not None:
             waiting.remove(job)
             started.running = running
@@ -189,7 +215,12 @@ def _start_next(plan: Plan, waiting: list[Job]) -> _Started:
 
 
 def _start(plan: Plan, job: Job, waiting: Sequence[Job]) -> RunningJob | None:
-    """Starts a job; None if another process has it, or has one of its sources."""
+    """Starts a job; None if another process has just finished it.
+
+    Raises:
+      HeldError: If another process has it, or has one of its sources.
+      UserError: If its folder cannot be written.
+    """
     folder, is_source = _choose_folder(plan, job, waiting)
     model_dir = os.path.join(folder, "model")
     resources = contextlib.ExitStack()
@@ -204,7 +235,7 @@ def _start(plan: Plan, job: Job, waiting: Sequence[Job]) -> RunningJob | None:
             run_lock.check_free(source)
     except UserError:
         resources.close()
-        return None
+        raise
     # The other process may have finished the job before it gave up the lock.
     if os.path.exists(plan.folder.file_of(job.training, job.seed)):
         resources.close()

@@ -3,27 +3,33 @@
 Rows that several exhibits share are trained once, often on another day than the other rows, so
 the times of these trainings do not compare. Here the rows take turns: in a round, each row is
 trained for a few steps, one after the other.
+
+A lock lets one process at a time measure in a folder of results: two would slow each other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sys
-import tempfile
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 
 from tqdm import tqdm
 
 from mtf_switch import whole_file
 from mtf_switch.errors import UserError
+from mtf_switch.model_dirs import run_lock
 from mtf_switch.reproduction import collecting, origins, runner, scales, speed_rounds
 from mtf_switch.reproduction.exhibit import Exhibit, Training
 from mtf_switch.reproduction.jobs import LOG
 from mtf_switch.reproduction.scales import Scale
 from mtf_switch.reproduction.speed_rounds import SpeedRound
 
-# The steps of a row in a round; their median counts.
-_STEPS = 150
+# The steps of a row in a round; their median counts. There is none of fewer than two.
+_STEPS, _FEWEST = 150, 3
+_POLL_SECONDS = 1.0
 
 
 def measure_all(
@@ -60,72 +66,125 @@ def measure(
     """
     given = set(trainings)
     wanted = [training for training in exhibit.trainings if training in given]
+    if not _list_turns(plan, exhibit, wanted, rounds, reruns):
+        return
+    with _hold_folder(plan) as folder:
+        # Another process may have measured them in the meantime.
+        missing = _list_turns(plan, exhibit, wanted, rounds, reruns)
+        turns = sum(map(len, missing.values()))
+        name = f"speeds of {exhibit.name}"
+        with tqdm(total=turns, desc=name, unit="turn", disable=not turns) as bar:
+            for number, measured in missing.items():
+                found = _measure_round(plan, measured, number, folder, bar)
+                # What was measured before stays in its place until then.
+                _set_stale_aside(plan, exhibit, wanted, number, reruns)
+                speed_rounds.write(plan.folder, exhibit, number, found)
+
+
+def _list_turns(
+    plan: runner.Plan,
+    exhibit: Exhibit,
+    wanted: Sequence[Training],
+    rounds: int,
+    reruns: bool,
+) -> dict[int, list[Training]]:
+    """Returns the rounds to measure, each with the trainings that take their turns in it."""
     missing = {}
     for number in range(rounds):
         found = speed_rounds.read(plan.folder, exhibit, number)
-        reason = _find_reason(found, wanted, plan, reruns)
-        if found is None or reason:
+        if found is None or _find_reason(found, wanted, plan, reruns):
             # What was measured before stays comparable only if it takes its turn again.
             known = found.step_seconds if found else ()
             missing[number] = [t for t in exhibit.trainings if t in wanted or t.name in known]
-        if reason:
-            path = speed_rounds.file_of(plan.folder, exhibit, number)
-            aside = whole_file.set_aside(path, "stale")
-            print(f"{path} is of {reason}; it is now {aside}.", file=sys.stderr)
-    turns = sum(map(len, missing.values()))
-    name = f"speeds of {exhibit.name}"
-    with tqdm(total=turns, desc=name, unit="turn", disable=not turns) as bar:
-        for number, measured in missing.items():
-            speed_rounds.write(
-                plan.folder, exhibit, number, _measure_round(plan, measured, number, bar)
-            )
+    return missing
 
 
 def _find_reason(
-    found: SpeedRound | None, wanted: Sequence[Training], plan: runner.Plan, reruns: bool
+    found: SpeedRound, wanted: Sequence[Training], plan: runner.Plan, reruns: bool
 ) -> str:
-    """Says why a round is measured again; "" if it is not, or if there is none."""
-    if found is None:
-        return ""
+    """Says why a round is measured again; "" if it is not."""
     if any(found.find_step(training, plan.scale) is None for training in wanted):
         return "other rows, or another configuration"
     return origins.find_staleness(found.commit, found.lock, plan.commit) if reruns else ""
 
 
+def _set_stale_aside(
+    plan: runner.Plan, exhibit: Exhibit, wanted: Sequence[Training], number: int, reruns: bool
+) -> None:
+    """Gives a round that was measured again another name, and says so."""
+    found = speed_rounds.read(plan.folder, exhibit, number)
+    reason = _find_reason(found, wanted, plan, reruns) if found else ""
+    if reason:
+        path = speed_rounds.file_of(plan.folder, exhibit, number)
+        aside = whole_file.set_aside(path, "stale")
+        tqdm.write(f"{path} is of {reason}; it is now {aside}.", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _hold_folder(plan: runner.Plan) -> Iterator[str]:
+    """Holds the folder of the short trainings, and waits until no other process does.
+
+    Raises:
+      UserError: If it cannot be written.
+    """
+    folder = os.path.join(plan.folder.path, "work", "speeds")
+    with contextlib.ExitStack() as resources:
+        is_said = False
+        while True:
+            try:
+                resources.enter_context(run_lock.hold(folder))
+                # A process that was killed may have left its training behind, which goes on.
+                for name in whole_file.list_names(folder):
+                    run_lock.check_free(os.path.join(folder, name))
+                break
+            except run_lock.HeldError as error:
+                resources.close()
+                if not is_said:
+                    hint = f" Remove {error.lock_file} if it has ended." * bool(error.lock_file)
+                    text = f"Another process measures speeds in {folder}: this one waits.{hint}"
+                    print(text, file=sys.stderr)
+                is_said = True
+                time.sleep(_POLL_SECONDS)
+        yield folder
+
+
 def _measure_round(
-    plan: runner.Plan, trainings: Sequence[Training], seed: int, bar: tqdm
+    plan: runner.Plan, trainings: Sequence[Training], seed: int, folder: str, bar: tqdm
 ) -> SpeedRound:
     full = plan.scale
-    short = scales.choose(full.name, min(_STEPS, full.steps or _STEPS))
+    steps = max(_FEWEST, min(_STEPS, full.steps or _STEPS))
+    short = scales.choose(full.name, steps)
     seconds = {}
-    with tempfile.TemporaryDirectory(prefix="mtf_switch_speeds_") as folder:
-        for training in trainings:
-            bar.set_postfix_str(f"{training.name}, round {seed}")
-            model_dir = os.path.join(folder, training.name)
-            seconds[training.name] = _train(short, training, seed, model_dir)
-            bar.update()
+    for training in trainings:
+        bar.set_postfix_str(f"{training.name}, round {seed}")
+        seconds[training.name] = _train(short, training, seed, folder)
+        bar.update()
     return SpeedRound(
         commit=plan.commit,
         lock=origins.find_lock(),
         machine=origins.describe_machine(),
-        steps=short.steps,
+        steps=steps,
         configurations={t.name: full.hash_configuration(t) for t in trainings},
         step_seconds=seconds,
     )
 
 
-def _train(scale: Scale, training: Training, seed: int, model_dir: str) -> float:
+def _train(scale: Scale, training: Training, seed: int, folder: str) -> float:
     """Trains for a few steps, and returns the median seconds of a step.
 
     Raises:
       UserError: If the training failed.
     """
+    model_dir, log = os.path.join(folder, training.name), os.path.join(folder, LOG)
+    # A round that was killed left it.
+    shutil.rmtree(model_dir, ignore_errors=True)
     train, _ = scale.make_commands(training, seed, model_dir)
-    log = os.path.join(os.path.dirname(model_dir), LOG)
     failure = runner.run_to_end([train], log)
     step = collecting.measure_step(model_dir)
     # A run that diverges has steps before. After any other failure, its steps may be disturbed.
     has_failed = failure and collecting.find_divergence(failure) is None
     if step is None or has_failed:
-        raise UserError(f"The speed of {training.name} was not measured: {failure}")
+        reason = failure or f"its log has no two of its {scale.steps} steps."
+        raise UserError(f"The speed of {training.name} was not measured: {reason} See {log}")
+    shutil.rmtree(model_dir, ignore_errors=True)
     return step

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mtf_switch import whole_file
 from mtf_switch.errors import UserError
@@ -54,13 +54,13 @@ class SpeedRound:
 def read(folder: ResultsFolder, exhibit: Exhibit, number: int) -> SpeedRound | None:
     """Reads a round; None if there is none. A damaged file is named and set aside."""
     path = file_of(folder, exhibit, number)
-    if not os.path.exists(path):
-        return None
     try:
         found = SpeedRound(**json.loads(whole_file.read_text(path)))
         _check(found)
         return found
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         aside = whole_file.set_aside(path, "damaged")
         print(f"{path} is damaged ({error}). It is now {aside}.", file=sys.stderr)
         return None
@@ -93,18 +93,46 @@ def apply(
     }
 
 
-def describe(rounds: Mapping[int, SpeedRound]) -> str:
-    """Says how speeds were measured, in one line for each commit and machine."""
-    if not rounds:
-        return "**Speeds** were not measured side by side yet."
+def describe(
+    exhibit: Exhibit, rounds: Mapping[int, SpeedRound], scale: Scale, lock: str
+) -> str:
+    """Says how speeds were measured, in one line for each commit, lock and machine.
+
+    Args:
+      exhibit: The exhibit.
+      rounds: Seed -> its round.
+      scale: The scale of the results.
+      lock: That of the present packages; see `Origin.lock`.
+    """
+    used = {
+        number: one
+        for number, one in sorted(rounds.items())
+        if any(one.find_step(t, scale) is not None for t in exhibit.trainings)
+    }
+    lines = [] if used else ["**Speeds** were not measured side by side yet."]
     groups: dict[tuple, list[int]] = {}
-    for number, one in sorted(rounds.items()):
-        groups.setdefault((one.steps, one.commit, one.machine), []).append(number)
-    return "\n".join(
-        f"**Speeds** of seeds {', '.join(map(str, numbers))} are those of rounds in which the "
-        f"rows took turns, {steps} steps each, at commit {commit}, on {machine}."
-        for (steps, commit, machine), numbers in groups.items()
-    )
+    for number, one in used.items():
+        groups.setdefault((one.steps, one.commit, one.lock, one.machine), []).append(number)
+    for (steps, commit, lock_of, machine), numbers in groups.items():
+        packages = "" if lock_of == lock else " and another requirements.txt"
+        lines.append(
+            f"**Speeds** of {_name_seeds(numbers)} are those of rounds in which the rows took "
+            f"turns, {steps} steps each, at commit {commit}{packages}, on {machine}."
+        )
+    if used:
+        lines.append(
+            "The seconds of a training are its steps times the median step in the round."
+        )
+    if unused := sorted(rounds.keys() - used.keys()):
+        lines.append(
+            f"**Not used:** the speeds of {_name_seeds(unused)} have another gin configuration."
+        )
+    return "\n".join(lines)
+
+
+def _name_seeds(numbers: Sequence[int]) -> str:
+    unit = "seed" if len(numbers) == 1 else "seeds"
+    return f"{unit} {', '.join(map(str, numbers))}"
 
 
 def _with_step(

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 
 from mtf_switch import whole_file
-from mtf_switch.reproduction import cost, metrics, origins, runner, scales
+from mtf_switch.reproduction import cost, metrics, origins, runner, scales, temporary_folder
 from mtf_switch.reproduction.exhibit import Training
 from mtf_switch.reproduction.exhibits.trainings import T5
 from mtf_switch.reproduction.jobs import Job
@@ -127,7 +127,7 @@ def measure(plan: runner.Plan) -> StepTime:
         file=sys.stderr,
     )
     scale = scales.choose("tiny", _STEPS)
-    with tempfile.TemporaryDirectory(prefix="mtf_switch_step_time_") as path:
+    with temporary_folder.make("step_time") as path:
         folder = ResultsFolder(path, scale.label)
         short = dataclasses.replace(plan, folder=folder, scale=scale)
         folder.prepare()
@@ -170,7 +170,9 @@ def _read(path: str) -> StepTime | None:
         numbers = [found.start_seconds, found.seconds_per_flop, *found.flops_per_token.values()]
     except (OSError, ValueError, TypeError, AttributeError):
         return None
-    if not all(isinstance(number, (int, float)) for number in numbers):
+    if not all(isinstance(n, (int, float)) and 0 <= n < math.inf for n in numbers):
+        return None
+    if found.seconds_per_flop == 0:
         return None
     return found if found.machine == origins.describe_machine() else None
 

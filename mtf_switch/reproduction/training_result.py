@@ -137,6 +137,10 @@ def describe_divergence(of_row: Mapping[int, TrainingResult]) -> str:
     return f"{who}diverged at steps {steps[0]:,} to {steps[-1]:,}"
 
 
+# What `from_json` meets in a damaged file; OverflowError is that of an endless integer.
+_DAMAGES = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
+
+
 def from_json(text: str, path: str) -> TrainingResult:
     """Reads the content of a file.
 
@@ -153,7 +157,7 @@ def from_json(text: str, path: str) -> TrainingResult:
         result = TrainingResult(**content, origin=origin, curve=curve, tasks=tasks)
         _check_types(result)
         return result
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except _DAMAGES as error:
         raise UserError(f"{path} is damaged ({error}).") from error
 
 
@@ -173,6 +177,8 @@ def _check_types(result: TrainingResult) -> None:
         raise TypeError("a text has another type")
     if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
         raise TypeError("a number is missing or has another type")
+    if not isinstance(result.diverged_at, (int, type(None))):
+        raise TypeError("the step of the divergence has another type")
     steps = [point.step for point in result.curve]
     if steps != sorted(set(steps)):
         raise TypeError("the steps of the curve are not in order")

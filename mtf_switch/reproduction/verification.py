@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 
 from mtf_switch.errors import UserError
-from mtf_switch.reproduction import estimates, metrics, runner
+from mtf_switch.reproduction import estimates, metrics, runner, temporary_folder
 from mtf_switch.reproduction.exhibit import Training
 from mtf_switch.reproduction.jobs import Job
 from mtf_switch.reproduction.reproduce import Collection
@@ -35,7 +34,7 @@ def verify(collection: Collection, training: Training) -> str:
             f"configuration of scale {collection.scale.label!r}. Pass the --results in which "
             "it is, or train it first."
         )
-    with tempfile.TemporaryDirectory(prefix="mtf_switch_verify_") as folder:
+    with temporary_folder.make("verify") as folder:
         again = dataclasses.replace(
             collection,
             folder=ResultsFolder(os.path.join(folder, "results"), collection.scale.label),

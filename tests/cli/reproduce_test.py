@@ -13,8 +13,9 @@ import pytest
 from made_results import make_result
 
 from mtf_switch import machine, network, whole_file
-from mtf_switch.cli import main
+from mtf_switch.cli import main, text_packages
 from mtf_switch.config import gin_files
+from mtf_switch.errors import UserError
 from mtf_switch.reproduction import cost, paper_scale, runner, step_time
 from mtf_switch.reproduction.exhibits.trainings import SWITCH
 from mtf_switch.reproduction.paper_scale import PlannedModel, PlannedRow
@@ -51,7 +52,7 @@ def test_what_is_missing_is_trained_seed_by_seed(results, capsys) -> None:
     small, large = "switch_8_deep_scale_0.1", "switch_8_deep_scale_1.0"
     assert results.made == [f"{small}-0", f"{large}-0", f"{small}-1", f"{large}-1"]
     out = capsys.readouterr().out
-    assert "| Switch-Base, s = 0.1 | -2.720 | -2.5000 |" in out
+    assert "| Switch-Base, s = 0.1 | -2.720 +- 0.01 | -2.5000 |" in out
     assert f"Reports: {results}/README.md" in out
     # A third seed is added to what there is.
     assert reproduce("table_3", "--seeds=3", f"--results={results}") == 0
@@ -129,6 +130,23 @@ def test_results_of_another_commit_stay_unless_they_are_to_be_made_again(
     assert reproduce("table_11", *flags, "--rerun_stale") == 0
     assert len(results.made) == 2
     assert "is of commit abc1234; it is now" in capsys.readouterr().err
+
+
+def test_results_stay_if_what_would_make_them_again_is_missing(
+    results, monkeypatch, capsys
+) -> None:
+    def refuse(*arguments) -> None:
+        raise UserError("Run make install-multilingual.")
+
+    flags = ("--rows=input_jitter", "--seeds=1", f"--results={results}")
+    reproduce("table_11", *flags)
+    monkeypatch.setattr(text_packages, "check", refuse)
+    # Without the flag, nothing has to be made.
+    assert reproduce("table_11", *flags) == 0
+    monkeypatch.setattr(machine, "find_commit", lambda: "fffffff")
+    assert reproduce("table_11", *flags, "--rerun_stale") == 1
+    assert "make install-multilingual" in capsys.readouterr().err
+    assert [path.name for path in (results / "trainings").iterdir()] == ["switch_8-0.json"]
 
 
 def test_reports_are_written_without_training(results, capsys) -> None:

@@ -61,8 +61,21 @@ def test_the_papers_numbers_are_those_of_the_other_list(exhibit) -> None:
                 assert f"{row.paper[metric]:.{digits}f}" in header, row
         if "examples_per_second" in row.paper:
             assert f"{row.paper['examples_per_second']}" in header, row
-        if "quality_deviation" in row.paper:
-            assert f"{row.paper['quality_deviation']}" in header, row
+        for metric in ("quality_deviation", "hours_to_quality", "quality_at_16_hours"):
+            if metric in row.paper:
+                assert f"{row.paper[metric]}" in header, row
+
+
+@each_exhibit
+def test_a_page_says_how_many_experts_its_models_have(exhibit) -> None:
+    sparse = [
+        row
+        for row in exhibit.rows
+        if row.training
+        and any("experts" in t.parts for t in (*row.training.sources, row.training))
+    ]
+    is_said = any("sparse models have 8 experts here" in note for note in exhibit.notes)
+    assert is_said or all("experts" in row.title for row in sparse)
 
 
 def test_a_name_stands_for_one_training() -> None:
@@ -102,8 +115,21 @@ def test_every_table_and_figure_of_the_paper_with_numbers_has_a_place() -> None:
     assert len(set(places)) == len(places)
 
 
+def test_a_section_has_the_exhibits_whose_claims_it_makes() -> None:
+    for name, parts in catalog.SECTIONS.items():
+        place = f"Section {'.'.join(name.split('_')[1:])}"
+        # Section 5.6 is an exhibit of its own.
+        found = [
+            exhibit.name
+            for exhibit in EXHIBITS.values()
+            if any(claim.place.startswith(f"{place},") for claim in exhibit.claims)
+        ]
+        assert sorted(found or parts) == sorted(parts), name
+
+
 def test_a_name_finds_its_exhibits() -> None:
-    assert [e.name for e in catalog.find(["section_2_4"])] == ["table_2", "table_3"]
+    found = [e.name for e in catalog.find(["section_2_4"])]
+    assert found == ["table_2", "table_3", "table_4"]
     assert [e.name for e in catalog.find(["table_3", "table_11", "table_3"])] == [
         *("table_3", "table_11"),
     ]

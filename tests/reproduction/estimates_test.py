@@ -67,9 +67,12 @@ def test_the_interval_of_a_factor_of_deviations_is_that_of_the_f_test() -> None:
     assert found.center == close(2.0)
     assert found.low == close(math.sqrt(4 / F_4_4), rel=1e-6)
     assert found.high == close(math.sqrt(4 * F_4_4), rel=1e-6)
-    assert estimates.estimate_spread_factor([1.0], second) is None
-    unknown = estimates.estimate_spread_factor([-math.inf, *first], second)
-    assert (unknown.low, unknown.high) == (0.0, math.inf)
+    assert estimates.estimate_spread_factor([], second) is None
+    # One seed was run, and does not resolve anything.
+    for group in ([1.0], [-math.inf, *first]):
+        unknown = estimates.estimate_spread_factor(group, second)
+        assert (unknown.low, unknown.high) == (0.0, math.inf)
+        assert math.isnan(unknown.center)
 
 
 def test_one_more_value_lies_in_the_prediction_interval() -> None:

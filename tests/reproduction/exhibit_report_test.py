@@ -50,6 +50,19 @@ def test_the_table_has_the_papers_numbers_ours_and_the_paired_differences() -> N
     assert jitter[4].startswith("+0.0067 [-0.0077,")
 
 
+def test_numbers_that_only_the_paper_has_stand_alone() -> None:
+    head, _, first, *_ = rows_of(exhibit_report.format_table(EXHIBITS["table_3"], {}))
+    assert (head[1], first[1]) == ("paper: neg. log perplexity", "-2.720 +- 0.01")
+    for name, title, number in (
+        ("table_1", "hours to -1.50", "131.1"),
+        ("table_10", "after 16 hours", "-1.606"),
+    ):
+        head, _, _, second, *_ = rows_of(exhibit_report.format_table(EXHIBITS[name], {}))
+        place = head.index(f"paper: {title}")
+        assert second[place] == number
+        assert head[place + 1] == "paper: examples/s"
+
+
 def test_claims_have_their_place_effects_and_verdict() -> None:
     page = exhibit_report.make_report(TABLE, RESULTS, CONTEXT).documents["table_11.md"]
     lines = [line for line in page.splitlines() if "Appendix C, Table 11" in line]

@@ -47,6 +47,14 @@ def test_the_first_page_has_every_claim_and_what_was_not_run() -> None:
     )
 
 
+def test_a_claim_of_two_figures_counts_once() -> None:
+    figures = [EXHIBITS["figure_1"], EXHIBITS["figure_4"]]
+    report = overview.make_report({e.name: {} for e in figures}, CONTEXT, figures, ())
+    # Two of Figure 1, which Figure 4 has as well, and five more.
+    assert report.text.startswith("7 claims of the paper: ")
+    assert report.documents["README.md"].count("**not run**") == 9
+
+
 def test_what_was_judged_completely_is_not_missing() -> None:
     page = make_page({**RESULTS, "input_dropout": make_seeds(-2.50, -2.51, -2.52)})
     assert "## Not run" not in page

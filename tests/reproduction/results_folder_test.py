@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from made_results import make_result
 
+from mtf_switch import whole_file
 from mtf_switch.errors import UserError
 from mtf_switch.reproduction.exhibits.trainings import SWITCH, T5
 from mtf_switch.reproduction.results_folder import ResultsFolder
@@ -44,6 +46,15 @@ def test_a_damaged_results_json_and_a_file_in_place_of_a_folder_are_refused(fold
         ResultsFolder(f"{folder.path}/results.json", "tiny").check_scale()
 
 
+def test_a_folder_of_something_else_is_refused_and_stays_as_it_is(tmp_path) -> None:
+    (tmp_path / "README.md").write_text("About my thesis.")
+    with pytest.raises(UserError, match=r"has files \(README\.md\), but no results\.json"):
+        ResultsFolder(str(tmp_path), "tiny").check_scale()
+    (tmp_path / "README.md").unlink()
+    (tmp_path / "work").mkdir()
+    ResultsFolder(str(tmp_path), "tiny").check_scale()
+
+
 def whole() -> dict:
     return json.loads(make_result().to_json())
 
@@ -59,6 +70,8 @@ DAMAGES = {
     "curve_order": lambda: json.dumps({**whole(), "curve": whole()["curve"][::-1]}),
     "origin": lambda: json.dumps({**whole(), "origin": None}),
     "commit": lambda: json.dumps({**whole(), "origin": {**whole()["origin"], "commit": 1}}),
+    "endless": lambda: json.dumps({**whole(), "metrics": {"quality": 10**400}}),
+    "text_divergence": lambda: json.dumps({**whole(), "diverged_at": "12"}),
     "other_training": lambda: json.dumps({**whole(), "training": "t5"}),
     "other_seed": lambda: json.dumps({**whole(), "weights_seed": 1}),
     "other_scale": lambda: json.dumps({**whole(), "scale": "small"}),
@@ -80,6 +93,24 @@ def test_a_damaged_file_is_named_and_set_aside(folder, damage, capsys) -> None:
         with open(f"{path}.damaged-{number}") as file:
             assert file.read() == text
     assert folder.list_seeds(SWITCH) == []
+
+
+def test_a_file_that_another_process_sets_aside_at_the_same_time_is_no_error(
+    folder, monkeypatch, capsys
+) -> None:
+    path = folder.file_of(SWITCH, 0)
+
+    def replace(old: str, new: str) -> None:
+        os.remove(path)
+        raise FileNotFoundError(old)
+
+    with open(path, "w") as file:
+        file.write("{")
+    monkeypatch.setattr(whole_file.os, "replace", replace)
+    assert folder.read(SWITCH, 0) is None
+    assert f"It is now {path}.damaged-1." in capsys.readouterr().err
+    assert folder.read(SWITCH, 0) is None
+    assert capsys.readouterr().err == ""
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path) -> None:

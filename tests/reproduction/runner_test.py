@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import pytest
 from fake_runner import TINY, make_plan, spawn
 from made_results import make_result
 
+from mtf_switch import whole_file
 from mtf_switch.errors import Interrupted, UserError
 from mtf_switch.model_dirs import run_lock
 from mtf_switch.reproduction import runner
@@ -152,6 +155,52 @@ def test_a_job_that_another_process_holds_is_left_until_it_is_free(
     assert [Path(path).parent.name.rsplit("-", 1)[0] for path in seen] == [
         *("switch_8-0", "t5-1", "t5-0"),
     ]
+
+
+def test_a_folder_that_cannot_be_made_is_a_failure_and_not_waited_for(tmp_path) -> None:
+    plan = make_plan(tmp_path)
+    (tmp_path / "work").write_text("")
+    with pytest.raises(UserError, match=r"1 failed: t5 seed 0 .*cannot be written.*2 did not"):
+        runner.run_all(plan, JOBS)
+
+
+def test_a_lock_of_another_machine_is_named_while_it_is_waited_for(
+    tmp_path, capsys, monkeypatch
+) -> None:
+    plan = make_plan(tmp_path)
+    held = Path(plan.folder.work_folder(T5, 0, plan.scale.hash_configuration(T5)))
+    held.mkdir(parents=True)
+    lock = held / run_lock.FILE
+    lock.write_text(json.dumps({"host": "another", "process": 1, "boot": "another"}))
+    polls = []
+
+    def sleep(seconds: float) -> None:
+        polls.append(seconds)
+        if len(polls) == 3:
+            lock.unlink()
+
+    monkeypatch.setattr(runner.time, "sleep", sleep)
+    runner.run_all(plan, JOBS[:1])
+    text = capsys.readouterr().err
+    assert text.count(f"has {lock}. Remove it if that has ended.") == 1
+    assert names(tmp_path) == ["t5-0.json"]
+
+
+def test_a_result_that_cannot_be_written_is_a_failure_and_its_training_stays(
+    tmp_path, monkeypatch
+) -> None:
+    def fill(path, text) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    plan, write = make_plan(tmp_path), whole_file.write_text
+    monkeypatch.setattr(whole_file, "write_text", fill)
+    with pytest.raises(UserError, match=r"t5-0\.json cannot be written: No space left"):
+        runner.run_all(plan, JOBS[:1])
+    monkeypatch.setattr(whole_file, "write_text", write)
+    (folder,) = (tmp_path / "work").iterdir()
+    assert (folder / "model" / "train_log.csv").exists()
+    runner.run_all(plan, JOBS[:1])
+    assert names(tmp_path) == ["t5-0.json"]
 
 
 STUDENTS = [Training(name, source=SWITCH, command="distil") for name in ("first", "second")]

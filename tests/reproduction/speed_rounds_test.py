@@ -16,6 +16,7 @@ from fake_runner import TINY, make_plan
 from made_results import make_seeds
 
 from mtf_switch.errors import Interrupted, UserError
+from mtf_switch.model_dirs import run_lock
 from mtf_switch.reproduction import (
     catalog,
     runner,
@@ -25,6 +26,7 @@ from mtf_switch.reproduction import (
     verdicts,
 )
 from mtf_switch.reproduction.effects import Factor, SpeedUp
+from mtf_switch.reproduction.results_folder import ResultsFolder
 from mtf_switch.reproduction.verdicts import Verdict
 
 TABLE_2 = catalog.EXHIBITS["table_2"]
@@ -118,6 +120,62 @@ def test_more_rows_take_their_turns_with_those_that_were_measured(tmp_path, caps
     assert (tmp_path / "speeds" / "table_2-0.json.stale-1").exists()
 
 
+def test_a_round_stays_until_it_is_measured_again(tmp_path, monkeypatch) -> None:
+    plan = make_plan(tmp_path)
+    before = measure(plan, TRAININGS[:1])
+    monkeypatch.setenv("FAKE_TRAINING", "fail")
+    with pytest.raises(UserError):
+        measure(plan)
+    assert read(plan) == before
+    monkeypatch.setenv("FAKE_TRAINING", "ok")
+    assert [list(one.step_seconds) for one in measure(plan).values()] == [NAMES, NAMES]
+    assert sorted(os.listdir(tmp_path / "speeds")) == [
+        *("table_2-0.json", "table_2-0.json.stale-1"),
+        *("table_2-1.json", "table_2-1.json.stale-1"),
+    ]
+
+
+def test_one_process_at_a_time_measures_speeds(tmp_path, monkeypatch, capsys) -> None:
+    plan = make_plan(tmp_path)
+    lock = run_lock.hold(str(tmp_path / "work" / "speeds"))
+    lock.__enter__()
+    written = make_round(dict.fromkeys(NAMES, 0.5))
+
+    def sleep(seconds: float) -> None:
+        # The other process has measured the rounds, and ends.
+        speed_rounds.write(plan.folder, TABLE_2, 0, written)
+        lock.__exit__(None, None, None)
+
+    monkeypatch.setattr(speed_measurement.time, "sleep", sleep)
+    assert measure(plan, rounds=1) == {0: written}
+    assert capsys.readouterr().err.count("this one waits.") == 1
+
+
+def test_the_training_of_a_killed_process_is_waited_for(tmp_path, monkeypatch) -> None:
+    plan, model_dir = make_plan(tmp_path), tmp_path / "work" / "speeds" / NAMES[0]
+    model_dir.mkdir(parents=True)
+    left = [run_lock.hold(str(model_dir))]
+    left[0].__enter__()
+    sleep = time.sleep
+
+    def end_the_training(seconds: float) -> None:
+        if left:
+            left.pop().__exit__(None, None, None)
+        sleep(0.01)
+
+    monkeypatch.setattr(speed_measurement.time, "sleep", end_the_training)
+    assert measure(plan, rounds=1)[0] is not None
+    assert not left
+    assert os.listdir(tmp_path / "work" / "speeds") == ["log.txt"]
+
+
+def test_a_training_of_one_step_has_a_speed(tmp_path, monkeypatch) -> None:
+    scale = scales.choose("tiny", 1)
+    folder = ResultsFolder(str(tmp_path), scale.label)
+    plan = dataclasses.replace(make_plan(tmp_path), scale=scale, folder=folder)
+    assert measure(plan, rounds=1)[0].steps == 3
+
+
 def test_another_commit_is_measured_again_if_asked(tmp_path, capsys) -> None:
     measure(make_plan(tmp_path), rounds=1)
     later = dataclasses.replace(make_plan(tmp_path), commit="def5678")
@@ -194,13 +252,23 @@ def test_without_a_round_claims_about_speed_are_not_run() -> None:
 
 
 def test_the_page_says_how_speeds_were_measured() -> None:
-    assert "not measured" in speed_rounds.describe({})
+    def describe(*rounds, lock="lock") -> list[str]:
+        return speed_rounds.describe(TABLE_2, dict(enumerate(rounds)), TINY, lock).splitlines()
+
+    assert describe() == ["**Speeds** were not measured side by side yet."]
     one = make_round({"switch_8": 0.1})
-    other = dataclasses.replace(one, commit="def5678")
-    text = speed_rounds.describe({0: one, 1: one, 2: other})
-    assert text.count("\n") == 1
-    assert "seeds 0, 1 are those" in text
-    assert "4 steps each, at commit def5678, on a machine" in text
+    first, second, of_seconds = describe(one, one, dataclasses.replace(one, commit="def5678"))
+    assert "of seeds 0, 1 are those" in first
+    assert "of seed 2 are those" in second
+    assert "4 steps each, at commit def5678, on a machine." in second
+    assert "its steps times the median step" in of_seconds
+    assert "at commit abc1234 and another requirements.txt, on" in describe(one, lock="b")[0]
+    # Rounds of another configuration have no speed, and are not described as those of the page.
+    other = dataclasses.replace(one, configurations=dict.fromkeys(NAMES, "x"))
+    assert describe(one, other)[2:] == [
+        "**Not used:** the speeds of seed 1 have another gin configuration."
+    ]
+    assert "not measured" in describe(other)[0]
 
 
 def test_what_compares_times_is_measured_side_by_side() -> None:

@@ -80,7 +80,13 @@ def test_a_short_training_measures_the_machine_once(tmp_path, capsys) -> None:
 
 
 @pytest.mark.usefixtures("_fake_training")
-@pytest.mark.parametrize("change", [{"machine": "another one"}, {"start_seconds": "x"}, None])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"machine": "another one"}, {"start_seconds": "x"}, {"seconds_per_flop": 0}),
+        *({"start_seconds": float("nan")}, None),
+    ],
+)
 def test_what_another_machine_measured_or_is_damaged_is_measured_again(
     tmp_path, change
 ) -> None:
@@ -130,4 +136,4 @@ def test_the_list_counts_each_training_and_each_teacher_once() -> None:
     text = listing.format_list(exhibits[:1], work, "a_file")
     (line,) = (line.split() for line in text.splitlines() if line.startswith("figure_12"))
     assert line[8:10] == ["1.7", "h"]
-    assert "section_2_4 (table_2, table_3)" in text
+    assert "section_2_4 (table_2, table_3, table_4)" in text

@@ -49,6 +49,7 @@ APPENDIX_B = Exhibit(
     baseline="switch",
     plots=("quality_by_step", "difference_by_row"),
     notes=(
+        trainings.note_experts(),
         "The paper prints no numbers: it found no improvement.",
         "The margin of 0.01 nats is this project's reading of 'no improvement'.",
     ),

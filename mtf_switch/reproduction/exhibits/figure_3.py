@@ -44,7 +44,10 @@ FIGURE_3 = Exhibit(
     ),
     baseline="capacity_1.0",
     plots=("dropped_by_row",),
-    notes=("The figure of the paper is a drawing, without numbers.",),
+    notes=(
+        trainings.note_experts(),
+        "The figure of the paper is a drawing, without numbers.",
+    ),
 )
 
 EXHIBITS = (FIGURE_3,)

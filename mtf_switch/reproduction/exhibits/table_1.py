@@ -9,8 +9,18 @@ from mtf_switch.reproduction.exhibits import trainings
 _TOP_2 = "routing/top_2.gin"
 
 
+# Hours until -1.50 in the paper; T5-Base does not reach it.
+_HOURS = {
+    **{"t5_large": 131.1, "moe_base_2.00": 68.7, "switch_base_2.00": 72.8},
+    **{"moe_base_1.25": 80.7, "switch_base_1.25": 65.0, "moe_base_1.00": 80.1},
+    **{"switch_base_1.00": 62.8, "switch_base_plus_1.00": 67.6},
+}
+
+
 def _row(title: str, training, file: str, quality: float, speed: float) -> Row:
     paper = {"quality": quality, "examples_per_second": speed}
+    if file in _HOURS:
+        paper["hours_to_quality"] = _HOURS[file]
     layout = "layouts/data_32.gin" if file.startswith("t5") else "layouts/expert_32.gin"
     return Row(file, title, training, f"paper/table_1/{file}.gin", paper, layout=layout)
 
@@ -56,6 +66,7 @@ TABLE_1 = Exhibit(
     _ROWS,
     (
         Column("quality", "neg. log perplexity", 4),
+        Column("hours_to_quality", "hours to -1.50", 1, is_measured=False),
         Column("examples_per_second", "examples/s", 0),
     ),
     (
@@ -88,21 +99,23 @@ TABLE_1 = Exhibit(
             "Switch-Base at 1.0 reaches a fixed quality in less time than T5-Large",
             "Section 2.3, Table 1 (hours to -1.50)",
             SpeedUp("switch_base_1.00", "t5_large", "seconds"),
-            paper=131.1 / 62.8,
+            paper=_HOURS["t5_large"] / _HOURS["switch_base_1.00"],
         ),
         Claim(
             "Switch-Base at 1.0 reaches a fixed quality in less time than MoE-Base at 2.0",
             "Section 2.3, Table 1 (hours to -1.50)",
             SpeedUp("switch_base_1.00", "moe_base_2.00", "seconds"),
-            paper=68.7 / 62.8,
+            paper=_HOURS["moe_base_2.00"] / _HOURS["switch_base_1.00"],
         ),
     ),
     baseline="t5_base",
     plots=("quality_by_step", "quality_by_second", "difference_by_row"),
     notes=(
-        "The paper's speeds are those of 32 TPU v3 cores with 128 experts.",
-        "The paper's fixed quality is -1.50 (ruling 36). Here it is the final quality of the "
-        "slower model.",
+        trainings.note_experts(128),
+        "The paper's speeds are those of 32 TPU v3 cores.",
+        "The paper's qualities are those after 100k steps. The hours are those until -1.50, "
+        "which all rows but T5-Base reach later. Here, a claim about a fixed quality takes the "
+        "final quality of the slower model, so it is another one for each claim.",
     ),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mtf_switch.reproduction.effects import Difference
 from mtf_switch.reproduction.exhibit import Claim, Column, Exhibit, Row, Training
-from mtf_switch.reproduction.exhibits.trainings import EXPERTS, SWITCH
+from mtf_switch.reproduction.exhibits.trainings import EXPERTS, SWITCH, note_experts
 
 
 def _row(policy: str, title: str, quality: float) -> Row:
@@ -53,6 +53,7 @@ TABLE_11 = Exhibit(
     ),
     baseline="argmax",
     plots=("quality_by_step", "difference_by_row"),
+    notes=(f"{note_experts()} The paper does not say how many it has.",),
 )
 
 EXHIBITS = (TABLE_11,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mtf_switch.reproduction.effects import Difference, Factor
 from mtf_switch.reproduction.exhibit import Claim, Column, Exhibit, Row, Training
-from mtf_switch.reproduction.exhibits.trainings import EXPERTS, SWITCH
+from mtf_switch.reproduction.exhibits.trainings import EXPERTS, SWITCH, note_experts
 
 
 def _row(precision: str, quality: float, speed: float) -> Row:
@@ -61,6 +61,7 @@ TABLE_2 = Exhibit(
     baseline="float32",
     plots=("quality_by_step", "difference_by_row"),
     notes=(
+        note_experts(32),
         "A processor without instructions for bfloat16 is not faster with it, so the claims on "
         "speed are about TPUs.",
         "The margins of 0.01 nats and of 0.95 are this project's reading of 'equal'.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mtf_switch.reproduction.effects import Difference, SpreadFactor
 from mtf_switch.reproduction.exhibit import Claim, Column, Exhibit, Row, Training
-from mtf_switch.reproduction.exhibits.trainings import EXPERTS
+from mtf_switch.reproduction.exhibits.trainings import EXPERTS, note_experts
 
 
 def _row(scale: float, quality: float, deviation: float) -> Row:
@@ -42,7 +42,8 @@ TABLE_3 = Exhibit(
     baseline="scale_1.0",
     plots=("quality_by_step", "difference_by_row"),
     notes=(
-        "The paper has 32 experts and 3 seeds, after 3.5k steps. Here the model is deeper.",
+        note_experts(32),
+        "The paper has 3 seeds, after 3.5k steps. Here the model is deeper.",
     ),
 )
 

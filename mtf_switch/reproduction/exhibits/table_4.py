@@ -102,7 +102,10 @@ TABLE_4 = Exhibit(
     ),
     baseline="t5",
     plots=("difference_by_row",),
-    notes=("The paper's average is the mean over its four columns.", _TASKS, _SOURCES),
+    notes=(
+        "The paper's average is the mean over its four columns.",
+        *(trainings.note_experts(), _TASKS, _SOURCES),
+    ),
     paper_tasks=(
         *("glue_v002_proportional", "cnn_dailymail_v002", "squad_v010_allanswers"),
         "super_glue_v102_proportional",
@@ -144,7 +147,10 @@ TABLE_5 = Exhibit(
     ),
     baseline="t5_base",
     plots=("difference_by_row",),
-    notes=("The paper's average is the mean over its columns.", _TASKS, _SOURCES),
+    notes=(
+        "The paper's average is the mean over its columns.",
+        *(trainings.note_experts(128), _TASKS, _SOURCES),
+    ),
     paper_tasks=_TASKS_5,
 )
 
@@ -182,8 +188,7 @@ FIGURE_13 = Exhibit(
         "The figure prints no numbers. Its scores are those of SuperGLUE and TriviaQA.",
         "The rank correlation is Spearman's over the models of a seed; its interval is that "
         "over seeds.",
-        _TASKS,
-        _SOURCES,
+        *(f"Without a number, {trainings.note_experts().lower()}", _TASKS, _SOURCES),
     ),
     paper_tasks=("super_glue_v102_proportional", "trivia_qa_open"),
 )

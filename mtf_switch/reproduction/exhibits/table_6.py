@@ -160,6 +160,7 @@ TABLE_6 = Exhibit(
     baseline="t5",
     plots=("difference_by_row", "quality_by_step"),
     notes=(
+        f"{trainings.note_experts(64)} Figure 4 has other numbers.",
         "A student of a seed learns from the teacher of that seed. Both read the same batches.",
         "A pruned model keeps the experts of each layer that matter most on the training text, "
         "without a step of training; docs/distillation.md explains the rank.",

@@ -13,6 +13,7 @@ from mtf_switch.reproduction.exhibits.trainings import (
     SWITCH,
     T5,
     ahead_of_control,
+    note_experts,
     tune,
 )
 
@@ -102,6 +103,7 @@ TABLE_8 = Exhibit(
     baseline="t5",
     plots=("difference_by_row",),
     notes=(
+        note_experts(128),
         "The paper's average is SuperGLUE's. Here, it is the mean over the three tasks of the "
         "embedded text, each at its best checkpoint; docs/finetuning.md describes them.",
         "The teacher is the last checkpoint of the fine-tuned model of the same seed. The "

@@ -100,6 +100,8 @@ TABLE_9 = Exhibit(
     plots=("quality_by_step", "difference_by_row"),
     notes=(
         "The paper's numbers are after 250k and 500k steps.",
+        f"{trainings.note_experts()} Only Switch-C has 32, in a model as wide as T5-Base. "
+        "T5-XXL and Switch-XXL are three times as wide as T5-Base.",
         "Parameters and FLOPs at full size are counted on the models of docs/models.md, which "
         "explains where the paper's numbers contradict each other; the counts include routers, "
         "and the paper's do not. The other parameters and FLOPs are those of the small models.",

@@ -34,6 +34,16 @@ DATA_32, EXPERT_32 = "layouts/data_32.gin", "layouts/expert_32.gin"
 SWITCH = Training("switch_8", parts=(EXPERTS,))
 
 
+def note_experts(paper: int | None = None) -> str:
+    """Says how many experts the sparse rows have here.
+
+    Args:
+      paper: How many they have in the paper; None if it does not say so.
+    """
+    of_paper = "" if paper is None else f", and {paper} in the paper"
+    return f"The sparse models have 8 experts here{of_paper}."
+
+
 def switch(experts: int) -> Training:
     """Returns the Switch model with another number of experts."""
     if experts == 8:
