@@ -82,6 +82,27 @@ def find_crossing(
     return None
 
 
+def interpolate(
+    points: Sequence[EvaluationPoint], position: float, axis: Axis = "step"
+) -> float:
+    """Returns the quality at a step or second, linearly between two evaluations.
+
+    Args:
+      points: Evaluations in the order of their steps.
+      position: The step or second; not after the last evaluation. Before the first one, the
+        quality is that of the first.
+      axis: Whether the position is a step or a second.
+    """
+    after = next(i for i, point in enumerate(points) if getattr(point, axis) >= position)
+    before, end = points[max(after - 1, 0)], points[after]
+    length = getattr(end, axis) - getattr(before, axis)
+    if length == 0:
+        return end.neg_log_perplexity
+    share = (position - getattr(before, axis)) / length
+    rise = end.neg_log_perplexity - before.neg_log_perplexity
+    return before.neg_log_perplexity + share * rise
+
+
 def compute_speed_up(
     dense: Sequence[EvaluationPoint], sparse: Sequence[EvaluationPoint], axis: Axis = "step"
 ) -> float | None:

@@ -94,7 +94,13 @@ def collect(
         diverged_at=diverged_at,
         tasks=_of_tasks(model_dir, evaluations),
         scores=_list_scores(steps),
+        tokens_per_step=count_tokens_per_step(training, scale) if points else 0,
     )
+
+
+def count_tokens_per_step(training: Training, scale: Scale) -> int:
+    """Returns the number of tokens of a batch, with padding."""
+    return scale.count_examples(training) * scale.count_tokens(training)
 
 
 def find_spoiled_step(model_dir: str) -> int | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtf_switch.downstream import student_interval
@@ -150,10 +150,14 @@ def prediction_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def to_data(found: Estimate) -> dict[str, Any]:
-    """Returns an estimate as data for JSON, in which numbers that are not finite are texts."""
+    """Returns an estimate as data for JSON."""
+    return name_infinite(dataclasses.asdict(found))
+
+
+def name_infinite(numbers: Mapping[str, float]) -> dict[str, float | str]:
+    """Returns numbers as data for JSON, in which those that are not finite are texts."""
     return {
-        name: value if math.isfinite(value) else str(value)
-        for name, value in dataclasses.asdict(found).items()
+        name: value if math.isfinite(value) else str(value) for name, value in numbers.items()
     }
 
 

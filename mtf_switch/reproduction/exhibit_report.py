@@ -236,8 +236,8 @@ def _format_paper(row: Row, column: Column) -> str:
 def _format_ours(row: Row, of_row: Mapping[int, TrainingResult], column: Column) -> str:
     """Formats mean, standard deviation and interval of a metric over seeds.
 
-    Runs that diverged are named, and so is the number of seeds if some lack the metric. A
-    number that is counted on the full-size model needs no result.
+    Runs that diverged or do not reach a quality are named, and so is the number of seeds if
+    some lack the metric. A number that is counted on the full-size model needs no result.
     """
     if column.metric in row.counted:
         return format_number(row.counted[column.metric], column.digits)
@@ -248,9 +248,10 @@ def _format_ours(row: Row, of_row: Mapping[int, TrainingResult], column: Column)
         return "not run" if not of_row else "-"
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
-        return describe_divergence(of_row)
+        return _describe_infinite(of_row, every)
     note = f" ({len(values)} of {every} seeds)" if len(values) < every else ""
-    note += f" ({describe_divergence(of_row)})" if len(finite) < len(values) else ""
+    infinite = len(values) - len(finite)
+    note += f" ({_describe_infinite(of_row, infinite)})" if infinite else ""
     found = estimates.estimate(finite, "difference")
     text = format_number(found.center, column.digits)
     deviation = statistics.stdev(finite) if len(finite) > 1 else 0.0
@@ -258,6 +259,14 @@ def _format_ours(row: Row, of_row: Mapping[int, TrainingResult], column: Column)
         low, high = (format_number(end, column.digits) for end in (found.low, found.high))
         text += f" +- {format_number(deviation, column.digits)} [{low}, {high}]"
     return text + note
+
+
+def _describe_infinite(of_row: Mapping[int, TrainingResult], count: int) -> str:
+    """Says why a metric of `count` seeds is infinite."""
+    diverged = describe_divergence(of_row)
+    if diverged:
+        return diverged
+    return "not reached" if count == len(of_row) else f"not reached by {count} of {len(of_row)}"
 
 
 def _to_data(
@@ -283,7 +292,8 @@ def _to_data(
                     if result.diverged_at is not None
                 },
                 "results": {
-                    seed: result.metrics for seed, result in results.get(row.name, {}).items()
+                    seed: estimates.name_infinite(result.metrics)
+                    for seed, result in results.get(row.name, {}).items()
                 },
             }
             for row in exhibit.rows

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-from mtf_switch.downstream.gains import EvaluationPoint
+from mtf_switch.downstream import gains
 from mtf_switch.reproduction.training_result import TrainingResult
 
 QUALITY = "quality"
@@ -15,6 +14,11 @@ DOWNSTREAM = "downstream"
 # The negative log perplexity of the model that is fine-tuned, before that.
 UPSTREAM = "upstream"
 EXAMPLES_PER_SECOND = "examples_per_second"
+# See `equal_time`.
+SECONDS_TO_BASELINE = "seconds_to_baseline"
+QUALITY_AT_EQUAL_TIME = "quality_at_equal_time"
+# Minus infinity for a run that diverged.
+_QUALITIES = (QUALITY, QUALITY_AT_HALF, QUALITY_AT_EQUAL_TIME, DOWNSTREAM)
 # What depends on the time of a training.
 OF_SPEED = (EXAMPLES_PER_SECOND, "tokens_per_second", "seconds")
 
@@ -26,6 +30,8 @@ METRICS = {
     UPSTREAM: "neg. log perplexity before fine-tuning",
     EXAMPLES_PER_SECOND: "examples/s",
     "seconds": "seconds of training",
+    SECONDS_TO_BASELINE: "seconds to the final quality of the baseline",
+    QUALITY_AT_EQUAL_TIME: "neg. log perplexity when the first row ends",
     "parameters": "parameters",
     "flops_per_token": "FLOPs per token",
     "dropped_training": "dropped in training",
@@ -73,20 +79,8 @@ def compute_rates(step_seconds: float, examples: int, tokens: int) -> dict[str, 
 
 def read(result: TrainingResult, metric: str) -> float:
     """Returns a metric: NaN if unknown, minus infinity for the quality of a diverged run."""
-    if metric in (QUALITY, QUALITY_AT_HALF, DOWNSTREAM) and result.diverged_at is not None:
+    if metric in _QUALITIES and result.diverged_at is not None:
         return -math.inf
     if metric == QUALITY_AT_HALF:
-        return _interpolate(result.curve, result.curve[-1].step / 2)
+        return gains.interpolate(result.curve, result.curve[-1].step / 2)
     return result.metrics.get(metric, math.nan)
-
-
-def _interpolate(curve: Sequence[EvaluationPoint], step: float) -> float:
-    """Returns the quality at a step within the curve, linearly between two evaluations."""
-    after = next(i for i, point in enumerate(curve) if point.step >= step)
-    before, end = curve[max(after - 1, 0)], curve[after]
-    if end.step == before.step:
-        return end.neg_log_perplexity
-    share = (step - before.step) / (end.step - before.step)
-    return before.neg_log_perplexity + share * (
-        end.neg_log_perplexity - before.neg_log_perplexity
-    )

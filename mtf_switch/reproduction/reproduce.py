@@ -13,6 +13,7 @@ from mtf_switch.config import gin_files
 from mtf_switch.report import Report
 from mtf_switch.reproduction import (
     catalog,
+    equal_time,
     exhibit_report,
     origins,
     overview,
@@ -80,7 +81,9 @@ class Collection:
         results = {row.name: by_training.get(row.training, {}) for row in exhibit.rows}
         if not exhibit.compares_speeds:
             return results
-        return speed_rounds.apply(exhibit, results, self.read_rounds(exhibit), self.scale)
+        rounds = self.read_rounds(exhibit)
+        timed = speed_rounds.apply(exhibit, results, rounds, self.scale)
+        return equal_time.add(exhibit, timed)
 
     def read_rounds(self, exhibit: Exhibit) -> dict[int, SpeedRound]:
         """Returns the rounds in which the speeds of an exhibit were measured, by seed."""

@@ -73,6 +73,8 @@ class TrainingResult:
       routers: Layer -> metrics of its router, and the load of its experts, at the end.
       diverged_at: The step at which the loss was not finite; None for a run that ended well.
       tasks: Name of a task of a mixture -> its own evaluations; empty for a single task.
+      tokens_per_step: The tokens of a batch, with padding; 0 if the curve is empty. In a file,
+        each point of the curve has its number of tokens as well.
       scores: TASK/METRIC or the name of an average -> step -> score, for models that are scored
         on downstream tasks. In a file, steps are texts.
     """
@@ -89,6 +91,7 @@ class TrainingResult:
     diverged_at: int | None = None
     tasks: dict[str, TaskCurve] = dataclasses.field(default_factory=dict)
     scores: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    tokens_per_step: int = 0
 
     @property
     def seed(self) -> int:
@@ -115,6 +118,8 @@ class TrainingResult:
           UserError: If a number is NaN or infinite, which JSON does not have.
         """
         content = {**dataclasses.asdict(self), "signature": self.signature}
+        for point in content["curve"] if self.tokens_per_step else ():
+            point["tokens"] = point["step"] * self.tokens_per_step
         try:
             return json.dumps(content, indent=1, allow_nan=False) + "\n"
         except ValueError as error:
@@ -151,7 +156,7 @@ def from_json(text: str, path: str) -> TrainingResult:
         content = json.loads(text)
         del content["signature"]
         origin = Origin(**content.pop("origin"))
-        curve = [EvaluationPoint(**point) for point in content.pop("curve")]
+        curve = [_read_point(point) for point in content.pop("curve")]
         # Results from before there were mixtures have none.
         tasks = {name: TaskCurve(**part) for name, part in content.pop("tasks", {}).items()}
         result = TrainingResult(**content, origin=origin, curve=curve, tasks=tasks)
@@ -161,11 +166,22 @@ def from_json(text: str, path: str) -> TrainingResult:
         raise UserError(f"{path} is damaged ({error}).") from error
 
 
+def _read_point(content: dict[str, Any]) -> EvaluationPoint:
+    # They follow from the step. Results from before they were recorded have none.
+    content.pop("tokens", None)
+    return EvaluationPoint(**content)
+
+
 def _check_types(result: TrainingResult) -> None:
     texts = [result.training, result.scale, *result.commands]
     texts += [result.origin.commit, result.origin.configuration, result.origin.gin]
     texts += [result.origin.lock, result.origin.data, result.origin.machine]
-    numbers = [result.data_seed, result.weights_seed, *result.metrics.values()]
+    numbers = [
+        result.data_seed,
+        result.weights_seed,
+        result.tokens_per_step,
+        *result.metrics.values(),
+    ]
     numbers += [value for point in result.curve for value in dataclasses.astuple(point)]
     for of_label in result.scores.values():
         numbers += [*map(int, of_label), *of_label.values()]

@@ -90,6 +90,14 @@ def collect(run: Path, diverged_at: int | None = None) -> training_result.Traini
     return collecting.collect(T5, 0, SHORT, str(run), ORIGIN, COST, diverged_at)
 
 
+def test_the_tokens_of_a_step_are_those_of_its_batch(run) -> None:
+    """32 sequences of 32 + 32 tokens, as gin/scales/tiny.gin says."""
+    result = collect(run)
+    assert result.tokens_per_step == 2048
+    points = json.loads(result.to_json())["curve"]
+    assert [(p["step"], p["tokens"]) for p in points] == [(0, 0), (2, 4096), (4, 8192)]
+
+
 def test_a_recorded_command_can_be_pasted_into_a_shell(run) -> None:
     (train, _) = collect(run).commands
     assert "'--gin_param=utils.run.train_steps = 4'" in train

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 
@@ -10,6 +11,7 @@ from made_results import make_result
 
 from mtf_switch import whole_file
 from mtf_switch.errors import UserError
+from mtf_switch.reproduction import training_result
 from mtf_switch.reproduction.exhibits.trainings import SWITCH, T5
 from mtf_switch.reproduction.results_folder import ResultsFolder
 
@@ -117,3 +119,18 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         ResultsFolder(str(tmp_path / "file" / "results"), "tiny").prepare()
+
+
+def test_the_raw_curve_of_a_file_has_steps_tokens_seconds_and_quality() -> None:
+    result = dataclasses.replace(make_result(), tokens_per_step=2048)
+    (first, *_) = json.loads(result.to_json())["curve"]
+    assert set(first) == {"step", "tokens", "seconds", "neg_log_perplexity"}
+    points = json.loads(result.to_json())["curve"]
+    assert [p["tokens"] for p in points] == [2048 * p.step for p in result.curve]
+    assert training_result.from_json(result.to_json(), "x.json") == result
+    # A result from before tokens were recorded.
+    old = json.loads(result.to_json())
+    del old["tokens_per_step"]
+    for point in old["curve"]:
+        del point["tokens"]
+    assert training_result.from_json(json.dumps(old), "x.json").tokens_per_step == 0
