@@ -87,10 +87,7 @@ def collect(
             **(_of_plan(model_dir) if training.is_computed else {}),
             **at_end,
         },
-        routers={
-            layer: {**values, "expert_load": last["expert_load"][layer]}
-            for layer, values in last.get("router", {}).items()
-        },
+        routers=_of_routers(last),
         diverged_at=diverged_at,
         tasks=_of_tasks(model_dir, evaluations),
         scores=_list_scores(steps),
@@ -184,6 +181,14 @@ def _read_evaluations(
     limit = batches and batches * scale.count_examples(training)
     # `find_spoiled_step` comes first, and lets no damaged file pass.
     return quality_curve.read_evaluations(model_dir, task, _SPLIT, limit, skips_damaged=True)
+
+
+def _of_routers(last: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns the metrics and the load of the experts of each layer in an evaluation."""
+    return {
+        layer: {**values, "expert_load": last["expert_load"][layer]}
+        for layer, values in last.get("router", {}).items()
+    }
 
 
 def _of_evaluation(last: dict[str, Any]) -> dict[str, float]:
