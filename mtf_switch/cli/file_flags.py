@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mtf_switch import whole_file
 from mtf_switch.cli import checkpoint_flag, flags, own_texts
 from mtf_switch.lines.output_files import OutputFile
 from mtf_switch.report import Report
@@ -87,9 +88,9 @@ def _list_inputs(options: argparse.Namespace) -> list[str]:
     texts = [getattr(options, name) for name in options.inputs]
     others = [*options.gin_file, *filter(None, [options.vocabulary])]
     of_run = [
-        entry.path
-        for entry in os.scandir(options.model_dir)
-        if entry.name.startswith(_FILES_OF_RUN)
+        os.path.join(options.model_dir, name)
+        for name in whole_file.list_names(options.model_dir)
+        if name.startswith(_FILES_OF_RUN)
     ]
     return [*texts, *others, *of_run]
 
@@ -155,6 +156,8 @@ def add_report_folder(
         action="store_true",
         help="replace files of these names even if this command did not write them",
     )
+
+    flags.add_folder_check(parser, "output_dir", may_be_address=True)
 
     def check(options: argparse.Namespace) -> None:
         for file in _list_files(options, names):
