@@ -104,7 +104,7 @@ def write_output(
     options: argparse.Namespace,
     suffix: str,
     lines: Sequence[str],
-    checkpoint: str | None,
+    checkpoint: str,
     began: float,
 ) -> None:
     """Writes the file that `--output_file` names, and says so.
@@ -113,17 +113,17 @@ def write_output(
       options: The parsed flags.
       suffix: See `get_output`.
       lines: The lines.
-      checkpoint: The path of the checkpoint; None for the latest of the model_dir.
+      checkpoint: The path of the checkpoint.
       began: When the command began, by `time.monotonic`.
     """
     from mtf_switch.model_dirs import saved_checkpoints
 
     output = get_output(options, suffix)
     output.write_lines(lines)
-    path = checkpoint or saved_checkpoints.find_latest(options.model_dir)
+    step = saved_checkpoints.parse_step(checkpoint)
     noun = "line" if len(lines) == 1 else "lines"
     print(
-        f"wrote {output.path}: {len(lines)} {noun}, step {saved_checkpoints.parse_step(path)}, "
+        f"wrote {output.path}: {len(lines)} {noun}, step {step}, "
         f"{time.monotonic() - began:.1f} seconds"
     )
 
