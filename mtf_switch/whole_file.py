@@ -47,7 +47,7 @@ def open_for_writing(
         with _open_address(os.fspath(path), mode) as file:
             yield file
         return
-    part = f"{os.fspath(path)}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part"
+    part = name_part(os.fspath(path))
     encoding = None if "b" in mode else "utf-8"
     try:
         with open(part, mode, encoding=encoding, newline=newline) as file:
@@ -56,6 +56,12 @@ def open_for_writing(
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(part)
+
+
+def name_part(path: str) -> str:
+    """Names a temporary file or folder beside a path. No other call returns the same name."""
+    # Processes of two containers may have the same id.
+    return f"{path}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part"
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:

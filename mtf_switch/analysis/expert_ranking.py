@@ -52,6 +52,12 @@ def check_can_prune(model: TracedModel, count: int, criterion: Criterion) -> Non
             raise UserError(
                 f"--experts={count} experts cannot be kept: {layer} has {experts}. Keep fewer."
             )
+        choices = model.choices_per_token(layer)
+        if 1 < count < choices:
+            raise UserError(
+                f"--experts={count} experts are too few for the router of {layer}, by which a "
+                f"token chooses among {choices}: keep at least {choices}, or 1."
+            )
         if criterion == "output_norm" and model.experts_per_token(layer) > 1:
             raise UserError(
                 f"--rank=output_norm needs one expert for each token, but in {layer} a token "

@@ -178,6 +178,10 @@ class TracedModel:
         """Returns K of a layer: the experts that a token visits at most."""
         return self._probed[layer].visits.shape[-1] // self.group_sizes[layer]
 
+    def choices_per_token(self, layer: str) -> int:
+        """Returns C of a layer: the experts among which its router chooses for a token."""
+        return self._probed[layer].fetches["expert"].shape.as_list()[0]
+
     def compute_loss(
         self, features: Mapping[str, np.ndarray], layer: str, passes: np.ndarray
     ) -> np.ndarray:

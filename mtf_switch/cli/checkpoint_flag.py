@@ -103,13 +103,17 @@ def list_suffixes(options: argparse.Namespace) -> Sequence[str]:
     return [_ENDS_IN_STEP.search(path)[0] for path in paths]
 
 
-def iterate(options: argparse.Namespace) -> Iterator[tuple[str | None, str]]:
-    """Yields each checkpoint, or None for the latest, and the end of its output file's name.
+def iterate(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Yields each checkpoint, by default the latest, and the end of its output file's name.
 
     For a checkpoint of another folder, stderr says whose configuration describes the model.
     """
-    for path, suffix in zip(list_paths(options) or [None], list_suffixes(options)):
-        if path is not None and is_elsewhere(options.model_dir, path):
+    from mtf_switch.model_dirs import saved_checkpoints
+
+    # Training may save a later one in the meantime.
+    paths = list_paths(options) or [saved_checkpoints.find_latest(options.model_dir)]
+    for path, suffix in zip(paths, list_suffixes(options)):
+        if is_elsewhere(options.model_dir, path):
             print(
                 f"The weights are those of {path}; {options.model_dir}/config.gin describes "
                 "the model.",

@@ -41,6 +41,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         metavar="D",
         help="folder for the JSON, the text, the StableHLO, its signature and the compiled HLO",
     )
+    flags.add_folder_check(parser, "output_dir", may_be_address=True)
     flags.add_check(parser, lambda options: tpu_compiler.find_library())
     return parser
 

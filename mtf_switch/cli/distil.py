@@ -90,6 +90,7 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="keep the K most likely tokens of each position in --cache_teacher (default: 64)",
     )
+    flags.add_folder_check(parser, "cache_teacher")
 
 
 def run_command(options: argparse.Namespace) -> None:

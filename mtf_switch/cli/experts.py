@@ -74,6 +74,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "where this command has written a trace of the same tokens",
     )
     flags.add_check(parser, _check_combination)
+    flags.add_folder_check(parser, "output_dir")
     file_flags.add_report_folder(
         parser, "folder of the results (default: experts in the model_dir)", _FILES
     )

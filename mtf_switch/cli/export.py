@@ -45,6 +45,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_vocabulary(parser)
     flags.add_gin(parser)
     decoding_flags.add(parser)
+    flags.add_folder_check(parser, "export_dir")
     flags.add_check(parser, _check)
     inspection_flags.add_print_config(parser, "export")
     return parser
@@ -60,8 +61,6 @@ def _check(options: argparse.Namespace) -> None:
             f"Only models with an encoder and a decoder can be exported, and that of "
             f"{options.model_dir} is a {model_type!r}."
         )
-    if os.path.exists(options.export_dir) and not os.path.isdir(options.export_dir):
-        raise UserError(f"--export_dir={options.export_dir} is a file: name a folder.")
 
 
 def _check_trained(checkpoint: str) -> None:

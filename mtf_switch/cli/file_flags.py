@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mtf_switch import whole_file
 from mtf_switch.cli import checkpoint_flag, flags, own_texts
 from mtf_switch.lines.output_files import OutputFile
 from mtf_switch.report import Report
@@ -87,9 +88,9 @@ def _list_inputs(options: argparse.Namespace) -> list[str]:
     texts = [getattr(options, name) for name in options.inputs]
     others = [*options.gin_file, *filter(None, [options.vocabulary])]
     of_run = [
-        entry.path
-        for entry in os.scandir(options.model_dir)
-        if entry.name.startswith(_FILES_OF_RUN)
+        os.path.join(options.model_dir, name)
+        for name in whole_file.list_names(options.model_dir)
+        if name.startswith(_FILES_OF_RUN)
     ]
     return [*texts, *others, *of_run]
 
@@ -103,7 +104,7 @@ def write_output(
     options: argparse.Namespace,
     suffix: str,
     lines: Sequence[str],
-    checkpoint: str | None,
+    checkpoint: str,
     began: float,
 ) -> None:
     """Writes the file that `--output_file` names, and says so.
@@ -112,17 +113,17 @@ def write_output(
       options: The parsed flags.
       suffix: See `get_output`.
       lines: The lines.
-      checkpoint: The path of the checkpoint; None for the latest of the model_dir.
+      checkpoint: The path of the checkpoint.
       began: When the command began, by `time.monotonic`.
     """
     from mtf_switch.model_dirs import saved_checkpoints
 
     output = get_output(options, suffix)
     output.write_lines(lines)
-    path = checkpoint or saved_checkpoints.find_latest(options.model_dir)
+    step = saved_checkpoints.parse_step(checkpoint)
     noun = "line" if len(lines) == 1 else "lines"
     print(
-        f"wrote {output.path}: {len(lines)} {noun}, step {saved_checkpoints.parse_step(path)}, "
+        f"wrote {output.path}: {len(lines)} {noun}, step {step}, "
         f"{time.monotonic() - began:.1f} seconds"
     )
 
@@ -155,6 +156,8 @@ def add_report_folder(
         action="store_true",
         help="replace files of these names even if this command did not write them",
     )
+
+    flags.add_folder_check(parser, "output_dir", may_be_address=True)
 
     def check(options: argparse.Namespace) -> None:
         for file in _list_files(options, names):

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from mtf_switch import value_rules, whole_file
+from mtf_switch import network, value_rules, whole_file
 from mtf_switch.cli import t5_flags
 from mtf_switch.config import gin_files, given_bindings, saved_config
 from mtf_switch.errors import UserError
@@ -57,7 +57,39 @@ def add_model_dir(
     """
     parser.add_argument("--model_dir", required=True, metavar="D", help=meaning)
     if is_trained:
-        add_check(parser, lambda options: saved_config.check_exists(options.model_dir))
+        add_check(parser, _check_model_dir)
+
+
+def _check_model_dir(options: argparse.Namespace) -> None:
+    # TensorFlow finds no file at the address of a server that does not answer.
+    network.check_address(options.model_dir, "Use a path on this machine.")
+    saved_config.check_exists(options.model_dir)
+
+
+def add_folder_check(
+    parser: argparse.ArgumentParser, flag: str, may_be_address: bool = False
+) -> None:
+    """Refuses what cannot be a folder that a command writes, before its content is computed.
+
+    Args:
+      parser: The parser of a command.
+      flag: The flag of the folder, without dashes.
+      may_be_address: Whether it may be at an address, such as gs://bucket/new.
+    """
+
+    def check(options: argparse.Namespace) -> None:
+        folder = getattr(options, flag)
+        if folder is None:
+            return
+        if whole_file.is_address(folder) and not may_be_address:
+            raise UserError(
+                f"--{flag}={folder} is not on this machine, where {options.command} writes: "
+                "name a folder of this machine, and copy it afterwards."
+            )
+        if os.path.exists(folder) and not os.path.isdir(folder):
+            raise UserError(f"--{flag}={folder} is a file: name a folder.")
+
+    add_check(parser, check)
 
 
 def add_gin(parser: argparse.ArgumentParser) -> None:

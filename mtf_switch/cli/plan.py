@@ -43,6 +43,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--output_dir", metavar="D", help="folder for the JSON, the text and a plot"
     )
+    flags.add_folder_check(parser, "output_dir", may_be_address=True)
     flags.add_check(parser, _check_compiler)
     return parser
 

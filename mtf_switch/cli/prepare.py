@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 
+from mtf_switch import whole_file
 from mtf_switch.cli import flags
 from mtf_switch.config import gin_config
 
@@ -27,7 +27,7 @@ def run_command(options: argparse.Namespace) -> None:
     from tasks import tfds_data
 
     if options.data_dir:
-        os.makedirs(options.data_dir, exist_ok=True)
+        whole_file.make_folder(options.data_dir)
     gin_config.parse(options.gin_file, flags.gin_bindings(options))
     registered_tasks.check_task_exists(options.task)
     tasks.prepare_text(options.task)

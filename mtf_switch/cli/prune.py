@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from mtf_switch import whole_file
 from mtf_switch.cli import flags, inspection_flags, text_packages
 from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError, name_program
@@ -73,12 +74,18 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     flags.add_data(parser)
     flags.add_gin(parser)
     flags.add_devices(parser)
+    flags.add_folder_check(parser, "output_dir")
     flags.add_check(parser, _check_output)
     inspection_flags.add_print_config(parser, "prune")
     return parser
 
 
 def _check_output(options: argparse.Namespace) -> None:
+    if whole_file.is_address(options.model_dir):
+        raise UserError(
+            f"--model_dir={options.model_dir} is not on this machine: copy it first, for "
+            "example with `gsutil -m cp -r`."
+        )
     if os.path.exists(options.output_dir):
         raise UserError(f"{options.output_dir} already exists: name a new folder.")
 

@@ -18,6 +18,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--output_dir", required=True, metavar="O", help="folder for ten .jsonl files"
     )
+    flags.add_folder_check(parser, "output_dir")
     parser.add_argument(
         "--overwrite",
         action="store_true",

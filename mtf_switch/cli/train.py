@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mtf_switch import whole_file
 from mtf_switch.cli import finished, flags, inspection_flags, runtime_flags, text_packages
 from mtf_switch.config import bound_settings, gin_config, given_bindings, saved_config
 from mtf_switch.errors import UserError, name_program
@@ -85,7 +86,7 @@ def run_command(options: argparse.Namespace) -> None:
         text_packages.check(options.gin_file, params, options.model_dir)
     if options.gin_file:
         gin_config.parse(options.gin_file, params)
-    elif os.path.isfile(os.path.join(options.model_dir, "config.gin")):
+    elif whole_file.exists(os.path.join(options.model_dir, "config.gin")):
         saved_config.load(options.model_dir, [], params)
     else:
         raise UserError(

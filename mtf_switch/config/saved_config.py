@@ -170,7 +170,7 @@ def read_saved_bindings(model_dir: str) -> list[gin_statements.Binding]:
 def _read_whole(model_dir: str) -> tuple[str, str]:
     """Returns the path and the text of a model_dir's config.gin."""
     path = os.path.join(model_dir, "config.gin")
-    if not os.path.isfile(path):
+    if not whole_file.exists(path):
         raise UserError(
             f"{model_dir} holds no config.gin, so it is not the model_dir of a training run. "
             f"Pass the folder that `{name_program()} train --model_dir` wrote."

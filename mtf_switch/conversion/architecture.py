@@ -21,6 +21,7 @@ STACKS = ("encoder", "decoder")
 RULES = {
     "dropout_rate": value_rules.rate(),
     "input_jitter": value_rules.number(0, below=1),
+    "experts_per_token": value_rules.whole(1),
     "activations": value_rules.Rule(
         "one or two names of activations",
         lambda names: (
@@ -61,6 +62,7 @@ class Architecture:
       dropout_rate: Dropout rate in training.
       input_jitter: Eps of the noise on the router's input in training.
       capacity: Expert capacity. Only the gin files of Mesh TensorFlow and T5X state it.
+      experts_per_token: The experts that a token visits. Only these gin files state it, too.
     """
 
     vocab_size: int
@@ -77,6 +79,7 @@ class Architecture:
     dropout_rate: float = 0.1
     input_jitter: float = 0.01
     capacity: ExpertCapacity = dataclasses.field(default_factory=default_capacity)
+    experts_per_token: int = 1
 
     def __post_init__(self):
         value_rules.check_all("The model", RULES, vars(self))

@@ -106,6 +106,7 @@ def convert_checkpoint(request: ConversionRequest) -> ConversionResult:
     if request.pruning:
         source = PrunedSource(source, request.pruning)
     architecture = source.architecture
+    _check_router(architecture, request)
     vocabulary = vocabulary_files.find(
         request.source_format, request.source, architecture.vocab_size
     )
@@ -134,6 +135,20 @@ def convert_checkpoint(request: ConversionRequest) -> ConversionResult:
     return ConversionResult(
         architecture, dtype.name, source.step, tuple(source.notes), vocabulary.description
     )
+
+
+def _check_router(architecture: Architecture, request: ConversionRequest) -> None:
+    """Checks that the target has a router by which a token visits as many experts."""
+    if architecture.experts_per_token > 1 and {
+        request.source_format,
+        request.target_format,
+    } != {MTF}:
+        raise UserError(
+            f"In the model of {request.source}, a token visits "
+            f"{architecture.experts_per_token} experts. Of the three formats, only Mesh "
+            "TensorFlow has a router whose gates for them add up to 1, so the converted model "
+            "would be another one."
+        )
 
 
 def _write_generation_config(folder: str, request: ConversionRequest) -> None:
@@ -181,7 +196,7 @@ def _check_disk_space(target: str, needed: int) -> None:
 def _create_folder(target: str) -> Iterator[str]:
     """Yields a temporary folder. It becomes the target on success, and is removed otherwise."""
     parent, name = os.path.split(os.path.abspath(target))
-    folder = os.path.join(parent, f".{name}.part-{os.getpid()}")
+    folder = whole_file.name_part(os.path.join(parent, f".{name}"))
     try:
         os.makedirs(folder)
     except OSError as error:

@@ -160,11 +160,16 @@ def _format_stack(stack: str, sparse: Sequence[bool]) -> list[str]:
 
 def _format_switch(architecture: Architecture, activation: str | list[str]) -> list[str]:
     capacity = architecture.capacity
+    router = [
+        "SwitchFFN.router = @TopKRouter()",
+        f"TopKRouter.k = {architecture.experts_per_token}",
+    ]
     return [
         "",
         f"num_experts = {architecture.num_experts}",
         "SwitchFFN.num_experts = %num_experts",
         f"SwitchFFN.activation = {_quote(activation)}",
+        *(router if architecture.experts_per_token > 1 else []),
         f"Exploration.jitter = {architecture.input_jitter!r}",
         f"ExpertCapacity.capacity_factor_train = {capacity.capacity_factor_train}",
         f"ExpertCapacity.capacity_factor_eval = {capacity.capacity_factor_eval}",

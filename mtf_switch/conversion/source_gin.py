@@ -40,13 +40,21 @@ _GIN_NAMES = {
     ),
     "input_jitter": ("Exploration.jitter", "JITTER_NOISE"),
     "dropout_rate": ("dropout_rate", "DROPOUT_RATE"),
-    "activations": (
-        "DenseReluDense.activation",
-        "SwitchFFN.activation",
-        "MlpBlock.activations",
-        "T5Config.mlp_activations",
+    "activations": ("MlpBlock.activations", "T5Config.mlp_activations"),
+    "experts_per_token": (
+        "NUM_SELECTED_EXPERTS",
+        "TokensChooseMaskedRouter.num_selected_experts",
+        "TokensChooseScatterRouter.num_selected_experts",
     ),
 }
+# Whether a feed-forward layer is sparse -> the names of its activations in Mesh TensorFlow,
+# whose default is ReLU.
+_OF_LAYERS = {
+    False: ("DenseReluDense.activation",),
+    True: ("SwitchFFN.activation", "MoE1D.activation"),
+}
+# The routers of Mesh TensorFlow's own MoE by which a token visits several experts.
+_TOP_2, _TOP_N = "top_2", "top_n"
 _CAPACITY_FIELDS = {field.name for field in dataclasses.fields(ExpertCapacity)}
 
 
@@ -100,7 +108,7 @@ def apply_gin_file(path: str, inferred: Architecture) -> Architecture:
     Raises:
       UserError: If the file is not a gin file, or contradicts the tensors.
     """
-    values = _read_model_values(path)
+    values = _read_model_values(path, inferred)
     activations = values.pop("activations", inferred.activations)
     activations = (activations,) if isinstance(activations, str) else activations
     if isinstance(activations, list):
@@ -122,19 +130,83 @@ def apply_gin_file(path: str, inferred: Architecture) -> Architecture:
     )
 
 
-def _read_model_values(path: str) -> dict[str, Any]:
+def _read_model_values(path: str, inferred: Architecture) -> dict[str, Any]:
     """Returns the values that a gin file binds, by the attributes of _GIN_NAMES."""
-    bindings = _read_bindings(path)
+    statements = _read_statements(path)
+    bindings = {name: _drop_reference(value) for name, value in statements.items()}
     values = {}
     for attribute, gin_names in _GIN_NAMES.items():
-        for name, value in bindings.items():
-            matches = any(name == end or name.endswith("." + end) for end in gin_names)
-            if matches and value is not None:
-                values.setdefault(attribute, value)
+        value = _find(bindings, gin_names)
+        if value is not None:
+            values[attribute] = value
+    values.update(_read_activations(path, bindings, inferred))
+    if inferred.num_experts:
+        values.update(_read_experts_per_token(statements))
+    else:
+        values.pop("experts_per_token", None)
     return values
 
 
-def _read_bindings(path: str) -> Mapping[str, Any]:
+def _find(bindings: Mapping[str, Any], gin_names: Sequence[str]) -> Any:
+    """Returns the first value that is bound to one of these names, or None."""
+    return next(
+        (
+            value
+            for name, value in bindings.items()
+            if value is not None
+            and any(name == end or name.endswith("." + end) for end in gin_names)
+        ),
+        None,
+    )
+
+
+def _read_activations(
+    path: str, bindings: Mapping[str, Any], inferred: Architecture
+) -> dict[str, Any]:
+    """Reads the activations of Mesh TensorFlow's feed-forward layers; {} if none is bound.
+
+    Raises:
+      UserError: If sparse and dense layers have different ones.
+    """
+    bound = {is_sparse: _find(bindings, names) for is_sparse, names in _OF_LAYERS.items()}
+    if all(value is None for value in bound.values()):
+        return {}
+    found = {
+        is_sparse: "relu" if bound[is_sparse] is None else bound[is_sparse]
+        for is_sparse in sorted({*inferred.encoder, *inferred.decoder})
+    }
+    misfits = [value for value in found.values() if (len(_list(value)) == 2) != inferred.gated]
+    if misfits:  # the caller refuses them
+        return {"activations": misfits[0]}
+    first, *others = found.values()
+    if any(_list(other) != _list(first) for other in others):
+        raise UserError(
+            f"{path} says that dense feed-forward layers have the activation {found[False]!r}, "
+            f"and experts {found[True]!r}, but no format states two: such a model cannot be "
+            "converted or pruned."
+        )
+    return {"activations": first}
+
+
+def _list(activations: Any) -> list[Any]:
+    return list(activations) if isinstance(activations, (list, tuple)) else [activations]
+
+
+def _read_experts_per_token(statements: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads how many experts a router of Mesh TensorFlow chooses; {} if that is one."""
+    router = _find(statements, ["SwitchFFN.router"])
+    gating = _find(statements, ["MoE1D.moe_gating"])
+    if isinstance(router, gin_statements.Reference) and router.base_name == "TopKRouter":
+        return {"experts_per_token": _find(statements, ["TopKRouter.k"]) or 2}
+    if gating == _TOP_2:
+        return {"experts_per_token": 2}
+    if gating == _TOP_N:
+        count = _find(statements, ["MoE1D.top_n_num_experts_per_token"])
+        return {"experts_per_token": count or 3}
+    return {}
+
+
+def _read_statements(path: str) -> Mapping[str, Any]:
     """Returns the value of each macro and each `selector.parameter` in a gin file."""
     try:
         with open(path, encoding="utf-8") as file:
@@ -146,10 +218,15 @@ def _read_bindings(path: str) -> Mapping[str, Any]:
     return {name: _resolve(value, values) for name, value in values.items()}
 
 
+def _drop_reference(value: Any) -> Any:
+    """Returns None for a reference to a configurable, and every other value as it is."""
+    return None if isinstance(value, gin_statements.Reference) else value
+
+
 def _resolve(value: Any, values: Mapping[str, Any]) -> Any:
-    """Replaces a macro by its value; returns None for a reference to a configurable."""
+    """Replaces a macro by its value."""
     for _ in range(10):  # macros may refer to other macros, even in a cycle
         if not isinstance(value, gin_statements.Macro):
             break
         value = values.get(value.name)
-    return None if isinstance(value, gin_statements.Reference) else value
+    return value

@@ -168,13 +168,14 @@ def _open_or_write_cache(
         or another run; see `cache_key`.
     """
     folder, key = chosen.cache, cache_key.make(chosen, settings, teacher)
-    if os.path.exists(folder):
+    is_own = not os.path.exists(folder) and teacher_cache.write(
+        folder, key, settings, teacher, model
+    )
+    if not is_own:
         info = teacher_cache.read_info(folder)
         cache_key.check(folder, info, key)
         read_first = functools.partial(teacher_cache.read_first_batch, folder)
         cache_key.check_first_batch(folder, read_first, info["seed"], settings)
-    else:
-        teacher_cache.write(folder, key, settings, teacher, model)
     return TeacherCache.open(folder)
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -177,8 +178,8 @@ def read_info(folder: str) -> dict[str, Any]:
 
 def write(
     folder: str, key: Mapping[str, Any], settings: RunSettings, teacher: Teacher, model: Any
-) -> None:
-    """Computes a cache and writes it.
+) -> bool:
+    """Computes a cache and writes it, unless another process writes one there first.
 
     Args:
       folder: The folder, which is created.
@@ -188,21 +189,36 @@ def write(
       teacher: The teacher.
       model: Its model, see `Teacher.build`.
 
+    Returns:
+      Whether the folder has this cache, and not that of another process.
+
     Raises:
       UserError: If the folder cannot be written.
     """
     mesh_layout.check_has_devices(settings.layout, settings.devices)
-    part = f"{folder.rstrip('/')}.part-{os.getpid()}"
+    part = whole_file.name_part(folder.rstrip("/"))
     try:
         whole_file.make_folder(part)
         info = _write_batches(part, key["teacher_top_k"], settings, teacher, model)
         text = json.dumps({**key, **info}, indent=2) + "\n"
         whole_file.write_text(os.path.join(part, _INFO), text)
-        os.rename(part, folder)
+        return _move(part, folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}).") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _move(part: str, folder: str) -> bool:
+    """Makes a written cache that of a folder, unless another process has written one there."""
+    try:
+        os.rename(part, folder)
+    except OSError:
+        if not os.path.exists(os.path.join(folder, _INFO)):
+            raise
+        print(f"Another process has written {folder}, which is used.", file=sys.stderr)
+        return False
+    return True
 
 
 def _write_batches(

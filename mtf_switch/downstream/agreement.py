@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 from mtf_switch.downstream import answers
 from mtf_switch.downstream.answers import Answers
+from mtf_switch.downstream.evaluation_sets import EvaluationSet
 from mtf_switch.downstream.scores import StepScores
 from mtf_switch.errors import UserError
 
@@ -63,6 +65,34 @@ def check_same_decoding(
                     "be compared. Decode all of them in the same way, or move the earlier "
                     "scores to another folder."
                 )
+
+
+def check_same_data(
+    file: str, sets: Sequence[EvaluationSet], split: str, step: int, limit: int | None
+) -> None:
+    """Checks that an evaluation reads the examples of which a file has scores already.
+
+    Args:
+      file: The file with the scores, in the folder of the answers.
+      sets: The examples of the evaluation.
+      split: Their split.
+      step: The step of scores in the file. Those without a file of answers pass.
+      limit: The maximum number of examples of each task, or None.
+
+    Raises:
+      UserError: If the examples of a task differ.
+    """
+    model_dir = os.path.dirname(os.path.dirname(file))
+    for part in sets:
+        path = answers.answers_file(model_dir, split, part.task.name, step, limit)
+        found, now = answers.read_examples(path), answers.list_examples(part)
+        if found is not None and found != now:
+            raise UserError(
+                f"{file} has scores (step {step}) on other examples of {part.task.name!r} than "
+                f"this evaluation has ({len(found):,} and {len(now):,} of them), so they "
+                "cannot be compared. Restore the data, evaluate --checkpoint_steps=all again, "
+                "or move the earlier scores to another folder."
+            )
 
 
 def check_all_answered(

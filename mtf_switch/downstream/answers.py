@@ -132,6 +132,25 @@ def read_answers(
         ) from error
 
 
+def list_examples(examples: EvaluationSet) -> list[tuple[str, Any]]:
+    """Returns the input text and the postprocessed target of each example, as in a file."""
+    targets = json.loads(json.dumps(list(examples.targets), default=_to_json))
+    return [(examples.get_text(i, "inputs"), target) for i, target in enumerate(targets)]
+
+
+def read_examples(path: str) -> list[tuple[str, Any]] | None:
+    """Reads what `list_examples` returns from a file of answers.
+
+    Returns:
+      None if the file is absent or damaged.
+    """
+    try:
+        lines = [json.loads(line) for line in whole_file.read_text(path).split("\n") if line]
+        return [(line["inputs"], line["target_value"]) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 def _with_hashable_group(target: Any) -> Any:
     """Turns the group of a target, which is a list in JSON, back into a tuple."""
     if isinstance(target, dict) and isinstance(target.get("group"), list):

@@ -14,6 +14,7 @@ If only the first N examples of each task are read, the names are NAME-firstN.js
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Sequence
@@ -59,19 +60,20 @@ def score_checkpoints(
 
     Raises:
       UserError: If the task has no metrics or no data, if a step has no checkpoint, or if the
-        file has scores of other steps with different decoding settings.
+        file has scores of other steps with different decoding settings or examples.
     """
     settings, model_dir = run.settings, run.model_dir
     paths = [] if follow else checkpoint_selection.select_checkpoints(model_dir, selection)
     sets = evaluation_sets.load_evaluation_sets(settings, split, limit)
     decoding.bind_decode_length(settings)
-    by_step = {
-        step.step: step for step in scores.read_scores(model_dir, split, settings.task, limit)
-    }
+    read_scores = functools.partial(scores.read_scores, model_dir, split, settings.task, limit)
+    before = read_scores()
     file = scores.scores_file(model_dir, split, settings.task, limit)
     chosen = {saved_checkpoints.parse_step(path) for path in paths}
-    others = [by_step[step] for step in by_step if step not in chosen and not follow]
+    others = [step for step in before if step.step not in chosen and not follow]
     agreement.check_same_decoding(file, others, decoding.describe_settings(model_dir))
+    if others:
+        agreement.check_same_data(file, sets, split, others[-1].step, limit)
     if follow:
         followed = checkpoint_selection.FollowedRun(run)
         paths = checkpoint_selection.wait_for_checkpoints(model_dir, followed)
@@ -81,8 +83,10 @@ def score_checkpoints(
         decoded = decoding.decode(sets, run, path)
         total = sum(len(part.examples) for part in sets)
         bar = tqdm(decoded, f"step {step}", total, unit="example", leave=False, disable=None)
-        by_step[step] = _score_answers(model_dir, split, step, limit, sets, list(bar))
-        in_order = [by_step[key] for key in sorted(by_step)]
+        scored = _score_answers(model_dir, split, step, limit, sets, list(bar))
+        # Another process may have added steps in the meantime.
+        in_order = [other for other in read_scores() if other.step != step]
+        in_order = sorted([*in_order, scored], key=lambda one: one.step)
         name = os.path.basename(os.path.abspath(model_dir))
         report = scores_report.make_report(settings.task, split, limit, in_order, name)
         report.write(scores.eval_folder(model_dir, split))
@@ -91,8 +95,8 @@ def score_checkpoints(
             f"{time.monotonic() - began:.1f} seconds"
         )
         if follow:
-            tqdm.write(scores_report.format_line(by_step[step]))
-    return [by_step[key] for key in sorted(by_step)]
+            tqdm.write(scores_report.format_line(scored))
+    return read_scores()
 
 
 def _score_answers(

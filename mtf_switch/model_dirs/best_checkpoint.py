@@ -13,6 +13,7 @@ import sys
 import tensorflow.compat.v1 as tf
 
 from mtf_switch.config import saved_config
+from mtf_switch.errors import UserError
 
 FOLDER = "best"
 _FILE = "validation.json"
@@ -64,6 +65,20 @@ class BestCheckpoint:
                 tf.io.gfile.remove(file)
         self._loss = loss
         return True
+
+
+def check_is_own(model_dir: str) -> None:
+    """Checks that the folder of a run without a checkpoint has no best one of another run.
+
+    Raises:
+      UserError: If it has. The new run might never be better, and its best would be that one.
+    """
+    folder = os.path.join(model_dir, FOLDER)
+    if saved_config.is_started(folder) and not saved_config.is_started(model_dir):
+        raise UserError(
+            f"{folder} has the best checkpoint of an earlier run, but {model_dir} has no "
+            "checkpoint, so a new run would start there: move or remove that folder first."
+        )
 
 
 def _read_loss(folder: str) -> float | None:

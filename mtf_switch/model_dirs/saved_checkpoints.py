@@ -183,7 +183,7 @@ def drop_spoiled(model_dir: str, bad_step: int) -> str | None:
 
     The loss of step n is computed with the weights after step n - 1, so a checkpoint of step
     n - 1 is spoiled although the loss of that step was finite. All earlier checkpoints gave
-    finite losses.
+    finite losses. Later ones are of a run that went back to an earlier one, and stay.
 
     Args:
       model_dir: The folder of the run.
@@ -192,7 +192,7 @@ def drop_spoiled(model_dir: str, bad_step: int) -> str | None:
     Returns:
       The path of the last good checkpoint, or None.
     """
-    paths = list_paths(model_dir)
+    paths = [path for path in list_paths(model_dir) if parse_step(path) <= bad_step]
     if paths and parse_step(paths[-1]) >= bad_step - 1:
         spoiled = paths.pop()
         for file in tf.io.gfile.glob(spoiled + ".*"):

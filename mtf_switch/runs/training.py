@@ -8,7 +8,13 @@ from t5.models import mesh_transformer
 
 from mtf_switch.config import saved_config
 from mtf_switch.errors import Interrupted, UserError
-from mtf_switch.model_dirs import kept_vocabulary, leftovers, run_lock, saved_checkpoints
+from mtf_switch.model_dirs import (
+    best_checkpoint,
+    kept_vocabulary,
+    leftovers,
+    run_lock,
+    saved_checkpoints,
+)
 from mtf_switch.model_dirs.restoring import CheckShapesHook
 from mtf_switch.runs import (
     data,
@@ -71,6 +77,8 @@ def _prepare_folder(run: Run, accept_new_text: bool) -> None:
     vocabularies = run_vocabulary.bind(run)
     by_content = ("task_vocabulary.source", "task_vocabulary.sentinels")
     saved_config.compare(model_dir, by_content if vocabularies else ())
+    if run.settings.keep_best:
+        best_checkpoint.check_is_own(model_dir)
     leftovers.remove(model_dir)
     saved_checkpoints.repair_list(model_dir)
     # Nothing is refused from here on.

@@ -45,7 +45,7 @@ def export(
       UserError: If the model cannot be exported, or the folder cannot be written.
     """
     model = ServedModel(run, checkpoint, batch_sizes, bool(info["samples"]))
-    part = os.path.join(export_dir, f".part-{os.getpid()}")
+    part = whole_file.name_part(os.path.join(export_dir, ".export"))
     try:
         os.makedirs(export_dir, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:

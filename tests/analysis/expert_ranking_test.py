@@ -71,11 +71,17 @@ def test_tokens_are_counted_once_for_each_stack() -> None:
     [
         (4, "share", f"--experts=4 experts cannot be kept: {LAYER} has 4. Keep fewer."),
         (5, "share", "--experts=5 experts cannot be kept"),
+        (2, "share", f"2 experts are too few for the router of {LAYER}, by which a token choo"),
         (3, "output_norm", f"needs one expert for each token, but in {LAYER} a token visits 2"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(count, criterion, message) -> None:
-    model = types.SimpleNamespace(experts={LAYER: 4}, experts_per_token=lambda layer: 2)
+    model = types.SimpleNamespace(
+        experts={LAYER: 4},
+        experts_per_token=lambda layer: 2,
+        choices_per_token=lambda layer: 3,
+    )
     with pytest.raises(UserError, match=re.escape(message)):
         expert_ranking.check_can_prune(model, count, criterion)
-    expert_ranking.check_can_prune(model, 3, "share")
+    for possible in (1, 3):
+        expert_ranking.check_can_prune(model, possible, "share")

@@ -10,6 +10,8 @@ import line_files
 import pytest
 from tiny_run import TinyRun, copy_of
 
+from mtf_switch.runs import prediction
+
 PAIRS = [("ba do ki", "lu me"), ("no pa", "ri so tu")]
 
 
@@ -37,6 +39,26 @@ def test_each_checkpoint_gets_a_file_with_its_results(
     assert f"The weights are those of {elsewhere}/model.ckpt-6; {trained}/config.gin" in (
         outcome.err
     )
+
+
+def test_the_step_is_that_of_the_weights_if_training_saves_another_one(
+    tiny: TinyRun, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copy_of(trained, tmp_path / "run")
+    read = []
+
+    def score_lines(run_, checkpoint, **_):
+        read.append(checkpoint)
+        for path in run.glob("model.ckpt-6.*"):
+            shutil.copy(path, run / path.name.replace("-6.", "-9."))
+        (run / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-9"\n')
+        return prediction.Results([-1.0] * len(PAIRS), 0.0)
+
+    monkeypatch.setattr(prediction, "score_lines", score_lines)
+    outcome, _ = line_files.score(tiny, run, PAIRS, tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert "2 lines, step 6, " in outcome.out
+    assert read == [f"{run}/model.ckpt-6"]
 
 
 @pytest.mark.parametrize(

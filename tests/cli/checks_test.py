@@ -107,6 +107,33 @@ MISTAKES = {
     ("train", "--model_dir={0}/new", *TINY, "--corpus={0}/*.md"): "No file matches",
     ("train", "--model_dir={0}/new", *TINY, "--corpus={0}/a.txt", "--task=x"): "only one",
     ("plan",): "No model is named",
+    (
+        "plan",
+        *TINY,
+        "--output_dir={0}/a.txt",
+    ): "--output_dir={0}/a.txt is a file: name a folder",
+    ("compile", *TINY, "--topology=v3:2x2", "--output_dir={0}/a.txt"): "a.txt is a file",
+    (
+        *("compare", "--models", "{0}/run", "--tasks=x"),
+        "--output_dir={0}/a.txt",
+    ): "--output_dir={0}/a.txt is a file",
+    ("superglue", "--model_dir={0}/run", "--output_dir={0}/a.txt"): "a.txt is a file",
+    ("experts", "--model_dir={0}/run", "--output_dir={0}/a.txt"): "a.txt is a file",
+    ("export", "--model_dir={0}/run", "--export_dir={0}/a.txt"): "a.txt is a file",
+    (
+        *("export", "--model_dir={0}/run"),
+        "--export_dir=gs://b/x",
+    ): "--export_dir=gs://b/x is not on this machine, where export writes: name a folder",
+    ("superglue", "--model_dir={0}/run", "--output_dir=gs://b/x"): "where superglue writes",
+    ("experts", "--model_dir={0}/run", "--output_dir=gs://b/x"): "where experts writes",
+    (
+        *("prune", "--model_dir={0}/run", "--experts=2"),
+        "--output_dir=gs://b/x",
+    ): "where prune writes",
+    (
+        *("distil", "--model_dir={0}/new", "--teacher={0}/run", "--student=models/t5_tiny.gin"),
+        "--cache_teacher=gs://b/x",
+    ): "--cache_teacher=gs://b/x is not on this machine",
     ("plan", *TINY, "--compare", "no.gin"): "no gin file 'no.gin'",
     ("tasks", "--data_dir={0}/no"): "There is no folder {0}/no",
 }

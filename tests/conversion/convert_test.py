@@ -206,3 +206,21 @@ def test_memory_is_that_of_a_few_tensors_for_every_size_of_checkpoint(tmp_path):
         assert memory["anonymous"] - memory["before"] < 0.75 * size
         if not (tmp_path / target).exists():
             folder.rename(tmp_path / target)
+
+
+def test_what_a_killed_process_left_is_no_obstacle(tmp_path, monkeypatch):
+    """Processes of two containers often have the same id."""
+    source = random_checkpoints.write_checkpoint("mtf", tmp_path / "a", random_checkpoints.T5)
+    names = []
+
+    def fail(folder, *_, **__):
+        names.append(folder)
+        raise UserError("stop")
+
+    monkeypatch.setattr("mtf_switch.conversion.model_gin.write_gin_files", fail)
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # as if it were killed
+    for _ in range(2):
+        with pytest.raises(UserError, match="stop"):
+            conversions.convert("mtf", "mtf", source, tmp_path / "to")
+    assert len(set(names)) == 2
+    assert not (tmp_path / "to").exists()

@@ -9,7 +9,7 @@ import conversions
 import pytest
 import random_checkpoints
 from random_checkpoints import assert_bit_equal, read_tensors
-from tiny_run import TinyRun
+from tiny_run import TinyRun, copy_of
 
 from mtf_switch.config import bound_settings, gin_config, saved_config
 
@@ -45,6 +45,26 @@ def test_a_trained_model_is_exported_and_comes_back(tiny, trained, tmp_path):
     returned = read_tensors("mtf", tmp_path / "mtf")
     # The names agree as well: the blocks are grouped in the same way.
     assert_bit_equal(weights, returned)
+
+
+def test_a_model_whose_tokens_visit_two_experts_keeps_its_router_or_is_refused(
+    tiny, trained, tmp_path
+):
+    top_2 = copy_of(trained, tmp_path / "top_2")
+    config = top_2 / "config.gin"
+    config.write_text(config.read_text() + "SwitchFFN.router = @TopKRouter()\n")
+    for target_format in ("hf", "t5x"):
+        to = tmp_path / target_format
+        outcome = tiny.command("convert", "--from=mtf", f"--to={target_format}", top_2, to)
+        assert outcome.code == 1
+        assert "a token visits 2 experts. Of the three formats, only Mesh" in outcome.err
+        assert not to.exists()
+    for name, flags in {"own": [], "other_run": run_flags(tiny)}.items():
+        files = [f"--gin_file={path}" for path in ["runs/converted.gin"] if flags]
+        convert_by_command(tiny, "mtf", "mtf", top_2, tmp_path / name, *files, *flags)
+        assert (
+            "SwitchFFN.router = @TopKRouter()" in (tmp_path / name / "config.gin").read_text()
+        )
 
 
 @pytest.fixture(scope="module")

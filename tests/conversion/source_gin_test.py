@@ -77,6 +77,61 @@ def test_a_gin_file_that_contradicts_the_checkpoint_is_reported(tmp_path):
         source_gin.apply_gin_file(str(path), random_checkpoints.GATED)
 
 
+@pytest.mark.parametrize(
+    ("text", "blocks", "expected"),
+    [
+        ("DenseReluDense.activation = 'relu'\nSwitchFFN.activation = 'gelu'", "s", ("gelu",)),
+        ("DenseReluDense.activation = 'relu'\nSwitchFFN.activation = 'gelu'", "d", ("relu",)),
+        ("DenseReluDense.activation = 'gelu'\nSwitchFFN.activation = 'gelu'", "ds", ("gelu",)),
+        ("DenseReluDense.activation = 'gelu'", "s", ("relu",)),
+        ("MlpBlock.activations = ('gelu',)", "ds", ("gelu",)),
+    ],
+)
+def test_activations_are_those_of_the_layers_that_the_model_has(
+    text, blocks, expected, tmp_path
+):
+    path = tmp_path / "config.gin"
+    path.write_text(text)
+    model = random_checkpoints.make_architecture(blocks, blocks, experts=2 * ("s" in blocks))
+    assert source_gin.apply_gin_file(str(path), model).activations == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DenseReluDense.activation = 'relu'\nSwitchFFN.activation = 'gelu'",
+        # Mesh TensorFlow's default, and that of SwitchFFN, is ReLU.
+        "DenseReluDense.activation = 'gelu'",
+        "a.SwitchFFN.activation = %act\nact = 'gelu'",
+    ],
+)
+def test_experts_with_another_activation_than_dense_layers_are_refused(text, tmp_path):
+    path = tmp_path / "config.gin"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"dense feed-forward layers have .* no format states"):
+        source_gin.apply_gin_file(str(path), random_checkpoints.SWITCH)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("SwitchFFN.router = @SwitchRouter()\nTopKRouter.k = 3", 1),
+        ("SwitchFFN.router = @TopKRouter()", 2),
+        ("encoder/SwitchFFN.router = %r\nr = @TopKRouter()\nTopKRouter.k = 3", 3),
+        ("transformer_moe.MoE1D.moe_gating = 'top_2'", 2),
+        ("MoE1D.moe_gating = 'top_n'\nMoE1D.top_n_num_experts_per_token = 4", 4),
+        ("MoE1D.moe_gating = 'switch'", 1),
+        ("NUM_SELECTED_EXPERTS = 2", 2),
+    ],
+)
+def test_the_experts_that_a_token_visits_are_read(text, expected, tmp_path):
+    path = tmp_path / "config.gin"
+    path.write_text(text)
+    found = source_gin.apply_gin_file(str(path), random_checkpoints.SWITCH)
+    assert found.experts_per_token == expected
+    assert source_gin.apply_gin_file(str(path), random_checkpoints.T5).experts_per_token == 1
+
+
 def test_a_macro_may_be_bound_to_another_one_and_even_to_itself(tmp_path):
     path = tmp_path / "config.gin"
     path.write_text("DROPOUT_RATE = %RATE\nRATE = %OTHER\nOTHER = 0.3\n")

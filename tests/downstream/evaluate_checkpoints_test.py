@@ -176,6 +176,43 @@ def test_steps_that_were_decoded_in_another_way_are_not_mixed(
     assert f"this evaluation has {value}" in outcome.err
 
 
+def test_steps_that_were_scored_on_other_examples_are_not_mixed(
+    evaluated, tiny: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_dir = copy_of(evaluated[0], tmp_path / "run")
+    before = contents(model_dir / "validation_eval")
+    path = model_dir / "validation_eval" / "super_glue_boolq_v102-2.jsonl"
+    path.write_text(path.read_text().replace("boolq", "bool", 1))
+    monkeypatch.setattr(decoding, "decode", Decoder().decode)
+    arguments = ("eval", f"--model_dir={model_dir}")
+    outcome = tiny.command(*arguments, "--checkpoint_steps=4")
+    assert outcome.code == 1
+    assert "(step 2) on other examples of 'super_glue_boolq_v102' than this" in outcome.err
+    assert "(2 and 2 of them)" in outcome.err
+    outcome = tiny.command(*arguments, "--checkpoint_steps=all")
+    assert outcome.code == 0, outcome.err
+    assert contents(model_dir / "validation_eval").keys() == before.keys()
+
+
+def test_steps_that_another_process_adds_meanwhile_are_kept(
+    evaluated, tiny: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_dir = copy_of(evaluated[0], tmp_path / "run")
+    file = Path(scores.scores_file(str(model_dir), "validation", SUPER_GLUE, None))
+    data = json.loads(file.read_text())
+    file.write_text(json.dumps({"steps": data["steps"][:1]}))
+
+    def decode(sets, run, checkpoint):
+        file.write_text(json.dumps({"steps": data["steps"][:2]}))
+        return Decoder().decode(sets, run, checkpoint)
+
+    monkeypatch.setattr(decoding, "decode", decode)
+    outcome = tiny.command("eval", f"--model_dir={model_dir}")
+    assert outcome.code == 0, outcome.err
+    steps = scores.read_scores(str(model_dir), "validation", SUPER_GLUE)
+    assert [step.step for step in steps] == [0, 2, 4]
+
+
 def test_checkpoints_are_selected_by_their_steps(finetuned: Path) -> None:
     def select(text: str) -> list[int]:
         selection = checkpoint_selection.parse_selection(text)

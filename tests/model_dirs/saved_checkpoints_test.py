@@ -66,6 +66,20 @@ def test_the_checkpoint_of_a_lost_loss_is_dropped(
     assert files == {f"ckpt-{step}" for step in kept}
 
 
+@pytest.mark.parametrize(("bad_step", "kept"), [(4, 0), (5, 3)])
+def test_later_checkpoints_of_a_run_that_went_back_are_not_dropped(
+    model_dir: Path, bad_step: int, kept: int
+) -> None:
+    """It went back to step 0 or 3, and its loss was lost before it reached step 6 again."""
+    (model_dir / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-3"\n')
+    later = {name for name in contents(model_dir) if name.startswith("model.ckpt-6.")}
+    last = saved_checkpoints.drop_spoiled(str(model_dir), bad_step)
+    assert last == f"{model_dir}/model.ckpt-{kept}"
+    assert saved_checkpoints.find_latest(str(model_dir)) == last
+    assert later < contents(model_dir).keys()
+    assert ("model.ckpt-3.index" in contents(model_dir)) == (kept == 3)
+
+
 def test_with_its_only_checkpoint_spoiled_a_run_is_at_step_0(model_dir: Path) -> None:
     for step in (3, 6):
         for path in model_dir.glob(f"model.ckpt-{step}.*"):

@@ -139,6 +139,25 @@ def test_the_best_checkpoint_of_an_earlier_call_is_replaced_only_by_a_better_one
     assert (folder / "config.gin").read_text() == "x = 1\n"
 
 
+def test_the_best_checkpoint_of_another_run_is_not_taken_for_that_of_a_new_one(
+    tiny: TinyRun, tmp_path: Path
+) -> None:
+    """The user has removed the checkpoints of a run to train another one from step 0."""
+    run = tmp_path / "run"
+    (run / "best").mkdir(parents=True)
+    for name in ("config.gin", "model.ckpt-9.index"):
+        (run / "best" / name).write_text("")
+    arguments = (run, "--steps=2", "--keep_best", "--eval_every=1")
+    outcome = tiny.train(*arguments)
+    assert outcome.code == 1
+    assert f"{run}/best has the best checkpoint of an earlier run, but {run}" in outcome.err
+    assert sorted(path.name for path in run.iterdir()) == ["best"]
+    # A run that continues has its own.
+    (run / "config.gin").write_text("")
+    (run / "model.ckpt-3.index").write_text("")
+    best_checkpoint.check_is_own(str(run))
+
+
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_validation_loss_that_is_not_finite_is_said_and_damages_no_row(
     tmp_path: Path, capsys, loss: float
