@@ -17,7 +17,7 @@ APPENDIX_B = Exhibit(
         Row(
             "switch",
             "Switch-Base, capacity factor 1.0",
-            trainings.at_capacity("switch_8", _FACTOR),
+            trainings.switch_at_capacity(_FACTOR),
             _PAPER_FILE,
         ),
         Row(

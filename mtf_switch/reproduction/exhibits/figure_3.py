@@ -13,7 +13,7 @@ def _row(factor: float) -> Row:
     return Row(
         f"capacity_{factor}",
         f"Switch-Base, capacity factor {factor}",
-        trainings.at_capacity("switch_8", factor),
+        trainings.switch_at_capacity(factor),
         f"paper/table_1/switch_base_{factor:.2f}.gin",
     )
 

@@ -32,7 +32,7 @@ def _moe(factor: float, quality: float, speed: float) -> Row:
 
 
 def _switch(factor: float, quality: float, speed: float) -> Row:
-    training = trainings.at_capacity("switch_8", factor)
+    training = trainings.switch_at_capacity(factor)
     title = f"Switch-Base, capacity factor {factor}"
     return _row(title, training, f"switch_base_{factor:.2f}", quality, speed)
 

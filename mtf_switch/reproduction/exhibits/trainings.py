@@ -67,6 +67,11 @@ def at_capacity(name: str, factor: float, *gin_files: str, part: str | None = No
     )
 
 
+def switch_at_capacity(factor: float) -> Training:
+    """Returns the Switch model with a capacity factor; that of the scales is 2.0."""
+    return SWITCH if factor == 2.0 else at_capacity("switch_8", factor)
+
+
 def tune(source: Training, rates: str) -> Training:
     """Returns a model that is fine-tuned on the tasks of the embedded text.
 
