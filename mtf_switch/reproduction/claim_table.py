@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from mtf_switch import report
-from mtf_switch.errors import name_program
 from mtf_switch.reproduction import estimates
 from mtf_switch.reproduction.estimates import format_estimate
 from mtf_switch.reproduction.verdicts import JudgedClaim
 
 # The heads of the columns of `format_numbers`.
 NUMBERS = ("paper", "ours", "verdict")
-GENERATED = "<!-- Written by `run_switch.py reproduce`. Do not edit. -->"
-
-
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """What a report says about its results, besides the results.
-
-    Attributes:
-      scale: Name of the scale.
-      seeds: The number of seeds that were asked for.
-      commit: The commit of this code.
-      lock: See `Origin.lock`.
-      flags: The flags of `reproduce` that train what is missing.
-      unused: Names of results that another configuration made.
-      speeds: How speeds were measured; "" for an exhibit that does not compare them.
-    """
-
-    scale: str
-    seeds: int
-    commit: str
-    lock: str
-    flags: tuple[str, ...]
-    unused: tuple[str, ...] = ()
-    speeds: str = ""
-
-    def format_command(self, exhibit: str) -> str:
-        """Formats the command that trains what an exhibit lacks, for a shell."""
-        return f"{name_program()} {shlex.join(['reproduce', exhibit, *self.flags])}"
 
 
 def format_claims(judged: Sequence[JudgedClaim]) -> str:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import collections
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mtf_switch import report
-from mtf_switch.errors import join_first
 from mtf_switch.report import Report
 from mtf_switch.reproduction import (
     claim_table,
     estimates,
     language_section,
     metrics,
+    origin_warnings,
     results_csv,
     student_columns,
     verdicts,
 )
-from mtf_switch.reproduction.claim_table import GENERATED, Context
 from mtf_switch.reproduction.effects import Difference, Results
 from mtf_switch.reproduction.estimates import format_estimate, format_number
 from mtf_switch.reproduction.exhibit import Column, Exhibit, Row
+from mtf_switch.reproduction.page_context import GENERATED, Context
 from mtf_switch.reproduction.training_result import TrainingResult, describe_divergence
 from mtf_switch.reproduction.verdicts import JudgedClaim
 
@@ -42,7 +41,7 @@ def make_report(exhibit: Exhibit, results: Results, context: Context) -> Report:
     judged = verdicts.judge_all(exhibit, results)
     has_results = any(results.values())
     claims = claim_table.format_claims(judged)
-    warnings = format_warnings(exhibit, results, context)
+    warnings = origin_warnings.format_warnings(exhibit, results, context)
     return Report(
         name=exhibit.name,
         text=f"{exhibit.label}: {exhibit.title}\n\n{format_table(exhibit, results)}\n\n"
@@ -74,7 +73,7 @@ def format_page(
     """Formats the page of an exhibit."""
     lines = [GENERATED, "", f"# {exhibit.label}: {exhibit.title}", ""]
     lines += [f"Scale: {context.scale}. {describe_seeds(exhibit, results)}", ""]
-    warnings = format_warnings(exhibit, results, context)
+    warnings = origin_warnings.format_warnings(exhibit, results, context)
     lines += [warnings, ""] if warnings else []
     lines += [format_table(exhibit, results), ""]
     lines += [_explain_table(exhibit), ""] if any(results.values()) else []
@@ -134,55 +133,6 @@ def _signatures(exhibit: Exhibit, results: Results) -> list[str]:
         for _, result in sorted(results.get(row.name, {}).items())
     ]
     return list(dict.fromkeys(found))
-
-
-def format_warnings(exhibit: Exhibit, results: Results, context: Context) -> str:
-    """Says which results have another configuration, or come from another commit or lock.
-
-    It also says how their speeds were measured.
-
-    Returns:
-      Sentences, a line each; "" if there is nothing to say.
-    """
-    origins, everything = collections.defaultdict(set), set()
-    for row in exhibit.rows:
-        for result in results.get(row.name, {}).values():
-            name = f"{row.training.name}-{result.seed}"
-            everything.add(name)
-            for difference in _differences(result, context):
-                origins[difference].add(name)
-    unused = [
-        f"**Not used:** {len(context.unused)} results have another gin configuration: "
-        f"{join_first(context.unused, 9)}."
-    ]
-    others = [
-        _format_origin(origin, names, everything) for origin, names in sorted(origins.items())
-    ]
-    # Without results, there is nothing that has a speed.
-    speeds = [context.speeds] if context.speeds and everything else []
-    return "\n".join([*(unused if context.unused else []), *others, *speeds])
-
-
-def _format_origin(origin: str, names: set[str], everything: set[str]) -> str:
-    """Says that `names` of the results, maybe all of them, have another origin."""
-    if names == everything:
-        return f"**Origin:** all results come from {origin}."
-    return (
-        f"**Mixed:** {len(names)} of {len(everything)} results from {origin}: "
-        f"{join_first(sorted(names), 9)}."
-    )
-
-
-def _differences(result: TrainingResult, context: Context) -> list[str]:
-    """Names what differs from the present code and packages."""
-    found = []
-    if result.origin.commit != context.commit:
-        found.append(f"commit {result.origin.commit}, not {context.commit}")
-    elif not result.origin.is_clean:
-        found.append(f"changed files ({result.origin.commit})")
-    if result.origin.lock != context.lock:
-        found.append("another requirements.txt")
-    return found
 
 
 def format_table(exhibit: Exhibit, results: Results) -> str:
@@ -304,5 +254,5 @@ def _to_data(
             else {}
         ),
         "claims": [claim_table.claim_data(one) for one in judged],
-        "warnings": format_warnings(exhibit, results, context),
+        "warnings": origin_warnings.format_warnings(exhibit, results, context),
     }

@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from mtf_switch import report
 from mtf_switch.report import Report
 from mtf_switch.reproduction import claim_table, verdicts
-from mtf_switch.reproduction.claim_table import GENERATED, Context
 from mtf_switch.reproduction.effects import Results
 from mtf_switch.reproduction.exhibit import Exhibit
+from mtf_switch.reproduction.page_context import GENERATED, Context
 from mtf_switch.reproduction.verdicts import JudgedClaim, Verdict
 
 _GUIDE = "docs/reproduction.md"

@@ -20,10 +20,10 @@ from mtf_switch.reproduction import (
     runner,
     speed_rounds,
 )
-from mtf_switch.reproduction.claim_table import Context
 from mtf_switch.reproduction.effects import Results
 from mtf_switch.reproduction.exhibit import Exhibit, Training
 from mtf_switch.reproduction.jobs import Job, list_jobs
+from mtf_switch.reproduction.page_context import Context
 from mtf_switch.reproduction.results_folder import ResultsFolder
 from mtf_switch.reproduction.scales import Scale
 from mtf_switch.reproduction.speed_rounds import SpeedRound

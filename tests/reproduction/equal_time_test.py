@@ -12,8 +12,8 @@ from made_results import make_result
 from mtf_switch.downstream.gains import EvaluationPoint
 from mtf_switch.reproduction import equal_time, exhibit_report, metrics
 from mtf_switch.reproduction.catalog import EXHIBITS
-from mtf_switch.reproduction.claim_table import Context
 from mtf_switch.reproduction.exhibit import Column
+from mtf_switch.reproduction.page_context import Context
 
 TABLE_1, TABLE_10 = EXHIBITS["table_1"], EXHIBITS["table_10"]
 

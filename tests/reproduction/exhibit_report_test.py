@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import math
 
 import pytest
-from made_results import make_result, make_seeds, of_commit
+from made_results import make_result, make_seeds
 from matplotlib.figure import Figure
 
 from mtf_switch.reproduction import exhibit_report
 from mtf_switch.reproduction.catalog import EXHIBITS
-from mtf_switch.reproduction.claim_table import Context
+from mtf_switch.reproduction.page_context import Context
 
 TABLE = EXHIBITS["table_11"]
 CONTEXT = Context("tiny", 3, "abc1234", "b" * 64, ("--seeds=3",))
@@ -301,43 +300,6 @@ def test_without_results_the_report_says_so_and_has_no_plot() -> None:
     assert report.plots == {}
     assert "No row was run yet." in report.documents["table_11.md"]
     assert report.text.count("**not run**") == 4
-
-
-def test_results_of_another_commit_or_lock_are_named() -> None:
-    assert "Mixed" not in exhibit_report.format_warnings(TABLE, RESULTS, CONTEXT)
-    mixed = {**RESULTS, "argmax": dict(RESULTS["argmax"])}
-    mixed["argmax"][1] = of_commit(mixed["argmax"][1], "0ld0ld0")
-    other = mixed["argmax"][2]
-    mixed["argmax"][2] = dataclasses.replace(
-        other, origin=dataclasses.replace(other.origin, lock="")
-    )
-    report = exhibit_report.make_report(TABLE, mixed, CONTEXT)
-    for text in (report.text, report.documents["table_11.md"]):
-        assert (
-            "**Mixed:** 1 of 9 results from commit 0ld0ld0, not abc1234: switch_8_argmax-1."
-        ) in text
-        assert "another requirements.txt: switch_8_argmax-2." in text
-
-
-def test_results_of_changed_files_are_named() -> None:
-    results = {
-        name: {
-            seed: of_commit(result, "abc1234 and changes") for seed, result in of_row.items()
-        }
-        for name, of_row in RESULTS.items()
-    }
-    context = dataclasses.replace(CONTEXT, commit="abc1234 and changes")
-    warning = exhibit_report.format_warnings(TABLE, results, context)
-    assert warning == "**Origin:** all results come from changed files (abc1234 and changes)."
-
-
-def test_results_that_have_one_other_origin_are_not_called_mixed() -> None:
-    results = {
-        name: {seed: of_commit(result, "0ld0ld0") for seed, result in of_row.items()}
-        for name, of_row in RESULTS.items()
-    }
-    warning = exhibit_report.format_warnings(TABLE, results, CONTEXT)
-    assert warning == "**Origin:** all results come from commit 0ld0ld0, not abc1234."
 
 
 def test_one_seed_has_no_interval() -> None:

@@ -24,9 +24,9 @@ from mtf_switch.reproduction import (
     verdicts,
     verification,
 )
-from mtf_switch.reproduction.claim_table import Context
 from mtf_switch.reproduction.effects import Results
 from mtf_switch.reproduction.language_effects import ByLanguage
+from mtf_switch.reproduction.page_context import Context
 from mtf_switch.reproduction.training_result import TaskCurve, TrainingResult
 from mtf_switch.reproduction.verdicts import Verdict
 from tasks import multilingual_corpus

@@ -10,7 +10,7 @@ from made_results import make_seeds
 
 from mtf_switch.reproduction import exhibit_report, overview
 from mtf_switch.reproduction.catalog import EXHIBITS
-from mtf_switch.reproduction.claim_table import Context
+from mtf_switch.reproduction.page_context import Context
 
 TABLE = EXHIBITS["table_11"]
 CONTEXT = Context("tiny", 3, "abc1234", "b" * 64, ("--seeds=3",))
