@@ -23,7 +23,7 @@ _QUALITY = "neg. log perplexity (nats per target token)"
 # The beginning of a curve, two fifths of its steps, is not shown: it would hide the rest.
 _FIRST_SHOWN = 0.4
 # More rows than these have a legend beside the plot, because it would hide the curves.
-_MOST_INSIDE = 9
+_MOST_INSIDE = 8
 # A difference is far from the others if it is larger than their median by this factor.
 _FAR = 10
 
@@ -32,7 +32,7 @@ def draw(figure: Figure, exhibit: Exhibit, results: Results) -> None:
     """Draws the plots of an exhibit side by side, from the rows that have results."""
     rows = [row for row in exhibit.rows if results.get(row.name)]
     is_large = len(rows) > _MOST_INSIDE
-    figure.set_size_inches((9 if is_large else 6) * len(exhibit.plots), 4.8)
+    figure.set_size_inches((7.5 if is_large else 6) * len(exhibit.plots), 4.8)
     axes = np.atleast_1d(figure.subplots(1, len(exhibit.plots)))
     for axis, name in zip(axes, exhibit.plots):
         PLOTS[name](axis, exhibit, rows, results)
