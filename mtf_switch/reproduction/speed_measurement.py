@@ -5,6 +5,8 @@ the times of these trainings do not compare. Here the rows take turns: in a roun
 trained for a few steps, one after the other. Every other round goes in the reverse order.
 
 A lock lets one process at a time measure in a folder of results: two would slow each other.
+Trainings are measured on one core: with two, the step of a small model takes one of two times,
+apart by a factor of 1.5, and the process keeps the one that it starts with.
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ def measure(
         name = f"speeds of {exhibit.name}"
         with tqdm(total=turns, desc=name, unit="turn", disable=not turns) as bar:
             for number, measured in missing.items():
-                found = _measure_round(plan, measured, number, folder, bar)
+                with _on_one_core() as machine:
+                    found = _measure_round(plan, measured, number, folder, machine, bar)
                 # What was measured before stays in its place until then.
                 _set_stale_aside(plan, exhibit, wanted, number, reruns)
                 speed_rounds.write(plan.folder, exhibit, number, found)
@@ -148,8 +151,31 @@ def _hold_folder(plan: runner.Plan) -> Iterator[str]:
         yield folder
 
 
+@contextlib.contextmanager
+def _on_one_core() -> Iterator[str]:
+    """Makes processes that start use one core; yields what they run on.
+
+    Where the system cannot do that, as on macOS, they use all cores.
+    """
+    machine = origins.describe_machine()
+    if not hasattr(os, "sched_setaffinity"):
+        yield machine
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield f"one of {machine}"
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def _measure_round(
-    plan: runner.Plan, trainings: Sequence[Training], seed: int, folder: str, bar: tqdm
+    plan: runner.Plan,
+    trainings: Sequence[Training],
+    seed: int,
+    folder: str,
+    machine: str,
+    bar: tqdm,
 ) -> SpeedRound:
     full = plan.scale
     steps = max(_FEWEST, min(_STEPS, full.steps or _STEPS))
@@ -163,7 +189,7 @@ def _measure_round(
     return SpeedRound(
         commit=plan.commit,
         lock=origins.find_lock(),
-        machine=origins.describe_machine(),
+        machine=machine,
         steps=steps,
         configurations={t.name: full.hash_configuration(t) for t in trainings},
         step_seconds=seconds,

@@ -31,7 +31,7 @@ class SpeedRound:
     Attributes:
       commit: The commit of this project.
       lock: See `Origin.lock`.
-      machine: See `origins.describe_machine`.
+      machine: See `origins.describe_machine`; "one of" says that one core was used.
       steps: The number of steps of each row.
       configurations: Name of a training -> see `Origin.configuration`.
       step_seconds: Name of a training -> the median seconds of its steps.

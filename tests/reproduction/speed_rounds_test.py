@@ -78,6 +78,23 @@ def test_rows_take_turns_in_each_round(tmp_path, monkeypatch) -> None:
     assert order == []
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinity of cores")
+def test_speeds_are_those_of_one_core(tmp_path, monkeypatch) -> None:
+    cores = []
+    spawn = runner._spawn
+
+    def note(*args):
+        cores.append(len(os.sched_getaffinity(0)))
+        return spawn(*args)
+
+    monkeypatch.setattr(runner, "_spawn", note)
+    before = os.sched_getaffinity(0)
+    (found,) = measure(make_plan(tmp_path), rounds=1).values()
+    assert cores == [1] * len(NAMES)
+    assert found.machine.startswith("one of ")
+    assert os.sched_getaffinity(0) == before
+
+
 @pytest.mark.parametrize("how", ["fail", "fail_late"])
 def test_a_round_that_fails_leaves_those_before_it(tmp_path, monkeypatch, how) -> None:
     plan = make_plan(tmp_path)
