@@ -196,7 +196,7 @@ def _difference_by_row(
     axis.axhline(0, color="black", linestyle="--", linewidth=0.8)
     _name_rows(axis, others)
     title = exhibit.find_row(exhibit.baseline).title
-    axis.set_ylabel(f"{metrics.METRICS[metric]} - that of {title}")
+    axis.set_ylabel(textwrap.fill(f"{metrics.METRICS[metric]} - that of {title}", 50))
     _compress(axis, [abs(np.mean(values)) for values in all_differences if len(values)])
 
 
