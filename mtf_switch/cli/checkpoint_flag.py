@@ -24,17 +24,15 @@ def add(parser: argparse.ArgumentParser, several: bool = True) -> None:
       parser: The parser.
       several: Whether the command reads several checkpoints, and writes a file for each.
     """
-    files = (
-        "; several give one output file each, with their steps at the ends of the names: "
-        "out.txt-1000"
-    )
+    files = "; several give one output file each, with their steps at the ends of the names: "
+    files = f"{files}out.txt-1000" if several else ""
     parser.add_argument(
         "--checkpoint",
         nargs="+",
         default=[],
         metavar="C",
         help="checkpoint to use: model.ckpt-1000 of the model_dir, or a path such as "
-        f"runs/other/model.ckpt-1000{files if several else ''} (default: the latest of the "
+        f"runs/other/model.ckpt-1000{files} (default: the latest of the "
         "model_dir)",
     )
     flags.add_check(parser, _check)

@@ -8,21 +8,14 @@ import json
 import math
 
 import pytest
-from made_results import make_result, make_seeds
+from made_results import CONTEXT, make_result, make_seeds
+from made_results import TABLE_11 as RESULTS
 from matplotlib.figure import Figure
 
 from mtf_switch.reproduction import exhibit_report
 from mtf_switch.reproduction.catalog import EXHIBITS
-from mtf_switch.reproduction.page_context import Context
 
 TABLE = EXHIBITS["table_11"]
-CONTEXT = Context("tiny", 3, "abc1234", "b" * 64, ("--seeds=3",))
-RESULTS = {
-    "argmax": make_seeds(-2.50, -2.52, -2.54, training="switch_8_argmax"),
-    "sample_softmax": make_seeds(-2.60, -2.62, -2.64, training="switch_8_sample_softmax"),
-    "input_dropout": {},
-    "input_jitter": make_seeds(-2.49, -2.52, -2.53),
-}
 
 
 def rows_of(table: str) -> list[list[str]]:

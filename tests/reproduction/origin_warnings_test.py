@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from made_results import make_seeds, of_commit
+from made_results import CONTEXT, make_seeds, of_commit
+from made_results import TABLE_11 as RESULTS
 
 from mtf_switch.reproduction import exhibit_report, origin_warnings
 from mtf_switch.reproduction.catalog import EXHIBITS
-from mtf_switch.reproduction.page_context import Context
 
 TABLE = EXHIBITS["table_11"]
-CONTEXT = Context("tiny", 3, "abc1234", "b" * 64, ("--seeds=3",))
-RESULTS = {
-    "argmax": make_seeds(-2.50, -2.52, -2.54, training="switch_8_argmax"),
-    "sample_softmax": make_seeds(-2.60, -2.62, -2.64, training="switch_8_sample_softmax"),
-    "input_dropout": {},
-    "input_jitter": make_seeds(-2.49, -2.52, -2.53),
-}
 
 
 def test_results_of_another_commit_or_lock_are_named() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mtf_switch.downstream.gains import EvaluationPoint
+from mtf_switch.reproduction.page_context import Context
 from mtf_switch.reproduction.training_result import Origin, TrainingResult
 
 ORIGIN = Origin(
@@ -76,3 +77,14 @@ def make_seeds(*qualities: float, **others: Any) -> dict[int, TrainingResult]:
 def of_commit(result: TrainingResult, commit: str) -> TrainingResult:
     """Returns the result with another commit."""
     return dataclasses.replace(result, origin=dataclasses.replace(result.origin, commit=commit))
+
+
+# What a page of three seeds says besides its results.
+CONTEXT = Context("tiny", 3, ORIGIN.commit, ORIGIN.lock, ("--seeds=3",))
+# Results of Table 11, of which one row is missing.
+TABLE_11 = {
+    "argmax": make_seeds(-2.50, -2.52, -2.54, training="switch_8_argmax"),
+    "sample_softmax": make_seeds(-2.60, -2.62, -2.64, training="switch_8_sample_softmax"),
+    "input_dropout": {},
+    "input_jitter": make_seeds(-2.49, -2.52, -2.53),
+}
