@@ -45,12 +45,13 @@ def _seconds_to_baseline(exhibit: Exhibit, of_seed: _OfSeed) -> dict[str, dict[s
 
     They are infinite for a row that does not reach it. A baseline that diverged has none.
     """
+    found = {name: {} for name in of_seed}
     baseline = of_seed.get(exhibit.baseline)
-    found = {}
+    if baseline is None or baseline.diverged_at is not None:
+        return found
+    quality = baseline.curve[-1].neg_log_perplexity
     for name, result in of_seed.items():
-        found[name] = {}
-        if baseline is not None and baseline.diverged_at is None and _is_timed(result):
-            quality = baseline.curve[-1].neg_log_perplexity
+        if _is_timed(result):
             seconds = gains.find_crossing(result.curve, quality, "seconds")
             found[name][metrics.SECONDS_TO_BASELINE] = math.inf if seconds is None else seconds
     return found
@@ -61,18 +62,15 @@ def _quality_at_equal_time(exhibit: Exhibit, of_seed: _OfSeed) -> dict[str, dict
 
     Without the times of all rows, that moment is unknown. Rows that diverge never end.
     """
+    found = {name: {} for name in of_seed}
     rows = {row.name for row in exhibit.rows if row.training is not None}
-    ending = [result for result in of_seed.values() if result.diverged_at is None]
-    is_known = rows == of_seed.keys() and all(map(_is_timed, ending))
-    if not (ending and is_known):
-        return {name: {} for name in of_seed}
-    first = min(result.curve[-1].seconds for result in ending)
-    return {
-        name: {}
-        if result.diverged_at is not None
-        else {metrics.QUALITY_AT_EQUAL_TIME: gains.interpolate(result.curve, first, "seconds")}
-        for name, result in of_seed.items()
-    }
+    ending = {name: one for name, one in of_seed.items() if one.diverged_at is None}
+    if rows == of_seed.keys() and ending and all(map(_is_timed, ending.values())):
+        first = min(result.curve[-1].seconds for result in ending.values())
+        for name, result in ending.items():
+            quality = gains.interpolate(result.curve, first, "seconds")
+            found[name][metrics.QUALITY_AT_EQUAL_TIME] = quality
+    return found
 
 
 def _is_timed(result: TrainingResult) -> bool:
