@@ -175,7 +175,7 @@ def collect_provenance(competitors: Mapping[str, timing.Competitor]) -> dict[str
 
 def name_machine() -> str:
     """Returns the processor's model and the number of cores."""
-    return f"{machine.processor_name()}, {os.cpu_count()} cores"
+    return f"{machine.processor_name()}, {machine.describe_cores()}"
 
 
 def format_origin(result: Mapping[str, Any]) -> str:

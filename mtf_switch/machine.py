@@ -17,9 +17,16 @@ def describe() -> str:
     import tensorflow as tf
 
     return (
-        f"{os.cpu_count()} cores ({processor_name()}), Python {platform.python_version()}, "
+        f"{describe_cores()} ({processor_name()}), Python {platform.python_version()}, "
         f"TensorFlow {tf.__version__}"
     )
+
+
+def describe_cores() -> str:
+    """Returns "1 core", "2 cores", ...: those that this process may use."""
+    can_count = hasattr(os, "sched_getaffinity")
+    count = len(os.sched_getaffinity(0)) if can_count else os.cpu_count() or 1
+    return f"{count} core{'s' * (count != 1)}"
 
 
 def processor_name() -> str:

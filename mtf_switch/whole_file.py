@@ -35,8 +35,7 @@ def open_for_writing(
     """Opens a file that replaces `path` when the `with` block ends.
 
     Until then, and if the block raises, `path` keeps its old content. Several processes may
-    write to the same path on this machine: each has its own temporary file, and the last one
-    wins.
+    write to the same path: each has its own temporary file, and the last one wins.
 
     Args:
       path: The file to write.
@@ -64,18 +63,18 @@ def name_part(path: str) -> str:
     return f"{path}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part"
 
 
-def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+def remove_leftovers(folder: str) -> None:
     """Removes the temporary files that killed processes of this machine left in a folder.
 
     The name of a temporary file contains its machine's name and its process id. The files of
     other machines and of running processes stay.
     """
     part = re.compile(rf".*\.{re.escape(_host())}-(\d+)-[0-9a-f]{{8}}\.part\Z")
-    for name in os.listdir(folder):
+    for name in list_names(folder):
         match = part.match(name)
         if match and not is_alive(int(match[1])):
             with contextlib.suppress(OSError):
-                os.remove(os.path.join(folder, name))
+                _remove(os.path.join(folder, name))
 
 
 def set_aside(path: str, reason: str) -> str:
@@ -153,6 +152,14 @@ def exists(path: str) -> bool:
         return gfile.exists(path)
 
 
+def _remove(path: str) -> None:
+    if not is_address(path):
+        os.remove(path)
+        return
+    with _as_os_errors(path) as gfile:
+        gfile.remove(path)
+
+
 def read_text(path: str) -> str:
     """Reads a UTF-8 text file.
 
@@ -190,7 +197,7 @@ def _open_address(path: str, mode: str) -> Iterator[IO[Any]]:
     Raises:
       OSError: If it cannot be written.
     """
-    part = f"{path}.part"
+    part = name_part(path)
     with _as_os_errors(path) as gfile:
         try:
             with gfile.GFile(part, mode) as file:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import subprocess
+
+import pytest
 
 from mtf_switch import machine
 
@@ -36,3 +39,15 @@ def test_the_commit_is_that_of_the_repository_and_says_that_files_differ(
     # A wheel holds the commit from which it was built, and no repository counts.
     (tmp_path / "mtf_switch" / "commit.txt").write_text("abc1234\n")
     assert machine.find_commit() == "abc1234"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux sets the cores.")
+def test_the_cores_are_those_that_the_process_may_use() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert machine.describe_cores() == "1 core"
+    finally:
+        os.sched_setaffinity(0, before)
+    count = len(before)
+    assert machine.describe_cores() == ("1 core" if count == 1 else f"{count} cores")

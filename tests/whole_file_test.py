@@ -37,6 +37,27 @@ def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> No
     assert [child.name for child in tmp_path.iterdir()] == ["file"]
 
 
+def test_two_writers_of_one_file_at_an_address_do_not_disturb_each_other() -> None:
+    path = "ram://whole_file/two/file"
+    with whole_file.open_for_writing(path) as first:
+        first.write("first")
+        whole_file.write_text(path, "second")
+        assert whole_file.read_text(path) == "second"
+    assert whole_file.read_text(path) == "first"
+    assert whole_file.list_names("ram://whole_file/two") == ["file"]
+
+
+def test_leftovers_of_a_killed_process_at_an_address_are_removed() -> None:
+    folder = "ram://whole_file/killed"
+    own = os.path.basename(whole_file.name_part("file"))
+    dead = own.replace(f"-{os.getpid()}-", "-999999999-")
+    elsewhere = dead.replace("file.", "file.other-")
+    for name in ("file", own, dead, elsewhere):
+        whole_file.write_text(f"{folder}/{name}", "text")
+    whole_file.remove_leftovers(folder)
+    assert set(whole_file.list_names(folder)) == {"file", own, elsewhere}
+
+
 def test_the_new_file_is_complete_when_it_takes_the_place_of_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,7 +106,7 @@ def run_command(options: argparse.Namespace) -> None:
     from mtf_switch.distillation import settings
     from mtf_switch.distillation.distillation import Distillation
     from mtf_switch.distillation.teacher import Teacher
-    from mtf_switch.runs import configured_run
+    from mtf_switch.runs import configured_run, training
     from mtf_switch.runs.pretrained_checkpoint import PretrainedCheckpoint
 
     pretrained = PretrainedCheckpoint.from_path(path, files, "--teacher")
@@ -125,6 +125,9 @@ def run_command(options: argparse.Namespace) -> None:
     pretrained.check_vocabulary(run)
     own_data_flags.print_cuts(options, run)
     chosen = settings.read(run_settings.train_steps)
+    if chosen.cache is not None and not options.dry_run:
+        # The teacher may compute for long before training checks this.
+        training.check_folder(run, options.new_text)
     train.start_training(run, options, Distillation.make(run, teacher, chosen))
 
 

@@ -110,6 +110,8 @@ def run_command(options: argparse.Namespace) -> None:
         "sequence_length": run.settings.sequence_length,
         "samples": bool(decoding["temperature"]),
         **decoding,
+        "gin_file": options.gin_file,
+        "gin_param": options.gin_param,
     }
     version = export.export(
         run, checkpoint, options.export_dir, sorted(set(options.batch_sizes)), info

@@ -50,7 +50,6 @@ class BestCheckpoint:
             if name.startswith(_DESCRIPTION):
                 source = os.path.join(self._model_dir, name)
                 tf.io.gfile.copy(source, os.path.join(self._folder, name), overwrite=True)
-        before = tf.train.latest_checkpoint(self._folder)
         path = self._saver.save(
             session,
             os.path.join(self._folder, "model.ckpt"),
@@ -59,9 +58,10 @@ class BestCheckpoint:
         )
         text = json.dumps({"step": step, "nats_per_token": loss}, indent=2) + "\n"
         saved_config.write_file(self._folder, _FILE, text.encode("utf-8"))
-        # The saver forgets the checkpoints of an earlier call of train.
-        if before and before != path:
-            for file in tf.io.gfile.glob(f"{before}.*"):
+        # The saver forgets the checkpoints of an earlier call of train, which may have been
+        # killed before it removed the one before its last.
+        for file in tf.io.gfile.glob(os.path.join(self._folder, "model.ckpt-*")):
+            if not file.startswith(f"{path}."):
                 tf.io.gfile.remove(file)
         self._loss = loss
         return True

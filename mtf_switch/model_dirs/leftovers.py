@@ -13,8 +13,7 @@ from mtf_switch.model_dirs import saved_checkpoints
 from mtf_switch.model_dirs.best_checkpoint import FOLDER as BEST_FOLDER
 
 # Files and folders that only a training run makes, and that it always removes or renames:
-# TensorFlow's unfinished checkpoints and text files, and unfinished files of a run, whose names
-# are those of earlier versions and of files at addresses.
+# TensorFlow's unfinished checkpoints and text files, and unfinished files of earlier versions.
 _UNFINISHED = re.compile(
     r"""(model\.ckpt-\d+_temp
     |model\.ckpt-\d+\..*\.tempstate\d+
@@ -53,12 +52,10 @@ def remove_unfinished_results(model_dir: str) -> None:
     Args:
       model_dir: The folder.
     """
-    if not os.path.isdir(model_dir):
-        return
-    folders = [entry.path for entry in os.scandir(model_dir) if entry.is_dir()]
-    kept = [f for f in folders if f.endswith("_eval") or os.path.basename(f) == BEST_FOLDER]
-    for folder in (model_dir, *kept):
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        names = whole_file.list_names(model_dir)
+        kept = [name for name in names if name.endswith("_eval") or name == BEST_FOLDER]
+        for folder in (model_dir, *(os.path.join(model_dir, name) for name in kept)):
             whole_file.remove_leftovers(folder)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -39,7 +38,7 @@ def find_staleness(commit: str, lock: str, present_commit: str) -> str:
 def describe_machine() -> str:
     """Returns the processor, its cores and the machine's memory."""
     memory = machine.count_memory() / 2**30
-    return f"{os.cpu_count()} cores ({machine.processor_name()}), {memory:.0f} GiB"
+    return f"{machine.describe_cores()} ({machine.processor_name()}), {memory:.0f} GiB"
 
 
 def describe(model_dir: str, commit: str, configuration: str, jobs: int) -> Origin:

@@ -15,6 +15,7 @@ from mtf_switch.model_dirs import (
     run_lock,
     saved_checkpoints,
 )
+from mtf_switch.model_dirs.kept_vocabulary import Pair
 from mtf_switch.model_dirs.restoring import CheckShapesHook
 from mtf_switch.runs import (
     data,
@@ -28,6 +29,7 @@ from mtf_switch.runs.objective import ORDINARY, Objective
 from mtf_switch.runs.progress import LossIsNotFinite
 from mtf_switch.runs.progress_hook import ProgressHook
 from mtf_switch.runs.run import Run
+from mtf_switch.runs.run_text import Versions
 from mtf_switch.runs.runtime import Trainer
 from mtf_switch.runs.stop_signals import StopHook
 from mtf_switch.runs.validation import Validation
@@ -70,15 +72,34 @@ def train(run: Run, accept_new_text: bool = False, objective: Objective = ORDINA
         return _train_on(run, trainer)
 
 
-def _prepare_folder(run: Run, accept_new_text: bool) -> None:
-    """Checks all that is in the model_dir of a run, and only then writes into it."""
-    model_dir = run.model_dir
+def check_folder(run: Run, accept_new_text: bool) -> tuple[Versions | None, Pair | None]:
+    """Checks that what is in the model_dir of a run belongs to it. Nothing is written.
+
+    Args:
+      run: The run.
+      accept_new_text: See `train`.
+
+    Returns:
+      The text of the run that is to be recorded, see `run_text.find_new`, and its vocabularies,
+      see `run_vocabulary.bind`.
+
+    Raises:
+      UserError: If the configuration or the text has changed, or the folder has the best
+        checkpoint of another run.
+    """
     new_text = run_text.find_new(run, accept_new_text)
     vocabularies = run_vocabulary.bind(run)
     by_content = ("task_vocabulary.source", "task_vocabulary.sentinels")
-    saved_config.compare(model_dir, by_content if vocabularies else ())
+    saved_config.compare(run.model_dir, by_content if vocabularies else ())
     if run.settings.keep_best:
-        best_checkpoint.check_is_own(model_dir)
+        best_checkpoint.check_is_own(run.model_dir)
+    return new_text, vocabularies
+
+
+def _prepare_folder(run: Run, accept_new_text: bool) -> None:
+    """Checks all that is in the model_dir of a run, and only then writes into it."""
+    model_dir = run.model_dir
+    new_text, vocabularies = check_folder(run, accept_new_text)
     leftovers.remove(model_dir)
     saved_checkpoints.repair_list(model_dir)
     # Nothing is refused from here on.

@@ -210,6 +210,16 @@ def test_another_cache_is_refused(tiny: TinyRun, trained: Path, cached, tmp_path
     assert not (tmp_path / "new").exists()
 
 
+def test_another_run_in_the_folder_is_refused_before_the_teacher_computes(
+    tiny: TinyRun, trained: Path, cached, tmp_path: Path
+) -> None:
+    flags = (f"--cache_teacher={tmp_path}/cache", "--steps=8", "--seed=5")
+    outcome = students.distil(tiny, trained, cached[0], *flags, params=SAVE_OFTEN)
+    assert outcome.code == 1
+    assert "-seed.value = 0" in outcome.err
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_cache_is_for_the_batches_and_the_capacity_that_wrote_it(
     tiny: TinyRun, trained: Path, cached, monkeypatch
 ) -> None:

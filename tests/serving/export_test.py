@@ -45,6 +45,10 @@ REQUESTS = [
 ]
 
 
+# Equal to the value of the model, so that its answers are those of predict and score.
+SETTING = "Bitransformer.decode.temperature = 0.0"
+
+
 @pytest.fixture(scope="module")
 def lively(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model_dir with large random weights: a model of few steps decodes nothing."""
@@ -72,6 +76,7 @@ def exported(tiny: TinyRun, lively: Path, tmp_path_factory: pytest.TempPathFacto
         f"--model_dir={lively}",
         f"--export_dir={folder}",
         *("--batch_sizes", "2", "--max_length=8"),
+        f"--gin_param={SETTING}",
     )
     assert outcome.code == 0, outcome.err
     assert f"wrote {folder}/1: model.ckpt-6" in outcome.out
@@ -175,6 +180,7 @@ def test_a_version_has_what_a_server_needs(exported: Path) -> None:
     extra = exported / "assets.extra"
     info = json.loads((extra / "export.json").read_text(encoding="utf-8"))
     assert (info["checkpoint"], info["batch_sizes"]) == ("model.ckpt-6", [2])
+    assert (info["gin_file"], info["gin_param"]) == ([], [SETTING])
     records = list(tf.data.TFRecordDataset(str(extra / "tf_serving_warmup_requests")))
     assert len(records) == 2
     assert (exported / "assets" / "sentencepiece.model").stat().st_size > 1000
