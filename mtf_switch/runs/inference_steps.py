@@ -111,16 +111,8 @@ def build_scoring(
         batch_dims = [mtf.Dimension("batch", settings.batch_size)]
         features = model_call.import_features(mesh, settings, features, batch_dims, "score")
         targets = features["targets"]
-        if isinstance(model, transformer.Unitransformer):
-            inputs = transformer.autoregressive_inputs(targets)
-        else:
-            inputs = features["inputs"]
-        logits, _ = model.call_simple(
-            inputs=inputs,
-            targets=targets,
-            compute_loss=False,
-            mode="score",
-            variable_dtype=utils.get_variable_dtype(),
+        logits, _ = model_call.call_model(
+            model, settings, features, "score", compute_loss=False
         )
         logits = mtf.cast(logits, tf.float32)
         length_dim, vocab_dim = logits.shape.dims[-2:]

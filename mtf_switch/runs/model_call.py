@@ -110,7 +110,7 @@ def call_model(
       model: A transformer.Bitransformer or Unitransformer.
       settings: The settings of the run.
       features: Those of `import_features`.
-      mode: "train" or "eval".
+      mode: "train", "eval" or "score".
       microbatches: Microbatches per step. The loss is divided by it.
       compute_loss: Whether the loss is computed.
 
@@ -127,10 +127,13 @@ def call_model(
         num_microbatches=microbatches,
     )
     if isinstance(model, transformer.Unitransformer):
+        is_language_model = settings.model_type in _LANGUAGE_MODELS
+        inputs = features["targets" if is_language_model else "inputs"]
         sequence_id = features.get("targets_segmentation")
-        inputs = features.get("inputs")
-        if settings.model_type in _LANGUAGE_MODELS:
-            inputs = transformer.autoregressive_inputs(features["targets"], sequence_id)
+        if sequence_id is None:
+            sequence_id = _mark_tokens(inputs)
+        if is_language_model:
+            inputs = transformer.autoregressive_inputs(inputs, sequence_id)
         position = features.get("targets_position")
         return model.call_simple(
             inputs=inputs, sequence_id=sequence_id, position=position, **options
@@ -144,3 +147,11 @@ def call_model(
         decoder_position=features.get("targets_position"),
         **options,
     )
+
+
+def _mark_tokens(ids: mtf.Tensor) -> mtf.Tensor:
+    """Returns the ids of sequences in rows of one sequence each: 1, and 0 for padding, int32.
+
+    Mesh TF makes them up for a Bitransformer only. Without them no layer knows the padding.
+    """
+    return mtf.cast(mtf.not_equal(ids, 0), tf.int32)
