@@ -51,8 +51,9 @@ def import_features(
       mode: What the model is to do.
 
     Returns:
-      The features by name, [*batch_dims, L] int32. For a "delimited_lm", "targets" are inputs
-      and targets in one sequence.
+      The features by name, [*batch_dims, L] int32. For a "delimited_lm", and for an "lm" that
+      scores targets with inputs, "targets" are inputs and targets in one sequence. In mode
+      "score", "inputs" are there, too, if they were given.
 
     Raises:
       UserError: If a feature is missing, or must not be there.
@@ -73,7 +74,8 @@ def _prepare_features(features: Features, model_type: str, mode: Mode) -> Featur
         _check_feature(features, "inputs", True, model_type, mode)
         return features
     if mode == "score" and model_type in _LANGUAGE_MODELS:
-        return utils._dynamic_text2self(features) if "inputs" in features else features
+        joined = utils._dynamic_text2self(features) if "inputs" in features else {}
+        return {**features, **joined}
     _check_feature(features, "targets", True, model_type, mode)
     _check_feature(features, "inputs", model_type != "lm", model_type, mode)
     return utils._dynamic_text2self(features) if model_type == "delimited_lm" else features
