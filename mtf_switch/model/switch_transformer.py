@@ -163,9 +163,17 @@ def check_model(model: Any, settings: RunSettings) -> None:
             _check_capacity(stack, layer, settings)
 
 
+def _joins_features(settings: RunSettings) -> bool:
+    """Whether a model reads inputs and targets as one sequence."""
+    return settings.model_type == "delimited_lm"
+
+
 def _get_length(stack: transformer.Unitransformer, settings: RunSettings) -> int:
+    lengths = settings.sequence_length
+    if _joins_features(settings):
+        return sum(lengths.get(feature, 0) for feature in ("inputs", "targets"))
     feature = "inputs" if stack.name == "encoder" else "targets"
-    return settings.sequence_length.get(feature, max(settings.sequence_length.values()))
+    return lengths.get(feature, max(lengths.values()))
 
 
 def list_tensors_to_split(model: Any, settings: RunSettings) -> Iterator[Tensor]:
@@ -182,6 +190,9 @@ def list_tensors_to_split(model: Any, settings: RunSettings) -> Iterator[Tensor]
     batch_dim = batch_dimensions(settings)[-1]
     batch = (batch_dim.name, batch_dim.size // count_microbatches(settings))
     batch_fix = {"batch": "(utils.run.batch_size, or a microbatch of it)"}
+    if _joins_features(settings):
+        for feature, length in settings.sequence_length.items():
+            yield Tensor(f"the {feature}", (batch, ("length", length)), batch_fix)
     for stack in stacks(model):
         x = (batch, ("length", _get_length(stack, settings)))
         model_dim = _name_and_size(stack.model_dim)

@@ -1,0 +1,52 @@
+"""The checks of lengths, batches and copies of the experts before a graph is built."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from mtf_switch.errors import UserError
+from mtf_switch.model import switch_transformer
+
+LM = {
+    "transformer.make_layer_stack.layers": "[@transformer_layers.SelfAttention, @SwitchFFN]",
+    "Unitransformer.shared_embedding_and_softmax_weights": "False",
+    "utils.run.batch_size": "1",
+    "ExpertCapacity.group_size": "None",
+}
+
+
+def _make_lm(model_type, inputs, targets):
+    lengths = f"{{'inputs': {inputs}, 'targets': {targets}}}"
+    model = {"utils.run.model_type": repr(model_type), "utils.run.sequence_length": lengths}
+    return {**LM, **model}
+
+
+def test_the_length_of_a_delimited_lm_is_that_of_inputs_and_targets_together(tiny):
+    switch_transformer.build(
+        *tiny.parse({**_make_lm("delimited_lm", 34, 60), "ExpertCapacity.group_size": "47"})
+    )
+    with pytest.raises(UserError, match=r"does not divide the 94 .*batch 1 x length 94"):
+        switch_transformer.build(
+            *tiny.parse({**_make_lm("delimited_lm", 34, 60), "ExpertCapacity.group_size": "30"})
+        )
+
+
+@pytest.mark.parametrize(
+    ("model_type", "inputs", "targets", "message"),
+    [
+        ("delimited_lm", 31, 8, "the inputs .*'length' of 31 over the 2 cores"),
+        # Their sum divides, but they are also read one by one.
+        ("delimited_lm", 8, 31, "the targets .*'length' of 31 over the 2 cores"),
+        ("lm", 31, 8, ""),
+    ],
+)
+def test_each_length_of_a_model_that_joins_inputs_and_targets_has_to_divide(
+    tiny, model_type, inputs, targets, message
+):
+    mesh = {"utils.run.mesh_shape": "'a:2'", "utils.run.layout_rules": "'length:a'"}
+    parsed = tiny.parse({**_make_lm(model_type, inputs, targets), **mesh})
+    refusal = pytest.raises(UserError, match=message) if message else contextlib.nullcontext()
+    with refusal:
+        switch_transformer.build(*parsed)
