@@ -7,6 +7,7 @@ import contextlib
 import pytest
 
 from mtf_switch.errors import UserError
+from mtf_switch.layers.capacity import InferenceCapacity
 from mtf_switch.model import switch_transformer
 
 LM = {
@@ -34,19 +35,36 @@ def test_the_length_of_a_delimited_lm_is_that_of_inputs_and_targets_together(tin
 
 
 @pytest.mark.parametrize(
-    ("model_type", "inputs", "targets", "message"),
+    ("model_type", "inputs", "targets", "inference", "message"),
     [
-        ("delimited_lm", 31, 8, "the inputs .*'length' of 31 over the 2 cores"),
+        ("delimited_lm", 31, 8, None, "the inputs .*'length' of 31 over the 2 cores"),
         # Their sum divides, but they are also read one by one.
-        ("delimited_lm", 8, 31, "the targets .*'length' of 31 over the 2 cores"),
-        ("lm", 31, 8, ""),
+        ("delimited_lm", 8, 31, None, "the targets .*'length' of 31 over the 2 cores"),
+        ("lm", 31, 8, None, ""),
+        ("lm", 31, 8, InferenceCapacity(), "the inputs .*'length' of 31 over the 2 cores"),
     ],
 )
 def test_each_length_of_a_model_that_joins_inputs_and_targets_has_to_divide(
-    tiny, model_type, inputs, targets, message
+    tiny, model_type, inputs, targets, inference, message
 ):
     mesh = {"utils.run.mesh_shape": "'a:2'", "utils.run.layout_rules": "'length:a'"}
     parsed = tiny.parse({**_make_lm(model_type, inputs, targets), **mesh})
     refusal = pytest.raises(UserError, match=message) if message else contextlib.nullcontext()
     with refusal:
-        switch_transformer.build(*parsed)
+        switch_transformer.build(*parsed, inference=inference)
+
+
+def test_lines_are_predicted_and_scored_in_batches_that_could_not_be_trained(tiny):
+    """As the layer does, which splits their tokens into smaller groups."""
+    params = {
+        "utils.run.batch_size": "50",
+        "ExpertCapacity.group_size": "1024",
+        "ExpertCapacity.capacity_factor_train": "0.001",
+        "ExpertCapacity.min_expert_capacity": "0",
+    }
+    settings, vocabulary = tiny.parse(params)
+    with pytest.raises(UserError, match="group_size = 1024 does not divide the 1600 tokens"):
+        switch_transformer.build(settings, vocabulary)
+    switch_transformer.build(settings, vocabulary, inference=InferenceCapacity())
+    with pytest.raises(UserError, match=r"capacity is below 1.*In eval: batch 50 x length 32"):
+        switch_transformer.build(settings, vocabulary, inference=InferenceCapacity(0.001))
