@@ -23,6 +23,9 @@ from mtf_switch.layers.switch_layer import SwitchLayer
 from mtf_switch.model import attention_order, decoding_caches, model_errors, softmax_kernels
 from mtf_switch.model.batch import batch_dimensions, count_microbatches
 
+# How many copies of the experts there are.
+_COPIES = "utils.tpu_estimator_model_fn.outer_batch_size"
+
 
 def build(
     settings: RunSettings,
@@ -186,11 +189,12 @@ def _get_length(
 
 
 def _list_batch(settings: RunSettings, of_lines: bool) -> tuple[tuple[str, int], ...]:
-    """Returns the size of the batch dimension of a microbatch, or of lines."""
+    """Returns the sizes of the dimensions [O, B] or [B] of a microbatch, or [B] of lines."""
     if of_lines:
         return (("batch", settings.batch_size),)
-    batch = batch_dimensions(settings)[-1]
-    return ((batch.name, batch.size // count_microbatches(settings)),)
+    *outer, batch = batch_dimensions(settings)
+    microbatch = (batch.name, batch.size // count_microbatches(settings))
+    return (*map(_name_and_size, outer), microbatch)
 
 
 def list_tensors_to_split(
@@ -208,7 +212,10 @@ def list_tensors_to_split(
       layer. Their batch dimension is one microbatch.
     """
     batch = _list_batch(settings, of_lines)
-    batch_fix = {"batch": "(utils.run.batch_size, or a microbatch of it)"}
+    batch_fix = {
+        "batch": "(utils.run.batch_size, or a microbatch of it)",
+        dimensions.OUTER_BATCH: f"of {_COPIES}",
+    }
     if _joins_features(settings, of_lines):
         for feature, length in settings.sequence_length.items():
             yield Tensor(f"the {feature}", (*batch, ("length", length)), batch_fix)
@@ -257,10 +264,16 @@ def _list_tensors_of_experts(
         "expert_hidden": "of d_ff",
         "heads": "of num_heads",
     }
+    # Without copies of the experts, the layer makes the dimension of their one set.
+    if x[0][0] != dimensions.OUTER_BATCH:
+        x = (_name_and_size(dimensions.outer_batch(1)), *x)
+        fix[dimensions.OUTER_BATCH] = f"(1 for predicted or scored lines, or without {_COPIES})"
     experts = layer.experts
     for _, *dims in experts.kernel_specs(mtf.Dimension(*model_dim)):
         shape = (_name_and_size(experts.experts_dim), *map(_name_and_size, dims))
         yield Tensor(f"{where}: experts' weights", shape, fix)
+        for dim in shape[1:]:
+            yield Tensor(f"{where}: experts' slots", (x[0], shape[0], dim), fix)
     unsplit = _name_and_size(dimensions.experts_unsplit(layer.num_experts))
     yield Tensor(f"{where}: probabilities of experts", (*x, unsplit), fix)
 

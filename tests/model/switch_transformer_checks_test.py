@@ -68,3 +68,16 @@ def test_lines_are_predicted_and_scored_in_batches_that_could_not_be_trained(tin
     switch_transformer.build(settings, vocabulary, inference=InferenceCapacity())
     with pytest.raises(UserError, match=r"capacity is below 1.*In eval: batch 50 x length 32"):
         switch_transformer.build(settings, vocabulary, inference=InferenceCapacity(0.001))
+
+
+def test_a_copy_of_the_experts_is_checked_before_lines_are_predicted(tiny):
+    """Lines are not split into parts, so one set of experts is there."""
+    copies = {
+        "utils.run.mesh_shape": "'a:2'",
+        "utils.run.layout_rules": "'outer_batch:a'",
+        "utils.tpu_estimator_model_fn.outer_batch_size": "2",
+    }
+    settings, vocabulary = tiny.parse(copies)
+    switch_transformer.build(settings, vocabulary)
+    with pytest.raises(UserError, match=r"'outer_batch' of 1 over the 2 .*1 for predicted or"):
+        switch_transformer.build(settings, vocabulary, inference=InferenceCapacity())
