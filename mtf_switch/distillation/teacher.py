@@ -107,14 +107,18 @@ class Teacher:
         Raises:
           UserError: If the layout cannot split it.
         """
-        inference = None if drops_tokens else InferenceCapacity()
         try:
             with self.configuration.use():
-                return switch_transformer.build(
-                    *(settings, vocabulary, target.on_tpu, inference), compiled=target.compiled
+                model = switch_transformer.build(
+                    settings, vocabulary, target.on_tpu, compiled=target.compiled
                 )
         except UserError as error:
             raise UserError(f"The teacher {self.checkpoint}: {error}") from error
+        if not drops_tokens:
+            for stack in switch_transformer.stacks(model):
+                for layer in switch_transformer.switch_layers(stack):
+                    layer.inference = InferenceCapacity()
+        return model
 
     def compute_logits(
         self, model: Any, settings: RunSettings, features: Features

@@ -311,6 +311,10 @@ class SwitchLayer(transformer.TransformerLayer):
     ) -> mtf.Tensor | None:
         """Returns [O, G, S], 1 for tokens and 0 for padding; None if padding is not known."""
         nonpadding = context.nonpadding
+        if context.initial_position is not None and call_modes.sees_sequences(context):
+            # Of prompts, Mesh TF passes the lengths.
+            is_prompt = mtf.less(context.position, context.initial_position)
+            nonpadding = mtf.cast(is_prompt, context.activation_dtype)
         if not isinstance(nonpadding, mtf.Tensor):
             return None
         # Broadcasting adds dimensions that the ids lack, such as beams.

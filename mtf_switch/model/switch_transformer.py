@@ -23,6 +23,9 @@ from mtf_switch.layers.switch_layer import SwitchLayer
 from mtf_switch.model import attention_order, decoding_caches, model_errors, softmax_kernels
 from mtf_switch.model.batch import batch_dimensions, count_microbatches
 
+# How many copies of the experts there are.
+_COPIES = "utils.tpu_estimator_model_fn.outer_batch_size"
+
 
 def build(
     settings: RunSettings,
@@ -39,7 +42,7 @@ def build(
       vocabulary: A vocabulary, or an (inputs, targets) pair.
       on_tpu: Whether the graph is for a TPU, which decides how Switch layers dispatch tokens.
       inference: The experts' capacity if the model is to predict or score lines of text; None
-        for that of evaluation.
+        for that of evaluation. It also decides what is checked, see `check_model`.
       observe: A function that sees the routing of each Switch layer, see
         `SwitchLayer.set_target`.
       compiled: Whether XLA compiles the graph for a CPU or GPU, which needs static shapes.
@@ -70,7 +73,7 @@ def build(
             layer.set_target(
                 on_tpu=on_tpu, compiled=compiled, inference=inference, observe=observe
             )
-    check_model(model, settings)
+    check_model(model, settings, of_lines=inference is not None)
     unread_bindings.check_model()
     return model
 
@@ -150,40 +153,74 @@ def _list_switch_layers(layer: Any) -> Sequence[SwitchLayer]:
     return getattr(layer, "switch_layers", ())
 
 
-def check_model(model: Any, settings: RunSettings) -> None:
+def check_model(model: Any, settings: RunSettings, of_lines: bool = False) -> None:
     """Checks that the layout can split every tensor and that groups and capacities are valid.
+
+    Args:
+      model: A transformer.Bitransformer or Unitransformer.
+      settings: The settings of the run.
+      of_lines: Whether the model is to predict or score lines of text, instead of training and
+        evaluation.
 
     Raises:
       UserError: If a size does not divide, if two dimensions of a tensor are split over one
         mesh axis, or if an expert capacity is below 1.
     """
-    settings.layout.check(list_tensors_to_split(model, settings))
+    settings.layout.check(list_tensors_to_split(model, settings, of_lines))
     for stack in stacks(model):
         for layer in switch_layers(stack):
-            _check_capacity(stack, layer, settings)
+            _check_capacity(stack, layer, settings, of_lines)
 
 
-def _get_length(stack: transformer.Unitransformer, settings: RunSettings) -> int:
+def _joins_features(settings: RunSettings, of_lines: bool) -> bool:
+    """Whether a model reads inputs and targets as one sequence."""
+    types = ("lm", "delimited_lm") if of_lines else ("delimited_lm",)
+    return settings.model_type in types
+
+
+def _get_length(
+    stack: transformer.Unitransformer, settings: RunSettings, of_lines: bool
+) -> int:
+    lengths = settings.sequence_length
+    if _joins_features(settings, of_lines):
+        return sum(lengths.get(feature, 0) for feature in ("inputs", "targets"))
     feature = "inputs" if stack.name == "encoder" else "targets"
-    return settings.sequence_length.get(feature, max(settings.sequence_length.values()))
+    return lengths.get(feature, max(lengths.values()))
 
 
-def list_tensors_to_split(model: Any, settings: RunSettings) -> Iterator[Tensor]:
+def _list_batch(settings: RunSettings, of_lines: bool) -> tuple[tuple[str, int], ...]:
+    """Returns the sizes of the dimensions [O, B] or [B] of a microbatch, or [B] of lines."""
+    if of_lines:
+        return (("batch", settings.batch_size),)
+    *outer, batch = batch_dimensions(settings)
+    microbatch = (batch.name, batch.size // count_microbatches(settings))
+    return (*map(_name_and_size, outer), microbatch)
+
+
+def list_tensors_to_split(
+    model: Any, settings: RunSettings, of_lines: bool = False
+) -> Iterator[Tensor]:
     """Lists the tensors that decide whether a layout can split a model.
 
     Args:
       model: A transformer.Bitransformer or Unitransformer.
       settings: The settings of the run.
+      of_lines: See `check_model`.
 
     Yields:
       The inputs, embeddings and logits of each stack, and the weights and activations of each
       layer. Their batch dimension is one microbatch.
     """
-    batch_dim = batch_dimensions(settings)[-1]
-    batch = (batch_dim.name, batch_dim.size // count_microbatches(settings))
-    batch_fix = {"batch": "(utils.run.batch_size, or a microbatch of it)"}
+    batch = _list_batch(settings, of_lines)
+    batch_fix = {
+        "batch": "(utils.run.batch_size, or a microbatch of it)",
+        dimensions.OUTER_BATCH: f"of {_COPIES}",
+    }
+    if _joins_features(settings, of_lines):
+        for feature, length in settings.sequence_length.items():
+            yield Tensor(f"the {feature}", (*batch, ("length", length)), batch_fix)
     for stack in stacks(model):
-        x = (batch, ("length", _get_length(stack, settings)))
+        x = (*batch, ("length", _get_length(stack, settings, of_lines)))
         model_dim = _name_and_size(stack.model_dim)
         yield Tensor(f"{stack.name}'s input", (*x, model_dim), batch_fix)
         vocabularies = {stack.input_vocab_dim, stack.output_vocab_dim or stack.input_vocab_dim}
@@ -207,7 +244,7 @@ def _list_tensors_of_layer(
         d_kv = ("d_kv", layer.key_value_size)
         yield Tensor(f"{where}: attention's weights", (model_dim, heads, d_kv), fix)
         yield Tensor(f"{where}: attention's queries", (*x, heads, d_kv), fix)
-        memory = ("memory_length", x[1][1])
+        memory = ("memory_length", x[-1][1])
         yield Tensor(f"{where}: attention's logits", (*x, heads, memory), fix)
         for part in _list_switch_layers(layer):
             yield from _list_tensors_of_experts(f"{where}/{part.part}", part, x, model_dim)
@@ -227,26 +264,36 @@ def _list_tensors_of_experts(
         "expert_hidden": "of d_ff",
         "heads": "of num_heads",
     }
+    # Without copies of the experts, the layer makes the dimension of their one set.
+    if x[0][0] != dimensions.OUTER_BATCH:
+        x = (_name_and_size(dimensions.outer_batch(1)), *x)
+        fix[dimensions.OUTER_BATCH] = f"(1 for predicted or scored lines, or without {_COPIES})"
     experts = layer.experts
     for _, *dims in experts.kernel_specs(mtf.Dimension(*model_dim)):
         shape = (_name_and_size(experts.experts_dim), *map(_name_and_size, dims))
         yield Tensor(f"{where}: experts' weights", shape, fix)
+        for dim in shape[1:]:
+            yield Tensor(f"{where}: experts' slots", (x[0], shape[0], dim), fix)
     unsplit = _name_and_size(dimensions.experts_unsplit(layer.num_experts))
     yield Tensor(f"{where}: probabilities of experts", (*x, unsplit), fix)
 
 
 def _check_capacity(
-    stack: transformer.Unitransformer, layer: SwitchLayer, settings: RunSettings
+    stack: transformer.Unitransformer, layer: SwitchLayer, settings: RunSettings, of_lines: bool
 ) -> None:
     algorithm = layer.resolve_dispatch(settings.mesh_shape)
-    length = _get_length(stack, settings)
+    length = _get_length(stack, settings, of_lines)
     cores = settings.layout.ways("batch")
     microbatches = count_microbatches(settings)
     tokens = batch_dimensions(settings)[-1].size * length
     tokens_by_mode = {"train": tokens // microbatches, "eval": tokens}
+    if of_lines:
+        tokens_by_mode = {"eval": settings.batch_size * length}
     for mode, tokens_at_once in tokens_by_mode.items():
         try:
-            _, group_size = layer.capacity.split_into_groups(tokens_at_once, cores)
+            _, group_size = layer.capacity.split_into_groups(
+                tokens_at_once, cores, strict=not of_lines
+            )
             layer.expert_capacity(algorithm, group_size, mode)
         except UserError as error:
             parts = (

@@ -101,7 +101,8 @@ def build_scoring(
 
     Returns:
       The step. Its outputs are "scores", [B] float32, the sum over a target's tokens in nats,
-      and "targets", [B, L] int32.
+      and "targets", [B, L] int32, up to their first end of sequence. For a language model,
+      these begin with the inputs, which the sum leaves out.
 
     Raises:
       UserError: If the model cannot be built as configured.
@@ -111,27 +112,29 @@ def build_scoring(
         batch_dims = [mtf.Dimension("batch", settings.batch_size)]
         features = model_call.import_features(mesh, settings, features, batch_dims, "score")
         targets = features["targets"]
-        if isinstance(model, transformer.Unitransformer):
-            inputs = transformer.autoregressive_inputs(targets)
-        else:
-            inputs = features["inputs"]
-        logits, _ = model.call_simple(
-            inputs=inputs,
-            targets=targets,
-            compute_loss=False,
-            mode="score",
-            variable_dtype=utils.get_variable_dtype(),
+        logits, _ = model_call.call_model(
+            model, settings, features, "score", compute_loss=False
         )
         logits = mtf.cast(logits, tf.float32)
         length_dim, vocab_dim = logits.shape.dims[-2:]
         stack = getattr(model, "decoder", model)
         cross_entropy = softmax_kernels.cross_entropy(stack, logits, targets, vocab_dim)
         cross_entropy *= target_loss.weigh_targets(targets, settings.model_type)
+        if settings.model_type == "lm" and "inputs" in features:
+            cross_entropy *= _mask_behind(features["inputs"], targets)
         scores = -mtf.reduce_sum(cross_entropy, reduced_dim=length_dim)
         outputs = {"targets": mtf.anonymize(targets), "scores": mtf.anonymize(scores)}
         step = _lower(mesh, mesh_impl, settings, outputs)
         targets = utils.clean_decodes(step.outputs["targets"])
     return dataclasses.replace(step, outputs={**step.outputs, "targets": targets})
+
+
+def _mask_behind(inputs: mtf.Tensor, targets: mtf.Tensor) -> mtf.Tensor:
+    """Returns 1 behind the inputs with which targets begin, and 0 in them: [B, L] float32."""
+    tokens = mtf.cast(mtf.not_equal(inputs, 0), tf.int32)
+    count = mtf.reduce_sum(tokens, reduced_dim=inputs.shape.dims[-1])
+    position = mtf.range(targets.mesh, targets.shape.dims[-1], tf.int32)
+    return mtf.cast(mtf.greater_equal(position, count, targets.shape), tf.float32)
 
 
 def build_decoding(

@@ -51,8 +51,9 @@ def import_features(
       mode: What the model is to do.
 
     Returns:
-      The features by name, [*batch_dims, L] int32. For a "delimited_lm", "targets" are inputs
-      and targets in one sequence.
+      The features by name, [*batch_dims, L] int32. For a "delimited_lm", and for an "lm" that
+      scores targets with inputs, "targets" are inputs and targets in one sequence. In mode
+      "score", "inputs" are there, too, if they were given.
 
     Raises:
       UserError: If a feature is missing, or must not be there.
@@ -73,7 +74,8 @@ def _prepare_features(features: Features, model_type: str, mode: Mode) -> Featur
         _check_feature(features, "inputs", True, model_type, mode)
         return features
     if mode == "score" and model_type in _LANGUAGE_MODELS:
-        return utils._dynamic_text2self(features) if "inputs" in features else features
+        joined = utils._dynamic_text2self(features) if "inputs" in features else {}
+        return {**features, **joined}
     _check_feature(features, "targets", True, model_type, mode)
     _check_feature(features, "inputs", model_type != "lm", model_type, mode)
     return utils._dynamic_text2self(features) if model_type == "delimited_lm" else features
@@ -110,7 +112,7 @@ def call_model(
       model: A transformer.Bitransformer or Unitransformer.
       settings: The settings of the run.
       features: Those of `import_features`.
-      mode: "train" or "eval".
+      mode: "train", "eval" or "score".
       microbatches: Microbatches per step. The loss is divided by it.
       compute_loss: Whether the loss is computed.
 
@@ -127,10 +129,13 @@ def call_model(
         num_microbatches=microbatches,
     )
     if isinstance(model, transformer.Unitransformer):
+        is_language_model = settings.model_type in _LANGUAGE_MODELS
+        inputs = features["targets" if is_language_model else "inputs"]
         sequence_id = features.get("targets_segmentation")
-        inputs = features.get("inputs")
-        if settings.model_type in _LANGUAGE_MODELS:
-            inputs = transformer.autoregressive_inputs(features["targets"], sequence_id)
+        if sequence_id is None:
+            sequence_id = _mark_tokens(inputs)
+        if is_language_model:
+            inputs = transformer.autoregressive_inputs(inputs, sequence_id)
         position = features.get("targets_position")
         return model.call_simple(
             inputs=inputs, sequence_id=sequence_id, position=position, **options
@@ -144,3 +149,11 @@ def call_model(
         decoder_position=features.get("targets_position"),
         **options,
     )
+
+
+def _mark_tokens(ids: mtf.Tensor) -> mtf.Tensor:
+    """Returns the ids of sequences in rows of one sequence each: 1, and 0 for padding, int32.
+
+    Mesh TF makes them up for a Bitransformer only. Without them no layer knows the padding.
+    """
+    return mtf.cast(mtf.not_equal(ids, 0), tf.int32)

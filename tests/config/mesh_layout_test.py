@@ -110,7 +110,10 @@ def test_a_dimension_that_its_axis_does_not_divide_is_refused_with_the_nearest_t
 @pytest.mark.parametrize(
     ("bindings", "message"),
     [
-        ({"utils.run.batch_size": "12"}, r"encoder's input \[batch 12, length 32, d_model 16\].*of 12 over the 8 cores"),
+        ({"utils.run.batch_size": "12"}, r"encoder's input \[outer_batch 1, batch 12, length 32, d_model 16\].*of 12 over the 8 cores"),
+        ({"utils.run.layout_rules": "'outer_batch:data'", "utils.tpu_estimator_model_fn.outer_batch_size": "4"}, r"encoder's input .*'outer_batch' of 4 over the 8 cores.* of utils.tpu_estimator_model_fn.outer_batch_size that work: 8;"),
+        ({"utils.run.layout_rules": "'outer_batch:data'", "utils.tpu_estimator_model_fn.outer_batch_size": "0"}, r"layer_001: experts' slots .*'outer_batch' of 1 over the 8 cores.* without utils.tpu_estimator_model_fn.outer_batch_size\) that work: 8;"),
+        ({"utils.run.layout_rules": "'outer_batch:data,experts:data'", "utils.tpu_estimator_model_fn.outer_batch_size": "8"}, r"layer_001: experts' slots .* two dimensions on one mesh axis"),
         ({"num_experts": "12"}, r"encoder/block_000/layer_001: experts' weights \[experts 12, .*num_experts that work: 8 and 16"),
         ({"mesh.model": "3"}, r"encoder's embedding \[vocab 512, d_model 16\] .*of the padded vocabulary that work: 510 and 513"),
         ({"mesh.model": "4"}, r"layer_000: attention's weights \[d_model 16, heads 2, d_kv 8\] .*num_heads that work: 4;"),
@@ -173,6 +176,7 @@ def forward(tiny):
         "d_model:model,d_ff:model",
         "d_model:model,heads:model",
         "length:data",
+        "outer_batch:data",
         "heads:model,d_kv:model",
         "batch:data,vocab:model,d_model:model",
     ],
