@@ -18,6 +18,7 @@ from mtf_switch.config import bound_settings, gin_config, run_settings
 from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.errors import UserError
 from mtf_switch.model import flops
+from mtf_switch.model.batch import batch_dimensions
 from mtf_switch.planning import (
     compiled_step,
     core_memory,
@@ -222,7 +223,7 @@ def compile_step(
         outcome,
         pod_census.measure_variables(pod),
         settings.layout,
-        _describe_batch(pod, settings),
+        _describe_batch(pod, settings, mode),
         pod_hardware,
     )
     return CompiledStep(
@@ -238,10 +239,14 @@ def _choose_topology(name: str | None, pod_hardware: Hardware, layout: MeshLayou
     return chosen
 
 
-def _describe_batch(pod: PodGraph, settings: run_settings.RunSettings) -> StepBatch:
+def _describe_batch(
+    pod: PodGraph, settings: run_settings.RunSettings, mode: Mode = "train"
+) -> StepBatch:
     """Returns the size of a microbatch."""
     return StepBatch(
-        settings.batch_size // pod.microbatches, max(settings.sequence_length.values())
+        sequences=batch_dimensions(settings)[-1].size // pod.microbatches,
+        sequence_length=max(settings.sequence_length.values()),
+        trains=mode == "train",
     )
 
 

@@ -126,6 +126,26 @@ def test_microbatches_change_neither_flops_nor_weights(planned, model_file):
     assert halves.memory["activations"] < 0.6 * planned["per_core"]["activations"]
 
 
+@pytest.fixture(scope="module")
+def plan_of_copies(model_file):
+    """The plan with two copies of the experts, on cores of which a program can use 20 MiB."""
+    reserved = 16 * 2**30 - 20 * 2**20
+    files = [model_file, "layouts/expert_8.gin"]
+    params = [
+        "utils.tpu_estimator_model_fn.outer_batch_size = 2",
+        f"Hardware.core_reserved_bytes = {reserved}",
+    ]
+    return planner.make_plan(planner.parse_settings(files, params, BATCH_TOKENS))
+
+
+def test_microbatches_are_advised_for_the_sequences_of_one_copy_of_the_experts(plan_of_copies):
+    """Each of two copies has 16 of 32 sequences: 2 on each of 8 cores."""
+    assert (
+        "use microbatches of 1 sequence per core instead of 2 (--gin_param='utils."
+        "serialize_num_microbatches.tokens_per_microbatch_per_replica = 32')"
+    ) in plan_of_copies.verdict
+
+
 def test_the_command_prints_one_json_object_and_writes_a_folder(tiny, command, planned):
     arguments, folder = command
     for key in (
