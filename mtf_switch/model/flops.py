@@ -21,7 +21,10 @@ _TRANSPARENT = ("SlicewiseOperation", "ReshapeOperation", "UnstackOperation")
 # The dimensions that index the expert inputs of all experts, unused capacity included.
 _CAPACITY_DIMS = tuple(
     make(1).name
-    for make in (dimensions.experts, dimensions.groups_unsplit, dimensions.expert_capacity)
+    for make in (
+        *(dimensions.outer_batch, dimensions.experts),
+        *(dimensions.groups_unsplit, dimensions.expert_capacity),
+    )
 )
 
 

@@ -146,6 +146,10 @@ def test_microbatches_are_advised_for_the_sequences_of_one_copy_of_the_experts(p
     ) in plan_of_copies.verdict
 
 
+def test_copies_of_the_experts_do_not_change_the_flops_of_a_sequence(planned, plan_of_copies):
+    assert plan_of_copies.flops_per_sequence == planned["flops_per_sequence"]
+
+
 def test_the_command_prints_one_json_object_and_writes_a_folder(tiny, command, planned):
     arguments, folder = command
     for key in (
