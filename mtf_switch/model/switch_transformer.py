@@ -163,9 +163,15 @@ def check_model(model: Any, settings: RunSettings) -> None:
             _check_capacity(stack, layer, settings)
 
 
-def _get_length(stack: transformer.Unitransformer, settings: RunSettings) -> int:
-    feature = "inputs" if stack.name == "encoder" else "targets"
-    return settings.sequence_length.get(feature, max(settings.sequence_length.values()))
+def get_length(stack: transformer.Unitransformer, settings: RunSettings) -> int:
+    """Returns the number of tokens in a sequence of a stack.
+
+    A "delimited_lm" reads the inputs and the targets as one sequence.
+    """
+    lengths = settings.sequence_length
+    if settings.model_type == "delimited_lm":
+        return lengths["inputs"] + lengths["targets"]
+    return lengths["inputs" if stack.name == "encoder" else "targets"]
 
 
 def list_tensors_to_split(model: Any, settings: RunSettings) -> Iterator[Tensor]:
@@ -183,7 +189,7 @@ def list_tensors_to_split(model: Any, settings: RunSettings) -> Iterator[Tensor]
     batch = (batch_dim.name, batch_dim.size // count_microbatches(settings))
     batch_fix = {"batch": "(utils.run.batch_size, or a microbatch of it)"}
     for stack in stacks(model):
-        x = (batch, ("length", _get_length(stack, settings)))
+        x = (batch, ("length", get_length(stack, settings)))
         model_dim = _name_and_size(stack.model_dim)
         yield Tensor(f"{stack.name}'s input", (*x, model_dim), batch_fix)
         vocabularies = {stack.input_vocab_dim, stack.output_vocab_dim or stack.input_vocab_dim}
@@ -239,7 +245,7 @@ def _check_capacity(
     stack: transformer.Unitransformer, layer: SwitchLayer, settings: RunSettings
 ) -> None:
     algorithm = layer.resolve_dispatch(settings.mesh_shape)
-    length = _get_length(stack, settings)
+    length = get_length(stack, settings)
     cores = settings.layout.ways("batch")
     microbatches = count_microbatches(settings)
     tokens = batch_dimensions(settings)[-1].size * length

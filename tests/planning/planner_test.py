@@ -150,6 +150,20 @@ def test_copies_of_the_experts_do_not_change_the_flops_of_a_sequence(planned, pl
     assert plan_of_copies.flops_per_sequence == planned["flops_per_sequence"]
 
 
+@pytest.mark.parametrize(("model_type", "tokens"), [("delimited_lm", 32 + 16), ("lm", 16)])
+def test_a_language_model_is_planned_for_the_tokens_of_its_only_stack(
+    model_file, model_type, tokens
+):
+    params = [
+        f"utils.run.model_type = '{model_type}'",
+        "transformer.make_layer_stack.layers = [@transformer_layers.SelfAttention, @SwitchFFN]",
+    ]
+    files = [model_file, "layouts/expert_8.gin"]
+    plan = planner.make_plan(planner.parse_settings(files, params, BATCH_TOKENS))
+    matrices, norms = 4 * 16 * 32 + 2 * 16 * 32 + 16 * 32, 3 * 16
+    assert plan.flops_per_sequence == tokens * 2 * (matrices + norms)
+
+
 def test_the_command_prints_one_json_object_and_writes_a_folder(tiny, command, planned):
     arguments, folder = command
     for key in (
