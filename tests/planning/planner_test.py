@@ -162,6 +162,16 @@ def test_a_language_model_is_planned_for_the_tokens_of_its_only_stack(
     plan = planner.make_plan(planner.parse_settings(files, params, BATCH_TOKENS))
     matrices, norms = 4 * 16 * 32 + 2 * 16 * 32 + 16 * 32, 3 * 16
     assert plan.flops_per_sequence == tokens * 2 * (matrices + norms)
+    assert plan.batch_tokens == 32 * tokens
+
+
+def test_input_tokens_are_those_of_the_inputs_even_if_targets_are_longer(model_file):
+    """1,024 tokens in the longer feature are 32 sequences."""
+    params = ["utils.run.sequence_length = {'inputs': 16, 'targets': 32}"]
+    files = [model_file, "layouts/expert_8.gin"]
+    plan = planner.make_plan(planner.parse_settings(files, params, 1024))
+    assert (plan.sequences, plan.batch_tokens) == (32, 32 * 16)
+    assert plan.tokens_per_second == 32 * 16 / plan.estimate.step_seconds
 
 
 def test_the_command_prints_one_json_object_and_writes_a_folder(tiny, command, planned):
