@@ -24,7 +24,8 @@ def add(parser: argparse.ArgumentParser, command: str, compare_help: str) -> Non
         "--batch_tokens",
         type=flags.positive_integer,
         metavar="N",
-        help="input tokens per step (default: 2^20, as in the paper)",
+        help="tokens per step in the inputs, or in the targets if they are longer (default: "
+        "2^20, as in the paper)",
     )
     parser.add_argument(
         "--vocab_size",

@@ -81,6 +81,11 @@ class RunSettings:
         return max(1, min(100, self.train_steps // 100))
 
     @property
+    def features(self) -> tuple[str, ...]:
+        """The features of an example in training: an "lm" has no inputs."""
+        return ("targets",) if self.model_type == "lm" else ("inputs", "targets")
+
+    @property
     def tokens_per_batch(self) -> int:
-        """Positions of inputs and targets in a step, padding included."""
-        return self.batch_size * sum(self.sequence_length.values())
+        """Positions of all features in a step, padding included."""
+        return self.batch_size * sum(self.sequence_length[name] for name in self.features)

@@ -90,8 +90,8 @@ def distillation(
       soft: The share of the teacher's probabilities in the loss. The paper uses 0.25.
       temperature: T, by which both models' logits are divided in the teacher's part.
       teacher_capacity: "evaluation", the capacity with which `eval` measures the teacher, or
-        "unlimited", with which no token of the teacher is dropped (except on a TPU, see
-        InferenceCapacity).
+        "unlimited", with which no token of the teacher is dropped (except with one-hot
+        products, see InferenceCapacity).
       cache: The folder of the teacher's probabilities (`--cache_teacher`); None for none.
       cache_top_k: The number of tokens whose probabilities it keeps (`--teacher_top_k`).
     """

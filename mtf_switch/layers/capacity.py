@@ -150,9 +150,10 @@ class InferenceCapacity:
 
     Attributes:
       factor: The capacity factor, in place of `capacity_factor_eval`. None gives every token a
-        slot, except with the paper's one-hot products ("einsum", on a TPU). There, a slot for
-        every token in each expert would take E times the memory, so `capacity_factor_eval`
-        applies.
+        slot in each expert (C = S), except with the paper's one-hot products ("einsum", on a
+        TPU), to which `capacity_factor_eval` applies: their tensors [S, E, C] would have
+        S x E x S elements. "gather" has E x S slots for the S tokens of a group, and so needs E
+        times the memory and FLOPs of an even share; a factor avoids that. "sort" has no slots.
     """
 
     factor: float | None = None

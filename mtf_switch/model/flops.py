@@ -14,14 +14,17 @@ from mesh_tensorflow.transformer import utils
 
 from mtf_switch.config.run_settings import RunSettings
 from mtf_switch.layers import dimensions
-from mtf_switch.model.switch_transformer import stacks, switch_layers
+from mtf_switch.model.switch_transformer import get_length, stacks, switch_layers
 
 # Operations that pass the values of a weight to a matmul unchanged.
 _TRANSPARENT = ("SlicewiseOperation", "ReshapeOperation", "UnstackOperation")
 # The dimensions that index the expert inputs of all experts, unused capacity included.
 _CAPACITY_DIMS = tuple(
     make(1).name
-    for make in (dimensions.experts, dimensions.groups_unsplit, dimensions.expert_capacity)
+    for make in (
+        *(dimensions.outer_batch, dimensions.experts),
+        *(dimensions.groups_unsplit, dimensions.expert_capacity),
+    )
 )
 
 
@@ -102,14 +105,11 @@ def compute_flops_per_sequence(
       batch_size: The number of sequences in that pass.
       settings: The settings of the run.
     """
-    lengths = settings.sequence_length
-    tokens = {
-        "encoder": batch_size * lengths.get("inputs", 0),
-        "decoder": batch_size * lengths["targets"],
-    }
     # Scope of a Switch layer -> tokens that its experts process, all experts together.
     expert_tokens = {
-        f"{stack.name}/{layer.scope}/": layer.router.experts_per_token * tokens[stack.name]
+        f"{stack.name}/{layer.scope}/": (
+            layer.router.experts_per_token * batch_size * get_length(stack, settings)
+        )
         for stack in stacks(model)
         for layer in switch_layers(stack)
     }

@@ -178,9 +178,14 @@ def _joins_features(settings: RunSettings, of_lines: bool) -> bool:
     return settings.model_type in types
 
 
-def _get_length(
-    stack: transformer.Unitransformer, settings: RunSettings, of_lines: bool
+def get_length(
+    stack: transformer.Unitransformer, settings: RunSettings, of_lines: bool = False
 ) -> int:
+    """Returns the number of tokens in a sequence of a stack.
+
+    A "delimited_lm" reads the inputs and the targets as one sequence. When lines are predicted
+    or scored (`of_lines`), an "lm" does so, too.
+    """
     lengths = settings.sequence_length
     if _joins_features(settings, of_lines):
         return sum(lengths.get(feature, 0) for feature in ("inputs", "targets"))
@@ -220,7 +225,7 @@ def list_tensors_to_split(
         for feature, length in settings.sequence_length.items():
             yield Tensor(f"the {feature}", (*batch, ("length", length)), batch_fix)
     for stack in stacks(model):
-        x = (*batch, ("length", _get_length(stack, settings, of_lines)))
+        x = (*batch, ("length", get_length(stack, settings, of_lines)))
         model_dim = _name_and_size(stack.model_dim)
         yield Tensor(f"{stack.name}'s input", (*x, model_dim), batch_fix)
         vocabularies = {stack.input_vocab_dim, stack.output_vocab_dim or stack.input_vocab_dim}
@@ -282,7 +287,7 @@ def _check_capacity(
     stack: transformer.Unitransformer, layer: SwitchLayer, settings: RunSettings, of_lines: bool
 ) -> None:
     algorithm = layer.resolve_dispatch(settings.mesh_shape)
-    length = _get_length(stack, settings, of_lines)
+    length = get_length(stack, settings, of_lines)
     cores = settings.layout.ways("batch")
     microbatches = count_microbatches(settings)
     tokens = batch_dimensions(settings)[-1].size * length

@@ -63,15 +63,17 @@ class VariableSize:
 
 @dataclasses.dataclass(frozen=True)
 class StepBatch:
-    """The properties of a batch that decide the memory of a training step.
+    """The properties of a batch that decide the memory of a step.
 
     Attributes:
-      sequences: Sequences in a microbatch, on all cores together.
+      sequences: Sequences in a microbatch for one copy of the experts, on all cores together.
       sequence_length: Tokens in the longest feature of a sequence.
+      trains: Whether the step trains. No other step divides its batch into microbatches.
     """
 
     sequences: int
     sequence_length: int
+    trains: bool = True
 
 
 def measure_memory(
@@ -127,43 +129,56 @@ def suggest_fixes(
     hardware: Hardware,
 ) -> str:
     """Says what would make a model fit that does not; for the arguments, see `describe_fit`."""
-    activations = memory[ACTIVATIONS]
-    fixes = []
-    room = hardware.core_usable_bytes - (sum(memory.values()) - activations)
-    if room > 0:
-        fixes.append(_suggest_microbatches(activations, room, layout, batch))
-    larger = _find_larger_mesh(variables, memory, layout, batch, hardware)
-    if larger:
-        fixes.append(f"a mesh of {larger.size} cores with the same rules ({larger.mesh_shape})")
-    if fixes:
-        return f"To make it fit, use {', or '.join(fixes)}."
+    fixes = [
+        _suggest_fewer_sequences(memory, layout, batch, hardware),
+        _suggest_larger_mesh(variables, memory, layout, batch, hardware),
+    ]
+    if any(fixes):
+        return f"To make it fit, use {', or '.join(filter(None, fixes))}."
     return (
         f"No mesh of up to {max(hardware.slices)} cores with these rules can hold it: "
         "split more dimensions (layouts/expert_model_data.gin), or make the model smaller."
     )
 
 
-def _suggest_microbatches(
-    activation_bytes: int, room: int, layout: MeshLayout, batch: StepBatch
-) -> str:
-    """Suggests microbatches whose activations fit into `room` bytes.
+def _suggest_fewer_sequences(
+    memory: Mapping[MemoryGroup, int], layout: MeshLayout, batch: StepBatch, hardware: Hardware
+) -> str | None:
+    """Suggests fewer sequences at once, or None if even one for each core would not fit.
 
     It assumes that the activations are proportional to the number of sequences.
     """
+    activations = memory[ACTIVATIONS]
+    room = hardware.core_usable_bytes - (sum(memory.values()) - activations)
     sequences = batch.sequences // layout.ways("batch")
-    fewer = next(
-        (
-            n
-            for n in range(sequences, 0, -1)
-            if sequences % n == 0 and activation_bytes * n / sequences <= room
-        ),
-        1,
+    fitting = (
+        n
+        for n in range(sequences - 1, 0, -1)
+        if sequences % n == 0 and activations * n / sequences <= room
     )
+    fewer = next(fitting, None)
+    if fewer is None:
+        return None
+    if not batch.trains:
+        return "a smaller batch (--batch_tokens)"
     return (
         f"microbatches of {fewer} sequence{'s' * (fewer > 1)} per core instead of {sequences} "
         "(--gin_param='utils.serialize_num_microbatches.tokens_per_microbatch_per_replica = "
         f"{fewer * batch.sequence_length}')"
     )
+
+
+def _suggest_larger_mesh(
+    variables: Sequence[VariableSize],
+    memory: Mapping[MemoryGroup, int],
+    layout: MeshLayout,
+    batch: StepBatch,
+    hardware: Hardware,
+) -> str | None:
+    larger = _find_larger_mesh(variables, memory, layout, batch, hardware)
+    if larger is None:
+        return None
+    return f"a mesh of {larger.size} cores with the same rules ({larger.mesh_shape})"
 
 
 def _find_larger_mesh(

@@ -30,7 +30,8 @@ class Plan:
 
     Attributes:
       layout: The mesh and its layout rules.
-      batch_tokens: Input tokens per step; as in the paper, only inputs count.
+      batch_tokens: Input tokens per step; as in the paper, targets do not count. The input of a
+        language model is its whole sequence.
       sequences: Sequences per step.
       microbatches: Microbatches per step.
       vocabulary: The vocabulary whose embeddings and logits are counted.

@@ -18,6 +18,8 @@ from mtf_switch.config import bound_settings, gin_config, run_settings
 from mtf_switch.config.mesh_layout import MeshLayout
 from mtf_switch.errors import UserError
 from mtf_switch.model import flops
+from mtf_switch.model.batch import batch_dimensions
+from mtf_switch.model.switch_transformer import get_length, stacks
 from mtf_switch.planning import (
     compiled_step,
     core_memory,
@@ -54,7 +56,7 @@ def parse_settings(
     Args:
       gin_files: Files for a model, a layout and, optionally, the hardware.
       gin_params: Gin bindings, which override the files.
-      batch_tokens: Input tokens per step; None means 2^20.
+      batch_tokens: Tokens per step in the longest feature; None means 2^20.
 
     Raises:
       UserError: If the configuration is wrong, or its mesh has only one core.
@@ -159,7 +161,7 @@ def plan_pod(
     microbatch = _describe_batch(pod, settings)
     return Plan(
         layout=layout,
-        batch_tokens=settings.batch_size * microbatch.sequence_length,
+        batch_tokens=settings.batch_size * _count_input_tokens(pod, settings),
         sequences=settings.batch_size,
         microbatches=pod.microbatches,
         vocabulary=vocabulary,
@@ -222,7 +224,7 @@ def compile_step(
         outcome,
         pod_census.measure_variables(pod),
         settings.layout,
-        _describe_batch(pod, settings),
+        _describe_batch(pod, settings, mode),
         pod_hardware,
     )
     return CompiledStep(
@@ -238,11 +240,20 @@ def _choose_topology(name: str | None, pod_hardware: Hardware, layout: MeshLayou
     return chosen
 
 
-def _describe_batch(pod: PodGraph, settings: run_settings.RunSettings) -> StepBatch:
+def _describe_batch(
+    pod: PodGraph, settings: run_settings.RunSettings, mode: Mode = "train"
+) -> StepBatch:
     """Returns the size of a microbatch."""
     return StepBatch(
-        settings.batch_size // pod.microbatches, max(settings.sequence_length.values())
+        sequences=batch_dimensions(settings)[-1].size // pod.microbatches,
+        sequence_length=max(settings.sequence_length.values()),
+        trains=mode == "train",
     )
+
+
+def _count_input_tokens(pod: PodGraph, settings: run_settings.RunSettings) -> int:
+    """Returns the tokens in the inputs of a sequence: those of the model's first stack."""
+    return get_length(next(stacks(pod.model)), settings)
 
 
 def _choose_vocabulary(

@@ -46,9 +46,10 @@ def build(
     with tf.Graph().as_default():
         tf.train.get_or_create_global_step()
         features = {
-            name: tf.placeholder(tf.int32, [settings.batch_size, length], name=name)
-            for name, length in settings.sequence_length.items()
-            if mode != "predict" or name == "inputs"
+            name: tf.placeholder(
+                tf.int32, [settings.batch_size, settings.sequence_length[name]], name=name
+            )
+            for name in (("inputs",) if mode == "predict" else settings.features)
         }
         mesh_impl = _make_mesh_impl(settings, cores_per_chip)
         if mode == "train":

@@ -21,11 +21,13 @@ _DTYPES = {
 }
 _KINDS = ("all-reduce", "all-to-all", "collective-permute", "all-gather", "reduce-scatter")
 _COLLECTIVE = re.compile(
-    rf"^\s*(?:ROOT )?%\S+ = (?P<type>.*?) (?P<kind>{'|'.join(_KINDS)})(?:-start)?"
+    rf"^\s*(?:ROOT )?%\S+ = (?P<type>.*?) (?P<kind>{'|'.join(_KINDS)})(?P<start>-start)?"
     r"\((?P<rest>.*)$"
 )
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%(?P<name>\S+) \(.*\{\s*$")
 _WHILE = re.compile(r" while\(.*condition=%(?P<condition>[^,\s]+), body=%(?P<body>[^,\s]+)")
+# The end of an asynchronous operation names the computation that its start has called.
+_END = re.compile(r" async-(?:update|done)\(")
 _CALLED = re.compile(r"(?:calls|to_apply|branch_computations)=(\{[^}]*\}|%[^,\s]+)")
 _TENSOR = re.compile(r"(?P<dtype>[a-z]+\d*)\[(?P<shape>[\d,]*)\]")
 
@@ -37,10 +39,10 @@ class CompiledCollective:
     Attributes:
       kind: Such as "all_reduce".
       cores_per_group: The number of cores that communicate with each other.
-      dtype: The dtype of the largest tensor.
+      dtype: The dtype of the largest tensor of the result.
       shape: The shape of the largest tensor on one core.
-      tensors: The number of tensors.
-      bytes: Bytes of all tensors on one core, without the padding of a TPU's tiles.
+      tensors: The number of tensors of the result.
+      bytes: Bytes of these tensors on one core, without the padding of a TPU's tiles.
       count: Runs of such collectives per run of the program; if `per_iteration`, per iteration
         of their loop.
       per_iteration: Whether they are in a loop whose length depends on data, as decoding does.
@@ -108,7 +110,7 @@ def _count_runs(computations: dict[str, list[str]]) -> dict[tuple[str, bool], in
                 inner = (True, 1) if trips is None else (per_iteration, times * trips)
                 waiting.append((loop["body"], *inner))
                 continue
-            for called in _CALLED.findall(line):
+            for called in () if _END.search(line) else _CALLED.findall(line):
                 names = (each.strip(" %") for each in called.strip("{}").split(","))
                 waiting += [(each, per_iteration, times) for each in names]
     return runs
@@ -126,7 +128,7 @@ def _describe(found: re.Match, cores: int, per_iteration: bool) -> CompiledColle
     """Describes one collective, whose `count` stays 0."""
     tensors = [
         (_DTYPES[dtype], tuple(int(size) for size in shape.split(",") if size))
-        for dtype, shape in _TENSOR.findall(found["type"])
+        for dtype, shape in _TENSOR.findall(_find_result(found))
         if dtype in _DTYPES
     ]
     sizes = [math.prod(shape) * BYTES_PER_ELEMENT[dtype] for dtype, shape in tensors]
@@ -144,3 +146,21 @@ def _describe(found: re.Match, cores: int, per_iteration: bool) -> CompiledColle
     return CompiledCollective(
         *(kind, size, dtype, shape, len(tensors), sum(sizes), 0), per_iteration=per_iteration
     )
+
+
+def _find_result(found: re.Match) -> str:
+    """Returns the type of a collective's result.
+
+    The start of an asynchronous one has the type (operands, result, ...); only that of an
+    all-reduce has the type of the result.
+    """
+    if not found["start"] or found["kind"] == "all-reduce":
+        return found["type"]
+    parts, depth = [""], 0
+    for character in found["type"][1:-1]:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts[1]

@@ -49,6 +49,12 @@ def test_settings_are_what_gin_says() -> None:
     assert (got.autostack, got.skip_seen_data) == (False, True)
 
 
+def test_a_language_model_without_inputs_counts_the_tokens_of_its_targets() -> None:
+    lengths = "utils.run.sequence_length = {'inputs': 32, 'targets': 16}"
+    got = settings(lengths, "utils.run.batch_size = 8", "utils.run.model_type = 'lm'")
+    assert (got.features, got.tokens_per_batch) == (("targets",), 8 * 16)
+
+
 def test_one_length_is_that_of_inputs_and_targets() -> None:
     got = settings("utils.run.sequence_length = 64")
     assert got.sequence_length == {"inputs": 64, "targets": 64}

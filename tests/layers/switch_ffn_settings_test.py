@@ -237,10 +237,19 @@ def test_the_capacity_is_that_of_the_mode(mode, kept):
         (math.inf, "einsum", 64),
     ],
 )
-def test_to_predict_every_token_has_a_slot_where_slots_are_free(factor, algorithm, slots):
+def test_to_predict_every_token_has_a_slot_but_with_one_hot_products(factor, algorithm, slots):
     layer = SwitchFFN(8, 3, capacity=ExpertCapacity(1.25, 2.0))
     assert layer.expert_capacity(algorithm, 64, "eval") == 16
     layer.set_target(on_tpu=False, inference=InferenceCapacity(factor))
     assert layer.expert_capacity(algorithm, 64, "eval") == slots
     assert layer.expert_capacity(algorithm, 64, "train") == 10
     assert layer.expert_capacity(algorithm, 64, "decode") == 64
+
+
+@pytest.mark.parametrize(("factor", "slots"), [(None, 262_144), (2.0, 4_096)])
+def test_room_for_all_tokens_has_the_slots_that_the_page_of_predict_states(factor, slots):
+    """docs/predict.md, for groups of 2,048 tokens and 128 experts."""
+    layer = SwitchFFN(128, 3)
+    layer.set_target(on_tpu=False, compiled=True, inference=InferenceCapacity(factor))
+    assert layer.resolve_dispatch(None) == "gather"
+    assert 128 * layer.expert_capacity("gather", 2_048, "eval") == slots

@@ -101,6 +101,17 @@ def test_a_group_size_that_does_not_divide_is_refused_with_the_stack_and_the_nea
         _build(tiny, {"decoder/ExpertCapacity.group_size": "48"})
 
 
+def test_the_groups_of_a_delimited_lm_are_of_inputs_and_targets(tiny):
+    # 8 x (32 + 16) tokens.
+    params = {
+        "utils.run.model_type": "'delimited_lm'",
+        "transformer.make_layer_stack.layers": "[@transformer_layers.SelfAttention, @SwitchFFN]",
+    }
+    _build(tiny, {**params, "ExpertCapacity.group_size": "96"})
+    with pytest.raises(UserError, match=r"group_size = 256 does not divide the 384 tokens"):
+        _build(tiny, {**params, "ExpertCapacity.group_size": "256"})
+
+
 def test_a_capacity_below_one_is_refused(tiny):
     none = {
         "ExpertCapacity.min_expert_capacity": "0",

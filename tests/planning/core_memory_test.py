@@ -51,6 +51,36 @@ def test_a_model_that_fits_no_mesh_with_these_rules_is_reported():
     assert "No mesh of up to 2048 cores with these rules can hold it: split more" in said
 
 
+def test_microbatches_are_not_advised_if_not_even_one_sequence_per_core_fits():
+    """200 GiB of activations are 25 for one of a core's 8 sequences, and 25 on 64 cores too."""
+    layout = MeshLayout.parse("data:8", "batch:data,experts:data")
+    memory = core_memory.measure_memory([EXPERTS], layout, {"activations": 200 * 2**30})
+    said = core_memory.describe_fit([EXPERTS], memory, layout, BATCH, read_hardware())
+    assert "microbatches" not in said
+    assert "No mesh of up to 2048 cores with these rules can hold it" in said
+
+
+def test_a_microbatch_of_one_sequence_per_core_is_not_divided_further():
+    layout = MeshLayout.parse("data:8", "batch:data,experts:data")
+    memory = core_memory.measure_memory([EXPERTS], layout, {"activations": 8 * 2**30})
+    batch = StepBatch(sequences=8, sequence_length=512)
+    assert "microbatches" not in core_memory.suggest_fixes(
+        [EXPERTS], memory, layout, batch, read_hardware()
+    )
+
+
+def test_a_step_that_does_not_train_is_not_advised_to_use_microbatches():
+    """8 GiB of experts leave room for 7.48 of 8 GiB of activations."""
+    layout = MeshLayout.parse("data:8", "batch:data,experts:data")
+    memory = core_memory.measure_memory([EXPERTS], layout, {"activations": 8 * 2**30})
+    batch = StepBatch(sequences=64, sequence_length=512, trains=False)
+    said = core_memory.suggest_fixes([EXPERTS], memory, layout, batch, read_hardware())
+    assert said == (
+        "To make it fit, use a smaller batch (--batch_tokens), or a mesh of 32 cores with the "
+        "same rules (data:32)."
+    )
+
+
 def test_memory_that_is_just_enough_fits():
     layout = MeshLayout.parse("data:8", "batch:data,experts:data")
     # 8 GiB of experts, 4 of gradients, and all of the rest; the compiler reserves 530 MiB.

@@ -126,6 +126,54 @@ def test_microbatches_change_neither_flops_nor_weights(planned, model_file):
     assert halves.memory["activations"] < 0.6 * planned["per_core"]["activations"]
 
 
+@pytest.fixture(scope="module")
+def plan_of_copies(model_file):
+    """The plan with two copies of the experts, on cores of which a program can use 20 MiB."""
+    reserved = 16 * 2**30 - 20 * 2**20
+    files = [model_file, "layouts/expert_8.gin"]
+    params = [
+        "utils.tpu_estimator_model_fn.outer_batch_size = 2",
+        f"Hardware.core_reserved_bytes = {reserved}",
+    ]
+    return planner.make_plan(planner.parse_settings(files, params, BATCH_TOKENS))
+
+
+def test_microbatches_are_advised_for_the_sequences_of_one_copy_of_the_experts(plan_of_copies):
+    """Each of two copies has 16 of 32 sequences: 2 on each of 8 cores."""
+    assert (
+        "use microbatches of 1 sequence per core instead of 2 (--gin_param='utils."
+        "serialize_num_microbatches.tokens_per_microbatch_per_replica = 32')"
+    ) in plan_of_copies.verdict
+
+
+def test_copies_of_the_experts_do_not_change_the_flops_of_a_sequence(planned, plan_of_copies):
+    assert plan_of_copies.flops_per_sequence == planned["flops_per_sequence"]
+
+
+@pytest.mark.parametrize(("model_type", "tokens"), [("delimited_lm", 32 + 16), ("lm", 16)])
+def test_a_language_model_is_planned_for_the_tokens_of_its_only_stack(
+    model_file, model_type, tokens
+):
+    params = [
+        f"utils.run.model_type = '{model_type}'",
+        "transformer.make_layer_stack.layers = [@transformer_layers.SelfAttention, @SwitchFFN]",
+    ]
+    files = [model_file, "layouts/expert_8.gin"]
+    plan = planner.make_plan(planner.parse_settings(files, params, BATCH_TOKENS))
+    matrices, norms = 4 * 16 * 32 + 2 * 16 * 32 + 16 * 32, 3 * 16
+    assert plan.flops_per_sequence == tokens * 2 * (matrices + norms)
+    assert plan.batch_tokens == 32 * tokens
+
+
+def test_input_tokens_are_those_of_the_inputs_even_if_targets_are_longer(model_file):
+    """1,024 tokens in the longer feature are 32 sequences."""
+    params = ["utils.run.sequence_length = {'inputs': 16, 'targets': 32}"]
+    files = [model_file, "layouts/expert_8.gin"]
+    plan = planner.make_plan(planner.parse_settings(files, params, 1024))
+    assert (plan.sequences, plan.batch_tokens) == (32, 32 * 16)
+    assert plan.tokens_per_second == 32 * 16 / plan.estimate.step_seconds
+
+
 def test_the_command_prints_one_json_object_and_writes_a_folder(tiny, command, planned):
     arguments, folder = command
     for key in (

@@ -54,6 +54,51 @@ def test_a_collective_without_groups_joins_all_cores():
     assert sizes == {"all_to_all": 4, "all_reduce": 8, "collective_permute": 2}
 
 
+# In the notation of XLA's own tests. The compiler may start a collective before it waits for it.
+PERMUTE = "%p = (f32[8]{0:T(256)}, f32[8]{0:T(256)}, u32[]{:S(2)}, u32[]) collective-permute-start(f32[8] %a), source_target_pairs={{0,1},{1,0}}"
+GATHER = "%g = (f32[8]{0}, f32[16]{0}) all-gather-start(f32[8] %a), replica_groups={{0,1}}, dimensions={0}"
+GATHER_TWO = "%g = ((f32[8]{0}, bf16[4,2]{1,0}), (f32[16]{0}, /*index=1*/bf16[8,2]{1,0})) all-gather-start(f32[8] %a, bf16[4,2] %b), replica_groups={{0,1}}, dimensions={0}"
+REDUCE = "%r = (f32[8]{0}, f32[4]{0}) all-reduce-start(f32[8] %a, f32[4] %b), replica_groups={{0,1}}, to_apply=%region_1.2"
+EXCHANGE = "%x = ((f32[8]{0}), f32[8]{0}, u32[]) all-to-all-start(f32[8] %a), replica_groups={{0,1}}, dimensions={0}"
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "shape", "tensors", "size"),
+    [
+        pytest.param(PERMUTE, "collective_permute", (8,), 1, 32, id="permute"),
+        pytest.param(GATHER, "all_gather", (16,), 1, 64, id="all-gather"),
+        pytest.param(GATHER_TWO, "all_gather", (16,), 2, 64 + 32, id="two all-gathers"),
+        # An all-reduce is as its result, which may have several tensors.
+        pytest.param(REDUCE, "all_reduce", (8,), 2, 32 + 16, id="all-reduce"),
+        pytest.param(EXCHANGE, "all_to_all", (8,), 1, 32, id="all-to-all"),
+    ],
+)
+def test_of_an_asynchronous_collective_only_the_result_is_counted(
+    line, kind, shape, tensors, size
+):
+    text = f"HloModule main\n\nENTRY %main (a: f32[8]) -> f32[8] {{\n  {line}\n}}\n"
+    (found,) = compiled_hlo.count_collectives(text, 2)
+    assert found == CompiledCollective(
+        *(kind, 2, "float32", shape, tensors, size, 1), per_iteration=False
+    )
+
+
+def test_a_computation_that_runs_asynchronously_is_counted_once():
+    text = """HloModule main
+
+%wrapped (p: f32[8]) -> f32[4] {
+  ROOT %r = f32[4]{0} reduce-scatter(f32[8] %p), replica_groups={{0,1}}, to_apply=%add
+}
+
+ENTRY %main (a: f32[8]) -> f32[4] {
+  %start = ((f32[8]{0}), f32[4]{0}, u32[]) async-start(f32[8] %a), calls=%wrapped
+  ROOT %done = f32[4]{0} async-done(((f32[8]{0}), f32[4]{0}, u32[]) %start), calls=%wrapped
+}
+"""
+    (found,) = compiled_hlo.count_collectives(text, 2)
+    assert (found.kind, found.bytes, found.count) == ("reduce_scatter", 16, 1)
+
+
 def test_a_loop_in_a_loop_multiplies():
     nested = TEXT.replace(
         "ROOT %tuple.1",
