@@ -33,6 +33,7 @@ def folder(tmp_path_factory) -> Path:
     write_table(folder / "train.tsv", [*rows, (" ".join(["ba do ki"] * 30), "lu")])
     write_table(folder / "validation.tsv", [("ba do 3", "lu"), ("no pa", "me"), ("pa", "so")])
     write_table(folder / "new.tsv", [("ki", "lu"), ("so", "me")])
+    (folder / "numbers.jsonl").write_text('{"inputs": "ki", "targets": [1, "two"]}\n')
     return folder
 
 
@@ -229,6 +230,10 @@ MISTAKES = {
         *("--train_file={}/train.tsv", "--inputs_column=text", "--targets_column=label"),
         "--metric=pearson",
     ): "train.tsv, line 3: --metric=pearson compares numbers, but the target is 'lu'",
+    (
+        *("--train_file={}/numbers.jsonl", "--validation_file={}/numbers.jsonl"),
+        "--metric=spearman",
+    ): "numbers.jsonl, line 1: --metric=spearman compares numbers, but the target is 'two'",
     (
         *("--train_file={}/train.tsv", "--inputs_column=text", "--targets_column=label"),
         "--task=my reviews",
