@@ -57,13 +57,24 @@ class Catalogues:
     folder: Path = FOLDER
 
     def identity(self) -> dict:
-        """Returns everything that decides the catalogues, as JSON values, to key a cache by."""
+        """Returns everything that decides the catalogues, as JSON values, to key a cache by.
+
+        Of the path of a user's file, these are its locale and its place in the order.
+        """
         if self.patterns is None:
             return {"packages": self.versions()}
-        return {"files": sorted(self.versions().values())}
+        # A wheel holds the paths of its catalogues.
+        return {
+            "files": [
+                [find_locale(path) if path.endswith(".po") else "", version]
+                for path, version in self.versions().items()
+            ]
+        }
 
     def versions(self) -> dict[str, str]:
         """Returns the version of each pinned package, or the SHA-256 of each file of the user.
+
+        The files are in the order of `paths`.
 
         Raises:
           UserError: In the cases of `paths`.

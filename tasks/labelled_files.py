@@ -31,12 +31,12 @@ class Columns:
     """The columns that are read.
 
     Attributes:
-      inputs: Name of the column with the inputs, or its number from 1. With numbers, TSV and
-        CSV files have no line with names.
-      targets: The same for the targets; None if they are not read.
+      inputs: Name of the column with the inputs, or its number from 1; None if they are not
+        read. With numbers, TSV and CSV files have no line with names.
+      targets: The same for the targets.
     """
 
-    inputs: str = "inputs"
+    inputs: str | None = "inputs"
     targets: str | None = "targets"
 
     @property
@@ -56,7 +56,7 @@ class LabelledExample:
 
     Attributes:
       line: The line of the file on which it begins, from 1.
-      inputs: The input text, without white space at its ends.
+      inputs: The input text, without white space at its ends; "" if inputs are not read.
       references: The correct answers; the first one is the target of training. Without
         targets, there are none.
     """
@@ -167,14 +167,17 @@ def _check_names(path: str, line: int, names: list[str], columns: Columns) -> No
 
 
 def _describe_missing(name: str, names: list[str], columns: Columns) -> str:
-    flag = "inputs" if name == columns.inputs else "targets"
+    kind = "inputs" if name == columns.inputs else "targets"
     if columns.are_numbers:
         return f"there is no column {name}; the line has {len(names)} cells."
     shown = ", ".join(map(repr, names[:8]))
+    read = {"inputs": columns.inputs, "targets": columns.targets}
+    flags = [f"--{feature}_column" for feature, column in read.items() if column is not None]
+    numbers = " ".join(f"{flag}={number}" for number, flag in enumerate(flags, start=1))
     return (
         f"there is no column {name!r}; this line names {shown}.{suggest_names(name, names)} "
-        f"Name the column with --{flag}_column=NAME; if the file has no line with names, give "
-        "numbers: --inputs_column=1 --targets_column=2."
+        f"Name the column with --{kind}_column=NAME; if the file has no line with names, give "
+        f"numbers: {numbers}."
     )
 
 
@@ -201,7 +204,7 @@ def _read_json(path: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _make_example(
     path: str, line: int, row: dict[str, Any], columns: Columns
 ) -> LabelledExample:
-    texts = []
+    texts: dict[str | None, list[str]] = {}
     for name in columns.names:
         if name not in row:  # only in JSON
             missing = _describe_missing(name, sorted(row), columns)
@@ -213,9 +216,9 @@ def _make_example(
             raise UserError(
                 f"{path}, line {line}: {name!r} is empty. Fill it in, or remove the row."
             )
-        texts.append(references)
-    inputs, *references = texts
-    return LabelledExample(line, inputs[0], tuple(references[0]) if references else ())
+        texts[name] = references
+    inputs, references = texts.get(columns.inputs, [""]), texts.get(columns.targets, ())
+    return LabelledExample(line, inputs[0], tuple(references))
 
 
 def _to_text(path: str, line: int, name: str, value: Any) -> str:

@@ -16,8 +16,8 @@ from tasks.vocabulary import SAMPLE_CHARACTERS
 # mT5's choice.
 ALPHA = 0.3
 
-# Increase this whenever the same documents would give another sample.
-SAMPLING_VERSION = 1
+# Increase this whenever the same documents would give another sample, or vocabulary.
+SAMPLING_VERSION = 2
 
 
 def compute_rate(documents: int, alpha: float) -> float:
@@ -43,7 +43,8 @@ def sample_documents(
     Args:
       documents: Language -> its training documents.
       alpha: See `compute_rate`.
-      characters: The number of characters of all languages together.
+      characters: The number of characters of all languages together. Each language exceeds its
+        share by less than a document.
     """
     rates = {code: compute_rate(len(texts), alpha) for code, texts in documents.items()}
     total = sum(rates.values())

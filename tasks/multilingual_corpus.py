@@ -37,7 +37,12 @@ from tasks import (
 from tasks.catalogue_files import Catalogues
 from tasks.document_split import SPLITS, Split
 from tasks.text_cache import PreparedText
-from tasks.vocabulary import VocabSizeError, check_vocab_size, train_vocabulary
+from tasks.vocabulary import (
+    SAMPLE_CHARACTERS,
+    VocabSizeError,
+    check_vocab_size,
+    train_vocabulary,
+)
 
 NAME = "multilingual"
 
@@ -252,7 +257,8 @@ class MultilingualCorpus:
         try:
             model = train_vocabulary(
                 sample,
-                characters=sum(map(len, sample)),
+                # All of it is used, although it ends with whole documents beyond the limit.
+                characters=min(sum(map(len, sample)), SAMPLE_CHARACTERS),
                 vocab_size=self.vocab_size,
                 byte_fallback=True,
                 character_coverage=self.character_coverage,
@@ -273,10 +279,10 @@ class MultilingualCorpus:
 
 
 def _read(texts: dict[str, PreparedText], split: Split) -> dict[str, list[str]]:
-    """Reads the documents of a split: language -> documents."""
+    """Reads the documents of a split: language -> documents, in the order of the codes."""
     return {
         code: list(document_split.read_documents(text.split_file(split)))
-        for code, text in texts.items()
+        for code, text in sorted(texts.items())
     }
 
 

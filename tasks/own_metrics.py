@@ -45,11 +45,12 @@ def _compute_squad(targets: Targets, predictions: Sequence[str]) -> Mapping[str,
 def macro_f1(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
     """Computes the mean over labels of each label's F1.
 
-    The labels are the first references. A prediction that is no label is wrong.
+    The label of an example is the reference that equals the prediction, or else the first one.
+    A prediction that is no label is wrong.
     """
     from sklearn import metrics
 
-    labels = _first(targets)
+    labels = _choose_labels(targets, predictions)
     value = metrics.f1_score(
         labels, predictions, labels=sorted(set(labels)), average="macro", zero_division=0
     )
@@ -57,14 +58,22 @@ def macro_f1(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
 
 
 def matthews(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
-    """Computes Matthews's correlation of labels. A prediction that is no label is one more."""
+    """Computes Matthews's correlation of labels, which are chosen as in `macro_f1`.
+
+    A prediction that is no label is one more.
+    """
     from sklearn import metrics
 
-    return {"matthews": 100 * metrics.matthews_corrcoef(_first(targets), list(predictions))}
+    labels = _choose_labels(targets, predictions)
+    return {"matthews": 100 * metrics.matthews_corrcoef(labels, list(predictions))}
 
 
 def pearson(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
-    """Computes Pearson's correlation of numbers. As in T5, other predictions are -1."""
+    """Computes Pearson's correlation of numbers. As in T5, other predictions are -1.
+
+    The target of an example is the reference that is nearest to the prediction. It is the first
+    reference if the prediction is no number.
+    """
     from scipy import stats
 
     return {"pearson": 100 * stats.pearsonr(*_to_numbers(targets, predictions))[0]}
@@ -105,17 +114,30 @@ def bleu(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
     return {"bleu": value.score}
 
 
-def _first(targets: Targets) -> list[str]:
-    return [references[0] for references in targets]
+def _choose_labels(targets: Targets, predictions: Sequence[str]) -> list[str]:
+    """Returns the reference of each example that its prediction equals, or the first one."""
+    return [
+        prediction if prediction in references else references[0]
+        for references, prediction in zip(targets, predictions)
+    ]
 
 
 def _to_numbers(
     targets: Targets, predictions: Sequence[str]
 ) -> tuple[list[float], list[float]]:
-    return list(map(parse_number, _first(targets))), list(map(parse_number, predictions))
+    """Returns the numbers of the targets, see `pearson`, and those of the predictions."""
+    return list(map(_choose_number, targets, predictions)), list(map(parse_number, predictions))
 
 
-def parse_number(text: str, default: float = -1.0) -> float:
+def _choose_number(references: Sequence[str], prediction: str) -> float:
+    numbers = list(map(parse_number, references))
+    predicted = parse_number(prediction, default=None)
+    if predicted is None:
+        return numbers[0]
+    return min(numbers, key=lambda number: abs(number - predicted))
+
+
+def parse_number(text: str, default: float | None = -1.0) -> float | None:
     """Returns the finite number in a text, or a default."""
     try:
         value = float(text)

@@ -156,12 +156,12 @@ def _check_numbers(splits: LabelledSplits, examples: Examples, metrics: list[str
     """Checks that targets are numbers if a metric compares numbers."""
     metric = next((m for m in metrics if m in own_metrics.OF_NUMBERS), None)
     for split in examples if metric else ():
-        for example in examples[split]:
-            if own_metrics.parse_number(example.references[0], default=None) is None:
+        for line, target in ((e.line, text) for e in examples[split] for text in e.references):
+            if own_metrics.parse_number(target, default=None) is None:
                 path = splits.files.get(split, splits.files.get("train"))
                 raise UserError(
-                    f"{path}, line {example.line}: --metric={metric} compares numbers, but the "
-                    f"target is {example.references[0][:40]!r}."
+                    f"{path}, line {line}: --metric={metric} compares numbers, but the target "
+                    f"is {target[:40]!r}."
                 )
 
 

@@ -67,7 +67,8 @@ def _check_both_columns(options: argparse.Namespace) -> None:
 def read(options: argparse.Namespace, file: str) -> dict[int, str]:
     """Reads the texts of a file, and puts the prefix of the run's own task before inputs.
 
-    Stderr says which column is read, and that a prefix was added.
+    Of a list of targets, the first one is read. Stderr says so, which column is read, and that
+    a prefix was added.
 
     Args:
       options: The parsed flags.
@@ -80,20 +81,23 @@ def read(options: argparse.Namespace, file: str) -> dict[int, str]:
       UserError: If the file cannot be read, or has no such column.
     """
     path, own = getattr(options, file), _read_own_data(options.model_dir)
-    inputs, targets = (
-        getattr(options, column, None) or (own and own[column]) for column in _COLUMNS.values()
-    )
-    if labelled_files.is_labelled_file(path) and file == "input_file" and inputs:
-        texts = {e.line: e.inputs for e in labelled_files.read(path, Columns(inputs, None))}
-        print(f"{path}: {len(texts):,} examples, column {inputs!r}.", file=sys.stderr)
-    elif labelled_files.is_labelled_file(path) and file == "target_file" and targets:
-        examples = labelled_files.read(path, Columns(inputs or "inputs", targets))
-        texts = {example.line: example.references[0] for example in examples}
-        print(f"{path}: {len(texts):,} examples, column {targets!r}.", file=sys.stderr)
+    column = getattr(options, _COLUMNS[file], None) or (own and own[_COLUMNS[file]])
+    if labelled_files.is_labelled_file(path) and column:
+        texts = _read_column(path, column, is_of_inputs=file == "input_file")
     else:
         texts = dict(enumerate(text_lines.read_lines(path), start=1))
     prefix = own.get("prefix") if own and file == "input_file" else None
     return _add_prefix(path, texts, prefix) if prefix else texts
+
+
+def _read_column(path: str, column: str, is_of_inputs: bool) -> dict[int, str]:
+    """Reads one column of a table: the line on which each example begins -> its text."""
+    columns = Columns(column, None) if is_of_inputs else Columns(None, column)
+    examples = labelled_files.read(path, columns)
+    lists = sum(len(example.references) > 1 for example in examples)
+    first = f" {lists:,} of them have several targets; the first is read." if lists else ""
+    print(f"{path}: {len(examples):,} examples, column {column!r}.{first}", file=sys.stderr)
+    return {e.line: e.inputs if is_of_inputs else e.references[0] for e in examples}
 
 
 def _read_own_data(model_dir: str) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError, join_first
 from mtf_switch.runs import data
 from mtf_switch.runs.run import Run
+from tasks import pretraining
 
 FILE = "text.json"
 
@@ -100,7 +101,7 @@ def compare(before: Versions, now: Versions) -> list[str]:
     return [
         change
         for name in sorted(before.keys() & now.keys())
-        for change in _compare(before[name], now[name])
+        for change in _compare(name, before[name], now[name])
     ]
 
 
@@ -119,14 +120,15 @@ def _read(model_dir: str) -> Versions:
     return content
 
 
-def _compare(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+def _compare(text: str, before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Compares the versions of files or packages by their names.
 
-    Renamed files count as the same, because the names of files do not affect the text.
+    Renamed files of "text_files" count as the same, because their names do not affect the text.
+    The names of other files do: they decide the language of a catalogue, or the split.
     """
-    is_files = all(os.path.isabs(name) for name in now)
-    if is_files and sorted(before.values()) == sorted(now.values()):
+    if text == pretraining.TEXT_FILES and sorted(before.values()) == sorted(now.values()):
         return []
+    is_files = all(os.path.isabs(name) for name in now)
     changes = []
     for name in sorted(before.keys() | now.keys()):
         if name not in now:

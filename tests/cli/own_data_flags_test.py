@@ -33,6 +33,7 @@ def folder(tmp_path_factory) -> Path:
     write_table(folder / "train.tsv", [*rows, (" ".join(["ba do ki"] * 30), "lu")])
     write_table(folder / "validation.tsv", [("ba do 3", "lu"), ("no pa", "me"), ("pa", "so")])
     write_table(folder / "new.tsv", [("ki", "lu"), ("so", "me")])
+    (folder / "numbers.jsonl").write_text('{"inputs": "ki", "targets": [1, "two"]}\n')
     return folder
 
 
@@ -143,6 +144,29 @@ def test_a_file_of_lines_and_the_targets_of_a_table(tuned: Path, tmp_path: Path)
     assert own_texts.read(options, "target_file") == {2: "lu"}
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "column", "targets"),
+    [
+        ("t.tsv", "label\tid\nlu\t1\nme\t2\n", "label", {2: "lu", 3: "me"}),
+        ("t.tsv", "1\tlu\n2\tme\n", "2", {1: "lu", 2: "me"}),
+        ("t.jsonl", '{"label": ["lu", "so"]}\n{"label": "me"}', "label", {1: "lu", 2: "me"}),
+    ],
+    ids=["a name", "a number", "a list"],
+)
+def test_a_table_of_targets_needs_no_column_of_inputs(
+    tmp_path: Path, capsys, name: str, content: str, column: str, targets: dict[int, str]
+) -> None:
+    (tmp_path / name).write_text(content)
+    options = argparse.Namespace(
+        model_dir=str(tmp_path), target_file=str(tmp_path / name), targets_column=column
+    )
+    assert own_texts.read(options, "target_file") == targets
+    said = capsys.readouterr().err
+    assert f"{name}: 2 examples, column {column!r}." in said
+    several = "1 of them have several targets; the first is read."
+    assert (several in said) == name.endswith("jsonl")
+
+
 def test_another_file_and_metric_in_eval_and_the_list_of_tasks(
     tiny: TinyRun, tuned: Path, folder: Path
 ) -> None:
@@ -206,6 +230,10 @@ MISTAKES = {
         *("--train_file={}/train.tsv", "--inputs_column=text", "--targets_column=label"),
         "--metric=pearson",
     ): "train.tsv, line 3: --metric=pearson compares numbers, but the target is 'lu'",
+    (
+        *("--train_file={}/numbers.jsonl", "--validation_file={}/numbers.jsonl"),
+        "--metric=spearman",
+    ): "numbers.jsonl, line 1: --metric=spearman compares numbers, but the target is 'two'",
     (
         *("--train_file={}/train.tsv", "--inputs_column=text", "--targets_column=label"),
         "--task=my reviews",

@@ -25,6 +25,8 @@ def test_files_packages_and_their_changes(
     before = {
         "text_files": {"/a": "1", "/b": "2", "/c": "3"},
         "embedded_text": {"numpy": "1.26", "gin": "0.5"},
+        "multilingual": {"/de.po": "1", "/fr.po": "2"},
+        "reviews": {"/train.tsv": "1", "/test.tsv": "2"},
     }
     Path(run.model_dir, "text.json").write_text(json.dumps(before))
     for now, changes in (
@@ -37,6 +39,16 @@ def test_files_packages_and_their_changes(
         (
             {"embedded_text": {"numpy": "2.0", "gin": "0.5"}},
             ["numpy has version 2.0, not 1.26"],
+        ),
+        # The names decide the language, and the split.
+        (
+            {"multilingual": {"/de.po": "2", "/fr.po": "1"}},
+            ["/de.po has different content", "/fr.po has different content"],
+        ),
+        ({"multilingual": {"/de.po": "1", "/es.po": "2"}}, ["/es.po is new", "/fr.po is gone"]),
+        (
+            {"reviews": {"/train.tsv": "2", "/test.tsv": "1"}},
+            ["/test.tsv has different content", "/train.tsv has different content"],
         ),
         ({"another_text": {"/e": "5"}}, []),
         ({}, []),

@@ -63,6 +63,31 @@ def test_files_of_the_user(tmp_path: Path) -> None:
     assert catalogues.identity() != before
 
 
+def test_of_a_path_the_locale_and_the_order_decide(tmp_path: Path) -> None:
+    def identify(folder: str, *names: str) -> dict:
+        for number, name in enumerate(names):
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(hand_catalogues.format_po({"Save": f"text {number}"}))
+        return Catalogues((str(tmp_path / folder / "**/*"),)).identity()
+
+    before = identify("1", "german.po", "fr.po")
+    assert identify("2", "german.po", "fr.po") == before
+    renamed = identify("3", "de.po", "fr.po")
+    assert renamed != before
+    assert identify("4", "fr.po", "de.po") != renamed
+    # Documents are made of consecutive messages.
+    assert identify("5", "a/de.po", "b/de.po") != identify("6", "b/de.po", "a/de.po")
+
+
+def test_a_renamed_wheel_is_the_same(tmp_path: Path) -> None:
+    wheel = hand_catalogues.write_wheel(tmp_path, {"x/locale/es/LC_MESSAGES/x.po": "x"})
+    catalogues = Catalogues((str(tmp_path / "*"),))
+    before = catalogues.identity()
+    wheel.rename(tmp_path / "de.whl")
+    assert catalogues.identity() == before
+
+
 def test_bad_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"matches no \.po file and no wheel"):
         Catalogues((str(tmp_path / "*.po"),)).paths()

@@ -93,6 +93,25 @@ def test_targets_need_not_be_read(tmp_path: Path) -> None:
     ]
 
 
+def test_inputs_need_not_be_read(tmp_path: Path) -> None:
+    table = write(tmp_path, "a.tsv", "label\tid\nx\t1\n")
+    lists = write(tmp_path, "a.jsonl", '{"label": ["x", "y"]}')
+    columns = Columns(None, "label")
+    assert labelled_files.read(table, columns) == [LabelledExample(2, "", ("x",))]
+    assert labelled_files.read(lists, columns) == [LabelledExample(1, "", ("x", "y"))]
+    assert labelled_files.read(table, Columns(None, "2"))[1].references == ("1",)
+
+
+@pytest.mark.parametrize("read", ["inputs", "targets"])
+def test_a_missing_column_is_answered_with_the_flag_of_the_one_that_is_read(
+    tmp_path: Path, read: str
+) -> None:
+    path = write(tmp_path, "a.tsv", "text\tlabel\na\tb\n")
+    advice = rf"with --{read}_column=NAME; .*, give numbers: --{read}_column=1\.$"
+    with pytest.raises(UserError, match=advice):
+        labelled_files.read(path, Columns(**{"inputs": None, "targets": None, read: "no"}))
+
+
 MISTAKES = {
     ("a.tsv", "text\ttargets\na\tb\n"): (
         "line 1: there is no column 'inputs'; this line names 'text', 'targets'. Name the column "

@@ -17,6 +17,7 @@ from tasks import language_sampling, mc4, multilingual_corpus, pretraining, task
 from tasks.catalogue_files import Catalogues
 from tasks.document_split import read_documents
 from tasks.multilingual_corpus import MultilingualCorpus, multilingual
+from tasks.vocabulary import SAMPLE_CHARACTERS
 
 LANGUAGES = ("de", "hi", "ru")
 SIZE = 450
@@ -86,6 +87,28 @@ def test_the_vocabulary_spells_what_it_lacks_in_bytes(prepared_folder: Path) -> 
         assert list(vocabulary.encode_tf(text).numpy()) == ids
     assert set(corpus.prepared.coverage) == set(LANGUAGES)
     assert all(share == 1 for share in corpus.prepared.coverage.values())
+
+
+def test_the_vocabulary_is_trained_on_the_whole_sample_in_any_order_of_the_languages(
+    prepared_folder: Path, monkeypatch
+) -> None:
+    class TrainingBegins(Exception):
+        pass
+
+    samples = []
+
+    def train(sentence_iterator, **_) -> None:
+        samples.append(list(sentence_iterator))
+        raise TrainingBegins
+
+    monkeypatch.setattr(sentencepiece.SentencePieceTrainer, "train", train)
+    for languages in (LANGUAGES, LANGUAGES[::-1]):
+        # No other test has trained a vocabulary of this size.
+        with pytest.raises(TrainingBegins):
+            _ = make_corpus(prepared_folder, languages=languages, vocab_size=SIZE + 1).prepared
+    assert samples[0] == samples[1]
+    # A line has a line break, except for the last one of a document.
+    assert sum(len(line) + 1 for line in samples[0]) >= SAMPLE_CHARACTERS
 
 
 def test_coverage_counts_the_characters_that_are_spelled_in_bytes(

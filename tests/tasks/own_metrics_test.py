@@ -8,6 +8,8 @@ import pytest
 
 from tasks import own_metrics
 
+LABELS = [["a", "b"], ["a"], ["c", "a"], ["c"]]
+
 
 @pytest.mark.parametrize(
     ("metric", "targets", "predictions", "expected"),
@@ -28,6 +30,14 @@ from tasks import own_metrics
         # tp 1, tn 1, fp 1, fn 1 -> 0; a perfect one -> 1.
         ("matthews", [["a"], ["b"], ["a"], ["b"]], ["a", "b", "b", "a"], {"matthews": 0}),
         ("matthews", [["a"], ["b"]], ["a", "b"], {"matthews": 100}),
+        # The correct labels are b, a, a, c, and then a, b, a: of "a", one of two is found.
+        ("macro_f1", LABELS, ["b", "a", "a", "c"], {"macro_f1": 100}),
+        ("macro_f1", [["a", "b"], ["b"], ["a"]], ["x", "b", "a"], {"macro_f1": 500 / 6}),
+        ("matthews", LABELS, ["b", "a", "a", "c"], {"matthews": 100}),
+        # As with the targets 4, 2, 6. With "x", which counts as -1, they are 9, 1, 2.
+        ("pearson", [["9", "4"], ["2", "7"], ["6"]], ["2", "1", "3"], {"pearson": 100}),
+        ("spearman", [["9", "4"], ["2", "7"], ["6"]], ["2", "1", "3"], {"spearman": 100}),
+        ("spearman", [["9", "0"], ["1"], ["2"]], ["x", "1", "2"], {"spearman": -50}),
         ("pearson", [["1"], ["2"], ["3"]], ["2", "4", "6"], {"pearson": 100}),
         # A text counts as -1.
         ("spearman", [["1"], ["2"], ["3"]], ["5", "x", "7"], {"spearman": 50}),
