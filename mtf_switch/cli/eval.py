@@ -147,11 +147,11 @@ def _score_checkpoints(run: Run, options: argparse.Namespace) -> None:
         scores,
         scores_report,
     )
+    from mtf_switch.runs import data
 
     split = own_data_flags.get_split(options)
     selection = checkpoint_selection.parse_selection(options.checkpoint_steps or "latest")
-    batches = options.eval_batches
-    limit = None if batches is None else batches * run.settings.batch_size
+    limit = data.find_limit(run.settings, options.eval_batches)
     steps = evaluate_checkpoints.score_checkpoints(run, split, selection, limit, options.follow)
     print(scores_report.format_table(split, steps))
     file = scores.scores_file(run.model_dir, split, run.settings.task, limit)

@@ -1,14 +1,15 @@
 """Finds what a command has changed in the configuration of a trained model.
 
 `eval --gin_param='ExpertCapacity.capacity_factor_eval = 1.0'` evaluates a model that differs
-from the one that the model_dir describes. Its results are kept apart from those of that model.
+from the one that the model_dir describes. Its results are kept apart from those of that model,
+and so are results for other data, such as other sequence lengths.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mtf_switch.config import (
     absolute_paths,
@@ -20,20 +21,38 @@ from mtf_switch.config import (
 )
 from mtf_switch.config.gin_statements import Binding
 
-# Bindings that say how a run is trained, where it runs, and which data it reads. The names of
-# results state the data on their own.
-_NOT_OF_THE_MODEL = (
+# Bindings that say how a run is trained, where it runs, and which data it reads ...
+_NOT_OF_THE_RESULT = (
     *saved_config.MAY_CHANGE,
     *("run", "seed.value", "mesh_train_dataset_fn", "own_data", "task_vocabulary"),
+)
+# ... except for these, which decide the result of an evaluation. Without
+# `ExpertCapacity.group_size`, the batch decides the groups, and thus the dropped tokens. The
+# names of results state the task, the split and the number of examples on their own.
+_OF_THE_RESULT = (
+    *("run.batch_size", "run.model_type", "run.sequence_length"),
+    *(
+        f"mesh_eval_dataset_fn.{parameter}"
+        for parameter in ("pack", "seed", "shuffle_eval_examples", "use_cached")
+    ),
+)
+# So do these for the task of the user's own files, unless the command gives it another name.
+_OF_OWN_DATA = tuple(
+    f"own_data.{parameter}"
+    for parameter in (
+        *("train_file", "validation_file", "test_file"),
+        *("inputs_column", "targets_column", "prefix"),
+    )
 )
 # A longer name of a file is replaced by a hash.
 _LONGEST_NAME = 80
 
 
 def find(model_dir: str) -> dict[str, str]:
-    """Finds the bindings of the model that differ from the config.gin of a model_dir.
+    """Finds the bindings that differ from the config.gin of a model_dir and decide results.
 
-    Parameters that only a newer defaults.gin binds are none of them.
+    They are those of the model, of its batches, and of the data of a task. Parameters that only
+    a newer defaults.gin binds are none of them.
 
     Args:
       model_dir: The model_dir. It need not have a config.gin.
@@ -47,15 +66,37 @@ def find(model_dir: str) -> dict[str, str]:
     given = unread_bindings.get_given()
     asked = {_identify(b) for b in given_bindings.read(given.files, given.params)}
     saved = {_identify(b): b for b in _resolve(gin_statements.read_bindings(text))}
+    parsed = _resolve(gin_statements.read_bindings(gin_config.to_text()))
+    # The name of another task says that its data differ.
+    is_own_task = _find_own_task(saved.values()) == _find_own_task(parsed)
+    decisive = (*_OF_THE_RESULT, *(_OF_OWN_DATA if is_own_task else ()))
     return {
         binding.key: binding.value_text
-        for binding in _resolve(gin_statements.read_bindings(gin_config.to_text()))
-        if not saved_config.is_named(binding, _NOT_OF_THE_MODEL)
+        for binding in parsed
+        if (
+            saved_config.is_named(binding, decisive)
+            or not saved_config.is_named(binding, _NOT_OF_THE_RESULT)
+        )
         and (
             saved[_identify(binding)].value_text != binding.value_text
             if _identify(binding) in saved
             else _identify(binding) in asked
         )
+    }
+
+
+def _find_own_task(bindings: Iterable[Binding]) -> str | None:
+    """Returns the name of the task of the user's own files, or None."""
+    names = [b.value for b in bindings if saved_config.is_named(b, ("own_data.name",))]
+    return names[0] if names else None
+
+
+def leave_out_data(changes: Mapping[str, str]) -> dict[str, str]:
+    """Returns the changed bindings without those that choose or make the examples."""
+    return {
+        name: value
+        for name, value in changes.items()
+        if not {"mesh_eval_dataset_fn", "own_data"} & set(name.split("."))
     }
 
 

@@ -28,10 +28,12 @@ def describe_settings(model_dir: str) -> dict[str, str]:
     Returns:
       Parameter of `Bitransformer.decode` that gin binds -> its value, as text. Then the
       bindings that the command changed, with their full names; see `changed_bindings.find`.
+      Those of the data are left out: `agreement.check_same_data` compares the examples.
     """
     bound = gin.get_bindings("Bitransformer.decode", resolve_references=False)
     of_decoder = {name: repr(value) for name, value in sorted(bound.items())}
-    return {**of_decoder, **changed_bindings.find(model_dir)}
+    changes = changed_bindings.find(model_dir)
+    return {**of_decoder, **changed_bindings.leave_out_data(changes)}
 
 
 def decode(sets: Sequence[EvaluationSet], run: Run, checkpoint: str) -> Iterator[str]:

@@ -14,7 +14,6 @@ If only the first N examples of each task are read, the names are NAME-firstN.js
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 from collections.abc import Sequence
@@ -63,14 +62,18 @@ def score_checkpoints(
         file has scores of other steps with different decoding settings or examples.
     """
     settings, model_dir = run.settings, run.model_dir
-    paths = [] if follow else checkpoint_selection.select_checkpoints(model_dir, selection)
+    # `follow` scores again what still has a checkpoint, and later ones as they appear.
+    paths = (
+        saved_checkpoints.list_paths(model_dir)
+        if follow
+        else checkpoint_selection.select_checkpoints(model_dir, selection)
+    )
     sets = evaluation_sets.load_evaluation_sets(settings, split, limit)
     decoding.bind_decode_length(settings)
-    read_scores = functools.partial(scores.read_scores, model_dir, split, settings.task, limit)
-    before = read_scores()
+    before = scores.read_scores(model_dir, split, settings.task, limit)
     file = scores.scores_file(model_dir, split, settings.task, limit)
     chosen = {saved_checkpoints.parse_step(path) for path in paths}
-    others = [step for step in before if step.step not in chosen and not follow]
+    others = [step for step in before if step.step not in chosen]
     agreement.check_same_decoding(file, others, decoding.describe_settings(model_dir))
     if others:
         agreement.check_same_data(file, sets, split, others[-1].step, limit)
@@ -84,19 +87,27 @@ def score_checkpoints(
         total = sum(len(part.examples) for part in sets)
         bar = tqdm(decoded, f"step {step}", total, unit="example", leave=False, disable=None)
         scored = _score_answers(model_dir, split, step, limit, sets, list(bar))
-        # Another process may have added steps in the meantime.
-        in_order = [other for other in read_scores() if other.step != step]
-        in_order = sorted([*in_order, scored], key=lambda one: one.step)
-        name = os.path.basename(os.path.abspath(model_dir))
-        report = scores_report.make_report(settings.task, split, limit, in_order, name)
-        report.write(scores.eval_folder(model_dir, split))
+        _write_scores(model_dir, split, settings.task, limit, scored)
         tqdm.write(
             f"wrote {file}: {total:,} examples, step {step}, "
             f"{time.monotonic() - began:.1f} seconds"
         )
         if follow:
             tqdm.write(scores_report.format_line(scored))
-    return read_scores()
+    return scores.read_scores(model_dir, split, settings.task, limit)
+
+
+def _write_scores(
+    model_dir: str, split: str, task: str, limit: int | None, scored: StepScores
+) -> None:
+    """Adds the scores of one checkpoint to the files with those of all."""
+    # Another process may have added steps in the meantime.
+    found = scores.read_scores(model_dir, split, task, limit)
+    others = [other for other in found if other.step != scored.step]
+    in_order = sorted([*others, scored], key=lambda one: one.step)
+    name = os.path.basename(os.path.abspath(model_dir))
+    report = scores_report.make_report(task, split, limit, in_order, name)
+    report.write(scores.eval_folder(model_dir, split))
 
 
 def _score_answers(

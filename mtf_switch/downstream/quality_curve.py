@@ -114,13 +114,16 @@ def read_evaluations(
       split: Split of the task.
       limit: The maximum number of examples of each task; None for the whole split.
       changes: The bindings that `eval` changed; see `Evaluation.changes`.
-      skips_damaged: Whether damaged files are left out with a message on stderr.
+      skips_damaged: Whether damaged files, and evaluations that are not finite, are left out
+        with a message on stderr.
 
     Returns:
       Step -> the content of the file, and its name as "file".
 
     Raises:
-      UserError: If a file is damaged, unless `skips_damaged` is set.
+      DivergedError: If one of these evaluations is NaN or infinite, unless `skips_damaged` is
+        set. Those of other tasks, splits, limits and changes are not tested.
+      UserError: If any file is damaged, unless `skips_damaged` is set.
     """
     found: dict[int, dict[str, Any]] = {}
     # If a step has two files, the one whose name ends in the step wins: it comes last.
@@ -142,7 +145,16 @@ def read_evaluations(
         if data["task"] == task:
             found[data["step"]] = data
         elif task in data.get("tasks", {}):
-            found.setdefault(data["step"], {**data, "task": task, **data["tasks"][task]})
+            alone = {**data, "task": task, "tasks": {}, **data["tasks"][task]}
+            found.setdefault(data["step"], alone)
+    for step, data in sorted(found.items()):
+        try:
+            check_finite(os.path.join(model_dir, data["file"]), data)
+        except DivergedError as error:
+            if not skips_damaged:
+                raise
+            print(f"Left out: {error}", file=sys.stderr)
+            del found[step]
     return found
 
 
@@ -159,10 +171,9 @@ class DivergedError(UserError):
 
 
 def read_evaluation(path: str) -> dict[str, Any]:
-    """Reads one file of `eval`; see `evaluation.Evaluation`.
+    """Reads one file of `eval`; see `evaluation.Evaluation`. Its values may be NaN or infinite.
 
     Raises:
-      DivergedError: If a negative log perplexity is NaN or infinite.
       UserError: If the file is damaged.
     """
     try:
@@ -173,15 +184,27 @@ def read_evaluation(path: str) -> dict[str, Any]:
             raise TypeError("a value has another type")
         if not all(isinstance(text, str) for text in texts):
             raise TypeError("a value has another type")
-        parts = data.get("tasks", {}).values()
-        for part in parts:
+        for part in data.get("tasks", {}).values():
             if not all(isinstance(part[name], (int, float)) for name in _OF_A_TASK):
                 raise TypeError("a value has another type")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is damaged ({error}). Remove it; eval writes it again."
         ) from error
-    for quality in (of["neg_log_perplexity"] for of in (data, *parts)):
+    return data
+
+
+def check_finite(path: str, data: Mapping[str, Any]) -> None:
+    """Checks that an evaluation, and its parts for the tasks of a mixture, are finite.
+
+    Args:
+      path: The file of the evaluation, for the message.
+      data: The evaluation, from `read_evaluation`.
+
+    Raises:
+      DivergedError: If a negative log perplexity is NaN or infinite.
+    """
+    for quality in (of["neg_log_perplexity"] for of in (data, *data.get("tasks", {}).values())):
         if not math.isfinite(quality):
             raise DivergedError(
                 f"{path}: the negative log perplexity of the checkpoint of step {data['step']} "
@@ -189,4 +212,3 @@ def read_evaluation(path: str) -> dict[str, Any]:
                 "lower learning rate, or remove the file to leave this checkpoint out.",
                 data["step"],
             )
-    return data

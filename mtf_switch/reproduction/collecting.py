@@ -112,8 +112,9 @@ def find_spoiled_step(model_dir: str) -> int | None:
     steps = []
     for name in whole_file.list_names(model_dir):
         if name.startswith("eval") and name.endswith(".json"):
+            path = os.path.join(model_dir, name)
             try:
-                quality_curve.read_evaluation(os.path.join(model_dir, name))
+                quality_curve.check_finite(path, quality_curve.read_evaluation(path))
             except DivergedError as error:
                 steps.append(error.step)
     return min(steps, default=None)

@@ -200,6 +200,21 @@ def graph_seed(seed: int | None) -> Iterator[None]:
         graph.seed = before
 
 
+def find_limit(settings: RunSettings, batches: int | None) -> int | None:
+    """Returns the maximum number of examples of each task; None for the whole split.
+
+    Args:
+      settings: The settings of the run.
+      batches: Maximum number of batches of each task; None for all. Gin may limit the examples
+        as well, by `mesh_eval_dataset_fn.num_eval_examples`.
+    """
+    bound = gin.get_bindings(mesh_transformer.mesh_eval_dataset_fn).get("num_eval_examples")
+    limits = [] if batches is None else [batches * settings.batch_size]
+    # T5 reads all examples if it is negative.
+    limits += [] if bound is None or bound < 0 else [bound]
+    return min(limits, default=None)
+
+
 def count_batches(input_fn: Callable) -> int:
     """Counts the batches of an input function by reading them once."""
     with tf.Graph().as_default(), tf.Session() as session:

@@ -95,7 +95,7 @@ def evaluate(
     checkpoint = checkpoint or saved_checkpoints.find_latest(run.model_dir)
     runner = run.runtime.make_runner(run, False, None) if run.runtime else estimator.build(run)
     task = run.settings.task
-    limit = None if batches is None else batches * run.settings.batch_size
+    limit = data.find_limit(run.settings, batches)
     tasks = task_sums.list_names(task)
     steps = None if batches is None else batches * len(tasks)
     # The folder of TensorBoard's curves: eval_validation for the whole split.

@@ -38,20 +38,54 @@ def model_dir(tmp_path_factory) -> str:
             ["ExpertCapacity.min_expert_capacity = 8"],
             {"ExpertCapacity.min_expert_capacity": "8"},
         ),
+        # What makes the batches.
+        (["utils.run.batch_size = 1"], {"run.batch_size": "1"}),
+        (["utils.run.batch_size = ('sequences_per_batch', 64)"], {}),
+        (
+            ["utils.run.sequence_length = {'inputs': 16, 'targets': 8}"],
+            {"run.sequence_length": "{'inputs': 16, 'targets': 8}"},
+        ),
+        (["utils.run.model_type = 'lm'"], {"run.model_type": "'lm'"}),
+        (["mesh_eval_dataset_fn.seed = 3"], {"mesh_eval_dataset_fn.seed": "3"}),
+        (["mesh_eval_dataset_fn.pack = True"], {"mesh_eval_dataset_fn.pack": "True"}),
         # What the names of results state on their own, and how the run is trained.
         (
             [
-                *("MIXTURE_NAME = 'text_files'", "utils.run.batch_size = 8"),
-                *("run_config.seed.value = 5", "mesh_eval_dataset_fn.seed = 3"),
+                *("MIXTURE_NAME = 'text_files'", "mesh_eval_dataset_fn.num_eval_examples = 5"),
+                *("run_config.seed.value = 5", "utils.run.train_steps = 3"),
+                *("utils.run.mesh_shape = 'data:2'", "utils.run.autostack = True"),
+                *("utils.run.optimizer = @LeanAdafactor", "utils.run.init_checkpoint = 'x'"),
                 *("Bitransformer.decode.beam_size = 4", "devices.value = 2"),
             ],
             {},
         ),
     ],
 )
-def test_only_changes_of_the_model_are_found(model_dir, params, changes) -> None:
+def test_only_changes_that_decide_results_are_found(model_dir, params, changes) -> None:
     saved_config.load(model_dir, gin_params=params)
     assert changed_bindings.find(model_dir) == changes
+
+
+def test_other_examples_under_the_name_of_the_runs_own_files_are_a_change(
+    tmp_path: Path,
+) -> None:
+    own = ["MIXTURE_NAME = 'a'", "own_data.name = 'a'", "own_data.train_file = '/a.tsv'"]
+    gin_config.parse(["models/switch_tiny.gin", "runs/embedded.gin"], own)
+    (tmp_path / "config.gin").write_text(gin_config.to_text())
+
+    def find(*params: str) -> dict[str, str]:
+        saved_config.load(str(tmp_path), gin_params=params)
+        return changed_bindings.find(str(tmp_path))
+
+    assert find() == find("own_data.train_file = '/a.tsv'", "own_data.metrics = ['f1']") == {}
+    changes = find("own_data.train_file = '/b.tsv'", "own_data.prefix = 'x: '")
+    assert changes == {"own_data.train_file": "'/b.tsv'", "own_data.prefix": "'x: '"}
+    assert find("own_data.name = 'b'", "own_data.train_file = '/b.tsv'") == {}
+
+
+def test_the_data_can_be_left_out() -> None:
+    changes = {"own_data.prefix": "'x: '", "mesh_eval_dataset_fn.seed": "3", "a.b": "1"}
+    assert changed_bindings.leave_out_data(changes) == {"a.b": "1"}
 
 
 def test_a_macro_is_found_in_each_parameter_that_it_sets(model_dir) -> None:

@@ -82,6 +82,7 @@ REFUSED = {
     "utils.run.mesh_shape = @mesh()\nmesh.data = 0.5": "mesh.data is 0.5, but it must be a whole number of at least 1",
     "tfds_data.data_dir = __file__": "tfds_data.data_dir is ",
     "get_variable_dtype.activation_dtype = 'int8'": "get_variable_dtype.activation_dtype is 'int",
+    "mesh_eval_dataset_fn.num_eval_examples = 'a'": "mesh_eval_dataset_fn.num_eval_exam",
     "MIXTURE_NAME = 5": "MIXTURE_NAME (for mesh_eval_dataset_fn.mixture_or_task_name) is 5",
 }  # fmt: skip
 

@@ -7,15 +7,22 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from tiny_run import TinyRun, contents, copy_of
 
 from mtf_switch.downstream import (
+    agreement,
     checkpoint_selection,
     decoding,
+    evaluate_checkpoints,
+    evaluation_sets,
     scores,
 )
+from mtf_switch.downstream.scores import StepScores
+from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import saved_checkpoints
 from mtf_switch.runs import evaluation
 
@@ -211,6 +218,45 @@ def test_steps_that_another_process_adds_meanwhile_are_kept(
     assert outcome.code == 0, outcome.err
     steps = scores.read_scores(str(model_dir), "validation", SUPER_GLUE)
     assert [step.step for step in steps] == [0, 2, 4]
+
+
+@pytest.mark.parametrize("beams", ["1", "4"])
+def test_follow_compares_itself_with_steps_whose_checkpoints_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beams: str
+) -> None:
+    """It scores step 4 again, and cannot do so for step 2."""
+    steps = [
+        StepScores(2, {"x": 1}, {"x": {"em": 1.0}}, {}, {}, {"beam_size": "1"}),
+        StepScores(4, {"x": 1}, {"x": {"em": 1.0}}, {}, {}, {"beam_size": "2"}),
+    ]
+    file = Path(scores.scores_file(str(tmp_path), "validation", "x", None))
+    file.parent.mkdir()
+    file.write_text(json.dumps(scores.to_data("x", "validation", None, steps)))
+    run = SimpleNamespace(settings=SimpleNamespace(task="x"), model_dir=str(tmp_path))
+    paths = [str(tmp_path / "model.ckpt-4")]
+    check_data = mock.Mock()
+    for module, name, replacement in (
+        (evaluation_sets, "load_evaluation_sets", lambda *_: []),
+        (decoding, "bind_decode_length", lambda _: None),
+        (decoding, "describe_settings", lambda _: {"beam_size": beams}),
+        (saved_checkpoints, "list_paths", lambda _: paths),
+        (checkpoint_selection, "FollowedRun", lambda _: None),
+        (checkpoint_selection, "wait_for_checkpoints", lambda *_: []),
+        (agreement, "check_same_data", check_data),
+    ):
+        monkeypatch.setattr(module, name, replacement)
+
+    def score() -> list[StepScores]:
+        return evaluate_checkpoints.score_checkpoints(run, "validation", "latest", follow=True)
+
+    if beams == "1":
+        assert score() == steps
+        check_data.assert_called_once_with(str(file), [], "validation", 2, None)
+    else:
+        with pytest.raises(
+            UserError, match=r"\(step 2\) that were decoded with .*beam_size = 1"
+        ):
+            score()
 
 
 def test_checkpoints_are_selected_by_their_steps(finetuned: Path) -> None:

@@ -171,10 +171,11 @@ def test_the_plot_has_a_curve_for_each_task(
     assert [text.get_text() for text in legend.get_texts()] == names
 
 
-def test_an_earlier_result_keeps_a_file_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("quality", [-3.0, math.nan])
+def test_an_earlier_result_keeps_a_file_of_its_own(tmp_path: Path, quality: float) -> None:
     from mtf_switch.runs.evaluation import Evaluation
 
-    write_run(tmp_path, {100: -3.0})
+    write_run(tmp_path, {100: quality})
     (tmp_path / "eval-100.json").rename(tmp_path / "eval.json")
     result = Evaluation(200, "x", "validation", -2.0, 0.5, 90, 0.0, {}, {}, {})
     perplexity_curve._keep_earlier(str(tmp_path), "eval", result)

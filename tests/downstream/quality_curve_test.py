@@ -93,3 +93,36 @@ def test_a_part_of_an_evaluation_that_is_not_finite_is_refused(tmp_path: Path) -
     path.write_text(json.dumps({**json.loads(path.read_text()), "tasks": {"a": part}}))
     with pytest.raises(DivergedError):
         quality_curve.read(run, "a", "validation")
+
+
+def test_a_diverged_evaluation_that_is_not_used_is_not_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path, {100: -3.0})
+    changes = {"ExpertCapacity.capacity_factor_eval": "1.0"}
+    for name, others in (
+        ("eval-x", {"task": "x"}),
+        ("eval-test", {"split": "test"}),
+        ("eval-first16", {"limit": 16}),
+        ("eval-changed", {"changes": changes}),
+    ):
+        write_run(tmp_path, {200: math.nan}, name, **others)
+    (point,) = quality_curve.read(run, TASK, "validation").points
+    assert point.step == 100
+    with pytest.raises(DivergedError, match=r"eval-x-200\.json"):
+        quality_curve.read(run, "x", "validation")
+
+
+def test_a_task_of_a_mixture_is_read_without_the_other_tasks(tmp_path: Path) -> None:
+    run = write_run(tmp_path, {100: math.nan}, task="both")
+    path = tmp_path / "eval-100.json"
+    part = {"token_accuracy": 0.5, "target_tokens": 9, "examples": 3}
+    parts = {
+        name: {**part, "neg_log_perplexity": quality}
+        for name, quality in (("a", math.nan), ("b", -2.0))
+    }
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tasks": parts}))
+    (point,) = quality_curve.read(run, "b", "validation").points
+    assert point.neg_log_perplexity == -2.0
+    assert quality_curve.read_evaluations(run, "b", "validation")[100]["tasks"] == {}
+    for task in ("a", "both"):
+        with pytest.raises(DivergedError):
+            quality_curve.read(run, task, "validation")

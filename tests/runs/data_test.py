@@ -298,3 +298,22 @@ def test_an_error_of_a_preprocessor_is_still_reported() -> None:
         numbers = tf.data.Dataset.range(4)
         with pytest.raises(TypeError, match="no such thing"):
             data.build_quickly(lambda: numbers.map(fail))
+
+
+@pytest.mark.parametrize(
+    ("bound", "batches", "limit"),
+    [
+        (None, None, None),
+        (None, 2, 2 * BATCH),
+        ("-1", None, None),
+        ("None", 1, BATCH),
+        ("5", None, 5),
+        ("5", 2, 5),
+        ("100", 2, 2 * BATCH),
+    ],
+)
+def test_the_number_of_examples_is_limited_by_batches_and_by_gin(
+    tiny: TinyRun, bound: str | None, batches: int | None, limit: int | None
+) -> None:
+    params = {} if bound is None else {"mesh_eval_dataset_fn__num_eval_examples": bound}
+    assert data.find_limit(make_settings(tiny, **params), batches) == limit

@@ -26,9 +26,9 @@ from tiny_run import (
     validation_examples,
 )
 
-from mtf_switch.config import saved_config
+from mtf_switch.config import gin_config, saved_config
 from mtf_switch.errors import UserError
-from mtf_switch.runs import estimator, evaluation
+from mtf_switch.runs import estimator, eval_metrics, evaluation, router_summaries
 from mtf_switch.runs.run import Run
 
 FEATURES = ("inputs", "targets")
@@ -167,6 +167,24 @@ def test_a_split_of_which_nothing_is_left_is_no_perfect_model(
     run = Run(*tiny.load(trained), str(trained))
     with pytest.raises(UserError, match=r"split 'validation' of task 'text_files' has no exam"):
         evaluation.evaluate(run, batches=1)
+
+
+def test_a_number_of_examples_in_gin_makes_a_part_of_the_split(
+    tiny: TinyRun, trained: Path, monkeypatch
+) -> None:
+    runner = mock.Mock()
+    runner.evaluate.return_value = {
+        **dict.fromkeys(("num_eval_tokens", eval_metrics.EXAMPLES), 5.0),
+        **{"global_step": 6, "neg_log_perplexity": -1.0, "token_accuracy": 0.5},
+    }
+    monkeypatch.setattr(estimator, "build", lambda *_, **__: runner)
+    monkeypatch.setattr(router_summaries, "write", lambda *_: None)
+    run = Run(*tiny.load(trained), str(trained))
+    gin_config.bind("mesh_eval_dataset_fn.num_eval_examples", 5)
+    result = evaluation.evaluate(run)
+    assert runner.evaluate.call_args.kwargs["name"] == "first5"
+    assert evaluation.report_name(result, "text_files", latest_step=6) == "eval-first5"
+    assert "\nexamples            5 (at most 5 were read" in evaluation.make_report(result).text
 
 
 def test_every_switch_layer_has_a_load_that_sums_to_one(evaluated: Evaluated) -> None:
