@@ -92,8 +92,14 @@ def read(options: argparse.Namespace, file: str) -> dict[int, str]:
         print(f"{path}: {len(texts):,} examples, column {targets!r}.", file=sys.stderr)
     else:
         texts = dict(enumerate(text_lines.read_lines(path), start=1))
-    prefix = own.get("prefix") if own and file == "input_file" else None
+    prefix = find_prefix(options.model_dir) if file == "input_file" else ""
     return _add_prefix(path, texts, prefix) if prefix else texts
+
+
+def find_prefix(model_dir: str) -> str:
+    """Returns the text that a run's own task puts before each input; "" for none."""
+    own = _read_own_data(model_dir) or {}
+    return own.get("prefix") or ""
 
 
 def _read_own_data(model_dir: str) -> dict[str, Any] | None:

@@ -36,7 +36,8 @@ def export(
       checkpoint: The path of the checkpoint.
       export_dir: The folder of the versions 1, 2, ..., whose name is that of the model.
       batch_sizes: The batch sizes for which graphs are built.
-      info: What INFO_FILE says: "samples", and anything else.
+      info: What INFO_FILE says: "samples" and "task_prefix", see `ServedModel`, and anything
+        else.
 
     Returns:
       The folder of the version.
@@ -44,7 +45,7 @@ def export(
     Raises:
       UserError: If the model cannot be exported, or the folder cannot be written.
     """
-    model = ServedModel(run, checkpoint, batch_sizes, bool(info["samples"]))
+    model = ServedModel(run, checkpoint, batch_sizes, info["samples"], info["task_prefix"])
     part = whole_file.name_part(os.path.join(export_dir, ".export"))
     try:
         os.makedirs(export_dir, exist_ok=True)

@@ -51,6 +51,12 @@ class ServedText(tf.Module):
         return self._tokenizer.detokenize(tf.ragged.boolean_mask(ids, ~after))
 
 
+def add_prefix(texts: tf.Tensor, prefix: str) -> tf.Tensor:
+    """Returns texts [N] with a prefix before each that does not begin with it."""
+    begins = tf.equal(tf.strings.substr(texts, 0, len(prefix.encode())), prefix)
+    return tf.where(begins, texts, tf.strings.join([prefix, texts]))
+
+
 def cut(ids: tf.RaggedTensor, length: int) -> tf.Tensor:
     """Returns ids [N, length] with zeros after them; longer ones are cut before their end."""
     is_long = ids.row_lengths() > length

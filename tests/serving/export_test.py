@@ -34,6 +34,8 @@ own = [n for n in sys.modules if n.split(".")[0] in ("mtf_switch", "tasks", "mes
 print(json.dumps([[{k: [v.decode() if isinstance(v, bytes) else v for v in values]
     for k, values in a.items()} if isinstance(a, dict) else a for a in answers], own]))
 """
+# Of the run's own task. The first line begins with it, and the others do not.
+PREFIX = "b"
 LINES = ["bado <extra_id_0> kilume", "so(<extra_id_0><extra_id_1>) tu", "ve " * 60]
 TARGETS = ["<extra_id_0> ba", "do", "kilu me"]
 REQUESTS = [
@@ -51,8 +53,16 @@ SETTING = "Bitransformer.decode.temperature = 0.0"
 
 @pytest.fixture(scope="module")
 def lively(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model_dir with large random weights: a model of few steps decodes nothing."""
+    """A model_dir with large random weights: a model of few steps decodes nothing.
+
+    Its task has a prefix, as that of a run on own data.
+    """
     folder = copy_of(trained, tmp_path_factory.mktemp("lively") / "run")
+    with open(folder / "config.gin", "a", encoding="utf-8") as file:
+        file.write(
+            "MIXTURE_NAME = 'own'\nown_data.name = 'own'\nown_data.train_file = 'own.tsv'\n"
+            f"own_data.prefix = {PREFIX!r}\n"
+        )
     for file in folder.glob("model.ckpt-*"):
         file.unlink()
     chooser = np.random.default_rng(0)
@@ -80,6 +90,7 @@ def exported(tiny: TinyRun, lively: Path, tmp_path_factory: pytest.TempPathFacto
     )
     assert outcome.code == 0, outcome.err
     assert f"wrote {folder}/1: model.ckpt-6" in outcome.out
+    assert f"{PREFIX!r} before each input that does not begin with it" in outcome.out
     return folder / "1"
 
 
@@ -181,6 +192,7 @@ def test_a_version_has_what_a_server_needs(exported: Path) -> None:
     info = json.loads((extra / "export.json").read_text(encoding="utf-8"))
     assert (info["checkpoint"], info["batch_sizes"]) == ("model.ckpt-6", [2])
     assert (info["gin_file"], info["gin_param"]) == ([], [SETTING])
+    assert info["task_prefix"] == PREFIX
     records = list(tf.data.TFRecordDataset(str(extra / "tf_serving_warmup_requests")))
     assert len(records) == 2
     assert (exported / "assets" / "sentencepiece.model").stat().st_size > 1000
