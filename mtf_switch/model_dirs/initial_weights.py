@@ -8,17 +8,12 @@ which is T5's default. Its gin parameters still apply: `should_load_variable.fil
 
 from __future__ import annotations
 
-import re
-
 import gin
 import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
 
 from mtf_switch.errors import UserError, join_first
-from mtf_switch.model_dirs import saved_checkpoints
-
-# Mesh TF's optimizers keep their state in variables with these names.
-_SLOT = re.compile(r"_slot_\w+$")
+from mtf_switch.model_dirs import optimizer_state, saved_checkpoints
 
 
 @gin.configurable(module="mtf_switch.init_checkpoint")
@@ -31,7 +26,7 @@ def weights_only(name: str) -> bool:
     Args:
       name: The name of a variable.
     """
-    return name != "global_step" and not _SLOT.search(name)
+    return name != "global_step" and not optimizer_state.is_state(name)
 
 
 def check_exists(checkpoint: str) -> None:
