@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
+from typing import Any
 
-from mtf_switch.cli import checkpoint_flag, decoding_flags, flags, inspection_flags
+from mtf_switch.cli import checkpoint_flag, decoding_flags, flags, inspection_flags, own_texts
 from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError, name_program
 
@@ -108,6 +110,7 @@ def run_command(options: argparse.Namespace) -> None:
         "checkpoint": os.path.basename(checkpoint),
         "batch_sizes": sorted(set(options.batch_sizes)),
         "sequence_length": run.settings.sequence_length,
+        "task_prefix": own_texts.find_prefix(options.model_dir),
         "samples": bool(decoding["temperature"]),
         **decoding,
         "gin_file": options.gin_file,
@@ -119,6 +122,11 @@ def run_command(options: argparse.Namespace) -> None:
     print(
         f"wrote {version}: {info['checkpoint']}, inputs of up to "
         f"{run.settings.sequence_length['inputs']} tokens, batches of "
-        f"{' and '.join(map(str, info['batch_sizes']))}\n"
+        f"{' and '.join(map(str, info['batch_sizes']))}{_describe_prefix(info)}\n"
         f"Next: docs/serving.md shows how to serve {options.export_dir}"
     )
+
+
+def _describe_prefix(info: Mapping[str, Any]) -> str:
+    prefix = info["task_prefix"]
+    return f", {prefix!r} before each input that does not begin with it" if prefix else ""

@@ -86,7 +86,7 @@ def read(options: argparse.Namespace, file: str) -> dict[int, str]:
         texts = _read_column(path, column, is_of_inputs=file == "input_file")
     else:
         texts = dict(enumerate(text_lines.read_lines(path), start=1))
-    prefix = own.get("prefix") if own and file == "input_file" else None
+    prefix = find_prefix(options.model_dir) if file == "input_file" else ""
     return _add_prefix(path, texts, prefix) if prefix else texts
 
 
@@ -98,6 +98,12 @@ def _read_column(path: str, column: str, is_of_inputs: bool) -> dict[int, str]:
     first = f" {lists:,} of them have several targets; the first is read." if lists else ""
     print(f"{path}: {len(examples):,} examples, column {column!r}.{first}", file=sys.stderr)
     return {e.line: e.inputs if is_of_inputs else e.references[0] for e in examples}
+
+
+def find_prefix(model_dir: str) -> str:
+    """Returns the text that a run's own task puts before each input; "" for none."""
+    own = _read_own_data(model_dir) or {}
+    return own.get("prefix") or ""
 
 
 def _read_own_data(model_dir: str) -> dict[str, Any] | None:

@@ -15,12 +15,9 @@ from mtf_switch.conversion import model_gin, protocols, source_gin
 from mtf_switch.conversion.architecture import Architecture
 from mtf_switch.conversion.catalog import TensorCatalog
 from mtf_switch.conversion.tensor_names import MTF, TensorRef
-from mtf_switch.model_dirs import saved_checkpoints
+from mtf_switch.model_dirs import optimizer_state, saved_checkpoints
 
 _STEP = "global_step"
-# The optimizer state of Mesh TensorFlow's Adafactor and Adam. No other format uses it, and
-# training initializes it again.
-_OPTIMIZER_STATE = re.compile(r".+(_slot_(vr|vc|v|m)|/adam_[mv])")
 _LAYER = re.compile(r"(encoder|decoder)/block_(\d+)/layer_(\d+)/(.+)")
 _KINDS = {
     "SelfAttention": "self",
@@ -58,7 +55,8 @@ class MtfSource:
         stored = {
             name: tuple(shape)
             for name, shape in sorted(shapes.items())
-            if name != _STEP and not _OPTIMIZER_STATE.fullmatch(name)
+            # No other format uses optimizer state, and training initializes it again.
+            if name != _STEP and not optimizer_state.is_state(name)
         }
         self._catalog = TensorCatalog.from_stored(self._path, MTF, stored, _add_blocks(stored))
         inferred = Architecture.from_shapes(self._catalog.stacked_shapes())

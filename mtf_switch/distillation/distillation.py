@@ -19,6 +19,7 @@ from mtf_switch.distillation import (
     cache_key,
     initial_values,
     loss,
+    student_start,
     teacher_cache,
     weights_of_teacher,
 )
@@ -58,12 +59,6 @@ class Distillation:
             cannot read a cache.
         """
         teacher.check_lengths(run.settings)
-        if run.settings.init_checkpoint and settings.init != "none":
-            raise UserError(
-                f"utils.run.init_checkpoint = {run.settings.init_checkpoint!r} and "
-                f"--init={settings.init} both say from which weights the student starts: pass "
-                "--init=none for the checkpoint, or remove it."
-            )
         target = run.target
         if settings.cache is not None and target.on_tpu:
             raise UserError(
@@ -74,6 +69,8 @@ class Distillation:
         model = teacher.build(run.settings, run.vocabulary, target, drops_tokens)
         cache = None
         if settings.cache is not None:
+            if not os.path.exists(settings.cache):
+                student_start.check_weights(run, teacher.checkpoint, settings.init)
             cache = _open_or_write_cache(settings, run.settings, teacher, model)
             print(cache.describe(), file=sys.stderr)
         return cls(teacher, model, settings, cache)

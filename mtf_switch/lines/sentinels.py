@@ -57,6 +57,14 @@ def _is_known(vocabulary: Any, sentinel: str) -> bool:
     return tokenizer.piece_to_id(_WORD_START + sentinel) != tokenizer.unk_id()
 
 
+def list_known(vocabulary: Any) -> list[str]:
+    """Returns the sentinels of a SentencePiece vocabulary, whether added or its own, sorted."""
+    tokenizer = vocabulary.tokenizer
+    pieces = tokenizer.id_to_piece(list(range(tokenizer.get_piece_size())))
+    found = {piece.removeprefix(_WORD_START) for piece in pieces if piece[:1] == _WORD_START}
+    return sorted(filter(_SENTINEL.fullmatch, found))
+
+
 def find(vocabulary: Any, ids: Sequence[int]) -> list[str]:
     """Returns the sentinels among ids, in order."""
     if not hasattr(vocabulary, "tokenizer"):

@@ -8,17 +8,12 @@ which is T5's default. Its gin parameters still apply: `should_load_variable.fil
 
 from __future__ import annotations
 
-import re
-
 import gin
 import tensorflow.compat.v1 as tf
 from mesh_tensorflow.transformer import utils
 
 from mtf_switch.errors import UserError, join_first
-from mtf_switch.model_dirs import saved_checkpoints
-
-# Mesh TF's optimizers keep their state in variables with these names.
-_SLOT = re.compile(r"_slot_\w+$")
+from mtf_switch.model_dirs import optimizer_state, saved_checkpoints
 
 
 @gin.configurable(module="mtf_switch.init_checkpoint")
@@ -31,7 +26,7 @@ def weights_only(name: str) -> bool:
     Args:
       name: The name of a variable.
     """
-    return name != "global_step" and not _SLOT.search(name)
+    return name != "global_step" and not optimizer_state.is_state(name)
 
 
 def check_exists(checkpoint: str) -> None:
@@ -45,6 +40,22 @@ def check_exists(checkpoint: str) -> None:
             f"utils.run.init_checkpoint = {checkpoint!r} does not exist. Pass the path of a "
             "checkpoint without the ending of its files, such as runs/base/model.ckpt-1000."
         )
+
+
+def check_exists_if_new(checkpoint: str | None, model_dir: str) -> None:
+    """Checks that the checkpoint of a new run exists, if it has one.
+
+    After its own first checkpoint, a run no longer needs the initial one.
+
+    Args:
+      checkpoint: The path of the checkpoint, or None.
+      model_dir: The folder of the run.
+
+    Raises:
+      UserError: If it does not.
+    """
+    if checkpoint and not saved_checkpoints.list_paths(model_dir):
+        check_exists(checkpoint)
 
 
 def load_if_new(checkpoint: str | None, model_dir: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 import mesh_tensorflow as mtf
 import tensorflow.compat.v1 as tf
 
+from mtf_switch.model_dirs import optimizer_state
 from mtf_switch.planning.communication import (
     ALL_REDUCE,
     ALL_TO_ALL,
@@ -57,7 +58,7 @@ class Matmul:
 
 def classify_variable(name: str) -> VariableGroup:
     """Returns the group of a variable, judged by its name."""
-    if "_slot_" in name:
+    if optimizer_state.is_state(name):
         return OPTIMIZER_SLOTS
     if "switch_gating" in name:
         return ROUTER

@@ -28,7 +28,14 @@ class ServedModel:
       module: Holds everything that a SavedModel of these signatures needs.
     """
 
-    def __init__(self, run: Run, checkpoint: str, batch_sizes: Sequence[int], samples: bool):
+    def __init__(
+        self,
+        run: Run,
+        checkpoint: str,
+        batch_sizes: Sequence[int],
+        samples: bool,
+        prefix: str = "",
+    ):
         """Builds the graphs, and reads the weights.
 
         Args:
@@ -37,12 +44,14 @@ class ServedModel:
           checkpoint: The path of the checkpoint.
           batch_sizes: The sizes for which graphs are built.
           samples: Whether decoding samples. Each call then draws anew.
+          prefix: Text that the run's task puts before each input. Inputs that begin with it
+            stay as they are.
 
         Raises:
           UserError: If the model or the checkpoint cannot be read.
         """
         decode_length.make_independent_of_batch(run.settings)
-        self._run, self._samples = run, samples
+        self._run, self._samples, self._prefix = run, samples, prefix
         self._lengths = run.settings.sequence_length
         self._model = switch_transformer.build(
             run.settings, run.vocabulary, inference=InferenceCapacity()
@@ -74,14 +83,14 @@ class ServedModel:
         self.module.signatures_of_texts = [self.predict, self.score]
 
     def _predict(self, inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
-        ids = served_text.cut(self._inputs.encode(inputs), self._lengths["inputs"])
+        ids = served_text.cut(self._encode_inputs(inputs), self._lengths["inputs"])
         outputs = batches.apply(self._decode, ids)
         scores = batches.apply(self._score[outputs.shape[1]], ids, outputs)
         return {"outputs": self._targets.decode(outputs), "scores": scores}
 
     def _score_texts(self, inputs: tf.Tensor, targets: tf.Tensor) -> Mapping[str, tf.Tensor]:
         given = {
-            "inputs": self._inputs.encode(inputs),
+            "inputs": self._encode_inputs(inputs),
             "targets": self._targets.encode(targets),
         }
         checks = [
@@ -97,6 +106,9 @@ class ServedModel:
             ids = {name: served_text.cut(x, self._lengths[name]) for name, x in given.items()}
         functions = self._score[self._lengths["targets"]]
         return {"scores": batches.apply(functions, ids["inputs"], ids["targets"])}
+
+    def _encode_inputs(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        return self._inputs.encode(served_text.add_prefix(texts, self._prefix))
 
     def _wrap_decoding(self, size: int) -> tf.types.experimental.ConcreteFunction:
         settings = dataclasses.replace(self._run.settings, batch_size=size)

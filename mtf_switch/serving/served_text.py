@@ -7,7 +7,11 @@ import tensorflow as tf
 import tensorflow_text
 
 from mtf_switch.errors import UserError
+from mtf_switch.lines import sentinels
 from tasks.vocabulary import EOS_ID
+
+# All characters for which Python's `str.isspace` is false; RE2's own \\S knows ASCII only.
+_NO_SPACE = r"[^\p{Z}\t-\r\x1c-\x1f\x{85}]"
 
 
 class ServedText(tf.Module):
@@ -31,8 +35,8 @@ class ServedText(tf.Module):
         self._tokenizer = tensorflow_text.SentencepieceTokenizer(model=vocabulary.sp_model)
         self._size = vocabulary.tokenizer.GetPieceSize()
         self._unknown = vocabulary.tokenizer.unk_id()
-        numbers = "|".join(map(str, range(vocabulary.extra_ids)))
-        self._glued = rf"(\S)(<extra_id_(?:{numbers})>)" if numbers else None
+        known = "|".join(sentinels.list_known(vocabulary))
+        self._glued = rf"({_NO_SPACE})({known})" if known else None
 
     def encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """Returns the ids of texts [N], each with an end of sequence."""
@@ -49,6 +53,12 @@ class ServedText(tf.Module):
         ids = tf.where(ids < self._size, ids, self._unknown)
         after = tf.cumsum(tf.cast(tf.equal(ids, EOS_ID), tf.int32), axis=1) > 0
         return self._tokenizer.detokenize(tf.ragged.boolean_mask(ids, ~after))
+
+
+def add_prefix(texts: tf.Tensor, prefix: str) -> tf.Tensor:
+    """Returns texts [N] with a prefix before each that does not begin with it."""
+    begins = tf.equal(tf.strings.substr(texts, 0, len(prefix.encode())), prefix)
+    return tf.where(begins, texts, tf.strings.join([prefix, texts]))
 
 
 def cut(ids: tf.RaggedTensor, length: int) -> tf.Tensor:

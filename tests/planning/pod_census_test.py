@@ -33,6 +33,7 @@ def test_matmuls_are_those_of_one_core_in_a_step(runs):
         ("encoder/block_000/layer_000/SwitchAttention/o", "attention"),
         ("encoder/block_000/layer_003/SwitchFFN/switch_gating/kernel", "router"),
         ("encoder/block_000/layer_003/SwitchFFN/wi/kernel_slot_vr", "optimizer_slots"),
+        ("encoder/block_000/layer_003/SwitchFFN/wi/kernel/adam_m", "optimizer_slots"),
         ("encoder/block_000/layer_003/rms_norm/scale", "other"),
         ("shared/embedding", "embedding"),
         ("decoder/logits/kernel", "embedding"),
