@@ -18,7 +18,9 @@ from mtf_switch import whole_file
 from mtf_switch.config import saved_config
 from mtf_switch.conversion import (
     formats,
+    gin_values,
     hf_generation,
+    mesh_settings,
     model_gin,
     paths,
     vocabulary_files,
@@ -107,6 +109,7 @@ def convert_checkpoint(request: ConversionRequest) -> ConversionResult:
         source = PrunedSource(source, request.pruning)
     architecture = source.architecture
     _check_router(architecture, request)
+    _check_settings(request)
     vocabulary = vocabulary_files.find(
         request.source_format, request.source, architecture.vocab_size
     )
@@ -132,8 +135,9 @@ def convert_checkpoint(request: ConversionRequest) -> ConversionResult:
         create_target = formats.load_classes(request.target_format).target
         target = create_target(folder, architecture, dtype, source.step)
         _copy_tensors(source, target, request.target)
+    notes = (*source.notes, *_describe_lost_stages(architecture, request.target_format))
     return ConversionResult(
-        architecture, dtype.name, source.step, tuple(source.notes), vocabulary.description
+        architecture, dtype.name, source.step, notes, vocabulary.description
     )
 
 
@@ -151,12 +155,31 @@ def _check_router(architecture: Architecture, request: ConversionRequest) -> Non
         )
 
 
+def _check_settings(request: ConversionRequest) -> None:
+    """Checks that the target does not lose settings that only a config.gin states."""
+    if request.source_format != MTF:
+        return
+    gin_file = gin_values.find_gin_file([model_gin.find_folder(request.source)])
+    keeps_run = request.target_format == MTF and not request.gin_files
+    if gin_file and not (keeps_run and os.path.basename(gin_file) == model_gin.CONFIG_GIN):
+        mesh_settings.check(gin_file)
+
+
+def _describe_lost_stages(architecture: Architecture, target_format: Format) -> list[str]:
+    """Returns a note if the target does not have the router of the model."""
+    if architecture.routing_stages == 1 or target_format == MTF:
+        return []
+    return [
+        "Only Mesh TensorFlow has No-Token-Left-Behind, by which a token whose expert is full "
+        f"tries up to {architecture.routing_stages}. The converted model drops this token. "
+        "Where no expert is full, the two are the same model."
+    ]
+
+
 def _write_generation_config(folder: str, request: ConversionRequest) -> None:
     decode = {}
     if request.source_format == MTF:
-        is_folder = os.path.isdir(request.source)
-        source = request.source if is_folder else os.path.dirname(request.source)
-        decode = saved_config.read_values(source, "decode")
+        decode = saved_config.read_values(model_gin.find_folder(request.source), "decode")
     text = json.dumps(hf_generation.make_config(decode), indent=2) + "\n"
     with _explain_disk_errors(request.target):
         whole_file.write_text(os.path.join(folder, hf_generation.FILE), text)

@@ -135,12 +135,9 @@ def _read_model_values(values: GinValues, inferred: Architecture) -> dict[str, A
         places = {f"the {stack}": stack for stack in sparse_stacks}
         for binding in values.find_elsewhere(_ROUTERS):
             places[f"the scope {binding.scope!r}"] = binding.scope
-        counts = {
-            place: _count_experts_per_token(values, scope) for place, scope in places.items()
-        }
-        found["experts_per_token"] = gin_values.check_same(
-            values.path, "the number of experts that a token visits", counts
-        )
+        for attribute, (count, subject) in _COUNTS.items():
+            counts = {place: count(values, scope) for place, scope in places.items()}
+            found[attribute] = gin_values.check_same(values.path, subject, counts)
     return found
 
 
@@ -200,6 +197,24 @@ def _count_experts_per_token(values: GinValues, scope: str) -> Any:
         return _find_value(values, "MoE1D.top_n_num_experts_per_token", scope, 3)
     of_t5x = values.find(_T5X_EXPERTS_PER_TOKEN, scope)
     return of_t5x.value if of_t5x else 1
+
+
+def _count_stages(values: GinValues, scope: str) -> Any:
+    """Returns how many experts a token tries, by the routers that are made in a scope."""
+    router = _find_value(values, _ROUTERS[0], scope, None)
+    if not _is_call_of(router, "NoTokenLeftBehindRouter"):
+        return 1
+    return _find_value(values, "NoTokenLeftBehindRouter.stages", _scope_of(router, scope), 4)
+
+
+# Attribute of Architecture -> what reads it for one scope, and its description.
+_COUNTS = {
+    "experts_per_token": (
+        _count_experts_per_token,
+        "the number of experts that a token visits",
+    ),
+    "routing_stages": (_count_stages, "the number of experts that a token tries"),
+}
 
 
 def _is_call_of(value: Any, name: str) -> bool:

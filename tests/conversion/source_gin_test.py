@@ -138,6 +138,24 @@ def test_the_experts_that_a_token_visits_are_read(text, expected, tmp_path):
     assert source_gin.apply_gin_file(str(path), random_checkpoints.T5).experts_per_token == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("SwitchFFN.router = @NoTokenLeftBehindRouter()", 4),
+        (
+            "SwitchFFN.router = @NoTokenLeftBehindRouter()\nNoTokenLeftBehindRouter.stages = 2",
+            2,
+        ),
+        ("NoTokenLeftBehindRouter.stages = 2", 1),
+    ],
+)
+def test_the_experts_that_a_token_tries_are_read(text, expected, tmp_path):
+    path = tmp_path / "config.gin"
+    path.write_text(text)
+    found = source_gin.apply_gin_file(str(path), random_checkpoints.SWITCH)
+    assert (found.routing_stages, found.experts_per_token) == (expected, 1)
+
+
 def test_a_macro_may_be_bound_to_another_one_and_even_to_itself(tmp_path):
     path = tmp_path / "config.gin"
     path.write_text("DROPOUT_RATE = %RATE\nRATE = %OTHER\nOTHER = 0.3\n")
