@@ -15,7 +15,6 @@ import numpy as np
 from tqdm import tqdm
 
 from mtf_switch import whole_file
-from mtf_switch.config import saved_config
 from mtf_switch.conversion import (
     formats,
     gin_values,
@@ -26,6 +25,7 @@ from mtf_switch.conversion import (
     vocabulary_files,
 )
 from mtf_switch.conversion.architecture import Architecture
+from mtf_switch.conversion.gin_values import GinValues
 from mtf_switch.conversion.protocols import Source, Target
 from mtf_switch.conversion.pruning import PrunedSource, Pruning
 from mtf_switch.conversion.tensor_names import HF, MTF, Format
@@ -177,10 +177,14 @@ def _describe_lost_stages(architecture: Architecture, target_format: Format) -> 
 
 
 def _write_generation_config(folder: str, request: ConversionRequest) -> None:
-    decode = {}
+    gin_file = None
     if request.source_format == MTF:
-        decode = saved_config.read_values(model_gin.find_folder(request.source), "decode")
-    text = json.dumps(hf_generation.make_config(decode), indent=2) + "\n"
+        gin_file = gin_values.find_gin_file([model_gin.find_folder(request.source)])
+    values = GinValues.read(gin_file) if gin_file else GinValues("")
+    config = hf_generation.make_config(
+        values.list_parameters("decode"), values.list_parameters("run").get("sequence_length")
+    )
+    text = json.dumps(config, indent=2) + "\n"
     with _explain_disk_errors(request.target):
         whole_file.write_text(os.path.join(folder, hf_generation.FILE), text)
 

@@ -60,6 +60,14 @@ class GinValues:
                 return max(reversed(found), key=lambda binding: len(binding.scope))
         return None
 
+    def list_parameters(self, configurable: str) -> dict[str, Any]:
+        """Returns parameter -> value of a configurable, as bound for every scope."""
+        return {
+            b.parameter: b.value
+            for b in self.bindings
+            if b.base_name == configurable and b.parameter and not b.scope
+        }
+
     def find_elsewhere(self, names: Sequence[str]) -> list[Binding]:
         """Returns the bindings of these names in scopes other than those of the stacks."""
         stacks = ("", *STACKS)
