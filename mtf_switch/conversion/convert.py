@@ -230,9 +230,31 @@ def _create_folder(target: str) -> Iterator[str]:
         raise UserError(f"{target} cannot be created: {error.strerror}.") from error
     try:
         yield folder
-        os.rename(folder, target)
+        _move(folder, os.path.join(parent, name))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(folder: str, target: str) -> None:
+    """Gives a finished folder its name, or another one if the target exists by now.
+
+    Raises:
+      UserError: If it has another name now, or cannot be renamed.
+    """
+    for path in (target, *(f"{target}-{number}" for number in range(2, 100))):
+        try:
+            os.rename(folder, path)
+        except OSError as error:
+            if os.path.lexists(path):
+                continue
+            raise UserError(f"{path} cannot be created: {error.strerror}.") from error
+        if path == target:
+            return
+        raise UserError(
+            f"{target} exists by now, although it did not when the conversion began: another "
+            f"process has made it. The converted model is in {path}."
+        )
+    raise UserError(f"{target} exists by now: another process has made it. Name a new folder.")
 
 
 @contextlib.contextmanager
