@@ -223,6 +223,7 @@ def _check_disk_space(target: str, needed: int) -> None:
 def _create_folder(target: str) -> Iterator[str]:
     """Yields a temporary folder. It becomes the target on success, and is removed otherwise."""
     parent, name = os.path.split(os.path.abspath(target))
+    whole_file.remove_leftovers(parent)
     folder = whole_file.name_part(os.path.join(parent, f".{name}"))
     try:
         os.makedirs(folder)

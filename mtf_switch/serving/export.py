@@ -45,6 +45,7 @@ def export(
       UserError: If the model cannot be exported, or the folder cannot be written.
     """
     model = ServedModel(run, checkpoint, batch_sizes, bool(info["samples"]))
+    whole_file.remove_leftovers(export_dir)
     part = whole_file.name_part(os.path.join(export_dir, ".export"))
     try:
         os.makedirs(export_dir, exist_ok=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import big_checkpoint
 import conversions
+import leftovers
 import numpy as np
 import pytest
 import random_checkpoints
@@ -258,3 +259,9 @@ def test_what_a_killed_process_left_is_no_obstacle(tmp_path, monkeypatch):
             conversions.convert("mtf", "mtf", source, tmp_path / "to")
     assert len(set(names)) == 2
     assert not (tmp_path / "to").exists()
+
+
+def test_what_a_killed_process_left_beside_the_target_is_removed(hf_folder, tmp_path):
+    leftovers.make_folder(tmp_path / ".other")
+    conversions.convert("hf", "t5x", hf_folder, tmp_path / "to")
+    assert [path.name for path in tmp_path.iterdir()] == ["to"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import leftovers
 import numpy as np
 import pytest
 import random_checkpoints
@@ -15,6 +16,7 @@ from tiny_run import TinyRun, copy_of, variables
 
 from mtf_switch.conversion.convert import ConversionRequest, convert_checkpoint
 from mtf_switch.conversion.tensor_names import MTF
+from mtf_switch.errors import UserError
 from mtf_switch.serving import export
 
 # Answers requests with a SavedModel, and says which modules of this project were imported.
@@ -205,6 +207,18 @@ def test_mistakes_are_refused(
     assert outcome.code in (1, 2)
     assert message in outcome.err
     assert not (tmp_path / "x").exists()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path, monkeypatch) -> None:
+    def fail(*_, **__):
+        raise OSError("stop")
+
+    left = leftovers.make_folder(tmp_path / ".export")
+    monkeypatch.setattr(export, "ServedModel", lambda *_: None)
+    monkeypatch.setattr(export, "_write_vocabularies", fail)
+    with pytest.raises(UserError, match="stop"):
+        export.export(None, "model.ckpt-1", str(tmp_path), [1], {"samples": False})
+    assert not left.exists()
 
 
 def test_a_model_that_was_never_trained_is_refused(
