@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator
 from typing import IO, Any
@@ -64,13 +65,19 @@ def name_part(path: str) -> str:
 
 
 def remove_leftovers(folder: str) -> None:
-    """Removes the temporary files that killed processes of this machine left in a folder.
+    """Removes the temporary files and folders that killed processes of this machine left.
 
-    The name of a temporary file contains its machine's name and its process id. The files of
-    other machines and of running processes stay.
+    Their names contain the machine's name and the process id. Those of other machines and of
+    running processes stay, and so does what cannot be listed or removed.
+
+    Args:
+      folder: The folder that contains them. It need not exist.
     """
     part = re.compile(rf".*\.{re.escape(_host())}-(\d+)-[0-9a-f]{{8}}\.part\Z")
-    for name in list_names(folder):
+    names = []
+    with contextlib.suppress(OSError):
+        names = list_names(folder)
+    for name in names:
         match = part.match(name)
         if match and not is_alive(int(match[1])):
             with contextlib.suppress(OSError):
@@ -153,11 +160,13 @@ def exists(path: str) -> bool:
 
 
 def _remove(path: str) -> None:
+    """Removes a file, or a folder with all that it contains."""
     if not is_address(path):
-        os.remove(path)
+        is_folder = os.path.isdir(path) and not os.path.islink(path)
+        (shutil.rmtree if is_folder else os.remove)(path)
         return
     with _as_os_errors(path) as gfile:
-        gfile.remove(path)
+        (gfile.rmtree if gfile.isdir(path) else gfile.remove)(path)
 
 
 def read_text(path: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import leftovers
 import pytest
 
 from mtf_switch import whole_file
@@ -56,6 +57,43 @@ def test_leftovers_of_a_killed_process_at_an_address_are_removed() -> None:
         whole_file.write_text(f"{folder}/{name}", "text")
     whole_file.remove_leftovers(folder)
     assert set(whole_file.list_names(folder)) == {"file", own, elsewhere}
+
+
+def test_folders_of_killed_processes_are_removed_with_their_content(tmp_path: Path) -> None:
+    dead = leftovers.make_folder(tmp_path / "folder")
+    own = Path(whole_file.name_part(str(tmp_path / "folder")))
+    own.mkdir()
+    elsewhere = tmp_path / dead.name.replace("folder.", "folder.other-")
+    elsewhere.mkdir()
+    # What a link of such a name refers to is not the process's.
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    dead.with_name(dead.name.replace("folder", "link")).symlink_to(kept)
+    whole_file.remove_leftovers(str(tmp_path))
+    assert set(tmp_path.iterdir()) == {own, elsewhere, kept}
+
+
+def test_folders_of_killed_processes_at_an_address_are_removed() -> None:
+    folder = "ram://whole_file/killed_folders"
+    own = os.path.basename(whole_file.name_part("folder"))
+    dead = own.replace(f"-{os.getpid()}-", "-999999999-")
+    for name in (own, dead):
+        whole_file.make_folder(f"{folder}/{name}")
+        whole_file.write_text(f"{folder}/{name}/file", "text")
+    whole_file.remove_leftovers(folder)
+    assert whole_file.list_names(folder) == [own]
+    assert not whole_file.exists(f"{folder}/{dead}/file")
+
+
+def test_leftovers_in_a_folder_that_cannot_be_listed_stay(tmp_path: Path, monkeypatch) -> None:
+    dead = leftovers.make_folder(tmp_path / "folder")
+
+    def deny(_: str) -> list[str]:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "listdir", deny)
+    whole_file.remove_leftovers(str(tmp_path))
+    assert dead.is_dir()
 
 
 def test_the_new_file_is_complete_when_it_takes_the_place_of_the_old_one(

@@ -99,11 +99,14 @@ def run_command(options: argparse.Namespace) -> None:
     if inspection_flags.print_if_asked(options):
         return
     from mtf_switch.analysis import pruning_report
-    from mtf_switch.conversion import convert
+    from mtf_switch.conversion import convert, formats
     from mtf_switch.conversion.pruning import Pruning
+    from mtf_switch.conversion.tensor_names import MTF
     from mtf_switch.model_dirs import saved_checkpoints
 
     checkpoint = saved_checkpoints.find_latest(options.model_dir)
+    # Refuses what cannot be converted before the measurement, which takes minutes.
+    formats.load_classes(MTF).source(checkpoint)
     uses = _measure(options, checkpoint)
     chosen = {layer: use.choose(options.rank, options.experts) for layer, use in uses.items()}
     kept = {
@@ -111,7 +114,7 @@ def run_command(options: argparse.Namespace) -> None:
         for stack in ("encoder", "decoder")
     }
     request = convert.ConversionRequest(
-        "mtf", "mtf", checkpoint, options.output_dir, pruning=Pruning(kept)
+        MTF, MTF, checkpoint, options.output_dir, pruning=Pruning(kept)
     )
     result = convert.convert_checkpoint(request)
     report = pruning_report.make_report(uses, chosen, options.rank)

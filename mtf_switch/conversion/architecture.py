@@ -22,6 +22,7 @@ RULES = {
     "dropout_rate": value_rules.rate(),
     "input_jitter": value_rules.number(0, below=1),
     "experts_per_token": value_rules.whole(1),
+    "routing_stages": value_rules.whole(1),
     "activations": value_rules.Rule(
         "one or two names of activations",
         lambda names: (
@@ -63,6 +64,8 @@ class Architecture:
       input_jitter: Eps of the noise on the router's input in training.
       capacity: Expert capacity. Only the gin files of Mesh TensorFlow and T5X state it.
       experts_per_token: The experts that a token visits. Only these gin files state it, too.
+      routing_stages: The experts that a token tries until one has room; several with
+        No-Token-Left-Behind. Only Mesh TensorFlow's gin files state it.
     """
 
     vocab_size: int
@@ -80,6 +83,7 @@ class Architecture:
     input_jitter: float = 0.01
     capacity: ExpertCapacity = dataclasses.field(default_factory=default_capacity)
     experts_per_token: int = 1
+    routing_stages: int = 1
 
     def __post_init__(self):
         value_rules.check_all("The model", RULES, vars(self))

@@ -15,15 +15,17 @@ import numpy as np
 from tqdm import tqdm
 
 from mtf_switch import whole_file
-from mtf_switch.config import saved_config
 from mtf_switch.conversion import (
     formats,
+    gin_values,
     hf_generation,
+    mesh_settings,
     model_gin,
     paths,
     vocabulary_files,
 )
 from mtf_switch.conversion.architecture import Architecture
+from mtf_switch.conversion.gin_values import GinValues
 from mtf_switch.conversion.protocols import Source, Target
 from mtf_switch.conversion.pruning import PrunedSource, Pruning
 from mtf_switch.conversion.tensor_names import HF, MTF, Format
@@ -107,6 +109,7 @@ def convert_checkpoint(request: ConversionRequest) -> ConversionResult:
         source = PrunedSource(source, request.pruning)
     architecture = source.architecture
     _check_router(architecture, request)
+    _check_settings(request)
     vocabulary = vocabulary_files.find(
         request.source_format, request.source, architecture.vocab_size
     )
@@ -132,8 +135,9 @@ def convert_checkpoint(request: ConversionRequest) -> ConversionResult:
         create_target = formats.load_classes(request.target_format).target
         target = create_target(folder, architecture, dtype, source.step)
         _copy_tensors(source, target, request.target)
+    notes = (*source.notes, *_describe_lost_stages(architecture, request.target_format))
     return ConversionResult(
-        architecture, dtype.name, source.step, tuple(source.notes), vocabulary.description
+        architecture, dtype.name, source.step, notes, vocabulary.description
     )
 
 
@@ -151,13 +155,36 @@ def _check_router(architecture: Architecture, request: ConversionRequest) -> Non
         )
 
 
+def _check_settings(request: ConversionRequest) -> None:
+    """Checks that the target does not lose settings that only a config.gin states."""
+    if request.source_format != MTF:
+        return
+    gin_file = gin_values.find_gin_file([model_gin.find_folder(request.source)])
+    keeps_run = request.target_format == MTF and not request.gin_files
+    if gin_file and not (keeps_run and os.path.basename(gin_file) == model_gin.CONFIG_GIN):
+        mesh_settings.check(gin_file)
+
+
+def _describe_lost_stages(architecture: Architecture, target_format: Format) -> list[str]:
+    """Returns a note if the target does not have the router of the model."""
+    if architecture.routing_stages == 1 or target_format == MTF:
+        return []
+    return [
+        "Only Mesh TensorFlow has No-Token-Left-Behind, by which a token whose expert is full "
+        f"tries up to {architecture.routing_stages}. The converted model drops this token. "
+        "Where no expert is full, the two are the same model."
+    ]
+
+
 def _write_generation_config(folder: str, request: ConversionRequest) -> None:
-    decode = {}
+    gin_file = None
     if request.source_format == MTF:
-        is_folder = os.path.isdir(request.source)
-        source = request.source if is_folder else os.path.dirname(request.source)
-        decode = saved_config.read_values(source, "decode")
-    text = json.dumps(hf_generation.make_config(decode), indent=2) + "\n"
+        gin_file = gin_values.find_gin_file([model_gin.find_folder(request.source)])
+    values = GinValues.read(gin_file) if gin_file else GinValues("")
+    config = hf_generation.make_config(
+        values.list_parameters("decode"), values.list_parameters("run").get("sequence_length")
+    )
+    text = json.dumps(config, indent=2) + "\n"
     with _explain_disk_errors(request.target):
         whole_file.write_text(os.path.join(folder, hf_generation.FILE), text)
 
@@ -196,6 +223,7 @@ def _check_disk_space(target: str, needed: int) -> None:
 def _create_folder(target: str) -> Iterator[str]:
     """Yields a temporary folder. It becomes the target on success, and is removed otherwise."""
     parent, name = os.path.split(os.path.abspath(target))
+    whole_file.remove_leftovers(parent)
     folder = whole_file.name_part(os.path.join(parent, f".{name}"))
     try:
         os.makedirs(folder)
@@ -203,9 +231,31 @@ def _create_folder(target: str) -> Iterator[str]:
         raise UserError(f"{target} cannot be created: {error.strerror}.") from error
     try:
         yield folder
-        os.rename(folder, target)
+        _move(folder, os.path.join(parent, name))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(folder: str, target: str) -> None:
+    """Gives a finished folder its name, or another one if the target exists by now.
+
+    Raises:
+      UserError: If it has another name now, or cannot be renamed.
+    """
+    for path in (target, *(f"{target}-{number}" for number in range(2, 100))):
+        try:
+            os.rename(folder, path)
+        except OSError as error:
+            if os.path.lexists(path):
+                continue
+            raise UserError(f"{path} cannot be created: {error.strerror}.") from error
+        if path == target:
+            return
+        raise UserError(
+            f"{target} exists by now, although it did not when the conversion began: another "
+            f"process has made it. The converted model is in {path}."
+        )
+    raise UserError(f"{target} exists by now: another process has made it. Name a new folder.")
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 FILE = "generation_config.json"
 
 
-def make_config(decode: Mapping[str, Any]) -> dict[str, Any]:
+def make_config(decode: Mapping[str, Any], sequence_length: Any = None) -> dict[str, Any]:
     """Returns the settings with which transformers' `generate` decodes as `predict` does.
 
     Beam search differs in one point: for a sequence of n tokens, Mesh TensorFlow divides by
@@ -16,9 +16,12 @@ def make_config(decode: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
       decode: The parameters that the model's config.gin binds for Bitransformer.decode.
+      sequence_length: The value that it binds to run.sequence_length: one length, or that of
+        each feature. `predict` decodes to the length of the inputs, unless `decode` has another
+        one; None, for a model without a run, leaves the length to transformers.
     """
     beams, temperature = decode.get("beam_size", 1), decode.get("temperature", 0.0)
-    length = decode.get("max_decode_length")
+    length = decode.get("max_decode_length") or _find_length(sequence_length)
     values: dict[str, Any] = {
         "decoder_start_token_id": 0,
         "eos_token_id": 1,
@@ -39,6 +42,13 @@ def make_config(decode: Mapping[str, Any]) -> dict[str, Any]:
     if _is_number(length):
         values["max_new_tokens"] = length
     return values
+
+
+def _find_length(sequence_length: Any) -> Any:
+    """Returns the length of the inputs."""
+    if isinstance(sequence_length, Mapping):
+        return sequence_length.get("inputs")
+    return sequence_length
 
 
 def _is_number(value: Any) -> bool:

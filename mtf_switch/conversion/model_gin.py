@@ -92,9 +92,13 @@ def _check_vocabulary(source: str, vocab_size: int) -> None:
 
 def _find_config(source: str) -> str | None:
     """Returns the config.gin of a Mesh TensorFlow checkpoint, or None if it has none."""
-    folder = source if os.path.isdir(source) else os.path.dirname(source)
-    path = os.path.abspath(os.path.join(folder, CONFIG_GIN))
+    path = os.path.abspath(os.path.join(find_folder(source), CONFIG_GIN))
     return path if os.path.isfile(path) else None
+
+
+def find_folder(source: str) -> str:
+    """Returns the folder of a Mesh TensorFlow checkpoint, given that folder or a path in it."""
+    return source if os.path.isdir(source) else os.path.dirname(source)
 
 
 def find_shortest_period(sparse: Sequence[bool]) -> int:
@@ -160,16 +164,12 @@ def _format_stack(stack: str, sparse: Sequence[bool]) -> list[str]:
 
 def _format_switch(architecture: Architecture, activation: str | list[str]) -> list[str]:
     capacity = architecture.capacity
-    router = [
-        "SwitchFFN.router = @TopKRouter()",
-        f"TopKRouter.k = {architecture.experts_per_token}",
-    ]
     return [
         "",
         f"num_experts = {architecture.num_experts}",
         "SwitchFFN.num_experts = %num_experts",
         f"SwitchFFN.activation = {_quote(activation)}",
-        *(router if architecture.experts_per_token > 1 else []),
+        *_format_router(architecture),
         f"Exploration.jitter = {architecture.input_jitter!r}",
         f"ExpertCapacity.capacity_factor_train = {capacity.capacity_factor_train}",
         f"ExpertCapacity.capacity_factor_eval = {capacity.capacity_factor_eval}",
@@ -179,6 +179,17 @@ def _format_switch(architecture: Architecture, activation: str | list[str]) -> l
         "# The scale s = 0.1 (Section 2.4, Table 3), for weights that are newly initialized.",
         "init_scale.s = 0.1",
     ]
+
+
+def _format_router(architecture: Architecture) -> list[str]:
+    """Returns the bindings of the router, unless it is SwitchRouter."""
+    if architecture.experts_per_token > 1:
+        name, parameter = "TopKRouter", f"k = {architecture.experts_per_token}"
+    elif architecture.routing_stages > 1:
+        name, parameter = "NoTokenLeftBehindRouter", f"stages = {architecture.routing_stages}"
+    else:
+        return []
+    return [f"SwitchFFN.router = @{name}()", f"{name}.{parameter}"]
 
 
 def _quote(value: Any) -> str:

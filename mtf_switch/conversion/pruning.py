@@ -49,7 +49,9 @@ class Pruning:
         if self.num_experts > 1:
             return dataclasses.replace(sparse, num_experts=self.num_experts)
         dense = {stack: (False,) * len(getattr(sparse, stack)) for stack in STACKS}
-        return dataclasses.replace(sparse, num_experts=0, experts_per_token=1, **dense)
+        return dataclasses.replace(
+            sparse, num_experts=0, experts_per_token=1, routing_stages=1, **dense
+        )
 
 
 class PrunedSource:

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mtf_switch import value_rules
-from mtf_switch.config import gin_statements
-from mtf_switch.conversion import architecture, public_checkpoints
-from mtf_switch.conversion.architecture import Architecture
+from mtf_switch.config.gin_statements import Reference
+from mtf_switch.conversion import architecture, gin_values, public_checkpoints
+from mtf_switch.conversion.architecture import STACKS, Architecture
+from mtf_switch.conversion.gin_values import GinValues
 from mtf_switch.errors import UserError
 from mtf_switch.layers import capacity
 from mtf_switch.layers.capacity import ExpertCapacity
 
 # Attribute of Architecture or ExpertCapacity -> its names in the gin files of Mesh TensorFlow
-# and T5X. Modules in front of a name are ignored.
+# and T5X, without modules. A parameter comes before the macro that it may be bound to.
 _GIN_NAMES = {
     "capacity_factor_train": (
         "ExpertCapacity.capacity_factor_train",
-        "TRAIN_EXPERT_CAPACITY_FACTOR",
         "MoeLayer.train_capacity_factor",
+        "TRAIN_EXPERT_CAPACITY_FACTOR",
     ),
     "capacity_factor_eval": (
         "ExpertCapacity.capacity_factor_eval",
-        "EVAL_EXPERT_CAPACITY_FACTOR",
         "MoeLayer.eval_capacity_factor",
+        "EVAL_EXPERT_CAPACITY_FACTOR",
     ),
     "min_expert_capacity": (
         "ExpertCapacity.min_expert_capacity",
@@ -35,24 +35,26 @@ _GIN_NAMES = {
     "group_size": ("ExpertCapacity.group_size",),
     "max_group_size": (
         "ExpertCapacity.max_group_size",
-        "GROUP_SIZE",
         "MoeLayer.max_group_size",
+        "GROUP_SIZE",
     ),
     "input_jitter": ("Exploration.jitter", "JITTER_NOISE"),
-    "dropout_rate": ("dropout_rate", "DROPOUT_RATE"),
     "activations": ("MlpBlock.activations", "T5Config.mlp_activations"),
-    "experts_per_token": (
-        "NUM_SELECTED_EXPERTS",
-        "TokensChooseMaskedRouter.num_selected_experts",
-        "TokensChooseScatterRouter.num_selected_experts",
-    ),
 }
-# Whether a feed-forward layer is sparse -> the names of its activations in Mesh TensorFlow,
-# whose default is ReLU.
-_OF_LAYERS = {
-    False: ("DenseReluDense.activation",),
-    True: ("SwitchFFN.activation", "MoE1D.activation"),
-}
+# These two macros are the rate of all layers, of which one may have another.
+_DROPOUT_RATE = ("dropout_rate", "DROPOUT_RATE", "DenseReluDense.dropout_rate")
+_T5X_EXPERTS_PER_TOKEN = (
+    "TokensChooseMaskedRouter.num_selected_experts",
+    "TokensChooseScatterRouter.num_selected_experts",
+    "NUM_SELECTED_EXPERTS",
+)
+_DENSE_ACTIVATION = "DenseReluDense.activation"
+# Mesh TensorFlow's activation of a layer that has none bound.
+_DEFAULT_ACTIVATION = "relu"
+# gin/defaults.gin binds the activation of experts to this function.
+_OF_DENSE_LAYERS = "activation_of_dense_layers"
+# What binds the router of a sparse layer: this project's, and Mesh TensorFlow's own MoE.
+_ROUTERS = ("SwitchFFN.router", "MoE1D.moe_gating")
 # The routers of Mesh TensorFlow's own MoE by which a token visits several experts.
 _TOP_2, _TOP_N = "top_2", "top_n"
 _CAPACITY_FIELDS = {field.name for field in dataclasses.fields(ExpertCapacity)}
@@ -79,23 +81,13 @@ def reconcile(
     public = public_checkpoints.find_public(inferred)
     if public:
         inferred = dataclasses.replace(inferred, capacity=public.capacity)
-    gin_file = find_gin_file(folders)
+    gin_file = gin_values.find_gin_file(folders)
     if gin_file:
         return apply_gin_file(gin_file, inferred), []
     activations = " x ".join(inferred.activations)
     return inferred, [
         f"There is no config.gin beside {path}, so the activation {activations} is assumed."
     ]
-
-
-def find_gin_file(folders: Sequence[str]) -> str | None:
-    """Returns the first config.gin or operative_config.gin in these folders, or None."""
-    for folder in folders:
-        for name in ("config.gin", "operative_config.gin"):
-            path = os.path.join(folder, name)
-            if os.path.isfile(path):
-                return path
-    return None
 
 
 def apply_gin_file(path: str, inferred: Architecture) -> Architecture:
@@ -108,125 +100,133 @@ def apply_gin_file(path: str, inferred: Architecture) -> Architecture:
     Raises:
       UserError: If the file is not a gin file, or contradicts the tensors.
     """
-    values = _read_model_values(path, inferred)
-    activations = values.pop("activations", inferred.activations)
-    activations = (activations,) if isinstance(activations, str) else activations
-    if isinstance(activations, list):
-        activations = tuple(activations)
-    values_read = {**values, "activations": activations}
-    value_rules.check_all(path, {**architecture.RULES, **capacity.RULES}, values_read)
+    values = _read_model_values(GinValues.read(path), inferred)
+    value_rules.check_all(path, {**architecture.RULES, **capacity.RULES}, values)
+    activations = values["activations"]
     if (len(activations) == 2) != inferred.gated:
         raise UserError(
             f"{path} says that feed-forward layers have the activations "
             f"{' x '.join(activations)}, but in the checkpoint each has "
             f"{'two input matrices' if inferred.gated else 'one input matrix'}."
         )
-    capacity_values = {name: values.pop(name) for name in _CAPACITY_FIELDS & set(values)}
+    capacity_values = {name: values.pop(name) for name in _CAPACITY_FIELDS}
     return dataclasses.replace(
-        inferred,
-        activations=activations,
-        capacity=dataclasses.replace(inferred.capacity, **capacity_values),
-        **values,
+        inferred, capacity=dataclasses.replace(inferred.capacity, **capacity_values), **values
     )
 
 
-def _read_model_values(path: str, inferred: Architecture) -> dict[str, Any]:
-    """Returns the values that a gin file binds, by the attributes of _GIN_NAMES."""
-    statements = _read_statements(path)
-    bindings = {name: _drop_reference(value) for name, value in statements.items()}
-    values = {}
-    for attribute, gin_names in _GIN_NAMES.items():
-        value = _find(bindings, gin_names)
-        if value is not None:
-            values[attribute] = value
-    values.update(_read_activations(path, bindings, inferred))
-    if inferred.num_experts:
-        values.update(_read_experts_per_token(statements))
-    else:
-        values.pop("experts_per_token", None)
-    return values
-
-
-def _find(bindings: Mapping[str, Any], gin_names: Sequence[str]) -> Any:
-    """Returns the first value that is bound to one of these names, or None."""
-    return next(
-        (
-            value
-            for name, value in bindings.items()
-            if value is not None
-            and any(name == end or name.endswith("." + end) for end in gin_names)
-        ),
-        None,
-    )
-
-
-def _read_activations(
-    path: str, bindings: Mapping[str, Any], inferred: Architecture
-) -> dict[str, Any]:
-    """Reads the activations of Mesh TensorFlow's feed-forward layers; {} if none is bound.
+def _read_model_values(values: GinValues, inferred: Architecture) -> dict[str, Any]:
+    """Returns the values that a gin file gives to attributes, and those inferred for the rest.
 
     Raises:
-      UserError: If sparse and dense layers have different ones.
+      UserError: If a value differs between layers.
     """
-    bound = {is_sparse: _find(bindings, names) for is_sparse, names in _OF_LAYERS.items()}
-    if all(value is None for value in bound.values()):
-        return {}
+    sparse_stacks = [stack for stack in STACKS if any(getattr(inferred, stack))]
+    defaults = {**vars(inferred), **vars(inferred.capacity)}
     found = {
-        is_sparse: "relu" if bound[is_sparse] is None else bound[is_sparse]
-        for is_sparse in sorted({*inferred.encoder, *inferred.decoder})
+        attribute: values.find_same(names, sparse_stacks or STACKS, defaults[attribute])
+        for attribute, names in _GIN_NAMES.items()
     }
-    misfits = [value for value in found.values() if (len(_list(value)) == 2) != inferred.gated]
+    found["dropout_rate"] = values.find_same(_DROPOUT_RATE, STACKS, inferred.dropout_rate)
+    found["activations"] = _as_tuple(
+        _read_activations(values, inferred) or found["activations"]
+    )
+    if sparse_stacks:
+        places = {f"the {stack}": stack for stack in sparse_stacks}
+        for binding in values.find_elsewhere(_ROUTERS):
+            places[f"the scope {binding.scope!r}"] = binding.scope
+        for attribute, (count, subject) in _COUNTS.items():
+            counts = {place: count(values, scope) for place, scope in places.items()}
+            found[attribute] = gin_values.check_same(values.path, subject, counts)
+    return found
+
+
+def _read_activations(values: GinValues, inferred: Architecture) -> Any:
+    """Reads the activations of Mesh TensorFlow's feed-forward layers; None if none is bound.
+
+    Raises:
+      UserError: If two layers have different ones.
+    """
+    names = {
+        False: _DENSE_ACTIVATION,
+        True: f"{'MoE1D' if values.mentions('MoE1D') else 'SwitchFFN'}.activation",
+    }
+    bound = [*names.values()]
+    if not values.find_elsewhere(bound) and not any(values.find(bound, s) for s in STACKS):
+        return None
+    kinds = {False: "the dense layers", True: "the experts"}
+    found = {
+        f"{kinds[is_sparse]} of the {stack}": _find_activation(values, names[is_sparse], stack)
+        for stack in STACKS
+        for is_sparse in sorted(set(getattr(inferred, stack)))
+    }
+    used = [names[is_sparse] for is_sparse in {*inferred.encoder, *inferred.decoder}]
+    for binding in values.find_elsewhere(used):
+        name = f"{binding.base_name}.{binding.parameter}"
+        place = f"the scope {binding.scope!r}"
+        found[place] = _find_activation(values, name, binding.scope)
+    misfits = [a for a in found.values() if (len(_as_tuple(a)) == 2) != inferred.gated]
     if misfits:  # the caller refuses them
-        return {"activations": misfits[0]}
-    first, *others = found.values()
-    if any(_list(other) != _list(first) for other in others):
-        raise UserError(
-            f"{path} says that dense feed-forward layers have the activation {found[False]!r}, "
-            f"and experts {found[True]!r}, but no format states two: such a model cannot be "
-            "converted or pruned."
-        )
-    return {"activations": first}
+        return misfits[0]
+    return gin_values.check_same(values.path, "the activation of feed-forward layers", found)
 
 
-def _list(activations: Any) -> list[Any]:
-    return list(activations) if isinstance(activations, (list, tuple)) else [activations]
+def _find_activation(values: GinValues, name: str, scope: str) -> Any:
+    """Returns the activation of a layer that is made in a scope."""
+    binding = values.find([name], scope)
+    activation = binding.value if binding else _DEFAULT_ACTIVATION
+    if name != _DENSE_ACTIVATION and _is_call_of(activation, _OF_DENSE_LAYERS):
+        return _find_activation(values, _DENSE_ACTIVATION, _scope_of(activation, scope))
+    return activation
 
 
-def _read_experts_per_token(statements: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads how many experts a router of Mesh TensorFlow chooses; {} if that is one."""
-    router = _find(statements, ["SwitchFFN.router"])
-    gating = _find(statements, ["MoE1D.moe_gating"])
-    if isinstance(router, gin_statements.Reference) and router.base_name == "TopKRouter":
-        return {"experts_per_token": _find(statements, ["TopKRouter.k"]) or 2}
+def _as_tuple(activations: Any) -> tuple[Any, ...]:
+    return activations if isinstance(activations, tuple) else (activations,)
+
+
+def _count_experts_per_token(values: GinValues, scope: str) -> Any:
+    """Returns how many experts the routers that are made in a scope choose for each token."""
+    of_switch, of_moe = _ROUTERS
+    router = _find_value(values, of_switch, scope, None)
+    if _is_call_of(router, "TopKRouter"):
+        return _find_value(values, "TopKRouter.k", _scope_of(router, scope), 2)
+    gating = _find_value(values, of_moe, scope, None)
     if gating == _TOP_2:
-        return {"experts_per_token": 2}
+        return 2
     if gating == _TOP_N:
-        count = _find(statements, ["MoE1D.top_n_num_experts_per_token"])
-        return {"experts_per_token": count or 3}
-    return {}
+        return _find_value(values, "MoE1D.top_n_num_experts_per_token", scope, 3)
+    of_t5x = values.find(_T5X_EXPERTS_PER_TOKEN, scope)
+    return of_t5x.value if of_t5x else 1
 
 
-def _read_statements(path: str) -> Mapping[str, Any]:
-    """Returns the value of each macro and each `selector.parameter` in a gin file."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The gin file {path} cannot be read: {error}.") from error
-    bindings = gin_statements.read_bindings(text, source=f"The gin file {path}")
-    values = {".".join(filter(None, (b.name, b.parameter))): b.value for b in bindings}
-    return {name: _resolve(value, values) for name, value in values.items()}
+def _count_stages(values: GinValues, scope: str) -> Any:
+    """Returns how many experts a token tries, by the routers that are made in a scope."""
+    router = _find_value(values, _ROUTERS[0], scope, None)
+    if not _is_call_of(router, "NoTokenLeftBehindRouter"):
+        return 1
+    return _find_value(values, "NoTokenLeftBehindRouter.stages", _scope_of(router, scope), 4)
 
 
-def _drop_reference(value: Any) -> Any:
-    """Returns None for a reference to a configurable, and every other value as it is."""
-    return None if isinstance(value, gin_statements.Reference) else value
+# Attribute of Architecture -> what reads it for one scope, and its description.
+_COUNTS = {
+    "experts_per_token": (
+        _count_experts_per_token,
+        "the number of experts that a token visits",
+    ),
+    "routing_stages": (_count_stages, "the number of experts that a token tries"),
+}
 
 
-def _resolve(value: Any, values: Mapping[str, Any]) -> Any:
-    """Replaces a macro by its value."""
-    for _ in range(10):  # macros may refer to other macros, even in a cycle
-        if not isinstance(value, gin_statements.Macro):
-            break
-        value = values.get(value.name)
-    return value
+def _is_call_of(value: Any, name: str) -> bool:
+    """Whether a value is the result of a configurable with this name, in any scope."""
+    return isinstance(value, Reference) and value.is_call and value.base_name == name
+
+
+def _scope_of(reference: Reference, outer: str) -> str:
+    """Returns the scope in which gin calls a reference that is bound in an outer scope."""
+    return "/".join(reference.scopes) or outer
+
+
+def _find_value(values: GinValues, name: str, scope: str, default: Any) -> Any:
+    binding = values.find([name], scope)
+    return binding.value if binding else default

@@ -196,7 +196,8 @@ def write(
       UserError: If the folder cannot be written.
     """
     mesh_layout.check_has_devices(settings.layout, settings.devices)
-    part = whole_file.name_part(folder.rstrip("/"))
+    part = whole_file.name_part(os.path.abspath(folder))
+    whole_file.remove_leftovers(os.path.dirname(part))
     try:
         whole_file.make_folder(part)
         info = _write_batches(part, key["teacher_top_k"], settings, teacher, model)

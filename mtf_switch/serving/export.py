@@ -47,6 +47,7 @@ def export(
     Raises:
       UserError: If the model cannot be exported, or the folder cannot be written.
     """
+    whole_file.remove_leftovers(export_dir)
     part = whole_file.name_part(os.path.join(export_dir, ".export"))
     # Before the model is built, which takes long.
     with _explain_write_errors(export_dir):

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_run import EXPERTS, SWITCH_LAYERS, TinyRun, run_model, validation_examples, variables
+from tiny_run import (
+    EXPERTS,
+    SWITCH_LAYERS,
+    TinyRun,
+    copy_of,
+    run_model,
+    validation_examples,
+    variables,
+)
 
 from mtf_switch.model_dirs import saved_checkpoints
 
@@ -72,6 +80,21 @@ def test_mistakes_are_refused(
     assert outcome.code == 1
     assert message in outcome.err
     assert not (tmp_path / "to").exists()
+
+
+def test_what_cannot_be_converted_is_refused_before_it_is_measured(
+    tiny: TinyRun, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*_):
+        raise AssertionError("it is measured")
+
+    monkeypatch.setattr("mtf_switch.cli.prune._measure", measure)
+    model_dir = copy_of(trained, tmp_path / "copy")
+    with open(model_dir / "config.gin", "a", encoding="utf-8") as file:
+        file.write("encoder/SwitchFFN.activation = 'gelu'\n")
+    outcome = prune(tiny, model_dir, tmp_path / "to", "--experts=2")
+    assert outcome.code == 1
+    assert "no format states two: such a model cannot be converted or pruned" in outcome.err
 
 
 def test_an_existing_folder_is_refused(tiny: TinyRun, trained: Path) -> None:

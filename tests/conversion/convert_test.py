@@ -11,12 +11,14 @@ from pathlib import Path
 
 import big_checkpoint
 import conversions
+import leftovers
 import numpy as np
 import pytest
 import random_checkpoints
 from random_checkpoints import BFLOAT16, FLOAT32, assert_bit_equal, read_tensors
 
 from mtf_switch.config import gin_files
+from mtf_switch.conversion.t5x_checkpoint import T5xTarget
 from mtf_switch.errors import UserError
 
 ROUND_TRIPS = [
@@ -146,6 +148,39 @@ def test_what_transformers_cannot_have_is_refused(model, message, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["start"]
 
 
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_target_that_another_process_makes_meanwhile_is_kept_and_so_is_the_result(
+    hf_folder, kind, tmp_path, monkeypatch
+):
+    target = tmp_path / "to"
+    finish = T5xTarget.finish
+
+    def finish_later(self):
+        finish(self)
+        if kind == "folder":
+            target.mkdir()
+        (target / "mine" if kind == "folder" else target).write_text("mine")
+
+    monkeypatch.setattr(T5xTarget, "finish", finish_later)
+    message = f"{target} exists by now, .* The converted model is in {target}-2"
+    with pytest.raises(UserError, match=message):
+        conversions.convert("hf", "t5x", hf_folder, target)
+    assert (target / "mine" if kind == "folder" else target).read_text() == "mine"
+    assert (tmp_path / "to-2" / "checkpoint_7" / "checkpoint").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"to", "to-2"}
+
+
+def test_a_target_that_cannot_have_its_name_is_reported(hf_folder, tmp_path, monkeypatch):
+    def rename(*_):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mtf_switch.conversion.convert.os.rename", rename)
+        with pytest.raises(UserError, match="to cannot be created: Permission denied"):
+            conversions.convert("hf", "t5x", hf_folder, tmp_path / "to")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_is_reported_before_it_begins_and_when_it_happens(
     hf_folder, tmp_path, monkeypatch
 ):
@@ -224,3 +259,9 @@ def test_what_a_killed_process_left_is_no_obstacle(tmp_path, monkeypatch):
             conversions.convert("mtf", "mtf", source, tmp_path / "to")
     assert len(set(names)) == 2
     assert not (tmp_path / "to").exists()
+
+
+def test_what_a_killed_process_left_beside_the_target_is_removed(hf_folder, tmp_path):
+    leftovers.make_folder(tmp_path / ".other")
+    conversions.convert("hf", "t5x", hf_folder, tmp_path / "to")
+    assert [path.name for path in tmp_path.iterdir()] == ["to"]

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import leftovers
 import pytest
 
 from mtf_switch.config import mesh_layout
@@ -38,6 +39,15 @@ def test_a_cache_is_whole_and_nothing_else_is_left(tmp_path: Path, monkeypatch) 
     assert set(tmp_path.iterdir()) - before == {tmp_path / "cache"}
     info = json.loads((tmp_path / "cache" / "cache.json").read_text())
     assert info == {"teacher_top_k": 4, "steps": 3}
+
+
+def test_what_a_killed_process_left_beside_the_cache_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leftovers.make_folder(tmp_path / "other_cache")
+    monkeypatch.chdir(tmp_path)
+    assert write(Path("cache"), monkeypatch, lambda: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_the_cache_of_a_faster_process_is_kept(tmp_path: Path, monkeypatch, capsys) -> None:

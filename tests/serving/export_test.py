@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import leftovers
 import numpy as np
 import pytest
 import random_checkpoints
@@ -221,6 +222,18 @@ def test_mistakes_are_refused(
     assert outcome.code in (1, 2)
     assert message in outcome.err
     assert not (tmp_path / "x").exists()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path, monkeypatch) -> None:
+    def fail(*_, **__):
+        raise OSError("stop")
+
+    left = leftovers.make_folder(tmp_path / ".export")
+    monkeypatch.setattr(export, "ServedModel", lambda *_: None)
+    monkeypatch.setattr(export, "_write_vocabularies", fail)
+    with pytest.raises(UserError, match="stop"):
+        export.export(None, "model.ckpt-1", str(tmp_path), [1], {"samples": False})
+    assert not left.exists()
 
 
 def test_a_model_that_was_never_trained_is_refused(
