@@ -262,14 +262,9 @@ declare(
     linear_decay_fraction=number(0, high=1),
     multiplier=number(0),
 )
-declare("mesh_train_dataset_fn", mixture_or_task_name=text(), pack=boolean())
-declare(
-    "mesh_eval_dataset_fn",
-    mixture_or_task_name=text(),
-    pack=boolean(),
-    # T5 reads all examples if it is negative.
-    num_eval_examples=any_whole().or_none(),
-)
+_DATASET = {"mixture_or_task_name": text(), "pack": boolean()}
+declare("mesh_train_dataset_fn", **_DATASET)
+declare("mesh_eval_dataset_fn", **_DATASET, num_eval_examples=any_whole().or_none())
 declare("decode", beam_size=_SIZE, temperature=number(0), alpha=number())
 
 
