@@ -6,7 +6,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mtf_switch.cli import file_flags, flags, inspection_flags, text_packages
@@ -14,7 +14,6 @@ from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError, name_program
 
 if TYPE_CHECKING:
-    from mtf_switch.analysis.importance import Importance
     from mtf_switch.analysis.routing_trace import RoutingTrace
 
 _TOKENS = 200_000
@@ -57,7 +56,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--no_importance",
         action="store_true",
-        help="do not measure the loss without each expert, which takes the longest",
+        help="do not measure the loss without each expert, which takes the longest; the report "
+        "has it if it was measured for the same trace before",
     )
     parser.add_argument(
         "--trace_only", action="store_true", help="write the trace, and no analysis of it"
@@ -145,27 +145,34 @@ def _check_settings(options: argparse.Namespace) -> None:
     if options.from_trace:
         trace = routing_trace.RoutingTrace.open(folder)
         routing_trace.check_is_of(trace, options.model_dir)
-        given = {key: getattr(options, key) for key in _REQUEST}
-        asked = {key: value for key, value in given.items() if value != _REQUEST[key]}
-        _check_same(
-            options,
-            asked,
-            trace,
-            "Omit these flags, or omit --from_trace to make another trace.",
-        )
+        defaults = {**_REQUEST, "importance_tokens": _IMPORTANCE_TOKENS}
+        given = {key: getattr(options, key) for key in defaults}
+        asked = {key: value for key, value in given.items() if value != defaults[key]}
+        fix = "Omit these flags, or omit --from_trace to run the model again."
+        _check_same(options, asked, _find_settings(trace), fix)
     elif has_trace and not options.overwrite:
-        trace = routing_trace.RoutingTrace.open(folder)
+        found = _find_settings(routing_trace.RoutingTrace.open(folder))
+        asked = _make_request(options)
+        if found["importance_tokens"] and not (options.trace_only or options.no_importance):
+            asked["importance_tokens"] = options.importance_tokens
         fix = "Name another --output_dir, or pass --overwrite to replace them."
-        _check_same(options, _make_request(options), trace, fix)
+        _check_same(options, asked, found, fix)
     if options.compare_with is not None:
         _open_other(options.compare_with)
 
 
+def _find_settings(trace: RoutingTrace) -> dict[str, Any]:
+    """Returns the settings of a trace and of the importance beside it, if there is one."""
+    from mtf_switch.analysis import importance
+
+    measured = importance.read(trace)
+    return {**trace.info.request, "importance_tokens": measured and measured.tokens}
+
+
 def _check_same(
-    options: argparse.Namespace, asked: Mapping[str, Any], trace: RoutingTrace, fix: str
+    options: argparse.Namespace, asked: Mapping[str, Any], found: Mapping[str, Any], fix: str
 ) -> None:
-    """Checks that a trace has the settings that are asked for."""
-    found = trace.info.request
+    """Checks that results have the settings that are asked for."""
     different = [f"{key} {found.get(key)}" for key in asked if asked[key] != found.get(key)]
     if different:
         raise UserError(
@@ -211,18 +218,17 @@ def run_command(options: argparse.Namespace) -> None:
         return
     if options.from_trace:
         trace = routing_trace.RoutingTrace.open(_trace_folder(options))
-        _report(options, trace, [])
-        print("The importance of the experts was not measured, because no model ran.")
+        _report(options, trace)
         return
-    trace, importance = _run_model(options)
+    trace = _run_model(options)
     if not options.trace_only:
-        _report(options, trace, importance)
+        _report(options, trace)
     print(f"trace               {trace.folder}")
 
 
-def _run_model(options: argparse.Namespace) -> tuple[RoutingTrace, Sequence[Importance]]:
-    """Writes the trace, and measures the importance of the experts if it is asked for."""
-    from mtf_switch.analysis import ablation, traced_model, tracing
+def _run_model(options: argparse.Namespace) -> RoutingTrace:
+    """Writes the trace, and beside it the importance of the experts if it is asked for."""
+    from mtf_switch.analysis import ablation, importance, traced_model, tracing
     from mtf_switch.analysis.example_batches import Examples
     from mtf_switch.downstream import checkpoint_selection
     from mtf_switch.runs import configured_run, run_text
@@ -244,20 +250,28 @@ def _run_model(options: argparse.Namespace) -> tuple[RoutingTrace, Sequence[Impo
                 file=sys.stderr,
             )
         if options.trace_only or options.no_importance:
-            return trace, []
+            return trace
         batches = (batch.features for batch in examples.batches())
-        return trace, ablation.measure_importance(model, batches, options.importance_tokens)
+        tokens = options.importance_tokens
+        rows = ablation.measure_importance(model, batches, tokens)
+        importance.write(trace, importance.Measured(tokens, rows))
+        return trace
 
 
-def _report(
-    options: argparse.Namespace, trace: RoutingTrace, importance: Sequence[Importance]
-) -> None:
+def _report(options: argparse.Namespace, trace: RoutingTrace) -> None:
     """Analyses a trace, and writes and prints the report."""
-    from mtf_switch.analysis import expert_report, matching, token_browser, trace_analysis
+    from mtf_switch.analysis import (
+        expert_report,
+        importance,
+        matching,
+        token_browser,
+        trace_analysis,
+    )
 
+    measured = importance.read(trace)
     other = None if options.compare_with is None else _open_other(options.compare_with)
     matchings = [] if other is None else matching.compare_traces(trace, other)
-    analysis = trace_analysis.analyse(trace, importance, matchings)
+    analysis = trace_analysis.analyse(trace, measured.rows if measured else (), matchings)
     command = shlex.join([name_program(), *sys.argv[1:]])
     report = expert_report.make_report(analysis, token_browser.make_page(trace), command)
     for name in set(_FILES) - set(report.file_names):
@@ -268,3 +282,5 @@ def _report(
     print(report.text)
     print(f"page                {os.path.join(options.output_dir, 'experts.md')}")
     print(f"texts               {os.path.join(options.output_dir, 'tokens.html')}")
+    if measured is None:
+        print("The report has no importance of the experts, because it was not measured.")

@@ -155,6 +155,20 @@ def test_importance_by_hand(analysis):
     assert row.p_value == 1
 
 
+def test_importance_stays_beside_its_trace_and_is_of_no_other(analysis, tmp_path):
+    one = write_trace(tmp_path / "trace", {20: {LAYERS[0]: make_tokens("id")}})
+    assert importance.read(one) is None
+    measured = importance.Measured(700, analysis.importance)
+    importance.write(one, measured)
+    assert importance.read(one) == measured
+    for change in ({"weights": {20: "1"}}, {"digest": "1"}, {"request": {"task": "other"}}):
+        info = dataclasses.replace(one.info, **change)
+        assert importance.read(RoutingTrace(one.folder, info)) is None
+    (tmp_path / "trace" / importance.FILE).write_text("{")
+    with pytest.raises(UserError, match=r"importance\.json cannot be read"):
+        importance.read(one)
+
+
 def test_the_tables_of_a_layer_against_loops(analysis):
     before, tokens = make_tokens("id"), make_tokens("domain")
     found = analysis.layers[LAYERS[1]]

@@ -203,7 +203,9 @@ def test_taking_an_expert_away_is_the_same_as_zeroing_its_weights(model, example
 def test_a_trace_is_replaced_only_if_it_is_of_the_same_settings(tiny, trained, folder):
     outcome = tiny.command("experts", *arguments(trained, folder), "--tokens=1900")
     assert outcome.code == 1
-    assert f"has results of other settings: tokens {TOKENS}." in outcome.err
+    assert (
+        f"has results of other settings: tokens {TOKENS}, importance_tokens 700." in outcome.err
+    )
     outcome = tiny.command("experts", *arguments(trained, folder), "--from_trace", "--task=x")
     assert "has results of other settings: task text_files. Omit these flags" in outcome.err
     file = folder / "trace" / "trace.json"
@@ -215,6 +217,23 @@ def test_a_trace_is_replaced_only_if_it_is_of_the_same_settings(tiny, trained, f
     file.write_text(json.dumps({**json.loads(before), "format": 0}))
     assert "its format is 0" in tiny.command("experts", *arguments(trained, folder)).err
     file.write_text(before)
+
+
+def test_an_analysis_of_a_trace_keeps_the_importance_that_was_measured(tiny, trained, folder):
+    before = json.loads((folder / "experts.json").read_text())["importance"]
+    assert {(row["layer"], row["expert"]) for row in before} == {
+        (layer, expert) for layer in SWITCH_LAYERS for expert in range(EXPERTS)
+    }
+    command = ("experts", *arguments(trained, folder), "--from_trace")
+    refused = tiny.command(*command, "--importance_tokens=900")
+    assert "has results of other settings: importance_tokens 700. Omit" in refused.err
+    refused = tiny.command("experts", *arguments(trained, folder))
+    assert "has results of other settings: importance_tokens 700. Name" in refused.err
+    outcome = tiny.command(*command, f"--compare_with={folder}")
+    assert outcome.code == 0, outcome.err
+    assert json.loads((folder / "experts.json").read_text())["importance"] == before
+    assert "## Importance" in (folder / "experts.md").read_text()
+    assert (folder / "importance.png").exists()
 
 
 def test_a_trace_of_another_model_is_refused(tiny, trained, folder, tmp_path):
