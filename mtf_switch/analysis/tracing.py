@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -42,7 +43,7 @@ def write_trace(
       checkpoints: Paths of the checkpoints.
       request: What the user asked for, see `TraceInfo.request`. After that number of "tokens",
         of encoder and decoder together, no further batch is read.
-      folder: The folder of the trace. A trace in it is replaced.
+      folder: The folder of the trace. A trace in it is replaced when the new one is whole.
 
     Returns:
       The trace.
@@ -51,9 +52,33 @@ def write_trace(
       UserError: If a checkpoint cannot be read or is of another model, or if the examples are
         not the same for all.
     """
+    with _create_folder(folder) as part:
+        info = _write_checkpoints(model, run, examples, checkpoints, request, part)
+        _replace_trace(folder, part, info)
+    return RoutingTrace(folder, info)
+
+
+@contextlib.contextmanager
+def _create_folder(folder: str) -> Iterator[str]:
+    """Yields a temporary folder beside a folder, and removes it at the end."""
+    part = whole_file.name_part(folder)
+    whole_file.make_folder(part)
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_checkpoints(
+    model: TracedModel,
+    run: Run,
+    examples: Examples,
+    checkpoints: Sequence[str],
+    request: Mapping[str, Any],
+    folder: str,
+) -> TraceInfo:
+    """Writes the files of all checkpoints, without trace.json; see `write_trace`."""
     steps = {saved_checkpoints.parse_step(path): path for path in checkpoints}
-    remove_trace(folder)
-    whole_file.make_folder(folder)
     routers, domains, digests = {}, {}, set()
     for step, path in steps.items():
         model.restore(path)
@@ -68,7 +93,7 @@ def write_trace(
         )
     ids = sorted(set.union(*(writer.ids for writer in writers.values())))
     settings = run.settings
-    info = TraceInfo(
+    return TraceInfo(
         model=whole_file.make_absolute(run.model_dir),
         weights={step: checkpoint_files.fingerprint(path) for step, path in steps.items()},
         request=dict(request),
@@ -83,18 +108,24 @@ def write_trace(
         routers=routers,
         tokens_per_file=routing_trace.TOKENS_PER_FILE,
     )
+
+
+def _replace_trace(folder: str, part: str, info: TraceInfo) -> None:
+    """Moves the files of a trace to its folder, where those of an earlier one are removed."""
+    remove_trace(folder)
+    whole_file.make_folder(folder)
+    for name in os.listdir(part):
+        os.rename(os.path.join(part, name), os.path.join(folder, name))
     routing_trace.write_info(folder, info)
-    return RoutingTrace(folder, info)
 
 
 def remove_trace(folder: str) -> None:
     """Removes the files of a trace from a folder, and nothing else."""
-    if not os.path.isdir(folder):
-        return
-    for name in os.listdir(folder):
-        if name == routing_trace.FILE:
-            os.remove(os.path.join(folder, name))
-        elif name.startswith("step-") and name[len("step-") :].isdigit():
+    # Without trace.json, the others are no trace.
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(folder, routing_trace.FILE))
+    for name in whole_file.list_names(folder):
+        if name.startswith("step-") and name[len("step-") :].isdigit():
             shutil.rmtree(os.path.join(folder, name))
 
 

@@ -26,6 +26,8 @@ _REQUEST = {
     "tokens": _TOKENS,
     "checkpoint_steps": "all",
 }
+_FIX_READ = "Omit these flags, or omit --from_trace to run the model again."
+_FIX_REPLACED = "Name another --output_dir, or pass --overwrite to replace them."
 # The files of the report; `expert_report.FILES` is the same, but its import is not cheap.
 _FILES = (
     *("experts.json", "experts.md", "experts.csv", "tokens.html"),
@@ -144,19 +146,22 @@ def _check_settings(options: argparse.Namespace) -> None:
     has_trace = os.path.isfile(os.path.join(folder, routing_trace.FILE))
     if options.from_trace:
         trace = routing_trace.RoutingTrace.open(folder)
-        routing_trace.check_is_of(trace, options.model_dir)
+        fix = (
+            "Name the folder of a trace of this model with --output_dir, or omit --from_trace "
+            "to make one."
+        )
+        routing_trace.check_is_of(trace, options.model_dir, fix)
         defaults = {**_REQUEST, "importance_tokens": _IMPORTANCE_TOKENS}
         given = {key: getattr(options, key) for key in defaults}
         asked = {key: value for key, value in given.items() if value != defaults[key]}
-        fix = "Omit these flags, or omit --from_trace to run the model again."
-        _check_same(options, asked, _find_settings(trace), fix)
+        _check_same(options, asked, _find_settings(trace))
     elif has_trace and not options.overwrite:
-        found = _find_settings(routing_trace.RoutingTrace.open(folder))
-        asked = _make_request(options)
+        trace = routing_trace.RoutingTrace.open(folder)
+        routing_trace.check_is_of(trace, options.model_dir, _FIX_REPLACED)
+        found, asked = _find_settings(trace), _make_request(options)
         if found["importance_tokens"] and not (options.trace_only or options.no_importance):
             asked["importance_tokens"] = options.importance_tokens
-        fix = "Name another --output_dir, or pass --overwrite to replace them."
-        _check_same(options, asked, found, fix)
+        _check_same(options, asked, found)
     if options.compare_with is not None:
         _open_other(options.compare_with)
 
@@ -170,14 +175,30 @@ def _find_settings(trace: RoutingTrace) -> dict[str, Any]:
 
 
 def _check_same(
-    options: argparse.Namespace, asked: Mapping[str, Any], found: Mapping[str, Any], fix: str
+    options: argparse.Namespace, asked: Mapping[str, Any], found: Mapping[str, Any]
 ) -> None:
     """Checks that results have the settings that are asked for."""
-    different = [f"{key} {found.get(key)}" for key in asked if asked[key] != found.get(key)]
-    if different:
-        raise UserError(
-            f"{options.output_dir} has results of other settings: {', '.join(different)}. {fix}"
-        )
+    others = {key: found.get(key) for key in asked if asked[key] != found.get(key)}
+    if others:
+        listed = ", ".join(f"{key} {_format(value)}" for key, value in others.items())
+        fix = _FIX_READ if options.from_trace else _FIX_REPLACED
+        raise UserError(f"{options.output_dir} has results of other settings: {listed}. {fix}")
+
+
+def _format(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    return f"({', '.join(f'{key} = {x}' for key, x in value.items()) or 'none'})"
+
+
+def _check_configuration(options: argparse.Namespace, asked: Mapping[str, Any]) -> None:
+    """Refuses a trace of another configuration; only the parsed one can tell."""
+    from mtf_switch.analysis import routing_trace
+
+    folder = _trace_folder(options)
+    has_trace = os.path.isfile(os.path.join(folder, routing_trace.FILE))
+    if has_trace and (options.from_trace or not options.overwrite):
+        _check_same(options, asked, routing_trace.RoutingTrace.open(folder).info.request)
 
 
 def _trace_folder(options: argparse.Namespace) -> str:
@@ -200,33 +221,49 @@ def _open_other(folder: str) -> RoutingTrace:
 
 
 def _make_request(options: argparse.Namespace) -> dict[str, str | int | None]:
-    """Returns what decides the content of a trace, besides the model."""
+    """Returns the flags that decide the content of a trace."""
     request = {key: getattr(options, key) for key in _REQUEST}
     return {**request, "task": options.task or saved_config.read_task(options.model_dir)}
 
 
+def _read_configuration(model_dir: str) -> dict[str, Any]:
+    """Returns what decides the content of a trace in the parsed configuration."""
+    from mtf_switch.config import bound_settings, changed_bindings
+
+    settings = bound_settings.read_settings()
+    return {
+        "batch_size": settings.batch_size,
+        "sequence_length": dict(settings.sequence_length),
+        "changed_bindings": changed_bindings.find(model_dir),
+    }
+
+
 def run_command(options: argparse.Namespace) -> None:
     """Traces the checkpoints of a model, and analyses the trace."""
+    params = flags.gin_bindings(options)
     if not (options.print_config or options.from_trace):
-        params = flags.gin_bindings(options)
         text_packages.check(options.gin_file, params, options.model_dir)
     from mtf_switch.analysis import routing_trace
 
-    if options.print_config or not options.from_trace:
-        saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
+    is_asked = bool(options.gin_file or params)
+    if options.print_config or is_asked or not options.from_trace:
+        saved_config.load(options.model_dir, options.gin_file, params)
     if inspection_flags.print_if_asked(options):
         return
     if options.from_trace:
-        trace = routing_trace.RoutingTrace.open(_trace_folder(options))
-        _report(options, trace)
+        if is_asked:
+            _check_configuration(options, _read_configuration(options.model_dir))
+        _report(options, routing_trace.RoutingTrace.open(_trace_folder(options)))
         return
-    trace = _run_model(options)
+    configuration = _read_configuration(options.model_dir)
+    _check_configuration(options, configuration)
+    trace = _run_model(options, {**_make_request(options), **configuration})
     if not options.trace_only:
         _report(options, trace)
     print(f"trace               {trace.folder}")
 
 
-def _run_model(options: argparse.Namespace) -> RoutingTrace:
+def _run_model(options: argparse.Namespace, request: Mapping[str, Any]) -> RoutingTrace:
     """Writes the trace, and beside it the importance of the experts if it is asked for."""
     from mtf_switch.analysis import ablation, importance, traced_model, tracing
     from mtf_switch.analysis.example_batches import Examples
@@ -240,7 +277,7 @@ def _run_model(options: argparse.Namespace) -> RoutingTrace:
     examples = Examples(run.settings, options.split, options.domain)
     with traced_model.open_model(run, examples.shapes) as model:
         trace = tracing.write_trace(
-            model, run, examples, paths, _make_request(options), _trace_folder(options)
+            model, run, examples, paths, request, _trace_folder(options)
         )
         traced = sum(trace.info.tokens.values())
         if traced < options.tokens:

@@ -104,6 +104,16 @@ def test_every_form_of_the_report_has_the_same_numbers(analysis, trace):
     assert "enc 0.1      input vocabulary               1.0000" in report.text
 
 
+def test_the_report_names_the_bindings_that_were_changed(analysis):
+    changed = {"changed_bindings": {"ExpertCapacity.capacity_factor_eval": "1.0"}}
+    info = dataclasses.replace(analysis.info, request={**analysis.info.request, **changed})
+    other = dataclasses.replace(analysis, info=info)
+    binding = "ExpertCapacity.capacity_factor_eval = 1.0\n"
+    assert f"changed             {binding}" in report_page.format_summary(other)
+    assert f"\n\nChanged bindings: {binding}\n" in report_page.format_page(other, [], "run")
+    assert "hanged" not in report_page.format_page(analysis, [], "run")
+
+
 def test_without_measures_as_with_one_expert_their_plots_are_left_out(analysis):
     found = expert_report._choose_plots(dataclasses.replace(analysis, rows=[]))
     assert "load.png" in found

@@ -17,6 +17,7 @@ from tiny_run import (
     SWITCH_LAYERS,
     TARGETS,
     TinyRun,
+    contents,
     copy_of,
     log_likelihoods,
     run_model,
@@ -238,15 +239,47 @@ def test_an_analysis_of_a_trace_keeps_the_importance_that_was_measured(tiny, tra
 
 def test_a_trace_of_another_model_is_refused(tiny, trained, folder, tmp_path):
     other = copy_of(trained, tmp_path / "other")
-    read = [*arguments(other, folder), "--from_trace"]
+    replace = ["experts", *arguments(other, folder), "--importance_tokens=700"]
+    # The weights of step 3 are the same.
     index = other / "model.ckpt-6.index"
-    for step in (3, 6):
-        index = other / f"model.ckpt-{step}.index"
-        index.write_bytes(index.read_bytes()[:-1] + b"x")
-    assert "is of another model: it was made from" in tiny.command("experts", *read).err
+    index.write_bytes(index.read_bytes()[:-1] + b"x")
+    for flags, fix in ((["--from_trace"], "omit --from_trace"), ([], "pass --overwrite to")):
+        refused = tiny.command(*replace, *flags)
+        assert refused.code == 1
+        reason = f"was made from {trained}, with other weights at step 6 than {other} has. Name"
+        assert f"is of another model: it {reason}" in refused.err
+        assert fix in refused.err
     for path in other.glob("model.ckpt-*"):
         path.unlink()
-    assert "is of another model" in tiny.command("experts", *read).err
+    refused = tiny.command(*replace, "--from_trace")
+    assert f"is of another model: it was made from {trained}, and {other} has" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("binding", "found"),
+    [
+        ("ExpertCapacity.capacity_factor_eval = 1.0", "changed_bindings (none)"),
+        ("utils.run.batch_size = 4", f"batch_size {BATCH}"),
+    ],
+)
+def test_gin_bindings_are_settings_too(tiny, trained, folder, binding, found):
+    command = ("experts", *arguments(trained, folder), f"--gin_param={binding}")
+    for flag, fix in (("--importance_tokens=700", "Name another"), ("--from_trace", "Omit")):
+        refused = tiny.command(*command, flag)
+        assert refused.code == 1
+        assert f"has results of other settings: {found}. {fix}" in refused.err
+
+
+def test_a_call_that_fails_leaves_the_trace_as_it_was(tiny, trained, folder):
+    before = contents(folder)
+    outcome = tiny.command(
+        "experts",
+        *arguments(trained, folder),
+        *("--overwrite", "--no_importance", "--gin_param=num_experts = 8"),
+    )
+    assert "model.ckpt-3 is of another model: " in outcome.err
+    assert contents(folder) == before
+    assert sorted(path.name for path in folder.glob("trace*")) == ["trace"]
 
 
 def test_only_a_traces_own_files_are_removed(tmp_path):
