@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shlex
 import sys
@@ -163,7 +164,11 @@ def _check_settings(options: argparse.Namespace) -> None:
             asked["importance_tokens"] = options.importance_tokens
         _check_same(options, asked, found)
     if options.compare_with is not None:
-        _open_other(options.compare_with)
+        other = _open_other(options.compare_with)
+        if not options.from_trace:
+            from mtf_switch.analysis import matching
+
+            matching.check_request(_make_request(options), other)
 
 
 def _find_settings(trace: RoutingTrace) -> dict[str, Any]:
@@ -253,7 +258,9 @@ def run_command(options: argparse.Namespace) -> None:
     if options.from_trace:
         if is_asked:
             _check_configuration(options, _read_configuration(options.model_dir))
-        _report(options, routing_trace.RoutingTrace.open(_trace_folder(options)))
+        trace = routing_trace.RoutingTrace.open(_trace_folder(options))
+        _check_analysable(options, trace)
+        _report(options, trace)
         return
     configuration = _read_configuration(options.model_dir)
     _check_configuration(options, configuration)
@@ -261,6 +268,17 @@ def run_command(options: argparse.Namespace) -> None:
     if not options.trace_only:
         _report(options, trace)
     print(f"trace               {trace.folder}")
+
+
+def _check_analysable(options: argparse.Namespace, trace: RoutingTrace) -> None:
+    """Checks, before the longest work, that a trace has the tokens that the report needs."""
+    from mtf_switch.analysis import matching, trace_analysis
+
+    if options.trace_only:
+        return
+    trace_analysis.check_enough(trace)
+    if options.compare_with is not None:
+        matching.check_comparable(trace, _open_other(options.compare_with))
 
 
 def _run_model(options: argparse.Namespace, request: Mapping[str, Any]) -> RoutingTrace:
@@ -275,9 +293,14 @@ def _run_model(options: argparse.Namespace, request: Mapping[str, Any]) -> Routi
     run = configured_run.make_run(options.model_dir)
     run_text.print_changes(run)
     examples = Examples(run.settings, options.split, options.domain)
+    tokens, batches = options.importance_tokens, []
+    if not (options.trace_only or options.no_importance):
+        features = (batch.features for batch in examples.batches())
+        batches = ablation.choose_batches(features, tokens)
+    check = functools.partial(_check_analysable, options)
     with traced_model.open_model(run, examples.shapes) as model:
         trace = tracing.write_trace(
-            model, run, examples, paths, request, _trace_folder(options)
+            model, run, examples, paths, request, _trace_folder(options), check
         )
         traced = sum(trace.info.tokens.values())
         if traced < options.tokens:
@@ -286,12 +309,9 @@ def _run_model(options: argparse.Namespace, request: Mapping[str, Any]) -> Routi
                 f"layers, fewer than --tokens={options.tokens}. All were read.",
                 file=sys.stderr,
             )
-        if options.trace_only or options.no_importance:
-            return trace
-        batches = (batch.features for batch in examples.batches())
-        tokens = options.importance_tokens
-        rows = ablation.measure_importance(model, batches, tokens)
-        importance.write(trace, importance.Measured(tokens, rows))
+        if batches:
+            rows = ablation.measure_importance(model, batches)
+            importance.write(trace, importance.Measured(tokens, rows))
         return trace
 
 

@@ -232,6 +232,27 @@ def test_traces_that_cannot_be_compared(trace, tmp_path):
         matching.compare_traces(trace, write_trace(tmp_path / "two", {20: two}))
 
 
+@pytest.mark.parametrize(
+    ("asked", "made_with"),
+    [
+        ({"task": "other", "tokens": 1200}, "--task=made."),
+        ({"split": "train"}, "--split=validation."),
+        # The trace has 1,200 tokens, and ended when it had read 1,000. A batch has at most 80.
+        ({"tokens": 1120}, "--tokens=1000."),
+        ({"tokens": 1201}, "--tokens=1000."),
+        ({"tokens": 1121}, None),
+        ({"tokens": 1200}, None),
+    ],
+)
+def test_a_comparison_of_other_tokens_is_refused_before_the_model_runs(trace, asked, made_with):
+    request = {"task": "made", "split": "validation", "tokens": 1150, **asked}
+    if made_with is None:
+        matching.check_request(request, trace)
+        return
+    with pytest.raises(UserError, match=f"it was made with {made_with} Pass the same here"):
+        matching.check_request(request, trace)
+
+
 def test_too_few_tokens_for_a_null_model(tmp_path):
     few = {LAYERS[0]: make_tokens("id").select(np.arange(1200) % 20 == 0)}
     with pytest.raises(UserError, match="has 60 tokens in 60 examples, but with 4 experts"):

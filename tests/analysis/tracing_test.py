@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -280,6 +281,59 @@ def test_a_call_that_fails_leaves_the_trace_as_it_was(tiny, trained, folder):
     assert "model.ckpt-3 is of another model: " in outcome.err
     assert contents(folder) == before
     assert sorted(path.name for path in folder.glob("trace*")) == ["trace"]
+
+
+def count_restores():
+    """Counts the checkpoints that are restored."""
+    original = TracedModel.restore
+    return mock.patch.object(TracedModel, "restore", autospec=True, side_effect=original)
+
+
+def test_a_trace_that_cannot_be_analysed_ends_at_the_first_checkpoint(tiny, trained, tmp_path):
+    with count_restores() as restore:
+        outcome = tiny.command("experts", *arguments(trained, tmp_path), "--tokens=100")
+    assert f"The trace of {ENCODER} has " in outcome.err
+    assert "with 4 experts a null model and an interval need at least 80" in outcome.err
+    assert restore.call_count == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_other_examples_at_each_reading_are_found_at_the_second_checkpoint(
+    tiny, trained, tmp_path
+):
+    flags = ("--tokens=100", "--trace_only", "--checkpoint_steps=0,3,6")
+    batches, turns = Examples.batches, itertools.count()
+    with (
+        count_restores() as restore,
+        mock.patch.object(
+            Examples, "batches", lambda self: itertools.islice(batches(self), next(turns), None)
+        ),
+    ):
+        outcome = tiny.command("experts", *arguments(trained, tmp_path), *flags)
+    assert "The examples of text_files are others at each reading" in outcome.err
+    assert restore.call_count == 2
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--importance_tokens=10",), "would be measured on 8 examples, but an interval needs"),
+        (("--split=validation", "--compare_with={0}"), "it was made with --split=train. Pass"),
+        (("--tokens=9000", "--compare_with={0}"), "it was made with --tokens=1800. Pass the"),
+    ],
+)
+def test_what_needs_no_model_is_refused_before_it_runs(
+    tiny, trained, folder, tmp_path, flags, message
+):
+    with mock.patch.object(TracedModel, "__init__", side_effect=AssertionError):
+        outcome = tiny.command(
+            "experts",
+            *arguments(trained, tmp_path),
+            *(flag.format(folder) for flag in flags),
+        )
+    assert outcome.code == 1
+    assert message in outcome.err
 
 
 def test_only_a_traces_own_files_are_removed(tmp_path):
