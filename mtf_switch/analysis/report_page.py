@@ -20,7 +20,8 @@ _TYPICAL = 8
 _CAPTIONS = {
     "measures.png": "Every measure by layer. Gray is the null model: a dot inside it says "
     "nothing.",
-    "steps.png": "The same over the checkpoints.",
+    "steps.png": f"Over the checkpoints: {', '.join(trace_analysis.OF_EARLIER_STEPS)}. The "
+    "other measures are of the last checkpoint only.",
     "load.png": "Load of the experts.",
     "kinds.png": "Kinds of tokens: red cells get more tokens than under the null model, blue "
     "ones fewer. Similar rows and similar experts are neighbours.",

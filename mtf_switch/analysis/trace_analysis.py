@@ -25,7 +25,7 @@ from mtf_switch.analysis.typical_tokens import LabelsOfExperts
 
 SEED = 0
 # The measures of the checkpoints before the last one.
-_OF_EARLIER_STEPS = ("MaxVio", "saturation", "input vocabulary", "sentinel entropy (nats)")
+OF_EARLIER_STEPS = ("MaxVio", "saturation", "input vocabulary", "sentinel entropy (nats)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Analysis:
 
     Attributes:
       info: What was traced.
-      rows: Every measure of every layer at every checkpoint, beside its null model.
+      rows: Every measure of every layer at the last checkpoint, and OF_EARLIER_STEPS at the
+        others, beside their null models.
       layers: Layer -> its tables at the last checkpoint.
       importance: The loss without each expert; empty if it was not measured.
       matchings: The experts beside those of another model; empty without one.
@@ -81,7 +82,7 @@ def analyse(
     matchings: Sequence[Matching] = (),
     draws: int = null_models.DRAWS,
 ) -> Analysis:
-    """Computes all measures of a trace.
+    """Computes the measures of a trace; see `Analysis`.
 
     Args:
       trace: The trace.
@@ -102,7 +103,7 @@ def analyse(
         tokens = layer_tokens.read(trace, step, layer)
         which = measures.MEASURES
         if step != info.steps[-1]:
-            which = [m for m in which if m.name in _OF_EARLIER_STEPS]
+            which = [m for m in which if m.name in OF_EARLIER_STEPS]
         tested = layer_analysis.compute_measures(tokens, rng, which, draws)
         rows += layer_analysis.make_rows(step, layer, tested, which)
         if step == info.steps[-1]:

@@ -98,6 +98,10 @@ def test_every_form_of_the_report_has_the_same_numbers(analysis, trace):
     for name in report.plots:
         assert f"]({name})" in page
     assert "steps.png" in report.plots
+    earlier = {row["measure"] for row in rows if row["step"] == "10"}
+    assert "saturation" in earlier
+    assert earlier <= set(trace_analysis.OF_EARLIER_STEPS)
+    assert f"Over the checkpoints: {', '.join(trace_analysis.OF_EARLIER_STEPS)}. The" in page
     assert "domains.png" in report.plots
     assert "drops.png" in report.plots
     assert "| enc 0.1 | input vocabulary | 1.0000 [1.0000, 1.0000] |" in page
