@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import gin
 import hypothesis
 import pytest
 from tiny_run import Outcome, TinyRun, made_up_text
+from tqdm import tqdm
 
 # Before any test imports Mesh TensorFlow or T5: the project repairs them as they are imported.
 import mtf_switch  # noqa: F401
@@ -53,6 +55,13 @@ def _forget_gin():
     """Clears the gin bindings after each test."""
     yield
     gin.clear_config()
+
+
+@pytest.fixture
+def without_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns progress bars off, as TQDM_DISABLE=1 does when tqdm is imported."""
+    silent = functools.partialmethod(tqdm.__init__, disable=True)
+    monkeypatch.setattr(tqdm, "__init__", silent)
 
 
 @pytest.fixture(scope="session")

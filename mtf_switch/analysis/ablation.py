@@ -11,7 +11,7 @@ whose loss does not differ from that is as important as any other expert of its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -25,37 +25,60 @@ from mtf_switch.errors import UserError
 MIN_EXAMPLES = 16
 
 
+def choose_batches(
+    batches: Iterable[Mapping[str, np.ndarray]], tokens: int
+) -> list[Mapping[str, np.ndarray]]:
+    """Chooses the batches on which the importance of experts is to be measured.
+
+    Args:
+      batches: Batches of features, see `TracedModel.trace`.
+      tokens: The number of tokens, of all features together, after which no further batch is
+        read.
+
+    Raises:
+      UserError: If there are too few examples for an interval.
+    """
+    chosen, read = [], 0
+    for features in batches:
+        chosen.append(features)
+        read += sum(np.count_nonzero(ids) for ids in features.values())
+        if read >= tokens:
+            break
+    examples = sum(np.count_nonzero(_count_targets(features)) for features in chosen)
+    if examples < MIN_EXAMPLES:
+        raise UserError(
+            f"The importance of the experts would be measured on {examples} examples, but an "
+            f"interval needs at least {MIN_EXAMPLES}: raise --importance_tokens, choose a "
+            "--split with more examples, or pass --no_importance."
+        )
+    return chosen
+
+
+def _count_targets(features: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns the number of target tokens of each example, [B] int."""
+    return (features["targets"] > 0).sum(axis=1)
+
+
 def measure_importance(
-    model: TracedModel,
-    batches: Iterable[Mapping[str, np.ndarray]],
-    tokens: int,
-    seed: int = 0,
+    model: TracedModel, batches: Sequence[Mapping[str, np.ndarray]], seed: int = 0
 ) -> list[Importance]:
     """Takes each expert of each layer away in turn.
 
     Args:
       model: The model, with a checkpoint restored.
-      batches: Batches of features, see `TracedModel.trace`.
-      tokens: The number of tokens, of all features together, after which no further batch is
-        read.
+      batches: What `choose_batches` chose.
       seed: Chooses the random tokens.
 
     Returns:
       A row for each expert, in order.
-
-    Raises:
-      UserError: If there are too few examples for an interval.
     """
     rng = np.random.default_rng(seed)
     sums: dict[tuple[str, int], list[np.ndarray]] = {}
-    target_counts: list[np.ndarray] = []
-    read = 0
     for number, features in enumerate(batches):
         routing = model.trace(features)
-        target_counts.append((features["targets"] > 0).sum(axis=1))
         cases = tqdm(
             [(layer, e) for layer, count in model.experts.items() for e in range(count)],
-            desc=f"importance, batch {number + 1}",
+            desc=f"importance, batch {number + 1}/{len(batches)}",
             unit="expert",
             leave=False,
             disable=None,
@@ -63,17 +86,7 @@ def measure_importance(
         for layer, expert in cases:
             found = _take_away(model, features, routing, layer, expert, rng)
             sums.setdefault((layer, expert), []).append(found)
-        read += sum(np.count_nonzero(ids) for ids in features.values())
-        if read >= tokens:
-            break
-    target_tokens = np.concatenate(target_counts)
-    examples = np.count_nonzero(target_tokens)
-    if examples < MIN_EXAMPLES:
-        raise UserError(
-            f"The importance of the experts was measured on {examples} examples, but an "
-            f"interval needs at least {MIN_EXAMPLES}: raise --importance_tokens, choose a "
-            "--split with more examples, or pass --no_importance."
-        )
+    target_tokens = np.concatenate([_count_targets(features) for features in batches])
     arrays = {case: np.concatenate(values) for case, values in sums.items()}
     return importance.summarize(arrays, target_tokens)
 

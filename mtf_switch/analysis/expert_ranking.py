@@ -19,7 +19,8 @@ def measure(batches: Iterable[BatchRouting], experts: Mapping[str, int]) -> dict
       experts: Layer -> E.
 
     Returns:
-      Layer -> the use of its experts, in the order of `experts`.
+      Layer -> the use of its experts, in the order of `experts`. Where a token visits several
+      of them, `norms` has the norm of their sum.
     """
     tokens = dict.fromkeys(experts, 0)
     sums = {layer: np.zeros([4, count]) for layer, count in experts.items()}
@@ -27,10 +28,15 @@ def measure(batches: Iterable[BatchRouting], experts: Mapping[str, int]) -> dict
         for layer, count in experts.items():
             routing = batch.layers[layer]
             real = routing.nonpadding
-            chosen, gate = routing.expert[..., 0][real], routing.gate[..., 0][real]
-            kept, norm = routing.kept[..., 0][real], routing.output_norm[real]
+            expert, kept = routing.expert[real], routing.kept[real]  # [tokens, C]
+            norm = np.broadcast_to(routing.output_norm[real][:, np.newaxis], kept.shape)
+            first, visited = expert[:, 0], expert[kept]
             tokens[layer] += int(real.sum())
-            for row, weights in enumerate((None, gate, kept, norm * kept)):
+            found = (
+                *((first, None), (first, routing.gate[real][:, 0])),
+                *((visited, None), (visited, norm[kept])),
+            )
+            for row, (chosen, weights) in enumerate(found):
                 sums[layer][row] += np.bincount(chosen, weights, minlength=count)
     return {layer: LayerUse(tokens[layer], *sums[layer]) for layer in experts}
 

@@ -91,7 +91,7 @@ def _choose_plots(analysis: Analysis) -> dict[str, Callable[[Figure], None]]:
 
 
 def format_csv(rows: list[Row]) -> str:
-    """Formats a row for each measure of each layer at each checkpoint."""
+    """Formats a line for each row; see `Analysis`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     fields = ("value", "low", "high", "null_mean", "null_low", "null_high", "excess", "p_value")

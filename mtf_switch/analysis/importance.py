@@ -1,17 +1,25 @@
 """Importance of each expert: the loss without it, beside the loss without random tokens.
 
-`ablation` measures both.
+`ablation` measures both. `FILE` beside a trace keeps the result for later analyses of it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from mtf_switch import whole_file
 from mtf_switch.analysis import null_models
+from mtf_switch.analysis.routing_trace import RoutingTrace, TraceInfo
+from mtf_switch.errors import UserError, name_program
+
+FILE = "importance.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,3 +109,50 @@ def _divide(values: np.ndarray, tokens: np.ndarray) -> tuple[float, float, float
         return float(ratio), 0.0, 1.0 if not ratio else 0.0
     margin = stats.t.ppf(0.975, examples - 1) * error
     return float(ratio), float(margin), float(2 * stats.t.sf(abs(ratio / error), examples - 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """The importance of all experts of a trace.
+
+    Attributes:
+      tokens: The number of tokens that was asked for.
+      rows: A row for each expert.
+    """
+
+    tokens: int
+    rows: Sequence[Importance]
+
+
+def write(trace: RoutingTrace, measured: Measured) -> None:
+    """Writes the importance of the experts at the last checkpoint of a trace beside it."""
+    content = {"of": _identify(trace.info), **dataclasses.asdict(measured)}
+    text = json.dumps(content, indent=1) + "\n"
+    whole_file.write_text(os.path.join(trace.folder, FILE), text)
+
+
+def read(trace: RoutingTrace) -> Measured | None:
+    """Reads what `write` wrote; None if it was not measured, or for another trace.
+
+    Raises:
+      UserError: If it cannot be read.
+    """
+    path = os.path.join(trace.folder, FILE)
+    if not os.path.isfile(path):
+        return None
+    try:
+        content = json.loads(whole_file.read_text(path))
+        if content["of"] != _identify(trace.info):
+            return None
+        return Measured(content["tokens"], [Importance(**row) for row in content["rows"]])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}). Remove it, or measure the importance of the "
+            f"experts again with {name_program()} experts --overwrite."
+        ) from error
+
+
+def _identify(info: TraceInfo) -> dict[str, Any]:
+    """Returns what differs between traces whose experts may have another importance."""
+    weights = info.weights[info.steps[-1]]
+    return {"weights": weights, "request": info.request, "digest": info.digest}

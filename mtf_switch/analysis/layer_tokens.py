@@ -50,11 +50,6 @@ class LayerTokens:
     def __len__(self) -> int:
         return len(self.expert)
 
-    @property
-    def num_examples(self) -> int:
-        """The number of examples that these tokens come from."""
-        return len(np.unique(self.example))
-
     def select(self, mask: np.ndarray) -> LayerTokens:
         """Returns the tokens that a mask [tokens] bool selects."""
         arrays = {name: values[mask] for name, values in self._arrays()}

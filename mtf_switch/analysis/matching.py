@@ -8,6 +8,8 @@ matched experts (the assignment problem; scipy's `linear_sum_assignment`).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -116,6 +118,32 @@ def check_comparable(one: RoutingTrace, other: RoutingTrace) -> None:
             f"The traces {one.folder} ({_describe(one)}) and {other.folder} "
             f"({_describe(other)}) are of different tokens. Make both with the same --task, "
             "--split and --tokens, by models of one vocabulary and the same sequence lengths."
+        )
+
+
+def check_request(request: Mapping[str, Any], other: RoutingTrace) -> None:
+    """Checks that a trace which is yet to be made can have the tokens of another one.
+
+    Args:
+      request: What the user asks for, see `TraceInfo.request`.
+      other: The other trace.
+
+    Raises:
+      UserError: If it can not.
+    """
+    info = other.info
+    different = [key for key in ("task", "split") if request[key] != info.request[key]]
+    tokens, read = request["tokens"], sum(info.tokens.values())
+    of_batch = info.batch_size * sum(info.lengths.values())
+    ends_before = tokens + of_batch <= read
+    goes_on = info.request["tokens"] <= read < tokens
+    if ends_before or goes_on:
+        different.append("tokens")
+    if different:
+        listed = " ".join(f"--{key}={info.request[key]}" for key in different)
+        raise UserError(
+            f"The trace {other.folder} ({_describe(other)}) would be of different tokens: it "
+            f"was made with {listed}. Pass the same here, or make it again."
         )
 
 

@@ -12,6 +12,7 @@ from mtf_switch import machine, report
 from mtf_switch.analysis import null_models, trace_analysis, typical_tokens
 from mtf_switch.analysis.layer_analysis import Row
 from mtf_switch.analysis.plots import shorten
+from mtf_switch.analysis.routing_trace import TraceInfo
 from mtf_switch.analysis.trace_analysis import Analysis
 
 _TYPICAL = 8
@@ -19,7 +20,8 @@ _TYPICAL = 8
 _CAPTIONS = {
     "measures.png": "Every measure by layer. Gray is the null model: a dot inside it says "
     "nothing.",
-    "steps.png": "The same over the checkpoints.",
+    "steps.png": f"Over the checkpoints: {', '.join(trace_analysis.OF_EARLIER_STEPS)}. The "
+    "other measures are of the last checkpoint only.",
     "load.png": "Load of the experts.",
     "kinds.png": "Kinds of tokens: red cells get more tokens than under the null model, blue "
     "ones fewer. Similar rows and similar experts are neighbours.",
@@ -42,6 +44,7 @@ def format_summary(analysis: Analysis) -> str:
         f"task                {info.request['task']} ({info.request['split']})",
         f"steps               {', '.join(map(str, info.steps))}",
         f"tokens              {counts}",
+        *_list_changes(info, "changed             "),
         "",
         f"{'layer':12s} {'measure':28s} {'value':>8s}  {'null model, 95%':>19s}  q",
     ]
@@ -52,6 +55,14 @@ def format_summary(analysis: Analysis) -> str:
             f"{f'{t.null_low:.4f} to {t.null_high:.4f}':>19s}  {_format_q(row)}"
         )
     return "\n".join(lines)
+
+
+def _list_changes(info: TraceInfo, label: str) -> list[str]:
+    """Names the bindings by which the model differs from its config.gin, if there are any."""
+    changes = info.request.get("changed_bindings")
+    return (
+        [label + ", ".join(f"{n} = {value}" for n, value in changes.items())] if changes else []
+    )
 
 
 def format_page(analysis: Analysis, plots: Sequence[str], command: str) -> str:
@@ -93,6 +104,7 @@ def _describe_trace(analysis: Analysis) -> list[str]:
         f"{info.request['split']} of {info.request['task']}. Targets were given, as in `eval`. "
         "The expert of a token is the one that it chose first, before capacity.",
         "",
+        *(f"{line}\n" for line in _list_changes(info, "Changed bindings: ")),
         f"Each number stands beside its null model: {null_models.DRAWS} draws in which the "
         "experts of the layer's tokens are permuted, so that the load stays the same. For the "
         "measures of the load itself, each token draws any expert with the same probability. "

@@ -62,7 +62,8 @@ class TraceInfo:
     Attributes:
       model: Absolute path of the model_dir.
       weights: Step -> SHA-256 of the index of its checkpoint, which differs between models.
-      request: What the user asked for: task, split, domain, tokens, checkpoint_steps.
+      request: What the user asked for: task, split, domain, tokens, checkpoint_steps, and of
+        the configuration batch_size, sequence_length and changed_bindings (parameter -> value).
       domains: The domains, in the order of the column "domain".
       batch_size: Examples in a batch.
       lengths: Segment -> positions of an example, padding included.
@@ -239,26 +240,33 @@ class RoutingTrace:
         return [f"{segment}-{number:03d}.npz" for number in range(count)]
 
 
-def check_is_of(trace: RoutingTrace, model_dir: str) -> None:
+def check_is_of(trace: RoutingTrace, model_dir: str, fix: str) -> None:
     """Checks that a trace is of the checkpoints of a model_dir, as far as it still has them.
+
+    All of them are compared: runs of one seed begin with the same weights.
+
+    Args:
+      trace: The trace.
+      model_dir: The model_dir.
+      fix: What the user can do if it is not.
 
     Raises:
       UserError: If it is of another model.
     """
-    for step, before in trace.info.weights.items():
-        path = os.path.join(model_dir, f"model.ckpt-{step}")
-        if not whole_file.exists(f"{path}.index"):
-            continue
-        if checkpoint_files.fingerprint(path) == before:
-            return
-        break
+    paths = {s: os.path.join(model_dir, f"model.ckpt-{s}") for s in trace.info.steps}
+    there = {s: path for s, path in paths.items() if whole_file.exists(f"{path}.index")}
+    others = [
+        s for s in there if checkpoint_files.fingerprint(there[s]) != trace.info.weights[s]
+    ]
+    if others:
+        reason = f"with other weights at step {others[0]} than {model_dir} has"
+    elif not there and whole_file.make_absolute(model_dir) != trace.info.model:
+        reason = f"and {model_dir} has none of its checkpoints"
     else:
-        if whole_file.make_absolute(model_dir) == trace.info.model:
-            return
+        return
     raise UserError(
         f"The trace {trace.folder} is of another model: it was made from {trace.info.model}, "
-        f"with other weights than {model_dir} has. Name the folder of a trace of this model "
-        "with --output_dir, or omit --from_trace to make one."
+        f"{reason}. {fix}"
     )
 
 

@@ -20,12 +20,12 @@ from mtf_switch.analysis.importance import Importance
 from mtf_switch.analysis.layer_analysis import Row
 from mtf_switch.analysis.layer_tokens import LayerTokens
 from mtf_switch.analysis.matching import Matching
-from mtf_switch.analysis.routing_trace import RoutingTrace, TraceInfo
+from mtf_switch.analysis.routing_trace import RoutingTrace, TraceInfo, segment_of
 from mtf_switch.analysis.typical_tokens import LabelsOfExperts
 
 SEED = 0
 # The measures of the checkpoints before the last one.
-_OF_EARLIER_STEPS = ("MaxVio", "saturation", "input vocabulary", "sentinel entropy (nats)")
+OF_EARLIER_STEPS = ("MaxVio", "saturation", "input vocabulary", "sentinel entropy (nats)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Analysis:
 
     Attributes:
       info: What was traced.
-      rows: Every measure of every layer at every checkpoint, beside its null model.
+      rows: Every measure of every layer at the last checkpoint, and OF_EARLIER_STEPS at the
+        others, beside their null models.
       layers: Layer -> its tables at the last checkpoint.
       importance: The loss without each expert; empty if it was not measured.
       matchings: The experts beside those of another model; empty without one.
@@ -81,7 +82,7 @@ def analyse(
     matchings: Sequence[Matching] = (),
     draws: int = null_models.DRAWS,
 ) -> Analysis:
-    """Computes all measures of a trace.
+    """Computes the measures of a trace; see `Analysis`.
 
     Args:
       trace: The trace.
@@ -92,6 +93,7 @@ def analyse(
     Raises:
       UserError: If the trace has fewer tokens than a null model needs, or cannot be read.
     """
+    check_enough(trace)
     info = trace.info
     rng = np.random.default_rng(SEED)
     rows: list[Row] = []
@@ -99,12 +101,9 @@ def analyse(
     cases = [(layer, step) for layer in info.experts for step in info.steps]
     for layer, step in tqdm(cases, desc="null models", unit="layer", disable=None):
         tokens = layer_tokens.read(trace, step, layer)
-        null_models.check_enough(
-            len(tokens), tokens.num_examples, tokens.num_experts, f"The trace of {layer}"
-        )
         which = measures.MEASURES
         if step != info.steps[-1]:
-            which = [m for m in which if m.name in _OF_EARLIER_STEPS]
+            which = [m for m in which if m.name in OF_EARLIER_STEPS]
         tested = layer_analysis.compute_measures(tokens, rng, which, draws)
         rows += layer_analysis.make_rows(step, layer, tested, which)
         if step == info.steps[-1]:
@@ -112,6 +111,20 @@ def analyse(
             layers[layer] = _describe_layer(tokens, info, entropy)
     rows = layer_analysis.adjust_rows(rows)
     return Analysis(info, rows, layers, list(importance), list(matchings))
+
+
+def check_enough(trace: RoutingTrace) -> None:
+    """Checks that each layer of a trace has enough tokens for its null models.
+
+    Raises:
+      UserError: If one has not, or the trace cannot be read.
+    """
+    info = trace.info
+    for layer, experts in info.experts.items():
+        example = trace.column(info.steps[-1], segment_of(layer), "example")
+        null_models.check_enough(
+            len(example), len(np.unique(example)), experts, f"The trace of {layer}"
+        )
 
 
 def _describe_layer(tokens: LayerTokens, info: TraceInfo, entropy: float) -> LayerResult:

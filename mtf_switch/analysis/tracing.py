@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ def write_trace(
     checkpoints: Sequence[str],
     request: Mapping[str, Any],
     folder: str,
+    check: Callable[[RoutingTrace], None],
 ) -> RoutingTrace:
     """Traces checkpoints of a run, one after the other, on the same tokens.
 
@@ -42,59 +44,111 @@ def write_trace(
       checkpoints: Paths of the checkpoints.
       request: What the user asked for, see `TraceInfo.request`. After that number of "tokens",
         of encoder and decoder together, no further batch is read.
-      folder: The folder of the trace. A trace in it is replaced.
+      folder: The folder of the trace. A trace in it is replaced when the new one is whole.
+      check: Refuses a trace that cannot be used, by a UserError. It gets the trace of the first
+        checkpoint before the next ones are traced.
 
     Returns:
       The trace.
 
     Raises:
-      UserError: If a checkpoint cannot be read or is of another model, or if the examples are
-        not the same for all.
+      UserError: If a checkpoint cannot be read or is of another model, if the examples are not
+        the same for all, or if the check fails.
     """
-    steps = {saved_checkpoints.parse_step(path): path for path in checkpoints}
-    remove_trace(folder)
-    whole_file.make_folder(folder)
-    routers, domains, digests = {}, {}, set()
-    for step, path in steps.items():
+    with _create_folder(folder) as part:
+        info = _write_checkpoints(model, run, examples, checkpoints, request, part, check)
+        _replace_trace(folder, part, info)
+    return RoutingTrace(folder, info)
+
+
+@contextlib.contextmanager
+def _create_folder(folder: str) -> Iterator[str]:
+    """Yields a temporary folder beside a folder, and removes it at the end."""
+    part = whole_file.name_part(folder)
+    whole_file.make_folder(part)
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_checkpoints(
+    model: TracedModel,
+    run: Run,
+    examples: Examples,
+    checkpoints: Sequence[str],
+    request: Mapping[str, Any],
+    folder: str,
+    check: Callable[[RoutingTrace], None],
+) -> TraceInfo:
+    """Writes the files of all checkpoints, without trace.json; see `write_trace`."""
+    weights, routers, domains, info = {}, {}, {}, None
+    for path in checkpoints:
         model.restore(path)
+        step = saved_checkpoints.parse_step(path)
         writers = _write_step(
             model, examples, step, request["tokens"], folder, domains, routers
         )
-        digests.add("-".join(writer.digest for writer in writers.values()))
-    if len(digests) > 1:
-        raise UserError(
-            f"The examples of {run.settings.task} are others at each reading, so checkpoints "
-            "cannot be compared: give mesh_eval_dataset_fn.seed a number."
+        weights[step] = checkpoint_files.fingerprint(path)
+        before, info = (
+            info,
+            _make_info(
+                *(model, run, examples, writers),
+                request=dict(request),
+                weights=weights,
+                domains=list(domains),
+                routers=routers,
+            ),
         )
+        if before is None:
+            check(RoutingTrace(folder, info))
+        elif info.digest != before.digest:
+            raise UserError(
+                f"The examples of {run.settings.task} are others at each reading, so "
+                "checkpoints cannot be compared: give mesh_eval_dataset_fn.seed a number."
+            )
+    return info
+
+
+def _make_info(
+    model: TracedModel,
+    run: Run,
+    examples: Examples,
+    writers: Mapping[str, SegmentWriter],
+    **others: Any,
+) -> TraceInfo:
+    """Describes a trace that writers wrote; `others` are the attributes they do not tell."""
     ids = sorted(set.union(*(writer.ids for writer in writers.values())))
-    settings = run.settings
-    info = TraceInfo(
+    return TraceInfo(
         model=whole_file.make_absolute(run.model_dir),
-        weights={step: checkpoint_files.fingerprint(path) for step, path in steps.items()},
-        request=dict(request),
-        domains=list(domains),
-        batch_size=settings.batch_size,
+        batch_size=run.settings.batch_size,
         lengths={segment: _length(examples, segment) for segment in writers},
         experts=model.experts,
         group_sizes=model.group_sizes,
         tokens={segment: writer.tokens for segment, writer in writers.items()},
         pieces={token: name_piece(run.feature_vocabulary("targets"), token) for token in ids},
-        digest=digests.pop(),
-        routers=routers,
+        digest="-".join(writer.digest for writer in writers.values()),
         tokens_per_file=routing_trace.TOKENS_PER_FILE,
+        **others,
     )
+
+
+def _replace_trace(folder: str, part: str, info: TraceInfo) -> None:
+    """Moves the files of a trace to its folder, where those of an earlier one are removed."""
+    remove_trace(folder)
+    whole_file.make_folder(folder)
+    for name in os.listdir(part):
+        os.rename(os.path.join(part, name), os.path.join(folder, name))
     routing_trace.write_info(folder, info)
-    return RoutingTrace(folder, info)
 
 
 def remove_trace(folder: str) -> None:
     """Removes the files of a trace from a folder, and nothing else."""
-    if not os.path.isdir(folder):
-        return
-    for name in os.listdir(folder):
-        if name == routing_trace.FILE:
-            os.remove(os.path.join(folder, name))
-        elif name.startswith("step-") and name[len("step-") :].isdigit():
+    # Without trace.json, the others are no trace.
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(folder, routing_trace.FILE))
+    for name in whole_file.list_names(folder):
+        if name.startswith("step-") and name[len("step-") :].isdigit():
             shutil.rmtree(os.path.join(folder, name))
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mtf_switch.cli import file_flags, flags, inspection_flags, text_packages
@@ -14,7 +15,6 @@ from mtf_switch.config import saved_config
 from mtf_switch.errors import UserError, name_program
 
 if TYPE_CHECKING:
-    from mtf_switch.analysis.importance import Importance
     from mtf_switch.analysis.routing_trace import RoutingTrace
 
 _TOKENS = 200_000
@@ -27,6 +27,8 @@ _REQUEST = {
     "tokens": _TOKENS,
     "checkpoint_steps": "all",
 }
+_FIX_READ = "Omit these flags, or omit --from_trace to run the model again."
+_FIX_REPLACED = "Name another --output_dir, or pass --overwrite to replace them."
 # The files of the report; `expert_report.FILES` is the same, but its import is not cheap.
 _FILES = (
     *("experts.json", "experts.md", "experts.csv", "tokens.html"),
@@ -57,7 +59,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--no_importance",
         action="store_true",
-        help="do not measure the loss without each expert, which takes the longest",
+        help="do not measure the loss without each expert, which takes the longest; the report "
+        "has it if it was measured for the same trace before",
     )
     parser.add_argument(
         "--trace_only", action="store_true", help="write the trace, and no analysis of it"
@@ -144,33 +147,63 @@ def _check_settings(options: argparse.Namespace) -> None:
     has_trace = os.path.isfile(os.path.join(folder, routing_trace.FILE))
     if options.from_trace:
         trace = routing_trace.RoutingTrace.open(folder)
-        routing_trace.check_is_of(trace, options.model_dir)
-        given = {key: getattr(options, key) for key in _REQUEST}
-        asked = {key: value for key, value in given.items() if value != _REQUEST[key]}
-        _check_same(
-            options,
-            asked,
-            trace,
-            "Omit these flags, or omit --from_trace to make another trace.",
+        fix = (
+            "Name the folder of a trace of this model with --output_dir, or omit --from_trace "
+            "to make one."
         )
+        routing_trace.check_is_of(trace, options.model_dir, fix)
+        defaults = {**_REQUEST, "importance_tokens": _IMPORTANCE_TOKENS}
+        given = {key: getattr(options, key) for key in defaults}
+        asked = {key: value for key, value in given.items() if value != defaults[key]}
+        _check_same(options, asked, _find_settings(trace))
     elif has_trace and not options.overwrite:
         trace = routing_trace.RoutingTrace.open(folder)
-        fix = "Name another --output_dir, or pass --overwrite to replace them."
-        _check_same(options, _make_request(options), trace, fix)
+        routing_trace.check_is_of(trace, options.model_dir, _FIX_REPLACED)
+        found, asked = _find_settings(trace), _make_request(options)
+        if found["importance_tokens"] and not (options.trace_only or options.no_importance):
+            asked["importance_tokens"] = options.importance_tokens
+        _check_same(options, asked, found)
     if options.compare_with is not None:
-        _open_other(options.compare_with)
+        other = _open_other(options.compare_with)
+        if not options.from_trace:
+            from mtf_switch.analysis import matching
+
+            matching.check_request(_make_request(options), other)
+
+
+def _find_settings(trace: RoutingTrace) -> dict[str, Any]:
+    """Returns the settings of a trace and of the importance beside it, if there is one."""
+    from mtf_switch.analysis import importance
+
+    measured = importance.read(trace)
+    return {**trace.info.request, "importance_tokens": measured and measured.tokens}
 
 
 def _check_same(
-    options: argparse.Namespace, asked: Mapping[str, Any], trace: RoutingTrace, fix: str
+    options: argparse.Namespace, asked: Mapping[str, Any], found: Mapping[str, Any]
 ) -> None:
-    """Checks that a trace has the settings that are asked for."""
-    found = trace.info.request
-    different = [f"{key} {found.get(key)}" for key in asked if asked[key] != found.get(key)]
-    if different:
-        raise UserError(
-            f"{options.output_dir} has results of other settings: {', '.join(different)}. {fix}"
-        )
+    """Checks that results have the settings that are asked for."""
+    others = {key: found.get(key) for key in asked if asked[key] != found.get(key)}
+    if others:
+        listed = ", ".join(f"{key} {_format(value)}" for key, value in others.items())
+        fix = _FIX_READ if options.from_trace else _FIX_REPLACED
+        raise UserError(f"{options.output_dir} has results of other settings: {listed}. {fix}")
+
+
+def _format(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    return f"({', '.join(f'{key} = {x}' for key, x in value.items()) or 'none'})"
+
+
+def _check_configuration(options: argparse.Namespace, asked: Mapping[str, Any]) -> None:
+    """Refuses a trace of another configuration; only the parsed one can tell."""
+    from mtf_switch.analysis import routing_trace
+
+    folder = _trace_folder(options)
+    has_trace = os.path.isfile(os.path.join(folder, routing_trace.FILE))
+    if has_trace and (options.from_trace or not options.overwrite):
+        _check_same(options, asked, routing_trace.RoutingTrace.open(folder).info.request)
 
 
 def _trace_folder(options: argparse.Namespace) -> str:
@@ -193,36 +226,64 @@ def _open_other(folder: str) -> RoutingTrace:
 
 
 def _make_request(options: argparse.Namespace) -> dict[str, str | int | None]:
-    """Returns what decides the content of a trace, besides the model."""
+    """Returns the flags that decide the content of a trace."""
     request = {key: getattr(options, key) for key in _REQUEST}
     return {**request, "task": options.task or saved_config.read_task(options.model_dir)}
 
 
+def _read_configuration(model_dir: str) -> dict[str, Any]:
+    """Returns what decides the content of a trace in the parsed configuration."""
+    from mtf_switch.config import bound_settings, changed_bindings
+
+    settings = bound_settings.read_settings()
+    return {
+        "batch_size": settings.batch_size,
+        "sequence_length": dict(settings.sequence_length),
+        "changed_bindings": changed_bindings.find(model_dir),
+    }
+
+
 def run_command(options: argparse.Namespace) -> None:
     """Traces the checkpoints of a model, and analyses the trace."""
+    params = flags.gin_bindings(options)
     if not (options.print_config or options.from_trace):
-        params = flags.gin_bindings(options)
         text_packages.check(options.gin_file, params, options.model_dir)
     from mtf_switch.analysis import routing_trace
 
-    if options.print_config or not options.from_trace:
-        saved_config.load(options.model_dir, options.gin_file, flags.gin_bindings(options))
+    is_asked = bool(options.gin_file or params)
+    if options.print_config or is_asked or not options.from_trace:
+        saved_config.load(options.model_dir, options.gin_file, params)
     if inspection_flags.print_if_asked(options):
         return
     if options.from_trace:
+        if is_asked:
+            _check_configuration(options, _read_configuration(options.model_dir))
         trace = routing_trace.RoutingTrace.open(_trace_folder(options))
-        _report(options, trace, [])
-        print("The importance of the experts was not measured, because no model ran.")
+        _check_analysable(options, trace)
+        _report(options, trace)
         return
-    trace, importance = _run_model(options)
+    configuration = _read_configuration(options.model_dir)
+    _check_configuration(options, configuration)
+    trace = _run_model(options, {**_make_request(options), **configuration})
     if not options.trace_only:
-        _report(options, trace, importance)
+        _report(options, trace)
     print(f"trace               {trace.folder}")
 
 
-def _run_model(options: argparse.Namespace) -> tuple[RoutingTrace, Sequence[Importance]]:
-    """Writes the trace, and measures the importance of the experts if it is asked for."""
-    from mtf_switch.analysis import ablation, traced_model, tracing
+def _check_analysable(options: argparse.Namespace, trace: RoutingTrace) -> None:
+    """Checks, before the longest work, that a trace has the tokens that the report needs."""
+    from mtf_switch.analysis import matching, trace_analysis
+
+    if options.trace_only:
+        return
+    trace_analysis.check_enough(trace)
+    if options.compare_with is not None:
+        matching.check_comparable(trace, _open_other(options.compare_with))
+
+
+def _run_model(options: argparse.Namespace, request: Mapping[str, Any]) -> RoutingTrace:
+    """Writes the trace, and beside it the importance of the experts if it is asked for."""
+    from mtf_switch.analysis import ablation, importance, traced_model, tracing
     from mtf_switch.analysis.example_batches import Examples
     from mtf_switch.downstream import checkpoint_selection
     from mtf_switch.runs import configured_run, run_text
@@ -232,9 +293,14 @@ def _run_model(options: argparse.Namespace) -> tuple[RoutingTrace, Sequence[Impo
     run = configured_run.make_run(options.model_dir)
     run_text.print_changes(run)
     examples = Examples(run.settings, options.split, options.domain)
+    tokens, batches = options.importance_tokens, []
+    if not (options.trace_only or options.no_importance):
+        features = (batch.features for batch in examples.batches())
+        batches = ablation.choose_batches(features, tokens)
+    check = functools.partial(_check_analysable, options)
     with traced_model.open_model(run, examples.shapes) as model:
         trace = tracing.write_trace(
-            model, run, examples, paths, _make_request(options), _trace_folder(options)
+            model, run, examples, paths, request, _trace_folder(options), check
         )
         traced = sum(trace.info.tokens.values())
         if traced < options.tokens:
@@ -243,21 +309,26 @@ def _run_model(options: argparse.Namespace) -> tuple[RoutingTrace, Sequence[Impo
                 f"layers, fewer than --tokens={options.tokens}. All were read.",
                 file=sys.stderr,
             )
-        if options.trace_only or options.no_importance:
-            return trace, []
-        batches = (batch.features for batch in examples.batches())
-        return trace, ablation.measure_importance(model, batches, options.importance_tokens)
+        if batches:
+            rows = ablation.measure_importance(model, batches)
+            importance.write(trace, importance.Measured(tokens, rows))
+        return trace
 
 
-def _report(
-    options: argparse.Namespace, trace: RoutingTrace, importance: Sequence[Importance]
-) -> None:
+def _report(options: argparse.Namespace, trace: RoutingTrace) -> None:
     """Analyses a trace, and writes and prints the report."""
-    from mtf_switch.analysis import expert_report, matching, token_browser, trace_analysis
+    from mtf_switch.analysis import (
+        expert_report,
+        importance,
+        matching,
+        token_browser,
+        trace_analysis,
+    )
 
+    measured = importance.read(trace)
     other = None if options.compare_with is None else _open_other(options.compare_with)
     matchings = [] if other is None else matching.compare_traces(trace, other)
-    analysis = trace_analysis.analyse(trace, importance, matchings)
+    analysis = trace_analysis.analyse(trace, measured.rows if measured else (), matchings)
     command = shlex.join([name_program(), *sys.argv[1:]])
     report = expert_report.make_report(analysis, token_browser.make_page(trace), command)
     for name in set(_FILES) - set(report.file_names):
@@ -268,3 +339,5 @@ def _report(
     print(report.text)
     print(f"page                {os.path.join(options.output_dir, 'experts.md')}")
     print(f"texts               {os.path.join(options.output_dir, 'tokens.html')}")
+    if measured is None:
+        print("The report has no importance of the experts, because it was not measured.")

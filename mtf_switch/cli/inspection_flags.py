@@ -34,8 +34,8 @@ _INSTEAD_OF_DRY_RUN = {
     "they took",
     "predict": "predict an --input_file of a few lines: it says how long they took",
     "score": "score an --input_file of a few lines: it says how long they took",
-    "experts": "experts --tokens=2000 --no_importance, with an --output_dir of its own, takes "
-    "the shortest time",
+    "experts": "experts --tokens=2000 --checkpoint_steps=latest --trace_only, with an "
+    "--output_dir of its own, takes the shortest time",
     "prune": "prune --tokens=2000, with an --output_dir of its own, takes the shortest time",
     "export": "export --batch_sizes 1, with an --export_dir of its own, is the shortest",
     "superglue": "eval --eval_batches=2 decodes two batches of each task",

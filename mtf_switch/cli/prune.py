@@ -139,20 +139,24 @@ def _measure(options: argparse.Namespace, checkpoint: str) -> Mapping[str, Layer
         expert_ranking.check_can_prune(model, options.experts, options.rank)
         model.restore(checkpoint)
         bar = tqdm(total=options.tokens, desc="prune", unit="token", leave=False)
+        read = 0  # a disabled bar does not count
 
         def trace():
+            nonlocal read
             for batch in examples.batches():
                 routing = model.trace(batch.features)
-                bar.update(expert_ranking.count_tokens(routing))
+                tokens = expert_ranking.count_tokens(routing)
+                read += tokens
+                bar.update(tokens)
                 yield routing
-                if bar.n >= options.tokens:
+                if read >= options.tokens:
                     return
 
         with bar:
             uses = expert_ranking.measure(trace(), model.experts)
-        if bar.n < options.tokens:
+        if read < options.tokens:
             print(
-                f"The split {options.split} has {bar.n:,} tokens for the stacks with Switch "
+                f"The split {options.split} has {read:,} tokens for the stacks with Switch "
                 f"layers, fewer than --tokens={options.tokens}. All were read.",
                 file=sys.stderr,
             )

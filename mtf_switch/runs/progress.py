@@ -51,6 +51,9 @@ class Progress:
 
     The loss on the bar is the cross-entropy in nats per real target token; see `target_loss`.
     For a student, "teacher" is the same with the probabilities of its teacher.
+
+    Attributes:
+      step: The last step that was added.
     """
 
     def __init__(self, run: Run, start: int):
@@ -65,6 +68,8 @@ class Progress:
         self._speed = SpeedSummaries(run, start)
         self._alarm = RouterAlarm()
         self._validated = ""
+        # The bar cannot tell it: a disabled one does not count.
+        self.step = start
         self._bar = tqdm(
             total=run.settings.train_steps,
             initial=start,
@@ -73,11 +78,6 @@ class Progress:
             dynamic_ncols=True,
             mininterval=0.5,
         )
-
-    @property
-    def step(self) -> int:
-        """The last step that was added."""
-        return self._bar.n
 
     def add(
         self,
@@ -94,7 +94,7 @@ class Progress:
           validation: The validation loss after it, or None.
           is_best: Whether this is the lowest one so far, whose checkpoint is kept.
         """
-        step = self.step + 1
+        self.step = step = self.step + 1
         for sentence in self._alarm.watch(step, results.sums):
             tqdm.write(sentence, file=sys.stderr)
         if validation is not None and not math.isfinite(validation):

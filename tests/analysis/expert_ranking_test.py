@@ -46,6 +46,22 @@ def test_scores_are_those_of_the_definitions(use, criterion, scores) -> None:
     np.testing.assert_allclose(use.score(criterion), scores, rtol=1e-12)
 
 
+def test_a_token_visits_the_choice_that_was_kept() -> None:
+    """No-Token-Left-Behind: three tokens with two choices, of which they visit one or none."""
+    routing = LayerRouting(
+        expert=np.array([[[0, 1], [0, 1], [0, 2]]]),
+        gate=np.array([[[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]]),
+        kept=np.array([[[1, 0], [0, 1], [0, 0]]], bool),
+        nonpadding=np.ones([1, 3], bool),
+        output_norm=np.array([[4.0, 2.0, 0.0]]),
+    )
+    batch = BatchRouting({LAYER: routing}, np.zeros([1, 3]), {})
+    use = expert_ranking.measure([batch], {LAYER: 4})[LAYER]
+    np.testing.assert_array_equal(use.hits, [3, 0, 0, 0])
+    np.testing.assert_array_equal(use.visits, [1, 1, 0, 0])
+    np.testing.assert_array_equal(use.score("output_norm"), [4.0, 2.0, 0, 0])
+
+
 def test_the_best_are_kept_in_the_order_of_their_numbers(use) -> None:
     assert use.choose("share", 1) == (2,)
     assert use.choose("output_norm", 1) == (0,)

@@ -98,10 +98,24 @@ def test_every_form_of_the_report_has_the_same_numbers(analysis, trace):
     for name in report.plots:
         assert f"]({name})" in page
     assert "steps.png" in report.plots
+    earlier = {row["measure"] for row in rows if row["step"] == "10"}
+    assert "saturation" in earlier
+    assert earlier <= set(trace_analysis.OF_EARLIER_STEPS)
+    assert f"Over the checkpoints: {', '.join(trace_analysis.OF_EARLIER_STEPS)}. The" in page
     assert "domains.png" in report.plots
     assert "drops.png" in report.plots
     assert "| enc 0.1 | input vocabulary | 1.0000 [1.0000, 1.0000] |" in page
     assert "enc 0.1      input vocabulary               1.0000" in report.text
+
+
+def test_the_report_names_the_bindings_that_were_changed(analysis):
+    changed = {"changed_bindings": {"ExpertCapacity.capacity_factor_eval": "1.0"}}
+    info = dataclasses.replace(analysis.info, request={**analysis.info.request, **changed})
+    other = dataclasses.replace(analysis, info=info)
+    binding = "ExpertCapacity.capacity_factor_eval = 1.0\n"
+    assert f"changed             {binding}" in report_page.format_summary(other)
+    assert f"\n\nChanged bindings: {binding}\n" in report_page.format_page(other, [], "run")
+    assert "hanged" not in report_page.format_page(analysis, [], "run")
 
 
 def test_without_measures_as_with_one_expert_their_plots_are_left_out(analysis):
@@ -155,6 +169,20 @@ def test_importance_by_hand(analysis):
     assert row.p_value == 1
 
 
+def test_importance_stays_beside_its_trace_and_is_of_no_other(analysis, tmp_path):
+    one = write_trace(tmp_path / "trace", {20: {LAYERS[0]: make_tokens("id")}})
+    assert importance.read(one) is None
+    measured = importance.Measured(700, analysis.importance)
+    importance.write(one, measured)
+    assert importance.read(one) == measured
+    for change in ({"weights": {20: "1"}}, {"digest": "1"}, {"request": {"task": "other"}}):
+        info = dataclasses.replace(one.info, **change)
+        assert importance.read(RoutingTrace(one.folder, info)) is None
+    (tmp_path / "trace" / importance.FILE).write_text("{")
+    with pytest.raises(UserError, match=r"importance\.json cannot be read"):
+        importance.read(one)
+
+
 def test_the_tables_of_a_layer_against_loops(analysis):
     before, tokens = make_tokens("id"), make_tokens("domain")
     found = analysis.layers[LAYERS[1]]
@@ -206,6 +234,27 @@ def test_traces_that_cannot_be_compared(trace, tmp_path):
     two = {layer: make_tokens("id", seed=1) for layer in LAYERS}
     with pytest.raises(UserError, match="are of different tokens"):
         matching.compare_traces(trace, write_trace(tmp_path / "two", {20: two}))
+
+
+@pytest.mark.parametrize(
+    ("asked", "made_with"),
+    [
+        ({"task": "other", "tokens": 1200}, "--task=made."),
+        ({"split": "train"}, "--split=validation."),
+        # The trace has 1,200 tokens, and ended when it had read 1,000. A batch has at most 80.
+        ({"tokens": 1120}, "--tokens=1000."),
+        ({"tokens": 1201}, "--tokens=1000."),
+        ({"tokens": 1121}, None),
+        ({"tokens": 1200}, None),
+    ],
+)
+def test_a_comparison_of_other_tokens_is_refused_before_the_model_runs(trace, asked, made_with):
+    request = {"task": "made", "split": "validation", "tokens": 1150, **asked}
+    if made_with is None:
+        matching.check_request(request, trace)
+        return
+    with pytest.raises(UserError, match=f"it was made with {made_with} Pass the same here"):
+        matching.check_request(request, trace)
 
 
 def test_too_few_tokens_for_a_null_model(tmp_path):

@@ -48,6 +48,16 @@ def test_a_pruned_model_is_a_model_of_its_own(
     assert outcome.code == 0, outcome.err
 
 
+@pytest.mark.usefixtures("without_bars")
+def test_tokens_count_without_a_bar(tiny: TinyRun, trained: Path, tmp_path: Path) -> None:
+    outcome = prune(tiny, trained, tmp_path / "pruned", "--experts=2", "--rank=share")
+    assert outcome.code == 0, outcome.err
+    assert "The split train has" not in outcome.err
+    report = json.loads((tmp_path / "pruned" / "prune.json").read_text(encoding="utf-8"))
+    # No batch has more than 8 examples of 32 and 16 tokens.
+    assert sum(found["tokens"] for found in report["layers"].values()) < 500 + 8 * (32 + 16)
+
+
 @pytest.mark.slow
 def test_one_expert_makes_a_dense_t5(tiny: TinyRun, trained: Path, tmp_path: Path) -> None:
     to = tmp_path / "dense"
