@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import types
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from tiny_run import EXPERTS, SWITCH_LAYERS, TinyRun, run_model, validation_examples, variables
 
+from mtf_switch.analysis.traced_model import TracedModel
+from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import saved_checkpoints
 
 
@@ -79,6 +83,34 @@ def test_mistakes_are_refused(
     tiny: TinyRun, trained: Path, tmp_path: Path, arguments, message
 ) -> None:
     outcome = prune(tiny, trained, tmp_path / "to", *arguments)
+    assert outcome.code == 1
+    assert message in outcome.err
+    assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "changes", "message"),
+    [
+        (
+            "mtf_switch.conversion.mtf_checkpoint.MtfSource.__init__",
+            {"side_effect": UserError("It has tensors that no T5 has.")},
+            "It has tensors that no T5 has.",
+        ),
+        (
+            "shutil.disk_usage",
+            {"return_value": types.SimpleNamespace(free=0)},
+            "has only 0.0 GiB free",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_written_is_refused_before_it_is_measured(
+    tiny: TinyRun, trained: Path, tmp_path: Path, target, changes, message
+) -> None:
+    with (
+        mock.patch(target, **changes),
+        mock.patch.object(TracedModel, "trace", side_effect=AssertionError),
+    ):
+        outcome = prune(tiny, trained, tmp_path / "to", "--experts=2")
     assert outcome.code == 1
     assert message in outcome.err
     assert not (tmp_path / "to").exists()
