@@ -15,6 +15,7 @@ from mtf_switch.errors import UserError, name_program
 
 if TYPE_CHECKING:
     from mtf_switch.analysis.expert_use import LayerUse
+    from mtf_switch.conversion.convert import ConversionRequest
 
 # `expert_use.CRITERIA` is the same, but its import is not cheap.
 _CRITERIA = ("share", "gate_hits", "output_norm")
@@ -99,29 +100,33 @@ def run_command(options: argparse.Namespace) -> None:
     if inspection_flags.print_if_asked(options):
         return
     from mtf_switch.analysis import pruning_report
-    from mtf_switch.conversion import convert, formats
-    from mtf_switch.conversion.pruning import Pruning
-    from mtf_switch.conversion.tensor_names import MTF
+    from mtf_switch.conversion import convert
     from mtf_switch.model_dirs import saved_checkpoints
 
     checkpoint = saved_checkpoints.find_latest(options.model_dir)
-    # Refuses what cannot be converted before the measurement, which takes minutes.
-    formats.load_classes(MTF).source(checkpoint)
     uses = _measure(options, checkpoint)
     chosen = {layer: use.choose(options.rank, options.experts) for layer, use in uses.items()}
-    kept = {
-        stack: tuple(ids for layer, ids in chosen.items() if layer.startswith(f"{stack}/"))
-        for stack in ("encoder", "decoder")
-    }
-    request = convert.ConversionRequest(
-        MTF, MTF, checkpoint, options.output_dir, pruning=Pruning(kept)
-    )
-    result = convert.convert_checkpoint(request)
+    result = convert.convert_checkpoint(_make_request(options, checkpoint, chosen))
     report = pruning_report.make_report(uses, chosen, options.rank)
     report.write(options.output_dir)
     print(report.text)
     print(convert.format_result(result, options.output_dir))
     print(f"Next: {name_program()} eval --model_dir={options.output_dir}")
+
+
+def _make_request(
+    options: argparse.Namespace, checkpoint: str, kept: Mapping[str, tuple[int, ...]]
+) -> ConversionRequest:
+    """Makes the request for a model with these experts of each layer."""
+    from mtf_switch.conversion.convert import ConversionRequest
+    from mtf_switch.conversion.pruning import Pruning
+
+    by_stack = {
+        stack: tuple(ids for layer, ids in kept.items() if layer.startswith(f"{stack}/"))
+        for stack in ("encoder", "decoder")
+    }
+    pruning = Pruning(by_stack)
+    return ConversionRequest("mtf", "mtf", checkpoint, options.output_dir, pruning=pruning)
 
 
 def _measure(options: argparse.Namespace, checkpoint: str) -> Mapping[str, LayerUse]:
@@ -130,6 +135,7 @@ def _measure(options: argparse.Namespace, checkpoint: str) -> Mapping[str, Layer
 
     from mtf_switch.analysis import expert_ranking, traced_model
     from mtf_switch.analysis.example_batches import Examples
+    from mtf_switch.conversion import convert
     from mtf_switch.runs import configured_run, run_text
 
     run = configured_run.make_run(options.model_dir)
@@ -137,6 +143,9 @@ def _measure(options: argparse.Namespace, checkpoint: str) -> Mapping[str, Layer
     examples = Examples(run.settings, options.split)
     with traced_model.open_model(run, examples.shapes, watches_outputs=True) as model:
         expert_ranking.check_can_prune(model, options.experts, options.rank)
+        # Any experts tell whether the model can be written.
+        first = dict.fromkeys(model.experts, tuple(range(options.experts)))
+        convert.open_source(_make_request(options, checkpoint, first))
         model.restore(checkpoint)
         bar = tqdm(total=options.tokens, desc="prune", unit="token", leave=False)
         read = 0  # a disabled bar does not count

@@ -101,20 +101,8 @@ def convert_checkpoint(request: ConversionRequest) -> ConversionResult:
       UserError: If the source is damaged or not a T5, or if the target already exists or cannot
         represent the model. No target is left behind in these cases.
     """
-    paths.check(request.source, request.target, request.source_format == MTF)
-    source = formats.load_classes(request.source_format).source(request.source)
-    if request.upcycling:
-        source = UpcycledSource(source, request.upcycling)
-    if request.pruning:
-        source = PrunedSource(source, request.pruning)
+    source, vocabulary, dtype = open_source(request)
     architecture = source.architecture
-    _check_router(architecture, request)
-    _check_settings(request)
-    vocabulary = vocabulary_files.find(
-        request.source_format, request.source, architecture.vocab_size
-    )
-    dtype = _choose_dtype(request, source.dtype)
-    _check_disk_space(request.target, architecture.parameters * dtype.itemsize)
     with _create_folder(request.target) as folder:
         if request.target_format == MTF:
             model_gin.write_gin_files(
@@ -139,6 +127,34 @@ def convert_checkpoint(request: ConversionRequest) -> ConversionResult:
     return ConversionResult(
         architecture, dtype.name, source.step, notes, vocabulary.description
     )
+
+
+def open_source(
+    request: ConversionRequest,
+) -> tuple[Source, vocabulary_files.FoundVocabulary, np.dtype]:
+    """Does what a conversion does before it reads a tensor, and writes nothing.
+
+    Returns:
+      The source as the target shows it, the vocabulary beside it, and the dtype of the target.
+
+    Raises:
+      UserError: As `convert_checkpoint`, except for damaged tensors and full disks.
+    """
+    paths.check(request.source, request.target, request.source_format == MTF)
+    source = formats.load_classes(request.source_format).source(request.source)
+    if request.upcycling:
+        source = UpcycledSource(source, request.upcycling)
+    if request.pruning:
+        source = PrunedSource(source, request.pruning)
+    architecture = source.architecture
+    _check_router(architecture, request)
+    _check_settings(request)
+    vocabulary = vocabulary_files.find(
+        request.source_format, request.source, architecture.vocab_size
+    )
+    dtype = _choose_dtype(request, source.dtype)
+    _check_disk_space(request.target, architecture.parameters * dtype.itemsize)
+    return source, vocabulary, dtype
 
 
 def _check_router(architecture: Architecture, request: ConversionRequest) -> None:

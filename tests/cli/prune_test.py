@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import types
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from tiny_run import (
     variables,
 )
 
+from mtf_switch.analysis.traced_model import TracedModel
+from mtf_switch.errors import UserError
 from mtf_switch.model_dirs import saved_checkpoints
 
 
@@ -93,18 +97,43 @@ def test_mistakes_are_refused(
 
 
 def test_what_cannot_be_converted_is_refused_before_it_is_measured(
-    tiny: TinyRun, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: TinyRun, trained: Path, tmp_path: Path
 ) -> None:
-    def measure(*_):
-        raise AssertionError("it is measured")
-
-    monkeypatch.setattr("mtf_switch.cli.prune._measure", measure)
     model_dir = copy_of(trained, tmp_path / "copy")
     with open(model_dir / "config.gin", "a", encoding="utf-8") as file:
         file.write("encoder/SwitchFFN.activation = 'gelu'\n")
-    outcome = prune(tiny, model_dir, tmp_path / "to", "--experts=2")
+    with mock.patch.object(TracedModel, "trace", side_effect=AssertionError):
+        outcome = prune(tiny, model_dir, tmp_path / "to", "--experts=2")
     assert outcome.code == 1
     assert "no format states two: such a model cannot be converted or pruned" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("target", "changes", "message"),
+    [
+        (
+            "mtf_switch.conversion.mtf_checkpoint.MtfSource.__init__",
+            {"side_effect": UserError("It has tensors that no T5 has.")},
+            "It has tensors that no T5 has.",
+        ),
+        (
+            "shutil.disk_usage",
+            {"return_value": types.SimpleNamespace(free=0)},
+            "has only 0.0 GiB free",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_written_is_refused_before_it_is_measured(
+    tiny: TinyRun, trained: Path, tmp_path: Path, target, changes, message
+) -> None:
+    with (
+        mock.patch(target, **changes),
+        mock.patch.object(TracedModel, "trace", side_effect=AssertionError),
+    ):
+        outcome = prune(tiny, trained, tmp_path / "to", "--experts=2")
+    assert outcome.code == 1
+    assert message in outcome.err
+    assert not (tmp_path / "to").exists()
 
 
 def test_an_existing_folder_is_refused(tiny: TinyRun, trained: Path) -> None:
