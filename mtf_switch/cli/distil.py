@@ -103,7 +103,7 @@ def run_command(options: argparse.Namespace) -> None:
         return
     if not inspection_flags.is_given(options):
         text_packages.check(files, params, options.model_dir)
-    from mtf_switch.distillation import settings
+    from mtf_switch.distillation import settings, student_start
     from mtf_switch.distillation.distillation import Distillation
     from mtf_switch.distillation.teacher import Teacher
     from mtf_switch.runs import configured_run, training
@@ -115,6 +115,10 @@ def run_command(options: argparse.Namespace) -> None:
     run_settings = bound_settings.read_settings()
     if inspection_flags.print_if_asked(options):
         return
+    chosen = settings.read(run_settings.train_steps)
+    # Check this before the data is prepared, which may take long.
+    teacher.check_lengths(run_settings)
+    student_start.check_checkpoint(run_settings, chosen.init, options.model_dir)
     run = configured_run.make_run(
         options.model_dir,
         flags.tpu_cluster(options),
@@ -123,11 +127,13 @@ def run_command(options: argparse.Namespace) -> None:
         vocabulary_of=teacher.checkpoint,
     )
     pretrained.check_vocabulary(run)
+    student_start.check_vocabulary(run, teacher.checkpoint)
     own_data_flags.print_cuts(options, run)
-    chosen = settings.read(run_settings.train_steps)
     if chosen.cache is not None and not options.dry_run:
         # The teacher may compute for long before training checks this.
         training.check_folder(run, options.new_text)
+        if not os.path.exists(chosen.cache):
+            student_start.check_weights(run, teacher.checkpoint, chosen.init)
     train.start_training(run, options, Distillation.make(run, teacher, chosen))
 
 

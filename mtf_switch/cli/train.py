@@ -95,14 +95,12 @@ def run_command(options: argparse.Namespace) -> None:
         )
     if inspection_flags.print_if_asked(options):
         return
-    from mtf_switch.model_dirs import initial_weights, saved_checkpoints
+    from mtf_switch.model_dirs import initial_weights
     from mtf_switch.runs import configured_run
 
     settings = bound_settings.read_settings()
-    # After its own first checkpoint, a run no longer needs the initial one.
-    if settings.init_checkpoint and not saved_checkpoints.list_paths(options.model_dir):
-        # Check this before the data is prepared, which may take long.
-        initial_weights.check_exists(settings.init_checkpoint)
+    # Check this before the data is prepared, which may take long.
+    initial_weights.check_exists_if_new(settings.init_checkpoint, options.model_dir)
     cluster = flags.tpu_cluster(options)
     runtime = runtime_flags.make_runtime(options)
     run = configured_run.make_run(

@@ -54,16 +54,9 @@ class Distillation:
         """Builds the teacher's model for a student's run.
 
         Raises:
-          UserError: If teacher and student differ in what they must have in common, or the run
-            cannot read a cache.
+          UserError: If the layout cannot split the teacher's model, or the run cannot read a
+            cache.
         """
-        teacher.check_lengths(run.settings)
-        if run.settings.init_checkpoint and settings.init != "none":
-            raise UserError(
-                f"utils.run.init_checkpoint = {run.settings.init_checkpoint!r} and "
-                f"--init={settings.init} both say from which weights the student starts: pass "
-                "--init=none for the checkpoint, or remove it."
-            )
         target = run.target
         if settings.cache is not None and target.on_tpu:
             raise UserError(

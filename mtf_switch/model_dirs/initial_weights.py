@@ -42,6 +42,22 @@ def check_exists(checkpoint: str) -> None:
         )
 
 
+def check_exists_if_new(checkpoint: str | None, model_dir: str) -> None:
+    """Checks that the checkpoint of a new run exists, if it has one.
+
+    After its own first checkpoint, a run no longer needs the initial one.
+
+    Args:
+      checkpoint: The path of the checkpoint, or None.
+      model_dir: The folder of the run.
+
+    Raises:
+      UserError: If it does not.
+    """
+    if checkpoint and not saved_checkpoints.list_paths(model_dir):
+        check_exists(checkpoint)
+
+
 def load_if_new(checkpoint: str | None, model_dir: str) -> None:
     """Makes the variables of a new run start from its checkpoint, if it has one.
 
