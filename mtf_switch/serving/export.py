@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -45,30 +47,50 @@ def export(
     Raises:
       UserError: If the model cannot be exported, or the folder cannot be written.
     """
-    model = ServedModel(run, checkpoint, batch_sizes, info["samples"], info["task_prefix"])
     part = whole_file.name_part(os.path.join(export_dir, ".export"))
+    # Before the model is built, which takes long.
+    with _explain_write_errors(export_dir):
+        os.makedirs(part)
     try:
-        os.makedirs(export_dir, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            paths = _write_vocabularies(run, folder)
-            model.module.vocabulary_files = [tf.saved_model.Asset(path) for path in paths]
-            signatures = {"serving_default": model.predict, "score": model.score}
-            tf.saved_model.save(model.module, part, signatures=signatures)
-        _write_extras(part, os.path.basename(os.path.normpath(export_dir)), info)
-        version = _find_next_version(export_dir)
-        # The server takes a version as soon as its folder has a number.
-        os.rename(part, version)
+        model = ServedModel(run, checkpoint, batch_sizes, info["samples"], info["task_prefix"])
+        with _explain_write_errors(export_dir):
+            _write(model, run, part)
+            _write_extras(part, os.path.basename(os.path.normpath(export_dir)), info)
+            return _move_to_next_version(part, export_dir)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _explain_write_errors(export_dir: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, tf.errors.OpError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{export_dir} cannot be written: {reason}.") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return version
 
 
-def _find_next_version(export_dir: str) -> str:
-    found = [int(name) for name in os.listdir(export_dir) if name.isdigit()]
-    return os.path.join(export_dir, str(max(found, default=0) + 1))
+def _write(model: ServedModel, run: Run, part: str) -> None:
+    """Writes the SavedModel, with the vocabularies of its run, into a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = _write_vocabularies(run, folder)
+        model.module.vocabulary_files = [tf.saved_model.Asset(path) for path in paths]
+        signatures = {"serving_default": model.predict, "score": model.score}
+        tf.saved_model.save(model.module, part, signatures=signatures)
+
+
+def _move_to_next_version(part: str, export_dir: str) -> str:
+    """Gives a finished export the next number, which another process may take just before."""
+    while True:
+        found = [int(name) for name in os.listdir(export_dir) if name.isdigit()]
+        version = os.path.join(export_dir, str(max(found, default=0) + 1))
+        try:
+            # The server takes a version as soon as its folder has a number.
+            os.rename(part, version)
+            return version
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
 
 
 def _write_vocabularies(run: Run, folder: str) -> list[str]:

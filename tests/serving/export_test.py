@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from tiny_run import TinyRun, copy_of, variables
 
 from mtf_switch.conversion.convert import ConversionRequest, convert_checkpoint
 from mtf_switch.conversion.tensor_names import MTF
+from mtf_switch.errors import UserError
+from mtf_switch.runs.run import Run
 from mtf_switch.serving import export
 
 # Answers requests with a SavedModel, and says which modules of this project were imported.
@@ -236,6 +240,62 @@ def test_a_model_that_was_never_trained_is_refused(
         assert outcome.code == 1
         assert f"{new}/model.ckpt-0 has the weights before the first" in outcome.err
     assert not (tmp_path / "x").exists()
+
+
+class Built(tf.Module):
+    """Has what `export` needs of a ServedModel, and lets a test act while it is built."""
+
+    while_built: Callable[[], None]
+
+    def __init__(self, *_: object):
+        super().__init__()
+        type(self).while_built()
+        self.module = tf.Module()
+        texts = tf.TensorSpec([None], tf.string, "inputs")
+        self.predict = tf.function(lambda inputs: {"outputs": inputs}).get_concrete_function(
+            texts
+        )
+        self.score = self.predict
+
+
+@pytest.fixture
+def write_version(tiny: TinyRun, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Exports into a folder without a model, and calls a function meanwhile."""
+    settings, vocabulary = tiny.load(trained)
+
+    def write(folder: Path, while_built: Callable[[], None]) -> str:
+        monkeypatch.setattr(Built, "while_built", while_built, raising=False)
+        monkeypatch.setattr(export, "ServedModel", Built)
+        info = {"samples": False, "task_prefix": ""}
+        run = Run(settings, vocabulary, str(trained))
+        return export.export(run, "model.ckpt-6", str(folder), [1], info)
+
+    return write
+
+
+def test_exports_at_the_same_time_are_versions_of_their_own(
+    write_version: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, others = os.rename, iter(("1", "2"))
+
+    def rename_late(part: str, version: str) -> None:
+        """Is overtaken twice by another process, after the number is chosen."""
+        if name := next(others, None):
+            (tmp_path / "x" / name / "variables").mkdir(parents=True)
+        rename(part, version)
+
+    monkeypatch.setattr(export.os, "rename", rename_late)
+    assert write_version(tmp_path / "x", lambda: None) == f"{tmp_path}/x/3"
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["1", "2", "3"]
+    assert (tmp_path / "x" / "3" / "saved_model.pb").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_model_is_built(
+    write_version: Callable, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/x cannot be written: .*Not a directory"):
+        write_version(tmp_path / "file" / "x", lambda: pytest.fail("was built"))
 
 
 def test_a_converted_model_has_no_steps_of_its_own(
