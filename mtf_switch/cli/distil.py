@@ -117,6 +117,7 @@ def run_command(options: argparse.Namespace) -> None:
         return
     chosen = settings.read(run_settings.train_steps)
     # Check this before the data is prepared, which may take long.
+    teacher.check_lengths(run_settings)
     student_start.check_checkpoint(run_settings, chosen.init, options.model_dir)
     run = configured_run.make_run(
         options.model_dir,
@@ -131,6 +132,8 @@ def run_command(options: argparse.Namespace) -> None:
     if chosen.cache is not None and not options.dry_run:
         # The teacher may compute for long before training checks this.
         training.check_folder(run, options.new_text)
+        if not os.path.exists(chosen.cache):
+            student_start.check_weights(run, teacher.checkpoint, chosen.init)
     train.start_training(run, options, Distillation.make(run, teacher, chosen))
 
 

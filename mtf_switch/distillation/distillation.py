@@ -19,7 +19,6 @@ from mtf_switch.distillation import (
     cache_key,
     initial_values,
     loss,
-    student_start,
     teacher_cache,
     weights_of_teacher,
 )
@@ -55,10 +54,9 @@ class Distillation:
         """Builds the teacher's model for a student's run.
 
         Raises:
-          UserError: If teacher and student differ in what they must have in common, or the run
-            cannot read a cache.
+          UserError: If the layout cannot split the teacher's model, or the run cannot read a
+            cache.
         """
-        teacher.check_lengths(run.settings)
         target = run.target
         if settings.cache is not None and target.on_tpu:
             raise UserError(
@@ -69,8 +67,6 @@ class Distillation:
         model = teacher.build(run.settings, run.vocabulary, target, drops_tokens)
         cache = None
         if settings.cache is not None:
-            if not os.path.exists(settings.cache):
-                student_start.check_weights(run, teacher.checkpoint, settings.init)
             cache = _open_or_write_cache(settings, run.settings, teacher, model)
             print(cache.describe(), file=sys.stderr)
         return cls(teacher, model, settings, cache)
