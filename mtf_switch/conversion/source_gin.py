@@ -128,9 +128,8 @@ def _read_model_values(values: GinValues, inferred: Architecture) -> dict[str, A
         for attribute, names in _GIN_NAMES.items()
     }
     found["dropout_rate"] = values.find_same(_DROPOUT_RATE, STACKS, inferred.dropout_rate)
-    found["activations"] = _as_tuple(
-        _read_activations(values, inferred) or found["activations"]
-    )
+    activations = _read_activations(values, inferred) or found["activations"]
+    found["activations"] = (activations,) if isinstance(activations, str) else activations
     if sparse_stacks:
         places = {f"the {stack}": stack for stack in sparse_stacks}
         for binding in values.find_elsewhere(_ROUTERS):

@@ -198,7 +198,7 @@ def test_the_dense_layers_whose_activation_experts_have_are_those_of_their_stack
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("SwitchFFN.activation = @mine()", r"activations is \(@mine\(\),\)"),
+        ("SwitchFFN.activation = @mine()", r"activations is @mine\(\), but it must be"),
         ("DenseReluDense.activation = @activation_of_dense_layers()", "activations is "),
         ("ExpertCapacity.group_size = @mine()", r"group_size is @mine\(\), but it must be"),
     ],
