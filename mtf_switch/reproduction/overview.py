@@ -33,7 +33,14 @@ def make_report(
       guide: The path of docs/reproduction.md from the page; None if the page has no link to it.
     """
     judged = {e.name: verdicts.judge_all(e, all_results[e.name]) for e in exhibits}
-    page = _format_page(judged, context, exhibits, pages, guide)
+    missing = [
+        text
+        for exhibit in exhibits
+        for text in _explain_missing(
+            exhibit, judged[exhibit.name], all_results[exhibit.name], context
+        )
+    ]
+    page = _format_page(judged, context, exhibits, pages, guide, missing)
     return Report(
         name="claims",
         text=_format_counts(judged),
@@ -67,6 +74,7 @@ def _format_page(
     exhibits: Sequence[Exhibit],
     pages: Collection[str],
     guide: str | None,
+    missing: Sequence[str],
 ) -> str:
     rows = []
     for exhibit in exhibits:
@@ -88,27 +96,29 @@ def _format_page(
         "",
         report.format_table(["", "claim", *claim_table.NUMBERS], rows),
     ]
-    missing = [
-        text
-        for exhibit in exhibits
-        for text in _explain_missing(exhibit, judged[exhibit.name], context)
-    ]
     if missing:
         lines += ["", "## Not run", "", *missing]
     return "\n".join(lines) + "\n"
 
 
 def _explain_missing(
-    exhibit: Exhibit, judged: Sequence[JudgedClaim], context: Context
+    exhibit: Exhibit, judged: Sequence[JudgedClaim], results: Results, context: Context
 ) -> list[str]:
-    """Returns the command of an exhibit with claims that were not run, or the reason.
+    """Returns the command of an exhibit that was not run, or not with all seeds, or the reason.
 
-    The list is empty if every claim was judged.
+    The list is empty if every claim was judged with all seeds.
     """
     count = sum(one.verdict is Verdict.NOT_RUN for one in judged)
-    if not count:
+    rows = [] if exhibit.is_computed else [row for row in exhibit.rows if row.training]
+    seeds = [
+        seed not in results.get(row.name, {}) for row in rows for seed in range(context.seeds)
+    ]
+    if count:
+        is_part = count < len(judged)
+        part = f" (in part: {count} of {len(judged)} claims)" if is_part else ""
+    elif any(seeds):
+        part = f" (in part: {sum(seeds)} of {len(seeds)} results of a row and seed)"
+    else:
         return []
-    is_part = count < len(judged)
-    part = f" (in part: {count} of {len(judged)} claims)" if is_part else ""
     reason = exhibit.only_at_paper_scale or f"`{context.format_command(exhibit.name)}`"
     return [f"- {exhibit.label}{part}: {reason}"]

@@ -55,6 +55,15 @@ def test_a_claim_of_two_figures_counts_once() -> None:
     assert report.documents["README.md"].count("**not run**") == 9
 
 
+def test_seeds_that_were_not_run_are_missing() -> None:
+    page = make_page({**RESULTS, "input_dropout": make_seeds(-2.50, -2.51)})
+    _, missing = page.split("## Not run\n\n")
+    assert missing == (
+        "- Table 11 (in part: 1 of 12 results of a row and seed): "
+        "`run_switch.py reproduce table_11 --seeds=3`\n"
+    )
+
+
 def test_what_was_judged_completely_is_not_missing() -> None:
     page = make_page({**RESULTS, "input_dropout": make_seeds(-2.50, -2.51, -2.52)})
     assert "## Not run" not in page
