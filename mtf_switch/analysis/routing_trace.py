@@ -62,8 +62,8 @@ class TraceInfo:
     Attributes:
       model: Absolute path of the model_dir.
       weights: Step -> SHA-256 of the index of its checkpoint, which differs between models.
-      request: What the user asked for: task, split, domain, tokens, checkpoint_steps, and of
-        the configuration batch_size, sequence_length and changed_bindings (parameter -> value).
+      request: What the user asked for: task, split, domain, tokens, checkpoint_steps, and
+        changed_bindings (parameter -> value), see `config.changed_bindings.find`.
       domains: The domains, in the order of the column "domain".
       batch_size: Examples in a batch.
       lengths: Segment -> positions of an example, padding included.

@@ -233,14 +233,9 @@ def _make_request(options: argparse.Namespace) -> dict[str, str | int | None]:
 
 def _read_configuration(model_dir: str) -> dict[str, Any]:
     """Returns what decides the content of a trace in the parsed configuration."""
-    from mtf_switch.config import bound_settings, changed_bindings
+    from mtf_switch.config import changed_bindings
 
-    settings = bound_settings.read_settings()
-    return {
-        "batch_size": settings.batch_size,
-        "sequence_length": dict(settings.sequence_length),
-        "changed_bindings": changed_bindings.find(model_dir),
-    }
+    return {"changed_bindings": changed_bindings.find(model_dir)}
 
 
 def run_command(options: argparse.Namespace) -> None:
