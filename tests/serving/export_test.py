@@ -232,7 +232,8 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path, monkeypatch) -> N
     monkeypatch.setattr(export, "ServedModel", lambda *_: None)
     monkeypatch.setattr(export, "_write_vocabularies", fail)
     with pytest.raises(UserError, match="stop"):
-        export.export(None, "model.ckpt-1", str(tmp_path), [1], {"samples": False})
+        info = {"samples": False, "task_prefix": ""}
+        export.export(None, "model.ckpt-1", str(tmp_path), [1], info)
     assert not left.exists()
 
 
