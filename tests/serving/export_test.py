@@ -231,8 +231,8 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path, monkeypatch) -> N
     left = leftovers.make_folder(tmp_path / ".export")
     monkeypatch.setattr(export, "ServedModel", lambda *_: None)
     monkeypatch.setattr(export, "_write_vocabularies", fail)
+    info = {"samples": False, "task_prefix": ""}
     with pytest.raises(UserError, match="stop"):
-        info = {"samples": False, "task_prefix": ""}
         export.export(None, "model.ckpt-1", str(tmp_path), [1], info)
     assert not left.exists()
 
