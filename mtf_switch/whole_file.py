@@ -84,6 +84,30 @@ def remove_leftovers(folder: str) -> None:
                 _remove(os.path.join(folder, name))
 
 
+@contextlib.contextmanager
+def temporary_folder(path: str) -> Iterator[str]:
+    """Makes a temporary folder beside a path on this machine, and removes it at the end.
+
+    Leftovers of killed processes beside it are removed first; see `remove_leftovers`.
+
+    Args:
+      path: What the folder is to become. The block renames it when it is complete.
+
+    Yields:
+      The folder.
+
+    Raises:
+      OSError: If it cannot be created.
+    """
+    part = name_part(os.path.abspath(path))
+    remove_leftovers(os.path.dirname(part))
+    os.makedirs(part)
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def set_aside(path: str, reason: str) -> str:
     """Gives a file on this machine another name, so that nothing is lost.
 

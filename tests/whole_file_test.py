@@ -138,3 +138,15 @@ def test_an_address_is_absolute_already(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert whole_file.make_absolute("gs://bucket/run") == "gs://bucket/run"
     assert whole_file.make_absolute("run") == str(tmp_path / "run")
+
+
+def test_a_temporary_folder_is_removed_unless_it_is_renamed(tmp_path: Path) -> None:
+    path = str(tmp_path / "target")
+    left = leftovers.make_folder(tmp_path / "target")
+    with whole_file.temporary_folder(path) as part:
+        assert not left.exists()
+        assert os.listdir(part) == []
+    assert list(tmp_path.iterdir()) == []
+    with whole_file.temporary_folder(path) as part:
+        os.rename(part, path)
+    assert [child.name for child in tmp_path.iterdir()] == ["target"]

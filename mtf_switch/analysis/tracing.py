@@ -55,59 +55,34 @@ def write_trace(
       UserError: If a checkpoint cannot be read or is of another model, if the examples are not
         the same for all, or if the check fails.
     """
-    with _create_folder(folder) as part:
-        info = _write_checkpoints(model, run, examples, checkpoints, request, part, check)
+    weights, routers, domains, info = {}, {}, {}, None
+    with whole_file.temporary_folder(folder) as part:
+        for path in checkpoints:
+            model.restore(path)
+            step = saved_checkpoints.parse_step(path)
+            writers = _write_step(
+                model, examples, step, request["tokens"], part, domains, routers
+            )
+            weights[step] = checkpoint_files.fingerprint(path)
+            before, info = (
+                info,
+                _make_info(
+                    *(model, run, examples, writers),
+                    request=dict(request),
+                    weights=weights,
+                    domains=list(domains),
+                    routers=routers,
+                ),
+            )
+            if before is None:
+                check(RoutingTrace(part, info))
+            elif info.digest != before.digest:
+                raise UserError(
+                    f"The examples of {run.settings.task} are others at each reading, so "
+                    "checkpoints cannot be compared: give mesh_eval_dataset_fn.seed a number."
+                )
         _replace_trace(folder, part, info)
     return RoutingTrace(folder, info)
-
-
-@contextlib.contextmanager
-def _create_folder(folder: str) -> Iterator[str]:
-    """Yields a temporary folder beside a folder, and removes it at the end."""
-    part = whole_file.name_part(folder)
-    whole_file.make_folder(part)
-    try:
-        yield part
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _write_checkpoints(
-    model: TracedModel,
-    run: Run,
-    examples: Examples,
-    checkpoints: Sequence[str],
-    request: Mapping[str, Any],
-    folder: str,
-    check: Callable[[RoutingTrace], None],
-) -> TraceInfo:
-    """Writes the files of all checkpoints, without trace.json; see `write_trace`."""
-    weights, routers, domains, info = {}, {}, {}, None
-    for path in checkpoints:
-        model.restore(path)
-        step = saved_checkpoints.parse_step(path)
-        writers = _write_step(
-            model, examples, step, request["tokens"], folder, domains, routers
-        )
-        weights[step] = checkpoint_files.fingerprint(path)
-        before, info = (
-            info,
-            _make_info(
-                *(model, run, examples, writers),
-                request=dict(request),
-                weights=weights,
-                domains=list(domains),
-                routers=routers,
-            ),
-        )
-        if before is None:
-            check(RoutingTrace(folder, info))
-        elif info.digest != before.digest:
-            raise UserError(
-                f"The examples of {run.settings.task} are others at each reading, so "
-                "checkpoints cannot be compared: give mesh_eval_dataset_fn.seed a number."
-            )
-    return info
 
 
 def _make_info(

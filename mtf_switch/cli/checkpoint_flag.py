@@ -24,8 +24,12 @@ def add(parser: argparse.ArgumentParser, several: bool = True) -> None:
       parser: The parser.
       several: Whether the command reads several checkpoints, and writes a file for each.
     """
-    files = "; several give one output file each, with their steps at the ends of the names: "
-    files = f"{files}out.txt-1000" if several else ""
+    files = (
+        "; several give one output file each, with their steps at the ends of the names: "
+        "out.txt-1000"
+        if several
+        else ""
+    )
     parser.add_argument(
         "--checkpoint",
         nargs="+",

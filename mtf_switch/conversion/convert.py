@@ -239,17 +239,14 @@ def _check_disk_space(target: str, needed: int) -> None:
 def _create_folder(target: str) -> Iterator[str]:
     """Yields a temporary folder. It becomes the target on success, and is removed otherwise."""
     parent, name = os.path.split(os.path.abspath(target))
-    whole_file.remove_leftovers(parent)
-    folder = whole_file.name_part(os.path.join(parent, f".{name}"))
-    try:
-        os.makedirs(folder)
-    except OSError as error:
-        raise UserError(f"{target} cannot be created: {error.strerror}.") from error
-    try:
+    with contextlib.ExitStack() as stack:
+        temporary = whole_file.temporary_folder(os.path.join(parent, f".{name}"))
+        try:
+            folder = stack.enter_context(temporary)
+        except OSError as error:
+            raise UserError(f"{target} cannot be created: {error.strerror}.") from error
         yield folder
         _move(folder, os.path.join(parent, name))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _move(folder: str, target: str) -> None:

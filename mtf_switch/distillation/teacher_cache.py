@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -196,18 +195,14 @@ def write(
       UserError: If the folder cannot be written.
     """
     mesh_layout.check_has_devices(settings.layout, settings.devices)
-    part = whole_file.name_part(os.path.abspath(folder))
-    whole_file.remove_leftovers(os.path.dirname(part))
     try:
-        whole_file.make_folder(part)
-        info = _write_batches(part, key["teacher_top_k"], settings, teacher, model)
-        text = json.dumps({**key, **info}, indent=2) + "\n"
-        whole_file.write_text(os.path.join(part, _INFO), text)
-        return _move(part, folder)
+        with whole_file.temporary_folder(folder) as part:
+            info = _write_batches(part, key["teacher_top_k"], settings, teacher, model)
+            text = json.dumps({**key, **info}, indent=2) + "\n"
+            whole_file.write_text(os.path.join(part, _INFO), text)
+            return _move(part, folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}).") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _move(part: str, folder: str) -> bool:

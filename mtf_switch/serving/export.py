@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -47,19 +46,16 @@ def export(
     Raises:
       UserError: If the model cannot be exported, or the folder cannot be written.
     """
-    whole_file.remove_leftovers(export_dir)
-    part = whole_file.name_part(os.path.join(export_dir, ".export"))
-    # Before the model is built, which takes long.
-    with _explain_write_errors(export_dir):
-        os.makedirs(part)
-    try:
+    temporary = whole_file.temporary_folder(os.path.join(export_dir, ".export"))
+    with contextlib.ExitStack() as stack:
+        # Before the model is built, which takes long.
+        with _explain_write_errors(export_dir):
+            part = stack.enter_context(temporary)
         model = ServedModel(run, checkpoint, batch_sizes, info["samples"], info["task_prefix"])
         with _explain_write_errors(export_dir):
             _write(model, run, part)
             _write_extras(part, os.path.basename(os.path.normpath(export_dir)), info)
             return _move_to_next_version(part, export_dir)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 @contextlib.contextmanager
